@@ -40,7 +40,7 @@ def test_a_writer_that_dies_leaves_the_old_file(
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(record.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         record.write(make_record(2), path)
     assert path.read_bytes() == before
