@@ -21,7 +21,8 @@ from PIL import Image
 
 from dpeval.config import DatasetConfig
 from dpeval.data.folder import scan
-from dpeval.data.source import Say, Source
+from dpeval.data.progress import Say
+from dpeval.data.source import Source
 
 VERSION = 1
 """Goes into the folder's name: a generator that changes makes a new folder."""
