@@ -185,7 +185,15 @@ class SiteConfig:
     """Least number of CPU cores to ask for with every GPU."""
     setup: list[str] = field(default_factory=list[str])
     """Shell lines to run in the job before Python (modules, environment)."""
-    environment: list[str] = field(default_factory=list[str])
+    environment: list[str] = field(
+        default_factory=lambda: [
+            "PATH",
+            "LD_LIBRARY_PATH",
+            "PYTHONPATH",
+            "VIRTUAL_ENV",
+            "DPEVAL_DATA",
+        ]
+    )
     """Variables carried into the job where the scheduler carries none (OAR)."""
     scratch: str | None = None
     """Folder for data on the compute nodes; ``$VARIABLES`` are those of the job."""

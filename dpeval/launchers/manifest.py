@@ -27,6 +27,8 @@ class SentRun(Frozen):
     """None: not submitted (see `left_out`), or the submission did not come so far."""
     left_out: str | None = None
     """Why it was not submitted: done or already on its way elsewhere."""
+    refused: str | None = None
+    """In which words the scheduler refused it."""
 
 
 class Manifest(Frozen):

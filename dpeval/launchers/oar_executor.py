@@ -23,6 +23,8 @@ class OarExecutor(oar.OarExecutor):  # type: ignore[misc]  # untyped base
 
     carried: tuple[str, ...] = ()
     """Names of the variables carried into the job."""
+    singly: bool = False
+    """Submit no arrays: of an array OAR resubmits the first element alone."""
 
     @property
     def _submitit_command_str(self) -> str:
@@ -41,7 +43,7 @@ class OarExecutor(oar.OarExecutor):  # type: ignore[misc]  # untyped base
     def _internal_process_submissions(
         self, delayed_submissions: list[utils.DelayedSubmission]
     ) -> list[core.Job[Any]]:
-        if len(delayed_submissions) == 1:
+        if self.singly or len(delayed_submissions) == 1:
             return core.PicklingExecutor._internal_process_submissions(self, delayed_submissions)
         pickles = [self._dump(delayed) for delayed in delayed_submissions]
         self.parameters["map_count"] = len(pickles)
