@@ -10,12 +10,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from dpeval.errors import ConfigError, nearest
 
@@ -244,6 +245,18 @@ class Config:
     """Draw the figures when a sweep ends."""
 
 
+GROUPS: dict[str, type] = {
+    "hardware": HardwareConfig,
+    "model": ModelConfig,
+    "dataset": DatasetConfig,
+    "scaling": ScalingConfig,
+    "strategy": StrategyConfig,
+    "optimizer": OptimizerConfig,
+    "measure": MeasureConfig,
+    "memory": MemoryConfig,
+    "sweep": SweepConfig,
+}
+
 SCHEMA_NAME = "dpeval_schema"
 
 OUTPUT_KEYS = ("study", "repeat", "analyze", "sweep", "site")
@@ -252,7 +265,17 @@ OUTPUT_KEYS = ("study", "repeat", "analyze", "sweep", "site")
 
 def register_schema() -> None:
     """Make the typed schema known to Hydra under :data:`SCHEMA_NAME`."""
-    ConfigStore.instance().store(name=SCHEMA_NAME, node=Config)
+    schema = OmegaConf.structured(Config)
+    _thaw(schema)
+    ConfigStore.instance().store(name=SCHEMA_NAME, node=schema)
+
+
+def _thaw(node: DictConfig) -> None:
+    """Let Hydra merge YAML into the schema: OmegaConf makes frozen dataclasses read-only."""
+    OmegaConf.set_readonly(node, None)
+    for key in node:
+        if not OmegaConf.is_missing(node, key) and isinstance(node[key], DictConfig):
+            _thaw(node[key])
 
 
 def from_hydra(composed: DictConfig) -> Config:
@@ -262,19 +285,48 @@ def from_hydra(composed: DictConfig) -> Config:
         ConfigError: an interpolation, type, bound or rule does not hold; one line naming the
             key, its value and the nearest valid choice.
     """
+    _check_known(composed, Config, "")
     try:
         config = OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:
-        raise ConfigError(first_line(error)) from error
+        raise ConfigError(wording(error)) from error
     if not isinstance(config, Config):
         raise TypeError(f"composed onto {type(config)}, not onto the schema")
     check(config)
     return config
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, without OmegaConf's trailing context."""
-    return str(error).strip().splitlines()[0]
+def wording(error: OmegaConfBaseException) -> str:
+    """What OmegaConf found wrong, in one line that begins with the key."""
+    key = error.full_key or ""
+    if isinstance(error, MissingMandatoryValue):
+        return f"{key} has no value; give one with {key}=…"
+    found = re.match(r"Key '[^']+' (?:is )?not in '\w+'", str(error))
+    if found:
+        return f"there is no key '{key}'{nearest(key, all_keys())}"
+    return f"{key}: {str(error).strip().splitlines()[0]}"
+
+
+def all_keys(node: type | None = None, prefix: str = "") -> list[str]:
+    """Every key that a user can write, dotted."""
+    keys: list[str] = []
+    for item in dataclasses.fields(node or Config):
+        keys.append(f"{prefix}{item.name}")
+        inner = GROUPS.get(item.name) if node is None else None
+        if inner is not None:
+            keys += all_keys(inner, f"{item.name}.")
+    return keys
+
+
+def _check_known(composed: DictConfig, node: type, prefix: str) -> None:
+    """Refuse keys that were added with ``+``: the schema alone says what there is."""
+    known = {item.name for item in dataclasses.fields(node)}
+    for key in composed:
+        name = f"{prefix}{key}"
+        if key not in known:
+            raise ConfigError(f"there is no key '{name}'{nearest(name, all_keys())}")
+        if not prefix and str(key) in GROUPS and not OmegaConf.is_missing(composed, key):
+            _check_known(composed[key], GROUPS[str(key)], f"{key}.")
 
 
 def check(config: Config) -> None:

@@ -97,6 +97,8 @@ class RankRecord(Frozen):
     cpus: list[int]
     device: str
     batch: int
+    begin_s: list[float] = []
+    """When every step began, on the host's monotonic clock (comparable within a host)."""
     step_s: list[float]
     """Time of every step, warm-up included."""
     phase_s: dict[str, list[float]]
