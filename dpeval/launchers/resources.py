@@ -21,7 +21,7 @@ from dpeval.memory import Forecast
 _GIB = 2**30
 _CPU_OVERHEAD_BYTES = 2 * _GIB
 """The parent process, the fork server and the page cache that a cgroup charges to the job."""
-_GPU_HOST_BYTES = 6 * _GIB
+_GPU_HOST_BYTES = 4 * _GIB
 """Host memory of one rank that drives a GPU: CUDA libraries, pinned batches, decoders."""
 
 

@@ -74,9 +74,8 @@ class SchedulerLauncher(SweepLauncher):
             if identities[position] not in skipped
         ]
         groups = group(needs, self.translate(job_name(jobs[0].config.study, token)))
-        folder = sweep_dir / ".submitit"
+        folder, labels = sweep_dir / ".submitit", labels_of(jobs)
         if self.options.dry_run:
-            labels = [label(job) for job in jobs]
             texts = [self.text(one, folder) for one in groups]
             console.print(describe_groups(groups, labels, texts), markup=False)
             return
@@ -93,11 +92,11 @@ class SchedulerLauncher(SweepLauncher):
                     number=job.number,
                     folder=os.path.relpath(job.folder.absolute(), sweep_dir),
                     identity=mark,
-                    label=label(job),
+                    label=label,
                     overrides=list(job.overrides),
                     left_out=skipped.get(mark),
                 )
-                for job, mark in zip(jobs, identities, strict=True)
+                for job, mark, label in zip(jobs, identities, labels, strict=True)
             ],
         )
         manifest = self._send(jobs, groups, manifest, sweep_dir)
@@ -164,9 +163,13 @@ class SchedulerLauncher(SweepLauncher):
         return manifest
 
 
-def label(job: SweepJob) -> str:
-    """One run in the words of its overrides."""
-    return " ".join(job.overrides) or f"run {job.number}"
+def labels_of(jobs: Sequence[SweepJob]) -> list[str]:
+    """Each run in the words of the overrides that not all runs have in common."""
+    common = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
+    return [
+        " ".join(word for word in job.overrides if word not in common) or f"run {job.number}"
+        for job in jobs
+    ]
 
 
 def forecast(config: Config) -> None:
