@@ -134,6 +134,7 @@ def slurm_state(word: str, reason: str = "", nodes: str = "") -> JobState:
     """One of SLURM's state words (``CANCELLED by 1001``) in dpeval's."""
     name = word.split()[0] if word.split() else ""
     told = reason if reason not in ("", "None") else ""
+    nodes = "" if nodes == "None assigned" else nodes
     if name in _SLURM_ENDINGS:
         return JobState(
             state="ended", ending=_SLURM_ENDINGS[name], reason=told or word, nodes=nodes
