@@ -121,7 +121,7 @@ class _Saved:
     """A copy of the trained state, to be put back."""
 
     def __init__(self, trainer: Trainer) -> None:
-        self._module = trainer.wrapped.module
+        self._module = trainer.model
         self._optimizer = trainer.optimizer
         self._model_state: dict[str, Any] = {
             name: value.detach().clone() for name, value in self._module.state_dict().items()

@@ -12,8 +12,9 @@ import numpy as np
 
 from dpeval import __version__, measure
 from dpeval.board import COLUMNS, Board, Floats
+from dpeval.conditions import Conditions
 from dpeval.config import identity, to_plain
-from dpeval.machine import Conditions, Environment
+from dpeval.machine import Environment
 from dpeval.measure import StopReason, Window
 from dpeval.record import (
     PHASES,
@@ -22,7 +23,6 @@ from dpeval.record import (
     Bucket,
     Cause,
     DatasetUsed,
-    LoadBalance,
     Loss,
     PhaseStats,
     RankRecord,
@@ -139,17 +139,18 @@ def _series(
         _rank(job, rank, table, window, outcome.results.get(rank), pids)
         for rank, table in enumerate(rows)
     ]
-    fields: dict[str, Any] = {"ranks": ranks, "window": window, "setup": _setup(rows, outcome, begun_s)}
+    fields: dict[str, Any] = {
+        "ranks": ranks,
+        "window": window,
+        "setup": _setup(rows, outcome, begun_s),
+    }
     if window is not None:
         main = slice(window.first, window.first + window.steps)
         fields["throughput"] = throughput(
             job.plan.global_batch, [series[main] for series in step_s]
         )
         compute = [sum_columns(table[main], COMPUTE) for table in rows]
-        value, slowest_rank, medians = measure.load_balance(compute)
-        fields["balance"] = LoadBalance(
-            value=value, slowest_rank=slowest_rank, compute_s=medians
-        )
+        fields["balance"] = measure.load_balance(compute)
     fields["loss"] = _loss(job, outcome)
     fields["ablation"] = _ablation(outcome)
     return fields
@@ -220,9 +221,9 @@ def _rank(
         phase_s={phase: _rounded(_column(table, phase)) for phase in PHASES},
         comm_s=_rounded(_column(table, "comm")),
         comm_hidden_s=_rounded(_column(table, "comm_hidden")),
-        stats={
-            name: _stats(_column(table, name)[first:last]) for name in (*PHASES, "step")
-        } if last > first else {},
+        stats={name: _stats(_column(table, name)[first:last]) for name in (*PHASES, "step")}
+        if last > first
+        else {},
         buckets=_buckets(result, first, last),
         peak_bytes=result.peak_bytes if result is not None else None,
         baseline_bytes=result.baseline_bytes if result is not None else None,
@@ -291,13 +292,19 @@ def _ablation(outcome: Outcome) -> Ablation | None:
         return None
     blocks = [
         AblationBlock(
-            kind=series[0].kind, step_s=[_rounded(np.array(one.step_s)) for one in series if one.step_s]
+            kind=series[0].kind,
+            step_s=[_rounded(np.array(one.step_s)) for one in series if one.step_s],
         )
         for series in zip(*(result.ablation for result in results), strict=True)
     ]
 
     def typical_s(kind: str) -> float:
-        slowest = [max(step) for block in blocks if block.kind == kind for step in zip(*block.step_s, strict=True)]
+        slowest = [
+            max(step)
+            for block in blocks
+            if block.kind == kind
+            for step in zip(*block.step_s, strict=True)
+        ]
         return float(np.median(slowest))
 
     normal_s, no_sync_s, alone_s = typical_s("normal"), typical_s("no_sync"), typical_s("alone")
@@ -317,7 +324,9 @@ def _warned(record: Record) -> Record:
     if record.dataset is not None and record.dataset.is_stand_in:
         found.append(Warning(code="stand_in", text=record.dataset.note))
     if record.status == "ok" and (record.window is None or not record.window.steady):
-        found.append(Warning(code="unsteady", text="no steady state was reached in the time allowed"))
+        found.append(
+            Warning(code="unsteady", text="no steady state was reached in the time allowed")
+        )
     if record.loss is not None and record.loss.end is None:
         found.append(Warning(code="loss", text="the loss is not finite: this training diverged"))
     if record.plan is not None:

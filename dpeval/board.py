@@ -65,10 +65,13 @@ class Board:
     def rows(self, rank: int) -> Floats:
         """All rows of one rank, shape [max_steps, len(COLUMNS)], backed by the shared memory."""
         whole = np.frombuffer(self._rows, dtype=np.float64)
-        return whole.reshape(self.ranks, self.max_steps, len(COLUMNS))[rank]
+        table: Floats = whole.reshape(self.ranks, self.max_steps, len(COLUMNS))[rank]
+        return table
 
     def _head(self, rank: int) -> Floats:
-        return np.frombuffer(self._heads, dtype=np.float64).reshape(self.ranks, _Head.WIDTH)[rank]
+        whole = np.frombuffer(self._heads, dtype=np.float64)
+        head: Floats = whole.reshape(self.ranks, _Head.WIDTH)[rank]
+        return head
 
     def beat(self, rank: int, stage: Stage, steps: int) -> None:
         """Say that `rank` lives, is in `stage` and has finished `steps` steps."""

@@ -42,7 +42,7 @@ class Faults:
         """How many times its nominal time step `step` takes on `rank`."""
         factor = 1.0 + self.drift_per_step * step
         if self.jitter:
-            factor *= generator.lognormal(-self.jitter**2 / 2, self.jitter)
+            factor *= generator.lognormal(-(self.jitter**2) / 2, self.jitter)
         if step < self.cold_steps:
             factor *= self.cold_factor
         if rank == self.straggler_rank:
@@ -125,13 +125,13 @@ class _Timed(torch.autograd.Function):
 
 
 class TimedSGD(torch.optim.SGD):
-    """SGD whose step takes `step_s` seconds in all (``optimizer.name=dpeval.calibrated.TimedSGD``)."""
+    """SGD whose step takes `step_s` seconds: ``optimizer.name=dpeval.calibrated.TimedSGD``."""
 
     def __init__(self, params: Any, step_s: float = 0.0, **arguments: Any) -> None:
         super().__init__(params, **arguments)
         self._step_s = step_s
 
-    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Any = None) -> Any:
         begin_s = time.perf_counter()
         loss = super().step(closure)
         sleep_until(begin_s + self._step_s)

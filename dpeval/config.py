@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -321,12 +321,12 @@ def all_keys(node: type | None = None, prefix: str = "") -> list[str]:
 def _check_known(composed: DictConfig, node: type, prefix: str) -> None:
     """Refuse keys that were added with ``+``: the schema alone says what there is."""
     known = {item.name for item in dataclasses.fields(node)}
-    for key in composed:
+    for key in map(str, composed):
         name = f"{prefix}{key}"
         if key not in known:
             raise ConfigError(f"there is no key '{name}'{nearest(name, all_keys())}")
-        if not prefix and str(key) in GROUPS and not OmegaConf.is_missing(composed, key):
-            _check_known(composed[key], GROUPS[str(key)], f"{key}.")
+        if not prefix and key in GROUPS and not OmegaConf.is_missing(composed, key):
+            _check_known(composed[key], GROUPS[key], f"{key}.")
 
 
 def check(config: Config) -> None:
@@ -411,7 +411,7 @@ def _check_measure(measure: MeasureConfig) -> None:
 
 def to_plain(config: Config) -> dict[str, Any]:
     """The configuration as plain JSON-able containers, key for key."""
-    return cast("dict[str, Any]", dataclasses.asdict(config))
+    return dataclasses.asdict(config)
 
 
 def identity(config: Config) -> str:

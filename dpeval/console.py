@@ -188,7 +188,8 @@ def describe(job: Job) -> str:
     )
     each = " each" if config.scaling.kind == "weak" else ""
     again = f", repetition {config.repetition + 1}/{config.repeat}" if config.repeat > 1 else ""
-    return f"{config.model.name} on {cores} {unit}{'s' * (cores != 1)}, batch {config.batch}{each}{again}"
+    many = "s" * (cores != 1)
+    return f"{config.model.name} on {cores} {unit}{many}, batch {config.batch}{each}{again}"
 
 
 def progress_words(snapshot: Snapshot, job: Job | None = None) -> str:

@@ -206,7 +206,7 @@ def set_numerics(precision: str, *, deterministic: bool) -> None:
     torch.backends.cudnn.allow_tf32 = tf32
     torch.backends.cudnn.benchmark = not deterministic
     if deterministic:
-        # Without this variable cuBLAS refuses to be deterministic (torch.use_deterministic_algorithms).
+        # Without this variable cuBLAS refuses to be deterministic (PyTorch, "Reproducibility").
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
 

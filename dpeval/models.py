@@ -24,7 +24,7 @@ def build(config: ModelConfig) -> nn.Module:
         model = target(**config.args)
     except TypeError as error:
         raise ConfigError(
-            f"model={config.name}: {config._target_} refuses model.args={dict(config.args)}: {error}"
+            f"{config._target_} refuses model.args={dict(config.args)}: {error}"
         ) from error
     if not isinstance(model, nn.Module):
         raise ConfigError(
@@ -57,7 +57,9 @@ def torchvision_classifier(name: str, num_classes: int, **args: Any) -> nn.Modul
     if name not in known:
         hint = nearest(name, known) or "; torchvision.models.list_models() names them"
         raise ConfigError(f"model.name={name} is not a torchvision classifier{hint}")
-    return cast(nn.Module, torchvision.models.get_model(name, weights=None, num_classes=num_classes, **args))
+    return cast(
+        nn.Module, torchvision.models.get_model(name, weights=None, num_classes=num_classes, **args)
+    )
 
 
 def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:

@@ -104,8 +104,8 @@ def _place(
         return (
             [],
             [],
-            f"{config.num_devices} CPU devices were asked for ({wanted} per node) and {machine.host} lets "
-            f"this process use {len(machine.cpus)}; use fewer, or hardware.oversubscribe=true",
+            f"{config.num_devices} CPU devices were asked for ({wanted} a node) and {machine.host} "
+            f"lets this process use {len(machine.cpus)}; use fewer or hardware.oversubscribe=true",
         )
     taken = {cpu for cpus in assignment.cpus for cpu in cpus}
     spare = [cpu.cpu for cpu in machine.cpus if cpu.cpu not in taken]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -80,9 +79,7 @@ def execute(
     return made
 
 
-def _measure(
-    job: Job, source: Source, blank: Record, begun_s: float, watcher: Watcher
-) -> Record:
+def _measure(job: Job, source: Source, blank: Record, begun_s: float, watcher: Watcher) -> Record:
     from dpeval.worker import RankTask
 
     config, plan = job.config, job.plan
@@ -93,9 +90,7 @@ def _measure(
         RankTask(config, plan, rank.rank, source, "127.0.0.1", port, env) for rank in plan.ranks
     ]
     ranks = supervise.Ranks(tasks, board, config.hardware)
-    sampler = ConditionSampler(pids=list(ranks.pids.values()), cpus=_cpus(plan)) if (
-        config.measure.conditions
-    ) else None
+    sampler = _sampler(plan, ranks.pids) if config.measure.conditions else None
     tick = _ticker(job, board, sampler, watcher)
     outcome = ranks.watch(tick)
     del store  # served the ranks until the last of them had ended
@@ -127,8 +122,9 @@ def _ticker(
     return tick
 
 
-def _cpus(plan: Plan) -> list[int]:
-    return sorted({cpu for rank in plan.ranks for cpu in rank.cpus})
+def _sampler(plan: Plan, pids: dict[int, int]) -> ConditionSampler:
+    gpus = [int(rank.device.removeprefix("cuda:")) for rank in plan.ranks if rank.device != "cpu"]
+    return ConditionSampler({pids[rank.rank]: rank.cpus for rank in plan.ranks}, gpus=gpus)
 
 
 def _environment_of_ranks(config: Config) -> dict[str, str]:
@@ -145,10 +141,3 @@ def _environment_of_ranks(config: Config) -> dict[str, str]:
 
 def _now() -> str:
     return datetime.now().astimezone().isoformat(timespec="milliseconds")
-
-
-def is_writable(folder: Path) -> bool:
-    """Whether a record could be written below `folder`."""
-    while not folder.exists():
-        folder = folder.parent
-    return os.access(folder, os.W_OK)

@@ -70,4 +70,3 @@ class Session:
             )
         self.reporter.run_ended(job, record)
         return record
-

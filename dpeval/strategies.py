@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed import GradBucket
 from torch.nn.parallel import DistributedDataParallel
 
 from dpeval.clock import PhaseClock
@@ -26,7 +27,8 @@ from dpeval.devices import Device
 class Wrapped:
     """A model ready to train: call `module`, and enter `no_sync` where gradients stay local."""
 
-    module: nn.Module
+    module: Callable[..., Any]
+    """Takes images [b, 3, px, px], returns logits [b, classes]."""
     no_sync: Callable[[], AbstractContextManager[Any]]
 
 
@@ -43,7 +45,7 @@ def ddp(model: nn.Module, config: StrategyConfig, device: Device, clock: PhaseCl
     runs its callbacks on a stream that waits for the collective, where an event can be recorded.
     """
     # Passing the default would draw a deprecation warning from recent releases of torch.
-    buffers = {} if config.broadcast_buffers else {"broadcast_buffers": False}
+    buffers: dict[str, Any] = {} if config.broadcast_buffers else {"broadcast_buffers": False}
     wrapped = DistributedDataParallel(
         model,
         device_ids=[device.torch_device.index] if device.is_cuda else None,
@@ -56,7 +58,7 @@ def ddp(model: nn.Module, config: StrategyConfig, device: Device, clock: PhaseCl
     return Wrapped(wrapped, wrapped.no_sync)
 
 
-def timed_all_reduce(clock: PhaseClock, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+def timed_all_reduce(clock: PhaseClock, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
     """Sum one bucket over all ranks, timed from its last gradient to the end of its future."""
     buffer = bucket.buffer()
     nbytes = buffer.numel() * buffer.element_size()

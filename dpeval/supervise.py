@@ -65,7 +65,7 @@ def context() -> ForkServerContext:
     The server imports and never computes, so it holds no CUDA context and no thread pool.
     """
     forkserver = multiprocessing.get_context("forkserver")
-    forkserver.set_forkserver_preload(["torch", "torchvision", "dpeval.worker"])
+    forkserver.set_forkserver_preload(["torch", "torchvision", "scipy.special", "dpeval.worker"])
     return forkserver
 
 
@@ -150,7 +150,7 @@ class Ranks:
         return outcome
 
     def _wait(self) -> None:
-        waiting = [
+        waiting: list[Connection | int] = [
             *(pipe for rank, pipe in self._pipes.items() if rank not in self._messages),
             *(
                 process.sentinel
@@ -211,15 +211,8 @@ class Ranks:
             self._board.request_stop()
             self._deadline_s = time.monotonic() + max(10.0, 3 * longest_step_s)
         measuring = any(self._board.steps(local) for local in self._local.values())
-        ablating = any(
-            self._board.stage(local) >= Stage.ABLATION for local in self._local.values()
-        )
-        if (
-            len(received) > 1
-            or not measuring
-            or ablating
-            or time.monotonic() > self._deadline_s
-        ):
+        ablating = any(self._board.stage(local) >= Stage.ABLATION for local in self._local.values())
+        if len(received) > 1 or not measuring or ablating or time.monotonic() > self._deadline_s:
             outcome.failure = outcome.failure or Failure(
                 "interrupt", None, f"ended by {received[0]}", signal=received[0]
             )

@@ -63,7 +63,9 @@ def main() -> int:
                 errors.append(error)
 
         cli.register()
-        start = hydra.main(version_base="1.3", config_path=str(cli.conf_dir()), config_name="config")
+        start = hydra.main(
+            version_base="1.3", config_path=str(cli.conf_dir()), config_name="config"
+        )
         start(task)()
         if errors:
             raise errors[0]

@@ -12,11 +12,11 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from multiprocessing.connection import Connection
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import PrefixStore, Store, TCPStore
 
 from dpeval import models, strategies
 from dpeval.ablation import AblationSeries, run_ablation
@@ -26,7 +26,6 @@ from dpeval.config import Config
 from dpeval.control import Control
 from dpeval.data import Feed, Source, make_feed
 from dpeval.devices import Device, autocast, grad_scaler, open_device, set_numerics
-from dpeval.errors import ConfigError, nearest
 from dpeval.measure import StopReason
 from dpeval.plan import Plan
 
@@ -87,6 +86,8 @@ class Trainer:
     device: Device
     clock: PhaseClock
     feed: Feed
+    model: nn.Module
+    """The bare model; `wrapped` holds it for training."""
     wrapped: strategies.Wrapped
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
@@ -243,15 +244,15 @@ class _SetupTimer:
         self.laps_s[name], self._last_s = now_s - self._last_s, now_s
 
 
-def _rendezvous(task: RankTask) -> dist.Store | None:
+def _rendezvous(task: RankTask) -> Store | None:
     """Join the process group through the store that the parent serves; None for a lone rank."""
     if task.plan.world_size == 1 and task.config.strategy.name == "none":
         return None
     timeout = timedelta(seconds=task.config.hardware.startup_timeout_s)
-    store = dist.TCPStore(task.store_host, task.store_port, None, False, timeout)
+    store = TCPStore(task.store_host, task.store_port, None, False, timeout)
     dist.init_process_group(
         task.plan.backend,
-        store=dist.PrefixStore("group", store),
+        store=PrefixStore("group", store),
         rank=task.rank,
         world_size=task.plan.world_size,
         timeout=timeout,
@@ -292,6 +293,7 @@ def _trainer(task: RankTask, device: Device, clock: PhaseClock, timer: _SetupTim
         device=device,
         clock=clock,
         feed=feed,
+        model=model,
         wrapped=wrapped,
         optimizer=models.build_optimizer(config.optimizer, model),
         scaler=grad_scaler(device, config.precision),

@@ -20,9 +20,7 @@ class LocalLauncher(SweepLauncher):
     def carry_out(self, jobs: list[SweepJob], sweep_dir: Path) -> None:
         reporter = console.make_reporter()
         session = Session(reporter)
-        planned = [
-            session.job(job.config, job.folder, list(job.overrides)) for job in jobs
-        ]
+        planned = [session.job(job.config, job.folder, list(job.overrides)) for job in jobs]
         session.require_any(planned)
         with reporter:
             reporter.sweep_started(planned, sweep_dir)
