@@ -79,19 +79,21 @@ class Cluster:
             "train",
             "-m",
             f"hydra/launcher={self.launcher}",
-            f"study={study}",
+            f'study="{study}"',
             *overrides,
             timeout_s=timeout_s,
         )
+        assert self._sweeps(study), done.stdout + done.stderr
         return done, self.newest(study)
 
     def newest(self, study: str = "study") -> Path:
-        found = sorted((self.work / "outputs" / study).glob("*/sweep.json"))
-        assert found, f"no sweep in {self.work}"
-        return found[-1].parent
+        return self._sweeps(study)[-1].parent
+
+    def _sweeps(self, study: str) -> list[Path]:
+        return sorted((self.work / "outputs" / study).glob("*/sweep.json"))
 
 
-def wait_until(happened: Callable[[], bool], timeout_s: float, what: str) -> None:
+def wait_until(happened: Callable[[], bool], timeout_s: float, what: Callable[[], str]) -> None:
     """Poll until `happened`.
 
     Raises:
@@ -99,7 +101,7 @@ def wait_until(happened: Callable[[], bool], timeout_s: float, what: str) -> Non
     """
     deadline_s = time.monotonic() + timeout_s
     while not happened():
-        assert time.monotonic() < deadline_s, f"not within {timeout_s} s: {what}"
+        assert time.monotonic() < deadline_s, f"not within {timeout_s} s: {what()}"
         time.sleep(0.5)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import signal
 import stat
 import subprocess
@@ -16,44 +15,19 @@ from typing import Any
 import psutil
 import pytest
 from conftest import LONG, TEST_USER, TINY, Cluster, wait_until
+from sweeps import job_ids, records, standing, wait_for_words
 
 from dpeval.launchers import manifest as manifests
-from dpeval.record import Record, read
-
-
-def records(sweep: Path) -> list[Record]:
-    """Records of a sweep by run number."""
-    runs = manifests.read(sweep).runs
-    return [
-        read(sweep / run.folder / "metrics.json")
-        for run in runs
-        if (sweep / run.folder / "metrics.json").exists()
-    ]
 
 
 def accounted(cluster: Cluster, sweep: Path) -> list[dict[str, str]]:
     """What SLURM's accounting holds of each run: its request and its state."""
     found = []
-    for run in manifests.read(sweep).runs:
-        assert run.job_id is not None
-        done = cluster.run("sacct", "-n", "-P", "-X", "-j", run.job_id, "-o", "ReqTRES,State")
+    for job_id in job_ids(sweep):
+        done = cluster.run("sacct", "-n", "-P", "-X", "-j", job_id, "-o", "ReqTRES,State")
         request, _, state = done.stdout.strip().splitlines()[0].partition("|")
         found.append({**dict(part.split("=") for part in request.split(",")), "state": state})
     return found
-
-
-def standing(cluster: Cluster, sweep: Path) -> list[str]:
-    """What ``dpeval.status`` prints per run."""
-    done = cluster.module("status", str(sweep))
-    assert done.returncode == 0, done.stdout + done.stderr
-    return [line for line in done.stdout.splitlines() if re.match(r"^\d+: ", line)]
-
-
-def wait_for_words(cluster: Cluster, sweep: Path, words: str, timeout_s: float = 60) -> None:
-    """Until the first run's line of the status matches `words`."""
-    wait_until(
-        lambda: bool(re.search(words, standing(cluster, sweep)[0])), timeout_s, f"status '{words}'"
-    )
 
 
 def test_every_run_gets_the_cores_it_needs_and_equal_ones_share_an_array(slurm: Cluster) -> None:
@@ -61,7 +35,7 @@ def test_every_run_gets_the_cores_it_needs_and_equal_ones_share_an_array(slurm: 
     assert done.returncode == 0, done.stdout + done.stderr
     assert [record.status for record in records(sweep)] == ["ok"] * 6
     assert [entry["cpu"] for entry in accounted(slurm, sweep)] == ["1", "1", "2", "2", "3", "3"]
-    ids = [run.job_id or "" for run in manifests.read(sweep).runs]
+    ids = job_ids(sweep)
     assert len({job_id.split("_")[0] for job_id in ids}) == 3
     found = records(sweep)[0]
     assert found.scheduler is not None
@@ -97,7 +71,9 @@ def test_resume_after_half_of_the_sweep_was_cancelled(slurm: Cluster) -> None:
     done, sweep = slurm.sweep(*command, "hydra.launcher.array_parallelism=2")
     assert done.returncode == 0, done.stdout + done.stderr
     wait_until(
-        lambda: sum("measuring" in line for line in standing(slurm, sweep)) == 2, 90, "two measure"
+        lambda: sum("measuring" in line for line in standing(slurm, sweep)) == 2,
+        90,
+        lambda: "two measure",
     )
     assert sum(": queued" in line for line in standing(slurm, sweep)) == 2
     again, _ = slurm.sweep(*command, "sweep.skip_done=true")
@@ -110,7 +86,9 @@ def test_resume_after_half_of_the_sweep_was_cancelled(slurm: Cluster) -> None:
     assert slurm.run("squeue", "-h", "-j", other, "-o", "%T").stdout.strip() == "RUNNING"
     slurm.run("scancel", other)
     wait_until(
-        lambda: all(": interrupted" in line for line in standing(slurm, sweep)), 60, "all ended"
+        lambda: all(": interrupted" in line for line in standing(slurm, sweep)),
+        60,
+        lambda: "all ended",
     )
     found = records(sweep)
     assert [record.status for record in found] == ["interrupted"] * 4
@@ -141,7 +119,7 @@ def test_warning_before_the_time_limit_ends_cleanly_and_requeues_once(slurm: Clu
 def test_a_job_killed_for_memory_says_so(slurm: Cluster) -> None:
     if "ConstrainRAMSpace=yes" not in (slurm.root / "etc" / "cgroup.conf").read_text():
         pytest.skip("no cgroup v1 memory controller: SLURM enforces no memory limit here")
-    done, sweep = slurm.sweep(*TINY, "batch=16", "site.options={mem: 150M}", "site.exclusive=false",
+    done, sweep = slurm.sweep(*TINY, "batch=16", "+site.options.mem=150M", "site.exclusive=false",
                               "site.ask_memory=false")  # fmt: skip
     assert done.returncode == 1
     [found] = records(sweep)
@@ -151,14 +129,14 @@ def test_a_job_killed_for_memory_says_so(slurm: Cluster) -> None:
 
 def test_a_node_that_dies_is_a_failure_with_a_cause(slurm: Cluster) -> None:
     _, sweep = slurm.sweep(*LONG, "batch=16", "hydra.launcher.wait=false",
-                           "hydra.launcher.requeue=0", "site.options={nodelist: node4}")  # fmt: skip
+                           "hydra.launcher.requeue=0", "+site.options.nodelist=node4")  # fmt: skip
     wait_for_words(slurm, sweep, "measuring", 90)
     daemon = psutil.Process(int((slurm.root / "pid" / "slurmd.node4.pid").read_text()))
     steps = [
         process
         for process in psutil.process_iter(["name", "cmdline"])
         if "slurmstepd" in " ".join(process.info["cmdline"] or [])
-        and manifests.read(sweep).runs[0].job_id in " ".join(process.info["cmdline"] or [])
+        and job_ids(sweep)[0] in " ".join(process.info["cmdline"] or [])
     ]
     family = [child for step in steps for child in step.children(recursive=True)]
     try:
@@ -178,8 +156,7 @@ def test_a_node_that_dies_is_a_failure_with_a_cause(slurm: Cluster) -> None:
 def test_a_killed_run_is_lost_to_nobody(slurm: Cluster) -> None:
     _, sweep = slurm.sweep(*LONG, "batch=16", "hydra.launcher.wait=false")
     wait_for_words(slurm, sweep, "measuring", 90)
-    job = manifests.read(sweep).runs[0].job_id or ""
-    slurm.run("scancel", "--signal=KILL", job)
+    slurm.run("scancel", "--signal=KILL", *job_ids(sweep))
     wait_for_words(slurm, sweep, "failed|interrupted", 60)
     assert len(records(sweep)) == 1
 
@@ -221,7 +198,9 @@ def test_ctrl_c_while_waiting_leaves_the_jobs(slurm: Cluster) -> None:
         start_new_session=True,
     )
     try:
-        wait_until(lambda: bool(list(slurm.work.glob("outputs/study/*/sweep.json"))), 60, "sent")
+        wait_until(
+            lambda: bool(list(slurm.work.glob("outputs/study/*/sweep.json"))), 60, lambda: "sent"
+        )
         sweep = slurm.newest()
         wait_for_words(slurm, sweep, "running", 60)
         os.killpg(process.pid, signal.SIGINT)
