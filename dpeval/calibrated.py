@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from dpeval.config import DatasetConfig
+from dpeval.data.feeds import Share
+from dpeval.data.source import Say, Source
 
 PR_SET_TIMERSLACK = 29
 
@@ -174,6 +178,24 @@ class TimedFeed:
         pass
 
 
-def make_feed(shares: Sequence[int], rank: int, num_classes: int, delay_s: float) -> TimedFeed:
+def source(config: DatasetConfig, root: Path, say: Say) -> Source:
+    """A source without images whose feed is :func:`feed`."""
+    return Source(
+        requested=config.name,
+        used=config.name,
+        root="",
+        num_classes=config.num_classes,
+        train_files=[],
+        train_labels=[],
+        feed="dpeval.calibrated.feed",
+    )
+
+
+def feed(share: Share) -> TimedFeed:
     """The feed of one rank; see :class:`TimedFeed`."""
-    return TimedFeed(shares[rank], num_classes, delay_s, torch.device("cpu"))
+    return TimedFeed(
+        batch=share.shares[share.rank],
+        num_classes=share.config.num_classes,
+        delay_s=share.config.delay_s,
+        device=share.device.torch_device,
+    )

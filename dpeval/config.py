@@ -87,7 +87,9 @@ class DatasetConfig:
     loader: str = bounded("jpeg", choices=("jpeg", "cached", "resident", "constant"))
     augment: str = bounded("random_resized_crop", choices=("random_resized_crop", "none"))
     workers: int | None = bounded(None, low=0)
-    """Decoding processes per rank; null: as many as there are spare cores."""
+    """Threads per rank that make batches ahead; null: as many as there are spare cores."""
+    delay_s: float = bounded(0.0, low=0)
+    """How long every batch keeps the rank waiting (calibrated only)."""
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,16 @@ class Session:
             smallest = min(jobs, key=lambda job: job.plan.world_size)
             raise MachineError(str(smallest.plan.skip))
 
+    def prepare_all(self, jobs: list[Job]) -> None:
+        """Make the data of every job that will run ready, before any of them starts.
+
+        Raises:
+            DataError: some data cannot be made ready.
+        """
+        for job in jobs:
+            if job.plan.skip is None:
+                self.prepare(job.config.dataset)
+
     def prepare(self, config: DatasetConfig) -> Source:
         """The data of one configuration, downloaded or made at most once per session."""
         if config not in self._sources:

@@ -38,6 +38,7 @@ def run_one(composed: DictConfig) -> Record:
     folder = Path(hydra_config.runtime.output_dir)
     job = session.job(config, folder, list(hydra_config.overrides.task))
     session.require_any([job])
+    session.prepare_all([job])
     with reporter:
         record = session.execute(job)
         reporter.one(record, job.folder)

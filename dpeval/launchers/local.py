@@ -22,6 +22,7 @@ class LocalLauncher(SweepLauncher):
         session = Session(reporter)
         planned = [session.job(job.config, job.folder, list(job.overrides)) for job in jobs]
         session.require_any(planned)
+        session.prepare_all(planned)
         with reporter:
             reporter.sweep_started(planned, sweep_dir)
             records = []

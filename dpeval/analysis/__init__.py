@@ -1,0 +1,1 @@
+"""From records to a frame, figures and words. Imports no torch."""
