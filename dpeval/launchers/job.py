@@ -240,23 +240,40 @@ def describe_job(launcher: str, environment: Mapping[str, str]) -> Scheduler:
         array = environment.get("SLURM_ARRAY_JOB_ID")
         task = environment.get("SLURM_ARRAY_TASK_ID")
         raw = environment.get("SLURM_JOB_ID", "")
-        names = ("SLURM_JOB_PARTITION", "SLURM_CPUS_ON_NODE", "SLURM_MEM_PER_NODE",
-                 "SLURM_JOB_GPUS", "SLURM_RESTART_COUNT", "SLURM_JOB_ACCOUNT")  # fmt: skip
         return Scheduler(
             kind=launcher,
             job_id=f"{array}_{task}" if array else raw,
             array_id=array,
             nodes=[environment[name] for name in ("SLURM_JOB_NODELIST",) if name in environment],
-            details={name: environment[name] for name in names if name in environment},
+            details=_some(environment, _SLURM_DETAILS),
         )
-    names = ("OAR_PROJECT_NAME", "OAR_JOB_WALLTIME", "OAR_ARRAY_INDEX", "CUDA_VISIBLE_DEVICES")
     return Scheduler(
         kind=launcher,
         job_id=environment.get("OAR_JOB_ID", ""),
         array_id=environment.get("OAR_ARRAY_ID"),
         nodes=_oar_nodes(environment),
-        details={name: environment[name] for name in names if name in environment},
+        details=_some(environment, _OAR_DETAILS),
     )
+
+
+_SLURM_DETAILS = (
+    "SLURM_JOB_PARTITION",
+    "SLURM_CPUS_ON_NODE",
+    "SLURM_MEM_PER_NODE",
+    "SLURM_JOB_GPUS",
+    "SLURM_RESTART_COUNT",
+    "SLURM_JOB_ACCOUNT",
+)
+_OAR_DETAILS = (
+    "OAR_PROJECT_NAME",
+    "OAR_JOB_WALLTIME",
+    "OAR_ARRAY_INDEX",
+    "CUDA_VISIBLE_DEVICES",
+)
+
+
+def _some(environment: Mapping[str, str], names: tuple[str, ...]) -> dict[str, str]:
+    return {name: environment[name] for name in names if name in environment}
 
 
 def _oar_nodes(environment: Mapping[str, str]) -> list[str]:

@@ -30,7 +30,7 @@ class OarExecutor(oar.OarExecutor):  # type: ignore[misc]  # untyped base
     def _submitit_command_str(self) -> str:
         return worker_command(self.folder)
 
-    def _make_submission_file_text(self, command: str, uid: str) -> str:  # noqa: ARG002
+    def _make_submission_file_text(self, command: str, uid: str) -> str:
         environment = {name: os.environ[name] for name in self.carried if name in os.environ}
         return oar_script(
             command, self.folder, Path.cwd(), self.parameters.get("setup", []), environment

@@ -23,7 +23,7 @@ class SlurmLauncher(SchedulerLauncher):
     def text(self, group: Group, folder: Path) -> str:
         return sbatch_file(group, folder)
 
-    def executor(self, folder: Path, parameters: dict[str, Any], config: Config) -> Any:  # noqa: ARG002
+    def executor(self, folder: Path, parameters: dict[str, Any], config: Config) -> Any:
         from submitit import SlurmExecutor
 
         from dpeval.errors import LaunchError

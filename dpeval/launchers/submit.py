@@ -33,6 +33,7 @@ from dpeval.launchers.resources import (
 )
 from dpeval.launchers.resume import left_out
 from dpeval.launchers.wait import wait_for
+from dpeval.memory import Forecast
 
 
 class SchedulerLauncher(SweepLauncher):
@@ -172,8 +173,10 @@ def labels_of(jobs: Sequence[SweepJob]) -> list[str]:
     ]
 
 
-def forecast(config: Config) -> None:
-    return None
+def forecast(config: Config) -> Forecast | None:
+    """Memory of the fullest rank; None where it is not known beforehand."""
+    # GPU runs ask for host memory, which the forecast of device memory says nothing about.
+    return None if config.hardware.kind == "gpu" else None
 
 
 def _spec(job: SweepJob, kind: str, requeue: int) -> JobSpec:
