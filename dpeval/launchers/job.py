@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -19,21 +20,27 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
 from dpeval import record
 from dpeval.config import Config, check
-from dpeval.errors import DpevalError
+from dpeval.errors import DpevalError, LaunchError
 from dpeval.launchers.follow import Progress, write_progress
+from dpeval.nodes import Node
 from dpeval.record import Cause, Record, Scheduler
 from dpeval.schema import Frozen
+
+if TYPE_CHECKING:
+    from dpeval.session import Session
 
 SPEC_NAME = "job.json"
 ATTEMPTS_NAME = "attempts.jsonl"
 OAR_RESUBMIT_STATUS = 99
 """Exit status after which OAR submits an ``idempotent`` job again."""
+NODE_VARIABLE = "DPEVAL_NODE"
+"""Index of a node that another node of an OAR job has started."""
 _PROGRESS_EVERY_S = 2.0
 
 
@@ -99,20 +106,97 @@ def carry(folder: Path) -> int:
     step, and an interruption after which the run goes back to the queue.
     """
     spec = JobSpec.model_validate_json((folder / SPEC_NAME).read_bytes())
+    node = place(spec, folder, os.environ)
     if _is_done(folder):
         return 0
-    attempts = _note_attempt(folder, spec)
     config = rebuild(spec.config)
     point_at_scratch(config)
     if spec.launcher == "oar":
         show_oar_gpus(os.environ)
-    with _told_to_end() as stops:
-        made = _execute(config, folder, spec)
+    if node is not None and node.index > 0:
+        return assist(config, folder, spec, node)
+    attempts = _note_attempt(folder, spec)
+    with _told_to_end() as stops, other_nodes(spec, config, node):
+        made = _execute(config, folder, spec, node)
     made = made.model_copy(update={"scheduler": describe_job(spec.launcher, os.environ)})
     record.write(made, folder / record.FILE_NAME)
     if made.status == "interrupted" and "SIGUSR2" in stops and attempts <= spec.requeue:
         return requeue(spec.launcher)
     return 0 if made.status in ("ok", "skipped") else 1
+
+
+def assist(config: Config, folder: Path, spec: JobSpec, node: Node) -> int:
+    """Carry a further node's ranks of a run that node 0 records; return the exit status."""
+    with _told_to_end():
+        session = _session(folder=None)
+        return 0 if session.assist(session.job(config, folder, spec.overrides, node)) else 1
+
+
+def place(spec: JobSpec, folder: Path, environment: Mapping[str, str]) -> Node | None:
+    """This process's node among those of its run; None where there is only one."""
+    count = int(spec.config["num_nodes"])
+    if count == 1:
+        return None
+    if spec.launcher == "slurm":
+        job, restart = environment["SLURM_JOB_ID"], environment.get("SLURM_RESTART_COUNT", "0")
+        return Node(int(environment["SLURM_NODEID"]), count, folder, f"{job}-{restart}")
+    index = int(environment.get(NODE_VARIABLE, "0"))
+    return Node(index, count, folder, environment["OAR_JOB_ID"])
+
+
+@contextlib.contextmanager
+def other_nodes(spec: JobSpec, config: Config, node: Node | None) -> Iterator[None]:
+    """Start this program on the further nodes of an OAR job, which OAR itself leaves idle."""
+    if spec.launcher != "oar" or node is None:
+        yield
+        return
+    hosts = _oar_nodes(os.environ)
+    if len(hosts) < node.count:
+        raise LaunchError(f"num_nodes={node.count}, and OAR gave {', '.join(hosts) or 'none'}")
+    started = []
+    try:
+        for index, host in enumerate(hosts[1 : node.count], 1):
+            script = node.folder / f".node-{index}-{node.attempt}.sh"
+            # The environment may hold secrets: nobody else may read it, not for a moment.
+            with os.fdopen(os.open(script, os.O_WRONLY | os.O_CREAT, 0o700), "w") as file:
+                file.write(_node_script(index))
+            command = f"/bin/bash {shlex.quote(str(script))} {shlex.quote(str(node.folder))}"
+            log = (node.folder / f"node-{index}.log").open("ab")
+            with log:
+                started.append(
+                    subprocess.Popen(
+                        [*config.site.remote_shell, host, command],
+                        stdin=subprocess.DEVNULL,
+                        stdout=log,
+                        stderr=subprocess.STDOUT,
+                    )
+                )
+        yield
+    finally:
+        for process in started:
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.terminate()
+
+
+def _node_script(index: int) -> str:
+    """A shell script that goes on, on another node, in the environment of this process."""
+    carried = {
+        name: value
+        for name, value in os.environ.items()
+        if name.isidentifier() and name not in ("HOSTNAME", "PWD", "CUDA_VISIBLE_DEVICES")
+    }
+    carried[NODE_VARIABLE] = str(index)
+    exports = [f"export {name}={shlex.quote(value)}" for name, value in carried.items()]
+    return "\n".join(
+        [
+            *exports,
+            f"cd {shlex.quote(str(Path.cwd()))} || exit 1",
+            f'exec {shlex.quote(sys.executable)} -u -m dpeval.launchers.job "$1"',
+            "",
+        ]
+    )
 
 
 def _is_done(folder: Path) -> bool:
@@ -133,10 +217,10 @@ def _note_attempt(folder: Path, spec: JobSpec) -> int:
     return len(path.read_text(encoding="utf-8").splitlines())
 
 
-def _execute(config: Config, folder: Path, spec: JobSpec) -> Record:
+def _session(folder: Path | None) -> Session:
+    """A session that prints to the job's log and leaves its progress in `folder`."""
     from rich.console import Console
 
-    from dpeval import assemble
     from dpeval.console import PlainReporter
     from dpeval.run import Job, Snapshot
     from dpeval.session import Session
@@ -148,7 +232,7 @@ def _execute(config: Config, folder: Path, spec: JobSpec) -> Record:
 
         def progress(self, job: Job, snapshot: Snapshot) -> None:
             super().progress(job, snapshot)
-            if time.monotonic() - self._told_s < _PROGRESS_EVERY_S:
+            if folder is None or time.monotonic() - self._told_s < _PROGRESS_EVERY_S:
                 return
             self._told_s = time.monotonic()
             now = Progress(
@@ -160,8 +244,14 @@ def _execute(config: Config, folder: Path, spec: JobSpec) -> Record:
             )
             write_progress(now, folder)
 
-    session = Session(JobReporter(Console(highlight=False, soft_wrap=True)))
-    job = session.job(config, folder, spec.overrides)
+    return Session(JobReporter(Console(highlight=False, soft_wrap=True)))
+
+
+def _execute(config: Config, folder: Path, spec: JobSpec, node: Node | None) -> Record:
+    from dpeval import assemble
+
+    session = _session(folder)
+    job = session.job(config, folder, spec.overrides, node)
     begun = datetime.now().astimezone().isoformat(timespec="milliseconds")
     try:
         return session.execute(job)
@@ -295,3 +385,7 @@ def requeue(launcher: str) -> int:
     if done.returncode:
         print(f"dpeval: not requeued: {done.stderr.strip()}", file=sys.stderr)
     return 1
+
+
+if __name__ == "__main__":
+    sys.exit(carry(Path(sys.argv[1])))

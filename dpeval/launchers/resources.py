@@ -96,7 +96,12 @@ def _memory_mib(config: Config, devices: int, forecast: Forecast | None) -> int 
     if config.hardware.memory_gib is not None:
         return round_up_mib(devices * int(config.hardware.memory_gib * _GIB) + _CPU_OVERHEAD_BYTES)
     if forecast is None:
-        return None
+        # Unknown is no reason to leave it to the site: its default is often 100 MB a core.
+        return (
+            None
+            if config.site.exclusive
+            else round_up_mib(devices * 2 * _GIB + _CPU_OVERHEAD_BYTES)
+        )
     return round_up_mib(devices * forecast.total_bytes + _CPU_OVERHEAD_BYTES)
 
 

@@ -96,24 +96,40 @@ class Slurm:
             return {}
         arrays = sorted({job_id.partition("_")[0] for job_id in job_ids}, key=int)
         # squeue --jobs fails as a whole when it has forgotten one of them; --user does not.
-        live = parse_squeue(
-            _run(["squeue", "-h", "-r", "-u", getpass.getuser(), "-o", "%i|%T|%r|%N"])
+        # All states: a job that has just ended may not have reached the accounting yet.
+        recent = parse_squeue(
+            _run(["squeue", "-h", "-r", "-t", "all", "-u", getpass.getuser(), "-o", "%i|%T|%r|%N"])
         )
         fields = "JobID,State,ExitCode,NodeList"
         try:
-            past = parse_sacct(_run(["sacct", "-n", "-P", "-o", fields, "-j", ",".join(arrays)]))
+            accounted = parse_sacct(
+                _run(["sacct", "-n", "-P", "-o", fields, "-j", ",".join(arrays)])
+            )
         except LaunchError:
-            # Without accounting only the controller's short memory is left.
-            past = parse_squeue(
-                _run(["squeue", "-h", "-r", "-t", "all", "-u", getpass.getuser(),
-                      "-o", "%i|%T|%r|%N"])
-            )  # fmt: skip
-        found = past | live
-        return {job_id: found[job_id] for job_id in job_ids if job_id in found}
+            accounted = None  # without accounting only the controller's short memory is left
+        found = {job_id: latest(job_id, recent, accounted) for job_id in job_ids}
+        return {job_id: state for job_id, state in found.items() if state is not None}
 
     def cancel(self, job_ids: Sequence[str]) -> None:
         if job_ids:
             _run(["scancel", *job_ids])
+
+
+def latest(
+    job_id: str, recent: Mapping[str, JobState], accounted: Mapping[str, JobState] | None
+) -> JobState | None:
+    """The controller's word for what lives, the accounting's for how a job ended.
+
+    Only the accounting knows the steps, hence whether memory was the cause: a job that has
+    ended for the controller alone is still ending.
+    """
+    now = recent.get(job_id)
+    past = accounted.get(job_id) if accounted is not None else None
+    if now is None or accounted is None:
+        return now or past
+    if now.state != "ended" or (past is not None and past.state == "ended"):
+        return past if now.state == "ended" else now
+    return JobState(state="running", reason="ending", nodes=now.nodes)
 
 
 _SLURM_ENDINGS: dict[str, Ending] = {

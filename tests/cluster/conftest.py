@@ -145,7 +145,7 @@ def _started(script: str, **environment: str) -> Iterator[Path]:
 def slurm_root() -> Iterator[Path]:
     """A SLURM cluster of 4 nodes with 16 CPUs and 4 stand-in GPUs each."""
     _require("slurmctld", "slurmd", "slurmdbd", "mariadbd", "munged", "srun")
-    yield from _started("slurm", BASE_PORT="17817")
+    yield from _started("slurm", BASE_PORT=os.environ.get("DPEVAL_SLURM_PORT", "17817"))
 
 
 @pytest.fixture(scope="session")

@@ -61,6 +61,15 @@ def test_a_failed_run_is_failed_whatever_oar_says(oar: Cluster) -> None:
     assert (found.status, found.cause is not None) == ("failed", True)
 
 
+def test_two_nodes_make_one_record(oar: Cluster) -> None:
+    done, sweep = oar.sweep(*TINY, SHARED, "num_nodes=2", "num_devices=2", "batch=16")
+    assert done.returncode == 0, done.stdout + done.stderr
+    [found] = records(sweep)
+    assert (found.status, len(found.ranks)) == ("ok", 2)
+    assert len({rank.pid for rank in found.ranks}) == 2
+    assert len(asked(oar, sweep)[0]["assigned_network_address"]) == 2
+
+
 def test_cancel_ends_the_sweep_and_nothing_else(oar: Cluster) -> None:
     _, sweep = oar.sweep(*LONG, SHARED, "batch=16,32", "hydra.launcher.wait=false")
     wait_for_words(oar, sweep, "measuring", 120)
