@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -42,6 +42,7 @@ OAR_RESUBMIT_STATUS = 99
 NODE_VARIABLE = "DPEVAL_NODE"
 """Index of a node that another node of an OAR job has started."""
 _PROGRESS_EVERY_S = 2.0
+_REFUSAL_S = 2.0
 
 
 class JobSpec(Frozen):
@@ -116,7 +117,7 @@ def carry(folder: Path) -> int:
     if node is not None and node.index > 0:
         return assist(config, folder, spec, node)
     attempts = _note_attempt(folder, spec)
-    with _told_to_end() as stops, other_nodes(spec, config, node):
+    with _told_to_end() as stops:
         made = _execute(config, folder, spec, node)
     made = made.model_copy(update={"scheduler": describe_job(spec.launcher, os.environ)})
     record.write(made, folder / record.FILE_NAME)
@@ -171,6 +172,7 @@ def other_nodes(spec: JobSpec, config: Config, node: Node | None) -> Iterator[No
                         stderr=subprocess.STDOUT,
                     )
                 )
+        _check_started(started, node.folder)
         yield
     finally:
         for process in started:
@@ -178,6 +180,24 @@ def other_nodes(spec: JobSpec, config: Config, node: Node | None) -> Iterator[No
                 process.wait(10)
             except subprocess.TimeoutExpired:
                 process.terminate()
+
+
+def _check_started(started: Sequence[subprocess.Popen[bytes]], folder: Path) -> None:
+    """A remote shell that is refused ends at once; nobody should wait for its node.
+
+    Raises:
+        LaunchError: one has ended already.
+    """
+    deadline_s = time.monotonic() + _REFUSAL_S
+    while time.monotonic() < deadline_s:
+        for index, process in enumerate(started, 1):
+            if process.poll():
+                log = (folder / f"node-{index}.log").read_text(errors="replace").strip()
+                raise LaunchError(
+                    f"node {index} could not be started (site.remote_shell, status "
+                    f"{process.returncode}): {log[-300:]}"
+                )
+        time.sleep(0.1)
 
 
 def _node_script(index: int) -> str:
@@ -254,7 +274,8 @@ def _execute(config: Config, folder: Path, spec: JobSpec, node: Node | None) -> 
     job = session.job(config, folder, spec.overrides, node)
     begun = datetime.now().astimezone().isoformat(timespec="milliseconds")
     try:
-        return session.execute(job)
+        with other_nodes(spec, config, node):
+            return session.execute(job)
     except KeyboardInterrupt:
         message = "told to end by the scheduler before the first step"
         cause = Cause(kind="interrupt", message=message)

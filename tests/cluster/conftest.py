@@ -29,7 +29,7 @@ TINY = (
     "measure.time_limit_s=3",
     "measure.conditions=false",
     "hardware.oversubscribe=true",
-    "site.startup_s=30",
+    "site.startup_s=120",
     "hydra.launcher.signal_s=15",
     "analyze=false",
 )

@@ -62,12 +62,27 @@ def test_a_failed_run_is_failed_whatever_oar_says(oar: Cluster) -> None:
 
 
 def test_two_nodes_make_one_record(oar: Cluster) -> None:
-    done, sweep = oar.sweep(*TINY, SHARED, "num_nodes=2", "num_devices=2", "batch=16")
+    # oarsh needs OAR's cpusets, which oar_up.sh leaves off (see there); this one carries as
+    # little into the other "node" as ssh does.
+    shell = oar.work / "remote shell"
+    shell.write_text('#!/bin/bash\nshift\nexec env -i /bin/bash -c "$*"\n')
+    shell.chmod(0o755)
+    done, sweep = oar.sweep(*TINY, SHARED, "num_nodes=2", "num_devices=2", "batch=16",
+                            f"site.remote_shell=['{shell}']")  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     [found] = records(sweep)
     assert (found.status, len(found.ranks)) == ("ok", 2)
     assert len({rank.pid for rank in found.ranks}) == 2
     assert len(asked(oar, sweep)[0]["assigned_network_address"]) == 2
+
+
+def test_a_node_that_cannot_be_reached_is_told_at_once(oar: Cluster) -> None:
+    done, sweep = oar.sweep(*TINY, SHARED, "num_nodes=2", "num_devices=2", "batch=16",
+                            "site.remote_shell=[bash,-c,'echo no way in; exit 5']")  # fmt: skip
+    assert done.returncode == 1
+    [found] = records(sweep)
+    assert found.cause is not None
+    assert "no way in" in found.cause.message
 
 
 def test_cancel_ends_the_sweep_and_nothing_else(oar: Cluster) -> None:
