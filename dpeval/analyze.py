@@ -14,6 +14,11 @@ from rich.table import Table
 
 from dpeval.analysis import figures, frame
 from dpeval.errors import ConfigError
+from dpeval.tables import make_console, make_table
+
+HEADINGS = (
+    "devices", "batch", "img/s", "± 95 %", "speedup", "efficiency", "exposed comm.", "runs",
+)  # fmt: skip
 
 
 def analyze(paths: list[Path], out: Path | None = None, console: Console | None = None) -> Path:
@@ -22,7 +27,7 @@ def analyze(paths: list[Path], out: Path | None = None, console: Console | None 
     Raises:
         ConfigError: a path does not exist or holds no readable record.
     """
-    console = console or Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    console = console or make_console()
     for path in paths:
         if not path.exists():
             raise ConfigError(f"{path} does not exist; give a folder that a sweep has written")
@@ -48,18 +53,7 @@ def analyze(paths: list[Path], out: Path | None = None, console: Console | None 
 
 def table(pooled: pd.DataFrame, series: str) -> Table:
     """One row per configuration of a series, with speedup over one device where it was measured."""
-    made = Table(title=escape(series), title_justify="left", title_style="bold")
-    for name in (
-        "devices",
-        "batch",
-        "img/s",
-        "± 95 %",
-        "speedup",
-        "efficiency",
-        "exposed comm.",
-        "runs",
-    ):
-        made.add_column(name, justify="right")
+    made = make_table(escape(series), dict.fromkeys(HEADINGS, "right"))
     for item in pooled.sort_values(["hardware", "scaling", "batch", "num_devices"]).to_dict(
         "records"
     ):

@@ -109,7 +109,8 @@ def run_main(function: Callable[[], None]) -> int:
 
 def translate(error: Exception) -> ConfigError:
     """Say what Hydra or OmegaConf found wrong in one line, with the nearest valid choice."""
-    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    chained = error.__cause__ or error.__context__
+    cause = error if isinstance(error, OmegaConfBaseException) else chained
     text = str(error).strip()
     first = text.splitlines()[0] if text else type(error).__name__
     if isinstance(error, MissingConfigException):

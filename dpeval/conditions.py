@@ -201,8 +201,8 @@ def bad_words(seen: Conditions) -> list[str]:
     if crowded:
         cores = ",".join(sorted(crowded, key=int))
         words.append(
-            f"core{'s' * (len(crowded) > 1)} {cores} lost {max(crowded.values()):.0%} of their "
-            "time to other processes"
+            f"core{'s' * (len(crowded) > 1)} {cores} lost {max(crowded.values()):.0%} of "
+            f"{'their' if len(crowded) > 1 else 'its'} time to other processes"
         )
     if (seen.steal_share or 0.0) > STEAL_SHARE:
         words.append(f"the hypervisor took {seen.steal_share:.0%} of the cores' time (steal)")

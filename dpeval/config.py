@@ -273,8 +273,13 @@ def register_schema() -> None:
 
 
 def _thaw(node: DictConfig) -> None:
-    """Let Hydra merge YAML into the schema: OmegaConf makes frozen dataclasses read-only."""
+    """Let Hydra merge YAML into the schema: OmegaConf makes frozen dataclasses read-only.
+
+    Arguments for a model or an optimizer are open: what keys they have, their callable knows.
+    """
     OmegaConf.set_readonly(node, None)
+    if OmegaConf.get_type(node) is dict:
+        OmegaConf.set_struct(node, False)
     for key in node:
         if not OmegaConf.is_missing(node, key) and isinstance(node[key], DictConfig):
             _thaw(node[key])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +16,7 @@ from dpeval.board import Stage
 from dpeval.errors import RunFailed, RunInterrupted
 from dpeval.record import PHASES, Record
 from dpeval.run import Job, Snapshot
+from dpeval.tables import make_console, make_table
 
 STAGE_WORDS = {
     Stage.STARTING: "starting",
@@ -68,7 +68,7 @@ class Reporter(Protocol):
 
 def make_reporter() -> Reporter:
     """Live display where standard output is a terminal, plain lines elsewhere."""
-    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    console = make_console()
     return LiveReporter(console) if console.is_terminal else PlainReporter(console)
 
 
@@ -229,9 +229,16 @@ def outcome_words(record: Record) -> str:
 
 def run_table(record: Record) -> Table:
     """Where the time of a step goes, by phase, on the slowest rank."""
-    table = Table(title=outcome_words(record), title_justify="left", title_style="bold")
-    for name in ("phase", "median", "mean", "5 % … 95 %", "share of step"):
-        table.add_column(name, justify="left" if name == "phase" else "right")
+    table = make_table(
+        escape(outcome_words(record)),
+        {
+            "phase": "left",
+            "median": "right",
+            "mean": "right",
+            "5 % … 95 %": "right",
+            "share": "right",
+        },
+    )
     slowest = record.throughput.slowest_rank if record.throughput is not None else 0
     stats = record.ranks[slowest].stats if record.ranks else {}
     if not stats:
@@ -252,9 +259,18 @@ def run_table(record: Record) -> Table:
 
 def summary_table(jobs: list[Job], records: list[Record]) -> Table:
     """One row per run of a sweep."""
-    table = Table(title="What was measured", title_justify="left", title_style="bold")
-    for name in ("run", "status", "img/s", "± 95 %", "median step", "exposed comm.", "data wait"):
-        table.add_column(name, justify="left" if name in ("run", "status") else "right")
+    table = make_table(
+        "What was measured",
+        {
+            "run": "left",
+            "status": "left",
+            "img/s": "right",
+            "± 95 %": "right",
+            "median step": "right",
+            "exposed comm.": "right",
+            "data wait": "right",
+        },
+    )
     for job, record in zip(jobs, records, strict=False):
         table.add_row(escape(describe(job)), *_cells(record))
     return table

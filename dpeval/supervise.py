@@ -112,6 +112,7 @@ class Ranks:
         self._processes: dict[int, BaseProcess] = {}
         self._pipes: dict[int, Connection] = {}
         self._messages: dict[int, RankResult | RankFailure] = {}
+        self._closed: set[int] = set()
         self._deadline_s = float("inf")
         for task in tasks:
             ours, theirs = context().Pipe()
@@ -151,7 +152,11 @@ class Ranks:
 
     def _wait(self) -> None:
         waiting: list[Connection | int] = [
-            *(pipe for rank, pipe in self._pipes.items() if rank not in self._messages),
+            *(
+                pipe
+                for rank, pipe in self._pipes.items()
+                if rank not in self._messages and rank not in self._closed
+            ),
             *(
                 process.sentinel
                 for rank, process in self._processes.items()
@@ -160,9 +165,11 @@ class Ranks:
         ]
         ready = connection.wait(waiting, POLL_S)
         for rank, pipe in self._pipes.items():
-            if rank not in self._messages and pipe in ready:
-                with contextlib.suppress(EOFError, OSError):
+            if pipe in ready:
+                try:
                     self._messages[rank] = pipe.recv()
+                except (EOFError, OSError):
+                    self._closed.add(rank)
 
     def _sort_messages(self, outcome: Outcome) -> None:
         from dpeval.worker import RankResult
@@ -178,8 +185,10 @@ class Ranks:
         """The first rank that ended without a word."""
         for rank, process in self._processes.items():
             code = process.exitcode
-            if code is None or rank in self._messages or self._pipes[rank].poll():
+            if code is None or rank in self._messages:
                 continue
+            if rank not in self._closed and self._pipes[rank].poll():
+                continue  # it ended with a word that is still to be heard
             if code < 0:
                 name = signal.Signals(-code).name
                 return Failure("signal", rank, f"rank {rank} was ended by {name}", signal=name)
