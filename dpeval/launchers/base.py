@@ -18,6 +18,7 @@ from omegaconf import DictConfig, open_dict
 
 from dpeval.config import Config, from_hydra
 from dpeval.errors import ConfigError
+from dpeval.launchers.compose import Composer
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,15 @@ class SweepLauncher(Launcher):
     def _compose(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> list[SweepJob]:
-        once = [self._job(list(overrides), 0) for overrides in job_overrides]
+        assert self.hydra_context is not None
+        assert self.config is not None
+        composer = Composer(self.hydra_context.config_loader, self.config)
+        once = [
+            self._job(composer, list(overrides), initial_job_idx + position)
+            for position, overrides in enumerate(job_overrides)
+        ]
+        if all(job.config.repeat == 1 for job in once):
+            return once
         jobs: list[SweepJob] = []
         # A B C A B C, not A A A B B B: a machine that drifts must not look like an effect.
         for repetition in range(max((job.config.repeat for job in once), default=1)):
@@ -78,13 +87,11 @@ class SweepLauncher(Launcher):
                 if repetition >= first.config.repeat:
                     continue
                 extra = [f"repetition={repetition}"] if first.config.repeat > 1 else []
-                jobs.append(self._job([*overrides, *extra], initial_job_idx + len(jobs)))
+                jobs.append(self._job(composer, [*overrides, *extra], initial_job_idx + len(jobs)))
         return jobs
 
-    def _job(self, overrides: list[str], number: int) -> SweepJob:
-        assert self.hydra_context is not None
-        assert self.config is not None
-        composed = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
+    def _job(self, composer: Composer, overrides: list[str], number: int) -> SweepJob:
+        composed = composer.compose(overrides)
         with open_dict(composed):
             composed.hydra.job.id = composed.hydra.job.num = number
         plain = composed.copy()
