@@ -175,8 +175,8 @@ def labels_of(jobs: Sequence[SweepJob]) -> list[str]:
 
 def forecast(config: Config) -> Forecast | None:
     """Memory of the fullest rank; None where it is not known beforehand."""
-    # GPU runs ask for host memory, which the forecast of device memory says nothing about.
-    return None if config.hardware.kind == "gpu" else None
+    # Filled in by the memory forecast; until then a job asks for what its site gives by default.
+    return None
 
 
 def _spec(job: SweepJob, kind: str, requeue: int) -> JobSpec:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from conftest import Cluster, wait_until
-
 from dpeval.launchers import manifest as manifests
 from dpeval.record import Record, read
+from tests.cluster.conftest import Cluster, wait_until
 
 
 def records(sweep: Path) -> list[Record]:

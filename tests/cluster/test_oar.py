@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from conftest import LONG, TINY, Cluster, wait_until
-from sweeps import job_ids, records, standing, wait_for_words
+from tests.cluster.conftest import LONG, TINY, Cluster, wait_until
+from tests.cluster.sweeps import job_ids, records, standing, wait_for_words
 
 SHARED = "site.exclusive=false"
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import LONG, TEST_USER, TINY, Cluster, wait_until
-from sweeps import job_ids, records, standing, wait_for_words
 
 from dpeval.launchers import manifest as manifests
+from tests.cluster.conftest import LONG, TEST_USER, TINY, Cluster, wait_until
+from tests.cluster.sweeps import job_ids, records, standing, wait_for_words
 
 
 def accounted(cluster: Cluster, sweep: Path) -> list[dict[str, str]]:
