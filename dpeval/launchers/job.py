@@ -27,7 +27,7 @@ from pydantic import TypeAdapter
 from dpeval import record
 from dpeval.config import Config, check
 from dpeval.errors import DpevalError, LaunchError
-from dpeval.launchers.follow import Progress, write_progress
+from dpeval.launchers.follow import PROGRESS_NAME, Progress, write_progress
 from dpeval.nodes import Node
 from dpeval.record import Cause, Record, Scheduler
 from dpeval.schema import Frozen
@@ -232,6 +232,8 @@ def _note_attempt(folder: Path, spec: JobSpec) -> int:
         host=socket.gethostname(),
         at_s=time.time(),
     )
+    # What an earlier attempt told of itself is no news of this one.
+    (folder / PROGRESS_NAME).unlink(missing_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.write(attempt.model_dump_json() + "\n")
     return len(path.read_text(encoding="utf-8").splitlines())
