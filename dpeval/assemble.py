@@ -15,7 +15,7 @@ from dpeval.board import COLUMNS, Board, Floats
 from dpeval.conditions import Conditions
 from dpeval.config import identity, to_plain
 from dpeval.machine import Environment
-from dpeval.measure import StopReason, Window
+from dpeval.measure import Fault, StopReason, Window
 from dpeval.record import (
     PHASES,
     Ablation,
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from dpeval.worker import RankResult
 
 LOSS_STEPS = 5
-INPUT_BOUND_SHARE = 0.05
 COMPUTE = ("data", "h2d", "forward", "backward", "optimizer", "other")
 """The phases in which a rank works on its own; what is left of a step is waiting for others."""
 
@@ -333,20 +332,29 @@ def _warned(record: Record) -> Record:
         found += [Warning(code="plan", text=note) for note in record.plan.notes]
     if record.conditions is not None:
         found += [Warning(code="conditions", text=text) for text in record.conditions.bad]
-    found += _input_bound(record)
+    found += [_worded(fault, record) for fault in _faults(record)]
     return record.model_copy(update={"warnings": found})
 
 
-def _input_bound(record: Record) -> list[Warning]:
-    shares = [
-        rank.stats["data"].mean_s / rank.stats["step"].mean_s for rank in record.ranks if rank.stats
-    ]
-    if not shares or max(shares) <= INPUT_BOUND_SHARE or record.dataset is None:
+def _faults(record: Record) -> list[Fault]:
+    if record.window is None or not record.ranks:
         return []
-    return [
-        Warning(
-            code="input_bound",
-            text=f"{max(shares):.0%} of the step was spent waiting for data (loader "
-            f"{record.dataset.loader}); dataset.loader=resident keeps the input out of the way",
-        )
+    phases = [
+        {name: np.array(series) for name, series in rank.phase_s.items()} for rank in record.ranks
     ]
+    own = [name for name in COMPUTE if name != "data"]
+    return measure.faults(
+        record.window,
+        [np.array(rank.step_s) for rank in record.ranks],
+        [np.sum([phase[name] for name in own], axis=0) for phase in phases],
+        [phase["data"] for phase in phases],
+    )
+
+
+def _worded(fault: Fault, record: Record) -> Warning:
+    """A fault as the record tells it, with the way out where there is one."""
+    text = fault.text
+    if fault.code == "input_bound" and record.dataset is not None:
+        faster = {"jpeg": "cached", "cached": "resident"}.get(record.dataset.loader)
+        text += f"; dataset.loader={faster} would lift that" if faster else ""
+    return Warning(code=fault.code, text=text, ranks=fault.ranks)

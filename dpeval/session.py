@@ -10,6 +10,7 @@ from dpeval.console import Reporter
 from dpeval.data import Source, prepare, used
 from dpeval.errors import MachineError
 from dpeval.machine import Environment, Machine, detect, environment
+from dpeval.nodes import Node
 from dpeval.plan import make_plan
 from dpeval.record import Cause, Record
 from dpeval.run import Job
@@ -29,7 +30,9 @@ class Session:
         self._sources: dict[DatasetConfig, Source] = {}
         self._buildable: set[tuple[str, str]] = set()
 
-    def job(self, config: Config, folder: Path, overrides: list[str]) -> Job:
+    def job(
+        self, config: Config, folder: Path, overrides: list[str], node: Node | None = None
+    ) -> Job:
         """Plan one run for this machine; `overrides` are what was asked for on top of defaults.
 
         Raises:
@@ -39,7 +42,7 @@ class Session:
         if buildable not in self._buildable:
             models.build_optimizer(config.optimizer, models.check(config.model))
             self._buildable.add(buildable)
-        return Job(config, make_plan(config, self.machine), folder, tuple(overrides))
+        return Job(config, make_plan(config, self.machine), folder, tuple(overrides), node)
 
     def require_any(self, jobs: list[Job]) -> None:
         """Stop before anything starts where none of `jobs` can start here.
@@ -66,6 +69,12 @@ class Session:
         if config not in self._sources:
             self._sources[config] = prepare(config, self.reporter.say)
         return self._sources[config]
+
+    def assist(self, job: Job) -> bool:
+        """Run this node's ranks of a run that node 0 records; return whether they ended well."""
+        if job.plan.skip is not None:
+            return True  # node 0 has skipped it as well, and says so
+        return run.assist(job, self.prepare(job.config.dataset), self.reporter)
 
     def execute(self, job: Job) -> Record:
         """Run or skip one job; its record lies in ``job.folder`` on return."""

@@ -49,11 +49,11 @@ class Drawn:
 def draw_all(pooled: pd.DataFrame, out: Path) -> list[Drawn]:
     """Draw every figure that `pooled` (see :func:`dpeval.analysis.frame.pool`) supports."""
     drawn: list[Drawn] = []
-    series = list(dict.fromkeys(pooled["series"]))
-    for number, name in enumerate(series):
-        part = pooled[pooled["series"] == name]
-        suffix = f"_{number + 1}" if len(series) > 1 else ""
-        for (hardware, scaling), group in part.groupby(["hardware", "scaling"]):
+    for (hardware, scaling), study in pooled.groupby(["hardware", "scaling"]):
+        series = list(dict.fromkeys(study["series"]))
+        for number, name in enumerate(series):
+            suffix = f"_{number + 1}" if len(series) > 1 else ""
+            group = study[study["series"] == name]
             drawn += _study(group, str(hardware), str(scaling), name, suffix, out)
     return drawn
 
