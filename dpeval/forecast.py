@@ -31,9 +31,9 @@ from dpeval.models import build_optimizer
 PROCESS_BYTES = (400 if torch.version.cuda else 200) * MIB
 """CPU rank: interpreter and libraries with nothing built (measured: 397 MiB with the CUDA build
 of torch 2.14). Ranks of a node share most of it with the server that forks them."""
-RUNTIME_BYTES = 45 * MIB
+RUNTIME_BYTES = 40 * MIB
 """CPU rank: oneDNN's compiled kernels and descriptors, autograd's graph, gloo's buffers."""
-FRAGMENTATION_SHARE = 0.1
+FRAGMENTATION_SHARE = 0.12
 """CPU rank: holes in the heap that the replay misses (small objects between tensors), as a
 share of what a step allocates; see ``benchmarks/memory_forecast.py``."""
 CONTEXT_BYTES = 512 * MIB
