@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -73,7 +72,6 @@ def rank(config: Config, plan: Plan, pipe: Connection) -> None:
     """A rank's life in short; sends (baseline, peak) in bytes."""
     device = open_device("cpu", [allowed_cpus()[-1]], 1)
     baseline = device.memory_bytes()
-    file_pages = _file_pages()
     device.reset_peak()
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     set_numerics(config.precision, deterministic=False)
@@ -99,18 +97,9 @@ def rank(config: Config, plan: Plan, pipe: Connection) -> None:
     )
     for step in range(STEPS):
         train_step(trainer, step)
-    peak = device.peak_bytes() or 0
-    # Pages of the libraries' files are the host's cache: it takes them back when it has to.
-    pipe.send((baseline, peak - max(0, _file_pages() - file_pages)))
+    pipe.send((baseline, device.peak_bytes()))
     pipe.close()
     os._exit(0)
-
-
-def _file_pages() -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssFile:"):
-            return int(line.split()[1]) * 1024
-    return 0
 
 
 def measure(config: Config, plan: Plan) -> tuple[int, int]:

@@ -70,6 +70,7 @@ def blank(
         plan=job.plan,
         dataset=dataset,
         environment=environment,
+        memory=job.memory,
     )
 
 
@@ -93,6 +94,12 @@ def finish(
     }
     if steps:
         fields |= _series(job, board, outcome, steps, begun_s, pids)
+    elif fields["status"] == "oom":
+        # Not one step, but how much each rank held is what such a run has to tell.
+        fields["ranks"] = [
+            _rank(job, rank.rank, board.rows(rank.rank)[:0], None, outcome, pids)
+            for rank in job.plan.ranks
+        ]
     return _warned(record.model_copy(update=fields))
 
 
@@ -134,10 +141,7 @@ def _series(
     stopped_by = _stopped_by(outcome)
     slowest = int(np.argmax([series.sum() for series in step_s]))
     window = _window(step_s[slowest], stopped_by, job)
-    ranks = [
-        _rank(job, rank, table, window, outcome.results.get(rank), pids)
-        for rank, table in enumerate(rows)
-    ]
+    ranks = [_rank(job, rank, table, window, outcome, pids) for rank, table in enumerate(rows)]
     fields: dict[str, Any] = {
         "ranks": ranks,
         "window": window,
@@ -202,9 +206,10 @@ def _rank(
     rank: int,
     table: Floats,
     window: Window | None,
-    result: RankResult | None,
+    outcome: Outcome,
     pids: dict[int, int],
 ) -> RankRecord:
+    result = outcome.results.get(rank)
     plan = job.plan.ranks[rank]
     first, last = (window.first, window.first + window.steps) if window is not None else (0, 0)
     return RankRecord(
@@ -224,7 +229,7 @@ def _rank(
         if last > first
         else {},
         buckets=_buckets(result, first, last),
-        peak_bytes=result.peak_bytes if result is not None else None,
+        peak_bytes=result.peak_bytes if result is not None else outcome.peak_bytes.get(rank),
         baseline_bytes=result.baseline_bytes if result is not None else None,
     )
 

@@ -28,9 +28,9 @@ from dpeval.ledger import Ledger, Moment, pretend, tensor_bytes
 from dpeval.memory import Forecast
 from dpeval.models import build_optimizer
 
-PROCESS_BYTES = (400 if torch.version.cuda else 200) * MIB
-"""CPU rank: interpreter and libraries with nothing built (measured: 397 MiB with the CUDA build
-of torch 2.14). Ranks of a node share most of it with the server that forks them."""
+PROCESS_BYTES = (390 if torch.version.cuda else 200) * MIB
+"""CPU rank: interpreter and libraries with nothing built, without pages of files (measured: 390 MiB
+with the CUDA build of torch 2.14). Ranks share most of it with the server that forks them."""
 RUNTIME_BYTES = 40 * MIB
 """CPU rank: oneDNN's compiled kernels and descriptors, autograd's graph, gloo's buffers."""
 FRAGMENTATION_SHARE = 0.12
@@ -79,9 +79,9 @@ def forecast(
     """Forecast the peak memory of one rank of a run.
 
     Under cpu `total_bytes` is the peak resident memory of the rank's process, interpreter and
-    libraries included, as ``RankRecord.peak_bytes`` is. Under gpu it is what the rank takes of
-    its GPU, the CUDA context included; ``peak_bytes`` leaves ``parts["context"]`` out. A run
-    with ``compile=true`` is forecast as if it were not compiled.
+    libraries included and pages of files left out, as ``RankRecord.peak_bytes`` is. Under gpu
+    it is what the rank takes of its GPU, the CUDA context included; ``peak_bytes`` leaves
+    ``parts["context"]`` out. A run with ``compile=true`` is forecast as if it were not compiled.
 
     Args:
         per_device_batch: images per step of the fullest rank.

@@ -34,6 +34,13 @@ class Forecast(Frozen):
         """The total without the allowances."""
         return self.total_bytes - sum(self.parts.get(name, 0) for name in ALLOWANCES)
 
+    def with_allowance_of(self, other: Forecast) -> Forecast:
+        """What is counted here with the allowances that stand in `other`."""
+        counted = {name: size for name, size in self.parts.items() if name not in ALLOWANCES}
+        allowances = {name: size for name, size in other.parts.items() if name in ALLOWANCES}
+        parts = counted | allowances
+        return Forecast(total_bytes=sum(parts.values()), parts=parts, source=other.source)
+
 
 ALLOWANCES = ("fragmentation", "runtime", "process", "workspace", "context", "allowance")
 
@@ -174,7 +181,7 @@ def decide(
     images, devices = max(shares), len(shares)
     there, whole = budget_at(devices), forecast_at(images, 1)
     if whole.total_bytes <= there.bytes:
-        line = f"memory: {_gib(whole.total_bytes)} forecast of {_gib(there.bytes)} per rank"
+        line = f"{_gib(whole.total_bytes)} forecast of {_gib(there.bytes)} per rank"
         return Decision(action="run", forecast=whole, budget=there, line=line)
     excess = (
         f"batch {images} per rank is forecast to need {_gib(whole.total_bytes)} and "

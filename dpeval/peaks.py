@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dpeval.config import Config, to_plain
-from dpeval.errors import RecordError
 from dpeval.memory import ALLOWANCES, Forecast
-from dpeval.record import FILE_NAME, Record, read
+from dpeval.record import Record
 
 SAME = ("model", "optimizer", "precision", "memory_format", "compile")
 SAME_DATASET = ("image_px", "loader")
@@ -47,37 +44,21 @@ def memory_key(config: dict[str, Any]) -> tuple[str, ...]:
     return tuple(str(value) for value in values)
 
 
-def measured(folder: Path, config: Config) -> list[Peak]:
-    """Peaks of the undivided runs under `folder` that are like `config` but for the batch."""
-    return list(peaks_of(_records(folder), config))
-
-
-def _records(folder: Path) -> Iterable[Record]:
-    for path in sorted(folder.rglob(FILE_NAME)):
-        try:
-            yield read(path)
-        except RecordError:
-            continue
-
-
-def peaks_of(records: Iterable[Record], config: Config) -> Iterable[Peak]:
-    """The fullest rank's peak of every record that can teach a run of `config`."""
-    key = memory_key(to_plain(config))
-    for record in records:
-        if record.status != "ok" or memory_key(record.config) != key:
-            continue
-        if record.plan is None or record.plan.micro_batches != 1:
-            continue
-        ranks = [rank for rank in record.ranks if rank.peak_bytes is not None]
-        if not ranks:
-            continue
-        images = max(rank.batch for rank in ranks)
-        earlier = record.memory.forecast
-        yield Peak(
-            images=images,
-            bytes=max(rank.peak_bytes or 0 for rank in ranks if rank.batch == images),
-            counted_bytes=earlier.counted_bytes if earlier is not None else None,
-        )
+def peak_of(record: Record) -> tuple[tuple[str, ...], Peak] | None:
+    """The key and the fullest rank's peak of a record; None where it teaches nothing."""
+    if record.status != "ok" or record.plan is None or record.plan.micro_batches != 1:
+        return None
+    ranks = [rank for rank in record.ranks if rank.peak_bytes is not None]
+    if not ranks:
+        return None
+    images = max(rank.batch for rank in ranks)
+    earlier = record.memory.forecast
+    peak = Peak(
+        images=images,
+        bytes=max(rank.peak_bytes or 0 for rank in ranks if rank.batch == images),
+        counted_bytes=earlier.counted_bytes if earlier is not None else None,
+    )
+    return memory_key(record.config), peak
 
 
 def learned(forecast: Forecast, images: int, peaks: Sequence[Peak]) -> Forecast:
