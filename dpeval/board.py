@@ -109,6 +109,11 @@ class Board:
         """A copy of one column over the finished steps of `rank`."""
         return self.rows(rank)[: self.steps(rank), COLUMNS.index(name)].copy()
 
+    def fill(self, rank: int, rows: Floats) -> None:
+        """Take over the finished steps of a rank that ran on another node."""
+        self.rows(rank)[: len(rows)] = rows
+        self.beat(rank, Stage.FINISHED, len(rows))
+
     def request_stop(self) -> None:
         """Ask the ranks to end their main window at the next common step."""
         self._stop.value = 1

@@ -50,11 +50,14 @@ def register() -> None:
     """
     import hydra_plugins
 
+    from dpeval.launchers.compose import CartesianSweeper
     from dpeval.launchers.local import LocalLauncher
+    from dpeval.launchers.oar import OarLauncher
+    from dpeval.launchers.slurm import SlurmLauncher
 
     register_schema()
     entry = ModuleType("hydra_plugins.dpeval")
-    for plugin in (UserConf, LocalLauncher):
+    for plugin in (UserConf, LocalLauncher, SlurmLauncher, OarLauncher, CartesianSweeper):
         plugin.__module__ = entry.__name__
         setattr(entry, plugin.__name__, plugin)
         Plugins.instance().register(plugin)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -127,9 +128,9 @@ class MeasureConfig:
     rel_precision: float = bounded(0.02, above=0, high=1.0)
     """Stop once the 95 % interval of the mean step time is at most ± this fraction of it."""
     min_warmup_steps: int = bounded(5, low=1)
-    min_steps: int = bounded(10, low=2)
+    min_steps: int = bounded(30, low=2)
     max_steps: int = bounded(2_000, low=2, high=100_000)
-    time_limit_s: float = bounded(120.0, above=0)
+    time_limit_s: float = bounded(120.0, low=1)
     """Wall time of warm-up and main window together."""
     ablation: bool = True
     """Also measure without gradient synchronisation and with one rank alone."""
@@ -152,6 +153,68 @@ class SweepConfig:
 
     resume: str | None = None
     skip_done: bool = False
+    time_limit_s: float | None = bounded(None, above=0)
+    """Refuse a sweep whose runs could take longer than this together; null: no limit."""
+
+
+@dataclass(frozen=True)
+class SiteConfig:
+    """What a cluster wants to be told beyond what each run needs; says nothing about a run."""
+
+    name: str = "generic"
+    partition: str | None = None
+    """SLURM partition or OAR queue; null: the site's default."""
+    account: str | None = None
+    """SLURM account or OAR project."""
+    qos: str | None = None
+    constraint: str | None = None
+    """SLURM ``--constraint`` of every job."""
+    gpu_constraint: str | None = None
+    """SLURM ``--constraint`` of jobs with GPUs, instead of `constraint`."""
+    gpu_option: str = bounded("gpus_per_node", choices=("gpus_per_node", "gres"))
+    """How SLURM is asked for GPUs here."""
+    gpu_type: str | None = None
+    """Type in SLURM's GPU request (``a100``); OAR: see `gpu_properties`."""
+    properties: str | None = None
+    """OAR ``-p`` expression of every job."""
+    gpu_properties: str | None = None
+    """OAR ``-p`` expression added for jobs with GPUs; ``{gpus}`` is their number per node."""
+    memory_properties: str | None = None
+    """OAR ``-p`` expression added where memory is forecast; ``{mib}`` is MiB per node."""
+    gpu_level: str = "gpu"
+    """Name of the GPU in OAR's resource hierarchy."""
+    exclusive: bool = True
+    """Ask for whole nodes: nobody else's work disturbs what is measured."""
+    ask_memory: bool = True
+    """Ask SLURM for memory; false where the site derives it from the cores."""
+    cores_per_gpu: int = bounded(1, low=1)
+    """Least number of CPU cores to ask for with every GPU."""
+    setup: list[str] = field(default_factory=list[str])
+    """Shell lines to run in the job before Python (modules, environment)."""
+    environment: list[str] = field(
+        default_factory=lambda: [
+            "PATH",
+            "LD_LIBRARY_PATH",
+            "PYTHONPATH",
+            "VIRTUAL_ENV",
+            "DPEVAL_DATA",
+        ]
+    )
+    """Variables carried into the job where the scheduler carries none (OAR)."""
+    scratch: str | None = None
+    """Folder for data on the compute nodes; ``$VARIABLES`` are those of the job."""
+    interface: str | None = None
+    """Network interface between nodes, where ``hardware.interface`` does not say."""
+    remote_shell: list[str] = field(default_factory=lambda: ["oarsh"])
+    """Command that runs another on a further node of an OAR job: ``oarsh <node> <command>``."""
+    requeue: bool = True
+    """The site lets a job go back to the queue."""
+    besteffort: bool = False
+    """OAR: take nodes that nobody else wants, and give them back when somebody does."""
+    startup_s: float = bounded(300.0, above=0)
+    """Time asked for beyond the measured windows: start, data, first step."""
+    options: dict[str, Any] = field(default_factory=dict[str, Any])
+    """Further options of sbatch or oarsub by their long names."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +230,7 @@ class Config:
     measure: MeasureConfig = field(default_factory=MeasureConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
+    site: SiteConfig = field(default_factory=SiteConfig)
     study: str = "default"
     """Name of the study; the folder under ``outputs/``."""
     num_devices: int = bounded(1, low=1)
@@ -186,6 +250,9 @@ class Config:
     """Draw the figures when a sweep ends."""
 
 
+QUIET_VARIATION = 0.005
+"""Standard deviation over mean of the steps of a very quiet machine."""
+
 GROUPS: dict[str, type] = {
     "hardware": HardwareConfig,
     "model": ModelConfig,
@@ -200,7 +267,7 @@ GROUPS: dict[str, type] = {
 
 SCHEMA_NAME = "dpeval_schema"
 
-OUTPUT_KEYS = ("study", "repeat", "analyze", "sweep")
+OUTPUT_KEYS = ("study", "repeat", "analyze", "sweep", "site")
 """Keys that say where results go and not what is measured: no part of a run's identity."""
 
 
@@ -352,6 +419,14 @@ def _check_measure(measure: MeasureConfig) -> None:
             f"measure.max_steps={measure.max_steps} leaves no window after "
             f"measure.min_warmup_steps={measure.min_warmup_steps} and measure.min_steps="
             f"{measure.min_steps}; use {measure.min_warmup_steps + measure.min_steps} or more"
+        )
+    needed = math.ceil((1.96 * QUIET_VARIATION / measure.rel_precision) ** 2)
+    if needed > measure.max_steps:
+        raise ConfigError(
+            f"measure.rel_precision={measure.rel_precision:g} cannot be reached: even where steps "
+            f"vary by only {QUIET_VARIATION:.1%} it takes {needed} of them, and measure.max_steps="
+            f"{measure.max_steps}; use a precision of "
+            f"{1.96 * QUIET_VARIATION / math.sqrt(measure.max_steps):.1g} or more"
         )
 
 

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from dpeval import assemble, record, supervise
+from dpeval import assemble, nodes, record, supervise
 from dpeval.board import Board, Stage
-from dpeval.conditions import ConditionSampler
+from dpeval.conditions import Conditions, ConditionSampler
 from dpeval.config import Config
 from dpeval.machine import Environment
-from dpeval.plan import Plan
-from dpeval.record import Cause, DatasetUsed, Record
+from dpeval.nodes import Node
+from dpeval.plan import Plan, RankPlan
+from dpeval.record import Cause, DatasetUsed, MemoryRecord, Record
 
 if TYPE_CHECKING:
     from dpeval.data import Source
+    from dpeval.supervise import Outcome
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,10 @@ class Job:
     plan: Plan
     folder: Path
     overrides: tuple[str, ...]
+    node: Node | None = None
+    """This process's place where the run has several nodes."""
+    memory: MemoryRecord = field(default_factory=MemoryRecord)
+    """Forecast, budget and what was decided from them."""
 
 
 @dataclass(frozen=True)
@@ -80,22 +86,54 @@ def execute(
 
 
 def _measure(job: Job, source: Source, blank: Record, begun_s: float, watcher: Watcher) -> Record:
+    interface, host = job.config.hardware.interface or "lo", "127.0.0.1"
+    if job.node is not None:
+        interface, host = nodes.interface_of(job.config)
+    board = _board(job)
+    store, port = supervise.serve_store(host)
+    if job.node is not None:
+        nodes.announce(job.node, host, port)
+    meeting = nodes.Meeting(host, port, interface)
+    outcome, pids, conditions = _run_ranks(job, source, board, meeting, watcher)
+    if job.node is not None:
+        plan = nodes.gather(job.node, job.plan, board, outcome, pids)
+        job, blank = replace(job, plan=plan), blank.model_copy(update={"plan": plan})
+    del store  # served the ranks until the last of them had ended
+    return assemble.finish(blank, job, board, outcome, conditions, begun_s, pids)
+
+
+def assist(job: Job, source: Source, watcher: Watcher) -> bool:
+    """Run this node's ranks of a run that node 0 records; return whether they ended well."""
+    assert job.node is not None
+    board = _board(job)
+    outcome, pids, _ = _run_ranks(job, source, board, nodes.find(job.node, job.config), watcher)
+    nodes.leave_part(job.node, job.plan, board, outcome, pids)
+    return outcome.failure is None
+
+
+def _board(job: Job) -> Board:
+    return Board(supervise.context(), job.plan.world_size, job.config.measure.max_steps)
+
+
+def _run_ranks(
+    job: Job, source: Source, board: Board, meeting: nodes.Meeting, watcher: Watcher
+) -> tuple[Outcome, dict[int, int], Conditions | None]:
+    """Start and watch this node's ranks; return when all of them have ended."""
     from dpeval.worker import RankTask
 
-    config, plan = job.config, job.plan
-    board = Board(supervise.context(), plan.world_size, config.measure.max_steps)
-    store, port = supervise.serve_store("127.0.0.1")
-    env = _environment_of_ranks(config)
+    config = job.config
+    index = job.node.index if job.node is not None else 0
+    here = [rank for rank in job.plan.ranks if rank.node == index]
+    env = _environment_of_ranks(config, meeting.interface)
     tasks = [
-        RankTask(config, plan, rank.rank, source, "127.0.0.1", port, env) for rank in plan.ranks
+        RankTask(config, job.plan, rank.rank, source, meeting.host, meeting.port, env)
+        for rank in here
     ]
     ranks = supervise.Ranks(tasks, board, config.hardware)
-    sampler = _sampler(plan, ranks.pids) if config.measure.conditions else None
-    tick = _ticker(job, board, sampler, watcher)
-    outcome = ranks.watch(tick)
-    del store  # served the ranks until the last of them had ended
-    conditions = sampler.finish() if sampler is not None else None
-    return assemble.finish(blank, job, board, outcome, conditions, begun_s, ranks.pids)
+    pids = dict(ranks.pids)
+    sampler = _sampler(here, pids) if config.measure.conditions else None
+    outcome = ranks.watch(_ticker(job, board, sampler, watcher))
+    return outcome, pids, sampler.finish() if sampler is not None else None
 
 
 def _ticker(
@@ -122,14 +160,13 @@ def _ticker(
     return tick
 
 
-def _sampler(plan: Plan, pids: dict[int, int]) -> ConditionSampler:
-    gpus = [int(rank.device.removeprefix("cuda:")) for rank in plan.ranks if rank.device != "cpu"]
-    return ConditionSampler({pids[rank.rank]: rank.cpus for rank in plan.ranks}, gpus=gpus)
+def _sampler(ranks: list[RankPlan], pids: dict[int, int]) -> ConditionSampler:
+    gpus = [int(rank.device.removeprefix("cuda:")) for rank in ranks if rank.device != "cpu"]
+    return ConditionSampler({pids[rank.rank]: rank.cpus for rank in ranks}, gpus=gpus)
 
 
-def _environment_of_ranks(config: Config) -> dict[str, str]:
-    """Variables that keep a single-node run on loopback and its thread pools at their size."""
-    interface = config.hardware.interface or "lo"
+def _environment_of_ranks(config: Config, interface: str) -> dict[str, str]:
+    """Variables that keep ranks on one interface and their thread pools at their size."""
     threads = str(config.hardware.cores_per_device)
     return {
         "GLOO_SOCKET_IFNAME": interface,

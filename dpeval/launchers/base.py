@@ -18,6 +18,7 @@ from omegaconf import DictConfig, open_dict
 
 from dpeval.config import Config, from_hydra
 from dpeval.errors import ConfigError
+from dpeval.launchers.compose import Composer
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class SweepLauncher(Launcher):
         setup_globals()
         assert self.config is not None  # Hydra calls setup() first
         jobs = self._compose(job_overrides, initial_job_idx)
+        check_time([job.config for job in jobs])
         self.carry_out(jobs, Path(str(self.config.hydra.sweep.dir)))
         return []
 
@@ -70,7 +72,15 @@ class SweepLauncher(Launcher):
     def _compose(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> list[SweepJob]:
-        once = [self._job(list(overrides), 0) for overrides in job_overrides]
+        assert self.hydra_context is not None
+        assert self.config is not None
+        composer = Composer(self.hydra_context.config_loader, self.config)
+        once = [
+            self._job(composer, list(overrides), initial_job_idx + position)
+            for position, overrides in enumerate(job_overrides)
+        ]
+        if all(job.config.repeat == 1 for job in once):
+            return once
         jobs: list[SweepJob] = []
         # A B C A B C, not A A A B B B: a machine that drifts must not look like an effect.
         for repetition in range(max((job.config.repeat for job in once), default=1)):
@@ -78,13 +88,11 @@ class SweepLauncher(Launcher):
                 if repetition >= first.config.repeat:
                     continue
                 extra = [f"repetition={repetition}"] if first.config.repeat > 1 else []
-                jobs.append(self._job([*overrides, *extra], initial_job_idx + len(jobs)))
+                jobs.append(self._job(composer, [*overrides, *extra], initial_job_idx + len(jobs)))
         return jobs
 
-    def _job(self, overrides: list[str], number: int) -> SweepJob:
-        assert self.hydra_context is not None
-        assert self.config is not None
-        composed = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
+    def _job(self, composer: Composer, overrides: list[str], number: int) -> SweepJob:
+        composed = composer.compose(overrides)
         with open_dict(composed):
             composed.hydra.job.id = composed.hydra.job.num = number
         plain = composed.copy()
@@ -96,3 +104,22 @@ class SweepLauncher(Launcher):
             raise ConfigError(f"{' '.join(overrides)}: {error}") from error
         folder = Path(str(composed.hydra.sweep.dir)) / str(composed.hydra.sweep.subdir)
         return SweepJob(number, tuple(overrides), composed, config, folder)
+
+
+def check_time(configs: list[Config]) -> None:
+    """Refuse a sweep that cannot end in time, repetitions counted, before anything starts.
+
+    Raises:
+        ConfigError: the runs' own limits add up to more than ``sweep.time_limit_s``.
+    """
+    limit_s = min((c.sweep.time_limit_s for c in configs if c.sweep.time_limit_s), default=None)
+    total_s = sum(
+        c.measure.time_limit_s * (1 + c.measure.ablation_share * c.measure.ablation)
+        for c in configs
+    )
+    if limit_s is not None and total_s > limit_s:
+        raise ConfigError(
+            f"{len(configs)} runs of up to {total_s / len(configs):.0f} s each can take "
+            f"{total_s:.0f} s and sweep.time_limit_s={limit_s:g}; use fewer repeats or "
+            "configurations, or a shorter measure.time_limit_s"
+        )
