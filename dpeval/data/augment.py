@@ -63,11 +63,9 @@ def random_resized_crop(
     largest_tall, largest_wide = _largest(heights, widths)
     tall = np.where(found, tall[rows, first], largest_tall)
     wide = np.where(found, wide[rows, first], largest_wide)
-    # A box that was not found lies in the middle, wherever the draws point.
-    down = np.where(found, draws[:, 2 * TRIES], 0.5)
-    across = np.where(found, draws[:, 2 * TRIES + 1], 0.5)
-    top = (down * (heights - tall + 1)).astype(np.int64)
-    left = (across * (widths - wide + 1)).astype(np.int64)
+    down, across = draws[:, 2 * TRIES], draws[:, 2 * TRIES + 1]
+    top = np.where(found, (down * (heights - tall + 1)).astype(np.int64), (heights - tall) // 2)
+    left = np.where(found, (across * (widths - wide + 1)).astype(np.int64), (widths - wide) // 2)
     return np.stack([top, left, tall, wide], axis=1)
 
 
