@@ -17,6 +17,8 @@ from dpeval.record import DatasetUsed
 from dpeval.schema import Frozen
 
 LOCK_WAIT_S = 3600.0
+Make = Callable[[DatasetConfig, Path, Say], object]
+"""What ``dataset._target_`` names: from the configuration and the data's folder to a source."""
 
 
 class Source(Frozen):
@@ -58,7 +60,9 @@ def prepare(config: DatasetConfig, say: Say = print) -> Source:
     # Late: models imports torch, which the processes that only generate images do without.
     from dpeval.models import locate
 
-    make: Callable[[DatasetConfig, Path, Say], object] = locate(config._target_, key="dataset._target_")
+    make: Callable[[DatasetConfig, Path, Say], object] = locate(
+        config._target_, key="dataset._target_"
+    )
     with one_line(f"dataset={config.name}"):
         source = _checked(make(config, data_root(config), say), config)
         if config.loader in ("cached", "resident") and not source.feed:

@@ -132,9 +132,7 @@ def make_image(label: int, short_px: int, generator: np.random.Generator) -> NDA
     return pixels
 
 
-def _field(
-    height: int, width: int, direction: int | None, generator: np.random.Generator
-) -> Field:
+def _field(height: int, width: int, direction: int | None, generator: np.random.Generator) -> Field:
     """A random field of natural spectrum, mean 0 and standard deviation 1, float32."""
     rows, columns = (scipy.fft.next_fast_len(side, real=True) for side in (height, width))
     amplitude = _amplitude(rows, columns, direction)
@@ -159,4 +157,5 @@ def _amplitude(rows: int, columns: int, direction: int | None) -> Field:
         along = np.abs(across if direction else down) / radius
         # Around what is usual in photographs, whose upright structures weigh more, too.
         amplitude *= 0.3 + 1.2 * along**2
-    return amplitude.astype(np.float32)
+    power: Field = amplitude.astype(np.float32)
+    return power

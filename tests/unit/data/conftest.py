@@ -68,7 +68,10 @@ def feed_of(source: Source) -> Iterator[Callable[..., Feed]]:
         **keys: object,
     ) -> Feed:
         config = dataclasses.replace(
-            CONFIG, root=str(Path(source.root).parent), loader=loader, **keys  # type: ignore[arg-type]
+            CONFIG,
+            root=str(Path(source.root).parent),
+            loader=loader,
+            **keys,  # type: ignore[arg-type]
         )
         feed = make_feed(
             prepare(config, silent),

@@ -105,10 +105,7 @@ def test_random_crops_have_the_areas_and_aspects_of_torchvisions() -> None:
     torch.manual_seed(0)
     image = torch.empty(3, 375, 500)
     theirs = np.array(
-        [
-            RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3])
-            for _ in range(count)
-        ]
+        [RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(count)]
     )
     for ours_of, theirs_of in (
         (boxes[:, 2] * boxes[:, 3] / 187_500, theirs[:, 2] * theirs[:, 3] / 187_500),
