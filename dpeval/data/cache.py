@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from dpeval.config import DatasetConfig
 from dpeval.data.augment import middle_square
 from dpeval.data.progress import Say, progress
-from dpeval.data.source import Source, making, store
+from dpeval.data.source import Source, making, one_line, store
 from dpeval.errors import DataError
 from dpeval.schema import Frozen
 
@@ -100,7 +100,8 @@ def ensure(source: Source, config: DatasetConfig, say: Say) -> Source:
         with making(path, say):
             # Another process may have built it while this one waited.
             if not is_current(path, wanted):
-                build(path, files, shape, wanted, source.root, say)
+                with one_line(str(path)):
+                    build(path, files, shape, wanted, source.root, say)
     return source.model_copy(update={"cache": str(path)})
 
 

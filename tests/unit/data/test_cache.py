@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 import os
-import resource
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +18,6 @@ from dpeval.errors import DataError
 from tests.unit.data.conftest import silent
 
 FolderOf = Callable[..., DatasetConfig]
-ROOT = Path(__file__).resolve().parents[3]
 
 
 def cache_of(config: DatasetConfig) -> Path:
@@ -123,74 +118,16 @@ def test_a_build_that_was_cut_off_goes_on_where_it_stood(
     assert cache.verify(path)
 
 
-def build_in_process(config: DatasetConfig, store: str, answers: object) -> None:
-    os.environ["DPEVAL_DATA"] = store
-    said: list[str] = []
-    path = prepare(config, said.append).cache
-    answers.put((path, [line for line in said if "decoding" in line]))  # type: ignore[attr-defined]
-
-
-def test_two_sweeps_that_build_one_cache_build_it_once(folder_of: FolderOf, store: Path) -> None:
-    config = folder_of(a=100, b=100)
-    context = multiprocessing.get_context("spawn")
-    answers = context.Queue()
-    processes = [
-        context.Process(target=build_in_process, args=(config, str(store), answers))
-        for _ in range(2)
-    ]
-    for process in processes:
-        process.start()
-    (path, said), (other_path, other_said) = (answers.get(timeout=120) for _ in processes)
-    for process in processes:
-        process.join()
-    assert path == other_path
-    assert len(said + other_said) == 1
-    assert cache.verify(Path(path))
-
-
-PREPARE = """
-import resource, signal, sys
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-from dpeval import cli
-from dpeval.config import DatasetConfig
-from dpeval.data import prepare
-sys.exit(cli.run_main(lambda: prepare(DatasetConfig(
-    name="image_folder", _target_="dpeval.data.image_folder", image_px=32, loader="cached",
-    num_classes=2, root=sys.argv[1]))))
-"""
-
-
-def test_a_disk_that_fills_up_while_a_cache_is_built(folder_of: FolderOf, store: Path) -> None:
-    """A limit on the size of files makes the same writes fail, with another errno."""
-    config = folder_of(a=4, b=4)
-    done = subprocess.run(
-        [sys.executable, "-c", PREPARE, str(config.root)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert str(store / "cache") in done.stderr
-    assert "File too large" in done.stderr
-    assert list(store.glob("cache/*.json")) == []
-    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
-    assert cache.verify(cache_of(config))
-
-
 def test_a_disk_without_room_is_told_before_anything_is_written(
     folder_of: FolderOf, store: Path
 ) -> None:
     config = dataclasses.replace(folder_of(a=4, b=4), image_px=20_000)
-    kind = cache.record_type(round(20_000 * cache.MARGIN))
     (store / "cache").mkdir(parents=True)
     with pytest.raises(DataError, match=r"GiB more and .* GiB free; free space there"):
-        # More of such images than any disk holds.
+        # 157 TB.
         cache.build(
             store / "cache" / "huge.u8",
-            [Path("a.jpg")] * (2**60 // kind.itemsize),
+            [Path("a.jpg")] * 100_000,
             cache.layout(config),
             "wanted",
             "source",

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -118,52 +113,6 @@ def test_closing_a_feed_ends_its_workers(feed_of: FeedOf) -> None:
     assert len(workers) == 2
     feed.close()
     assert all(not worker.is_running() for worker in workers)
-
-
-def test_workers_end_with_their_rank_however_it_ends(source: Source, tmp_path: Path) -> None:
-    program = tmp_path / "rank.py"
-    program.write_text(
-        "import dataclasses, multiprocessing, sys, time\n"
-        "from dpeval.data import Source\n"
-        "from dpeval.data.feeds import make_feed\n"
-        "from dpeval.devices import CpuDevice\n"
-        "from tests.unit.data.conftest import CONFIG\n"
-        "source = Source.model_validate_json(sys.stdin.read())\n"
-        "config = dataclasses.replace(CONFIG, loader='jpeg', workers=2)\n"
-        "feed = make_feed(source, config, shares=[8], rank=0, seed=0, device=CpuDevice(),\n"
-        "                 channels_last=True, spare_cpus=[])\n"
-        "feed.next()\n"
-        "print(*[child.pid for child in multiprocessing.active_children()], flush=True)\n"
-        "time.sleep(60)\n"
-    )
-    root = Path(__file__).resolve().parents[3]
-    rank = subprocess.Popen(
-        [sys.executable, str(program)],
-        env={**os.environ, "PYTHONPATH": str(root)},
-        text=True,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    assert rank.stdin is not None
-    assert rank.stdout is not None
-    rank.stdin.write(source.model_dump_json())
-    rank.stdin.close()
-    workers = [psutil.Process(int(pid)) for pid in rank.stdout.readline().split()]
-    assert len(workers) == 2
-    rank.send_signal(signal.SIGKILL)
-    rank.wait()
-    rank.stdout.close()
-    deadline_s = time.monotonic() + 5
-    while time.monotonic() < deadline_s and any(_lives(worker) for worker in workers):
-        time.sleep(0.02)
-    assert not [worker for worker in workers if _lives(worker)]
-
-
-def _lives(process: psutil.Process) -> bool:
-    try:
-        return process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 @pytest.mark.parametrize("workers", [0, 1])
