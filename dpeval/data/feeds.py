@@ -102,7 +102,7 @@ def make_feed(
     return LOADERS[config.loader](share)
 
 
-class _Images:
+class Images:
     """What all feeds of images share: labels, and the way to the device."""
 
     def __init__(self, share: Share) -> None:
@@ -135,7 +135,7 @@ class _Images:
         return images, labels
 
 
-class _Ahead(_Images):
+class _Ahead(Images):
     """Makes batches ahead on spare cores, or on the spot where there are none."""
 
     def __init__(self, share: Share) -> None:
@@ -214,7 +214,7 @@ class CachedFeed(_Ahead):
         return self._batch(pixels, indices)
 
 
-class ResidentFeed(_Images):
+class ResidentFeed(Images):
     """Keeps all pixels on the device and crops there: the input costs next to nothing.
 
     On CPU the mapped cache is that memory, so ranks share one copy.
@@ -251,7 +251,7 @@ class ResidentFeed(_Images):
         pass
 
 
-class ConstantFeed(_Images):
+class ConstantFeed(Images):
     """One batch, made once and given again and again: no training, only an upper bound."""
 
     def __init__(self, share: Share) -> None:
