@@ -28,11 +28,11 @@ class Hungry(nn.Module):
             self._step >= self._at
             and rank == dist_last()
             and self.head.weight.device.type != "meta"
+            and type(self.head.weight.data) is Tensor
         ):
-            if type(self.head.weight.data) is Tensor:
-                taken = torch.ones(self._mib * MIB // 4)
-                if self._keep:
-                    self._held.append(taken)
+            taken = torch.ones(self._mib * MIB // 4)
+            if self._keep:
+                self._held.append(taken)
         logits: Tensor = self.head(images.mean((2, 3)))
         return logits
 
