@@ -115,7 +115,7 @@ def is_complete(folder: Path, archive: Archive) -> bool:
 
 def _count(folder: Path) -> int:
     try:
-        return sum(name.endswith(".JPEG") for name in os.listdir(folder))
+        return sum(entry.name.endswith(".JPEG") for entry in os.scandir(folder))
     except OSError:
         return 0
 

@@ -17,6 +17,8 @@ from dpeval.record import DatasetUsed
 from dpeval.schema import Frozen
 
 LOCK_WAIT_S = 3600.0
+Make = Callable[[DatasetConfig, Path, Say], object]
+"""What ``dataset._target_`` names: from the configuration and the data's folder to a source."""
 
 
 class Source(Frozen):

@@ -157,4 +157,5 @@ def _amplitude(rows: int, columns: int, direction: int | None) -> Field:
         along = np.abs(across if direction else down) / radius
         # Around what is usual in photographs, whose upright structures weigh more, too.
         amplitude *= 0.3 + 1.2 * along**2
-    return amplitude.astype(np.float32)
+    power: Field = amplitude.astype(np.float32)
+    return power

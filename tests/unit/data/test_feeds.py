@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -18,11 +19,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from dpeval.data import Source, used
+from dpeval.config import DatasetConfig
+from dpeval.data import Source, prepare, used
 from dpeval.data.decode import resize
-from dpeval.data.feeds import Feed
+from dpeval.data.feeds import Feed, make_feed
 from dpeval.data.pixels import CHUNK_PIXELS, MEAN, STD, Normaliser, crop_batch
 from dpeval.data.sampler import ShardedSampler
+from dpeval.devices import CpuDevice
 from dpeval.errors import DataError
 from dpeval.plan import deal
 from tests.unit.data.conftest import CONFIG
@@ -167,16 +170,9 @@ def _lives(process: psutil.Process) -> bool:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_image_that_is_damaged_later_is_named_in_one_line(
-    folder_of: Callable[..., object], store: Path, workers: int
+    folder_of: Callable[..., DatasetConfig], workers: int
 ) -> None:
-    import dataclasses
-
-    from dpeval.data import prepare
-    from dpeval.data.feeds import make_feed
-    from dpeval.devices import CpuDevice
-
-    config = folder_of(a=4, b=4)
-    config = dataclasses.replace(config, loader="jpeg", workers=workers)  # type: ignore[type-var]
+    config = dataclasses.replace(folder_of(a=4, b=4), loader="jpeg", workers=workers)
     source = prepare(config)
     bad = Path(source.root) / source.train_files[3]
     bad.write_bytes(bad.read_bytes()[:300])
@@ -202,8 +198,6 @@ def test_fewer_images_than_a_global_batch_is_one_clear_error(feed_of: FeedOf) ->
 
 
 def test_the_constant_loader_says_that_it_is_no_training(source: Source) -> None:
-    import dataclasses
-
     said = used(source, dataclasses.replace(CONFIG, loader="constant"))
     assert said.loader == "constant"
     assert "not a training" in said.note
