@@ -1,0 +1,1 @@
+"""From records to a frame, laws, figures and a report; imports no torch."""
