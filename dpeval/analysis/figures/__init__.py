@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dpeval.analysis.figures import components, style, throughput
+from dpeval.analysis.figures import components, memory, scaling, steps, style, throughput
 from dpeval.analysis.figures.sheet import Drawing, Sheet, UnsupportedError
 
 __all__ = ["FigureInfo", "draw_all"]
@@ -38,7 +38,12 @@ _CATALOGUE: tuple[tuple[str, str, Callable[[Sheet], Drawing]], ...] = (
     ("time_components", "Where the time of a step goes", components.time_components),
     ("throughput_cpu", "Throughput over CPU devices", throughput.over_cores),
     ("throughput_gpu", "Throughput over GPUs, by batch", throughput.over_gpus),
+    ("speedup", "Speed-up against the ideal", scaling.speedup),
+    ("efficiency", "Parallel efficiency", scaling.efficiency_map),
     ("best_devices", "Best device count of each batch", throughput.best_devices),
+    ("step_times", "Step times of each run", steps.distribution),
+    ("timeline", "One step across ranks", steps.timeline),
+    ("memory", "Memory of the fullest rank", memory.memory),
 )
 
 

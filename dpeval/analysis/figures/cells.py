@@ -74,7 +74,8 @@ def cells(runs: pd.DataFrame, pooled: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Columns of :data:`CELL`; `status` (``ok`` where any run measured, else the worst);
         `img_per_s`, `low`, `high`, `n_runs`; `step_s`, `step_low_s`, `step_high_s` and the phases
-        (s, means over runs); `peak_bytes`, `need_bytes`, `have_bytes`; `steady`, `stand_in`,
+        (s, means over runs); `peak_bytes` and `peak_low_bytes` (highest and lowest
+        over runs), `need_bytes`, `have_bytes`; `steady`, `stand_in`,
         `oversubscribed`; `why` and `bad` (text).
     """
     rows = []
@@ -100,6 +101,7 @@ def _cell(key: tuple[Hashable, ...], group: pd.DataFrame) -> dict[str, Any]:
     cell["steady"] = bool(ok["steady"].eq(True).all())
     cell["stand_in"] = bool(group["stand_in"].eq(True).any())
     cell["peak_bytes"] = group["peak_bytes"].max()
+    cell["peak_low_bytes"] = group["peak_bytes"].min()
     cell["need_bytes"] = group["forecast_bytes"].max()
     cell["have_bytes"] = group["budget_bytes"].min()
     said = [text for texts in group["warnings"] for text in texts]

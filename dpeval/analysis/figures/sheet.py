@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from dpeval.analysis.figures.cells import Family, cells, common_words, families
+from dpeval.errors import RecordError
+from dpeval.record import Record, read
 
 
 class UnsupportedError(Exception):
@@ -23,6 +27,17 @@ class Drawing:
 
 
 @dataclass(frozen=True)
+class Fit:
+    """A law fitted to the speed-ups of one batch, with its 95 % band."""
+
+    devices: Sequence[float]
+    speedup: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+    words: str = ""
+
+
+@dataclass(frozen=True)
 class Sheet:
     """The data that all figures draw from."""
 
@@ -30,11 +45,27 @@ class Sheet:
     table: pd.DataFrame
     """One row per configuration; see :func:`dpeval.analysis.figures.cells.cells`."""
     families: list[Family]
+    laws: Mapping[tuple[str, int], Sequence[Fit]] = field(default_factory=dict)
+    """By family label and batch: the laws that the data support."""
 
     @classmethod
     def of(cls, runs: pd.DataFrame, pooled: pd.DataFrame) -> Sheet:
         table = cells(runs, pooled)
         return cls(runs=runs, table=table, families=families(table))
+
+    def fits(self, family: Family, batch: int) -> Sequence[Fit]:
+        """The laws that the data of `batch` support; empty where they support none."""
+        return self.laws.get((family.label, batch), ())
+
+    def records(self, runs: pd.DataFrame) -> list[Record]:
+        """Read the records of `runs` again, for what the frame does not hold (single steps)."""
+        found = []
+        for path in runs["path"]:
+            try:
+                found.append(read(Path(path)))
+            except RecordError:  # gone or changed since the frame was made
+                continue
+        return found
 
     def words(self, hardware: str | None = None) -> str:
         """What all drawn configurations share, for a subtitle."""

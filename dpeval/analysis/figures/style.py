@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 
 FORMATS = ("png", "svg", "pdf")
@@ -40,7 +41,7 @@ PHASE_NAMES = {
     "other": "other",
 }
 
-_RC: dict[str, Any] = {
+_RC: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.titlesize": 9.5,
@@ -92,10 +93,9 @@ def sequential(count: int) -> list[tuple[float, float, float, float]]:
 
 def titled(width: float, height: float, title: str, subtitle: str) -> Figure:
     """An empty figure of `width` x `height` inches with a heading, laid out without overlaps."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06)  # type: ignore[union-attr]
+    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06))
     wrapped = textwrap.wrap(subtitle, int(width * 15))
-    place = {"x": 0.012, "ha": "left", "va": "top"}
+    place: Any = {"x": 0.012, "ha": "left", "va": "top"}
     # Only a suptitle is given room by the layout: its blank lines keep the subtitle's free.
     heading = "\n".join([title, *("" for _ in wrapped)])
     figure.suptitle(heading, fontsize=11.5, fontweight="bold", **place)
@@ -145,6 +145,26 @@ def label_box(axes: Axes, x: float, y: float, text: str, **options: Any) -> None
         bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0, "alpha": 0.92},
         **options,
     )
+
+
+def draw_points(
+    axes: Axes, x: Sequence[float], part: Any, index: int, colour: tuple[float, ...]
+) -> None:
+    """Neighbouring points of line number `index`: error bars, open markers where unsteady.
+
+    `part` has a row per point with `img_per_s`, `low`, `high` and `steady`.
+    """
+    marker = MARKERS[index % len(MARKERS)]
+    down, up = part["img_per_s"] - part["low"], part["high"] - part["img_per_s"]
+    axes.errorbar(
+        x, part["img_per_s"], yerr=[down.clip(lower=0), up.clip(lower=0)], color=colour,
+        linestyle=DASHES[index % len(DASHES)], marker="none", elinewidth=1.1, zorder=3,
+    )  # fmt: skip
+    for at, value, steady in zip(x, part["img_per_s"], part["steady"], strict=True):
+        axes.plot(
+            at, value, marker=marker, markerfacecolor=colour if steady else "white",
+            markeredgecolor=colour, markeredgewidth=1.3, linestyle="none", zorder=3.5,
+        )  # fmt: skip
 
 
 def save(figure: Figure, out: Path, stem: str) -> None:

@@ -50,30 +50,13 @@ def draw_lines(panel: Panel) -> None:
         points = family.measured(batch).set_index("num_devices")
         for run in segments(panel.counts, {int(n) for n in points.index}):
             part = points.loc[run]
-            draw_points(panel, part, index, colours[index])
+            style.draw_points(axes, [panel.x(n) for n in run], part, index, colours[index])
     if len(panel.batches) > 1 or family.scaling == "weak":
         batch_legend(panel)
     axes.set_ylabel("throughput (img/s)")
     axes.set_ylim(bottom=0)
     axes.margins(y=0.12)
     mark_bad(panel)
-
-
-def draw_points(panel: Panel, part: pd.DataFrame, index: int, colour: object) -> None:
-    """Neighbouring points of one batch: line, error bars, open markers where unsteady."""
-    x = [panel.x(int(n)) for n in part.index]
-    marker = style.MARKERS[index % len(style.MARKERS)]
-    down, up = part["img_per_s"] - part["low"], part["high"] - part["img_per_s"]
-    panel.axes.errorbar(
-        x, part["img_per_s"], yerr=[down.clip(lower=0), up.clip(lower=0)], color=colour,
-        linestyle=style.DASHES[index % len(style.DASHES)], marker="none", elinewidth=1.1, zorder=3,
-    )  # fmt: skip
-    faces = [colour if steady else "white" for steady in part["steady"]]
-    for at, value, face in zip(x, part["img_per_s"], faces, strict=True):
-        panel.axes.plot(
-            at, value, marker=marker, markerfacecolor=face, markeredgecolor=colour,
-            markeredgewidth=1.3, linestyle="none", zorder=3.5,
-        )  # fmt: skip
 
 
 def batch_legend(panel: Panel) -> None:
