@@ -10,12 +10,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from dpeval.errors import ConfigError, nearest
 
@@ -86,7 +87,9 @@ class DatasetConfig:
     loader: str = bounded("jpeg", choices=("jpeg", "cached", "resident", "constant"))
     augment: str = bounded("random_resized_crop", choices=("random_resized_crop", "none"))
     workers: int | None = bounded(None, low=0)
-    """Decoding processes per rank; null: as many as there are spare cores."""
+    """Threads per rank that make batches ahead; null: as many as there are spare cores."""
+    delay_s: float = bounded(0.0, low=0)
+    """How long every batch keeps the rank waiting (calibrated only)."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +155,66 @@ class SweepConfig:
 
 
 @dataclass(frozen=True)
+class SiteConfig:
+    """What a cluster wants to be told beyond what each run needs; says nothing about a run."""
+
+    name: str = "generic"
+    partition: str | None = None
+    """SLURM partition or OAR queue; null: the site's default."""
+    account: str | None = None
+    """SLURM account or OAR project."""
+    qos: str | None = None
+    constraint: str | None = None
+    """SLURM ``--constraint`` of every job."""
+    gpu_constraint: str | None = None
+    """SLURM ``--constraint`` of jobs with GPUs, instead of `constraint`."""
+    gpu_option: str = bounded("gpus_per_node", choices=("gpus_per_node", "gres"))
+    """How SLURM is asked for GPUs here."""
+    gpu_type: str | None = None
+    """Type in SLURM's GPU request (``a100``); OAR: see `gpu_properties`."""
+    properties: str | None = None
+    """OAR ``-p`` expression of every job."""
+    gpu_properties: str | None = None
+    """OAR ``-p`` expression added for jobs with GPUs; ``{gpus}`` is their number per node."""
+    memory_properties: str | None = None
+    """OAR ``-p`` expression added where memory is forecast; ``{mib}`` is MiB per node."""
+    gpu_level: str = "gpu"
+    """Name of the GPU in OAR's resource hierarchy."""
+    exclusive: bool = True
+    """Ask for whole nodes: nobody else's work disturbs what is measured."""
+    ask_memory: bool = True
+    """Ask SLURM for memory; false where the site derives it from the cores."""
+    cores_per_gpu: int = bounded(1, low=1)
+    """Least number of CPU cores to ask for with every GPU."""
+    setup: list[str] = field(default_factory=list[str])
+    """Shell lines to run in the job before Python (modules, environment)."""
+    environment: list[str] = field(
+        default_factory=lambda: [
+            "PATH",
+            "LD_LIBRARY_PATH",
+            "PYTHONPATH",
+            "VIRTUAL_ENV",
+            "DPEVAL_DATA",
+        ]
+    )
+    """Variables carried into the job where the scheduler carries none (OAR)."""
+    scratch: str | None = None
+    """Folder for data on the compute nodes; ``$VARIABLES`` are those of the job."""
+    interface: str | None = None
+    """Network interface between nodes, where ``hardware.interface`` does not say."""
+    remote_shell: list[str] = field(default_factory=lambda: ["oarsh"])
+    """Command that runs another on a further node of an OAR job: ``oarsh <node> <command>``."""
+    requeue: bool = True
+    """The site lets a job go back to the queue."""
+    besteffort: bool = False
+    """OAR: take nodes that nobody else wants, and give them back when somebody does."""
+    startup_s: float = bounded(300.0, above=0)
+    """Time asked for beyond the measured windows: start, data, first step."""
+    options: dict[str, Any] = field(default_factory=dict[str, Any])
+    """Further options of sbatch or oarsub by their long names."""
+
+
+@dataclass(frozen=True)
 class Config:
     """One run, composed. Field names are the keys a user writes."""
 
@@ -164,6 +227,7 @@ class Config:
     measure: MeasureConfig = field(default_factory=MeasureConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
+    site: SiteConfig = field(default_factory=SiteConfig)
     study: str = "default"
     """Name of the study; the folder under ``outputs/``."""
     num_devices: int = bounded(1, low=1)
@@ -183,15 +247,42 @@ class Config:
     """Draw the figures when a sweep ends."""
 
 
+GROUPS: dict[str, type] = {
+    "hardware": HardwareConfig,
+    "model": ModelConfig,
+    "dataset": DatasetConfig,
+    "scaling": ScalingConfig,
+    "strategy": StrategyConfig,
+    "optimizer": OptimizerConfig,
+    "measure": MeasureConfig,
+    "memory": MemoryConfig,
+    "sweep": SweepConfig,
+}
+
 SCHEMA_NAME = "dpeval_schema"
 
-OUTPUT_KEYS = ("study", "repeat", "analyze", "sweep")
+OUTPUT_KEYS = ("study", "repeat", "analyze", "sweep", "site")
 """Keys that say where results go and not what is measured: no part of a run's identity."""
 
 
 def register_schema() -> None:
     """Make the typed schema known to Hydra under :data:`SCHEMA_NAME`."""
-    ConfigStore.instance().store(name=SCHEMA_NAME, node=Config)
+    schema = OmegaConf.structured(Config)
+    _thaw(schema)
+    ConfigStore.instance().store(name=SCHEMA_NAME, node=schema)
+
+
+def _thaw(node: DictConfig) -> None:
+    """Let Hydra merge YAML into the schema: OmegaConf makes frozen dataclasses read-only.
+
+    Arguments for a model or an optimizer are open: what keys they have, their callable knows.
+    """
+    OmegaConf.set_readonly(node, None)
+    if OmegaConf.get_type(node) is dict:
+        OmegaConf.set_struct(node, False)
+    for key in node:
+        if not OmegaConf.is_missing(node, key) and isinstance(node[key], DictConfig):
+            _thaw(node[key])
 
 
 def from_hydra(composed: DictConfig) -> Config:
@@ -201,19 +292,48 @@ def from_hydra(composed: DictConfig) -> Config:
         ConfigError: an interpolation, type, bound or rule does not hold; one line naming the
             key, its value and the nearest valid choice.
     """
+    _check_known(composed, Config, "")
     try:
         config = OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:
-        raise ConfigError(first_line(error)) from error
+        raise ConfigError(wording(error)) from error
     if not isinstance(config, Config):
         raise TypeError(f"composed onto {type(config)}, not onto the schema")
     check(config)
     return config
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, without OmegaConf's trailing context."""
-    return str(error).strip().splitlines()[0]
+def wording(error: OmegaConfBaseException) -> str:
+    """What OmegaConf found wrong, in one line that begins with the key."""
+    key = error.full_key or ""
+    if isinstance(error, MissingMandatoryValue):
+        return f"{key} has no value; give one with {key}=…"
+    found = re.match(r"Key '[^']+' (?:is )?not in '\w+'", str(error))
+    if found:
+        return f"there is no key '{key}'{nearest(key, all_keys())}"
+    return f"{key}: {str(error).strip().splitlines()[0]}"
+
+
+def all_keys(node: type | None = None, prefix: str = "") -> list[str]:
+    """Every key that a user can write, dotted."""
+    keys: list[str] = []
+    for item in dataclasses.fields(node or Config):
+        keys.append(f"{prefix}{item.name}")
+        inner = GROUPS.get(item.name) if node is None else None
+        if inner is not None:
+            keys += all_keys(inner, f"{item.name}.")
+    return keys
+
+
+def _check_known(composed: DictConfig, node: type, prefix: str) -> None:
+    """Refuse keys that were added with ``+``: the schema alone says what there is."""
+    known = {item.name for item in dataclasses.fields(node)}
+    for key in map(str, composed):
+        name = f"{prefix}{key}"
+        if key not in known:
+            raise ConfigError(f"there is no key '{name}'{nearest(name, all_keys())}")
+        if not prefix and key in GROUPS and not OmegaConf.is_missing(composed, key):
+            _check_known(composed[key], GROUPS[key], f"{key}.")
 
 
 def check(config: Config) -> None:
@@ -298,7 +418,7 @@ def _check_measure(measure: MeasureConfig) -> None:
 
 def to_plain(config: Config) -> dict[str, Any]:
     """The configuration as plain JSON-able containers, key for key."""
-    return cast("dict[str, Any]", dataclasses.asdict(config))
+    return dataclasses.asdict(config)
 
 
 def identity(config: Config) -> str:

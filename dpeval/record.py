@@ -14,9 +14,10 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
+from dpeval.conditions import Conditions
 from dpeval.errors import RecordError
-from dpeval.machine import Conditions, Environment
-from dpeval.measure import Window
+from dpeval.machine import Environment
+from dpeval.measure import Balance, Window
 from dpeval.memory import Budget, Forecast
 from dpeval.plan import Plan
 from dpeval.schema import Frozen
@@ -97,6 +98,8 @@ class RankRecord(Frozen):
     cpus: list[int]
     device: str
     batch: int
+    begin_s: list[float] = []
+    """When every step began, on the host's monotonic clock (comparable within a host)."""
     step_s: list[float]
     """Time of every step, warm-up included."""
     phase_s: dict[str, list[float]]
@@ -156,15 +159,6 @@ class Ablation(Frozen):
     """no_sync - alone."""
 
 
-class LoadBalance(Frozen):
-    """Mean over max of the ranks' compute time per step (POP load balance)."""
-
-    value: float
-    slowest_rank: int
-    compute_s: list[float]
-    """Median compute time of a step, per rank."""
-
-
 class Loss(Frozen):
     """Mean loss of the first and of the last steps of the measured training."""
 
@@ -194,7 +188,7 @@ class Scheduler(Frozen):
 class Record(Frozen):
     """Everything one run leaves; ``metrics.json`` is its JSON."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     dpeval_version: str
     run_id: str
     identity: str
@@ -220,7 +214,7 @@ class Record(Frozen):
     throughput: Throughput | None = None
     ranks: list[RankRecord] = []
     ablation: Ablation | None = None
-    balance: LoadBalance | None = None
+    balance: Balance | None = None
     loss: Loss | None = None
     energy_j_per_img: float | None = None
     memory: MemoryRecord = Field(default_factory=MemoryRecord)

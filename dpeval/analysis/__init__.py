@@ -1,1 +1,1 @@
-"""From records to a frame, laws, figures and a report; imports no torch."""
+"""From records to a frame, figures and words. Imports no torch."""

@@ -9,18 +9,10 @@ from typing import Any
 
 import pandas as pd
 
+from dpeval.analysis.frame import CONFIGURATION
 from dpeval.record import PHASES
 
-FAMILY = (
-    "series",
-    "study",
-    "hardware",
-    "model",
-    "dataset_used",
-    "scaling",
-    "strategy",
-    "precision",
-)
+FAMILY = tuple(name for name in CONFIGURATION if name not in ("num_devices", "batch"))
 """Columns whose values must be equal for points to share a panel."""
 CELL = (*FAMILY, "num_devices", "batch")
 PHASE_COLUMNS = tuple(f"{phase}_s" for phase in PHASES)
@@ -78,37 +70,44 @@ def cells(runs: pd.DataFrame, pooled: pd.DataFrame) -> pd.DataFrame:
         over runs), `need_bytes`, `have_bytes`; `steady`, `stand_in`,
         `oversubscribed`; `why` and `bad` (text).
     """
-    rows = []
-    for key, group in runs.groupby(list(CELL), dropna=False, sort=True):
-        rows.append(_cell(key, group))
+    rows = [_cell(key, group) for key, group in runs.groupby(list(CELL), dropna=False, sort=True)]
     table = pd.DataFrame(rows)
     if table.empty:
         return table
-    columns = [*CELL, "img_per_s", "low", "high", "n_runs"]
+    columns = [*CELL, "img_per_s", "low", "high"]
     table = table.merge(pooled[columns], on=list(CELL), how="left", validate="one_to_one")
     table["step_low_s"] = table["global_batch"] / table["high"]
     table["step_high_s"] = table["global_batch"] / table["low"]
     return table
 
 
+_SHARED = ("study", "model", "dataset_used", "strategy", "precision", "global_batch")
+_TIMES = (*PHASE_COLUMNS, "step_s", "comm_s", "comm_hidden_s")
+
+
 def _cell(key: tuple[Hashable, ...], group: pd.DataFrame) -> dict[str, Any]:
-    ok = group[group["status"] == "ok"]
+    ok = group[(group["status"] == "ok") & group["img_per_s"].notna()]
     cell: dict[str, Any] = dict(zip(CELL, key, strict=True))
-    cell["status"] = "ok" if len(ok) else _worst(group["status"])
-    cell["global_batch"] = group["global_batch"].max()
-    for column in (*PHASE_COLUMNS, "step_s", "comm_s", "comm_hidden_s"):
-        cell[column] = ok[column].mean() if len(ok) else float("nan")
-    cell["steady"] = bool(ok["steady"].eq(True).all())
-    cell["stand_in"] = bool(group["stand_in"].eq(True).any())
-    cell["peak_bytes"] = group["peak_bytes"].max()
-    cell["peak_low_bytes"] = group["peak_bytes"].min()
-    cell["need_bytes"] = group["forecast_bytes"].max()
-    cell["have_bytes"] = group["budget_bytes"].min()
-    said = [text for texts in group["warnings"] for text in texts]
-    cell["oversubscribed"] = any("oversubscribed" in text for text in said)
-    cell["bad"] = "; ".join(dict.fromkeys(t for texts in ok["conditions_bad"] for t in texts))
-    cell["why"] = next((str(cause) for cause in group["cause"] if cause), "")
-    return cell
+    cell |= {name: _first(group[name]) for name in _SHARED if name not in cell}
+    cell |= {name: ok[name].astype(float).mean() for name in _TIMES}
+    return cell | {
+        "status": "ok" if len(ok) else _worst(group["status"]),
+        "n_runs": len(ok),
+        "steady": bool(ok["steady"].eq(True).all()),
+        "stand_in": bool(group["stand_in"].eq(True).any()),
+        "oversubscribed": bool(group["oversubscribed"].eq(True).any()),
+        "peak_bytes": group["peak_bytes"].astype(float).max(),
+        "peak_low_bytes": group["peak_bytes"].astype(float).min(),
+        "need_bytes": group["forecast_bytes"].astype(float).max(),
+        "have_bytes": group["budget_bytes"].astype(float).min(),
+        "bad": "; ".join(dict.fromkeys(text for text in ok["conditions_bad"] if text)),
+        "why": _first(group["cause"]) or "",
+    }
+
+
+def _first(values: pd.Series[Any]) -> Any:
+    """The first value that says something."""
+    return next((value for value in values if pd.notna(value) and value != ""), None)
 
 
 def _worst(statuses: pd.Series[Any]) -> str:
@@ -122,8 +121,8 @@ def families(table: pd.DataFrame) -> list[Family]:
         return []
     telling = _telling(table)
     found = []
-    for key, group in table.groupby(list(FAMILY), dropna=False, sort=True):
-        values = dict(zip(FAMILY, key, strict=True))
+    for _, group in table.groupby(list(FAMILY), dropna=False, sort=True):
+        values = group.iloc[0]
         stand_in = bool(group["stand_in"].any())
         words = [_say(column, values[column]) for column in telling]
         if stand_in and table["dataset_used"].nunique(dropna=False) > 1:
@@ -141,24 +140,22 @@ def families(table: pd.DataFrame) -> list[Family]:
 
 
 _MOST_TELLING = (
-    "hardware",
-    "model",
-    "scaling",
-    "precision",
-    "strategy",
-    "dataset_used",
-    "series",
-    "study",
-)
+    "hardware", "model", "scaling", "precision", "strategy", "dataset_used", "study", "series",
+)  # fmt: skip
 
 
 def _telling(table: pd.DataFrame) -> list[str]:
     """The fewest columns whose values tell all families of `table` apart."""
-    keys = table[list(FAMILY)].drop_duplicates()
-    differing = [name for name in _MOST_TELLING if keys[name].nunique(dropna=False) > 1]
-    for count in range(1, len(differing)):
-        for names in combinations(differing, count):
-            if len(keys[list(names)].drop_duplicates()) == len(keys):
+    count = len(table[list(FAMILY)].drop_duplicates())
+    differing = [name for name in _MOST_TELLING if table[name].nunique(dropna=False) > 1]
+    for size in range(1, len(differing)):
+        for names in combinations(differing, size):
+            # Each family has one value of each of them, and no two have the same.
+            if (
+                len(table[[*FAMILY, *names]].drop_duplicates())
+                == count
+                == len(table[list(names)].drop_duplicates())
+            ):
                 return list(names)
     return differing
 
@@ -167,7 +164,7 @@ def _say(column: str, value: object) -> str:
     text = str(value)
     if column == "hardware":
         return _HARDWARE.get(text, text)
-    return {"series": f"series {text}", "scaling": f"{text} scaling"}.get(column, text)[:40]
+    return {"scaling": f"{text} scaling"}.get(column, text)[:90]
 
 
 def common_words(table: pd.DataFrame) -> str:

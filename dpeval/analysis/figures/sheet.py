@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from dpeval.analysis.figures.cells import Family, cells, common_words, families
 from dpeval.errors import RecordError
-from dpeval.record import Record, read
+from dpeval.record import FILE_NAME, Record, read
 
 
 class UnsupportedError(Exception):
@@ -50,6 +50,8 @@ class Sheet:
 
     @classmethod
     def of(cls, runs: pd.DataFrame, pooled: pd.DataFrame) -> Sheet:
+        if "conditions_bad" not in runs:
+            runs = runs.assign(conditions_bad="")
         table = cells(runs, pooled)
         return cls(runs=runs, table=table, families=families(table))
 
@@ -62,7 +64,7 @@ class Sheet:
         found = []
         for path in runs["path"]:
             try:
-                found.append(read(Path(path)))
+                found.append(read(Path(path) / FILE_NAME))
             except RecordError:  # gone or changed since the frame was made
                 continue
         return found

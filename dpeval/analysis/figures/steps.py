@@ -30,7 +30,7 @@ def distribution(sheet: Sheet) -> Drawing:
         raise UnsupportedError("no run kept its step times")
     title = "Step times of each run"
     height = 1.5 + 0.3 * len(records)
-    figure = style.titled(8.2, height, title, sheet.words())
+    figure = style.titled(8.6, height, title, sheet.words())
     axes = figure.add_subplot()
     left, right = _limits(records)
     for row, record in enumerate(records):
@@ -170,7 +170,9 @@ def timeline(sheet: Sheet) -> Drawing:
     _timeline_legend(figure, shown, step)
     notes = [
         "Upper lane: what the rank computes; lower lane: all-reduce under way (hatched: exposed).",
-        "Ranks are aligned at the end of their all-reduce, which they leave together.",
+        "Ranks are aligned by the host's clock."
+        if _one_clock(shown, step)
+        else "Ranks are aligned at the end of their all-reduce, which they leave together.",
         f"{len(shown)} of {len(ranks)} ranks shown." if len(ranks) > len(shown) else "",
     ]
     style.footnotes(figure, notes)
@@ -197,8 +199,16 @@ def _until_reduced(rank: RankRecord, step: int) -> float:
 
 
 def _starts(ranks: Sequence[RankRecord], step: int) -> list[float]:
+    """When each rank began the step: by the host's clock, else from leaving the all-reduce."""
+    if _one_clock(ranks, step):
+        begun = [rank.begin_s[step] for rank in ranks]
+        return [at - min(begun) for at in begun]
     ends = [_until_reduced(rank, step) for rank in ranks]
     return [max(ends) - end for end in ends]
+
+
+def _one_clock(ranks: Sequence[RankRecord], step: int) -> bool:
+    return len({rank.host for rank in ranks}) == 1 and all(len(r.begin_s) > step for r in ranks)
 
 
 def _draw_rank(

@@ -74,6 +74,7 @@ _RC: Any = {
     "svg.fonttype": "path",
     # Names come from records: a dollar sign in one is a character, not mathematics.
     "text.parse_math": False,
+    "text.hinting": "none",
 }
 
 
@@ -93,7 +94,9 @@ def sequential(count: int) -> list[tuple[float, float, float, float]]:
 
 def titled(width: float, height: float, title: str, subtitle: str) -> Figure:
     """An empty figure of `width` x `height` inches with a heading, laid out without overlaps."""
-    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06))
+    figure = Figure(
+        figsize=(width, height), dpi=PNG_DPI, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06)
+    )
     wrapped = textwrap.wrap(subtitle, int(width * 15))
     place: Any = {"x": 0.012, "ha": "left", "va": "top"}
     # Only a suptitle is given room by the layout: its blank lines keep the subtitle's free.

@@ -1,0 +1,198 @@
+"""What dpeval's loop costs over a bare DDP loop: interleaved blocks of both in the same ranks.
+
+    python benchmarks/overhead.py [--model densenet121 --image-px 64 --batch 16] [--ranks 2]
+    python benchmarks/overhead.py --model calibrated --ranks 8
+
+Each rank holds one model, one feed and two DDP wrappers: one bare, one with dpeval's hook. Blocks
+of steps of the bare loop below and of :func:`dpeval.worker.train_step` take turns, so a machine
+that drifts slows both alike. The ratio of medians is printed with a bootstrapped 95 % interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import time
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from dpeval import cli
+from dpeval.board import COLUMNS, Board
+from dpeval.clock import PhaseClock
+from dpeval.conditions import ConditionSampler
+from dpeval.config import Config
+from dpeval.control import Control
+from dpeval.data import Source, make_feed, prepare
+from dpeval.devices import autocast, grad_scaler, open_device
+from dpeval.machine import detect
+from dpeval.models import build, build_optimizer
+from dpeval.plan import Plan, make_plan
+from dpeval.strategies import ddp
+from dpeval.supervise import serve_store
+from dpeval.worker import Trainer, train_step
+
+BLOCK_S = 1.0
+
+
+def bare_block(
+    model: nn.Module, feed: Any, optimizer: torch.optim.Optimizer, weight: float, steps: int
+) -> list[float]:
+    """The loop that a careful person would write, timed as a whole step each."""
+    criterion = nn.CrossEntropyLoss()
+    times = []
+    for _ in range(steps):
+        begin_s = time.perf_counter()
+        images, labels = feed.put(feed.next())
+        loss = criterion(model(images), labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        times.append(time.perf_counter() - begin_s)
+    return times
+
+
+def dpeval_block(trainer: Trainer, control: Control, steps: int, done: int) -> list[float]:
+    """The same number of dpeval's steps, all instruments on, timed from outside."""
+    times = []
+    for index in range(done, done + steps):
+        begin_s = time.perf_counter()
+        train_step(trainer, index)
+        control.go_on(index + 1)
+        times.append(time.perf_counter() - begin_s)
+    return times
+
+
+def rank_main(
+    config: Config,
+    plan: Plan,
+    rank: int,
+    source: Source,
+    board: Board,
+    port: int,
+    pipe: Connection,
+) -> None:
+    mine = plan.ranks[rank]
+    device = open_device(mine.device, mine.cpus, mine.threads)
+    store = dist.TCPStore("127.0.0.1", port, None, False)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=plan.world_size)
+    torch.manual_seed(0)
+    bare, ours = build(config.model), build(config.model)
+    if config.memory_format == "channels_last":
+        bare, ours = (model.to(memory_format=torch.channels_last) for model in (bare, ours))
+    feed = make_feed(
+        source, config.dataset, shares=[r.batch for r in plan.ranks], rank=rank, seed=0,
+        device=device, channels_last=config.memory_format == "channels_last", spare_cpus=[],
+    )  # fmt: skip
+    clock = PhaseClock(device, board.rows(rank))
+    trainer = Trainer(
+        config=config, plan=plan, rank=rank, device=device, clock=clock, feed=feed, model=ours,
+        wrapped=ddp(ours, config.strategy, device, clock),
+        optimizer=build_optimizer(config.optimizer, ours),
+        scaler=grad_scaler(device, config.precision), criterion=nn.CrossEntropyLoss(),
+    )  # fmt: skip
+    control = Control(rank, rank, store, board, clock, config.measure)
+    naked = DistributedDataParallel(bare)
+    naked_optimizer = build_optimizer(config.optimizer, bare)
+    with autocast(device, config.precision):
+        warm = bare_block(naked, feed, naked_optimizer, mine.weight, 3)
+    steps = int(np.clip(BLOCK_S / warm[-1], 3, 100))
+    agreed = torch.tensor([steps])
+    dist.broadcast(agreed, 0)
+    steps, done = int(agreed), 0
+    pairs: list[tuple[list[float], list[float]]] = []
+    for number in range(config.repeat + 1):
+
+        def run_bare() -> list[float]:
+            return bare_block(naked, feed, naked_optimizer, mine.weight, steps)
+
+        def run_ours(done: int = done) -> list[float]:
+            return dpeval_block(trainer, control, steps, done)
+
+        # Which goes first changes from pair to pair, or the second would profit from the first.
+        if number % 2:
+            first = run_bare()
+            pairs.append((first, run_ours()))
+        else:
+            second = run_ours()
+            pairs.append((run_bare(), second))
+        done += steps
+    pipe.send(pairs[1:])
+
+
+def ratio(pairs: list[tuple[list[float], list[float]]]) -> tuple[float, float, float]:
+    """Median over pairs of median(dpeval) over median(bare), with a bootstrapped interval."""
+    ratios = np.array([np.median(ours) / np.median(bare) for bare, ours in pairs])
+    draws = np.random.default_rng(0).choice(ratios, (2000, len(ratios)))
+    low, high = np.quantile(np.median(draws, axis=1), (0.025, 0.975))
+    return float(np.median(ratios)), float(low), float(high)
+
+
+def measure(overrides: list[str]) -> tuple[float, float, float, float]:
+    """Ratio, its interval and the bare step (s) of the slowest rank's blocks."""
+    config = cli.compose(
+        [
+            "measure.rel_precision=1e-9",
+            "measure.time_limit_s=1e6",
+            "measure.max_steps=20000",
+            *overrides,
+        ]
+    )
+    plan = make_plan(config, detect())
+    source = prepare(config.dataset, print)
+    context = multiprocessing.get_context("spawn")
+    board = Board(context, plan.world_size, config.measure.max_steps)
+    store, port = serve_store("127.0.0.1")
+    pipes, processes = [], []
+    for rank in range(plan.world_size):
+        ours, theirs = context.Pipe()
+        process = context.Process(
+            target=rank_main, args=(config, plan, rank, source, board, port, theirs), daemon=True
+        )
+        process.start()
+        pipes.append(ours)
+        processes.append(process)
+    sampler = ConditionSampler(
+        {process.pid or 0: mine.cpus for process, mine in zip(processes, plan.ranks, strict=True)}
+    )
+    while not pipes[0].poll(0.2):
+        sampler.sample()
+    pairs = pipes[0].recv()
+    for process in processes:
+        process.join(10)
+    del store
+    bad = sampler.finish().bad
+    if bad:
+        print("  warning:", "; ".join(bad))
+    bare_s = float(np.median([np.median(bare) for bare, _ in pairs]))
+    return (*ratio(pairs), bare_s)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("overrides", nargs="*", help="one case of your own, as dpeval overrides")
+    given = parser.parse_args()
+    small = ["dataset=imagenette_like", "dataset.image_px=64", "model=densenet121", "batch=16"]
+    calibrated = ["model=calibrated", "dataset=calibrated", "hardware.oversubscribe=true"]
+    cases = {
+        "DenseNet121, 1 rank": [*small],
+        "DenseNet121, 2 ranks": [*small, "num_devices=2", "hardware.oversubscribe=true"],
+        "calibrated 10 ms, 1 rank": [*calibrated],
+        "calibrated 10 ms, 8 ranks": [*calibrated, "num_devices=8"],
+    }
+    if given.overrides:
+        cases = {" ".join(given.overrides): given.overrides}
+    print(f"{'case':28} {'bare step':>10} {'ratio':>7}   95 % interval   columns: {len(COLUMNS)}")
+    for name, overrides in cases.items():
+        middle, low, high, bare_s = measure([*overrides, f"repeat={given.pairs}"])
+        print(f"{name:28} {bare_s * 1e3:7.2f} ms {middle:7.4f}   {low:.4f} … {high:.4f}")
+
+
+if __name__ == "__main__":
+    main()

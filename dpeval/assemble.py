@@ -1,0 +1,352 @@
+"""From what the ranks left on the board and told at their end to one record."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import time
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dpeval import __version__, measure
+from dpeval.board import COLUMNS, Board, Floats
+from dpeval.conditions import Conditions
+from dpeval.config import identity, to_plain
+from dpeval.machine import Environment
+from dpeval.measure import StopReason, Window
+from dpeval.record import (
+    PHASES,
+    Ablation,
+    AblationBlock,
+    Bucket,
+    Cause,
+    DatasetUsed,
+    Loss,
+    PhaseStats,
+    RankRecord,
+    Record,
+    SetupTimes,
+    Status,
+    Throughput,
+    Warning,
+)
+
+if TYPE_CHECKING:
+    from dpeval.run import Job
+    from dpeval.supervise import Failure, Outcome
+    from dpeval.worker import RankResult
+
+LOSS_STEPS = 5
+INPUT_BOUND_SHARE = 0.05
+COMPUTE = ("data", "h2d", "forward", "backward", "optimizer", "other")
+"""The phases in which a rank works on its own; what is left of a step is waiting for others."""
+
+
+def blank(
+    job: Job,
+    environment: Environment,
+    started_at: str,
+    *,
+    status: Status = "failed",
+    cause: Cause | None = None,
+    dataset: DatasetUsed | None = None,
+) -> Record:
+    """A record that says what was asked and where, before anything is measured."""
+    config = job.config
+    return Record(
+        dpeval_version=__version__,
+        run_id=uuid.uuid4().hex,
+        identity=identity(config),
+        status=status,
+        cause=cause,
+        study=config.study,
+        repetition=config.repetition,
+        started_at=started_at,
+        wall_s=0.0,
+        command=shlex.join(["python", "-m", "dpeval.train", *job.overrides]),
+        overrides=list(job.overrides),
+        config=to_plain(config),
+        plan=job.plan,
+        dataset=dataset,
+        environment=environment,
+    )
+
+
+def finish(
+    record: Record,
+    job: Job,
+    board: Board,
+    outcome: Outcome,
+    conditions: Conditions | None,
+    begun_s: float,
+    pids: dict[int, int],
+) -> Record:
+    """Complete `record` with whatever the run left, also where it did not come to its end."""
+    steps = min((board.steps(local) for local in range(board.ranks)), default=0)
+    ended = len(outcome.results) == len(pids)
+    fields: dict[str, Any] = {
+        "status": _status(outcome, ended),
+        "cause": _cause(outcome, ended),
+        "wall_s": time.monotonic() - begun_s,
+        "conditions": conditions,
+    }
+    if steps:
+        fields |= _series(job, board, outcome, steps, begun_s, pids)
+    return _warned(record.model_copy(update=fields))
+
+
+def _status(outcome: Outcome, ended: bool) -> Status:
+    if outcome.interrupted_by is not None:
+        return "interrupted"
+    if ended and outcome.failure is None:
+        return "ok"
+    return "oom" if outcome.failure is not None and outcome.failure.kind == "oom" else "failed"
+
+
+def _cause(outcome: Outcome, ended: bool) -> Cause | None:
+    if outcome.interrupted_by is not None:
+        what = "what was measured until then is kept" if ended else "the ranks had to be ended"
+        return Cause(
+            kind="interrupt",
+            message=f"{outcome.interrupted_by} asked the run to end; {what}",
+            signal=outcome.interrupted_by,
+        )
+    failure: Failure | None = outcome.failure
+    if failure is None:
+        return None
+    return Cause(
+        kind=failure.kind,
+        message=failure.message,
+        rank=failure.rank,
+        exception=failure.exception,
+        signal=failure.signal,
+        log=failure.log,
+    )
+
+
+def _series(
+    job: Job, board: Board, outcome: Outcome, steps: int, begun_s: float, pids: dict[int, int]
+) -> dict[str, Any]:
+    """Everything that is read from the step series, cut to the steps that all ranks finished."""
+    rows = [board.rows(local)[:steps].copy() for local in range(board.ranks)]
+    step_s = [_column(table, "step") for table in rows]
+    stopped_by = _stopped_by(outcome)
+    slowest = int(np.argmax([series.sum() for series in step_s]))
+    window = _window(step_s[slowest], stopped_by, job)
+    ranks = [
+        _rank(job, rank, table, window, outcome.results.get(rank), pids)
+        for rank, table in enumerate(rows)
+    ]
+    fields: dict[str, Any] = {
+        "ranks": ranks,
+        "window": window,
+        "setup": _setup(rows, outcome, begun_s),
+    }
+    if window is not None:
+        main = slice(window.first, window.first + window.steps)
+        fields["throughput"] = throughput(
+            job.plan.global_batch, [series[main] for series in step_s]
+        )
+        compute = [sum_columns(table[main], COMPUTE) for table in rows]
+        fields["balance"] = measure.load_balance(compute)
+    fields["loss"] = _loss(job, outcome)
+    fields["ablation"] = _ablation(outcome)
+    return fields
+
+
+def _column(table: Floats, name: str) -> Floats:
+    return table[:, COLUMNS.index(name)]
+
+
+def sum_columns(table: Floats, names: tuple[str, ...]) -> Floats:
+    """The sum of the named columns, per step."""
+    total: Floats = table[:, [COLUMNS.index(name) for name in names]].sum(axis=1)
+    return total
+
+
+def _stopped_by(outcome: Outcome) -> StopReason:
+    result = outcome.results.get(0)
+    return result.stopped_by if result is not None else "interrupted"
+
+
+def _window(step_s: Floats, stopped_by: StopReason, job: Job) -> Window | None:
+    if len(step_s) <= job.config.measure.min_warmup_steps + 1:
+        return None
+    return measure.window(step_s, stopped_by, job.config.measure)
+
+
+def throughput(global_batch: int, step_s: list[Floats]) -> Throughput:
+    """Images of all ranks over the time of the slowest rank, img/s.
+
+    The interval is that of the slowest rank's mean step, turned over: more time is less speed.
+
+    Args:
+        global_batch: images that all ranks together process in a step.
+        step_s: per rank, the step times of the window, s.
+    """
+    slowest = int(np.argmax([series.sum() for series in step_s]))
+    interval = measure.mean_interval(step_s[slowest])
+    low_s = max(interval.low, float(step_s[slowest].min()) / 2)
+    return Throughput(
+        img_per_s=global_batch / interval.mean,
+        low=global_batch / interval.high,
+        high=global_batch / low_s,
+        median_img_per_s=global_batch / float(np.median(step_s[slowest])),
+        slowest_rank=slowest,
+    )
+
+
+def _rank(
+    job: Job,
+    rank: int,
+    table: Floats,
+    window: Window | None,
+    result: RankResult | None,
+    pids: dict[int, int],
+) -> RankRecord:
+    plan = job.plan.ranks[rank]
+    first, last = (window.first, window.first + window.steps) if window is not None else (0, 0)
+    return RankRecord(
+        rank=rank,
+        host=result.host if result is not None else "",
+        pid=pids.get(rank, 0),
+        cpus=plan.cpus,
+        device=plan.device,
+        batch=plan.batch,
+        threads=plan.threads,
+        begin_s=_rounded(_column(table, "begin")),
+        step_s=_rounded(_column(table, "step")),
+        phase_s={phase: _rounded(_column(table, phase)) for phase in PHASES},
+        comm_s=_rounded(_column(table, "comm")),
+        comm_hidden_s=_rounded(_column(table, "comm_hidden")),
+        stats={name: _stats(_column(table, name)[first:last]) for name in (*PHASES, "step")}
+        if last > first
+        else {},
+        buckets=_buckets(result, first, last),
+        peak_bytes=result.peak_bytes if result is not None else None,
+        baseline_bytes=result.baseline_bytes if result is not None else None,
+    )
+
+
+def _rounded(series: Floats) -> list[float]:
+    """Seconds to the nanosecond: no clock here is finer, and records stay small."""
+    return [round(float(value), 9) for value in series]
+
+
+def _stats(series: Floats) -> PhaseStats:
+    low, median, high = np.quantile(series, (0.05, 0.5, 0.95))
+    return PhaseStats(
+        median_s=float(median), mean_s=float(series.mean()), p05_s=float(low), p95_s=float(high)
+    )
+
+
+def _buckets(result: RankResult | None, first: int, last: int) -> list[Bucket]:
+    if result is None:
+        return []
+    # Buckets are rebuilt after the first step, so a series can lack it: count from the end.
+    taken = last - first
+    return [
+        Bucket(bytes=nbytes, allreduce_median_s=float(np.median(series[-taken:])))
+        for _, (nbytes, series) in sorted(result.buckets.items())
+        if series and taken > 0
+    ]
+
+
+def _setup(rows: list[Floats], outcome: Outcome, begun_s: float) -> SetupTimes:
+    """What came before the first step; the parts are the slowest rank's."""
+    parts: dict[str, float] = {}
+    for result in outcome.results.values():
+        for name, value in result.setup_s.items():
+            parts[name] = max(value, parts.get(name, 0.0))
+    first_begin_s = min(float(_column(table, "begin")[0]) for table in rows)
+    return SetupTimes(
+        total_s=max(0.0, first_begin_s - begun_s),
+        first_step_s=max(float(_column(table, "step")[0]) for table in rows),
+        parts_s=parts,
+    )
+
+
+def _loss(job: Job, outcome: Outcome) -> Loss | None:
+    """Mean loss over the global batch, of the first and the last steps."""
+    if len(outcome.results) < len(job.plan.ranks):
+        return None
+    weights = [rank.weight for rank in job.plan.ranks]
+    series = [outcome.results[rank.rank].losses for rank in job.plan.ranks]
+    total = [
+        sum(weight * loss for weight, loss in zip(weights, step, strict=True))
+        for step in zip(*series, strict=False)
+    ]
+    return Loss(start=_finite_mean(total[:LOSS_STEPS]), end=_finite_mean(total[-LOSS_STEPS:]))
+
+
+def _finite_mean(values: list[float]) -> float | None:
+    mean = float(np.mean(values)) if values else math.nan
+    return mean if math.isfinite(mean) else None
+
+
+def _ablation(outcome: Outcome) -> Ablation | None:
+    results = [outcome.results[rank] for rank in sorted(outcome.results)]
+    if not results or not results[0].ablation:
+        return None
+    blocks = [
+        AblationBlock(
+            kind=series[0].kind,
+            step_s=[_rounded(np.array(one.step_s)) for one in series if one.step_s],
+        )
+        for series in zip(*(result.ablation for result in results), strict=True)
+    ]
+
+    def typical_s(kind: str) -> float:
+        slowest = [
+            max(step)
+            for block in blocks
+            if block.kind == kind
+            for step in zip(*block.step_s, strict=True)
+        ]
+        return float(np.median(slowest))
+
+    normal_s, no_sync_s, alone_s = typical_s("normal"), typical_s("no_sync"), typical_s("alone")
+    return Ablation(
+        blocks=blocks,
+        normal_s=normal_s,
+        no_sync_s=no_sync_s,
+        alone_s=alone_s,
+        comm_cost_s=normal_s - no_sync_s,
+        sharing_cost_s=no_sync_s - alone_s,
+    )
+
+
+def _warned(record: Record) -> Record:
+    """Add in words whatever makes this record's figures less trustworthy."""
+    found: list[Warning] = []
+    if record.dataset is not None and record.dataset.is_stand_in:
+        found.append(Warning(code="stand_in", text=record.dataset.note))
+    if record.status == "ok" and (record.window is None or not record.window.steady):
+        found.append(
+            Warning(code="unsteady", text="no steady state was reached in the time allowed")
+        )
+    if record.loss is not None and record.loss.end is None:
+        found.append(Warning(code="loss", text="the loss is not finite: this training diverged"))
+    if record.plan is not None:
+        found += [Warning(code="plan", text=note) for note in record.plan.notes]
+    if record.conditions is not None:
+        found += [Warning(code="conditions", text=text) for text in record.conditions.bad]
+    found += _input_bound(record)
+    return record.model_copy(update={"warnings": found})
+
+
+def _input_bound(record: Record) -> list[Warning]:
+    shares = [
+        rank.stats["data"].mean_s / rank.stats["step"].mean_s for rank in record.ranks if rank.stats
+    ]
+    if not shares or max(shares) <= INPUT_BOUND_SHARE or record.dataset is None:
+        return []
+    return [
+        Warning(
+            code="input_bound",
+            text=f"{max(shares):.0%} of the step was spent waiting for data (loader "
+            f"{record.dataset.loader}); dataset.loader=resident keeps the input out of the way",
+        )
+    ]

@@ -1,0 +1,123 @@
+"""The board: shared memory between the ranks of one node and the process that watches them.
+
+Every rank writes its step times and a heartbeat here, so nothing is sent while steps are
+measured, a watcher that is slow never holds a rank up, and what a rank measured outlives it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from enum import IntEnum
+from multiprocessing.context import BaseContext
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+COLUMNS = (
+    "begin",
+    "data",
+    "h2d",
+    "forward",
+    "backward",
+    "comm_exposed",
+    "optimizer",
+    "other",
+    "step",
+    "comm",
+    "comm_hidden",
+)
+"""One row per step, in seconds; `begin` is on the host's monotonic clock."""
+
+
+class Stage(IntEnum):
+    """Where a rank is in its run."""
+
+    STARTING = 0
+    WARM_UP = 1
+    MEASURING = 2
+    ABLATION = 3
+    FINISHED = 4
+
+
+class _Head(IntEnum):
+    STAGE = 0
+    STEPS = 1
+    HEARTBEAT = 2
+    MEAN_STEP_S = 3
+    REL_HALF_WIDTH = 4
+    EXPECTED_STEPS = 5
+    WIDTH = 6
+
+
+class Board:
+    """Step series and heartbeats of `ranks` ranks, at most `max_steps` steps each."""
+
+    def __init__(self, context: BaseContext, ranks: int, max_steps: int) -> None:
+        self.ranks, self.max_steps = ranks, max_steps
+        self._heads: Any = context.RawArray(ctypes.c_double, ranks * _Head.WIDTH)
+        self._rows: Any = context.RawArray(ctypes.c_double, ranks * max_steps * len(COLUMNS))
+        self._stop: Any = context.RawValue(ctypes.c_int, 0)
+
+    def rows(self, rank: int) -> Floats:
+        """All rows of one rank, shape [max_steps, len(COLUMNS)], backed by the shared memory."""
+        whole = np.frombuffer(self._rows, dtype=np.float64)
+        table: Floats = whole.reshape(self.ranks, self.max_steps, len(COLUMNS))[rank]
+        return table
+
+    def _head(self, rank: int) -> Floats:
+        whole = np.frombuffer(self._heads, dtype=np.float64)
+        head: Floats = whole.reshape(self.ranks, _Head.WIDTH)[rank]
+        return head
+
+    def beat(self, rank: int, stage: Stage, steps: int) -> None:
+        """Say that `rank` lives, is in `stage` and has finished `steps` steps."""
+        head = self._head(rank)
+        head[_Head.STAGE], head[_Head.STEPS] = stage, steps
+        head[_Head.HEARTBEAT] = time.monotonic()
+
+    def publish(self, rank: int, mean_step_s: float, rel_half_width: float, steps: float) -> None:
+        """Show the current estimate and how many steps are expected in all."""
+        head = self._head(rank)
+        head[_Head.MEAN_STEP_S], head[_Head.REL_HALF_WIDTH] = mean_step_s, rel_half_width
+        head[_Head.EXPECTED_STEPS] = steps
+
+    def stage(self, rank: int) -> Stage:
+        return Stage(int(self._head(rank)[_Head.STAGE]))
+
+    def steps(self, rank: int) -> int:
+        """Finished steps of `rank` whose rows are complete."""
+        return int(self._head(rank)[_Head.STEPS])
+
+    def heartbeat_s(self, rank: int) -> float:
+        """When `rank` last gave a sign of life, on the monotonic clock; 0 before the first."""
+        return float(self._head(rank)[_Head.HEARTBEAT])
+
+    def estimate(self, rank: int) -> tuple[float, float, float]:
+        """Mean step (s), relative half-width of its interval, steps expected in all."""
+        head = self._head(rank)
+        return (
+            float(head[_Head.MEAN_STEP_S]),
+            float(head[_Head.REL_HALF_WIDTH]),
+            float(head[_Head.EXPECTED_STEPS]),
+        )
+
+    def column(self, rank: int, name: str) -> Floats:
+        """A copy of one column over the finished steps of `rank`."""
+        return self.rows(rank)[: self.steps(rank), COLUMNS.index(name)].copy()
+
+    def fill(self, rank: int, rows: Floats) -> None:
+        """Take over the finished steps of a rank that ran on another node."""
+        self.rows(rank)[: len(rows)] = rows
+        self.beat(rank, Stage.FINISHED, len(rows))
+
+    def request_stop(self) -> None:
+        """Ask the ranks to end their main window at the next common step."""
+        self._stop.value = 1
+
+    @property
+    def stop_requested(self) -> bool:
+        return bool(self._stop.value)

@@ -1,0 +1,201 @@
+"""A training whose times are known by construction, to hold the instrument against.
+
+``model=calibrated`` sleeps through its forward and backward passes, so dozens of ranks fit on
+two cores; its gradients have a set size, so communication over a known link has a known time.
+Faults can be injected: a straggler, jitter, a cold start, a drift, a slow loader.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from dpeval.config import DatasetConfig
+from dpeval.data.feeds import Share
+from dpeval.data.source import Say, Source
+
+PR_SET_TIMERSLACK = 29
+
+
+@dataclass(frozen=True)
+class Faults:
+    """What goes wrong on purpose."""
+
+    straggler_rank: int | None = None
+    straggler_factor: float = 1.0
+    """Compute time of that rank over that of the others."""
+    jitter: float = 0.0
+    """Standard deviation of the logarithm of a lognormal factor with mean 1 per step."""
+    cold_steps: int = 0
+    cold_factor: float = 1.0
+    """The first `cold_steps` steps take this many times as long."""
+    drift_per_step: float = 0.0
+    """Each step takes this fraction of the first one's time longer than the step before."""
+    fail_at_step: int | None = None
+    """Raise in this step (on `straggler_rank`, or on every rank)."""
+
+    def factor(self, step: int, rank: int, generator: np.random.Generator) -> float:
+        """How many times its nominal time step `step` takes on `rank`."""
+        factor = 1.0 + self.drift_per_step * step
+        if self.jitter:
+            factor *= generator.lognormal(-(self.jitter**2) / 2, self.jitter)
+        if step < self.cold_steps:
+            factor *= self.cold_factor
+        if rank == self.straggler_rank:
+            factor *= self.straggler_factor
+        return float(factor)
+
+
+def build(
+    forward_s: float = 0.004,
+    backward_s: float = 0.006,
+    layers: int = 4,
+    gradient_mib: float = 0.25,
+    num_classes: int = 10,
+    faults: dict[str, Any] | None = None,
+) -> nn.Module:
+    """The calibrated model: `layers` layers that share its times (s) and its gradients (MiB)."""
+    return CalibratedModel(
+        forward_s, backward_s, layers, gradient_mib, num_classes, Faults(**(faults or {}))
+    )
+
+
+class CalibratedModel(nn.Module):
+    """Layers that take a set time; outputs logits of shape [batch, num_classes]."""
+
+    def __init__(
+        self,
+        forward_s: float,
+        backward_s: float,
+        layers: int,
+        gradient_mib: float,
+        num_classes: int,
+        faults: Faults,
+    ) -> None:
+        super().__init__()
+        self._forward_s, self._backward_s = forward_s / layers, backward_s / layers
+        self._faults, self._step = faults, 0
+        self._rank = dist.get_rank() if dist.is_initialized() else 0
+        self._generator = np.random.default_rng(self._rank)
+        per_layer = max(1, int(gradient_mib * 2**20 / 4 / layers))
+        self.layers = nn.ParameterList([torch.zeros(per_layer) for _ in range(layers)])
+        self.head = nn.Parameter(torch.zeros(num_classes))
+        _exact_sleep()
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self._faults.fail_at_step == self._step and self._rank == (
+            self._faults.straggler_rank or self._rank
+        ):
+            raise RuntimeError(f"injected failure in step {self._step} on rank {self._rank}")
+        factor = self._faults.factor(self._step, self._rank, self._generator)
+        self._step += self.training
+        signal = images.flatten(1)[:, :1].float() * 0 + self.head
+        for weight in self.layers:
+            signal = _Timed.apply(
+                signal, weight, self._forward_s * factor, self._backward_s * factor
+            )
+        return signal
+
+
+class _Timed(torch.autograd.Function):
+    """Passes its input on after a set time, and so for the gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, signal: Tensor, weight: Tensor, forward_s: float, backward_s: float
+    ) -> Tensor:
+        begin_s = time.perf_counter()
+        ctx.save_for_backward(weight)
+        ctx.backward_s = backward_s
+        result = signal.clone()
+        sleep_until(begin_s + forward_s)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        begin_s = time.perf_counter()
+        (weight,) = ctx.saved_tensors
+        gradient = torch.zeros_like(weight)
+        sleep_until(begin_s + ctx.backward_s)
+        return gradients[0], gradient, None, None
+
+
+class TimedSGD(torch.optim.SGD):
+    """SGD whose step takes `step_s` seconds: ``optimizer.name=dpeval.calibrated.TimedSGD``."""
+
+    def __init__(self, params: Any, step_s: float = 0.0, **arguments: Any) -> None:
+        super().__init__(params, **arguments)
+        self._step_s = step_s
+
+    def step(self, closure: Any = None) -> Any:
+        begin_s = time.perf_counter()
+        loss = super().step(closure)
+        sleep_until(begin_s + self._step_s)
+        return loss
+
+
+def sleep_until(moment_s: float) -> None:
+    """Sleep until ``perf_counter`` shows `moment_s`."""
+    left_s = moment_s - time.perf_counter()
+    if left_s > 0:
+        time.sleep(left_s)
+
+
+def _exact_sleep() -> None:
+    """Ask Linux to wake this process on time: by default it may be 50 µs late (prctl(2))."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)
+
+
+@dataclass
+class TimedFeed:
+    """A feed of one-pixel images that keeps the rank waiting for a set time per batch."""
+
+    batch: int
+    num_classes: int
+    delay_s: float
+    device: torch.device
+    images_read: int = 0
+
+    def next(self) -> tuple[Tensor, Tensor]:
+        sleep_until(time.perf_counter() + self.delay_s)
+        self.images_read += self.batch
+        return torch.zeros(self.batch, 3, 1, 1), torch.arange(self.batch) % self.num_classes
+
+    def put(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        return batch[0].to(self.device), batch[1].to(self.device)
+
+    def close(self) -> None:
+        pass
+
+
+def source(config: DatasetConfig, root: Path, say: Say) -> Source:
+    """A source without images whose feed is :func:`feed`."""
+    return Source(
+        requested=config.name,
+        used=config.name,
+        root="",
+        num_classes=config.num_classes,
+        train_files=[],
+        train_labels=[],
+        feed="dpeval.calibrated.feed",
+    )
+
+
+def feed(share: Share) -> TimedFeed:
+    """The feed of one rank; see :class:`TimedFeed`."""
+    return TimedFeed(
+        batch=share.shares[share.rank],
+        num_classes=share.config.num_classes,
+        delay_s=share.config.delay_s,
+        device=share.device.torch_device,
+    )

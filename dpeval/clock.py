@@ -1,0 +1,152 @@
+"""The phase clock: marks the boundaries inside a step and never waits for the device."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from dpeval.board import COLUMNS, Floats
+from dpeval.devices import Device
+
+_COLUMN = {name: index for index, name in enumerate(COLUMNS)}
+_PHASES = ("data", "h2d", "forward", "backward", "comm_exposed", "optimizer")
+
+
+@dataclass
+class _Reduce:
+    """One bucket's all-reduce within one step."""
+
+    bucket: int
+    nbytes: int
+    begin: Any
+    end: Any = None
+
+
+@dataclass
+class _Step:
+    """The stamps of one step; their differences are read once the device is past the last."""
+
+    index: int
+    host_s: float
+    begin: Any
+    spans: list[tuple[str, Any, Any]] = field(default_factory=list[tuple[str, Any, Any]])
+    reduces: list[_Reduce] = field(default_factory=list[_Reduce])
+    last_ready: Any = None
+    end: Any = None
+
+
+class PhaseClock:
+    """Times every step of one rank by phase and writes them into its board rows.
+
+    On CPU a stamp is ``perf_counter``; on CUDA it is an event on the current stream, whose
+    time is read in :meth:`drain` after the device has passed it, so no synchronisation enters
+    a step. A phase is the span between two marks; ``other`` is what remains of the step, so
+    phases add up to the step by construction. `backward` ends when the last gradient is ready;
+    from there to the end of the backward call the rank only waits for communication
+    (``comm_exposed``).
+    """
+
+    def __init__(self, device: Device, rows: Floats) -> None:
+        self._device, self._rows = device, rows
+        self._open: _Step | None = None
+        self._last: Any = None
+        self._pending: deque[_Step] = deque()
+        self.bucket_s: dict[int, tuple[int, list[float]]] = {}
+        """Per bucket index: its bytes and the all-reduce time of every step, s."""
+        self.finished = 0
+        """Steps whose rows are complete."""
+
+    def start_step(self, index: int, host_s: float) -> None:
+        """Begin step `index`; `host_s` is the host's monotonic time, for timelines."""
+        stamp = self._device.stamp()
+        self._open, self._last = _Step(index, host_s, stamp), stamp
+
+    def mark(self, phase: str) -> None:
+        """Assign the time since the previous mark to `phase`; a phase may be marked repeatedly."""
+        step, stamp = self._current(), self._device.stamp()
+        if phase == "backward" and step.last_ready is not None:
+            step.spans.append((phase, self._last, step.last_ready))
+            step.spans.append(("comm_exposed", step.last_ready, stamp))
+        else:
+            step.spans.append((phase, self._last, stamp))
+        self._last = stamp
+
+    def end_step(self) -> None:
+        """Close the step and write the rows of every step that the device has finished."""
+        step = self._current()
+        step.end = self._device.stamp()
+        self._pending.append(step)
+        self._open = None
+        self.drain()
+
+    def drain(self) -> None:
+        """Write the rows of closed steps that the device is past; call after ``finish`` too."""
+        while self._pending and self._device.is_past(self._pending[0].end):
+            self._write(self._pending.popleft())
+
+    @contextmanager
+    def diverted(self, rows: Floats) -> Iterator[None]:
+        """Write the steps of this block, counted from 0, into `rows` instead."""
+        saved = self._rows, self.finished, self.bucket_s
+        self._rows, self.finished, self.bucket_s = rows, 0, {}
+        try:
+            yield
+        finally:
+            self._rows, self.finished, self.bucket_s = saved
+
+    def bucket_ready(self, bucket: int, nbytes: int, *, is_last: bool) -> _Reduce:
+        """A bucket's gradients are complete and its all-reduce begins now."""
+        step, stamp = self._current(), self._device.stamp()
+        reduce = _Reduce(bucket, nbytes, stamp)
+        step.reduces.append(reduce)
+        if is_last:
+            step.last_ready = stamp
+        return reduce
+
+    def bucket_done(self, reduce: _Reduce) -> None:
+        """The all-reduce that :meth:`bucket_ready` returned has ended."""
+        reduce.end = self._device.stamp()
+
+    def _current(self) -> _Step:
+        if self._open is None:
+            raise RuntimeError("the phase clock was used outside start_step … end_step")
+        return self._open
+
+    def _write(self, step: _Step) -> None:
+        elapsed = self._device.elapsed_s
+        row = self._rows[step.index]
+        row[:] = 0.0
+        for phase, begin, end in step.spans:
+            row[_COLUMN[phase]] += elapsed(begin, end)
+        total_s = elapsed(step.begin, step.end)
+        row[_COLUMN["begin"]] = step.host_s
+        row[_COLUMN["step"]] = total_s
+        row[_COLUMN["other"]] = total_s - sum(row[_COLUMN[phase]] for phase in _PHASES)
+        if step.reduces:
+            row[_COLUMN["comm"]], row[_COLUMN["comm_hidden"]] = self._communication(step)
+        self.finished = step.index + 1
+
+    def _communication(self, step: _Step) -> tuple[float, float]:
+        """Time with at least one all-reduce under way, and the part of it before the last
+        gradient was ready, s."""
+        elapsed, origin = self._device.elapsed_s, step.begin
+        ready_s = elapsed(origin, step.last_ready) if step.last_ready is not None else 0.0
+        total_s = hidden_s = covered_s = 0.0
+        for reduce in step.reduces:
+            begin_s = elapsed(origin, reduce.begin)
+            end_s = elapsed(origin, reduce.end if reduce.end is not None else step.end)
+            nbytes, series = self.bucket_s.setdefault(reduce.bucket, (reduce.nbytes, []))
+            if nbytes != reduce.nbytes:
+                # DDP rebuilds its buckets after the first step, in the order gradients came.
+                series = []
+                self.bucket_s[reduce.bucket] = (reduce.nbytes, series)
+            series.append(end_s - begin_s)
+            new_s = max(begin_s, covered_s)
+            if end_s > new_s:
+                total_s += end_s - new_s
+                hidden_s += max(0.0, min(end_s, ready_s) - new_s)
+                covered_s = end_s
+        return total_s, hidden_s

@@ -1,0 +1,105 @@
+"""What every launcher of dpeval shares: each run composed, checked and ordered on its own.
+
+Hydra resolves a launcher's parameters once per sweep; here every job is composed first, so
+that whatever depends on one job's configuration (devices, memory, time) is that job's own.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra.core.utils import JobReturn, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+
+from dpeval.config import Config, from_hydra
+from dpeval.errors import ConfigError
+from dpeval.launchers.compose import Composer
+
+
+@dataclass(frozen=True)
+class SweepJob:
+    """One run of a sweep, composed and checked."""
+
+    number: int
+    overrides: tuple[str, ...]
+    composed: DictConfig
+    """With Hydra's own node, as ``run_job`` wants it."""
+    config: Config
+    folder: Path
+
+
+class SweepLauncher(Launcher):
+    """Composes, checks and orders a sweep's jobs; a subclass carries them out."""
+
+    def __init__(self) -> None:
+        self.config: DictConfig | None = None
+        self.task_function: TaskFunction | None = None
+        self.hydra_context: HydraContext | None = None
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """Hydra's call: compose everything, then carry it out.
+
+        Raises:
+            ConfigError: any job's configuration is wrong; nothing has been started then.
+        """
+        setup_globals()
+        assert self.config is not None  # Hydra calls setup() first
+        jobs = self._compose(job_overrides, initial_job_idx)
+        self.carry_out(jobs, Path(str(self.config.hydra.sweep.dir)))
+        return []
+
+    @abstractmethod
+    def carry_out(self, jobs: list[SweepJob], sweep_dir: Path) -> None:
+        """Run or submit `jobs`, in this order.
+
+        Raises:
+            DpevalError: once every job's fate is recorded, when some did not end well.
+        """
+
+    def _compose(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> list[SweepJob]:
+        assert self.hydra_context is not None
+        assert self.config is not None
+        composer = Composer(self.hydra_context.config_loader, self.config)
+        once = [
+            self._job(composer, list(overrides), initial_job_idx + position)
+            for position, overrides in enumerate(job_overrides)
+        ]
+        if all(job.config.repeat == 1 for job in once):
+            return once
+        jobs: list[SweepJob] = []
+        # A B C A B C, not A A A B B B: a machine that drifts must not look like an effect.
+        for repetition in range(max((job.config.repeat for job in once), default=1)):
+            for overrides, first in zip(job_overrides, once, strict=True):
+                if repetition >= first.config.repeat:
+                    continue
+                extra = [f"repetition={repetition}"] if first.config.repeat > 1 else []
+                jobs.append(self._job(composer, [*overrides, *extra], initial_job_idx + len(jobs)))
+        return jobs
+
+    def _job(self, composer: Composer, overrides: list[str], number: int) -> SweepJob:
+        composed = composer.compose(overrides)
+        with open_dict(composed):
+            composed.hydra.job.id = composed.hydra.job.num = number
+        plain = composed.copy()
+        with open_dict(plain):
+            del plain["hydra"]
+        try:
+            config = from_hydra(plain)
+        except ConfigError as error:
+            raise ConfigError(f"{' '.join(overrides)}: {error}") from error
+        folder = Path(str(composed.hydra.sweep.dir)) / str(composed.hydra.sweep.subdir)
+        return SweepJob(number, tuple(overrides), composed, config, folder)

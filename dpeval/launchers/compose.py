@@ -1,0 +1,81 @@
+"""Compose the runs of a sweep in a tenth of the time that Hydra takes for each.
+
+Hydra reads and merges every YAML file anew for each job (65 ms), and its own sweeper does so
+once more only to see whether it can. Two hundred runs would take half a minute before the first
+is sent. Here jobs that choose the same options of the same groups share that work, and only
+their values are set one by one, by Hydra's own function.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.plugins.sweeper import Sweeper
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+
+class CartesianSweeper(BasicSweeper, Sweeper):
+    """Hydra's own sweeper without its trial composition: the launcher checks every job first."""
+
+    def __init__(self, max_batch_size: int | None, params: dict[str, str] | None = None) -> None:
+        # Not through BasicSweeper: Hydra's discovery of plugins executes that module again, and
+        # its `super(BasicSweeper, self)` then names another class than the one derived from.
+        Sweeper.__init__(self)
+        self.overrides = None
+        self.batch_index = 0
+        self.max_batch_size = max_batch_size
+        self.params = params or {}
+        self.hydra_context = self.config = self.launcher = None
+
+    def validate_batch_is_legal(self, batch: Any) -> None:
+        """Leave it to :class:`dpeval.launchers.base.SweepLauncher`."""
+
+
+class Composer:
+    """Composes jobs equal to ``ConfigLoader.load_sweep_config``."""
+
+    def __init__(self, loader: Any, master: DictConfig) -> None:
+        self._loader, self._master = loader, master
+        self._parser = OverridesParser.create(config_loader=loader)
+        self._composed: dict[tuple[str, ...], DictConfig] = {}
+
+    def compose(self, overrides: list[str]) -> DictConfig:
+        """One job's whole configuration, Hydra's node included.
+
+        Raises:
+            HydraException, OmegaConfBaseException: see Hydra.
+        """
+        parsed = self._parser.parse_overrides(overrides)
+        values = [item for item in parsed if not self._chooses(item)]
+        chosen = tuple(item.input_line or "" for item in parsed if self._chooses(item))
+        if chosen not in self._composed:
+            self._composed[chosen] = self._loader.load_sweep_config(self._master, list(chosen))
+        composed = self._composed[chosen].copy()
+        OmegaConf.copy_cache(from_config=self._master, to_config=composed)
+        ConfigLoaderImpl._apply_overrides_to_config(values, composed)
+        self._tell_hydra(composed, parsed)
+        return composed
+
+    def _chooses(self, override: Override) -> bool:
+        """Whether it picks an option of a group (or changes the defaults in another way)."""
+        return bool(
+            self._loader.repository.group_exists(override.key_or_group)
+            or override.package is not None
+            or override.is_hydra_override()
+        )
+
+    def _tell_hydra(self, composed: DictConfig, parsed: list[Override]) -> None:
+        task = [item for item in parsed if not item.is_hydra_override()]
+        config = composed.hydra.job.config.override_dirname
+        with open_dict(composed):
+            composed.hydra.overrides.task = [item.input_line for item in task]
+            composed.hydra.job.override_dirname = get_overrides_dirname(
+                overrides=task,
+                kv_sep=config.kv_sep,
+                item_sep=config.item_sep,
+                exclude_keys=config.exclude_keys,
+            )

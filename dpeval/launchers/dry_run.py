@@ -1,0 +1,41 @@
+"""What a sweep would ask for, in words and in the scheduler's own lines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dpeval.launchers.resources import Group, Resources
+
+
+def describe_groups(groups: Sequence[Group], labels: Sequence[str], texts: Sequence[str]) -> str:
+    """The dry run's text: each group's runs, resources and submission, then the whole."""
+    lines: list[str] = []
+    for index, (group, text) in enumerate(zip(groups, texts, strict=True), 1):
+        count = len(group.members)
+        lines.append(
+            f"submission {index} of {len(groups)}: {count} run{'s' * (count != 1)}, "
+            f"each with {resource_words(group.resources)}"
+        )
+        lines += [f"  {labels[position]}" for position in group.members]
+        lines += [f"  | {line}".rstrip() for line in text.splitlines()]
+        lines.append("")
+    runs = sum(len(group.members) for group in groups)
+    hours = sum(len(group.members) * group.resources.device_hours for group in groups)
+    lines.append(
+        f"{runs} runs in {len(groups)} submissions, at most {hours:.2f} device-hours "
+        "(if every run takes its whole time limit); nothing was submitted"
+    )
+    return "\n".join(lines)
+
+
+def resource_words(resources: Resources) -> str:
+    """``1 whole node with 4 cores, 2 GPUs, 6 GiB for at most 8 min``."""
+    words = [f"{resources.cores} core{'s' * (resources.cores != 1)}"]
+    if resources.gpus:
+        words.append(f"{resources.gpus} GPU{'s' * (resources.gpus != 1)}")
+    if resources.memory_mib is not None:
+        words.append(f"{resources.memory_mib / 1024:g} GiB")
+    whole = "whole " if resources.exclusive else ""
+    nodes = f"{resources.nodes} {whole}node{'s' * (resources.nodes != 1)}"
+    each = " each" if resources.nodes > 1 else ""
+    return f"{nodes} with {', '.join(words)}{each} for at most {resources.time_min} min"

@@ -1,0 +1,237 @@
+"""From a sweep's manifest, its records and its scheduler to where every run stands."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from dpeval import record
+from dpeval.errors import RecordError
+from dpeval.launchers.manifest import Manifest, SentRun
+from dpeval.launchers.scheduler import UNKNOWN, Ending, JobState, Scheduler, unique
+from dpeval.schema import Frozen
+
+PROGRESS_NAME = "progress.json"
+Standing = Literal[
+    "queued",
+    "running",
+    "ok",
+    "skipped",
+    "oom",
+    "failed",
+    "interrupted",
+    "lost",
+    "left out",
+    "not sent",
+]
+FINAL: frozenset[Standing] = frozenset(
+    ("ok", "skipped", "oom", "failed", "interrupted", "lost", "left out", "not sent")
+)
+_LOG_BYTES = 2_000
+_FULL_DISK_BYTES = 2**20
+
+
+class Progress(Frozen):
+    """What a run says of itself while it goes on."""
+
+    host: str
+    stage: str
+    steps: int
+    img_per_s: float
+    at_s: float
+    """Seconds since the epoch."""
+
+
+class RunStatus(Frozen):
+    """Where one run stands."""
+
+    run: SentRun
+    standing: Standing
+    kind: str = ""
+    """The cause's kind where the run did not end well."""
+    text: str = ""
+    log: str = ""
+    """The end of the job's log, where it explains something."""
+    img_per_s: float | None = None
+
+
+@dataclass(frozen=True)
+class _Headline:
+    """The few fields of a record that a status needs."""
+
+    status: Standing
+    kind: str
+    message: str
+    img_per_s: float | None
+
+
+def look(manifest: Manifest, sweep_dir: Path, scheduler: Scheduler) -> list[RunStatus]:
+    """Where every run of a sweep stands; one question to the scheduler, one file per run.
+
+    Raises:
+        LaunchError: the scheduler does not answer.
+    """
+    headlines = {run.number: _headline(sweep_dir / run.folder) for run in manifest.runs}
+    open_jobs = [
+        run.job_id
+        for run in manifest.runs
+        if not _is_settled(headlines[run.number]) and run.left_out is None
+    ]
+    states = scheduler.query(unique(open_jobs))
+    found = []
+    for run in manifest.runs:
+        state = states.get(run.job_id or "", UNKNOWN)
+        headline = headlines[run.number]
+        if state.state in ("ended", "unknown") and headline is None:
+            # It may have written its record between the first look and the scheduler's answer.
+            headline = _headline(sweep_dir / run.folder)
+        found.append(judge(run, headline, state, sweep_dir, Path(manifest.submitit_folder)))
+    return found
+
+
+def _is_settled(headline: _Headline | None) -> bool:
+    """Whether the scheduler cannot add anything; an interrupted run may be queued again."""
+    return headline is not None and headline.status != "interrupted"
+
+
+def _headline(folder: Path) -> _Headline | None:
+    path = folder / record.FILE_NAME
+    if not path.exists():
+        return None
+    try:
+        found = record.read(path)
+    except RecordError as error:
+        return _Headline("failed", "record", str(error), None)
+    cause = found.cause
+    return _Headline(
+        status=found.status,
+        kind=cause.kind if cause is not None else "",
+        message=cause.message if cause is not None else "",
+        img_per_s=found.throughput.img_per_s if found.throughput is not None else None,
+    )
+
+
+def judge(
+    run: SentRun,
+    headline: _Headline | None,
+    state: JobState,
+    sweep_dir: Path,
+    logs: Path,
+) -> RunStatus:
+    """One run's standing: its record if it has one, else what its scheduler and log tell."""
+    if run.left_out is not None:
+        return RunStatus(run=run, standing="left out", text=run.left_out)
+    alive = state.state in ("queued", "running")
+    if headline is not None and not (headline.status == "interrupted" and alive):
+        return RunStatus(
+            run=run,
+            standing=headline.status,
+            kind=headline.kind,
+            text=headline.message,
+            img_per_s=headline.img_per_s,
+        )
+    if run.refused is not None:
+        return RunStatus(run=run, standing="failed", kind="refused", text=run.refused)
+    if run.job_id is None:
+        return RunStatus(run=run, standing="not sent", text="the submission did not come so far")
+    if state.state == "queued":
+        again = " (again, after an interruption)" if headline is not None else ""
+        return RunStatus(run=run, standing="queued", text=state.reason + again)
+    if state.state == "running":
+        return _running(run, state, sweep_dir / run.folder)
+    return _ended(run, state, sweep_dir / run.folder, logs)
+
+
+def _running(run: SentRun, state: JobState, folder: Path) -> RunStatus:
+    progress = read_progress(folder)
+    if progress is None:
+        return RunStatus(run=run, standing="running", text=f"on {state.nodes}: starting")
+    text = f"on {progress.host}: {progress.stage}, {progress.steps} steps"
+    silent_s = time.time() - progress.at_s
+    if silent_s > 60:
+        text += f", silent for {silent_s:.0f} s"
+    return RunStatus(run=run, standing="running", text=text, img_per_s=progress.img_per_s or None)
+
+
+def read_progress(folder: Path) -> Progress | None:
+    """What the run in `folder` last said of itself."""
+    try:
+        return Progress.model_validate_json((folder / PROGRESS_NAME).read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+_ENDINGS: Mapping[Ending, tuple[Standing, str, str]] = {
+    "cancelled": ("interrupted", "cancelled", "cancelled from outside before it could record"),
+    "preempted": ("interrupted", "preempted", "preempted before it could record"),
+    "timeout": ("failed", "time_limit", "ended at the job's time limit without a record"),
+    "node_fail": ("failed", "node_fail", "its node failed"),
+    "oom_kill": ("oom", "oom_kill", "killed for exceeding the memory of its job"),
+    "failed": ("failed", "exit", "its job ended without a record"),
+    "completed": ("lost", "lost", "its job came to its end and left no record"),
+}
+
+
+def _ended(run: SentRun, state: JobState, folder: Path, logs: Path) -> RunStatus:
+    log = log_end(logs, run.job_id or "")
+    if _is_full(folder) or "No space left on device" in log:
+        return RunStatus(
+            run=run,
+            standing="failed",
+            kind="disk_full",
+            text=f"no space left where its record goes ({folder})",
+            log=log,
+        )
+    if state.ending is None:
+        return RunStatus(run=run, standing="lost", kind="lost", text=state.reason, log=log)
+    standing, kind, text = _ENDINGS[state.ending]
+    told = f"{text} ({state.reason}{f' on {state.nodes}' if state.nodes else ''})"
+    return RunStatus(run=run, standing=standing, kind=kind, text=told, log=log)
+
+
+def log_end(logs: Path, job_id: str) -> str:
+    """The last lines that the job wrote to its standard error."""
+    if not job_id:
+        return ""
+    try:
+        with (logs / f"{job_id}_0_log.err").open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - _LOG_BYTES))
+            return file.read().decode(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _is_full(folder: Path) -> bool:
+    while not folder.exists():
+        folder = folder.parent
+    space = os.statvfs(folder)
+    return space.f_bavail * space.f_frsize < _FULL_DISK_BYTES
+
+
+def counts(statuses: Sequence[RunStatus]) -> str:
+    """``3 ok, 1 running, 2 queued``."""
+    found = Counter(status.standing for status in statuses)
+    order: tuple[Any, ...] = (
+        "ok",
+        "running",
+        "queued",
+        *sorted(name for name in found if name not in ("ok", "running", "queued")),
+    )
+    return ", ".join(f"{found[name]} {name}" for name in order if found[name])
+
+
+def write_progress(progress: Progress, folder: Path) -> None:
+    """Tell whoever looks; a full disk or a gone folder must not end a run."""
+    temporary = folder / f".{PROGRESS_NAME}.{os.getpid()}"
+    with contextlib.suppress(OSError):
+        temporary.write_text(progress.model_dump_json(), encoding="utf-8")
+        temporary.replace(folder / PROGRESS_NAME)

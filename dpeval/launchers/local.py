@@ -1,0 +1,62 @@
+"""The launcher for one machine: one run after another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hydra.core.utils import run_job
+from omegaconf import DictConfig
+
+from dpeval import console
+from dpeval.launchers.base import SweepJob, SweepLauncher
+from dpeval.record import Record
+from dpeval.run import Job
+from dpeval.session import Session
+
+
+class LocalLauncher(SweepLauncher):
+    """Runs never share the machine, and one that fails does not end the sweep."""
+
+    def carry_out(self, jobs: list[SweepJob], sweep_dir: Path) -> None:
+        reporter = console.make_reporter()
+        session = Session(reporter)
+        planned = [session.job(job.config, job.folder, list(job.overrides)) for job in jobs]
+        session.require_any(planned)
+        session.prepare_all(planned)
+        with reporter:
+            reporter.sweep_started(planned, sweep_dir)
+            records = []
+            for job, plan in zip(jobs, planned, strict=True):
+                records.append(self._run(session, job, plan))
+                if records[-1].status == "interrupted":
+                    break
+            reporter.sweep_ended(planned, records, sweep_dir)
+        if jobs[0].config.analyze:
+            _analyze(sweep_dir)
+        console.raise_for(records, len(jobs))
+
+    def _run(self, session: Session, job: SweepJob, planned: Job) -> Record:
+        """Through Hydra's own ``run_job``, so that its files and callbacks are as ever."""
+        assert self.hydra_context is not None
+        assert self.config is not None
+
+        def task(_: DictConfig) -> Record:
+            return session.execute(planned)
+
+        returned = run_job(
+            task_function=task,
+            config=job.composed,
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+            hydra_context=self.hydra_context,
+        )
+        record = returned.return_value
+        assert isinstance(record, Record)
+        return record
+
+
+def _analyze(sweep_dir: Path) -> None:
+    # Late: pandas and matplotlib take a second that a run must not wait for.
+    from dpeval.analyze import analyze
+
+    analyze([sweep_dir])

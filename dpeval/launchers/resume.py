@@ -1,0 +1,72 @@
+"""Which runs need not be submitted: they are done, or already on their way."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from dpeval import record
+from dpeval.config import SweepConfig
+from dpeval.errors import ConfigError, LaunchError
+from dpeval.launchers import manifest as manifests
+from dpeval.launchers.scheduler import scheduler, unique
+
+
+def left_out(
+    identities: Sequence[str], sweep: SweepConfig, study_dir: Path, own: Path
+) -> dict[str, str]:
+    """Reason by identity for each of `identities` that an earlier sweep has done or sent.
+
+    Looks through ``sweep.resume``, or with ``sweep.skip_done`` through the study's folder.
+
+    Raises:
+        ConfigError: ``sweep.resume`` is no folder.
+        LaunchError: an earlier sweep has open jobs and their scheduler does not answer.
+    """
+    if sweep.resume is not None:
+        root = Path(sweep.resume)
+        if not root.is_dir():
+            raise ConfigError(f"sweep.resume={sweep.resume} is not a folder; give a sweep's")
+    elif sweep.skip_done:
+        root = study_dir
+    else:
+        return {}
+    wanted = set(identities)
+    found = {
+        identity: f"done in {path.parent}"
+        for path in root.rglob(record.FILE_NAME)
+        if (identity := _done(path)) in wanted and identity is not None
+    }
+    for path in root.rglob(manifests.FILE_NAME):
+        if path.parent != own:
+            found |= _on_their_way(path.parent, wanted - found.keys())
+    return found
+
+
+def _done(path: Path) -> str | None:
+    """The identity of a record that is ``ok``."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(content, dict) or content.get("status") != "ok":
+        return None
+    return str(content.get("identity"))
+
+
+def _on_their_way(sweep_dir: Path, wanted: Iterable[str]) -> dict[str, str]:
+    try:
+        manifest = manifests.read(sweep_dir)
+    except LaunchError:
+        return {}
+    wanted = set(wanted)
+    open_runs = [run for run in manifest.runs if run.job_id is not None and run.identity in wanted]
+    if not open_runs:
+        return {}
+    states = scheduler(manifest.launcher).query(unique(run.job_id for run in open_runs))
+    return {
+        run.identity: f"job {run.job_id} of {sweep_dir} is {states[run.job_id].state}"
+        for run in open_runs
+        if run.job_id in states and states[run.job_id].state in ("queued", "running")
+    }

@@ -1,0 +1,217 @@
+"""Several nodes in one run: where they meet, and how their parts become one record.
+
+Every node runs the same program and starts its own ranks exactly as a single machine does. They
+meet through the run's folder, which all of them see: node 0 says there where it serves the
+rendezvous store, and the others leave there what their ranks measured, as arrays and JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import psutil
+from pydantic import TypeAdapter, ValidationError
+
+from dpeval.board import Board
+from dpeval.config import Config
+from dpeval.errors import MachineError
+from dpeval.plan import Plan, RankPlan
+from dpeval.schema import Frozen
+
+if TYPE_CHECKING:
+    from dpeval.supervise import Outcome
+
+PART_TIMEOUT_S = 60.0
+"""How long node 0 waits for what another node measured, once its own ranks have ended."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """This process's place among the nodes of a run."""
+
+    index: int
+    count: int
+    folder: Path
+    """The run's folder, seen by all nodes."""
+    attempt: str
+    """Tells this start of the run from an earlier one, whose files may still lie there."""
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Where the ranks of a run find each other."""
+
+    host: str
+    port: int
+    interface: str
+
+
+class _Address(Frozen):
+    host: str
+    port: int
+
+
+class _Part(Frozen):
+    """What one node's ranks did, besides their step series."""
+
+    ranks: list[RankPlan]
+    pids: dict[int, int]
+    steps: dict[int, int]
+    results: str
+    failure: str
+    interrupted_by: str | None = None
+
+
+def interface_of(config: Config) -> tuple[str, str]:
+    """The network interface between nodes and this node's IPv4 address on it.
+
+    ``hardware.interface``, else the site's, else the first that is up and no loopback.
+
+    Raises:
+        MachineError: the interface named has no IPv4 address here.
+    """
+    asked = config.hardware.interface or config.site.interface
+    up = {name for name, state in psutil.net_if_stats().items() if state.isup}
+    found = {
+        name: address.address
+        for name, addresses in psutil.net_if_addrs().items()
+        for address in addresses
+        if address.family == socket.AF_INET and name in up
+    }
+    if asked is not None:
+        if asked not in found:
+            raise MachineError(
+                f"hardware.interface={asked} has no IPv4 address on {socket.gethostname()}; "
+                f"there are {', '.join(found)}"
+            )
+        return asked, found[asked]
+    for name, address in found.items():
+        if not address.startswith("127."):
+            return name, address
+    return "lo", "127.0.0.1"
+
+
+def announce(node: Node, host: str, port: int) -> None:
+    """Tell the other nodes where node 0 serves the store."""
+    _write(_meeting_path(node), _Address(host=host, port=port).model_dump_json())
+
+
+def find(node: Node, config: Config) -> Meeting:
+    """Wait until node 0 has said where it is.
+
+    Raises:
+        MachineError: it did not within ``hardware.startup_timeout_s``.
+    """
+    deadline_s = time.monotonic() + config.hardware.startup_timeout_s
+    while time.monotonic() < deadline_s:
+        with contextlib.suppress(OSError, ValidationError):
+            told = _Address.model_validate_json(_meeting_path(node).read_bytes())
+            return Meeting(told.host, told.port, interface_of(config)[0])
+        time.sleep(0.2)
+    raise MachineError(
+        f"node 0 of the run said nothing within {config.hardware.startup_timeout_s:.0f} s "
+        f"({_meeting_path(node)}); is the folder shared by all nodes?"
+    )
+
+
+def leave_part(
+    node: Node, plan: Plan, board: Board, outcome: Outcome, pids: dict[int, int]
+) -> None:
+    """Leave what this node's ranks did for node 0."""
+    from dpeval.supervise import Failure
+    from dpeval.worker import RankResult
+
+    own = [rank for rank in plan.ranks if rank.node == node.index]
+    steps = {rank.rank: board.steps(rank.local_rank) for rank in own}
+    path = _part_path(node, node.index)
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        rows = {str(rank.rank): board.rows(rank.local_rank)[: steps[rank.rank]] for rank in own}
+        np.savez(file, **rows)  # type: ignore[arg-type]  # its stub knows no ** of arrays
+    os.replace(temporary, path)
+    results = TypeAdapter(list[RankResult]).dump_json(list(outcome.results.values()))
+    failure = TypeAdapter(Failure | None).dump_json(outcome.failure)
+    part = _Part(
+        ranks=own,
+        pids=pids,
+        steps=steps,
+        results=results.decode(),
+        failure=failure.decode(),
+        interrupted_by=outcome.interrupted_by,
+    )
+    # Written last: node 0 reads the series when it sees this.
+    _write(path.with_suffix(".json"), part.model_dump_json())
+
+
+def gather(node: Node, plan: Plan, board: Board, outcome: Outcome, pids: dict[int, int]) -> Plan:
+    """Add what the other nodes left to node 0's board, outcome and pids.
+
+    Returns the plan with the CPUs and devices that the other nodes really used.
+    """
+    from dpeval.supervise import Failure
+    from dpeval.worker import RankResult
+
+    ranks = {rank.rank: rank for rank in plan.ranks}
+    deadline_s = time.monotonic() + PART_TIMEOUT_S
+    for index in range(1, node.count):
+        part = _await_part(node, index, deadline_s)
+        if part is None:
+            pids.update({rank.rank: 0 for rank in plan.ranks if rank.node == index})
+            outcome.failure = outcome.failure or Failure(
+                "lost_node", None, f"node {index} of the run left no word of its ranks"
+            )
+            continue
+        with np.load(_part_path(node, index), allow_pickle=False) as series:
+            for rank in part.ranks:
+                ranks[rank.rank] = rank
+                board.fill(rank.rank, series[str(rank.rank)])
+        pids.update(part.pids)
+        for result in TypeAdapter(list[RankResult]).validate_json(part.results):
+            outcome.results[result.rank] = result
+        failure = TypeAdapter(Failure | None).validate_json(part.failure)
+        if failure is not None and (outcome.failure is None or _is_echo(outcome.failure)):
+            outcome.failure = failure
+        outcome.interrupted_by = outcome.interrupted_by or part.interrupted_by
+    return plan.model_copy(update={"ranks": [ranks[rank] for rank in sorted(ranks)]})
+
+
+def _is_echo(failure: object) -> bool:
+    """Whether a failure is only what a peer's end looks like from here."""
+    from dpeval.supervise import COLLECTIVE_ERRORS, Failure
+
+    if not isinstance(failure, Failure):
+        return False
+    text = f"{failure.exception} {failure.message}".lower()
+    return any(word in text for word in COLLECTIVE_ERRORS)
+
+
+def _await_part(node: Node, index: int, deadline_s: float) -> _Part | None:
+    path = _part_path(node, index).with_suffix(".json")
+    while True:
+        with contextlib.suppress(OSError, ValidationError, json.JSONDecodeError):
+            return _Part.model_validate_json(path.read_bytes())
+        if time.monotonic() > deadline_s:
+            return None
+        time.sleep(0.2)
+
+
+def _meeting_path(node: Node) -> Path:
+    return node.folder / f".meeting-{node.attempt}.json"
+
+
+def _part_path(node: Node, index: int) -> Path:
+    return node.folder / f".node-{index}-{node.attempt}.npz"
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_suffix(f".tmp{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

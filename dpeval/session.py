@@ -1,0 +1,91 @@
+"""One sitting on one machine: what is found out, prepared and started once for all its runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dpeval import devices, models, run, supervise
+from dpeval.config import Config, DatasetConfig
+from dpeval.console import Reporter
+from dpeval.data import Source, prepare, used
+from dpeval.errors import MachineError
+from dpeval.machine import Environment, Machine, detect, environment
+from dpeval.nodes import Node
+from dpeval.plan import make_plan
+from dpeval.record import Cause, Record
+from dpeval.run import Job
+
+
+class Session:
+    """Plans runs for this machine and executes them one after another; runs never share it."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.reporter = reporter
+        # The server imports torch while this process looks at the machine and the data.
+        supervise.warm_up()
+        self.machine: Machine = detect(devices.cuda_gpus())
+        self.environment: Environment = environment(
+            self.machine, extra_versions=devices.library_versions()
+        )
+        self._sources: dict[DatasetConfig, Source] = {}
+        self._buildable: set[tuple[str, str]] = set()
+
+    def job(
+        self, config: Config, folder: Path, overrides: list[str], node: Node | None = None
+    ) -> Job:
+        """Plan one run for this machine; `overrides` are what was asked for on top of defaults.
+
+        Raises:
+            ConfigError: the model or the optimizer cannot be built as asked.
+        """
+        buildable = (str(config.model), str(config.optimizer))
+        if buildable not in self._buildable:
+            models.build_optimizer(config.optimizer, models.check(config.model))
+            self._buildable.add(buildable)
+        return Job(config, make_plan(config, self.machine), folder, tuple(overrides), node)
+
+    def require_any(self, jobs: list[Job]) -> None:
+        """Stop before anything starts where none of `jobs` can start here.
+
+        Raises:
+            MachineError: with the reason of the smallest run.
+        """
+        if all(job.plan.skip is not None for job in jobs):
+            smallest = min(jobs, key=lambda job: job.plan.world_size)
+            raise MachineError(str(smallest.plan.skip))
+
+    def prepare_all(self, jobs: list[Job]) -> None:
+        """Make the data of every job that will run ready, before any of them starts.
+
+        Raises:
+            DataError: some data cannot be made ready.
+        """
+        for job in jobs:
+            if job.plan.skip is None:
+                self.prepare(job.config.dataset)
+
+    def prepare(self, config: DatasetConfig) -> Source:
+        """The data of one configuration, downloaded or made at most once per session."""
+        if config not in self._sources:
+            self._sources[config] = prepare(config, self.reporter.say)
+        return self._sources[config]
+
+    def assist(self, job: Job) -> bool:
+        """Run this node's ranks of a run that node 0 records; return whether they ended well."""
+        if job.plan.skip is not None:
+            return True  # node 0 has skipped it as well, and says so
+        return run.assist(job, self.prepare(job.config.dataset), self.reporter)
+
+    def execute(self, job: Job) -> Record:
+        """Run or skip one job; its record lies in ``job.folder`` on return."""
+        self.reporter.run_started(job)
+        if job.plan.skip is not None:
+            reason = Cause(kind="devices", message=job.plan.skip)
+            record = run.skip(job, self.environment, reason)
+        else:
+            source = self.prepare(job.config.dataset)
+            record = run.execute(
+                job, source, used(source, job.config.dataset), self.environment, self.reporter
+            )
+        self.reporter.run_ended(job, record)
+        return record

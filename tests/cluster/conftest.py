@@ -1,0 +1,192 @@
+"""Real schedulers for the tests: started once per session, ended whatever happens.
+
+They need root and Debian's packages (``bash tests/cluster/install.sh``); without them the
+tests are skipped and say so.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+REPOSITORY = HERE.parent.parent
+TEST_USER = os.environ.get("DPEVAL_TEST_USER", "dpevaltest")
+
+TINY = (
+    "model=calibrated",
+    "dataset.image_px=8",
+    "measure=quick",
+    "measure.time_limit_s=3",
+    "measure.conditions=false",
+    "hardware.oversubscribe=true",
+    "site.startup_s=120",
+    "hydra.launcher.signal_s=15",
+    "analyze=false",
+)
+"""A run of a few seconds whose speed is known by construction."""
+LONG = (
+    *(word for word in TINY if "time_limit_s" not in word),
+    "measure.time_limit_s=300",
+    "measure.rel_precision=0.000001",
+    "measure.max_steps=100000",
+)
+"""A run that goes on until somebody ends it."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A running scheduler and how to send sweeps to it."""
+
+    launcher: str
+    root: Path
+    environment: dict[str, str]
+    python: tuple[str, ...] = (sys.executable,)
+    work: Path = field(default_factory=Path)
+
+    def run(self, *command: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
+        """Run a command with this cluster's environment in the test's folder."""
+        return subprocess.run(
+            command,
+            cwd=self.work,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+
+    def module(
+        self, name: str, *arguments: str, timeout_s: float = 300
+    ) -> subprocess.CompletedProcess[str]:
+        """``python -m dpeval.<name> <arguments>``."""
+        return self.run(*self.python, "-m", f"dpeval.{name}", *arguments, timeout_s=timeout_s)
+
+    def sweep(
+        self, *overrides: str, study: str = "study", timeout_s: float = 300
+    ) -> tuple[subprocess.CompletedProcess[str], Path]:
+        """Send a sweep; return what it said and its folder (the study's newest)."""
+        done = self.module(
+            "train",
+            "-m",
+            f"hydra/launcher={self.launcher}",
+            f'study="{study}"',
+            *overrides,
+            timeout_s=timeout_s,
+        )
+        assert self._sweeps(study), done.stdout + done.stderr
+        return done, self.newest(study)
+
+    def newest(self, study: str = "study") -> Path:
+        return self._sweeps(study)[-1].parent
+
+    def _sweeps(self, study: str) -> list[Path]:
+        return sorted((self.work / "outputs" / study).glob("*/sweep.json"))
+
+
+def wait_until(happened: Callable[[], bool], timeout_s: float, what: Callable[[], str]) -> None:
+    """Poll until `happened`.
+
+    Raises:
+        AssertionError: it did not, in time.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    while not happened():
+        assert time.monotonic() < deadline_s, f"not within {timeout_s} s: {what()}"
+        time.sleep(0.5)
+
+
+def _require(*programs: str) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("real schedulers need root")
+    missing = [name for name in programs if shutil.which(name) is None]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}; run bash tests/cluster/install.sh")
+
+
+def _environment(**more: str) -> dict[str, str]:
+    path = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **more}
+
+
+def _started(script: str, **environment: str) -> Iterator[Path]:
+    # Not pytest's folder: the unprivileged user must be able to enter it.
+    root = Path(tempfile.mkdtemp(prefix="dpeval-cluster-", dir="/tmp"))
+    root.chmod(0o755)
+    variables = {**os.environ, "SLURM_ROOT": str(root), "OAR_ROOT": str(root), **environment}
+    try:
+        up = subprocess.run(
+            ["bash", str(HERE / f"{script}_up.sh")],
+            env=variables,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert up.returncode == 0, up.stdout + up.stderr
+        yield root
+    finally:
+        subprocess.run(
+            ["bash", str(HERE / f"{script}_down.sh")], env=variables, timeout=120, check=False
+        )
+        shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def slurm_root() -> Iterator[Path]:
+    """A SLURM cluster of 4 nodes with 16 CPUs and 4 stand-in GPUs each."""
+    _require("slurmctld", "slurmd", "slurmdbd", "mariadbd", "munged", "srun")
+    yield from _started("slurm", BASE_PORT=os.environ.get("DPEVAL_SLURM_PORT", "17817"))
+
+
+@pytest.fixture(scope="session")
+def oar_root() -> Iterator[Path]:
+    """An OAR cluster of 4 nodes with 8 cores and 4 GPUs each."""
+    _require("oar-server", "oarsub", "oar-database", "pg_ctlcluster")
+    yield from _started("oar")
+
+
+@pytest.fixture
+def slurm(slurm_root: Path, tmp_path: Path) -> Cluster:
+    """The SLURM cluster, with an empty folder to work in."""
+    conf = str(slurm_root / "etc" / "slurm.conf")
+    return Cluster("slurm", slurm_root, _environment(SLURM_CONF=conf), work=tmp_path)
+
+
+@pytest.fixture
+def oar(oar_root: Path, tmp_path: Path) -> Cluster:
+    """The OAR cluster, with an empty folder to work in."""
+    return Cluster("oar", oar_root, _environment(), work=tmp_path)
+
+
+@pytest.fixture
+def unprivileged(slurm: Cluster) -> Iterator[Cluster]:
+    """The SLURM cluster as an ordinary user sees it."""
+    if subprocess.run(["id", TEST_USER], capture_output=True, check=False).returncode:
+        pytest.skip(f"no user {TEST_USER}; run bash tests/cluster/install.sh")
+    packages = next(path for path in sys.path if path.endswith("site-packages"))
+    environment = {**slurm.environment, "HOME": f"/home/{TEST_USER}", "USER": TEST_USER}
+    environment["PYTHONPATH"] += os.pathsep + packages
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    for python in (sys.executable, f"/usr/bin/{version}"):
+        command = ("runuser", "-u", TEST_USER, "--", python)
+        check = subprocess.run(
+            [*command, "-c", "import torch, dpeval"], env=environment, cwd="/", check=False
+        )
+        if check.returncode == 0:
+            break
+    else:
+        pytest.skip(f"{TEST_USER} can run no Python that has torch")
+    work = Path(tempfile.mkdtemp(prefix="dpeval-user-", dir="/tmp"))
+    shutil.chown(work, TEST_USER)
+    yield Cluster("slurm", slurm.root, environment, command, work)
+    shutil.rmtree(work, ignore_errors=True)

@@ -1,0 +1,273 @@
+"""Sweeps on a real SLURM: what was asked for, what became of it, and nothing lost."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import stat
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from dpeval.launchers import manifest as manifests
+from tests.cluster.conftest import LONG, TEST_USER, TINY, Cluster, wait_until
+from tests.cluster.sweeps import job_ids, records, standing, wait_for_words
+
+
+def accounted(cluster: Cluster, sweep: Path) -> list[dict[str, str]]:
+    """What SLURM's accounting holds of each run: its request and its state."""
+    found = []
+    for job_id in job_ids(sweep):
+        done = cluster.run("sacct", "-n", "-P", "-X", "-j", job_id, "-o", "ReqTRES,State")
+        request, _, state = done.stdout.strip().splitlines()[0].partition("|")
+        found.append({**dict(part.split("=") for part in request.split(",")), "state": state})
+    return found
+
+
+def test_every_run_gets_the_cores_it_needs_and_equal_ones_share_an_array(slurm: Cluster) -> None:
+    done, sweep = slurm.sweep(*TINY, "num_devices=1,2,3", "batch=12,24")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [record.status for record in records(sweep)] == ["ok"] * 6
+    assert [entry["cpu"] for entry in accounted(slurm, sweep)] == ["1", "1", "2", "2", "3", "3"]
+    ids = job_ids(sweep)
+    assert len({job_id.split("_")[0] for job_id in ids}) == 3
+    found = records(sweep)[0]
+    assert found.scheduler is not None
+    assert (found.scheduler.kind, found.scheduler.job_id) == ("slurm", ids[0])
+    assert len(found.ranks) == 1
+    assert stat.S_IMODE((sweep / ".submitit").stat().st_mode) == 0o700
+
+
+def test_every_run_gets_the_gpus_it_needs(slurm: Cluster) -> None:
+    done, sweep = slurm.sweep(*TINY, "hardware=gpu", "hardware.oversubscribe=false",
+                              "num_devices=1,2,3", "batch=16")  # fmt: skip
+    assert [entry["gres/gpu"] for entry in accounted(slurm, sweep)] == ["1", "2", "3"], done.stdout
+    # No CUDA here: each run says so in its record instead of dying.
+    assert [record.status for record in records(sweep)] == ["skipped"] * 3
+    assert all("CUDA" in record.cause.message for record in records(sweep) if record.cause)
+
+
+def test_dry_run_submits_nothing_and_shows_what_would_be_sent(slurm: Cluster) -> None:
+    before = slurm.run("squeue", "-h", "-t", "all", "-o", "%i").stdout
+    done = slurm.module("train", "-m", "hydra/launcher=slurm", "hydra.launcher.dry_run=true",
+                        *TINY, "hardware=gpu", "hardware.oversubscribe=false",
+                        "num_devices=1,2", "batch=16,32")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for gpus in (1, 2):
+        assert f"#SBATCH --gpus-per-node={gpus}" in done.stdout
+    assert "device-hours" in done.stdout
+    assert slurm.run("squeue", "-h", "-t", "all", "-o", "%i").stdout == before
+    assert not list(slurm.work.glob("outputs/*/*/sweep.json"))
+
+
+def test_resume_after_half_of_the_sweep_was_cancelled(slurm: Cluster) -> None:
+    command = (*LONG, "batch=16,32,48,64", "hydra.launcher.wait=false")
+    done, sweep = slurm.sweep(*command, "hydra.launcher.array_parallelism=2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    wait_until(
+        lambda: sum("measuring" in line for line in standing(slurm, sweep)) == 2,
+        90,
+        lambda: "two measure",
+    )
+    assert sum(": queued" in line for line in standing(slurm, sweep)) == 2
+    again, _ = slurm.sweep(*command, "sweep.skip_done=true")
+    assert "0 runs sent" in again.stdout, "a queued or running job must not be submitted twice"
+    other = slurm.run(
+        "sbatch", "--parsable", "-o", "/dev/null", "--wrap", "sleep 60"
+    ).stdout.strip()
+    cancelled = slurm.module("cancel", str(sweep))
+    assert cancelled.stdout.startswith("4 jobs cancelled"), cancelled.stdout + cancelled.stderr
+    assert slurm.run("squeue", "-h", "-j", other, "-o", "%T").stdout.strip() == "RUNNING"
+    slurm.run("scancel", other)
+    wait_until(
+        lambda: all(": interrupted" in line for line in standing(slurm, sweep)),
+        60,
+        lambda: "all ended",
+    )
+    found = records(sweep)
+    assert [record.status for record in found] == ["interrupted"] * 4
+    assert [record.throughput is not None for record in found] == [True, True, False, False]
+
+
+def test_finished_runs_are_not_sent_again(slurm: Cluster) -> None:
+    _, first = slurm.sweep(*TINY, "batch=16,32")
+    done, second = slurm.sweep(*TINY, "batch=16,32,48", f"sweep.resume={first}")
+    assert "1 runs sent" in done.stdout, done.stdout + done.stderr
+    assert [run.left_out is None for run in manifests.read(second).runs] == [False, False, True]
+    assert [record.status for record in records(second)] == ["ok"]
+
+
+def test_warning_before_the_time_limit_ends_cleanly_and_requeues_once(slurm: Cluster) -> None:
+    done, sweep = slurm.sweep(*LONG, "batch=16", "hydra.launcher.time_min=1",
+                              "hydra.launcher.signal_s=30", "hydra.launcher.requeue=1",
+                              timeout_s=280)  # fmt: skip
+    [found] = records(sweep)
+    assert found.status == "interrupted", done.stdout
+    assert found.throughput is not None
+    assert found.throughput.low < found.throughput.img_per_s < found.throughput.high
+    attempts = (sweep / "0" / "attempts.jsonl").read_text().splitlines()
+    assert len(attempts) == 2, "the first start and one requeue"
+    assert done.returncode == 1
+
+
+def test_a_job_killed_for_memory_says_so(slurm: Cluster) -> None:
+    if "ConstrainRAMSpace=yes" not in (slurm.root / "etc" / "cgroup.conf").read_text():
+        pytest.skip("no cgroup v1 memory controller: SLURM enforces no memory limit here")
+    done, sweep = slurm.sweep(*TINY, "batch=16", "+site.options.mem=150M", "site.exclusive=false",
+                              "site.ask_memory=false")  # fmt: skip
+    assert done.returncode == 1
+    [found] = records(sweep)
+    assert found.cause is not None, done.stdout
+    assert (found.status, found.cause.kind) == ("oom", "oom_kill"), found.cause
+
+
+def test_a_node_that_dies_is_a_failure_with_a_cause(slurm: Cluster) -> None:
+    _, sweep = slurm.sweep(*LONG, "batch=16", "hydra.launcher.wait=false",
+                           "hydra.launcher.requeue=0", "+site.options.nodelist=node4")  # fmt: skip
+    wait_for_words(slurm, sweep, "measuring", 90)
+    daemon = psutil.Process(int((slurm.root / "pid" / "slurmd.node4.pid").read_text()))
+    steps = [
+        process
+        for process in psutil.process_iter(["name", "cmdline"])
+        if "slurmstepd" in " ".join(process.info["cmdline"] or [])
+        and job_ids(sweep)[0] in " ".join(process.info["cmdline"] or [])
+    ]
+    family = [child for step in steps for child in step.children(recursive=True)]
+    try:
+        # A node without power: the daemon and everything it started are gone at once.
+        for process in [daemon, *steps, *family]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGKILL)
+        wait_for_words(slurm, sweep, "failed .*node failed", 120)
+    finally:
+        slurm.run("slurmd", "-N", "node4")
+        slurm.run("scontrol", "update", "nodename=node4", "state=resume")
+    [found] = records(sweep)
+    assert found.cause is not None
+    assert (found.status, found.cause.kind) == ("failed", "node_fail")
+
+
+def test_a_killed_run_is_lost_to_nobody(slurm: Cluster) -> None:
+    _, sweep = slurm.sweep(*LONG, "batch=16", "hydra.launcher.wait=false")
+    wait_for_words(slurm, sweep, "measuring", 90)
+    slurm.run("scancel", "--signal=KILL", *job_ids(sweep))
+    wait_for_words(slurm, sweep, "failed|interrupted", 60)
+    assert len(records(sweep)) == 1
+
+
+def test_an_impossible_request_is_told_and_the_others_go_on(slurm: Cluster) -> None:
+    done, sweep = slurm.sweep(*TINY, "hardware=gpu", "hardware.oversubscribe=false",
+                              "num_devices=1,8", "batch=16")  # fmt: skip
+    assert done.returncode == 1
+    assert "refused" in done.stdout
+    kinds = [record.cause.kind for record in records(sweep) if record.cause is not None]
+    assert kinds == ["devices", "refused"]
+
+
+def test_overrides_with_shell_characters_arrive_as_they_were(slurm: Cluster) -> None:
+    nasty = 'it\'s $(touch pwned) `touch pwned`; \\"x\\"'
+    done, sweep = slurm.sweep(*TINY, "batch=16", f'+model.args.faults.note="{nasty}"',
+                              "hydra.launcher.wait=false",
+                              study="a study; $(touch pwned)")  # fmt: skip
+    # The calibrated model refuses the unknown fault; what matters is how the value travelled.
+    assert done.returncode == 0, done.stderr
+    spec: dict[str, Any] = json.loads((sweep / "0" / "job.json").read_text())
+    assert spec["config"]["model"]["args"]["faults"]["note"] == nasty.replace('\\"', '"')
+    wait_for_words(slurm, sweep, ": failed", 60)
+    assert not list(slurm.work.rglob("pwned"))
+    assert records(sweep)[0].config["model"]["args"]["faults"]["note"] == nasty.replace('\\"', '"')
+
+
+def test_ctrl_c_while_waiting_leaves_the_jobs(slurm: Cluster) -> None:
+    command = [*slurm.python, "-m", "dpeval.train", "-m", "hydra/launcher=slurm", "study=study",
+               *LONG, "batch=16,32"]  # fmt: skip
+    process = subprocess.Popen(
+        command,
+        cwd=slurm.work,
+        env=slurm.environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        wait_until(
+            lambda: bool(list(slurm.work.glob("outputs/study/*/sweep.json"))), 60, lambda: "sent"
+        )
+        sweep = slurm.newest()
+        wait_for_words(slurm, sweep, "running", 60)
+        os.killpg(process.pid, signal.SIGINT)
+        told, _ = process.communicate(timeout=30)
+        assert "the jobs go on" in told
+        assert process.returncode == 130
+        assert all(": running" in line for line in standing(slurm, sweep))
+    finally:
+        process.kill()
+        slurm.module("cancel", str(slurm.newest()))
+
+
+def test_an_ordinary_user_can_do_all_this(unprivileged: Cluster) -> None:
+    done, sweep = unprivileged.sweep(*TINY, "num_devices=1,2", "batch=16")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [record.status for record in records(sweep)] == ["ok", "ok"]
+    assert (sweep / "0" / "metrics.json").owner() == TEST_USER
+    shown = unprivileged.module("status", str(sweep))
+    assert "2 ok" in shown.stdout
+
+
+def test_two_nodes_make_one_record(slurm: Cluster) -> None:
+    done, sweep = slurm.sweep(*TINY, "num_nodes=2", "num_devices=4", "batch=16")
+    assert done.returncode == 0, done.stdout + done.stderr
+    [found] = records(sweep)
+    assert (found.status, len(found.ranks)) == ("ok", 4)
+    assert len({rank.pid for rank in found.ranks}) == 4
+    assert found.plan is not None
+    assert [rank.node for rank in found.plan.ranks] == [0, 0, 1, 1]
+    assert found.throughput is not None
+    assert len({len(rank.step_s) for rank in found.ranks}) == 1
+    assert [entry["node"] for entry in accounted(slurm, sweep)] == ["2"]
+
+
+def test_one_node_of_two_that_fails_fails_the_run(slurm: Cluster) -> None:
+    done, sweep = slurm.sweep(*TINY, "num_nodes=2", "num_devices=2", "batch=16",
+                              "+model.args.faults.fail_at_step=3",
+                              "+model.args.faults.straggler_rank=1")  # fmt: skip
+    assert done.returncode == 1
+    [found] = records(sweep)
+    assert found.cause is not None
+    assert (found.status, found.cause.rank) == ("failed", 1), found.cause
+
+
+@pytest.mark.timeout(3600)
+def test_many_runs_none_lost_none_doubled(slurm: Cluster) -> None:
+    count = int(os.environ.get("DPEVAL_MANY", "24"))
+    batches = ",".join(str(size) for size in range(4, 4 + count))
+    begun_s = time.monotonic()
+    done, sweep = slurm.sweep(*TINY, "measure.time_limit_s=1", f"batch={batches}",
+                              "site.exclusive=false", "hydra.launcher.array_parallelism=4",
+                              "hydra.launcher.wait=false")  # fmt: skip
+    submitted_s = time.monotonic() - begun_s
+    assert f"{count} runs sent" in done.stdout, done.stdout + done.stderr
+    assert submitted_s <= 20, f"submission took {submitted_s:.1f} s"
+    looks = []
+    while True:
+        look_s = time.monotonic()
+        shown = slurm.module("status", str(sweep)).stdout
+        looks.append(time.monotonic() - look_s)
+        if f"{count} ok" in shown:
+            break
+        assert ": lost" not in shown, shown
+        assert time.monotonic() - begun_s < 3000
+        time.sleep(10)
+    print(f"submission {submitted_s:.1f} s, status at most {max(looks):.2f} s")
+    assert max(looks) <= 2
+    assert len({record.run_id for record in records(sweep)}) == count
+    for run in manifests.read(sweep).runs:
+        assert len((sweep / run.folder / "attempts.jsonl").read_text().splitlines()) == 1

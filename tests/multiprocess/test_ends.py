@@ -1,0 +1,125 @@
+"""However a run ends, its ranks end, its record says why, and the sweep goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.multiprocess.conftest import (
+    CALIBRATED,
+    Finished,
+    descendants,
+    ranks_of,
+    wait_for_none,
+)
+
+Start = Callable[..., subprocess.Popen[str]]
+Train = Callable[..., Finished]
+FOUR = (*CALIBRATED, "num_devices=4", "hardware.oversubscribe=true")
+ENDLESS = ("measure.rel_precision=1e-6", "measure.time_limit_s=120", "measure.max_steps=90000")
+
+
+def ended(process: subprocess.Popen[str], folder: Path) -> Finished:
+    out, err = process.communicate(timeout=60)
+    return Finished(process.returncode, out, err, folder)
+
+
+def test_a_rank_that_raises_is_named_and_the_sweep_goes_on(train: Train) -> None:
+    done = train(
+        "-m", *FOUR, "repeat=1", "batch=8,16",
+        "model.args.faults={fail_at_step: 7, straggler_rank: 2}",
+    )  # fmt: skip
+    assert done.status == 1
+    assert [run.status for run in done.records] == ["failed", "failed"]
+    cause = done.records[0].cause
+    assert cause is not None
+    assert (cause.kind, cause.rank, cause.exception) == ("exception", 2, "RuntimeError")
+    assert "injected failure in step 7" in cause.message
+    assert "Traceback" in cause.log
+    assert "Traceback" not in done.err
+    assert "2 of 2 runs did not end well" in done.err
+
+
+def test_a_rank_that_is_killed_ends_the_run_within_seconds(start: Start, tmp_path: Path) -> None:
+    process = start(*FOUR, *ENDLESS)
+    ranks = ranks_of(process.pid, 4)
+    begin_s = time.monotonic()
+    ranks[1].kill()
+    done = ended(process, tmp_path)
+    assert time.monotonic() - begin_s < 10
+    assert done.status == 1
+    cause = done.record.cause
+    assert cause is not None
+    assert (cause.kind, cause.signal) == ("signal", "SIGKILL")
+    assert cause.rank is not None
+    assert done.record.ranks[0].step_s, "what was measured until then is kept"
+    wait_for_none(ranks)
+
+
+def test_a_rank_that_stands_still_is_found_hung(start: Start, tmp_path: Path) -> None:
+    process = start(*FOUR, *ENDLESS)
+    ranks = ranks_of(process.pid, 4)
+    ranks[2].suspend()
+    done = ended(process, tmp_path)
+    assert done.record.status == "failed"
+    cause = done.record.cause
+    assert cause is not None
+    assert cause.kind == "hang"
+    assert "is stopped" in cause.message
+    wait_for_none(ranks)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_keeps_what_was_measured(
+    start: Start, tmp_path: Path, number: signal.Signals
+) -> None:
+    process = start("-m", *FOUR, *ENDLESS, "batch=8,16")
+    ranks = ranks_of(process.pid, 4)
+    process.send_signal(number)
+    done = ended(process, tmp_path)
+    assert done.status == 130
+    (run,) = done.records  # the second was not started
+    assert run.status == "interrupted"
+    assert run.cause is not None
+    assert run.cause.signal == number.name
+    assert run.window is not None
+    assert run.window.stopped_by == "interrupted"
+    assert run.throughput is not None
+    assert run.throughput.low < run.throughput.img_per_s < run.throughput.high
+    assert "Traceback" not in done.err
+    wait_for_none(ranks)
+
+
+def test_ctrl_c_in_a_terminal_reaches_the_parent_alone(start: Start, tmp_path: Path) -> None:
+    """A terminal sends the signal to the whole foreground group."""
+    process = start(*FOUR, *ENDLESS)
+    ranks = ranks_of(process.pid, 4)
+    os.killpg(process.pid, signal.SIGINT)
+    done = ended(process, tmp_path)
+    assert done.record.status == "interrupted"
+    assert done.record.throughput is not None
+    wait_for_none(ranks)
+
+
+def test_no_orphan_when_the_parent_is_killed(start: Start, tmp_path: Path) -> None:
+    process = start(*FOUR, *ENDLESS)
+    ranks_of(process.pid, 4)
+    below = descendants(process.pid)
+    process.kill()
+    process.wait()
+    wait_for_none(below)
+    assert list(tmp_path.glob("outputs/**/*.tmp")) == []
+    assert list(tmp_path.glob("outputs/**/metrics.json")) == []
+
+
+def test_ranks_that_finish_leave_no_process(start: Start, tmp_path: Path) -> None:
+    process = start(*FOUR)
+    ranks = ranks_of(process.pid, 4)
+    assert ended(process, tmp_path).status == 0
+    wait_for_none(ranks)

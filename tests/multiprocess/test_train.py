@@ -1,0 +1,152 @@
+"""The main job with real processes: one run, sweeps, refusals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+import torch
+
+from dpeval import record
+from dpeval.record import PHASES
+from tests.multiprocess.conftest import CALIBRATED, Finished
+
+Train = Callable[..., Finished]
+SMALL = ("dataset=imagenette_like", "dataset.train_images=100", "dataset.image_px=32")
+
+
+def test_a_real_model_trains_on_two_ranks_and_leaves_a_whole_record(train: Train) -> None:
+    done = train(
+        *SMALL, "model=resnet18", "batch=8", "num_devices=2", "hardware.oversubscribe=true",
+        "measure=quick", "measure.ablation=true", "measure.rel_precision=0.5",
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    run = done.record
+    assert run.status == "ok"
+    assert run.throughput is not None
+    assert run.window is not None
+    assert run.ablation is not None
+    assert run.loss is not None
+    assert run.loss.start is not None
+    assert run.plan is not None
+    assert [rank.batch for rank in run.ranks] == [4, 4]
+    for rank in run.ranks:
+        phases = np.sum([rank.phase_s[phase] for phase in PHASES], axis=0)
+        np.testing.assert_allclose(phases, rank.step_s, atol=1e-8)
+        assert rank.peak_bytes is not None
+        assert rank.peak_bytes > 2**26
+        assert (
+            sum(bucket.bytes for bucket in rank.buckets) == 4 * 11_181_642
+        )  # ResNet-18, 10 classes
+        hidden, whole = np.array(rank.comm_hidden_s), np.array(rank.comm_s)
+        assert (hidden <= whole + 1e-9).all()
+    slowest = max(sum(rank.step_s[run.window.first :]) for rank in run.ranks)
+    assert run.throughput.img_per_s == pytest.approx(8 * run.window.steps / slowest, rel=1e-6)
+    schema = json.loads(Path(record.__file__).with_name("metrics.schema.json").read_text())
+    jsonschema.validate(json.loads(run.model_dump_json()), schema)
+    assert "exposed communication" in done.out
+
+
+def test_the_baseline_without_a_wrapper(train: Train) -> None:
+    done = train(*CALIBRATED, "strategy=none", "batch=4")
+    assert done.status == 0, done.err
+    assert done.record.ranks[0].buckets == []
+    assert done.record.ranks[0].stats["comm_exposed"].mean_s == 0
+
+
+def test_a_sweep_runs_interleaved_and_skips_what_the_machine_has_not(train: Train) -> None:
+    done = train("-m", *CALIBRATED, "num_devices=1,512", "batch=512,1024", "repeat=2")
+    assert done.status == 0, done.err
+    runs = done.records
+    assert [(run.repetition, run.config["num_devices"], run.config["batch"]) for run in runs] == [
+        (repetition, devices, batch)
+        for repetition in (0, 1)
+        for devices in (1, 512)
+        for batch in (512, 1024)
+    ]
+    assert [run.status for run in runs] == ["ok", "ok", "skipped", "skipped"] * 2
+    skipped = runs[2].cause
+    assert skipped is not None
+    assert "512 CPU devices were asked for" in skipped.message
+    assert len({run.identity for run in runs}) == 8
+
+
+def test_a_study_draws_its_figures(train: Train, tmp_path: Path) -> None:
+    done = train("-m", *CALIBRATED[:-1], "num_devices=1,2", "hardware.oversubscribe=true")
+    assert done.status == 0, done.err
+    made = {path.name for path in tmp_path.glob("outputs/**/analysis/*")}
+    assert {"throughput_cores.png", "throughput_cores.svg", "summary.csv"} <= made
+
+
+def test_the_gpu_command_as_written_stops_before_anything_starts(
+    train: Train, tmp_path: Path
+) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    done = train("-m", "hardware=gpu", "num_devices=1,2,3", "batch=16,32,64,128")
+    assert done.status == 2
+    assert len(done.err.strip().splitlines()) == 1
+    assert "hardware=gpu" in done.err
+    assert "no CUDA GPU" in done.err
+    assert "hardware=cpu" in done.err
+    assert done.out == ""
+    assert done.records == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (("batch=0",), "batch=0 is too small"),
+        (("-m", "num_devices=1,3", "batch=2"), "batch=2 cannot be shared by num_devices=3"),
+        (("model=torchvision", "model.name=resnet19"), "did you mean 'resnet1"),
+        (("model._target_=no_such_package.build",), "no module 'no_such_package'"),
+        (("optimizer.name=SDG",), "did you mean 'SGD'?"),
+        (("optimizer.args={lr: -1}",), "refuses optimizer.args"),
+        (("dataset=image_folder", "dataset.root=/nowhere/at/all", "dataset.num_classes=2"),
+         "/nowhere"),
+        (("repeat=2",), "add -m"),
+    ],
+)  # fmt: skip
+def test_a_users_mistake_is_one_line_and_status_2(
+    train: Train, overrides: tuple[str, ...], words: str
+) -> None:
+    done = train(*overrides)
+    assert done.status == 2, done.err
+    assert words in done.err
+    assert len(done.err.strip().splitlines()) == 1
+    assert done.records == []
+
+
+def test_a_users_own_model_from_a_users_own_yaml(train: Train, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n"
+        "def build(classes):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(3, classes))\n"
+    )
+    (tmp_path / "conf" / "model").mkdir(parents=True)
+    (tmp_path / "conf" / "model" / "mine.yaml").write_text(
+        "name: mine\n_target_: mine.build\nargs: {classes: '${dataset.num_classes}'}\n"
+    )
+    done = train("model=mine", "dataset=calibrated", "measure=quick", "batch=4")
+    assert done.status == 0, done.err
+    assert done.record.config["model"]["args"] == {"classes": 10}
+
+
+def test_missing_imagenette_is_replaced_loudly_and_marked(train: Train, tmp_path: Path) -> None:
+    done = train(
+        "dataset=imagenette_160", f"dataset.root={tmp_path / 'data'}", "dataset.train_images=40",
+        "dataset.image_px=32", "model=mobilenet_v3_large", "batch=4", "measure=quick",
+        "measure.rel_precision=0.9",
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    run = done.record
+    assert run.dataset is not None
+    if not run.dataset.is_stand_in:
+        pytest.skip("Imagenette could be downloaded here")
+    assert (run.dataset.requested, run.dataset.used) == ("imagenette_160", "imagenette_like")
+    assert "USING THE STAND-IN" in done.out
+    assert run.warnings[0].code == "stand_in"

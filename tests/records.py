@@ -1,0 +1,162 @@
+"""Records made by hand, for tests of whatever reads records."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import numpy as np
+
+from dpeval import measure
+from dpeval.assemble import throughput
+from dpeval.config import MeasureConfig
+from dpeval.machine import Environment
+from dpeval.plan import Plan, RankPlan, deal
+from dpeval.record import (
+    PHASES,
+    Cause,
+    DatasetUsed,
+    PhaseStats,
+    RankRecord,
+    Record,
+    SetupTimes,
+    Status,
+)
+
+SHARES = {
+    "data": 0.01,
+    "h2d": 0.0,
+    "forward": 0.35,
+    "backward": 0.5,
+    "comm_exposed": 0.1,
+    "optimizer": 0.04,
+    "other": 0.0,
+}
+
+
+def make_environment() -> Environment:
+    return Environment(
+        host="host",
+        cpu_model="CPU",
+        logical_cpus=8,
+        physical_cores=8,
+        sockets=1,
+        numa_nodes=1,
+        allowed_cpus=list(range(8)),
+        gpus=[],
+        memory_bytes=2**34,
+        kernel="6",
+        os="Linux",
+        python="3.11",
+        versions={"torch": "2.14.1"},
+        git_commit=None,
+        git_dirty=None,
+    )
+
+
+def make_record(
+    num_devices: int = 1,
+    batch: int = 32,
+    step_s: float = 1.0,
+    *,
+    steps: int = 20,
+    noise: float = 0.01,
+    hardware: str = "cpu",
+    scaling: str = "strong",
+    status: Status = "ok",
+    cause: Cause | None = None,
+    repetition: int = 0,
+    seed: int = 0,
+    **changes: Any,
+) -> Record:
+    """A run of `steps` steps around `step_s` seconds, or one that did not come to measure."""
+    global_batch = batch * num_devices if scaling == "weak" else batch
+    shares = deal(global_batch, num_devices)
+    ranks = [
+        RankPlan(
+            rank=rank,
+            node=0,
+            local_rank=rank,
+            device="cpu",
+            cpus=[rank],
+            threads=1,
+            batch=share,
+            weight=share / global_batch,
+        )
+        for rank, share in enumerate(shares)
+    ]
+    fields: dict[str, Any] = {
+        "dpeval_version": "0",
+        "run_id": uuid.uuid4().hex,
+        "identity": f"{num_devices}-{batch}",
+        "status": status,
+        "cause": cause,
+        "study": "test",
+        "repetition": repetition,
+        "started_at": f"2026-01-01T00:00:{repetition:02d}.000+00:00",
+        "wall_s": 1.0,
+        "command": "python -m dpeval.train",
+        "config": {
+            "hardware": {"kind": hardware, "cores_per_device": 1},
+            "model": {"name": "densenet121"},
+            "dataset": {"name": "imagenette", "loader": "cached", "image_px": 64},
+            "scaling": {"kind": scaling},
+            "strategy": {"name": "ddp"},
+            "precision": "fp32",
+            "memory_format": "channels_last",
+            "num_devices": num_devices,
+            "batch": batch,
+        },
+        "plan": Plan(
+            world_size=num_devices, global_batch=global_batch, backend="gloo", ranks=ranks
+        ),
+        "dataset": DatasetUsed(
+            requested="imagenette", used="imagenette", root="", train_images=9469, num_classes=10
+        ),
+        "environment": make_environment(),
+    }
+    if status == "ok":
+        fields |= _measured(ranks, global_batch, step_s, steps, noise, seed)
+    return Record(**(fields | changes))
+
+
+def _measured(
+    ranks: list[RankPlan], global_batch: int, step_s: float, steps: int, noise: float, seed: int
+) -> dict[str, Any]:
+    generator = np.random.default_rng([seed, len(ranks)])
+    series = step_s * (1 + noise * generator.standard_normal(steps + 3))
+    config = MeasureConfig(min_warmup_steps=3, min_steps=2)
+    window = measure.window(series, "precision", config)
+    main = series[window.first :]
+    made = [
+        RankRecord(
+            rank=rank.rank,
+            host="host",
+            pid=1,
+            cpus=rank.cpus,
+            device="cpu",
+            batch=rank.batch,
+            step_s=list(series),
+            phase_s={phase: list(series * SHARES[phase]) for phase in PHASES},
+            comm_s=list(series * 0.15),
+            comm_hidden_s=list(series * 0.05),
+            stats={
+                name: PhaseStats(
+                    median_s=float(np.median(main)) * SHARES.get(name, 1.0),
+                    mean_s=float(main.mean()) * SHARES.get(name, 1.0),
+                    p05_s=float(np.quantile(main, 0.05)) * SHARES.get(name, 1.0),
+                    p95_s=float(np.quantile(main, 0.95)) * SHARES.get(name, 1.0),
+                )
+                for name in (*PHASES, "step")
+            },
+            peak_bytes=2**30,
+        )
+        for rank in ranks
+    ]
+    return {
+        "window": window,
+        "throughput": throughput(global_batch, [main for _ in ranks]),
+        "ranks": made,
+        "setup": SetupTimes(total_s=0.5, first_step_s=2 * step_s),
+        "balance": measure.load_balance([main for _ in ranks]),
+    }

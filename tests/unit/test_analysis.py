@@ -1,0 +1,141 @@
+"""From records to a frame, a table and figures."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from dpeval import record
+from dpeval.analysis import frame
+from dpeval.analyze import analyze, main
+from dpeval.record import Cause, Record
+from tests.records import make_record
+
+NO_CORES = Cause(kind="devices", message="8 CPU devices were asked for")
+
+
+def written(folder: Path, runs: list[Record]) -> Path:
+    for number, run in enumerate(runs):
+        record.write(run, folder / str(number) / "metrics.json")
+    return folder
+
+
+def study() -> list[Record]:
+    runs = [make_record(n, 32, 1.0 / n**0.8) for n in (1, 2, 4)]
+    return [*runs, make_record(8, 32, status="skipped", cause=NO_CORES)]
+
+
+def test_a_row_says_what_the_record_says(tmp_path: Path) -> None:
+    run = make_record(2, 32, 0.5)
+    loaded = frame.load([written(tmp_path, [run])])
+    (row,) = loaded.runs.to_dict("records")
+    assert run.throughput is not None
+    assert list(row) == list(frame.COLUMNS)
+    assert row["img_per_s"] == run.throughput.img_per_s
+    assert row["num_devices"] == 2
+    assert row["step_s"] == pytest.approx(0.5, rel=0.02)
+    assert sum(row[f"{phase}_s"] for phase in record.PHASES) == pytest.approx(row["step_s"])
+
+
+def test_what_cannot_be_read_is_told_and_the_rest_goes_on(tmp_path: Path) -> None:
+    written(tmp_path, [make_record(1)])
+    for name, text in {"a": "{", "b": "[]", "c": '{"schema_version": 7}'}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.json").write_text(text)
+    loaded = frame.load([tmp_path])
+    assert len(loaded.runs) == 1
+    assert len(loaded.problems) == 3
+    assert all("\n" not in problem for problem in loaded.problems)
+
+
+def test_a_record_below_two_given_paths_counts_once(tmp_path: Path) -> None:
+    written(tmp_path, [make_record(1)])
+    assert len(frame.load([tmp_path, tmp_path / "0"]).runs) == 1
+
+
+def test_repetitions_are_pooled_with_the_variance_between_them(tmp_path: Path) -> None:
+    times = (0.9, 1.0, 1.1)
+    runs = [make_record(1, 32, time, repetition=i, noise=0.001) for i, time in enumerate(times)]
+    (row,) = frame.pool(frame.load([written(tmp_path, runs)]).runs).to_dict("records")
+    means = np.array([run.throughput.img_per_s for run in runs if run.throughput is not None])
+    assert row["runs"] == row["ok"] == 3
+    assert row["img_per_s"] == pytest.approx(means.mean())
+    # Student's t for two degrees of freedom; the runs' own intervals are far too narrow.
+    assert (row["high"] - row["low"]) / 2 == pytest.approx(
+        4.303 * means.std(ddof=1) / 3**0.5, rel=1e-3
+    )
+
+
+def test_a_failed_repetition_is_never_averaged_in(tmp_path: Path) -> None:
+    failed = make_record(1, 32, status="failed", cause=Cause(kind="exception", message="x"))
+    (row,) = frame.pool(
+        frame.load([written(tmp_path, [make_record(1, 32, 1.0), failed])]).runs
+    ).to_dict("records")
+    assert (row["runs"], row["ok"], row["status"]) == (2, 1, "ok")
+    assert row["img_per_s"] == pytest.approx(32, rel=0.02)
+
+
+def test_runs_of_two_machines_are_kept_apart(tmp_path: Path) -> None:
+    one = make_record(1)
+    other = one.model_copy(
+        update={"environment": one.environment.model_copy(update={"host": "other"})}
+    )
+    assert len(frame.pool(frame.load([written(tmp_path, [one, other])]).runs)) == 2
+
+
+@settings(max_examples=20, deadline=None)
+@given(scale=st.floats(1e-3, 1e3), devices=st.integers(1, 8))
+def test_scaling_all_times_scales_throughput_inversely(scale: float, devices: int) -> None:
+    one, other = (frame.row(make_record(devices, 32, step_s), Path()) for step_s in (1.0, scale))
+    assert other["img_per_s"] == pytest.approx(one["img_per_s"] / scale, rel=1e-6)
+
+
+def test_a_study_becomes_figures_tables_and_words(tmp_path: Path) -> None:
+    console = Console(width=200, record=True, file=(tmp_path / "out.txt").open("w"))
+    out = analyze([written(tmp_path, study())], console=console)
+    made = {path.name for path in out.iterdir()}
+    for stem in ("time_components", "throughput_cpu", "best_devices"):
+        assert {f"{stem}.{ending}" for ending in ("png", "svg", "pdf")} <= made
+    assert {"summary.csv", "runs.csv"} <= made
+    text = console.export_text()
+    assert "skipped (devices)" in text
+    assert "1.74" in text or "1.73" in text or "1.75" in text  # 2 ** 0.8
+
+
+def test_gpu_and_weak_studies_have_figures_of_their_own(tmp_path: Path) -> None:
+    runs = [make_record(n, b, b / n, hardware="gpu") for n in (1, 2) for b in (16, 32)]
+    runs += [make_record(n, 16, 1.0, scaling="weak") for n in (1, 2)]
+    made = {path.name for path in analyze([written(tmp_path, runs)]).iterdir()}
+    assert {"throughput_gpu.png", "throughput_cpu.png"} <= made
+
+
+def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
+    written(tmp_path / "r", study())
+    one = analyze([tmp_path / "r"], tmp_path / "one")
+    two = analyze([tmp_path / "r"], tmp_path / "two")
+    for path in one.glob("*.svg"):
+        assert path.read_bytes() == (two / path.name).read_bytes()
+
+
+@pytest.mark.parametrize("make", [True, False])
+def test_nothing_to_analyse_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], make: bool
+) -> None:
+    folder = tmp_path / "empty"
+    if make:
+        folder.mkdir()
+    assert main([str(folder)]) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_the_analysis_does_not_import_torch() -> None:
+    code = "import sys, dpeval.analyze; sys.exit('torch' in sys.modules)"
+    root = Path(__file__).resolve().parents[2]
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0

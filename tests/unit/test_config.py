@@ -1,0 +1,114 @@
+"""Composing: what a user may write, and what a wrong word is answered with."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dpeval import cli
+from dpeval.config import Config, check, identity
+from dpeval.errors import ConfigError
+
+
+def test_defaults_compose() -> None:
+    config = cli.compose([])
+    assert (config.model.name, config.dataset.name, config.batch) == (
+        "densenet121",
+        "imagenette",
+        32,
+    )
+
+
+@pytest.mark.parametrize(
+    "group", ["hardware", "model", "dataset", "scaling", "strategy", "measure"]
+)
+def test_every_option_composes(group: str) -> None:
+    needed = {
+        "torchvision": ["model.name=resnet18"],
+        "image_folder": ["dataset.root=/x", "dataset.num_classes=3"],
+    }
+    options = sorted(path.stem for path in (cli.conf_dir() / group).glob("*.yaml"))
+    assert options
+    for option in options:
+        cli.compose([f"{group}={option}", *needed.get(option, [])])
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("batch=0", "batch=0 is too small; the smallest valid value is 1"),
+        ("batch=abc", "could not be converted to Integer"),
+        ("bacth=3", "there is no key 'bacth'; did you mean 'batch'?"),
+        ("+foo=3", "there is no key 'foo'"),
+        ("dataset.image_pxx=3", "did you mean 'dataset.image_px'?"),
+        ("model=densnet121", "did you mean 'densenet121'?"),
+        ("hardware.cores_per_device=-1", "hardware.cores_per_device=-1 is too small"),
+        ("hardware=tpu", "hardware=tpu is not one of cpu, gpu"),
+        ("measure.rel_precision=0", "measure.rel_precision=0.0 is too small"),
+        ("measure.rel_precision=nan", "is not a number"),
+        ("model=torchvision", "model.name has no value"),
+        ("batch=1,2", "add -m to sweep"),
+        ("precision=fp8", "precision=fp8 is not one of fp32"),
+        ("precision=fp16", "needs hardware=gpu"),
+        ("num_devices=33", "batch=32 cannot be shared by num_devices=33"),
+        ("measure.max_steps=5", "leaves no window"),
+        ("repetition=1", "set by the sweep"),
+        ("num_nodes=2", "cannot be dealt evenly"),
+    ],
+)
+def test_wrong_words_are_one_clear_line(override: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        cli.compose([override])
+    message = str(caught.value)
+    assert words in message
+    assert "\n" not in message
+    assert caught.value.exit_status == 2
+
+
+def test_a_users_own_file_beside_the_working_directory(tmp_path: Path) -> None:
+    own = tmp_path / "conf" / "model"
+    own.mkdir(parents=True)
+    (own / "mine.yaml").write_text("name: mine\n_target_: my_package.build\nargs: {width: 3}\n")
+    config = cli.compose(["model=mine"])
+    assert config.model._target_ == "my_package.build"
+    assert config.model.args == {"width": 3}
+
+
+def test_a_wrong_key_in_a_users_file_names_the_file(tmp_path: Path) -> None:
+    own = tmp_path / "conf" / "model"
+    own.mkdir(parents=True)
+    (own / "mine.yaml").write_text("nmae: mine\n")
+    with pytest.raises(ConfigError, match=r"did you mean 'model.name'\? \(in model/mine.yaml\)"):
+        cli.compose(["model=mine"])
+
+
+def test_weak_scaling_takes_the_batch_per_device() -> None:
+    assert cli.compose(["scaling=weak", "batch=1", "num_devices=4"]).batch == 1
+
+
+def test_identity_ignores_where_output_goes_and_nothing_else() -> None:
+    base = cli.compose([])
+    assert identity(cli.compose(["study=other", "analyze=false"])) == identity(base)
+    for change in ("seed=1", "batch=16", "model=resnet18", "measure.rel_precision=0.03"):
+        assert identity(cli.compose([change])) != identity(base)
+
+
+@given(batch=st.integers(-5, 200), devices=st.integers(-5, 200))
+def test_bounds_hold_for_every_number(batch: int, devices: int) -> None:
+    config = dataclasses.replace(_BASE, batch=batch, num_devices=devices)
+    if batch >= 1 and devices >= 1 and batch >= devices:
+        check(config)
+    else:
+        with pytest.raises(ConfigError):
+            check(config)
+
+
+_BASE = dataclasses.replace(
+    Config(),
+    model=dataclasses.replace(Config().model, name="m"),
+    dataset=dataclasses.replace(Config().dataset, name="d"),
+)

@@ -1,0 +1,131 @@
+"""The CUDA side, held against a recording stand-in for ``torch.cuda``; the CPU side for real."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dpeval import devices
+from dpeval.board import COLUMNS
+from dpeval.clock import PhaseClock
+from dpeval.devices import CpuDevice, CudaDevice, open_device
+from dpeval.errors import MachineError
+
+
+class Recorder:
+    """Records every call; events take the order in which they were recorded as their time."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.recorded = 0
+        self.reached = 10**9
+
+    def event(self, enable_timing: bool) -> Any:
+        recorder = self
+
+        class Event:
+            at = -1
+
+            def record(self) -> None:
+                recorder.calls.append("record")
+                recorder.recorded += 1
+                self.at = recorder.recorded
+
+            def query(self) -> bool:
+                recorder.calls.append("query")
+                return self.at <= recorder.reached
+
+            def elapsed_time(self, end: Any) -> float:
+                recorder.calls.append("elapsed_time")
+                return float(end.at - self.at)  # ms
+
+        assert enable_timing
+        return Event()
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    recorder = Recorder()
+    monkeypatch.setattr(torch.cuda, "Event", recorder.event)
+    for name, value in {
+        "set_device": None,
+        "synchronize": None,
+        "empty_cache": None,
+        "reset_peak_memory_stats": None,
+        "max_memory_reserved": 7,
+        "memory_reserved": 5,
+        "mem_get_info": (3, 11),
+    }.items():
+
+        def call(*_: Any, name: str = name, value: Any = value) -> Any:
+            recorder.calls.append(name)
+            return value
+
+        monkeypatch.setattr(torch.cuda, name, call)
+    return recorder
+
+
+def test_a_step_on_cuda_is_timed_by_events_without_a_synchronisation(cuda: Recorder) -> None:
+    rows = np.zeros((2, len(COLUMNS)))
+    clock = PhaseClock(CudaDevice(1), rows)
+    cuda.reached = 0
+    clock.start_step(0, 0.0)
+    for phase in ("data", "h2d", "forward", "backward", "optimizer"):
+        clock.mark(phase)
+    clock.end_step()
+    assert "synchronize" not in cuda.calls
+    assert "elapsed_time" not in cuda.calls  # would wait for an event that is not yet past
+    cuda.reached = 10**9
+    clock.drain()
+    assert rows[0, COLUMNS.index("step")] == pytest.approx(6e-3)
+    assert rows[0, COLUMNS.index("forward")] == pytest.approx(1e-3)
+    assert "synchronize" not in cuda.calls
+
+
+def test_cuda_memory_is_what_the_allocator_reserved(cuda: Recorder) -> None:
+    device = CudaDevice(0)
+    device.reset_peak()
+    assert (device.peak_bytes(), device.memory_bytes(), device.free_bytes()) == (7, 5, 3)
+    device.release()
+    device.finish()
+    assert cuda.calls[-2:] == ["empty_cache", "synchronize"]
+
+
+def test_a_gpu_that_is_not_there_is_told_in_a_line() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(MachineError, match="cuda:0 was planned"):
+        # In a child, because threads and affinity of this process must stay as they are.
+        _open_in_place("cuda:0")
+
+
+def _open_in_place(name: str) -> None:
+    cpus = sorted(os.sched_getaffinity(0))
+    open_device(name, cpus, torch.get_num_threads())
+
+
+def test_no_gpu_is_an_empty_list() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    assert devices.cuda_gpus() == []
+
+
+def test_cpu_peak_follows_what_is_touched() -> None:
+    device = CpuDevice()
+    device.reset_peak()
+    before = device.peak_bytes()
+    block = np.ones(64 * 2**20, dtype=np.uint8)
+    assert device.peak_bytes() - before >= 60 * 2**20
+    assert block[0] == 1
+
+
+@pytest.mark.parametrize(("precision", "enabled"), [("fp32", False), ("bf16", True)])
+def test_autocast_only_where_asked(precision: str, enabled: bool) -> None:
+    with devices.autocast(CpuDevice(), precision):
+        made = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert (made.dtype == torch.bfloat16) is enabled
+    assert not devices.grad_scaler(CpuDevice(), precision).is_enabled()

@@ -1,0 +1,130 @@
+"""Steady state, intervals and stopping, against series whose truth is known."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dpeval.config import MeasureConfig
+from dpeval.measure import (
+    decide,
+    load_balance,
+    mean_interval,
+    naive_interval,
+    steady_start,
+    window,
+)
+
+Series = np.ndarray[Any, np.dtype[np.float64]]
+CONFIG = MeasureConfig(min_warmup_steps=3, min_steps=10, rel_precision=0.02, time_limit_s=60)
+
+
+def autoregressive(generator: np.random.Generator, count: int, rho: float) -> Series:
+    """A stationary lognormal series with lag-1 dependence `rho`; its mean is exp(0.02)."""
+    noise = generator.normal(0, np.sqrt(1 - rho**2), count)
+    state = np.empty(count)
+    state[0] = generator.normal()
+    for index in range(1, count):
+        state[index] = rho * state[index - 1] + noise[index]
+    return np.exp(0.2 * state)
+
+
+def test_intervals_cover_the_true_mean_of_autocorrelated_steps() -> None:
+    generator, truth = np.random.default_rng(7), float(np.exp(0.02))
+    covered = naive = 0
+    for number in range(500):
+        series = autoregressive(generator, 300, rho=(0.0, 0.2, 0.4, 0.6, 0.8)[number % 5])
+        interval, simple = mean_interval(series), naive_interval(series)
+        covered += interval.low <= truth <= interval.high
+        naive += simple.low <= truth <= simple.high
+    assert 0.93 <= covered / 500 <= 0.97
+    assert naive / 500 < 0.80  # what taking steps as independent would have promised
+
+
+def test_a_cold_start_is_cut_off_and_nothing_more() -> None:
+    generator = np.random.default_rng(1)
+    firsts = []
+    for _ in range(50):
+        cold = np.r_[np.full(6, 2.5), np.ones(94)]
+        firsts.append(steady_start(cold * generator.lognormal(0, 0.03, 100), 2).first)
+    assert np.median(firsts) == 6
+    assert min(firsts) >= 6
+
+
+def test_a_slow_exponential_warm_up_is_cut_off() -> None:
+    steps = 1 + 2 * np.exp(-np.arange(200) / 5)
+    begin = steady_start(steps * np.random.default_rng(2).lognormal(0, 0.02, 200), 3)
+    assert begin.steady
+    assert 10 <= begin.first <= 60
+
+
+def test_one_late_hiccup_is_not_a_change_of_state() -> None:
+    steps = np.random.default_rng(3).lognormal(0, 0.02, 100)
+    steps[90] *= 20
+    begin = steady_start(steps, 3)
+    assert begin.steady
+    assert begin.first < 30
+
+
+def test_a_drift_is_not_steady() -> None:
+    steps = np.linspace(1, 1.3, 200) * np.random.default_rng(4).lognormal(0, 0.03, 200)
+    begin = steady_start(steps, 3)
+    assert not begin.steady
+    assert begin.drift > 0.1
+
+
+def test_clean_runs_are_not_called_drifting() -> None:
+    generator = np.random.default_rng(5)
+    for number in range(200):
+        steps = autoregressive(generator, 40 + number, rho=0.4)
+        assert steady_start(steps, 3).steady
+
+
+def test_stops_for_precision_only_after_the_least_steps() -> None:
+    steps = np.random.default_rng(6).normal(1, 0.01, 40)
+    assert decide(steps[:8], 1, CONFIG).reason is None
+    assert decide(steps, 1, CONFIG).reason == "precision"
+
+
+def test_limits_stop_a_noisy_run_and_say_so() -> None:
+    steps = np.random.default_rng(7).lognormal(0, 1, 30)
+    assert decide(steps, 1, CONFIG).reason is None
+    assert decide(steps, 61, CONFIG).reason == "time_limit"
+    short = dataclasses.replace(CONFIG, max_steps=30)
+    assert decide(steps, 1, short).reason == "max_steps"
+
+
+def test_a_first_step_never_enters_the_mean() -> None:
+    made = window(np.r_[100.0, np.ones(30)], "precision", CONFIG)
+    assert made.first >= 3
+    assert made.step_s.mean == pytest.approx(1)
+
+
+@given(scale=st.floats(1e-6, 1e6), seed=st.integers(0, 100))
+def test_scaling_time_scales_the_interval(scale: float, seed: int) -> None:
+    series = np.random.default_rng(seed).lognormal(0, 0.3, 50)
+    one, other = mean_interval(series), mean_interval(series * scale)
+    assert other.mean == pytest.approx(one.mean * scale)
+    assert other.low == pytest.approx(one.low * scale)
+    assert other.effective_samples == pytest.approx(one.effective_samples)
+
+
+@settings(max_examples=200)
+@given(st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=60), st.integers(1, 10))
+def test_no_series_of_times_breaks_the_rules(steps: list[float], floor: int) -> None:
+    begin = steady_start(steps, floor)
+    assert 0 <= begin.first < len(steps)
+    interval = mean_interval(steps)
+    assert interval.low <= interval.mean <= interval.high
+    decide(steps, 0.0, CONFIG)
+
+
+def test_load_balance_names_the_slowest() -> None:
+    balance = load_balance([np.full(5, 1.0), np.full(5, 2.0), np.full(5, 1.0)])
+    assert balance.slowest_rank == 1
+    assert balance.value == pytest.approx(2 / 3)

@@ -1,0 +1,131 @@
+"""Shares, weights, places: what every rank is told to do."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dpeval import cli
+from dpeval.machine import Cpu, Gpu, Machine, assign_cpus, cpus_near_gpus, order_cpus
+from dpeval.plan import deal, make_plan
+
+
+def machine(cores: int = 4, *, smt: int = 1, numa: int = 1, gpus: int = 0) -> Machine:
+    """Numbered as Linux does: first one thread of every core, then their siblings."""
+    cpus = [
+        Cpu(
+            cpu=sibling * cores + core,
+            core=core,
+            socket=core * numa // cores,
+            numa=core * numa // cores,
+        )
+        for sibling in range(smt)
+        for core in range(cores)
+    ]
+    found = [Gpu(index=i, name="GPU", total_bytes=2**34, numa=i % numa) for i in range(gpus)]
+    return Machine(host="host", cpus=cpus, gpus=found, memory_bytes=2**34)
+
+
+def test_a_batch_that_does_not_divide_is_dealt_out_evenly() -> None:
+    assert deal(16, 3) == [6, 5, 5]
+
+
+@given(images=st.integers(1, 10_000), devices=st.integers(1, 64))
+def test_deal_loses_no_image_and_differs_by_at_most_one(images: int, devices: int) -> None:
+    shares = deal(images, devices)
+    assert sum(shares) == images
+    assert max(shares) - min(shares) <= 1
+    assert shares == sorted(shares, reverse=True)
+
+
+def test_strong_scaling_keeps_the_work_and_weak_scaling_the_share() -> None:
+    strong = make_plan(cli.compose(["num_devices=3", "batch=16"]), machine())
+    assert [rank.batch for rank in strong.ranks] == [6, 5, 5]
+    assert sum(rank.weight for rank in strong.ranks) == pytest.approx(1)
+    weak = make_plan(cli.compose(["num_devices=3", "batch=16", "scaling=weak"]), machine())
+    assert (weak.global_batch, [rank.batch for rank in weak.ranks]) == (48, [16, 16, 16])
+
+
+def test_too_few_cores_is_a_skip_with_the_reason() -> None:
+    plan = make_plan(cli.compose(["num_devices=5"]), machine(4))
+    assert plan.skip is not None
+    assert "5 CPU devices" in plan.skip
+    assert "hardware.oversubscribe=true" in plan.skip
+    assert plan.ranks == []
+
+
+def test_oversubscribing_is_said() -> None:
+    plan = make_plan(cli.compose(["num_devices=5", "hardware.oversubscribe=true"]), machine(4))
+    assert plan.skip is None
+    assert "oversubscribed" in plan.notes[0]
+
+
+def test_no_gpu_names_the_way_on() -> None:
+    plan = make_plan(cli.compose(["hardware=gpu"]), machine())
+    assert plan.skip is not None
+    assert "use hardware=cpu" in plan.skip
+
+
+def test_gpus_share_the_cores_near_them() -> None:
+    plan = make_plan(cli.compose(["hardware=gpu", "num_devices=2"]), machine(8, numa=2, gpus=2))
+    assert plan.backend == "nccl"
+    assert [rank.device for rank in plan.ranks] == ["cuda:0", "cuda:1"]
+    assert [rank.cpus for rank in plan.ranks] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+TOPOLOGIES = st.builds(
+    machine,
+    st.integers(1, 16),
+    smt=st.integers(1, 2),
+    numa=st.integers(1, 4),
+    gpus=st.integers(1, 4),
+)
+
+
+@given(here=TOPOLOGIES, data=st.data())
+def test_no_cpu_is_used_twice_and_none_outside_the_cpuset(
+    here: Machine, data: st.DataObject
+) -> None:
+    allowed = data.draw(st.lists(st.sampled_from(here.cpus), min_size=1, unique=True))
+    here = here.model_copy(update={"cpus": allowed})
+    ranks, cores = data.draw(st.integers(1, 20)), data.draw(st.integers(1, 4))
+    given_out = [cpu for cpus in assign_cpus(here, ranks, cores).cpus for cpu in cpus]
+    if ranks * cores > len(allowed):
+        assert given_out == []
+        return
+    assert len(given_out) == len(set(given_out)) == ranks * cores
+    assert set(given_out) <= {cpu.cpu for cpu in allowed}
+
+
+@given(here=TOPOLOGIES)
+def test_siblings_come_last(here: Machine) -> None:
+    cores = [cpu.core for cpu in order_cpus(here.cpus)]
+    physical = len(set(cores))
+    assert len(set(cores[:physical])) == physical
+
+
+@given(here=TOPOLOGIES)
+def test_every_gpu_rank_has_cpus_and_they_are_shared_out_once(here: Machine) -> None:
+    near = cpus_near_gpus(here, [gpu.index for gpu in here.gpus])
+    assert all(near)
+    if len(here.cpus) >= 2 * len(here.gpus) * 4:
+        flat = [cpu for cpus in near for cpu in cpus]
+        assert len(flat) == len(set(flat)) == len(here.cpus)
+
+
+def test_ranks_do_not_straddle_numa_nodes_where_they_fit() -> None:
+    assignment = assign_cpus(machine(8, numa=2), ranks=2, cores_per_device=3)
+    assert assignment.cpus == [[0, 1, 2], [4, 5, 6]]
+
+
+def test_shared_physical_cores_are_noted() -> None:
+    assert "SMT" in assign_cpus(machine(2, smt=2), 4, 1).notes[0]
+
+
+def test_threads_are_set_at_every_device_count() -> None:
+    for devices in (1, 2):
+        config = dataclasses.replace(cli.compose([]), num_devices=devices)
+        assert {rank.threads for rank in make_plan(config, machine()).ranks} == {1}

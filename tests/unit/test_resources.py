@@ -1,0 +1,250 @@
+"""What each run asks for, how runs are grouped, and that nothing reaches a shell unquoted."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dpeval.config import Config, HardwareConfig, MeasureConfig, SiteConfig, identity
+from dpeval.errors import ConfigError, LaunchError
+from dpeval.launchers.resources import (
+    Group,
+    LauncherOptions,
+    check_folder,
+    group,
+    job_name,
+    oar_parameters,
+    one_line,
+    resolve,
+    round_up_mib,
+    slurm_parameters,
+)
+from dpeval.launchers.submission import oar_script, oarsub_command, sbatch_file
+from dpeval.memory import Forecast
+
+OPTIONS = LauncherOptions(signal_s=30)
+GIB = 2**30
+NASTY = st.text(
+    alphabet=st.one_of(st.sampled_from(list(" '\"$()`;&|<>*?~#!{}[]=:,\t")), st.characters()),
+    max_size=40,
+)
+
+
+def config(**changes: Any) -> Config:
+    base = Config(measure=MeasureConfig(time_limit_s=60.0, ablation=False))
+    return dataclasses.replace(base, **changes)
+
+
+def forecast(size: int) -> Forecast:
+    return Forecast(total_bytes=size, parts={}, source="model")
+
+
+def gpu(devices: int, **site: Any) -> Config:
+    return config(
+        hardware=HardwareConfig(kind="gpu"),
+        num_devices=devices,
+        batch=64,
+        site=SiteConfig(**site),
+    )
+
+
+def test_gpus_are_those_of_the_run_not_of_the_sweep() -> None:
+    asked = [resolve(gpu(n), None, OPTIONS).gpus for n in (1, 2, 3)]
+    assert asked == [1, 2, 3]
+
+
+def test_cpu_devices_ask_for_cores_and_no_gpu() -> None:
+    hardware = HardwareConfig(cores_per_device=4)
+    found = resolve(config(hardware=hardware, num_devices=3), None, OPTIONS)
+    assert (found.cores, found.gpus) == (12, 0)
+    assert "gpus_per_node" not in slurm_parameters(found, SiteConfig(), OPTIONS, "n")
+    shared = dataclasses.replace(found, exclusive=False)
+    request = oar_parameters(shared, SiteConfig(), OPTIONS, "n")
+    assert request["additional_parameters"]["l"].startswith("/nodes=1/core=12,")
+
+
+def test_two_nodes_ask_for_half_of_the_devices_on_each() -> None:
+    found = resolve(dataclasses.replace(gpu(4), num_nodes=2), None, OPTIONS)
+    assert (found.nodes, found.gpus) == (2, 2)
+    assert slurm_parameters(found, SiteConfig(), OPTIONS, "n")["ntasks_per_node"] == 1
+
+
+def test_memory_covers_the_forecast_of_all_ranks_of_the_node() -> None:
+    found = resolve(config(num_devices=4), forecast(3 * GIB), OPTIONS)
+    assert found.memory_mib is not None
+    assert found.memory_mib * 2**20 >= 4 * 3 * GIB
+
+
+@given(st.integers(1, 2**42))
+def test_rounding_up_covers_and_wastes_at_most_half(size: int) -> None:
+    rounded = round_up_mib(size) * 2**20
+    assert rounded >= size
+    assert rounded <= max(1.5 * size + 2**20, GIB)
+
+
+def test_time_covers_the_windows_the_start_and_the_signal() -> None:
+    measure = MeasureConfig(time_limit_s=600, ablation=True, ablation_share=0.5)
+    found = resolve(config(measure=measure, site=SiteConfig(startup_s=60)), None, OPTIONS)
+    assert found.time_min == 17  # (600 * 1.5 + 60 + 30) / 60 = 16.5
+    fixed = LauncherOptions(time_min=5)
+    assert resolve(config(measure=measure), None, fixed).time_min == 5
+
+
+def test_equal_requests_share_a_group_and_keep_their_order() -> None:
+    runs = [gpu(n) for _ in range(2) for n in (2, 1, 2)]
+    needs = [(i, resolve(run, None, OPTIONS), run.site) for i, run in enumerate(runs)]
+    groups = group(needs, lambda r, s: slurm_parameters(r, s, OPTIONS, "n"))
+    assert [(g.parameters["gpus_per_node"], g.members) for g in groups] == [
+        (2, (0, 2, 3, 5)),
+        (1, (1, 4)),
+    ]
+
+
+def test_the_site_is_no_part_of_what_is_measured() -> None:
+    assert identity(gpu(1)) == identity(gpu(1, account="x", partition="y"))
+
+
+def test_profiles_of_sites_translate_to_their_requests() -> None:
+    nef = SiteConfig(gpu_level="gpunum", gpu_properties="gpu='YES'", exclusive=False)
+    found = resolve(dataclasses.replace(gpu(2), site=nef), None, OPTIONS)
+    asked = oar_parameters(found, nef, OPTIONS, "n")["additional_parameters"]
+    assert asked["l"].startswith("/nodes=1/gpunum=2,walltime=")
+    assert asked["p"] == "gpu='YES'"
+    zay = SiteConfig(gpu_option="gres", gpu_type="v100", cores_per_gpu=10, ask_memory=False)
+    found = resolve(dataclasses.replace(gpu(2), site=zay), None, OPTIONS)
+    told = slurm_parameters(found, zay, OPTIONS, "n")
+    assert (told["gres"], told["cpus_per_task"], "mem" in told) == ("gpu:v100:2", 20, False)
+
+
+def test_properties_are_joined_so_that_each_holds() -> None:
+    site = SiteConfig(
+        properties="cluster='a' OR cluster='b'",
+        gpu_properties="gpu_count>={gpus}",
+        memory_properties="memnode>={mib}",
+    )
+    found = resolve(dataclasses.replace(gpu(2), site=site), None, OPTIONS)
+    asked = oar_parameters(found, site, OPTIONS, "n")["additional_parameters"]
+    assert asked["p"] == (
+        f"(cluster='a' OR cluster='b') AND (gpu_count>=2) AND (memnode>={found.memory_mib})"
+    )
+
+
+def test_requeue_only_where_asked_and_allowed() -> None:
+    found = resolve(gpu(1), None, OPTIONS)
+    again = LauncherOptions(requeue=1)
+
+    def slurm(site: SiteConfig, options: LauncherOptions) -> bool:
+        return "requeue" in slurm_parameters(found, site, options, "n")["additional_parameters"]
+
+    assert slurm(SiteConfig(), again)
+    assert not slurm(SiteConfig(), OPTIONS)
+    assert not slurm(SiteConfig(requeue=False), again)
+    asked = oar_parameters(found, SiteConfig(besteffort=True), again, "n")
+    assert asked["additional_parameters"]["t"] == ["besteffort", "idempotent"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("signal_s", 0), ("time_min", 0), ("prepare", "maybe"), ("poll_s", 0.0)]
+)
+def test_wrong_options_are_refused_by_name(key: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=key):
+        LauncherOptions(**{key: value})
+
+
+@given(NASTY)
+def test_names_of_jobs_are_only_names(study: str) -> None:
+    name = job_name(study, "ab12")
+    assert name == shlex.quote(name)
+    assert name.isascii()
+
+
+@given(NASTY)
+def test_text_for_a_scheduler_has_one_line_or_is_refused(value: str) -> None:
+    try:
+        text = one_line("site.account", value)
+    except ConfigError:
+        assert any(ord(char) < 32 or ord(char) == 127 for char in value)
+    else:
+        assert text == value
+        assert "\n" not in text
+
+
+@pytest.mark.parametrize("folder", ["/a/%j", "/a\nb", "/a\\b", "/a/%A"])
+def test_folders_that_schedulers_rewrite_are_refused(folder: str) -> None:
+    with pytest.raises(LaunchError, match="sweep's folder"):
+        check_folder(folder)
+
+
+@given(st.text(alphabet=" '\"$()`;&|<>*é-a/", min_size=1, max_size=30))
+@settings(deadline=None)
+def test_sbatch_file_is_the_same_words_for_any_folder_and_account(text: str) -> None:
+    site = SiteConfig(account=text, setup=["module load x"])
+    found = resolve(gpu(2), None, OPTIONS)
+    parameters = slurm_parameters(found, site, OPTIONS, "name")
+    folder = Path("/sweep") / text.replace("/", "_")
+    lines = sbatch_file(Group(found, parameters, (0, 1)), folder, "/py thon").splitlines()
+    flags = {
+        word.split("=", 1)[0]: word.split("=", 1)[-1]
+        for line in lines
+        if line.startswith("#SBATCH ")
+        for word in shlex.split(line)[1:]
+    }
+    assert flags["--account"] == text
+    assert flags["--output"] == f"{folder}/%A_%a_0_log.out"
+    assert flags["--gpus-per-node"] == "2"
+    command = shlex.split(next(line for line in lines if line.startswith("srun ")))
+    assert command[-5:] == ["/py thon", "-u", "-m", "submitit.core._submit", str(folder)]
+
+
+@given(NASTY.filter(lambda text: all(ord(char) >= 32 and ord(char) != 127 for char in text)))
+def test_oarsub_gets_every_option_as_one_argument(text: str) -> None:
+    site = SiteConfig(properties=text or None, partition="besteffort queue")
+    found = resolve(gpu(2), None, OPTIONS)
+    parameters = oar_parameters(found, site, OPTIONS, "name")
+    folder = Path("/a b")
+    command = oarsub_command(parameters, folder / "job's.sh", 3)
+    if text:
+        assert command[command.index("-p") + 1] == text
+    assert command[command.index("-q") + 1] == "besteffort queue"
+    assert command[command.index("--array") + 1] == "3"
+    assert shlex.split(command[-1]) == ["/bin/bash", "/a b/job's.sh"]
+
+
+@given(value=st.text(alphabet=st.characters(exclude_characters="\0", codec="utf-8"), max_size=30))
+@settings(
+    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_environment_of_an_oar_job_arrives_as_it_was(tmp_path: Path, value: str) -> None:
+    script = oar_script(
+        "printenv -0 DPEVAL_X", tmp_path, Path("/"), ["# set-up"], {"DPEVAL_X": value}
+    )
+    subprocess.run(["/bin/bash", "-c", script], env={"OAR_JOB_ID": "7"}, check=True)
+    log = tmp_path / "7_0_log.out"
+    assert log.read_bytes() == value.encode() + b"\0"
+    log.unlink()
+
+
+def test_a_group_of_one_is_no_array() -> None:
+    found = resolve(gpu(1), None, OPTIONS)
+    text = sbatch_file(
+        Group(found, slurm_parameters(found, SiteConfig(), OPTIONS, "n"), (0,)), Path("/x")
+    )
+    assert "--array" not in text
+    assert "#SBATCH --exclusive" in text.splitlines()
+
+
+def test_parameters_are_plain_json() -> None:
+    found = resolve(gpu(1), forecast(GIB), OPTIONS)
+    for parameters in (
+        slurm_parameters(found, SiteConfig(), OPTIONS, "n"),
+        oar_parameters(found, SiteConfig(), OPTIONS, "n"),
+    ):
+        assert json.loads(json.dumps(parameters)) == parameters
