@@ -31,6 +31,8 @@ class Family:
     hardware: str
     scaling: str
     stand_in: bool
+    key: dict[str, Any]
+    """Values of :data:`FAMILY`."""
     cells: pd.DataFrame
     """One row per (num_devices, batch), sorted; see :func:`cells`."""
 
@@ -133,6 +135,7 @@ def families(table: pd.DataFrame) -> list[Family]:
                 hardware=str(values["hardware"]),
                 scaling=str(values["scaling"]),
                 stand_in=stand_in,
+                key={name: values[name] for name in FAMILY},
                 cells=group.sort_values(["num_devices", "batch"]).reset_index(drop=True),
             )
         )
