@@ -24,6 +24,7 @@ from dpeval.record import PHASES
 
 MOST_FAMILIES = 40
 _MOST_PATHS = 3
+_MOST_LABELLED = 6
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x")
 _DASHES = ("solid", "dash", "dot", "dashdot")
 
@@ -185,7 +186,10 @@ def _lines(
             "line": {"dash": _DASHES[index % len(_DASHES)], "width": 2},
             "marker": {
                 "size": 9,
-                "symbol": spread(lambda i: symbol if cells[i].steady else f"{symbol}-open"),
+                "symbol": [
+                    symbol if place is None or cells[place].steady else f"{symbol}-open"
+                    for place in places
+                ],
             },
             "meta": {"place": index, "of": len(family.batches)},
         }
@@ -212,12 +216,18 @@ def _add_absent(family: Family, runs: Runs, traces: list[Json], layout: Json) ->
     if not absent:
         return
     names = [f"batch {batch}" for batch in sorted({int(cell.batch) for cell in absent})]
-    height = min(0.3, 0.07 * len(names))
+    height = min(0.32, 0.08 * len(names))
     layout["yaxis"]["domain"] = [height + 0.04, 1]
     layout["yaxis2"] = {"domain": [0, height], "range": [0, len(names)], "showgrid": False,
                         "tickvals": [i + 0.5 for i in range(len(names))], "ticktext": names,
                         "zeroline": False, "fixedrange": True}  # fmt: skip
     layout["xaxis"]["anchor"] = "y2"
+    if len(family.device_counts) <= _MOST_LABELLED:
+        layout["annotations"] = [
+            {"yref": "y2", "x": int(cell.num_devices), "text": escape(_short(cell)),
+             "y": names.index(f"batch {cell.batch}") + 0.5, "showarrow": False}
+            for cell in absent
+        ]  # fmt: skip
     traces.append(
         {
             "type": "bar",
@@ -238,6 +248,13 @@ def _add_absent(family: Family, runs: Runs, traces: list[Json], layout: Json) ->
             "marker": {"pattern": {"shape": "/", "size": 6}},
         }
     )
+
+
+def _short(cell: Any) -> str:
+    need, have = cell.need_bytes, cell.have_bytes
+    if cell.status in ("oom", "skipped") and pd.notna(need) and pd.notna(have) and need > have:
+        return f"{need / GIB:.1f} of {have / GIB:.1f} GiB"
+    return str(cell.status)
 
 
 def _components(family: Family, runs: Runs) -> Chart:

@@ -56,7 +56,8 @@ def rows(runs: pd.DataFrame) -> list[Row]:
 
 def _row(run: Mapping[Any, Any]) -> Row:
     step, exposed = _number(run["step_s"]), _number(run["comm_exposed_s"])
-    share = exposed / step if step and exposed is not None else None
+    # Rounding in a sum of phases can leave -0.0 of a step.
+    share = max(0.0, exposed / step) if step and exposed is not None else None
     peak = _number(run["peak_bytes"])
     rate = _number(run["img_per_s"])
     shown: dict[str, tuple[str, float | None]] = {
@@ -183,6 +184,7 @@ def commands(runs: pd.DataFrame) -> list[tuple[str, str]]:
     """What to type to make each run again: (what it is, command), each command once."""
     found: dict[str, str] = {}
     for run in runs.head(MOST_ROWS).to_dict("records"):
-        unit = f"{run['num_devices']} devices, batch {run['batch']}"
+        plural = "" if run["num_devices"] == 1 else "s"
+        unit = f"{run['num_devices']} device{plural}, batch {run['batch']}"
         found.setdefault(str(run["command"])[:2_000], f"{_text(run['study'])}: {unit}")
     return [(what, command) for command, what in found.items() if command]

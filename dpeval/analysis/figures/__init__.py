@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from dpeval.analysis.figures import components, memory, scaling, steps, style, throughput
-from dpeval.analysis.figures.sheet import Drawing, Sheet, UnsupportedError
+from dpeval.analysis.figures import components, memory, scaling, steps, style, throughput, waterfall
+from dpeval.analysis.figures.sheet import Drawing, Models, Sheet, UnsupportedError
 
-__all__ = ["FigureInfo", "draw_all"]
+__all__ = ["FigureInfo", "Models", "draw_all"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ _CATALOGUE: tuple[tuple[str, str, Callable[[Sheet], Drawing]], ...] = (
     ("throughput_gpu", "Throughput over GPUs, by batch", throughput.over_gpus),
     ("speedup", "Speed-up against the ideal", scaling.speedup),
     ("efficiency", "Parallel efficiency", scaling.efficiency_map),
+    ("waterfall", "What efficiency is lost to", waterfall.waterfall),
     ("best_devices", "Best device count of each batch", throughput.best_devices),
     ("step_times", "Step times of each run", steps.distribution),
     ("timeline", "One step across ranks", steps.timeline),
@@ -47,20 +48,23 @@ _CATALOGUE: tuple[tuple[str, str, Callable[[Sheet], Drawing]], ...] = (
 )
 
 
-def draw_all(runs: pd.DataFrame, pooled: pd.DataFrame, out: Path) -> list[FigureInfo]:
+def draw_all(
+    runs: pd.DataFrame, pooled: pd.DataFrame, out: Path, models: Models | None = None
+) -> list[FigureInfo]:
     """Draw every figure that the data support into `out`.
 
     Args:
         runs: one row per run.
         pooled: one row per measured configuration.
         out: an existing folder.
+        models: laws and efficiency factors, where they were computed.
 
     Raises:
         OSError: `out` cannot be written.
     """
     found = []
     with style.styled():
-        sheet = Sheet.of(runs, pooled)
+        sheet = Sheet.of(runs, pooled, models)
         for stem, title, draw in _CATALOGUE:
             try:
                 drawing = draw(sheet)

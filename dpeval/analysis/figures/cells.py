@@ -91,6 +91,9 @@ def _cell(key: tuple[Hashable, ...], group: pd.DataFrame) -> dict[str, Any]:
     ok = group[(group["status"] == "ok") & group["img_per_s"].notna()]
     cell: dict[str, Any] = dict(zip(CELL, key, strict=True))
     cell |= {name: _first(group[name]) for name in _SHARED if name not in cell}
+    if cell["global_batch"] is None:  # not planned: skipped before there was a plan
+        weak = cell.get("scaling") == "weak"
+        cell["global_batch"] = cell["batch"] * (cell["num_devices"] if weak else 1)
     cell |= {name: ok[name].astype(float).mean() for name in _TIMES}
     return cell | {
         "status": "ok" if len(ok) else _worst(group["status"]),

@@ -37,7 +37,7 @@ def memory(sheet: Sheet) -> Drawing:
 
 def rank_batch(cells: pd.DataFrame) -> Any:
     """Images per step of the rank that has most: the global batch dealt as evenly as possible."""
-    return np.ceil(cells["global_batch"] / cells["num_devices"])
+    return np.ceil(cells["global_batch"].astype(float) / cells["num_devices"].astype(float))
 
 
 def _draw(panel: Panel) -> str:

@@ -54,11 +54,16 @@ def speedup(sheet: Sheet) -> Drawing:
     wanted = _with_several_counts(sheet)
     title = "Speed-up against the ideal"
     figure, panels = grid(title, sheet.words(), wanted, to_scale=True)
-    said = [sentence for panel in panels for sentence in _draw_speedup(sheet, panel)]
-    fitted = any(sheet.fits(panel.family, batch) for panel in panels for batch in panel.batches)
+    said = [sentence for panel in panels for sentence in _draw_speedup(panel)]
+    fitted = [
+        law
+        for panel in panels
+        for batch, colour in zip(panel.batches, style.sequential(len(panel.batches)), strict=True)
+        for law in _draw_laws(sheet, panel, batch, colour)
+    ]
     notes = [
         f"Dashed: ideal. {INTERVAL_NOTE}",
-        "Thin line and band: the fitted law and its 95 % band." if fitted else "",
+        f"Thin line and band: fitted law, 95 % band ({'; '.join(fitted)})." if fitted else "",
         *notes_on([family for family, _ in wanted]),
         left_out(wanted),
     ]
@@ -77,7 +82,7 @@ def _with_several_counts(sheet: Sheet) -> list[tuple[Family, list[int]]]:
     return wanted
 
 
-def _draw_speedup(sheet: Sheet, panel: Panel) -> list[str]:
+def _draw_speedup(panel: Panel) -> list[str]:
     axes, family, said = panel.axes, panel.family, []
     shade_oversubscribed(panel)
     places = [panel.x(count) for count in panel.counts]
@@ -85,7 +90,6 @@ def _draw_speedup(sheet: Sheet, panel: Panel) -> list[str]:
     colours = style.sequential(len(panel.batches))
     for index, batch in enumerate(panel.batches):
         points = speedups(family, batch)
-        _draw_fit(sheet, panel, batch, colours[index])
         shown = points.assign(
             img_per_s=points["speedup"], low=points["speedup_low"], high=points["speedup_high"]
         ).set_index("num_devices")
@@ -105,15 +109,15 @@ def _draw_speedup(sheet: Sheet, panel: Panel) -> list[str]:
     return said
 
 
-def _draw_fit(sheet: Sheet, panel: Panel, batch: int, colour: Any) -> None:
-    for fit in sheet.fits(panel.family, batch):
-        x = [math.log2(n) if panel.counts[-1] > 16 else n for n in fit.devices]
-        panel.axes.plot(x, fit.speedup, color=colour, linewidth=0.9, alpha=0.9, zorder=2.2)
-        panel.axes.fill_between(x, fit.low, fit.high, color=colour, alpha=0.16, linewidth=0)
-        if fit.words:
-            panel.axes.text(
-                0.02, 0.97, fit.words, transform=panel.axes.transAxes, va="top", fontsize=7.5
-            )
+def _draw_laws(sheet: Sheet, panel: Panel, batch: int, colour: Any) -> list[str]:
+    named = []
+    for name, curve in sheet.laws(panel.family, batch):
+        devices = curve["devices"].astype(float)
+        x = np.log2(devices) if panel.counts[-1] > 16 else devices
+        panel.axes.plot(x, curve["speedup"], color=colour, linewidth=0.9, zorder=2.2)
+        panel.axes.fill_between(x, curve["low"], curve["high"], color=colour, alpha=0.18, lw=0)
+        named.append(f"{panel.family.label} {panel.family.batch_name} {batch}: {name}".strip())
+    return named
 
 
 def efficiency_map(sheet: Sheet) -> Drawing:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,14 +26,16 @@ class Drawing:
 
 
 @dataclass(frozen=True)
-class Fit:
-    """A law fitted to the speed-ups of one batch, with its 95 % band."""
+class Models:
+    """What the laws and the efficiency model say, for figures to draw; frames may be empty."""
 
-    devices: Sequence[float]
-    speedup: Sequence[float]
-    low: Sequence[float]
-    high: Sequence[float]
-    words: str = ""
+    factors: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """A row per configuration and factor, in order: the columns of a cell
+    (:data:`~dpeval.analysis.figures.cells.CELL`), `factor` (name) and `value`; the product over
+    a configuration is its efficiency."""
+    laws: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Curves of the laws that the data support: the columns of a cell without `num_devices`,
+    `law` (name), `devices`, `speedup`, `low` and `high` (95 % band)."""
 
 
 @dataclass(frozen=True)
@@ -45,19 +46,35 @@ class Sheet:
     table: pd.DataFrame
     """One row per configuration; see :func:`dpeval.analysis.figures.cells.cells`."""
     families: list[Family]
-    laws: Mapping[tuple[str, int], Sequence[Fit]] = field(default_factory=dict)
-    """By family label and batch: the laws that the data support."""
+    models: Models = field(default_factory=Models)
+
+    @property
+    def factors(self) -> pd.DataFrame:
+        return self.models.factors
 
     @classmethod
-    def of(cls, runs: pd.DataFrame, pooled: pd.DataFrame) -> Sheet:
+    def of(cls, runs: pd.DataFrame, pooled: pd.DataFrame, models: Models | None = None) -> Sheet:
+        """Prepare what the figures draw.
+
+        Args:
+            runs: one row per run (:data:`dpeval.analysis.frame.COLUMNS`).
+            pooled: one row per configuration, with `img_per_s`, `low`, `high`.
+            models: laws and efficiency factors, where they were computed.
+        """
         if "conditions_bad" not in runs:
             runs = runs.assign(conditions_bad="")
         table = cells(runs, pooled)
-        return cls(runs=runs, table=table, families=families(table))
+        return cls(runs, table, families(table), models or Models())
 
-    def fits(self, family: Family, batch: int) -> Sequence[Fit]:
-        """The laws that the data of `batch` support; empty where they support none."""
-        return self.laws.get((family.label, batch), ())
+    def laws(self, family: Family, batch: int) -> list[tuple[str, pd.DataFrame]]:
+        """Name and curve of each law that the data of `batch` support."""
+        laws = self.models.laws
+        if laws.empty:
+            return []
+        chosen = laws[laws["batch"] == batch]
+        for column, value in family.key.items():
+            chosen = chosen[chosen[column] == value]
+        return [(str(name), curve) for name, curve in chosen.groupby("law")]
 
     def records(self, runs: pd.DataFrame) -> list[Record]:
         """Read the records of `runs` again, for what the frame does not hold (single steps)."""

@@ -97,6 +97,7 @@
         trace.marker.line = { color: colour, width: 1 };
         trace.marker.pattern.fgcolor = colour;
       } else if (trace.marker.pattern) {
+        trace.marker.pattern.bgcolor = colour;
         trace.marker.pattern.fgcolor = css("--paper");
       }
       if (trace.line) trace.line.color = colour;
@@ -108,9 +109,14 @@
       if (layout[name]) layout[name] = { ...axis, ...layout[name] };
     }
     layout.xaxis.showgrid = false;
+    for (const note of layout.annotations || []) {
+      note.font = { size: 11, color: css("--ink") };
+      if (note.yref === "y2") note.bgcolor = css("--paper");
+    }
     return { data, layout: { ...layout, font: { color: css("--ink"), family: "inherit", size: 13 },
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", dragmode: false,
-      margin: { t: 16, r: 8, b: 48, l: 56 }, legend: { orientation: "h", y: -0.22 },
+      margin: { t: 16, r: 8, b: 40, l: 56 }, 
+      legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" },
       hoverlabel: { align: "left", bgcolor: css("--card"), bordercolor: css("--quiet"),
         font: { color: css("--ink"), size: 12 } } } };
   };
