@@ -137,7 +137,7 @@ def measure(overrides: list[str]) -> tuple[float, float, float, float]:
     """Ratio, its interval and the bare step (s) of the slowest rank's blocks."""
     config = cli.compose(
         [
-            "measure.rel_precision=1e-9",
+            "measure.rel_precision=1e-4",
             "measure.time_limit_s=1e6",
             "measure.max_steps=20000",
             *overrides,

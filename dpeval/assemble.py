@@ -15,7 +15,7 @@ from dpeval.board import COLUMNS, Board, Floats
 from dpeval.conditions import Conditions
 from dpeval.config import identity, to_plain
 from dpeval.machine import Environment
-from dpeval.measure import StopReason, Window
+from dpeval.measure import Fault, StopReason, Window
 from dpeval.record import (
     PHASES,
     Ablation,
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from dpeval.worker import RankResult
 
 LOSS_STEPS = 5
-INPUT_BOUND_SHARE = 0.05
 COMPUTE = ("data", "h2d", "forward", "backward", "optimizer", "other")
 """The phases in which a rank works on its own; what is left of a step is waiting for others."""
 
@@ -71,6 +70,7 @@ def blank(
         plan=job.plan,
         dataset=dataset,
         environment=environment,
+        memory=job.memory,
     )
 
 
@@ -94,6 +94,12 @@ def finish(
     }
     if steps:
         fields |= _series(job, board, outcome, steps, begun_s, pids)
+    elif fields["status"] == "oom":
+        # Not one step, but how much each rank held is what such a run has to tell.
+        fields["ranks"] = [
+            _rank(job, rank.rank, board.rows(rank.rank)[:0], None, outcome, pids)
+            for rank in job.plan.ranks
+        ]
     return _warned(record.model_copy(update=fields))
 
 
@@ -135,10 +141,7 @@ def _series(
     stopped_by = _stopped_by(outcome)
     slowest = int(np.argmax([series.sum() for series in step_s]))
     window = _window(step_s[slowest], stopped_by, job)
-    ranks = [
-        _rank(job, rank, table, window, outcome.results.get(rank), pids)
-        for rank, table in enumerate(rows)
-    ]
+    ranks = [_rank(job, rank, table, window, outcome, pids) for rank, table in enumerate(rows)]
     fields: dict[str, Any] = {
         "ranks": ranks,
         "window": window,
@@ -203,9 +206,10 @@ def _rank(
     rank: int,
     table: Floats,
     window: Window | None,
-    result: RankResult | None,
+    outcome: Outcome,
     pids: dict[int, int],
 ) -> RankRecord:
+    result = outcome.results.get(rank)
     plan = job.plan.ranks[rank]
     first, last = (window.first, window.first + window.steps) if window is not None else (0, 0)
     return RankRecord(
@@ -225,7 +229,7 @@ def _rank(
         if last > first
         else {},
         buckets=_buckets(result, first, last),
-        peak_bytes=result.peak_bytes if result is not None else None,
+        peak_bytes=result.peak_bytes if result is not None else outcome.peak_bytes.get(rank),
         baseline_bytes=result.baseline_bytes if result is not None else None,
     )
 
@@ -333,20 +337,29 @@ def _warned(record: Record) -> Record:
         found += [Warning(code="plan", text=note) for note in record.plan.notes]
     if record.conditions is not None:
         found += [Warning(code="conditions", text=text) for text in record.conditions.bad]
-    found += _input_bound(record)
+    found += [_worded(fault, record) for fault in _faults(record)]
     return record.model_copy(update={"warnings": found})
 
 
-def _input_bound(record: Record) -> list[Warning]:
-    shares = [
-        rank.stats["data"].mean_s / rank.stats["step"].mean_s for rank in record.ranks if rank.stats
-    ]
-    if not shares or max(shares) <= INPUT_BOUND_SHARE or record.dataset is None:
+def _faults(record: Record) -> list[Fault]:
+    if record.window is None or not record.ranks:
         return []
-    return [
-        Warning(
-            code="input_bound",
-            text=f"{max(shares):.0%} of the step was spent waiting for data (loader "
-            f"{record.dataset.loader}); dataset.loader=resident keeps the input out of the way",
-        )
+    phases = [
+        {name: np.array(series) for name, series in rank.phase_s.items()} for rank in record.ranks
     ]
+    own = [name for name in COMPUTE if name != "data"]
+    return measure.faults(
+        record.window,
+        [np.array(rank.step_s) for rank in record.ranks],
+        [np.sum([phase[name] for name in own], axis=0) for phase in phases],
+        [phase["data"] for phase in phases],
+    )
+
+
+def _worded(fault: Fault, record: Record) -> Warning:
+    """A fault as the record tells it, with the way out where there is one."""
+    text = fault.text
+    if fault.code == "input_bound" and record.dataset is not None:
+        faster = {"jpeg": "cached", "cached": "resident"}.get(record.dataset.loader)
+        text += f"; dataset.loader={faster} would lift that" if faster else ""
+    return Warning(code=fault.code, text=text, ranks=fault.ranks)

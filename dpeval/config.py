@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -127,9 +128,9 @@ class MeasureConfig:
     rel_precision: float = bounded(0.02, above=0, high=1.0)
     """Stop once the 95 % interval of the mean step time is at most ± this fraction of it."""
     min_warmup_steps: int = bounded(5, low=1)
-    min_steps: int = bounded(10, low=2)
+    min_steps: int = bounded(30, low=2)
     max_steps: int = bounded(2_000, low=2, high=100_000)
-    time_limit_s: float = bounded(120.0, above=0)
+    time_limit_s: float = bounded(120.0, low=1)
     """Wall time of warm-up and main window together."""
     ablation: bool = True
     """Also measure without gradient synchronisation and with one rank alone."""
@@ -152,6 +153,8 @@ class SweepConfig:
 
     resume: str | None = None
     skip_done: bool = False
+    time_limit_s: float | None = bounded(None, above=0)
+    """Refuse a sweep whose runs could take longer than this together; null: no limit."""
 
 
 @dataclass(frozen=True)
@@ -246,6 +249,9 @@ class Config:
     analyze: bool = True
     """Draw the figures when a sweep ends."""
 
+
+QUIET_VARIATION = 0.005
+"""Standard deviation over mean of the steps of a very quiet machine."""
 
 GROUPS: dict[str, type] = {
     "hardware": HardwareConfig,
@@ -413,6 +419,14 @@ def _check_measure(measure: MeasureConfig) -> None:
             f"measure.max_steps={measure.max_steps} leaves no window after "
             f"measure.min_warmup_steps={measure.min_warmup_steps} and measure.min_steps="
             f"{measure.min_steps}; use {measure.min_warmup_steps + measure.min_steps} or more"
+        )
+    needed = math.ceil((1.96 * QUIET_VARIATION / measure.rel_precision) ** 2)
+    if needed > measure.max_steps:
+        raise ConfigError(
+            f"measure.rel_precision={measure.rel_precision:g} cannot be reached: even where steps "
+            f"vary by only {QUIET_VARIATION:.1%} it takes {needed} of them, and measure.max_steps="
+            f"{measure.max_steps}; use a precision of "
+            f"{1.96 * QUIET_VARIATION / math.sqrt(measure.max_steps):.1g} or more"
         )
 
 

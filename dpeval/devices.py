@@ -8,7 +8,6 @@ eye. Tests drive :class:`CudaDevice` with a recording stand-in for ``torch.cuda`
 from __future__ import annotations
 
 import os
-import re
 import resource
 import sys
 import time
@@ -20,7 +19,7 @@ from typing import Any, Protocol
 import torch
 
 from dpeval.errors import MachineError
-from dpeval.machine import Gpu
+from dpeval.machine import Gpu, resident
 
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -66,7 +65,6 @@ class CpuDevice:
 
     def __init__(self) -> None:
         self.torch_device = torch.device("cpu")
-        self._page_bytes = os.sysconf("SC_PAGE_SIZE")
 
     def stamp(self) -> float:
         return time.perf_counter()
@@ -88,18 +86,13 @@ class CpuDevice:
             return
 
     def memory_bytes(self) -> int:
-        try:
-            return int(Path("/proc/self/statm").read_text().split()[1]) * self._page_bytes
-        except OSError:
-            return self.peak_bytes()
+        held = resident()
+        return held.now_bytes if held is not None else self.peak_bytes()
 
     def peak_bytes(self) -> int:
-        try:
-            found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-        except OSError:
-            found = None
-        if found:
-            return int(found[1]) * 1024
+        held = resident()
+        if held is not None:
+            return held.peak_bytes
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

@@ -141,6 +141,31 @@ def memory_limit(sysfs: Path = Path("/sys")) -> int:
     return min(limits)
 
 
+class Resident(Frozen):
+    """Memory that a process holds and the kernel cannot take back."""
+
+    now_bytes: int
+    peak_bytes: int
+
+
+def resident(pid: int | str = "self", proc: Path = Path("/proc")) -> Resident | None:
+    """What a process holds without pages of files (proc(5), status); None where it cannot be read.
+
+    Pages of libraries and of a mapped cache of pixels are the host's file cache: processes
+    share them and the kernel drops them before it refuses memory to anyone. They may have come
+    after the peak, which is then told too low by what came.
+    """
+    try:
+        text = (proc / str(pid) / "status").read_text()
+    except OSError:
+        return None
+    sizes = {name: int(kib) * 1024 for name, kib in re.findall(r"(\w+):\s+(\d+) kB", text)}
+    if "VmHWM" not in sizes or "RssFile" not in sizes:
+        return None
+    now = sizes["VmRSS"] - sizes["RssFile"]
+    return Resident(now_bytes=now, peak_bytes=max(now, sizes["VmHWM"] - sizes["RssFile"]))
+
+
 def cgroup_folders(sysfs: Path = Path("/sys")) -> list[Path]:
     """The memory cgroup of this process and all above it, v1 and v2, innermost first."""
     try:

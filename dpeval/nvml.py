@@ -85,6 +85,21 @@ class GpuReader:
         return found
 
 
+def free_bytes(uuids: Sequence[str]) -> list[int]:
+    """Free memory of the GPUs with these UUIDs; empty where it cannot be read of all of them."""
+    try:
+        import pynvml
+    except ImportError:
+        return []
+    try:
+        pynvml.nvmlInit()
+        names = [uuid if uuid.startswith("GPU-") else f"GPU-{uuid}" for uuid in uuids]
+        handles = [pynvml.nvmlDeviceGetHandleByUUID(name) for name in names]
+        return [int(pynvml.nvmlDeviceGetMemoryInfo(handle).free) for handle in handles]
+    except pynvml.NVMLError:
+        return []
+
+
 def open_reader(indices: Sequence[int], own_pids: set[int]) -> GpuReader | None:
     """A reader for the GPUs with these indices; None where NVML cannot be used."""
     try:

@@ -171,8 +171,12 @@ class MemoryRecord(Frozen):
 
     forecast: Forecast | None = None
     budget: Budget | None = None
+    action: str = "run"
+    """run, accumulate, try, skip or error."""
     decision: str = ""
     """The one line said before the run."""
+    devices_needed: int | None = None
+    """The smallest device count at which the batch is forecast to fit, where it does not here."""
 
 
 class Scheduler(Frozen):

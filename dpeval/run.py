@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -16,7 +16,7 @@ from dpeval.config import Config
 from dpeval.machine import Environment
 from dpeval.nodes import Node
 from dpeval.plan import Plan, RankPlan
-from dpeval.record import Cause, DatasetUsed, Record
+from dpeval.record import Cause, DatasetUsed, MemoryRecord, Record
 
 if TYPE_CHECKING:
     from dpeval.data import Source
@@ -33,6 +33,8 @@ class Job:
     overrides: tuple[str, ...]
     node: Node | None = None
     """This process's place where the run has several nodes."""
+    memory: MemoryRecord = field(default_factory=MemoryRecord)
+    """Forecast, budget and what was decided from them."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from dpeval import devices, models, run, supervise
@@ -9,10 +10,12 @@ from dpeval.config import Config, DatasetConfig
 from dpeval.console import Reporter
 from dpeval.data import Source, prepare, used
 from dpeval.errors import MachineError
+from dpeval.forecast import NoForecast
+from dpeval.foresight import Foresight, study_folder
 from dpeval.machine import Environment, Machine, detect, environment
 from dpeval.nodes import Node
 from dpeval.plan import make_plan
-from dpeval.record import Cause, Record
+from dpeval.record import Cause, MemoryRecord, Record
 from dpeval.run import Job
 
 
@@ -27,6 +30,7 @@ class Session:
         self.environment: Environment = environment(
             self.machine, extra_versions=devices.library_versions()
         )
+        self.foresight = Foresight(self.machine)
         self._sources: dict[DatasetConfig, Source] = {}
         self._buildable: set[tuple[str, str]] = set()
 
@@ -42,7 +46,35 @@ class Session:
         if buildable not in self._buildable:
             models.build_optimizer(config.optimizer, models.check(config.model))
             self._buildable.add(buildable)
-        return Job(config, make_plan(config, self.machine), folder, tuple(overrides), node)
+        job = Job(config, make_plan(config, self.machine), folder, tuple(overrides), node)
+        if config.memory.on_excess == "error":
+            self.look_ahead(job)
+        return job
+
+    def look_ahead(self, job: Job) -> Job:
+        """`job` with its memory forecast, and its micro-batches where it needs any.
+
+        Raises:
+            MachineError: it is forecast to exceed its memory and ``memory.on_excess=error``.
+        """
+        if job.plan.skip is not None:
+            return job
+        folder = study_folder(job.folder, job.config.study)
+        try:
+            decision = self.foresight.decide(job.config, job.plan, folder)
+        except NoForecast as error:
+            return replace(job, memory=MemoryRecord(decision=str(error)))
+        if decision.action == "error":
+            raise MachineError(decision.line)
+        memory = MemoryRecord(
+            forecast=decision.forecast,
+            budget=decision.budget,
+            action=decision.action,
+            decision=decision.line,
+            devices_needed=decision.devices_needed,
+        )
+        plan = job.plan.model_copy(update={"micro_batches": decision.micro_batches})
+        return replace(job, memory=memory, plan=plan)
 
     def require_any(self, jobs: list[Job]) -> None:
         """Stop before anything starts where none of `jobs` can start here.
@@ -78,9 +110,15 @@ class Session:
 
     def execute(self, job: Job) -> Record:
         """Run or skip one job; its record lies in ``job.folder`` on return."""
+        job = self.look_ahead(job)
         self.reporter.run_started(job)
+        if job.memory.action not in ("run", "skip"):
+            self.reporter.say(f"memory: {job.memory.decision}")
         if job.plan.skip is not None:
             reason = Cause(kind="devices", message=job.plan.skip)
+            record = run.skip(job, self.environment, reason)
+        elif job.memory.action == "skip":
+            reason = Cause(kind="memory", message=job.memory.decision)
             record = run.skip(job, self.environment, reason)
         else:
             source = self.prepare(job.config.dataset)

@@ -18,8 +18,10 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from dpeval import oom
 from dpeval.board import COLUMNS, Board, Stage
 from dpeval.config import HardwareConfig
+from dpeval.machine import resident
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext
@@ -56,6 +58,8 @@ class Outcome:
     results: dict[int, RankResult] = field(default_factory=dict["int", "RankResult"])
     failure: Failure | None = None
     interrupted_by: str | None = None
+    peak_bytes: dict[int, int] = field(default_factory=dict["int", "int"])
+    """Most memory that each rank's process was seen to hold, where its device is the CPU."""
 
 
 def context() -> ForkServerContext:
@@ -114,6 +118,8 @@ class Ranks:
         self._messages: dict[int, RankResult | RankFailure] = {}
         self._closed: set[int] = set()
         self._deadline_s = float("inf")
+        self._kills = oom.kill_counters()
+        self._on_cpu = {task.rank for task in tasks if task.plan.ranks[task.rank].device == "cpu"}
         for task in tasks:
             ours, theirs = context().Pipe()
             process = context().Process(
@@ -139,6 +145,7 @@ class Ranks:
             with _signals() as received:
                 while len(outcome.results) < len(self._processes) and outcome.failure is None:
                     self._wait()
+                    self._note_peaks(outcome)
                     self._sort_messages(outcome)
                     outcome.failure = outcome.failure or self._dead() or hang.check()
                     self._heed(received, outcome, hang.longest_step_s)
@@ -171,6 +178,18 @@ class Ranks:
                 except (EOFError, OSError):
                     self._closed.add(rank)
 
+    def _note_peaks(self, outcome: Outcome) -> None:
+        """Keep what each rank holds: one that the kernel ends cannot tell it any more."""
+        for rank, pid in self.pids.items():
+            held = resident(pid) if rank in self._on_cpu else None
+            if held is not None:
+                outcome.peak_bytes[rank] = max(held.peak_bytes, outcome.peak_bytes.get(rank, 0))
+
+    def _killed_for_memory(self, code: int) -> str | None:
+        if code != -signal.SIGKILL:
+            return None
+        return oom.killed_for_memory(self._kills, oom.kill_counters())
+
     def _sort_messages(self, outcome: Outcome) -> None:
         from dpeval.worker import RankResult
 
@@ -178,6 +197,9 @@ class Ranks:
             if isinstance(message, RankResult):
                 outcome.results[rank] = message
         failures = [item for item in self._messages.values() if not isinstance(item, RankResult)]
+        for item in failures:
+            if item.peak_bytes is not None:
+                outcome.peak_bytes[item.rank] = item.peak_bytes
         if failures:
             outcome.failure = _from_message(min(failures, key=_order))
 
@@ -191,6 +213,9 @@ class Ranks:
                 continue  # it ended with a word that is still to be heard
             if code < 0:
                 name = signal.Signals(-code).name
+                place = self._killed_for_memory(code)
+                if place is not None:
+                    return Failure("oom", rank, _killed_words(rank, place), signal=name)
                 return Failure("signal", rank, f"rank {rank} was ended by {name}", signal=name)
             return Failure("exit", rank, f"rank {rank} left with exit status {code} and no result")
         return None
@@ -203,12 +228,12 @@ class Ranks:
                 break
             self._wait()
         dead = self._dead()
-        if dead is not None and dead.kind == "signal":
+        if dead is not None and dead.kind in ("signal", "oom"):
             outcome.failure = dead
             return
         first = outcome.failure
         self._sort_messages(outcome)
-        if first is not None and first.kind in ("signal", "hang"):
+        if first is not None and first.kind in ("signal", "hang", "oom"):
             outcome.failure = first
 
     def _heed(self, received: list[str], outcome: Outcome, longest_step_s: float) -> None:
@@ -242,10 +267,16 @@ class Ranks:
             pipe.close()
 
 
-def _order(failure: RankFailure) -> tuple[bool, float]:
-    """First failure first, errors of collectives last: they are echoes of another's end."""
+def _killed_words(rank: int, place: str) -> str:
+    whose = "the host" if place == "host" else f"the limit of cgroup {place}"
+    return f"rank {rank} was ended by the kernel for lack of memory ({whose})"
+
+
+def _order(failure: RankFailure) -> tuple[bool, bool, float]:
+    """Out of memory first, then by time; errors of collectives are echoes and come last."""
     text = f"{failure.exception} {failure.message}".lower()
-    return any(word in text for word in COLLECTIVE_ERRORS), failure.at_s
+    echo = any(word in text for word in COLLECTIVE_ERRORS)
+    return not failure.out_of_memory, echo, failure.at_s
 
 
 def _from_message(failure: RankFailure) -> Failure:

@@ -27,6 +27,7 @@ from dpeval.control import Control
 from dpeval.data import Feed, Source, make_feed
 from dpeval.devices import Device, autocast, grad_scaler, open_device, set_numerics
 from dpeval.measure import StopReason
+from dpeval.oom import be_first_to_go, is_out_of_memory
 from dpeval.plan import Plan
 
 
@@ -153,6 +154,7 @@ def run_rank(task: RankTask, board: Board, pipe: Connection) -> None:
     # An own process group: Ctrl-C reaches the parent alone, which ends ranks in order, and a
     # rank's helpers end with it.
     os.setpgid(0, 0)
+    be_first_to_go()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, args=(pipe,), daemon=True).start()
@@ -311,6 +313,6 @@ def _failure(rank: int, error: BaseException, device: Device | None) -> RankFail
         message=str(error).strip() or type(error).__name__,
         log=traceback.format_exc(limit=-20),
         user_error=isinstance(error, DpevalError),
-        out_of_memory=False,
+        out_of_memory=is_out_of_memory(error),
         peak_bytes=device.peak_bytes() if device is not None else None,
     )

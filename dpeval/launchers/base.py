@@ -57,6 +57,7 @@ class SweepLauncher(Launcher):
         setup_globals()
         assert self.config is not None  # Hydra calls setup() first
         jobs = self._compose(job_overrides, initial_job_idx)
+        check_time([job.config for job in jobs])
         self.carry_out(jobs, Path(str(self.config.hydra.sweep.dir)))
         return []
 
@@ -103,3 +104,22 @@ class SweepLauncher(Launcher):
             raise ConfigError(f"{' '.join(overrides)}: {error}") from error
         folder = Path(str(composed.hydra.sweep.dir)) / str(composed.hydra.sweep.subdir)
         return SweepJob(number, tuple(overrides), composed, config, folder)
+
+
+def check_time(configs: list[Config]) -> None:
+    """Refuse a sweep that cannot end in time, repetitions counted, before anything starts.
+
+    Raises:
+        ConfigError: the runs' own limits add up to more than ``sweep.time_limit_s``.
+    """
+    limit_s = min((c.sweep.time_limit_s for c in configs if c.sweep.time_limit_s), default=None)
+    total_s = sum(
+        c.measure.time_limit_s * (1 + c.measure.ablation_share * c.measure.ablation)
+        for c in configs
+    )
+    if limit_s is not None and total_s > limit_s:
+        raise ConfigError(
+            f"{len(configs)} runs of up to {total_s / len(configs):.0f} s each can take "
+            f"{total_s:.0f} s and sweep.time_limit_s={limit_s:g}; use fewer repeats or "
+            "configurations, or a shorter measure.time_limit_s"
+        )

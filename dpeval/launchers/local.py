@@ -8,7 +8,10 @@ from hydra.core.utils import run_job
 from omegaconf import DictConfig
 
 from dpeval import console
+from dpeval.config import identity
+from dpeval.console import Reporter
 from dpeval.launchers.base import SweepJob, SweepLauncher
+from dpeval.launchers.resume import left_out
 from dpeval.record import Record
 from dpeval.run import Job
 from dpeval.session import Session
@@ -19,6 +22,9 @@ class LocalLauncher(SweepLauncher):
 
     def carry_out(self, jobs: list[SweepJob], sweep_dir: Path) -> None:
         reporter = console.make_reporter()
+        jobs = self._without_done(jobs, sweep_dir, reporter)
+        if not jobs:
+            return
         session = Session(reporter)
         planned = [session.job(job.config, job.folder, list(job.overrides)) for job in jobs]
         session.require_any(planned)
@@ -34,6 +40,17 @@ class LocalLauncher(SweepLauncher):
         if jobs[0].config.analyze:
             _analyze(sweep_dir)
         console.raise_for(records, len(jobs))
+
+    def _without_done(
+        self, jobs: list[SweepJob], sweep_dir: Path, reporter: Reporter
+    ) -> list[SweepJob]:
+        """Leave out what ``sweep.resume`` or ``sweep.skip_done`` say is done elsewhere."""
+        identities = [identity(job.config) for job in jobs]
+        done = left_out(identities, jobs[0].config.sweep, sweep_dir.parent, sweep_dir)
+        for job, mark in zip(jobs, identities, strict=True):
+            if mark in done:
+                reporter.say(f"{' '.join(job.overrides)}: left out, {done[mark]}")
+        return [job for job, mark in zip(jobs, identities, strict=True) if mark not in done]
 
     def _run(self, session: Session, job: SweepJob, planned: Job) -> Record:
         """Through Hydra's own ``run_job``, so that its files and callbacks are as ever."""

@@ -33,7 +33,6 @@ from dpeval.launchers.resources import (
 )
 from dpeval.launchers.resume import left_out
 from dpeval.launchers.wait import wait_for
-from dpeval.memory import Forecast
 
 
 class SchedulerLauncher(SweepLauncher):
@@ -70,7 +69,7 @@ class SchedulerLauncher(SweepLauncher):
         skipped = left_out(identities, jobs[0].config.sweep, sweep_dir.parent, sweep_dir)
         token = secrets.token_hex(3)
         needs = [
-            (position, resolve(job.config, forecast(job.config), self.options), job.config.site)
+            (position, resolve(job.config, None, self.options), job.config.site)
             for position, job in enumerate(jobs)
             if identities[position] not in skipped
         ]
@@ -171,12 +170,6 @@ def labels_of(jobs: Sequence[SweepJob]) -> list[str]:
         " ".join(word for word in job.overrides if word not in common) or f"run {job.number}"
         for job in jobs
     ]
-
-
-def forecast(config: Config) -> Forecast | None:
-    """Memory of the fullest rank; None where it is not known beforehand."""
-    # Filled in by the memory forecast; until then a job asks for what its site gives by default.
-    return None
 
 
 def _spec(job: SweepJob, kind: str, requeue: int) -> JobSpec:

@@ -222,6 +222,33 @@ def test_an_ordinary_user_can_do_all_this(unprivileged: Cluster) -> None:
     assert "2 ok" in shown.stdout
 
 
+def test_a_preempted_run_records_and_goes_back_to_the_queue(slurm: Cluster) -> None:
+    # The low partition's jobs give way to the main one's, after SIGTERM and a grace time.
+    _, sweep = slurm.sweep(*LONG, "batch=16", "site.partition=low", "+site.options.nodelist=node3",
+                           "hydra.launcher.requeue=1", "hydra.launcher.wait=false")  # fmt: skip
+    wait_for_words(slurm, sweep, "measuring", 90)
+    other = slurm.run("sbatch", "--parsable", "-o", "/dev/null", "-w", "node3", "--exclusive",
+                      "--wrap", "sleep 300").stdout.strip()  # fmt: skip
+    try:
+        wait_for_words(slurm, sweep, "queued .*again, after an interruption", 90)
+        [found] = records(sweep)
+        assert (found.status, found.throughput is not None) == ("interrupted", True)
+    finally:
+        slurm.run("scancel", other)
+        slurm.module("cancel", str(sweep))
+
+
+def test_data_can_be_prepared_by_a_job_that_the_runs_wait_for(slurm: Cluster) -> None:
+    done, sweep = slurm.sweep(*TINY, "batch=16,32", "hydra.launcher.prepare=job")
+    assert done.returncode == 0, done.stdout + done.stderr
+    first = manifests.read(sweep).prepare_job_id
+    assert first is not None
+    assert [record.status for record in records(sweep)] == ["ok", "ok"]
+    shown = slurm.run("sacct", "-n", "-X", "-P", "-o", "End,Start", "-j", first).stdout
+    runs = slurm.run("sacct", "-n", "-X", "-P", "-o", "End,Start", "-j", job_ids(sweep)[0]).stdout
+    assert shown.split("|")[0] <= runs.strip().split("|")[1]
+
+
 def test_two_nodes_make_one_record(slurm: Cluster) -> None:
     done, sweep = slurm.sweep(*TINY, "num_nodes=2", "num_devices=4", "batch=16")
     assert done.returncode == 0, done.stdout + done.stderr

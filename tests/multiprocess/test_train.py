@@ -109,6 +109,7 @@ def test_the_gpu_command_as_written_stops_before_anything_starts(
         (("dataset=image_folder", "dataset.root=/nowhere/at/all", "dataset.num_classes=2"),
          "/nowhere"),
         (("repeat=2",), "add -m"),
+        (("-m", "repeat=50", "sweep.time_limit_s=600"), "50 runs of up to"),
     ],
 )  # fmt: skip
 def test_a_users_mistake_is_one_line_and_status_2(

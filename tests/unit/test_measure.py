@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from dpeval.config import MeasureConfig
 from dpeval.measure import (
     decide,
+    faults,
     load_balance,
     mean_interval,
     naive_interval,
@@ -88,6 +89,7 @@ def test_clean_runs_are_not_called_drifting() -> None:
 def test_stops_for_precision_only_after_the_least_steps() -> None:
     steps = np.random.default_rng(6).normal(1, 0.01, 40)
     assert decide(steps[:8], 1, CONFIG).reason is None
+    assert decide(steps[:12], 1, CONFIG).reason is None
     assert decide(steps, 1, CONFIG).reason == "precision"
 
 
@@ -128,3 +130,47 @@ def test_load_balance_names_the_slowest() -> None:
     balance = load_balance([np.full(5, 1.0), np.full(5, 2.0), np.full(5, 1.0)])
     assert balance.slowest_rank == 1
     assert balance.value == pytest.approx(2 / 3)
+
+
+def ranks_of(generator: np.random.Generator, **wrong: Any) -> tuple[list[Series], list[Series]]:
+    """Compute and data times of four ranks over 100 steps, with one thing wrong."""
+    compute = [generator.lognormal(0, wrong.get("jitter", 0.02), 100) for _ in range(4)]
+    data = [np.full(100, wrong.get("data", 0.001)) for _ in range(4)]
+    compute[2] = compute[2] * wrong.get("straggler", 1.0)
+    for series in compute:
+        series[: wrong.get("cold", 0)] *= 2.5
+        series *= np.linspace(1, wrong.get("drift", 1.0), 100)
+    return compute, data
+
+
+def found(compute: list[Series], data: list[Series]) -> list[str]:
+    slowest = np.max(compute, axis=0)
+    steps = [slowest + waited for waited in data]
+    return [fault.code for fault in faults(steady_start(steps[0], 3), steps, compute, data)]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "code"),
+    [
+        ({"straggler": 1.3}, "straggler"),
+        ({"jitter": 0.2}, "jitter"),
+        ({"cold": 6}, "cold_start"),
+        ({"drift": 1.3}, "drift"),
+        ({"data": 0.2}, "input_bound"),
+    ],
+)
+def test_every_fault_is_named_and_no_other(wrong: dict[str, Any], code: str) -> None:
+    for seed in range(10):
+        assert found(*ranks_of(np.random.default_rng(seed), **wrong)) == [code]
+
+
+def test_nothing_is_named_in_clean_runs() -> None:
+    for seed in range(50):
+        assert found(*ranks_of(np.random.default_rng(100 + seed))) == []
+
+
+def test_the_straggler_is_the_rank_that_is_slow() -> None:
+    compute, data = ranks_of(np.random.default_rng(0), straggler=1.5)
+    (fault,) = faults(steady_start(compute[2], 3), compute, compute, data)
+    assert fault.ranks == [2]
+    assert "rank 2" in fault.text

@@ -1,0 +1,192 @@
+"""Forecast against real peak resident memory, model by model, each in a process of its own.
+
+    python benchmarks/memory_forecast.py [--memtracker] [model ...]
+
+Every case takes a few real training steps (DDP over one gloo rank, SGD with momentum) in a
+fresh process, forked like a rank of a run, and prints what it held at its fullest beside what
+was forecast without running anything. Random pixels: memory does not depend on what they show.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from dpeval import cli, models, strategies, supervise
+from dpeval.board import COLUMNS, Board
+from dpeval.clock import PhaseClock
+from dpeval.config import Config
+from dpeval.devices import autocast, grad_scaler, open_device, set_numerics
+from dpeval.forecast import forecast
+from dpeval.machine import allowed_cpus, detect
+from dpeval.plan import Plan, make_plan
+from dpeval.worker import Trainer, train_step
+
+MIB = 2**20
+STEPS = 4
+TARGET = 0.10
+CASES = {
+    "densenet121": (128, (8, 24)),
+    "resnet18": (224, (8, 24)),
+    "resnet50": (128, (8, 32)),
+    "mobilenet_v3_large": (128, (16, 48)),
+    "vit_b_16": (96, (4, 16)),
+    "swin_b": (96, (2, 6)),
+}
+"""Per model: side of the images (px) and two batches."""
+
+
+@dataclass
+class RandomFeed:
+    """Hands out batches of random pixels the way the real feeds do."""
+
+    batch: int
+    px: int
+    channels_last: bool
+    images_read: int = 0
+
+    def next(self) -> tuple[Tensor, Tensor]:
+        shape = (self.batch, self.px, self.px, 3)
+        return torch.randint(0, 255, shape, dtype=torch.uint8), torch.zeros(self.batch).long()
+
+    def put(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        shift = torch.zeros(1, 3, 1, 1)
+        images = torch.addcmul(shift, batch[0].permute(0, 3, 1, 2).float(), shift + 1 / 255)
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        return images.contiguous(memory_format=layout), batch[1]
+
+    def close(self) -> None:
+        pass
+
+
+def rank(config: Config, plan: Plan, pipe: Connection) -> None:
+    """A rank's life in short; sends (baseline, peak) in bytes."""
+    device = open_device("cpu", [allowed_cpus()[-1]], 1)
+    baseline = device.memory_bytes()
+    device.reset_peak()
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    set_numerics(config.precision, deterministic=False)
+    model = models.build(config.model)
+    channels_last = config.memory_format == "channels_last"
+    if channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    board = Board(supervise.context(), 1, STEPS)
+    clock = PhaseClock(device, board.rows(0))
+    assert board.rows(0).shape == (STEPS, len(COLUMNS))
+    trainer = Trainer(
+        config=config,
+        plan=plan,
+        rank=0,
+        device=device,
+        clock=clock,
+        feed=RandomFeed(plan.global_batch, config.dataset.image_px, channels_last),
+        model=model.train(),
+        wrapped=strategies.ddp(model, config.strategy, device, clock),
+        optimizer=models.build_optimizer(config.optimizer, model),
+        scaler=grad_scaler(device, config.precision),
+        criterion=nn.CrossEntropyLoss(),
+    )
+    for step in range(STEPS):
+        train_step(trainer, step)
+    pipe.send((baseline, device.peak_bytes()))
+    pipe.close()
+    os._exit(0)
+
+
+def measure(config: Config, plan: Plan) -> tuple[int, int]:
+    """(baseline, peak) of a fresh process that trains `config`, in bytes."""
+    ours, theirs = supervise.context().Pipe(duplex=False)
+    process = supervise.context().Process(target=rank, args=(config, plan, theirs))
+    process.start()
+    theirs.close()
+    try:
+        baseline, peak = ours.recv()
+    finally:
+        process.join()
+    return int(baseline), int(peak)
+
+
+def memtracker_bytes(config: Config, batch: int) -> int:
+    """What torch's MemTracker counts for one step under FakeTensorMode, without an optimizer."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.distributed._tools.mem_tracker import MemTracker
+
+    px = config.dataset.image_px
+    with FakeTensorMode():
+        model = models.build(config.model)
+        images, labels = torch.randn(batch, 3, px, px), torch.zeros(batch).long()
+        tracker = MemTracker()
+        tracker.track_external(model)
+        with tracker, autocast(open_device("cpu", [], 1), config.precision):
+            loss = nn.functional.cross_entropy(model(images), labels)
+            loss.backward()
+        snapshot = tracker.get_tracker_snapshot("peak")
+    return max(int(sizes["Total"]) for sizes in snapshot.values())
+
+
+def cases(names: list[str]) -> list[tuple[Config, int]]:
+    """Configurations and batches, fp32 and bf16."""
+    found = []
+    for name in names:
+        px, batches = CASES[name]
+        for precision in ("fp32", "bf16"):
+            for batch in batches:
+                overrides = [f"model={name}", f"batch={batch}", f"precision={precision}"]
+                config = cli.compose([*overrides, f"dataset.image_px={px}"])
+                found.append((config, batch))
+    return found
+
+
+def line(config: Config, batch: int, memtracker: Callable[[Config, int], int] | None) -> float:
+    """Print one row; return the relative error of the total."""
+    build = lambda: models.build(config.model)  # noqa: E731
+    begin_s = time.perf_counter()
+    ahead = forecast(config, batch, config.dataset.num_classes, build)
+    took_s = time.perf_counter() - begin_s
+    baseline, peak = measure(config, make_plan(config, detect()))
+    process = ahead.parts["process"]
+    error = ahead.total_bytes / peak - 1
+    rise_error = (ahead.total_bytes - process) / (peak - baseline) - 1
+    print(
+        f"{config.model.name:20}{config.dataset.image_px:4} px {batch:4}  {config.precision}"
+        f"{ahead.total_bytes / MIB:9.0f}{peak / MIB:9.0f}{error:+8.1%}"
+        f"{(ahead.total_bytes - process) / MIB:9.0f}{(peak - baseline) / MIB:9.0f}"
+        f"{rise_error:+8.1%}{took_s:7.1f} s",
+        end="",
+    )
+    if memtracker is not None:
+        counted = ahead.counted_bytes - ahead.parts["optimizer"] - ahead.parts["buckets"]
+        print(f"{counted / MIB:9.0f}{memtracker(config, batch) / MIB:9.0f}", end="")
+    print(flush=True)
+    return error
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="*", default=list(CASES))
+    parser.add_argument("--memtracker", action="store_true", help="count with MemTracker too")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    print(
+        "                                    whole process [MiB]       training alone [MiB]\n"
+        "model                   px batch prec forecast     peak   error forecast     peak   "
+        "error  forecast took" + ("  counted MemTracker" if arguments.memtracker else "")
+    )
+    tracker = memtracker_bytes if arguments.memtracker else None
+    errors = [line(config, batch, tracker) for config, batch in cases(arguments.models)]
+    worst = max(errors, key=abs)
+    print(f"worst error of the whole: {worst:+.1%} (target: {TARGET:.0%})")
+    return 0 if abs(worst) <= TARGET else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

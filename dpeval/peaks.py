@@ -1,0 +1,90 @@
+"""The forecast learns: a line through the measured peaks of earlier runs replaces its allowance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dpeval.memory import ALLOWANCES, Forecast
+from dpeval.record import Record
+
+SAME = ("model", "optimizer", "precision", "memory_format", "compile")
+SAME_DATASET = ("image_px", "loader")
+SAME_STRATEGY = ("name", "bucket_cap_mb", "gradient_as_bucket_view", "static_graph")
+SAME_HARDWARE = ("kind", "cores_per_device")
+
+
+@dataclass(frozen=True)
+class Peak:
+    """One rank's measured peak."""
+
+    images: int
+    """Its images per step."""
+    bytes: int
+    counted_bytes: int | None
+    """What was forecast for it, without allowances."""
+
+
+def memory_key(config: dict[str, Any]) -> tuple[str, ...]:
+    """What decides a rank's memory besides its batch; equal for runs that teach each other.
+
+    Args:
+        config: as in a record, or as :func:`dpeval.config.to_plain` gives it.
+    """
+    values = [config.get(name) for name in SAME]
+    for group, names in (
+        ("dataset", SAME_DATASET),
+        ("strategy", SAME_STRATEGY),
+        ("hardware", SAME_HARDWARE),
+    ):
+        values += [config.get(group, {}).get(name) for name in names]
+    return tuple(str(value) for value in values)
+
+
+def peak_of(record: Record) -> tuple[tuple[str, ...], Peak] | None:
+    """The key and the fullest rank's peak of a record; None where it teaches nothing."""
+    if record.status != "ok" or record.plan is None or record.plan.micro_batches != 1:
+        return None
+    ranks = [rank for rank in record.ranks if rank.peak_bytes is not None]
+    if not ranks:
+        return None
+    images = max(rank.batch for rank in ranks)
+    earlier = record.memory.forecast
+    peak = Peak(
+        images=images,
+        bytes=max(rank.peak_bytes or 0 for rank in ranks if rank.batch == images),
+        counted_bytes=earlier.counted_bytes if earlier is not None else None,
+    )
+    return memory_key(record.config), peak
+
+
+def learned(forecast: Forecast, images: int, peaks: Sequence[Peak]) -> Forecast:
+    """`forecast` with its allowance replaced by what `peaks` say; itself where they say nothing.
+
+    With two batches or more the total is the least-squares line through the peaks; with one it
+    is the counted bytes plus what that run needed beyond its own. A GPU's context is in no
+    measured peak and stays.
+    """
+    context = forecast.parts.get("context", 0)
+    total = _line_at(images, peaks)
+    if total is None:
+        beyond = [peak.bytes - peak.counted_bytes for peak in peaks if peak.counted_bytes]
+        if not beyond:
+            return forecast
+        total = forecast.counted_bytes + max(beyond)
+    counted = {name: size for name, size in forecast.parts.items() if name not in ALLOWANCES}
+    parts = counted | {"allowance": total - sum(counted.values())}
+    if context:
+        parts["context"] = context
+    return Forecast(total_bytes=total + context, parts=parts, source="fit")
+
+
+def _line_at(images: int, peaks: Sequence[Peak]) -> int | None:
+    """The line through the peaks of at least two batches; None where it does not rise."""
+    if len({peak.images for peak in peaks}) < 2:
+        return None
+    slope, offset = np.polyfit([p.images for p in peaks], [p.bytes for p in peaks], 1)
+    return int(offset + slope * images) if slope > 0 else None

@@ -1,0 +1,51 @@
+"""One rank of a calibrated training in a network namespace; prints its board rows as JSON.
+
+python -m tests.multiprocess.shaped_rank RANK HOST PORT BACKWARD_S GRADIENT_MIB BUCKET_MB STEPS
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from dpeval import calibrated, strategies
+from dpeval.board import COLUMNS
+from dpeval.clock import PhaseClock
+from dpeval.config import StrategyConfig
+from dpeval.devices import CpuDevice
+
+
+def main() -> None:
+    rank, host, port = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    backward_s, gradient_mib, bucket_mb = (float(word) for word in sys.argv[4:7])
+    steps = int(sys.argv[7])
+    torch.set_num_threads(1)
+    store = dist.TCPStore(host, port, 2, rank == 0)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    rows = np.zeros((steps, len(COLUMNS)))
+    clock = PhaseClock(CpuDevice(), rows)
+    model = calibrated.build(forward_s=0.01, backward_s=backward_s, gradient_mib=gradient_mib)
+    config = StrategyConfig(bucket_cap_mb=bucket_mb)
+    wrapped = strategies.ddp(model, config, CpuDevice(), clock)
+    images, labels = torch.zeros(2, 3, 1, 1), torch.tensor([0, 1])
+    for step in range(steps):
+        clock.start_step(step, 0.0)
+        loss = torch.nn.functional.cross_entropy(wrapped.module(images), labels)
+        clock.mark("forward")
+        loss.backward()
+        clock.mark("backward")
+        clock.end_step()
+    log = wrapped.module._get_ddp_logging_data() if rank == 0 else {}  # type: ignore[attr-defined]
+    dist.barrier()
+    times = {name: rows[2:, index].tolist() for index, name in enumerate(COLUMNS)}
+    buckets = [(nbytes, series[2:]) for nbytes, series in clock.bucket_s.values()]
+    kept = {key: value for key, value in log.items() if isinstance(value, int | float | str)}
+    print(json.dumps({"times": times, "buckets": buckets, "ddp": kept}))
+
+
+if __name__ == "__main__":
+    main()

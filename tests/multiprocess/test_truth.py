@@ -1,0 +1,129 @@
+"""Trainings whose times are known by construction, measured by the whole instrument."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from dpeval.record import Record
+from tests.multiprocess.conftest import Finished
+
+Train = Callable[..., Finished]
+
+FORWARD_S, BACKWARD_S, DATA_S, OPTIMIZER_S = 0.12, 0.18, 0.03, 0.02
+STEP_S = FORWARD_S + BACKWARD_S + DATA_S + OPTIMIZER_S
+CALIBRATED = (
+    "model=calibrated", "dataset=calibrated", "measure=quick", "analyze=false",
+    "hardware.oversubscribe=true", "batch=32",
+)  # fmt: skip
+FAST = (
+    *CALIBRATED, "model.args.forward_s=0.02", "model.args.backward_s=0.03", "num_devices=4",
+    "measure.min_steps=60", "measure.rel_precision=0.5", "measure.max_steps=120",
+)  # fmt: skip
+
+
+def known(slower: float) -> tuple[str, ...]:
+    """A training whose every phase takes a set time, `slower` times the nominal one."""
+    return (
+        *CALIBRATED,
+        f"dataset.delay_s={DATA_S * slower}",
+        f"model.args.forward_s={FORWARD_S * slower}",
+        f"model.args.backward_s={BACKWARD_S * slower}",
+        "model.args.gradient_mib=0.05",
+        "optimizer.name=dpeval.calibrated.TimedSGD",
+        f"+optimizer.args.step_s={OPTIMIZER_S * slower}",
+    )
+
+
+def measured(run: Record, phase: str) -> float:
+    return float(np.mean([rank.stats[phase].median_s for rank in run.ranks]))
+
+
+@pytest.mark.parametrize(("ranks", "slower"), [(1, 1), (2, 1), (4, 1), (8, 4), (16, 4)])
+def test_throughput_and_phases_are_the_truth(train: Train, ranks: int, slower: int) -> None:
+    """More ranks than cores need longer steps: what each of them computes between its sleeps
+    (a millisecond or two) adds up on the cores that they share."""
+    done = train(*known(slower), f"num_devices={ranks}")
+    assert done.status == 0, done.err
+    run = done.record
+    assert run.throughput is not None
+    assert run.throughput.img_per_s == pytest.approx(32 / (STEP_S * slower), rel=0.02)
+    for phase, truth_s in {
+        "forward": FORWARD_S,
+        "backward": BACKWARD_S,
+        "data": DATA_S,
+        "optimizer": OPTIMIZER_S,
+    }.items():
+        assert measured(run, phase) == pytest.approx(truth_s * slower, rel=0.03, abs=3e-4), phase
+
+
+@pytest.mark.parametrize(
+    ("overrides", "code"),
+    [
+        (("model.args.faults={straggler_rank: 2, straggler_factor: 1.4}",), "straggler"),
+        (("model.args.faults={jitter: 0.25}",), "jitter"),
+        (("model.args.faults={cold_steps: 8, cold_factor: 3.0}",), "cold_start"),
+        (("model.args.faults={drift_per_step: 0.01}",), "drift"),
+        (("dataset.delay_s=0.01",), "input_bound"),
+    ],
+)
+def test_an_injected_fault_is_named(train: Train, overrides: tuple[str, ...], code: str) -> None:
+    done = train(*FAST, *overrides)
+    assert done.status == 0, done.err
+    run = done.record
+    named = {warning.code: warning for warning in run.warnings}
+    assert code in named
+    if code == "straggler":
+        assert named[code].ranks == [2]
+        assert run.balance is not None
+        assert run.balance.slowest_rank == 2
+        assert run.balance.value == pytest.approx((3 + 1.4) / 4 / 1.4, rel=0.03)
+    if code == "drift":
+        assert run.window is not None
+        assert not run.window.steady
+
+
+def test_nothing_is_named_in_a_clean_run(train: Train) -> None:
+    done = train(*FAST)
+    codes = {warning.code for warning in done.record.warnings}
+    assert codes <= {"plan", "conditions"}
+
+
+def test_all_ranks_stop_at_the_same_step(train: Train) -> None:
+    run = train(*FAST).record
+    assert len({len(rank.step_s) for rank in run.ranks}) == 1
+    assert run.window is not None
+    assert run.window.stopped_by == "precision"
+
+
+def test_a_time_limit_keeps_what_was_measured(train: Train) -> None:
+    run = train(*FAST, "measure.rel_precision=0.001", "measure.time_limit_s=3").record
+    assert run.status == "ok"
+    assert run.window is not None
+    assert run.window.stopped_by in ("time_limit", "max_steps")
+    assert run.window.step_s.rel_half_width > 0
+
+
+def test_windows_taken_apart_show_what_was_put_in(train: Train) -> None:
+    """A straggler holds everybody up only while gradients are synchronised."""
+    done = train(
+        *FAST,
+        "measure.ablation=true",
+        "model.args.faults={straggler_rank: 0, straggler_factor: 1.5}",
+    )
+    ablation = done.record.ablation
+    assert ablation is not None
+    assert ablation.no_sync_s is not None
+    assert ablation.normal_s == pytest.approx(0.075, rel=0.1)
+    assert ablation.alone_s == pytest.approx(0.075, rel=0.1)  # rank 0 is the one that runs alone
+    kinds = [block.kind for block in ablation.blocks]
+    assert kinds[:3] == ["normal", "no_sync", "alone"]
+    assert len(kinds) % 3 == 0
+    alone = next(block for block in ablation.blocks if block.kind == "alone")
+    assert len(alone.step_s) == 1
+    no_sync = next(block for block in ablation.blocks if block.kind == "no_sync")
+    medians = [float(np.median(series)) for series in no_sync.step_s]
+    assert medians[0] == pytest.approx(0.075, rel=0.1)
+    assert medians[1:] == pytest.approx([0.05] * 3, rel=0.1)

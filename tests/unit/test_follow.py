@@ -1,0 +1,195 @@
+"""Where a run stands: its record, else its job; and what settles or resumes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from dpeval import record
+from dpeval.config import Config, DatasetConfig, ModelConfig, SweepConfig, identity, to_plain
+from dpeval.errors import ConfigError, LaunchError
+from dpeval.launchers import manifest as manifests
+from dpeval.launchers.follow import Progress, RunStatus, counts, look, write_progress
+from dpeval.launchers.job import SPEC_NAME, JobSpec, rebuild
+from dpeval.launchers.manifest import Manifest, SentRun
+from dpeval.launchers.resume import left_out
+from dpeval.launchers.scheduler import Ending, JobState
+from dpeval.launchers.wait import cancel, settle
+
+CONFIG = Config(
+    model=ModelConfig(name="calibrated"), dataset=DatasetConfig(name="d", _target_="t"), batch=16
+)
+
+
+class Answers:
+    """A scheduler with set answers."""
+
+    kind = "slurm"
+
+    def __init__(self, **states: JobState) -> None:
+        self.states = {key.removeprefix("job"): state for key, state in states.items()}
+        self.cancelled: list[str] = []
+
+    def query(self, job_ids: Sequence[str]) -> dict[str, JobState]:
+        return {job_id: self.states[job_id] for job_id in job_ids if job_id in self.states}
+
+    def cancel(self, job_ids: Sequence[str]) -> None:
+        self.cancelled += job_ids
+
+
+def sent(tmp_path: Path, count: int = 1) -> Manifest:
+    """A sweep of `count` runs whose job ids are their numbers."""
+    runs = []
+    for number in range(count):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        spec = JobSpec(
+            launcher="slurm",
+            config=to_plain(CONFIG),
+            overrides=["batch=16"],
+            identity=identity(CONFIG),
+            requeue=0,
+        )
+        (folder / SPEC_NAME).write_text(spec.model_dump_json())
+        runs.append(
+            SentRun(
+                number=number,
+                folder=str(number),
+                identity=identity(CONFIG),
+                label=f"run {number}",
+                overrides=["batch=16"],
+                job_id=str(number),
+            )
+        )
+    (tmp_path / "logs").mkdir()
+    return Manifest(
+        launcher="slurm",
+        token="abc",
+        study="s",
+        created_at="now",
+        submitit_folder=str(tmp_path / "logs"),
+        runs=runs,
+    )
+
+
+def only(manifest: Manifest, tmp_path: Path, state: JobState | None) -> RunStatus:
+    [status] = look(manifest, tmp_path, Answers(**({"job0": state} if state else {})))
+    return status
+
+
+@pytest.mark.parametrize(
+    ("ending", "standing", "kind"),
+    [
+        ("cancelled", "interrupted", "cancelled"),
+        ("preempted", "interrupted", "preempted"),
+        ("timeout", "failed", "time_limit"),
+        ("node_fail", "failed", "node_fail"),
+        ("oom_kill", "oom", "oom_kill"),
+        ("failed", "failed", "exit"),
+        ("completed", "lost", "lost"),
+    ],
+)
+def test_a_job_that_ended_without_a_record_has_a_cause(
+    tmp_path: Path, ending: Ending, standing: str, kind: str
+) -> None:
+    manifest = sent(tmp_path)
+    (tmp_path / "logs" / "0_0_log.err").write_text("x" * 5000 + "\nthe last line\n")
+    found = only(manifest, tmp_path, JobState(state="ended", ending=ending, reason="why"))
+    assert (found.standing, found.kind) == (standing, kind)
+    assert found.log.endswith("the last line")
+    assert "why" in found.text
+    settle(found, tmp_path, "slurm")
+    written = record.read(tmp_path / "0" / "metrics.json")
+    assert written.cause is not None
+    assert (written.identity, written.cause.kind) == (identity(CONFIG), kind)
+    assert "environment" in written.missing
+
+
+def test_a_full_disk_is_told_from_the_log(tmp_path: Path) -> None:
+    manifest = sent(tmp_path)
+    (tmp_path / "logs" / "0_0_log.err").write_text("OSError: [Errno 28] No space left on device")
+    found = only(manifest, tmp_path, JobState(state="ended", ending="failed"))
+    assert (found.standing, found.kind) == ("failed", "disk_full")
+
+
+def test_running_shows_host_stage_steps_and_speed(tmp_path: Path) -> None:
+    manifest = sent(tmp_path)
+    running = JobState(state="running", nodes="node7")
+    assert only(manifest, tmp_path, running).text == "on node7: starting"
+    now = Progress(host="h", stage="measuring", steps=12, img_per_s=34.5, at_s=2e9)
+    write_progress(now, tmp_path / "0")
+    found = only(manifest, tmp_path, running)
+    assert (found.text, found.img_per_s) == ("on h: measuring, 12 steps", 34.5)
+
+
+def test_a_forgotten_job_without_a_record_is_lost(tmp_path: Path) -> None:
+    assert only(sent(tmp_path), tmp_path, None).standing == "lost"
+
+
+def test_an_interrupted_run_that_went_back_to_the_queue_is_queued(tmp_path: Path) -> None:
+    manifest = sent(tmp_path)
+    stopped = only(manifest, tmp_path, JobState(state="ended", ending="cancelled"))
+    settle(stopped, tmp_path, "slurm")
+    queued = only(manifest, tmp_path, JobState(state="queued", reason="BeginTime"))
+    assert (queued.standing, queued.text) == ("queued", "BeginTime (again, after an interruption)")
+
+
+def test_settling_never_replaces_a_record(tmp_path: Path) -> None:
+    manifest = sent(tmp_path)
+    ended = only(manifest, tmp_path, JobState(state="ended", ending="failed"))
+    (tmp_path / "0" / "metrics.json").write_text("the real one")
+    settle(ended, tmp_path, "slurm")
+    assert (tmp_path / "0" / "metrics.json").read_text() == "the real one"
+    assert not list((tmp_path / "0").glob(".metrics*"))
+
+
+def test_cancel_ends_what_lives_and_only_that(tmp_path: Path) -> None:
+    manifest = sent(tmp_path, 3)
+    asked = Answers(
+        job0=JobState(state="running"),
+        job1=JobState(state="queued"),
+        job2=JobState(state="ended", ending="completed"),
+    )
+    assert cancel(manifest, tmp_path, asked) == ["0", "1"]
+    assert asked.cancelled == ["0", "1"]
+
+
+def test_counts_in_the_order_of_interest(tmp_path: Path) -> None:
+    manifest = sent(tmp_path, 3)
+    asked = Answers(job0=JobState(state="running"), job1=JobState(state="queued"))
+    assert counts(look(manifest, tmp_path, asked)) == "1 running, 1 queued, 1 lost"
+
+
+def test_a_manifest_survives_the_disk_and_its_absence_is_told(tmp_path: Path) -> None:
+    manifest = sent(tmp_path, 2)
+    manifests.write(manifest, tmp_path)
+    assert manifests.read(tmp_path) == manifest
+    with pytest.raises(LaunchError, match="not the folder of a sweep"):
+        manifests.read(tmp_path / "0")
+    (tmp_path / "sweep.json").write_text("{")
+    with pytest.raises(LaunchError, match="not the manifest"):
+        manifests.read(tmp_path)
+
+
+def test_a_configuration_survives_the_way_to_its_job() -> None:
+    assert rebuild(json.loads(json.dumps(to_plain(CONFIG)))) == CONFIG
+
+
+def test_resume_leaves_out_what_is_done(tmp_path: Path) -> None:
+    folder = tmp_path / "study" / "old" / "0"
+    folder.mkdir(parents=True)
+    path = folder / "metrics.json"
+    asked = [identity(CONFIG), "other"]
+    path.write_text(json.dumps({"status": "failed", "identity": identity(CONFIG)}))
+    study, own = tmp_path / "study", tmp_path / "study" / "new"
+    assert left_out(asked, SweepConfig(skip_done=True), study, own) == {}
+    path.write_text(json.dumps({"status": "ok", "identity": identity(CONFIG)}))
+    assert left_out(asked, SweepConfig(), study, own) == {}
+    found = left_out(asked, SweepConfig(skip_done=True), study, own)
+    assert found == {identity(CONFIG): f"done in {folder}"}
+    assert left_out(asked, SweepConfig(resume=str(tmp_path / "study/old")), study, own) == found
+    with pytest.raises(ConfigError, match=r"sweep\.resume"):
+        left_out(asked, SweepConfig(resume=str(tmp_path / "nowhere")), study, own)

@@ -1,0 +1,158 @@
+"""What schedulers say, parsed; texts as SLURM 22.05.8 and OAR 2.5.9 really wrote them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dpeval.errors import LaunchError
+from dpeval.launchers.job import oar_gpus, show_oar_gpus
+from dpeval.launchers.scheduler import (
+    JobState,
+    latest,
+    oar_state,
+    parse_oarstat,
+    parse_sacct,
+    parse_squeue,
+    scheduler,
+    slurm_state,
+)
+
+SQUEUE = """4_1|PENDING|JobArrayTaskLimit|
+6|PENDING|Resources|
+4_0|RUNNING|None|node1
+"""
+SACCT = """22_[2-4,9%2]|PENDING|0:0|None assigned
+22_0|COMPLETED|0:0|node1
+22_0.batch|COMPLETED|0:0|node1
+23|FAILED|1:0|node2
+23.batch|FAILED|1:0|node2
+23.0|OUT_OF_MEMORY|0:125|node2
+24|CANCELLED by 1001|0:0|None assigned
+25|TIMEOUT|0:0|node1
+26|NODE_FAIL|1:0|node4
+27|FAILED|3:0|node3
+"""
+
+
+def test_squeue_tells_who_waits_for_what_and_who_runs_where() -> None:
+    found = parse_squeue(SQUEUE)
+    assert found["4_1"] == JobState(state="queued", reason="JobArrayTaskLimit")
+    assert (found["4_0"].state, found["4_0"].nodes) == ("running", "node1")
+
+
+def test_sacct_tells_every_ending_apart() -> None:
+    found = parse_sacct(SACCT)
+    endings = {job_id: state.ending for job_id, state in found.items()}
+    assert endings == {
+        "22_2": None, "22_3": None, "22_4": None, "22_9": None,
+        "22_0": "completed", "23": "oom_kill", "24": "cancelled",
+        "25": "timeout", "26": "node_fail", "27": "failed",
+    }  # fmt: skip
+    assert found["27"].reason == "FAILED with exit code 3:0"
+    assert found["24"].nodes == ""
+
+
+@pytest.mark.parametrize(
+    ("now", "past", "expected"),
+    [
+        ("RUNNING", "PENDING", "running"),
+        ("COMPLETED", "RUNNING", "running"),  # the accounting lags: not ended yet
+        ("COMPLETED", None, "running"),
+        ("FAILED", "FAILED", "ended"),
+        ("PENDING", "FAILED", "queued"),  # requeued
+        (None, "COMPLETED", "ended"),
+    ],
+)
+def test_the_accounting_has_the_last_word_on_endings(
+    now: str | None, past: str | None, expected: str
+) -> None:
+    recent = {} if now is None else {"1": slurm_state(now)}
+    accounted = {} if past is None else {"1": slurm_state(past)}
+    state = latest("1", recent, accounted)
+    assert state is not None
+    assert state.state == expected
+
+
+def test_without_accounting_the_controller_is_believed() -> None:
+    state = latest("1", {"1": slurm_state("FAILED")}, None)
+    assert state is not None
+    assert state.ending == "failed"
+    assert latest("2", {}, {}) is None
+
+
+@given(st.text(max_size=200))
+def test_no_text_breaks_the_parsers(text: str) -> None:
+    parse_squeue(text)
+    parse_sacct(text)
+
+
+def oar(state: str, *events: str, **more: Any) -> dict[str, Any]:
+    return {
+        "state": state,
+        "events": [{"type": kind, "description": f"about {kind}"} for kind in events],
+        "assigned_network_address": ["node1"],
+        **more,
+    }
+
+
+@pytest.mark.parametrize(
+    ("job", "state", "ending"),
+    [
+        (oar("Waiting", message="R=1,W=0:5:0,J=B,N=b (Karma=0.000,quota_ok)"), "queued", None),
+        (oar("Running"), "running", None),
+        (oar("Terminated", "SWITCH_INTO_TERMINATE_STATE", exit_code=0), "ended", "completed"),
+        (oar("Terminated", "SWITCH_INTO_TERMINATE_STATE", exit_code=768), "ended", "failed"),
+        (oar("Terminated", exit_code=9), "ended", "failed"),
+        (oar("Error", "FRAG_JOB_REQUEST", "SEND_KILL_JOB"), "ended", "cancelled"),
+        # A job over its walltime is "fragged" as a cancelled one is, and says so besides.
+        (oar("Error", "FRAG_JOB_REQUEST", "WALLTIME", "SEND_KILL_JOB"), "ended", "timeout"),
+        (oar("Error", "BESTEFFORT_KILL", "FRAG_JOB_REQUEST"), "ended", "preempted"),
+    ],
+)
+def test_oar_states(job: dict[str, Any], state: str, ending: str | None) -> None:
+    found = oar_state(job)
+    assert (found.state, found.ending) == (state, ending)
+
+
+def test_oar_exit_codes_are_wait_statuses() -> None:
+    assert oar_state(oar("Terminated", exit_code=768)).reason == "Terminated with exit code 3"
+    assert oar_state(oar("Terminated", exit_code=9)).reason == "Terminated with signal 9"
+
+
+def test_oarstat_without_jobs_is_an_empty_text_and_nonsense_is_told() -> None:
+    assert parse_oarstat("\n") == {}
+    with pytest.raises(LaunchError, match="not JSON"):
+        parse_oarstat("DBD::Pg failed")
+
+
+def test_a_local_sweep_has_no_scheduler() -> None:
+    with pytest.raises(LaunchError, match="local"):
+        scheduler("local")
+
+
+PROPERTIES = """gpudevice = '2' , host = 'node1' , network_address = 'node1' , gpu = '3'
+gpudevice = '2' , host = 'node1' , network_address = 'node1' , gpu = '3'
+gpudevice = '0' , host = 'node1' , network_address = 'node1' , gpu = '1'
+gpudevice = '3' , host = 'node2' , network_address = 'node2' , gpu = '8'
+"""
+
+
+def test_oar_gpus_are_those_of_the_jobs_own_node() -> None:
+    assert oar_gpus(PROPERTIES) == [0, 2]
+    assert oar_gpus(PROPERTIES, "node2") == [3]
+    assert oar_gpus("cpuset = '1' , host = 'node1'") == []
+
+
+def test_visible_gpus_are_set_where_oar_sets_none(tmp_path: Any) -> None:
+    path = tmp_path / "resources"
+    path.write_text(PROPERTIES)
+    environment = {"OAR_RESOURCE_PROPERTIES_FILE": str(path)}
+    show_oar_gpus(environment)
+    assert environment["CUDA_VISIBLE_DEVICES"] == "0,2"
+    already = {**environment, "CUDA_VISIBLE_DEVICES": "7"}
+    show_oar_gpus(already)
+    assert already["CUDA_VISIBLE_DEVICES"] == "7"
