@@ -145,25 +145,29 @@ def families(table: pd.DataFrame) -> list[Family]:
     return sorted(found, key=lambda family: -len(family.cells))
 
 
-_MOST_TELLING = (
-    "hardware", "model", "scaling", "precision", "strategy", "dataset_used", "study", "series",
-)  # fmt: skip
+_TELLING = ("hardware", "model", "scaling", "precision", "strategy", "dataset_used")
+_LESS_TELLING = ("study", "series")
 
 
 def _telling(table: pd.DataFrame) -> list[str]:
     """The fewest columns whose values tell all families of `table` apart."""
     count = len(table[list(FAMILY)].drop_duplicates())
-    differing = [name for name in _MOST_TELLING if table[name].nunique(dropna=False) > 1]
-    for size in range(1, len(differing)):
-        for names in combinations(differing, size):
-            # Each family has one value of each of them, and no two have the same.
-            if (
-                len(table[[*FAMILY, *names]].drop_duplicates())
-                == count
-                == len(table[list(names)].drop_duplicates())
-            ):
-                return list(names)
+    differing = [
+        name for name in (*_TELLING, *_LESS_TELLING) if table[name].nunique(dropna=False) > 1
+    ]
+    named = [name for name in differing if name in _TELLING]
+    tried = [*_subsets(named), *_subsets(differing)]
+    for names in tried:
+        # Each family has one value of each of them, and no two have the same.
+        with_family = len(table[[*FAMILY, *(set(names) - set(FAMILY))]].drop_duplicates())
+        if with_family == count == len(table[names].drop_duplicates()):
+            return names
     return differing
+
+
+def _subsets(names: list[str]) -> list[list[str]]:
+    sizes = range(1, len(names) + 1)
+    return [list(chosen) for size in sizes for chosen in combinations(names, size)]
 
 
 def _say(column: str, value: object) -> str:

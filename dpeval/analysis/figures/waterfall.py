@@ -90,8 +90,10 @@ def _draw(axes: Axes, factors: pd.DataFrame, half: float) -> None:
     axes.plot([level, level], [last - 0.69, last + 0.31], color=style.MUTED, linewidth=0.7)
     axes.barh(last, level, color=_WHOLE, height=0.62, zorder=2)
     axes.errorbar(level, last, xerr=half, color=style.INK, elinewidth=1.1, zorder=3)
-    axes.annotate(f"{level:.1%} ± {half:.1%}", (level + half, last), xytext=(5, 0), textcoords="offset points",
-                  va="center", fontweight="bold", fontsize=8.5)  # fmt: skip
+    axes.annotate(
+        f"{level:.1%} ± {half:.1%}", (level + half, last), xytext=(5, 0), va="center",
+        textcoords="offset points", fontweight="bold", fontsize=8.5,
+    )  # fmt: skip
     names.append("measured")
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.set_ylim(len(names) - 0.4, -0.6)
