@@ -128,7 +128,7 @@ class MeasureConfig:
     rel_precision: float = bounded(0.02, above=0, high=1.0)
     """Stop once the 95 % interval of the mean step time is at most ± this fraction of it."""
     min_warmup_steps: int = bounded(5, low=1)
-    min_steps: int = bounded(10, low=2)
+    min_steps: int = bounded(30, low=2)
     max_steps: int = bounded(2_000, low=2, high=100_000)
     time_limit_s: float = bounded(120.0, low=1)
     """Wall time of warm-up and main window together."""

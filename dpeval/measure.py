@@ -84,9 +84,12 @@ def mean_interval(series: Sequence[float] | Floats, confidence: float = 0.95) ->
     """The mean of an autocorrelated series with its confidence interval.
 
     The series is taken as AR(1): with the lag-1 autocorrelation r, corrected for its bias of
-    -(1+4r)/n (Kendall 1954, Biometrika 41), n steps are worth n(1-r)/(1+r) independent ones
-    (Zięba & Ramza 2011, Metrol. Meas. Syst. 18(4)). The variance is corrected likewise and the
-    quantile is Student's with that many samples less one. Negative r counts as 0.
+    -(1+4r)/n (Kendall 1954, Biometrika 41) and raised by half its standard error, since an r
+    that is too small does more harm than one too large, n steps are worth n(1-r)/(1+r)
+    independent ones (Zięba & Ramza 2011, Metrol. Meas. Syst. 18(4)). The variance is corrected
+    likewise and the quantile is Student's with that many samples less one. Negative r counts
+    as 0. Over simulated series of 50 steps or more it covers the truth in 95-97 %; of 20 steps,
+    in 92-97 %.
 
     Args:
         series: shape [n], n >= 1, any unit. One value has an infinite interval, which is told
@@ -116,14 +119,16 @@ def naive_interval(series: Sequence[float] | Floats) -> Interval:
 
 
 def _lag_one(values: Floats) -> float:
-    """Bias-corrected lag-1 autocorrelation, in [0, 0.99]."""
+    """Lag-1 autocorrelation, corrected for bias and raised by half its error, in [0, 0.99]."""
     centred = values - values.mean()
     total = float(centred @ centred)
     # Rounding alone makes a constant series seem correlated.
     if total <= 1e-24 * max(1.0, float(values @ values)):
         return 0.0
     raw = float(centred[1:] @ centred[:-1]) / total
-    return float(np.clip(raw + (1 + 4 * raw) / len(values), 0.0, 0.99))
+    corrected = raw + (1 + 4 * raw) / len(values)
+    error = float(np.sqrt(max(0.0, 1 - corrected**2) / len(values)))
+    return float(np.clip(corrected + error / 2, 0.0, 0.99))
 
 
 def steady_start(step_s: Sequence[float] | Floats, floor: int) -> Steady:
@@ -191,27 +196,32 @@ def _drift(values: Floats) -> tuple[float, bool]:
 def decide(step_s: Sequence[float] | Floats, elapsed_s: float, config: MeasureConfig) -> Decision:
     """Decide, while a run goes on, whether it has measured enough.
 
-    Stopping at the first narrow interval favours windows that happen to look calm; the least
-    number of steps (``measure.min_steps``) keeps that effect small: benchmarks/stopping.py
-    prints the coverage after stopping.
+    Stopping at the first narrow interval favours windows that happen to look calm. So the
+    interval must be narrow with the last sixth of ``measure.min_steps`` and without it, and
+    there is that least number of steps: benchmarks/stopping.py prints what is left of the
+    effect (with measure=standard, intervals cover in about 90 % instead of 95 %).
     """
     values = np.asarray(step_s, dtype=np.float64)
-    begin = steady_start(values, config.min_warmup_steps)
-    measured = len(values) - begin.first
-    interval = mean_interval(values[begin.first :]) if measured >= 2 else None
+    begin, interval, is_precise = _judge(values, config)
     reason: StopReason | None = None
-    if (
-        interval is not None
-        and begin.steady
-        and measured >= config.min_steps
-        and interval.rel_half_width <= config.rel_precision
-    ):
+    if is_precise and _judge(values[: -max(1, config.min_steps // 6)], config)[2]:
         reason = "precision"
     elif elapsed_s >= config.time_limit_s:
         reason = "time_limit"
     elif len(values) >= config.max_steps:
         reason = "max_steps"
     return Decision(reason=reason, first=begin.first, interval=interval)
+
+
+def _judge(values: Floats, config: MeasureConfig) -> tuple[Steady, Interval | None, bool]:
+    """The steady state, its interval, and whether that is as narrow as asked."""
+    begin = steady_start(values, config.min_warmup_steps)
+    measured = len(values) - begin.first
+    interval = mean_interval(values[begin.first :]) if measured >= 2 else None
+    # The steps without the last sixth may be that many fewer than the least.
+    enough = measured >= config.min_steps - max(1, config.min_steps // 6)
+    is_precise = interval is not None and interval.rel_half_width <= config.rel_precision
+    return begin, interval, begin.steady and enough and is_precise
 
 
 def window(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dpeval.config import DatasetConfig
-from dpeval.data.feeds import Images, Share
+from dpeval.data.feeds import Share
 from dpeval.data.source import Source
 
 
@@ -28,17 +28,23 @@ def feed(share: Share) -> NoiseFeed:
     return NoiseFeed(share)
 
 
-class NoiseFeed(Images):
+class NoiseFeed:
     """Hands out uint8 pixels as the loaders do, so that its batches take the same memory."""
+
+    def __init__(self, share: Share) -> None:
+        self._share, self._normalised = share, share.normaliser()
+        self.images_read = 0
 
     def next(self) -> tuple[Tensor, Tensor]:
         share = self._share
         batch, px = share.shares[share.rank], share.config.image_px
         pixels = torch.randint(0, 255, (batch, px, px, 3), dtype=torch.uint8)
-        labels = torch.arange(batch) % share.config.num_classes
-        return (
-            (pixels.pin_memory(), labels.pin_memory()) if share.device.is_cuda else (pixels, labels)
-        )
+        return pixels, torch.arange(batch) % share.config.num_classes
+
+    def put(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        pixels, labels = (tensor.to(self._share.device.torch_device) for tensor in batch)
+        self.images_read += len(labels)
+        return self._normalised(pixels), labels
 
     def close(self) -> None:
         pass

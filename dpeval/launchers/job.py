@@ -121,7 +121,8 @@ def carry(folder: Path) -> int:
         made = _execute(config, folder, spec, node)
     made = made.model_copy(update={"scheduler": describe_job(spec.launcher, os.environ)})
     record.write(made, folder / record.FILE_NAME)
-    if made.status == "interrupted" and "SIGUSR2" in stops and attempts <= spec.requeue:
+    may_go_on = made.status == "interrupted" and attempts <= spec.requeue
+    if may_go_on and ("SIGUSR2" in stops or is_preempted(spec.launcher)):
         return requeue(spec.launcher)
     return 0 if made.status in ("ok", "skipped") else 1
 
@@ -395,6 +396,22 @@ def _oar_nodes(environment: Mapping[str, str]) -> list[str]:
     except (KeyError, OSError):
         return []
     return list(dict.fromkeys(lines))
+
+
+def is_preempted(launcher: str) -> bool:
+    """Whether this job has to give way to another, not because somebody cancelled it.
+
+    SLURM sends SIGTERM for both, and requeues a preempted job itself only if that outlives its
+    grace time, which a run that ends cleanly does not.
+    """
+    if launcher != "slurm":
+        return False
+    done = subprocess.run(
+        ["scontrol", "show", "job", os.environ["SLURM_JOB_ID"]],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    found = re.search(r"\bPreemptTime=(\S+)", done.stdout)
+    return found is not None and found[1] not in ("None", "Unknown", "N/A")
 
 
 def requeue(launcher: str) -> int:

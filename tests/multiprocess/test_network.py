@@ -106,4 +106,5 @@ def test_ddps_own_timers_agree(hosts: list[str]) -> None:
     hidden_s = log["avg_backward_compute_comm_overlap_time"] / 1e9
     # DDP counts from its first bucket to its last, gaps included, so it sees no less of each.
     assert hidden_s >= median(told, "comm_hidden") * 0.95
-    assert comm_s - hidden_s == pytest.approx(median(told, "comm_exposed"), rel=0.25)
+    exposed_s = float(np.mean(told["times"]["comm_exposed"]))
+    assert comm_s - hidden_s == pytest.approx(exposed_s, rel=0.25)

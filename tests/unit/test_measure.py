@@ -89,6 +89,7 @@ def test_clean_runs_are_not_called_drifting() -> None:
 def test_stops_for_precision_only_after_the_least_steps() -> None:
     steps = np.random.default_rng(6).normal(1, 0.01, 40)
     assert decide(steps[:8], 1, CONFIG).reason is None
+    assert decide(steps[:12], 1, CONFIG).reason is None
     assert decide(steps, 1, CONFIG).reason == "precision"
 
 

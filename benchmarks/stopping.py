@@ -1,0 +1,124 @@
+"""What the stopping rule saves over fixed lengths, and what its intervals are worth.
+
+    python benchmarks/stopping.py [metrics.json …]
+
+Series with a cold start, autocorrelation and lognormal noise are simulated from a known mean
+step; with records given, their steady steps are resampled in blocks instead (the mean of all of
+them is then the truth). For each way to measure: steps needed, error, and how often its own
+interval covers the truth. An epoch is that of Imagenette at batch 32: 295 steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dpeval import record
+from dpeval.config import MeasureConfig
+from dpeval.measure import decide, mean_interval, naive_interval, steady_start
+
+Series = np.ndarray[Any, np.dtype[np.float64]]
+EPOCH_STEPS = 9_469 // 32
+CHECK_STEPS = 5
+STANDARD = MeasureConfig(rel_precision=0.02, min_warmup_steps=5, min_steps=30, max_steps=2_000)
+
+
+def simulated(generator: np.random.Generator) -> tuple[Series, float]:
+    """Steps (s) around 1 s with a cold start of one very slow and a few slower steps."""
+    rho, spread = generator.uniform(0, 0.6), generator.uniform(0.01, 0.06)
+    noise = generator.normal(0, np.sqrt(1 - rho**2), STANDARD.max_steps)
+    state = np.empty(STANDARD.max_steps)
+    state[0] = generator.normal()
+    for index in range(1, len(state)):
+        state[index] = rho * state[index - 1] + noise[index]
+    steps = np.exp(spread * state)
+    steps[0] *= generator.uniform(1.5, 6)
+    cold = int(generator.integers(0, 5))
+    steps[1 : 1 + cold] *= generator.uniform(1.05, 1.5)
+    return steps, float(np.exp(spread**2 / 2))
+
+
+def resampled(path: Path) -> Callable[[np.random.Generator], tuple[Series, float]]:
+    """Series of a real run, put together from blocks of ten of its steady steps."""
+    run = record.read(path)
+    assert run.window is not None
+    steps = np.array(run.ranks[0].step_s)
+    main = steps[run.window.first :]
+
+    def draw(generator: np.random.Generator) -> tuple[Series, float]:
+        size = min(10, len(main))
+        begins = generator.integers(0, len(main) - size + 1, STANDARD.max_steps // size + 1)
+        blocks = np.concatenate([main[begin : begin + size] for begin in begins])
+        return np.r_[steps[: run.window.first], blocks], float(main.mean())  # type: ignore[union-attr]
+
+    return draw
+
+
+def by_rule(steps: Series) -> tuple[int, float, bool]:
+    """Steps taken by the rule, its mean, whether its interval covers 1.0 (the scaled truth)."""
+    for count in range(CHECK_STEPS, len(steps) + 1, CHECK_STEPS):
+        found = decide(steps[:count], 0.0, STANDARD)
+        if found.reason is not None and found.interval is not None:
+            interval = found.interval
+            return count, interval.mean, interval.low <= 1.0 <= interval.high
+    raise AssertionError("the rule did not stop")
+
+
+def by_length(steps: Series, count: int) -> tuple[int, float, bool]:
+    """The first `count` steps, all of them in the mean, as most studies do."""
+    taken = steps[:count]
+    if count == 1:
+        return 1, float(taken[0]), False
+    interval = naive_interval(taken)
+    return count, interval.mean, interval.low <= 1.0 <= interval.high
+
+
+def by_epoch_without_warm_up(steps: Series) -> tuple[int, float, bool]:
+    taken = steps[:EPOCH_STEPS]
+    interval = mean_interval(taken[steady_start(taken, 3).first :])
+    return EPOCH_STEPS, interval.mean, interval.low <= 1.0 <= interval.high
+
+
+WAYS: dict[str, Callable[[Series], tuple[int, float, bool]]] = {
+    "one step, cold": lambda steps: by_length(steps, 1),
+    "100 steps": lambda steps: by_length(steps, 100),
+    "one epoch": lambda steps: by_length(steps, EPOCH_STEPS),
+    "one epoch, steady part": by_epoch_without_warm_up,
+    "dpeval, standard (2 %)": by_rule,
+}
+
+
+def table(
+    name: str, draw: Callable[[np.random.Generator], tuple[Series, float]], runs: int
+) -> None:
+    generator = np.random.default_rng(0)
+    scaled = [steps / truth for steps, truth in (draw(generator) for _ in range(runs))]
+    print(f"\n{name}: {runs} series")
+    print(f"{'way to measure':26}{'steps':>8}{'median error':>14}{'95 % error':>12}{'covered':>9}")
+    for way, measure in WAYS.items():
+        taken = [measure(steps) for steps in scaled]
+        errors = np.array([abs(mean - 1) for _, mean, _ in taken])
+        steps = np.median([count for count, _, _ in taken])
+        covered = np.mean([hit for _, _, hit in taken])
+        print(
+            f"{way:26}{steps:8.0f}{np.median(errors):14.2%}{np.quantile(errors, 0.95):12.2%}"
+            f"{covered:9.1%}"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("records", nargs="*", type=Path)
+    parser.add_argument("--runs", type=int, default=500)
+    given = parser.parse_args()
+    table("simulated", simulated, given.runs)
+    for path in given.records:
+        table(str(path), resampled(path), given.runs)
+
+
+if __name__ == "__main__":
+    main()
