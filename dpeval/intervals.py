@@ -97,6 +97,11 @@ def ar1_error(values: Floats) -> tuple[float, float]:
     return effective, float(np.sqrt(variance / effective))
 
 
+def dot(left: Floats, right: Floats) -> float:
+    """Sum of products. Not ``@``: on long series BLAS starts threads on the measured cores."""
+    return float(np.sum(left * right))
+
+
 def effective_samples(count: int, correlation: float) -> float:
     """How many independent values `count` values with this lag-1 autocorrelation are worth."""
     return max(1.5, count * (1 - correlation) / (1 + correlation))
@@ -105,10 +110,10 @@ def effective_samples(count: int, correlation: float) -> float:
 def lag_one(values: Floats) -> float:
     """Lag-1 autocorrelation, corrected for bias and raised by half its error, in [0, 0.99]."""
     centred = values - values.mean()
-    total = float(centred @ centred)
-    if total <= RANGE_SHARE**2 * float(values @ values):
+    total = dot(centred, centred)
+    if total <= RANGE_SHARE**2 * dot(values, values):
         return 0.0
-    raw = float(centred[1:] @ centred[:-1]) / total
+    raw = dot(centred[1:], centred[:-1]) / total
     corrected = raw + (1 + 4 * raw) / len(values)
     error = float(np.sqrt(max(0.0, 1 - corrected**2) / len(values)))
     return min(0.99, max(0.0, corrected + error / 2))

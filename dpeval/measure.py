@@ -17,6 +17,7 @@ from dpeval.config import MeasureConfig
 from dpeval.intervals import (
     Floats,
     Interval,
+    dot,
     effective_samples,
     lag_one,
     mean_interval,
@@ -148,14 +149,14 @@ def _drift(values: Floats) -> tuple[float, bool]:
     if count < MIN_TESTED:
         return 0.0, False
     time = np.arange(count) - (count - 1) / 2
-    slope = float(time @ values) / float(time @ time)
+    slope = dot(time, values) / dot(time, time)
     change = slope * (count - 1) / float(values.mean())
     if abs(change) <= DRIFT_SIZE:
         return change, False
     residual = values - values.mean() - slope * time
     effective = max(3.5, effective_samples(count, lag_one(residual)))
-    variance = float(residual @ residual) / count * effective / (effective - 2)
-    error = float(np.sqrt(variance / (time @ time) * count / effective))
+    variance = dot(residual, residual) / count * effective / (effective - 2)
+    error = float(np.sqrt(variance / dot(time, time) * count / effective))
     limit = float(stdtrit(effective - 2, 1 - DRIFT_P / 2)) * error
     return change, abs(slope) > limit
 

@@ -179,7 +179,8 @@ def test_the_straggler_is_the_rank_that_is_slow() -> None:
 def slow_and_fast(generator: np.random.Generator, count: int) -> Series:
     """White noise over a disturbance with a memory of twenty steps; its mean is exp(0.005)."""
     slow = np.log(autoregressive(generator, count, rho=0.95)) / 0.2
-    return np.exp(0.1 * (np.sqrt(0.3) * slow + np.sqrt(0.7) * generator.normal(size=count)))
+    series: Series = np.exp(0.1 * (0.3**0.5 * slow + 0.7**0.5 * generator.normal(size=count)))
+    return series
 
 
 def test_a_slow_disturbance_under_noise_widens_the_interval() -> None:
