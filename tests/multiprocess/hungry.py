@@ -23,13 +23,8 @@ class Hungry(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         self._step += 1
-        rank = dist.get_rank() if dist.is_initialized() else 0
-        if (
-            self._step >= self._at
-            and rank == dist_last()
-            and self.head.weight.device.type != "meta"
-            and type(self.head.weight.data) is Tensor
-        ):
+        real = type(self.head.weight.data) is Tensor and not self.head.weight.is_meta
+        if real and self._step >= self._at and _is_last_rank():
             taken = torch.ones(self._mib * MIB // 4)
             if self._keep:
                 self._held.append(taken)
@@ -37,21 +32,20 @@ class Hungry(nn.Module):
         return logits
 
 
-def dist_last() -> int:
-    """The last rank is the hungry one."""
-    return dist.get_world_size() - 1 if dist.is_initialized() else 0
+def _is_last_rank() -> bool:
+    return not dist.is_initialized() or dist.get_rank() == dist.get_world_size() - 1
 
 
-def refused(num_classes: int, at_step: int = 4) -> nn.Module:
+def refused(num_classes: int, at_step: int) -> nn.Module:
     """Asks for more address space than RLIMIT_AS leaves its rank."""
     model = Hungry(num_classes, step_mib=2000, at_step=at_step, keep=False)
-    if model.head.weight.device.type != "meta" and dist.is_initialized():
+    if not model.head.weight.is_meta and dist.is_initialized():
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         limit = pages * resource.getpagesize() + 1000 * MIB
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     return model
 
 
-def growing(num_classes: int, step_mib: int = 100, at_step: int = 2) -> nn.Module:
-    """Keeps more in every step until a limit from outside ends its rank."""
-    return Hungry(num_classes, step_mib, at_step, keep=True)
+def growing(num_classes: int, at_step: int) -> nn.Module:
+    """Keeps 100 MiB more in every step until a limit from outside ends its rank."""
+    return Hungry(num_classes, step_mib=100, at_step=at_step, keep=True)
