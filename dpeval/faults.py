@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dpeval.intervals import Floats, mean_interval
+from dpeval.intervals import Floats, dot, mean_interval
 from dpeval.measure import DRIFT_SIZE, MIN_TESTED, Steady, Window, winsorised
 from dpeval.schema import Frozen
 
@@ -151,12 +151,18 @@ def _jitter(compute_s: Sequence[Floats]) -> list[Fault]:
 
 
 def _variation(series: Floats) -> float:
-    """Robust standard deviation over median, from differences of neighbours: drift is no jitter."""
-    if len(series) < MIN_TESTED:
-        return 0.0
+    """Robust standard deviation over median, around a fitted line, so that drift is no jitter.
+
+    Not from differences of neighbours: where other processes come and go, steps are slow for a
+    while, and neighbours differ by a third of what steps do.
+    """
     median = float(np.median(series))
-    spread = 1.4826 * float(np.median(np.abs(np.diff(series)))) / float(np.sqrt(2))
-    return spread / median if median > 0 else 0.0
+    if len(series) < MIN_TESTED or median <= 0:
+        return 0.0
+    drawn_in = winsorised(series)
+    time = np.arange(len(series), dtype=np.float64) - (len(series) - 1) / 2
+    residual: Floats = drawn_in - dot(time, drawn_in) / dot(time, time) * time
+    return 1.4826 * float(np.median(np.abs(residual - np.median(residual)))) / median
 
 
 def _tail(series: Floats) -> tuple[int, float]:

@@ -252,3 +252,9 @@ def test_short_runs_are_not_accused() -> None:
         compute = [autoregressive(generator, 12, 0.3) ** 0.25 for _ in range(4)]
         data = [np.full(12, 0.001) for _ in compute]
         assert found(compute, data) == []
+
+
+def test_steps_that_are_slow_for_a_while_are_jitter() -> None:
+    generator = np.random.default_rng(5)
+    compute = [autoregressive(generator, 200, rho=0.8) for _ in range(4)]
+    assert "jitter" in found(compute, [np.full(200, 0.001) for _ in compute])
