@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from dpeval.config import HardwareConfig
 from dpeval.fit import Try, expand, largest, search
-from dpeval.machine import Gpu, Machine, cgroup_folders
+from dpeval.machine import Gpu, Machine
 from dpeval.memory import GIB, Budget, Decision, Forecast, budget, decide, node_free
 from dpeval.oom import KillCounter, is_out_of_memory, kill_counters, killed_for_memory
 from dpeval.peaks import Peak, learned
+from tests.unit.trees import grow
 
 MIB = 2**20
 MACHINE = Machine(host="h", cpus=[], gpus=[], memory_bytes=64 * GIB)
@@ -99,10 +100,20 @@ def test_a_gpu_rank_has_what_is_free_of_the_fullest_gpu() -> None:
     assert budget(gpu, machine, 2, gpu_free_bytes=[79 * GIB, 11 * GIB]).bytes == 11 * GIB
 
 
-def _limited(sysfs: Path, version: int, limit: int, usage: int, cache: int) -> None:
-    """A cgroup of this process under `sysfs` with a limit."""
-    (folder, *_) = cgroup_folders(sysfs)
+def _group(root: Path, version: int) -> Path:
+    """The folder of a memory cgroup of this process in the file system below `root`."""
+    kind, options = ("cgroup", "rw,memory") if version == 1 else ("cgroup2", "rw")
+    mount = f"30 23 0:26 / /sys/fs/cgroup/memory rw - {kind} cgroup {options}\n"
+    line = "3:memory:/mine\n" if version == 1 else "0::/mine\n"
+    grow(root, {"proc/self/cgroup": line, "proc/self/mountinfo": mount})
+    folder = root / "sys/fs/cgroup/memory/mine"
     folder.mkdir(parents=True)
+    return folder
+
+
+def _limited(root: Path, version: int, limit: int, usage: int, cache: int) -> None:
+    """A cgroup of this process below `root` with a limit."""
+    folder = _group(root, version)
     names = {
         1: ("memory.limit_in_bytes", "memory.usage_in_bytes"),
         2: ("memory.max", "memory.current"),
@@ -112,7 +123,6 @@ def _limited(sysfs: Path, version: int, limit: int, usage: int, cache: int) -> N
     (folder / "memory.stat").write_text(f"anon 5\ninactive_file {cache}\nactive_file 0\n")
 
 
-@pytest.mark.skipif(not cgroup_folders(), reason="no cgroups here")
 @pytest.mark.parametrize("version", [1, 2])
 def test_a_cgroup_leaves_its_limit_less_what_is_held(tmp_path: Path, version: int) -> None:
     _limited(tmp_path, version, limit=900 * MIB, usage=500 * MIB, cache=100 * MIB)
@@ -121,11 +131,10 @@ def test_a_cgroup_leaves_its_limit_less_what_is_held(tmp_path: Path, version: in
     assert "cgroup" in found.source
 
 
-@pytest.mark.skipif(not cgroup_folders(), reason="no cgroups here")
 def test_ranks_share_a_cgroup_but_their_libraries_only_once(tmp_path: Path) -> None:
     _limited(tmp_path, 2, limit=1000 * MIB, usage=0, cache=0)
     found = budget(
-        HardwareConfig(), MACHINE, 4, shared_bytes=200 * MIB, variables={}, sysfs=tmp_path
+        HardwareConfig(), MACHINE, 4, shared_bytes=200 * MIB, variables={}, root=tmp_path
     )
     assert found.bytes == 800 // 4 * MIB + 200 * MIB
 
@@ -189,16 +198,15 @@ def test_a_raised_counter_tells_where() -> None:
     assert killed_for_memory(before, [KillCounter("/a", 2), KillCounter("host", 8)]) == "host"
 
 
-@pytest.mark.skipif(not cgroup_folders(), reason="no cgroups here")
 def test_counters_of_both_cgroup_versions_are_read(tmp_path: Path) -> None:
-    (folder, *_) = cgroup_folders(tmp_path)
-    folder.mkdir(parents=True)
-    (folder / "memory.events").write_text("low 0\nmax 9\noom 1\noom_kill 4\n")
-    (tmp_path / "vmstat").write_text("pgfault 5\noom_kill 6\n")
-    assert [item.kills for item in kill_counters(tmp_path, tmp_path)] == [4, 6]
-    (folder / "memory.events").unlink()
-    (folder / "memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n")
-    assert [item.kills for item in kill_counters(tmp_path, tmp_path)] == [3, 6]
+    for version, name, text in (
+        (2, "memory.events", "low 0\nmax 9\noom 1\noom_kill 4\n"),
+        (1, "memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 4\n"),
+    ):
+        root = tmp_path / str(version)
+        (_group(root, version) / name).write_text(text)
+        (root / "proc/vmstat").write_text("pgfault 5\noom_kill 6\n")
+        assert [item.kills for item in kill_counters(root)] == [4, 6]
 
 
 @given(truth=st.integers(0, 300), guess=st.integers(1, 400))
