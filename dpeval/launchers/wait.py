@@ -165,6 +165,14 @@ _STATUSES: dict[str, Status] = {"oom": "oom", "interrupted": "interrupted"}
 
 def _record_of(status: RunStatus, spec: JobSpec, launcher: str) -> Record:
     cause = Cause(kind=status.kind, message=status.text, log=status.log)
+    standing = _STATUSES.get(status.standing, "failed")
+    return unmeasured(spec, standing, cause, launcher, status.run.job_id or "")
+
+
+def unmeasured(
+    spec: JobSpec, status: Status, cause: Cause, launcher: str, job_id: str = ""
+) -> Record:
+    """The record of a run of which nothing is known but what was asked and why it is not there."""
     environment = Environment(
         host="",
         cpu_model="",
@@ -186,7 +194,7 @@ def _record_of(status: RunStatus, spec: JobSpec, launcher: str) -> Record:
         dpeval_version=__version__,
         run_id=uuid.uuid4().hex,
         identity=spec.identity,
-        status=_STATUSES.get(status.standing, "failed"),
+        status=status,
         cause=cause,
         study=str(spec.config["study"]),
         repetition=int(spec.config["repetition"]),
@@ -196,6 +204,6 @@ def _record_of(status: RunStatus, spec: JobSpec, launcher: str) -> Record:
         overrides=spec.overrides,
         config=spec.config,
         environment=environment,
-        scheduler=record.Scheduler(kind=launcher, job_id=status.run.job_id or ""),
+        scheduler=record.Scheduler(kind=launcher, job_id=job_id),
         missing=["environment", "started_at", "wall_s", "plan", "ranks", "dataset"],
     )
