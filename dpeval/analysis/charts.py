@@ -238,8 +238,7 @@ def _add_absent(family: Family, runs: Runs, traces: list[Json], layout: Json) ->
             "y": [0.8] * len(absent),
             "width": 0.8,
             "text": [
-                f"{_head(family, cell)}<br>{escape(shortfall(cell)).replace(chr(10), '<br>')}"
-                f"<br>{_where(runs, cell)}"
+                f"{_head(family, cell)}<br>{escape(shortfall(cell))}<br>{_where(runs, cell)}"
                 for cell in absent
             ],
             "textposition": "none",

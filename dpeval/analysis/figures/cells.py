@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
@@ -195,15 +196,23 @@ def device_word(hardware: str) -> str:
     return {"cpu": "CPU devices (ranks)", "gpu": "GPUs"}.get(hardware, "devices")
 
 
-def shortfall(cell: Any) -> str:
-    """Why `cell` has no throughput, in a few words: GiB needed against GiB there, or the cause."""
+def shortfall(cell: Any, *, narrow: bool = False) -> str:
+    """Why `cell` has no throughput, in a few words: GiB needed against GiB there, or the cause.
+
+    `narrow` breaks it into short lines, for a box in a map.
+    """
     need, have = cell.need_bytes, cell.have_bytes
+    memory = cell.status in ("oom", "skipped")
+    if memory and pd.notna(need) and pd.notna(have) and need > have:
+        parts = [f"needs {need / GIB:.1f}", f"of {have / GIB:.1f} GiB"]
+    elif cell.status == "oom" and pd.notna(have):
+        parts = [f"had {have / GIB:.1f} GiB"]
+    else:
+        parts = textwrap.wrap(str(cell.why)[:45], 15, max_lines=2) if cell.why else []
+    if narrow:
+        return "\n".join([{"oom": "OOM"}.get(cell.status, str(cell.status)), *parts])
     word = {"oom": "out of memory"}.get(cell.status, str(cell.status))
-    if cell.status in ("oom", "skipped") and pd.notna(need) and pd.notna(have) and need > have:
-        return f"{word}\nneeds {need / GIB:.1f} GiB, has {have / GIB:.1f}"
-    if cell.status == "oom" and pd.notna(have):
-        return f"{word}\nhad {have / GIB:.1f} GiB"
-    return f"{word}\n{cell.why[:40]}" if cell.why else word
+    return f"{word}: {' '.join(parts)}" if parts else word
 
 
 def segments(counts: list[int], present: set[int]) -> Iterator[list[int]]:

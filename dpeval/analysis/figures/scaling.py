@@ -159,7 +159,7 @@ def _draw_map(panel: Panel, colours: Any, scale: Normalize) -> str:
         for count in panel.counts:
             x, cell = panel.x(count), cells.get(count)
             if cell is None or cell.status != "ok":
-                text = "no record" if cell is None else shortfall(cell)
+                text = "no record" if cell is None else shortfall(cell, narrow=True)
                 style.hatched(axes, x - 0.48, row - 0.46, 0.96, 0.92)
                 style.label_box(axes, x, row, text, fontsize=6.4)
                 continue

@@ -153,7 +153,7 @@ def _draw_best(panel: Panel) -> list[str]:
             at = panel.x(int(cell.num_devices))
             if cell.status != "ok" or best is None:
                 style.hatched(axes, at - 0.45, row - 0.4, 0.9, 0.8)
-                style.label_box(axes, at, row, shortfall(cell), fontsize=6.6)
+                style.label_box(axes, at, row, shortfall(cell, narrow=True), fontsize=6.6)
                 continue
             is_best = cell.num_devices == best.num_devices
             _draw_choice(panel, at, row, cell, is_best, bool(cell.high >= best.low))
