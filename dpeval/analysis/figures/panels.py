@@ -92,9 +92,16 @@ def grid(
 
 
 def left_out(wanted: Sequence[tuple[Family, list[int]]]) -> str:
-    """A note that names the panels which :func:`grid` had no room for."""
-    more = [family.label for family, _ in list(wanted)[MOST_PANELS:]]
-    return f"Not drawn for want of room: {', '.join(dict.fromkeys(more))}" if more else ""
+    """A note on what :func:`grid` had no room for: whole panels, or batches of a panel."""
+    shown = list(wanted)[:MOST_PANELS]
+    panels = len(wanted) - len(shown)
+    batches = sum(len(family.batches) - len(chosen) for family, chosen in shown if len(chosen) > 1)
+    notes = []
+    if panels:
+        notes.append(f"{panels} more panel{'s' * (panels != 1)}")
+    if batches:
+        notes.append(f"{batches} more batches")
+    return f"Not drawn for want of room: {', '.join(notes)} (see the tables)." if notes else ""
 
 
 def _device_axis(axes: Axes, panel: Panel) -> None:
