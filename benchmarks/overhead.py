@@ -28,7 +28,8 @@ from dpeval.clock import PhaseClock
 from dpeval.conditions import ConditionSampler
 from dpeval.config import Config
 from dpeval.control import Control
-from dpeval.data import Source, make_feed, prepare
+from dpeval.data import Source, prepare
+from dpeval.data.feeds import make_feed
 from dpeval.devices import autocast, grad_scaler, open_device
 from dpeval.machine import detect
 from dpeval.models import build, build_optimizer

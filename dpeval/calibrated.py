@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from dpeval.config import DatasetConfig
 from dpeval.data.feeds import Share
-from dpeval.data.source import Say, Source
+from dpeval.data.progress import Say
+from dpeval.data.source import Source
 
 PR_SET_TIMERSLACK = 29
 

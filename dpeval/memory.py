@@ -10,8 +10,9 @@ from typing import Literal
 
 import psutil
 
+from dpeval import cgroups
 from dpeval.config import HardwareConfig
-from dpeval.machine import Machine, cgroup_folders
+from dpeval.machine import Machine
 from dpeval.schema import Frozen
 
 MIB, GIB = 2**20, 2**30
@@ -74,7 +75,7 @@ def budget(
     shared_bytes: int = 0,
     gpu_free_bytes: Sequence[int] = (),
     variables: Mapping[str, str] | None = None,
-    sysfs: Path = Path("/sys"),
+    root: Path = cgroups.ROOT,
 ) -> Budget:
     """Memory that each of `ranks_on_node` ranks may use on `machine`.
 
@@ -94,17 +95,17 @@ def budget(
         if gpu_free_bytes:
             return Budget(bytes=min(total, *gpu_free_bytes), source="free GPU memory")
         return Budget(bytes=total, source="GPU memory")
-    node = node_free(variables, sysfs)
+    node = node_free(variables, root)
     left = max(0, node.bytes - shared_bytes)
     each = left // ranks_on_node + min(shared_bytes, node.bytes)
     share = f", shared by {ranks_on_node} ranks" if ranks_on_node > 1 else ""
     return Budget(bytes=each, source=node.source + share)
 
 
-def node_free(variables: Mapping[str, str] | None = None, sysfs: Path = Path("/sys")) -> Budget:
+def node_free(variables: Mapping[str, str] | None = None, root: Path = cgroups.ROOT) -> Budget:
     """The least of what host, cgroups (v1, v2) and scheduler leave this process now."""
     found = [Budget(bytes=psutil.virtual_memory().available, source="free memory of the host")]
-    for folder in cgroup_folders(sysfs):
+    for folder in cgroups.folders("memory", root):
         free = _cgroup_free(folder)
         if free is not None:
             found.append(Budget(bytes=free, source=f"memory limit of cgroup {_name(folder)}"))

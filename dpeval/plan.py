@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from dpeval.config import Config
-from dpeval.machine import Machine, assign_cpus, cpus_near_gpus
+from dpeval.machine import Machine
+from dpeval.placement import assign_cpus, cpus_near_gpus
 from dpeval.schema import Frozen
 
 

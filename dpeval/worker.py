@@ -24,7 +24,8 @@ from dpeval.board import Board, Stage
 from dpeval.clock import PhaseClock
 from dpeval.config import Config
 from dpeval.control import Control
-from dpeval.data import Feed, Source, make_feed
+from dpeval.data import Source
+from dpeval.data.feeds import Feed, make_feed
 from dpeval.devices import Device, autocast, grad_scaler, open_device, set_numerics
 from dpeval.measure import StopReason
 from dpeval.oom import be_first_to_go, is_out_of_memory

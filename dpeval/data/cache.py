@@ -1,28 +1,40 @@
-"""Images decoded once into one file of fixed-size pixels that all ranks and runs map."""
+"""Images decoded once into one file of fixed-size pixels that all ranks and runs map.
+
+The file is a row of records, one per training image: its pixels, and the size that the image
+has in its own file. Under random crops the record holds the whole image squashed into a square
+somewhat larger than the model sees, so that every loader takes the same crop of the same image;
+without augmentation it holds exactly the pixels that the model sees.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import time
+import shutil
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dpeval.config import DatasetConfig
-from dpeval.data.decode import Pixels, read_image
-from dpeval.data.source import Say, Source
+from dpeval.data.augment import middle_square
+from dpeval.data.decode import decode, open_file
+from dpeval.data.progress import Say, progress
+from dpeval.data.source import Source, making, store
+from dpeval.errors import DataError
 from dpeval.schema import Frozen
 
 MARGIN = 8 / 7
-"""Cached side over trained side: room for random crops, as 256 px for 224 px is usual."""
-CHUNK = 256
-TELL_EVERY_S = 5.0
+"""Side of a squashed image over the side that the model sees, as 256 px for 224 px is usual."""
+CHUNK = 128
+"""Images decoded, written and checksummed at a time."""
+MAX_THREADS = 16
 
 
 class Meta(Frozen):
@@ -30,33 +42,73 @@ class Meta(Frozen):
 
     images: int
     side_px: int
+    content: str
+    """``whole`` image, squashed, or the ``middle`` that ``augment=none`` shows."""
+    source: str
+    """The folder that was decoded."""
     fingerprint: str
     """Of the source's files: names, sizes, modification times."""
     crc32: int
 
+    @property
+    def nbytes(self) -> int:
+        """Size of the whole file."""
+        return self.images * record_type(self.side_px).itemsize
 
-def side_px(image_px: int) -> int:
-    """Side of a cached image for a model that sees `image_px`."""
-    return max(image_px, round(image_px * MARGIN))
+
+@dataclass(frozen=True)
+class Layout:
+    """Shape of the cached images for a configuration."""
+
+    side_px: int
+    content: str
 
 
-def ensure(source: Source, config: DatasetConfig, root: Path, say: Say) -> Source:
+def layout(config: DatasetConfig) -> Layout:
+    """How `config` wants its images cached."""
+    if config.augment == "none":
+        return Layout(config.image_px, "middle")
+    return Layout(round(config.image_px * MARGIN), "whole")
+
+
+def record_type(side_px: int) -> np.dtype[Any]:
+    """One image of the cache: pixels, and (height, width) of the image in its own file."""
+    return np.dtype([("pixels", "u1", (side_px, side_px, 3)), ("size", "<i4", (2,))])
+
+
+def folder() -> Path:
+    """Where caches lie."""
+    return store() / "cache"
+
+
+def cache_path(source: Source, shape: Layout) -> Path:
+    """Where the cache of `source` lies."""
+    key = hashlib.sha256(source.root.encode()).hexdigest()[:8]
+    return folder() / f"{source.used}-{key}-{shape.content}-{shape.side_px}px.u8"
+
+
+def ensure(source: Source, config: DatasetConfig, say: Say) -> Source:
     """Build the cache of `source` unless a finished one of the same files is there.
 
-    The caller holds the folder's lock.
-
     Raises:
-        DataError: an image cannot be read; OSError: the disk is full.
+        DataError: an image cannot be read, or there is no room; OSError: it cannot be written.
     """
-    side = side_px(config.image_px)
-    key = hashlib.sha256(source.root.encode()).hexdigest()[:8]
-    path = root / "cache" / f"{source.used}-{key}-{side}px.u8"
+    shape = layout(config)
+    path = cache_path(source, shape)
     files = [Path(source.root) / name for name in source.train_files]
-    fingerprint = _fingerprint(files)
-    meta = load_meta(path)
-    if meta is None or meta.fingerprint != fingerprint or not is_whole(path, meta):
-        build(path, files, side, fingerprint, say)
+    wanted = fingerprint(files)
+    if not is_current(path, wanted):
+        with making(path, say):
+            # Another process may have built it while this one waited.
+            if not is_current(path, wanted):
+                build(path, files, shape, wanted, source.root, say)
     return source.model_copy(update={"cache": str(path)})
+
+
+def is_current(path: Path, wanted: str) -> bool:
+    """Whether a finished cache of these very files is at `path`, whole by its size."""
+    meta = load_meta(path)
+    return meta is not None and meta.fingerprint == wanted and is_whole(path, meta)
 
 
 def load_meta(path: Path) -> Meta | None:
@@ -70,7 +122,7 @@ def load_meta(path: Path) -> Meta | None:
 def is_whole(path: Path, meta: Meta) -> bool:
     """Whether the file has the size that its meta data promise."""
     try:
-        return path.stat().st_size == meta.images * meta.side_px**2 * 3
+        return path.stat().st_size == meta.nbytes
     except OSError:
         return False
 
@@ -81,47 +133,87 @@ def verify(path: Path) -> bool:
     return meta is not None and is_whole(path, meta) and _crc32(path) == meta.crc32
 
 
-def build(path: Path, files: list[Path], side: int, fingerprint: str, say: Say) -> None:
-    """Decode `files` into `path`; a build that was cut off is continued where it stood."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def build(path: Path, files: list[Path], shape: Layout, wanted: str, source: str, say: Say) -> None:
+    """Decode `files` into `path`; a build that was cut off is continued where it stood.
+
+    Raises:
+        DataError: naming the image that cannot be read, or the room that is lacking.
+    """
     path.with_suffix(".json").unlink(missing_ok=True)
-    building = path.with_suffix(f".{fingerprint[:8]}.building")
+    building = path.with_suffix(f".{wanted[:8]}.building")
     for stale in path.parent.glob(f"{path.stem}.*.building"):
         if stale != building:
             stale.unlink()
-    image_bytes = side * side * 3
-    begin = building.stat().st_size // image_bytes if building.exists() else 0
-    gib = len(files) * image_bytes / 2**30
-    say(f"decoding {len(files)} images once to {side} px into {path} ({gib:.2f} GiB)")
-    told_s = time.monotonic()
-    with building.open("r+b" if building.exists() else "wb") as file:
-        # What is written is written in order, so a cut-off file is whole up to its last image.
-        file.truncate(begin * image_bytes)
+    kind = record_type(shape.side_px)
+    done = building.stat().st_size // kind.itemsize if building.exists() else 0
+    needed = (len(files) - done) * kind.itemsize
+    _require_room(path, needed)
+    what = f"decoding {len(files):,} images once to {shape.side_px} px ({needed / 2**30:.2f} GiB)"
+    with (
+        building.open("r+b" if building.exists() else "w+b") as file,
+        progress(say, what, len(files), "images", done=done) as advance,
+    ):
+        # Records are written in order, so a file that was cut off is whole up to its last record.
+        file.truncate(done * kind.itemsize)
+        crc32 = _crc32(building)
         file.seek(0, os.SEEK_END)
-        for done, pixels in enumerate(_decoded(files[begin:], side), start=begin + 1):
-            file.write(np.ascontiguousarray(pixels).tobytes())
-            if time.monotonic() - told_s > TELL_EVERY_S:
-                told_s = time.monotonic()
-                say(f"  {done} of {len(files)} images")
+        for records in _decoded(files[done:], shape):
+            content = records.tobytes()
+            file.write(content)
+            crc32 = zlib.crc32(content, crc32)
+            advance(len(records))
         file.flush()
         os.fsync(file.fileno())
     building.replace(path)
-    meta = Meta(images=len(files), side_px=side, fingerprint=fingerprint, crc32=_crc32(path))
+    meta = Meta(
+        images=len(files),
+        side_px=shape.side_px,
+        content=shape.content,
+        source=source,
+        fingerprint=wanted,
+        crc32=crc32,
+    )
     temporary = path.with_suffix(".json.tmp")
     temporary.write_text(meta.model_dump_json())
     temporary.replace(path.with_suffix(".json"))
 
 
-def _decoded(files: list[Path], side: int) -> Iterator[Pixels]:
-    """Decoded images in order; decoding lets go of the interpreter's lock, so threads do."""
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+def _require_room(path: Path, needed: int) -> None:
+    free = shutil.disk_usage(path.parent).free
+    if free < needed:
+        raise DataError(
+            f"{path} needs {needed / 2**30:.2f} GiB more and {path.parent} has "
+            f"{free / 2**30:.2f} GiB free; free space there, choose another folder with "
+            "DPEVAL_DATA, or use dataset.loader=jpeg, which needs no cache"
+        )
+
+
+def _decoded(files: list[Path], shape: Layout) -> Iterator[NDArray[Any]]:
+    """Records in order, a chunk at a time."""
+
+    def fill(job: tuple[Path, NDArray[Any]]) -> None:
+        file, record = open_file(job[0]), job[1]
+        if shape.content == "middle":
+            box = middle_square(np.array([file.height]), np.array([file.width]))[0]
+        else:
+            box = np.array([0, 0, file.height, file.width])
+        decode(file, box, False, record["pixels"])
+        record["size"] = file.height, file.width
+
+    # Decoding lets go of the interpreter's lock, so threads do.
+    with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
         for begin in range(0, len(files), CHUNK):
-            yield from pool.map(
-                lambda path: read_image(path, side, None), files[begin : begin + CHUNK]
-            )
+            part = files[begin : begin + CHUNK]
+            records = np.zeros(len(part), record_type(shape.side_px))
+            # A zero-dimensional view writes through; a plain element would be a copy.
+            views = [records[index : index + 1].reshape(()) for index in range(len(part))]
+            for _ in pool.map(fill, zip(part, views, strict=True)):
+                pass
+            yield records
 
 
-def _fingerprint(files: list[Path]) -> str:
+def fingerprint(files: list[Path]) -> str:
+    """Hash of the names, sizes and modification times of `files`."""
     facts = []
     for path in files:
         stat = path.stat()
@@ -135,11 +227,3 @@ def _crc32(path: Path) -> int:
         while chunk := file.read(1 << 22):
             value = zlib.crc32(chunk, value)
     return value
-
-
-def open_cache(path: str, images: int, side: int) -> NDArray[np.uint8]:
-    """The cache, mapped: all ranks of a node share one copy in the page cache.
-
-    Copy-on-write, because torch has no read-only tensors; nothing ever writes to it.
-    """
-    return np.memmap(path, dtype=np.uint8, mode="c", shape=(images, side, side, 3))

@@ -1,95 +1,142 @@
-"""From a file to pixels, decoding no more than the crop needs."""
+"""From files to pixels, decoding no more than the crops need."""
 
 from __future__ import annotations
 
+import io
 import math
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import simplejpeg
+import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+from torch.nn import functional
 
+from dpeval.data.augment import Draws, place, scaled
 from dpeval.errors import DataError
 
 Pixels = NDArray[np.uint8]
-CROP_AREA = (0.08, 1.0)
-CROP_RATIO = (3 / 4, 4 / 3)
-"""As torchvision's RandomResizedCrop and Szegedy et al. 2015 ("Going deeper with convolutions")."""
-CROP_TRIES = 10
+"""[height, width, 3]"""
+Box = NDArray[np.int64]
+"""(top, left, height, width) in pixels."""
+RGB_FROM = ("RGB", "YCbCr", "Gray")
+"""JPEG colour spaces that libjpeg-turbo turns into RGB as everyone expects; CMYK is not one."""
 
 
 @dataclass(frozen=True)
-class Crop:
-    """A box in an image's own pixels, and whether the result is mirrored."""
+class Encoded:
+    """A file that is read, of which only the header has been looked at."""
 
-    left: float
-    top: float
-    width: float
-    height: float
-    flip: bool = False
-
-
-def random_crop(width: int, height: int, generator: np.random.Generator) -> Crop:
-    """A random part of the image of random area and ratio, mirrored half of the time."""
-    flip = bool(generator.random() < 0.5)
-    for _ in range(CROP_TRIES):
-        area = width * height * generator.uniform(*CROP_AREA)
-        ratio = math.exp(generator.uniform(math.log(CROP_RATIO[0]), math.log(CROP_RATIO[1])))
-        box_width, box_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < box_width <= width and 0 < box_height <= height:
-            left = int(generator.integers(0, width - box_width + 1))
-            top = int(generator.integers(0, height - box_height + 1))
-            return Crop(left, top, box_width, box_height, flip)
-    return Crop(*centre_box(width, height), flip)
+    path: Path
+    data: bytes
+    height: int
+    width: int
+    is_jpeg: bool
+    """Whether the fast decoder takes it; PIL reads the rest."""
 
 
-def centre_crop(width: int, height: int) -> Crop:
-    """The largest square in the middle."""
-    return Crop(*centre_box(width, height))
+def read_batch(
+    paths: Sequence[Path], px: int, draws: Draws, augment: str, out: NDArray[np.uint8]
+) -> None:
+    """Read one augmented crop of every file into `out`, shape [b, px, px, 3].
 
+    Crops are chosen from the headers, before anything is decoded, so that the JPEG decoder can
+    scale while it decodes (DCT scaling) and only the crop is resized.
 
-def centre_box(width: int, height: int) -> tuple[float, float, float, float]:
-    """Left, top, width, height of the largest square in the middle."""
-    side = min(width, height)
-    return (width - side) / 2, (height - side) / 2, side, side
-
-
-def read_image(path: Path, px: int, generator: np.random.Generator | None) -> Pixels:
-    """Read one crop of an image file as uint8, shape [px, px, 3].
-
-    The crop is chosen before anything is decoded, so that the JPEG decoder can scale while it
-    decodes (libjpeg's DCT scaling) and the rest of the image is never resized. Without a
-    `generator` the crop is the middle square.
+    Args:
+        draws: all chance in the augmentation, [b, DRAWS].
 
     Raises:
-        DataError: naming the file, where it is no readable image.
+        DataError: naming the file that is no readable image.
     """
+    files = [open_file(path) for path in paths]
+    heights, widths = [file.height for file in files], [file.width for file in files]
+    boxes, flips = place(heights, widths, draws, augment)
+    for file, box, flip, place_out in zip(files, boxes, flips, out, strict=True):
+        decode(file, box, bool(flip), place_out)
+
+
+def open_file(path: Path) -> Encoded:
+    """Read a file and its image's size.
+
+    Raises:
+        DataError: naming the file, where it is no image.
+    """
+    with _naming(path):
+        data = path.read_bytes()
+        try:
+            height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+            return Encoded(path, data, height, width, colours in RGB_FROM)
+        except ValueError:
+            with Image.open(io.BytesIO(data)) as image:
+                return Encoded(path, data, image.height, image.width, False)
+
+
+def decode(file: Encoded, box: Box, flip: bool, out: Pixels) -> None:
+    """Decode `box` of the image and resize it into the square `out`, shape [px, px, 3].
+
+    Raises:
+        DataError: naming the file, where it is damaged or too large to be true.
+    """
+    with _naming(file.path):
+        image = _scaled_jpeg(file, box, len(out)) if file.is_jpeg else None
+        if image is None:
+            image = _with_pil(file)
+    sizes = [file.height], [file.width], image.shape[:1], image.shape[1:2]
+    resize(image, scaled(box[None], *sizes)[0], flip, out)
+
+
+def _scaled_jpeg(file: Encoded, box: Box, px: int) -> Pixels | None:
+    """The image at the smallest scale at which `box` has `px` pixels; None: PIL has to try."""
+    shrink = px / min(box[2], box[3])
     try:
-        with Image.open(path) as image:
-            width, height = image.size
-            crop = (
-                random_crop(width, height, generator)
-                if generator is not None
-                else centre_crop(width, height)
-            )
-            scale = px / min(crop.width, crop.height)
-            image.draft("RGB", (math.ceil(width * scale), math.ceil(height * scale)))
-            x, y = image.size[0] / width, image.size[1] / height
-            box = (
-                crop.left * x,
-                crop.top * y,
-                (crop.left + crop.width) * x,
-                (crop.top + crop.height) * y,
-            )
-            small = image.convert("RGB").resize((px, px), Image.Resampling.BILINEAR, box=box)
-    except (
-        OSError,
-        UnidentifiedImageError,
-        ValueError,
-        SyntaxError,
-        Image.DecompressionBombError,
-    ) as error:
-        raise DataError(f"{path} is not a readable image ({error}); mend or remove it") from error
-    pixels = np.asarray(small)
-    return pixels[:, ::-1] if crop.flip else pixels
+        # Halves, quarters and eighths alone: libjpeg-turbo has no SIMD code for scales between.
+        image: Pixels = simplejpeg.decode_jpeg(
+            file.data,
+            min_height=math.ceil(file.height * shrink),
+            min_width=math.ceil(file.width * shrink),
+            min_factor=2,
+        )
+    except ValueError:
+        # Some blemishes (bytes too many between markers) are harmless, and PIL reads past them.
+        return None
+    return image
+
+
+def _with_pil(file: Encoded) -> Pixels:
+    with warnings.catch_warnings():
+        # Sizes that PIL only warns of are read; those that it refuses are an error here, too.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with Image.open(io.BytesIO(file.data)) as image:
+            return np.asarray(image.convert("RGB"))
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        # PIL names the buffer that it was given, which tells the user nothing.
+        reason = reason.split(" <_io")[0]
+        raise DataError(f"{path} is not a readable image ({reason}); mend or remove it") from error
+
+
+def resize(image: Pixels, box: Box, flip: bool, out: Pixels) -> None:
+    """Resize `box` of `image` into `out`, with antialiasing, mirrored where `flip` says.
+
+    The kernel is the one behind torchvision's Resize and RandomResizedCrop on uint8.
+    """
+    top, left, height, width = box.tolist()
+    px = len(out)
+    crop = torch.from_numpy(image)[top : top + height, left : left + width].permute(2, 0, 1)[None]
+    # Pixels in a row, channels last, are what the kernel's vector code wants; flip() copies so.
+    crop = crop.flip(3) if flip else crop.contiguous(memory_format=torch.channels_last)
+    if height != px or width != px:
+        crop = functional.interpolate(crop, size=(px, px), mode="bilinear", antialias=True)
+    torch.from_numpy(out).copy_(crop[0].permute(1, 2, 0))

@@ -1,15 +1,27 @@
-"""Which images a rank reads in which step: a function of the seed alone."""
+"""Which images a rank reads in which step, and all chance in it: a function of the seed alone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dpeval.data.augment import DRAWS, Draws
 from dpeval.errors import DataError
 
 Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one rank reads in one step."""
+
+    indices: Indices
+    """Images of the data set, [b]."""
+    draws: Draws
+    """Uniform in [0, 1), [b, DRAWS]: all chance in the augmentation of these images."""
 
 
 class ShardedSampler:
@@ -17,7 +29,9 @@ class ShardedSampler:
 
     Step k of an epoch takes ``permutation[k*B : (k+1)*B]`` for the global batch B, and every
     rank its slice of that, so the global batches are the same at every rank count, no image is
-    read twice in an epoch, and none is dropped but those of the ragged last batch.
+    read twice in an epoch, and none is dropped but those of the ragged last batch. The draws
+    belong to the global batch too: the same images come with the same crops at every rank count
+    and from every loader.
     """
 
     def __init__(self, images: int, shares: Sequence[int], rank: int, seed: int) -> None:
@@ -33,22 +47,25 @@ class ShardedSampler:
                 f"{self._global_batch}; use a smaller batch or more images"
             )
         self._images, self._seed = images, seed
-        self._begin = sum(shares[:rank])
-        self._end = self._begin + shares[rank]
+        begin = sum(shares[:rank])
+        self._own = slice(begin, begin + shares[rank])
 
     @property
     def steps_per_epoch(self) -> int:
         """Whole global batches in one epoch."""
         return self._images // self._global_batch
 
-    def epoch(self, number: int) -> Iterator[Indices]:
-        """This rank's image indices of every step of one epoch, shape [share] each."""
+    def epoch(self, number: int) -> Iterator[Step]:
+        """This rank's part of every step of one epoch."""
         permutation = np.random.default_rng([self._seed, number]).permutation(self._images)
         for step in range(self.steps_per_epoch):
             begin = step * self._global_batch
-            yield permutation[begin + self._begin : begin + self._end]
+            batch = permutation[begin : begin + self._global_batch]
+            generator = np.random.default_rng([self._seed, number, step])
+            draws = generator.random((self._global_batch, DRAWS))
+            yield Step(batch[self._own], draws[self._own])
 
-    def __iter__(self) -> Iterator[Indices]:
+    def __iter__(self) -> Iterator[Step]:
         """Epoch after epoch, without end."""
         number = 0
         while True:

@@ -1,0 +1,250 @@
+"""Imagenette, downloaded and verified once; a stand-in, loudly, where it cannot be had.
+
+https://github.com/fastai/imagenette (Apache 2.0), ten classes of ImageNet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import os
+import queue
+import shutil
+import tarfile
+import threading
+import time
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dpeval.config import DatasetConfig
+from dpeval.data.folder import scan
+from dpeval.data.progress import Say, amount, progress
+from dpeval.data.source import Source, making, one_line
+from dpeval.data.stand_in import WNIDS, imagenette_like
+from dpeval.errors import DataError
+
+CHUNK_BYTES = 1 << 20
+READ_TIMEOUT_S = 60.0
+RETRY_AFTER_S = 600.0
+"""A sweep of many runs must not wait for an absent network once per run."""
+TRAIN_IMAGES, VAL_IMAGES = 9_469, 3_925
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One published archive."""
+
+    url: str
+    nbytes: int
+    md5: str
+    train_images: int = TRAIN_IMAGES
+    val_images: int = VAL_IMAGES
+
+    @property
+    def folder(self) -> str:
+        """The folder inside the archive."""
+        return self.url.rsplit("/", 1)[-1].removesuffix(".tgz")
+
+
+HOST = "https://s3.amazonaws.com/fast-ai-imageclas"
+ARCHIVES = {
+    "full": Archive(f"{HOST}/imagenette2.tgz", 1_557_161_267, "fe2fc210e6bb7c5664d602c3cd71e612"),
+    "320px": Archive(
+        f"{HOST}/imagenette2-320.tgz", 341_663_724, "3df6f0d01a2c9592104656642f5e78a3"
+    ),
+    "160px": Archive(f"{HOST}/imagenette2-160.tgz", 99_003_388, "e793b78cc4c9e9a4ccc0c1155377a412"),
+}
+
+
+def imagenette(config: DatasetConfig, root: Path, say: Say) -> Source:
+    """Imagenette of ``dataset.size``, or its stand-in where ``dataset.on_missing=generate``.
+
+    Raises:
+        DataError: it is not there, cannot be downloaded, and ``on_missing=error``.
+    """
+    try:
+        with one_line(f"dataset={config.name}"):
+            folder = obtain(ARCHIVES[config.size], root, say, config.download_timeout_s)
+            return scan(config.name, config.name, folder)
+    except DataError as error:
+        if config.on_missing == "error":
+            raise
+        say(f"{error}")
+    say(
+        f"USING THE STAND-IN imagenette_like for {config.name}: speed is measured on generated "
+        "images; dataset.on_missing=error stops instead"
+    )
+    made = imagenette_like(config, root, say)
+    note = f"{config.name} could not be had; generated images stand in for it"
+    return made.model_copy(update={"requested": config.name, "note": note})
+
+
+def obtain(archive: Archive, root: Path, say: Say, timeout_s: float) -> Path:
+    """The extracted folder of `archive` below `root`, downloaded and mended as needed.
+
+    Raises:
+        DataError: the archive cannot be reached or is not what was published.
+    """
+    folder = root / archive.folder
+    if is_complete(folder, archive):
+        return folder
+    with making(folder, say):
+        if is_complete(folder, archive):
+            return folder
+        packed = root / f"{archive.folder}.tgz"
+        if packed.exists() and not is_sound(packed, archive):
+            say(f"{packed} is damaged or incomplete; it is fetched again")
+            packed.unlink()
+        if not packed.exists():
+            download(archive, packed, say, timeout_s)
+        _set_aside(folder, say)
+        extract(packed, archive, folder, say)
+    return folder
+
+
+def is_complete(folder: Path, archive: Archive) -> bool:
+    """Whether every image of the archive is there, whoever extracted it."""
+    wanted = (("train", archive.train_images), ("val", archive.val_images))
+    return all(
+        sum(_count(folder / split / wnid) for wnid in WNIDS) == count for split, count in wanted
+    )
+
+
+def _count(folder: Path) -> int:
+    try:
+        return sum(entry.name.endswith(".JPEG") for entry in os.scandir(folder))
+    except OSError:
+        return 0
+
+
+def _set_aside(folder: Path, say: Say) -> None:
+    """Move an incomplete folder out of the way; it may hold what is somebody's own."""
+    if folder.exists():
+        aside = folder.with_name(f"{folder.name}.incomplete-{time.time_ns() // 10**9}")
+        say(f"{folder} does not hold all images; it is extracted again and kept as {aside.name}")
+        folder.rename(aside)
+
+
+def is_sound(packed: Path, archive: Archive) -> bool:
+    """Whether the file has the published size and MD5 sum."""
+    if packed.stat().st_size != archive.nbytes:
+        return False
+    with packed.open("rb") as file:
+        digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False))
+    return digest.hexdigest() == archive.md5
+
+
+def download(archive: Archive, packed: Path, say: Say, timeout_s: float) -> None:
+    """Fetch the archive into `packed`, which exists only once it is complete and verified.
+
+    What an interrupted download left is continued where the server allows.
+
+    Raises:
+        DataError: no byte within `timeout_s`, a break, or not the published bytes.
+    """
+    partial, unreachable = packed.with_suffix(".part"), packed.with_suffix(".unreachable")
+    if unreachable.exists() and time.time() - unreachable.stat().st_mtime < RETRY_AFTER_S:
+        raise DataError(
+            f"{archive.url} could not be reached less than {RETRY_AFTER_S / 60:.0f} minutes ago; "
+            f"delete {unreachable} to try at once"
+        )
+    _require_room(packed.parent, archive)
+    begin = partial.stat().st_size if partial.exists() else 0
+    request = urllib.request.Request(archive.url)
+    if 0 < begin < archive.nbytes:
+        request.add_header("Range", f"bytes={begin}-")
+    try:
+        with _opened(request, timeout_s) as answer:
+            _receive(answer, partial, begin if answer.status == 206 else 0, archive, say)
+    except (OSError, http.client.HTTPException) as error:
+        if getattr(error, "filename", None) == str(partial):
+            raise
+        unreachable.touch()
+        reason = getattr(error, "reason", None) or str(error) or type(error).__name__
+        raise DataError(f"{archive.url} cannot be downloaded ({reason})") from error
+    unreachable.unlink(missing_ok=True)
+    if not is_sound(partial, archive):
+        size = partial.stat().st_size
+        if size >= archive.nbytes:
+            partial.unlink()
+        raise DataError(
+            f"{archive.url} sent {size} bytes that are not the published archive "
+            f"({archive.nbytes} bytes, MD5 {archive.md5}); try again later"
+        )
+    partial.rename(packed)
+
+
+def _require_room(folder: Path, archive: Archive) -> None:
+    free, needed = shutil.disk_usage(folder).free, int(2.1 * archive.nbytes)
+    if free < needed:
+        raise DataError(
+            f"{folder} has {amount(free, 'B')} free and {archive.folder} needs "
+            f"{amount(needed, 'B')}, packed and extracted; free space there or choose another "
+            "folder with DPEVAL_DATA"
+        )
+
+
+def _opened(request: urllib.request.Request, timeout_s: float) -> Any:
+    """The answer to `request`, within `timeout_s` whatever hangs (name servers know no timeout)."""
+    answers: queue.Queue[Any] = queue.Queue()
+
+    def ask() -> None:
+        try:
+            answers.put(urllib.request.urlopen(request, timeout=timeout_s))
+        except Exception as error:
+            answers.put(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        answer = answers.get(timeout=timeout_s)
+    except queue.Empty:
+        raise TimeoutError(f"no answer within {timeout_s:g} s") from None
+    if isinstance(answer, Exception):
+        raise answer
+    # The first byte came in time; the rest may take longer between two chunks.
+    with contextlib.suppress(AttributeError):
+        answer.fp.raw._sock.settimeout(READ_TIMEOUT_S)
+    return answer
+
+
+def _receive(answer: Any, partial: Path, begin: int, archive: Archive, say: Say) -> None:
+    what = f"downloading {archive.url} ({amount(archive.nbytes, 'B')}) into {partial.parent}"
+    with (
+        partial.open("ab" if begin else "wb") as file,
+        progress(say, what, archive.nbytes, "B", done=begin) as advance,
+    ):
+        while chunk := answer.read(CHUNK_BYTES):
+            file.write(chunk)
+            advance(len(chunk))
+
+
+def extract(packed: Path, archive: Archive, folder: Path, say: Say) -> None:
+    """Unpack beside `folder` and move it into place only when it is whole.
+
+    Raises:
+        DataError: a member would lie outside, or the archive is not readable or not complete.
+    """
+    beside = folder.with_name(f"{folder.name}.extracting")
+    shutil.rmtree(beside, ignore_errors=True)
+    total = archive.train_images + archive.val_images
+    try:
+        with (
+            tarfile.open(packed) as tar,
+            progress(say, f"extracting {packed.name}", total, "images") as advance,
+        ):
+            for member in tar:
+                # The "data" filter refuses members outside, links out of the folder and devices.
+                tar.extract(member, beside, filter="data")
+                advance(member.isfile())
+        if not is_complete(beside / archive.folder, archive):
+            raise DataError(f"{packed} does not hold all {total:,} images of {archive.folder}")
+        (beside / archive.folder).rename(folder)
+    except (tarfile.TarError, EOFError) as error:
+        raise DataError(
+            f"{packed} cannot be extracted: {error}; delete it and try again"
+        ) from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)

@@ -1,0 +1,164 @@
+"""Batches on the host: what is read in a step, in this process or ahead of time in workers."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from dpeval.data.decode import read_batch, resize
+from dpeval.data.sampler import ShardedSampler, Step
+from dpeval.data.source import Source
+from dpeval.data.table import CacheTable
+from dpeval.errors import DataError
+
+Host = tuple[Tensor, ...]
+"""Pixels uint8 [b, px, px, 3] and labels int64 [b]; or, where the device is to crop, records of the
+cache uint8 [b, record], labels, and where to crop them int64 [b, 5]."""
+AHEAD = 2
+"""Batches that every worker makes ahead."""
+PR_SET_PDEATHSIG = 1
+
+
+class Reader(Protocol):
+    """Reads what a step asks for."""
+
+    def __call__(self, step: Step) -> Host:
+        """Read one step's images."""
+
+
+class JpegReader:
+    """Decodes files."""
+
+    def __init__(self, source: Source, px: int, augment: str) -> None:
+        self._paths = [Path(source.root) / name for name in source.train_files]
+        self._labels = torch.tensor(source.train_labels)
+        self._px, self._augment = px, augment
+
+    def __call__(self, step: Step) -> Host:
+        pixels = torch.empty(len(step.indices), self._px, self._px, 3, dtype=torch.uint8)
+        paths = [self._paths[index] for index in step.indices]
+        read_batch(paths, self._px, step.draws, self._augment, pixels.numpy())
+        return pixels, self._labels[torch.from_numpy(step.indices)]
+
+
+class CacheReader:
+    """Crops images out of the mapped cache."""
+
+    def __init__(self, source: Source, table: CacheTable, px: int) -> None:
+        self._table, self._px = table, px
+        self._labels = torch.tensor(source.train_labels)
+
+    def __call__(self, step: Step) -> Host:
+        boxes, flips = self._table.crops(step)
+        pixels = torch.empty(len(step.indices), self._px, self._px, 3, dtype=torch.uint8)
+        squares = self._table.squares
+        for index, box, flip, out in zip(step.indices, boxes, flips, pixels.numpy(), strict=True):
+            resize(squares[index], box, bool(flip), out)
+        return pixels, self._labels[torch.from_numpy(step.indices)]
+
+
+class WholeReader:
+    """Takes whole records out of the mapped cache and says where the device is to crop them."""
+
+    def __init__(self, source: Source, table: CacheTable) -> None:
+        self._table = table
+        self._labels = torch.tensor(source.train_labels)
+
+    def __call__(self, step: Step) -> Host:
+        index = torch.from_numpy(step.indices)
+        return self._table.rows[index], self._labels[index], self._table.where(step)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What a worker sends instead of a batch, so that its error stays one line."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """A reader as the data set of a ``DataLoader`` whose sampler gives whole steps."""
+
+    reader: Reader
+
+    def __getitem__(self, step: Step) -> Host | Failure:
+        try:
+            return self.reader(step)
+        except DataError as error:
+            return Failure(str(error))
+
+
+class Batches:
+    """The endless row of a rank's batches, made ahead by worker processes where there are some.
+
+    With no worker each batch is made when it is asked for, by the one who asks.
+
+    Workers are forked: a start costs milliseconds and imports nothing anew. They use one thread,
+    neither the device nor the process group, and end with this process, however it ends.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        sampler: ShardedSampler,
+        *,
+        workers: int,
+        cpus: Sequence[int],
+        pinned: bool,
+    ) -> None:
+        """Start `workers` processes on `cpus`.
+
+        Without `cpus` they run where this process may run, and take time from it alone.
+        """
+        loader: DataLoader[Host | Failure] = DataLoader(
+            _Steps(reader),  # type: ignore[arg-type]  # a data set by its __getitem__ alone
+            batch_size=None,
+            sampler=sampler,
+            num_workers=workers,
+            prefetch_factor=AHEAD if workers else None,
+            multiprocessing_context="fork" if workers else None,
+            worker_init_fn=partial(_settle, list(cpus)) if workers else None,
+            # Its own, so that reading ahead draws nothing from the model's random numbers.
+            generator=torch.Generator(),
+            pin_memory=pinned,
+        )
+        self._made: Iterator[Host | Failure] | None = iter(loader)
+
+    def __iter__(self) -> Iterator[Host]:
+        return self
+
+    def __next__(self) -> Host:
+        """The next batch.
+
+        Raises:
+            DataError: an image in it cannot be read.
+        """
+        assert self._made is not None, "closed"
+        batch = next(self._made)
+        if isinstance(batch, Failure):
+            raise DataError(batch.message)
+        return tuple(batch)
+
+    def close(self) -> None:
+        """End the workers."""
+        # The iterator of a DataLoader ends its workers when it is let go.
+        self._made = None
+
+
+def _settle(cpus: list[int], worker: int) -> None:
+    """Make this process a worker: on its cores, ending with the one that started it."""
+    if cpus and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cpus)
+    if os.uname().sysname == "Linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

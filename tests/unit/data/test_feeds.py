@@ -1,0 +1,250 @@
+"""What the loaders hand to a rank."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from dpeval.config import DatasetConfig
+from dpeval.data import Source, prepare, used
+from dpeval.data.decode import resize
+from dpeval.data.feeds import Feed, make_feed
+from dpeval.data.pixels import CHUNK_PIXELS, MEAN, STD, Normaliser, crop_batch
+from dpeval.data.sampler import ShardedSampler
+from dpeval.devices import CpuDevice
+from dpeval.errors import DataError
+from dpeval.plan import deal
+from tests.unit.data.conftest import CONFIG
+
+FeedOf = Callable[..., Feed]
+LOADERS = ("jpeg", "cached", "resident")
+
+
+@pytest.mark.parametrize("loader", [*LOADERS, "constant"])
+@pytest.mark.parametrize("augment", ["random_resized_crop", "none"])
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_every_feed_gives_normalised_images_and_their_labels(
+    feed_of: FeedOf, source: Source, loader: str, augment: str, channels_last: bool
+) -> None:
+    feed = feed_of(loader, shares=(5, 4), rank=1, augment=augment, channels_last=channels_last)
+    images, labels = feed.put(feed.next())
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    assert images.shape == (4, 3, 32, 32)
+    assert images.dtype == torch.float32
+    assert images.is_contiguous(memory_format=layout)
+    assert -2.2 < float(images.min()) < float(images.max()) < 2.7
+    expected = next(iter(ShardedSampler(40, [5, 4], 1, 7))).indices
+    assert labels.tolist() == [source.train_labels[index] for index in expected]
+    assert labels.dtype == torch.int64
+    assert feed.images_read == 4
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 5])
+@pytest.mark.parametrize("loader", LOADERS)
+def test_equal_seeds_give_equal_images_at_every_rank_count(
+    feed_of: FeedOf, loader: str, ranks: int
+) -> None:
+    alone = feed_of(loader, shares=(16,))
+    together = [feed_of(loader, shares=tuple(deal(16, ranks)), rank=rank) for rank in range(ranks)]
+    for _ in range(4):  # beyond the first epoch of 40 images
+        images, labels = alone.put(alone.next())
+        parts = [feed.put(feed.next()) for feed in together]
+        assert torch.equal(images, torch.cat([part for part, _ in parts]))
+        assert torch.equal(labels, torch.cat([part for _, part in parts]))
+
+
+def test_equal_seeds_show_the_same_crops_on_every_loader(feed_of: FeedOf) -> None:
+    """The cache is smaller than the files, so pixels differ a little; crops and order do not."""
+    feeds = [feed_of(loader, image_px=96) for loader in LOADERS]
+    for _ in range(3):
+        (jpeg, labels), (cached, cached_labels), (resident, resident_labels) = (
+            feed.put(feed.next()) for feed in feeds
+        )
+        assert torch.equal(cached, resident)
+        assert torch.equal(labels, cached_labels)
+        assert torch.equal(labels, resident_labels)
+        for one, other in zip(jpeg, cached, strict=True):
+            alike = torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1]
+            assert alike > 0.8
+        # That is much: another crop of the same image is hardly alike at all.
+        shifted = torch.corrcoef(torch.stack([jpeg[0].flatten(), jpeg[0].flip(2).flatten()]))[0, 1]
+        assert shifted < 0.8
+
+
+def test_without_augmentation_the_loaders_agree_to_the_bit(feed_of: FeedOf) -> None:
+    feeds = [feed_of(loader, augment="none") for loader in LOADERS]
+    for _ in range(3):
+        jpeg, cached, resident = (feed.put(feed.next())[0].clone() for feed in feeds)
+        assert torch.equal(jpeg, cached)
+        assert torch.equal(jpeg, resident)
+
+
+@pytest.mark.parametrize("loader", ["jpeg", "cached"])
+def test_batches_made_ahead_by_workers_are_the_same_batches(feed_of: FeedOf, loader: str) -> None:
+    here, ahead = feed_of(loader, workers=0), feed_of(loader, workers=2)
+    for _ in range(12):
+        images, labels = here.put(here.next())
+        images_ahead, labels_ahead = ahead.put(ahead.next())
+        assert torch.equal(images, images_ahead)
+        assert torch.equal(labels, labels_ahead)
+
+
+def test_reading_ahead_draws_nothing_from_the_models_random_numbers(feed_of: FeedOf) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    feed = feed_of("jpeg", workers=1)
+    feed.next()
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_closing_a_feed_ends_its_workers(feed_of: FeedOf) -> None:
+    before = set(psutil.Process().children())
+    feed = feed_of("jpeg", workers=2)
+    feed.next()
+    workers = set(psutil.Process().children()) - before
+    assert len(workers) == 2
+    feed.close()
+    assert all(not worker.is_running() for worker in workers)
+
+
+def test_workers_end_with_their_rank_however_it_ends(source: Source, tmp_path: Path) -> None:
+    program = tmp_path / "rank.py"
+    program.write_text(
+        "import dataclasses, multiprocessing, sys, time\n"
+        "from dpeval.data import Source\n"
+        "from dpeval.data.feeds import make_feed\n"
+        "from dpeval.devices import CpuDevice\n"
+        "from tests.unit.data.conftest import CONFIG\n"
+        "source = Source.model_validate_json(sys.stdin.read())\n"
+        "config = dataclasses.replace(CONFIG, loader='jpeg', workers=2)\n"
+        "feed = make_feed(source, config, shares=[8], rank=0, seed=0, device=CpuDevice(),\n"
+        "                 channels_last=True, spare_cpus=[])\n"
+        "feed.next()\n"
+        "print(*[child.pid for child in multiprocessing.active_children()], flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    root = Path(__file__).resolve().parents[3]
+    rank = subprocess.Popen(
+        [sys.executable, str(program)],
+        env={**os.environ, "PYTHONPATH": str(root)},
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert rank.stdin is not None
+    assert rank.stdout is not None
+    rank.stdin.write(source.model_dump_json())
+    rank.stdin.close()
+    workers = [psutil.Process(int(pid)) for pid in rank.stdout.readline().split()]
+    assert len(workers) == 2
+    rank.send_signal(signal.SIGKILL)
+    rank.wait()
+    rank.stdout.close()
+    deadline_s = time.monotonic() + 5
+    while time.monotonic() < deadline_s and any(_lives(worker) for worker in workers):
+        time.sleep(0.02)
+    assert not [worker for worker in workers if _lives(worker)]
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_is_damaged_later_is_named_in_one_line(
+    folder_of: Callable[..., DatasetConfig], workers: int
+) -> None:
+    config = dataclasses.replace(folder_of(a=4, b=4), loader="jpeg", workers=workers)
+    source = prepare(config)
+    bad = Path(source.root) / source.train_files[3]
+    bad.write_bytes(bad.read_bytes()[:300])
+    feed = make_feed(
+        source,
+        config,
+        shares=[8],
+        rank=0,
+        seed=0,
+        device=CpuDevice(),
+        channels_last=True,
+        spare_cpus=[],
+    )
+    with pytest.raises(DataError, match=r"3\.jpg is not a readable image \(.*\); mend") as caught:
+        feed.next()
+    assert "\n" not in str(caught.value)
+    feed.close()
+
+
+def test_fewer_images_than_a_global_batch_is_one_clear_error(feed_of: FeedOf) -> None:
+    with pytest.raises(DataError, match=r"has 40 training images and one global batch needs 48"):
+        feed_of("cached", shares=(24, 24))
+
+
+def test_the_constant_loader_says_that_it_is_no_training(source: Source) -> None:
+    said = used(source, dataclasses.replace(CONFIG, loader="constant"))
+    assert said.loader == "constant"
+    assert "not a training" in said.note
+
+
+# --- arithmetic on pixels ----------------------------------------------------------------------
+
+
+@given(px=st.sampled_from([1, 7, 32, 75]), count=st.integers(1, 3), channels_last=st.booleans())
+def test_normalising_in_chunks_is_normalising(px: int, count: int, channels_last: bool) -> None:
+    pixels = torch.randint(0, 256, (count, px, px, 3), dtype=torch.uint8)
+    assert count * px * px < 2 * CHUNK_PIXELS
+    images = Normaliser(torch.device("cpu"), channels_last=channels_last)(pixels)
+    shape = (1, 3, 1, 1)
+    expected = (pixels.permute(0, 3, 1, 2) / 255 - torch.tensor(MEAN).view(shape)) / torch.tensor(
+        STD
+    ).view(shape)
+    assert torch.allclose(images, expected, atol=1e-5)
+
+
+@given(
+    top=st.integers(0, 30),
+    left=st.integers(0, 30),
+    height=st.integers(1, 30),
+    width=st.integers(1, 30),
+    flip=st.booleans(),
+)
+def test_the_devices_batched_crop_is_the_crop_of_interpolate(
+    top: int, left: int, height: int, width: int, flip: bool
+) -> None:
+    squares = torch.randint(0, 256, (1, 60, 60, 3), dtype=torch.uint8)
+    where = torch.tensor([[top, left, height, width, flip]])
+    cropped = crop_batch(squares, where, 32)[0]
+    crop = squares[:, top : top + height, left : left + width].permute(0, 3, 1, 2).float()
+    expected = torch.nn.functional.interpolate(crop, size=(32, 32), mode="bilinear")[0]
+    expected = expected.flip(2) if flip else expected
+    assert torch.allclose(cropped.permute(2, 0, 1), expected, atol=0.05)
+
+
+def test_resizing_is_torchvisions() -> None:
+    from torchvision.transforms.v2.functional import resized_crop
+
+    image = np.random.default_rng(0).integers(0, 255, (90, 70, 3), np.uint8)
+    out = np.empty((32, 32, 3), np.uint8)
+    resize(image, np.array([5, 7, 60, 50]), True, out)
+    theirs = resized_crop(torch.from_numpy(image).permute(2, 0, 1), 5, 7, 60, 50, [32, 32])
+    assert torch.equal(torch.from_numpy(out).permute(2, 0, 1), theirs.flip(2))
+    same = np.asarray(Image.fromarray(image).crop((7, 5, 39, 37)))
+    resize(image, np.array([5, 7, 32, 32]), False, out)
+    assert np.array_equal(out, same)
