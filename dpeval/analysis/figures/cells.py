@@ -189,11 +189,19 @@ def _subsets(names: list[str]) -> list[list[str]]:
     return [list(chosen) for size in sizes for chosen in combinations(names, size)]
 
 
+def printable(value: object, most: int) -> str:
+    """At most `most` characters of a record's text, fit for a figure.
+
+    A control character would make the SVG unreadable.
+    """
+    return "".join(char if char.isprintable() else "\ufffd" for char in str(value)[:most])
+
+
 def _say(column: str, value: object) -> str:
-    text = str(value)
+    text = printable(value, 90)
     if column == "hardware":
         return _HARDWARE.get(text, text)
-    return {"scaling": f"{text} scaling"}.get(column, text)[:90]
+    return {"scaling": f"{text} scaling"}.get(column, text)
 
 
 def common_words(table: pd.DataFrame) -> str:
@@ -205,7 +213,7 @@ def common_words(table: pd.DataFrame) -> str:
     used = table["dataset_used"].dropna().unique()
     if len(used) == 1:
         mark = " (stand-in data)" if bool(table["stand_in"].any()) else ""
-        words.append(f"{str(used[0])[:40]}{mark}")
+        words.append(f"{_say('dataset_used', used[0])}{mark}")
     return " · ".join(words)
 
 
@@ -226,7 +234,7 @@ def shortfall(cell: Any, *, narrow: bool = False) -> str:
     elif cell.status == "oom" and pd.notna(have):
         parts = [f"had {have / GIB:.1f} GiB"]
     else:
-        parts = textwrap.wrap(str(cell.why)[:45], 15, max_lines=2) if cell.why else []
+        parts = textwrap.wrap(printable(cell.why, 45), 15, max_lines=2) if cell.why else []
     if narrow:
         return "\n".join([{"oom": "OOM"}.get(cell.status, str(cell.status)), *parts])
     word = {"oom": "out of memory"}.get(cell.status, str(cell.status))

@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from dpeval.analysis.figures import style
-from dpeval.analysis.figures.cells import FAMILY
+from dpeval.analysis.figures.cells import FAMILY, printable
 from dpeval.analysis.figures.sheet import Drawing, Sheet, UnsupportedError
 from dpeval.record import PHASES, RankRecord, Record
 
@@ -75,7 +75,8 @@ def _slowest(record: Record) -> RankRecord | None:
 
 def _run_name(record: Record) -> str:
     config = record.config
-    name = f"{config.get('num_devices', '?')} × batch {config.get('batch', '?')}"
+    devices, batch = (printable(config.get(key, "?"), 8) for key in ("num_devices", "batch"))
+    name = f"{devices} × batch {batch}"
     if config.get("repeat", 1) != 1 or record.repetition:
         name += f" · {record.repetition + 1}"
     marks = []
@@ -86,7 +87,7 @@ def _run_name(record: Record) -> str:
     if record.plan is not None and any("oversubscribed" in note for note in record.plan.notes):
         marks.append("oversubscribed")
     mark = f" ({', '.join(marks)})" if marks else ""
-    return f"{str(config.get('hardware', {}).get('kind', ''))[:8]} {name}{mark}".strip()
+    return f"{printable(config.get('hardware', {}).get('kind', ''), 8)} {name}{mark}".strip()
 
 
 def _draw_run(axes: Axes, y: int, record: Record, right: float) -> None:

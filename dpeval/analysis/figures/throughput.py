@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.lines import Line2D
 
 from dpeval.analysis.figures import style
-from dpeval.analysis.figures.cells import Family, segments, shortfall
+from dpeval.analysis.figures.cells import Family, printable, segments, shortfall
 from dpeval.analysis.figures.panels import Panel, grid, left_out
 from dpeval.analysis.figures.sheet import Drawing, Sheet, UnsupportedError
 
@@ -103,7 +103,8 @@ def notes_on(chosen: list[Family]) -> list[str]:
     if ok["oversubscribed"].any():
         notes.append(OVERSUBSCRIBED_NOTE)
     for cell in ok[ok["bad"] != ""].itertuples():
-        notes.append(f"! {cell.num_devices} devices, batch {cell.batch}: {str(cell.bad)[:160]}")
+        bad = printable(cell.bad, 160)
+        notes.append(f"! {cell.num_devices} devices, batch {cell.batch}: {bad}")
     return notes
 
 
