@@ -30,7 +30,7 @@ def distribution(sheet: Sheet) -> Drawing:
         raise UnsupportedError("no run kept its step times")
     title = "Step times of each run"
     height = 1.5 + 0.3 * len(records)
-    figure = style.titled(8.6, height, title, sheet.words())
+    figure = style.titled(9.4, height, title, sheet.words())
     axes = figure.add_subplot()
     left, right = _limits(records)
     for row, record in enumerate(records):
@@ -78,7 +78,14 @@ def _run_name(record: Record) -> str:
     name = f"{config.get('num_devices', '?')} × batch {config.get('batch', '?')}"
     if config.get("repeat", 1) != 1 or record.repetition:
         name += f" · {record.repetition + 1}"
-    mark = "" if record.window is None or record.window.steady else " (unsteady)"
+    marks = []
+    if record.window is not None and not record.window.steady:
+        marks.append("unsteady")
+    if record.dataset is not None and record.dataset.is_stand_in:
+        marks.append("stand-in data")
+    if record.plan is not None and any("oversubscribed" in note for note in record.plan.notes):
+        marks.append("oversubscribed")
+    mark = f" ({', '.join(marks)})" if marks else ""
     return f"{str(config.get('hardware', {}).get('kind', ''))[:8]} {name}{mark}".strip()
 
 

@@ -32,7 +32,7 @@ def _over_devices(sheet: Sheet, hardware: str, title: str) -> Drawing:
     chosen = [family for family in sheet.families if family.hardware == hardware]
     if not any(len(family.measured()) for family in chosen):
         raise UnsupportedError(f"no run on hardware={hardware} was measured")
-    wanted = [(family, family.batches) for family in chosen if len(family.measured())]
+    wanted = [(family, family.shown_batches) for family in chosen if len(family.measured())]
     figure, panels = grid(title, sheet.words(hardware), wanted, to_scale=True)
     for panel in panels:
         draw_lines(panel)
@@ -123,7 +123,7 @@ def _alt(title: str, chosen: list[Family]) -> str:
 def best_devices(sheet: Sheet) -> Drawing:
     """For each batch, the device count with the highest throughput; ties are called ties."""
     wanted = [
-        (family, family.batches)
+        (family, family.shown_batches)
         for family in sheet.families
         if len(family.measured()) and len(family.device_counts) > 1
     ]
@@ -153,7 +153,7 @@ def _draw_best(panel: Panel) -> list[str]:
             at = panel.x(int(cell.num_devices))
             if cell.status != "ok" or best is None:
                 style.hatched(axes, at - 0.45, row - 0.4, 0.9, 0.8)
-                style.label_box(axes, at, row, shortfall(cell), fontsize=6.6)
+                style.label_box(axes, at, row, shortfall(cell, narrow=True), fontsize=6.6)
                 continue
             is_best = cell.num_devices == best.num_devices
             _draw_choice(panel, at, row, cell, is_best, bool(cell.high >= best.low))
