@@ -17,7 +17,7 @@ from dpeval.schema import Frozen
 STRAGGLER_SIZE = 0.10
 """A rank this much slower than the median of the others holds everybody up for as long; SMT
 siblings, turbo clocks and the core that also serves interrupts differ by up to half of it."""
-STRAGGLER_CONFIDENCE = 0.999
+STRAGGLER_CONFIDENCE = 0.99
 STRAGGLER_SPREADS = 3.0
 """… and it stands out from the others by this many robust deviations of theirs."""
 INPUT_SHARE = 0.05
