@@ -8,10 +8,11 @@ are looked up in ``/proc/self/cgroup`` and placed by ``/proc/self/mountinfo``.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
-ROOT = Path("/")
+from dpeval.kernel_files import ROOT as ROOT
+from dpeval.kernel_files import read_text
 
 _NO_LIMIT_BYTES = 1 << 60
 """Version 1 writes "no limit" as the largest multiple of a page, about 2**63."""
@@ -49,15 +50,14 @@ def cpu_quota(root: Path = ROOT) -> float | None:
     return min(quotas, default=None)
 
 
-def throttled_s(root: Path = ROOT) -> float | None:
-    """For how long quotas have stopped this process' groups so far, s; None: not told.
+def throttled_s(stats: Iterable[str]) -> float | None:
+    """For how long quotas have stopped groups so far, s, by their ``cpu.stat``; None: not told.
 
     Of nested groups the one that was stopped longest counts. Every CPU that a group was stopped
     on adds its own time.
     """
     times: list[float] = []
-    for folder in folders("cpu", root):
-        text = read_text(folder / "cpu.stat")
+    for text in stats:
         for name, per_s in (("throttled_usec", 1e6), ("throttled_time", 1e9)):
             times += [int(value) / per_s for value in re.findall(rf"^{name} (\d+)", text, re.M)]
     return max(times, default=None)
@@ -98,11 +98,3 @@ def _mounts(controllers: str, root: Path) -> list[tuple[PurePosixPath, PurePosix
             fields = before.split(" ")
             found.append((PurePosixPath(fields[3]), PurePosixPath(fields[4])))
     return found
-
-
-def read_text(path: Path) -> str:
-    """The file's text; empty where it is not there or must not be read."""
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""

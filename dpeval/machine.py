@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from dpeval import cgroups
-from dpeval.cgroups import ROOT, read_text
+from dpeval.kernel_files import ROOT, read_text
 from dpeval.schema import Frozen
 
 PACKAGES = (

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import chain
 
 from dpeval.machine import Cpu, Machine
@@ -190,3 +192,21 @@ def _whole_cores(ordered: Sequence[Cpu], firsts: Sequence[Cpu]) -> list[Cpu]:
 def _nearest(ordered: Sequence[Cpu], numa: int | None, turn: int) -> Cpu:
     near = [item for item in ordered if item.numa == numa] or ordered
     return near[turn % len(near)]
+
+
+@contextlib.contextmanager
+def stay_off(cpus: Collection[int]) -> Iterator[None]:
+    """Keep the calling thread off `cpus` meanwhile, where it may use any others.
+
+    Whoever watches ranks should not take their time.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    allowed = os.sched_getaffinity(0)
+    others = allowed - set(cpus)
+    os.sched_setaffinity(0, others or allowed)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)

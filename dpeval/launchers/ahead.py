@@ -9,7 +9,7 @@ from dpeval.config import Config, identity, to_plain
 from dpeval.errors import MachineError
 from dpeval.launchers.base import SweepJob
 from dpeval.launchers.job import JobSpec
-from dpeval.launchers.wait import unmeasured
+from dpeval.launchers.unmeasured import unmeasured
 from dpeval.memory import Budget, Decision, Forecast, NoForecast, decide
 from dpeval.plan import deal
 from dpeval.record import Cause, MemoryRecord
@@ -76,7 +76,8 @@ def leave_record(job: SweepJob, decision: Decision, launcher: str) -> None:
         identity=identity(job.config),
         requeue=0,
     )
-    made = unmeasured(spec, "skipped", Cause(kind="memory", message=decision.line), launcher)
+    cause = Cause(kind="memory", message=decision.line)
+    made = unmeasured(spec, "skipped", cause, record.Scheduler(kind=launcher, job_id=""))
     memory = MemoryRecord(
         forecast=decision.forecast,
         budget=decision.budget,

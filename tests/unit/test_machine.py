@@ -167,7 +167,10 @@ def test_the_least_limit_on_the_path_counts_under_version_2(tmp_path: Path) -> N
     )
     assert memory_limit(tmp_path) == 2 * GIB
     assert cgroups.cpu_quota(tmp_path) == 1.5
-    assert cgroups.throttled_s(tmp_path) == 2.5
+    stats = [(folder / "cpu.stat") for folder in cgroups.folders("cpu", tmp_path)]
+    assert cgroups.throttled_s(path.read_text() for path in stats if path.exists()) == 2.5
+    assert cgroups.throttled_s(["nr_throttled 1\nthrottled_time 3000000000\n"]) == 3.0
+    assert cgroups.throttled_s(["", "nr_periods 0\n"]) is None
 
 
 def test_version_1_knows_the_limits_above_the_container(tmp_path: Path) -> None:
