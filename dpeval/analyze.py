@@ -13,7 +13,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from dpeval.analysis import figures, frame, report, words
-from dpeval.analysis.figures.sheet import Sheet
 from dpeval.errors import ConfigError
 from dpeval.tables import make_console, make_table
 
@@ -56,7 +55,8 @@ def analyze(
     pooled = frame.pool(loaded.runs)
     pooled.to_csv(out / "summary.csv", index=False)
     loaded.runs.to_csv(out / "runs.csv", index=False)
-    drawn = figures.draw_all(loaded.runs, pooled, out)
+    sheet = figures.Sheet.of(loaded.runs, pooled)
+    drawn = figures.draw_all(sheet, out)
     for series, part in pooled.groupby("series", sort=False):
         console.print(table(part, str(series)))
     for figure in drawn:
@@ -65,11 +65,9 @@ def analyze(
         else:
             console.print(escape(f"not drawn: {figure.title} ({figure.why_not})"))
     console.print(escape(f"tables: {out / 'summary.csv'}, {out / 'runs.csv'}"))
-    sheet = Sheet.of(loaded.runs, pooled)
     page = report.write(
         report.ReportData(
-            runs=loaded.runs,
-            pooled=pooled,
+            sheet=sheet,
             figures=drawn,
             folder=out,
             verdict=words.verdict(sheet),

@@ -225,7 +225,7 @@ class Fitter:
 
     def _guess(self, config: Config, budget: Budget, folder: Path | None) -> int | None:
         """The largest batch by forecast, taught by the tries in `folder`."""
-        from dpeval.forecast import NoForecast
+        from dpeval.walk import NoForecast
 
         foresight = self._session.foresight
 

@@ -10,13 +10,13 @@ from dpeval.config import Config, DatasetConfig
 from dpeval.console import Reporter
 from dpeval.data import Source, prepare, used
 from dpeval.errors import MachineError
-from dpeval.forecast import NoForecast
 from dpeval.foresight import Foresight, study_folder
 from dpeval.machine import Environment, Machine, detect, environment
 from dpeval.nodes import Node
 from dpeval.plan import make_plan
 from dpeval.record import Cause, MemoryRecord, Record
 from dpeval.run import Job
+from dpeval.walk import NoForecast
 
 
 class Session:

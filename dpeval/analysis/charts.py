@@ -22,7 +22,7 @@ from dpeval.analysis.figures.sheet import Sheet
 from dpeval.analysis.figures.style import PHASE_NAMES
 from dpeval.record import PHASES
 
-MOST_FAMILIES = 40
+MOST_FAMILIES = 12
 _MOST_PATHS = 3
 _MOST_LABELLED = 6
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x")
@@ -59,7 +59,7 @@ def groups(sheet: Sheet) -> list[Group]:
             continue
         runs = _runs_of(sheet, family)
         charts = [_throughput(family, runs), _components(family, runs)]
-        if any(len(family.measured(batch)) > 1 for batch in family.batches):
+        if any(len(family.measured(batch)) > 1 for batch in family.shown_batches):
             charts.insert(1, _efficiency(family, runs))
         if family.cells["peak_bytes"].notna().any():
             charts.append(_memory(family, runs))
@@ -109,7 +109,7 @@ def _head(family: Family, cell: Any) -> str:
 
 def _throughput(family: Family, runs: Runs) -> Chart:
     traces = []
-    for index, batch in enumerate(family.batches):
+    for index, batch in enumerate(family.shown_batches):
         cells = list(family.measured(batch).itertuples())
         hover = [
             f"{_head(family, cell)}<br>{cell.img_per_s:.4g} img/s<br>"
@@ -127,7 +127,7 @@ def _throughput(family: Family, runs: Runs) -> Chart:
 
 def _efficiency(family: Family, runs: Runs) -> Chart:
     traces = []
-    for index, batch in enumerate(family.batches):
+    for index, batch in enumerate(family.shown_batches):
         cells = list(speedups(family, batch).itertuples())
         hover = [
             f"{_head(family, cell)}<br>efficiency {cell.efficiency:.3f} ± "
@@ -191,7 +191,7 @@ def _lines(
                     for place in places
                 ],
             },
-            "meta": {"place": index, "of": len(family.batches)},
+            "meta": {"place": index, "of": len(family.shown_batches)},
         }
     ]
 
@@ -212,7 +212,8 @@ def _layout(family: Family, y: str) -> Json:
 
 def _add_absent(family: Family, runs: Runs, traces: list[Json], layout: Json) -> None:
     """A hatched strip below the plot for cells that were asked for and not measured."""
-    absent = list(family.cells[family.cells["status"] != "ok"].itertuples())
+    wanted = family.cells["batch"].isin(family.shown_batches)
+    absent = list(family.cells[wanted & (family.cells["status"] != "ok")].itertuples())
     if not absent:
         return
     names = [f"batch {batch}" for batch in sorted({int(cell.batch) for cell in absent})]
@@ -238,8 +239,7 @@ def _add_absent(family: Family, runs: Runs, traces: list[Json], layout: Json) ->
             "y": [0.8] * len(absent),
             "width": 0.8,
             "text": [
-                f"{_head(family, cell)}<br>{escape(shortfall(cell)).replace(chr(10), '<br>')}"
-                f"<br>{_where(runs, cell)}"
+                f"{_head(family, cell)}<br>{escape(shortfall(cell))}<br>{_where(runs, cell)}"
                 for cell in absent
             ],
             "textposition": "none",
@@ -258,7 +258,9 @@ def _short(cell: Any) -> str:
 
 
 def _components(family: Family, runs: Runs) -> Chart:
-    cells = list(family.measured().sort_values(["batch", "num_devices"]).itertuples())
+    ok = family.measured()
+    ok = ok[ok["batch"].isin(family.shown_batches)].sort_values(["batch", "num_devices"])
+    cells = list(ok.itertuples())
     axis: list[list[str]] = [
         [f"batch {cell.batch}" for cell in cells],
         [str(cell.num_devices) for cell in cells],

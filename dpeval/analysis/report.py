@@ -26,8 +26,7 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
 from dpeval.analysis import charts, tabulate
-from dpeval.analysis.figures import FigureInfo
-from dpeval.analysis.figures.sheet import Sheet
+from dpeval.analysis.figures import FigureInfo, Sheet
 from dpeval.errors import DpevalError
 
 FILE_NAME = "report.html"
@@ -39,8 +38,7 @@ _PDF_TIMEOUT_S = 180.0
 class ReportData:
     """What a report is made of."""
 
-    runs: pd.DataFrame
-    pooled: pd.DataFrame
+    sheet: Sheet
     figures: Sequence[FigureInfo]
     folder: Path
     """Where the figures lie and the report goes."""
@@ -68,8 +66,8 @@ def write(data: ReportData) -> Path:
 
 def render(data: ReportData) -> str:
     """The page as text."""
-    sheet = Sheet.of(data.runs, data.pooled)
-    groups = charts.groups(sheet)
+    runs = data.sheet.runs
+    groups = charts.groups(data.sheet)
     script, plotly = _asset("report.js"), _plotly()
     environment = jinja2.Environment(
         loader=jinja2.BaseLoader(),
@@ -79,7 +77,7 @@ def render(data: ReportData) -> str:
         undefined=jinja2.StrictUndefined,
     )
     return environment.from_string(_asset("report.html.j2")).render(
-        title=_title(data.runs),
+        title=_title(runs),
         policy=_policy(script, plotly),
         style=Markup(_asset("report.css")),
         script=Markup(script),
@@ -88,14 +86,15 @@ def render(data: ReportData) -> str:
         charts=htmlsafe_json_dumps([_plain(group) for group in groups]),
         groups=groups,
         data=data,
+        runs=runs,
         figures=[(figure, _picture(data.folder, figure)) for figure in data.figures],
-        facts=tabulate.facts(data.runs),
-        table=tabulate.rows(data.runs),
+        facts=tabulate.facts(runs),
+        table=tabulate.rows(runs),
         columns=tabulate.COLUMNS,
         most_rows=tabulate.MOST_ROWS,
-        series=tabulate.series(data.runs, data.differences),
-        warnings=tabulate.warnings(data.runs),
-        commands=tabulate.commands(data.runs),
+        series=tabulate.series(runs, data.differences),
+        warnings=tabulate.warnings(runs),
+        commands=tabulate.commands(runs),
     )
 
 

@@ -9,10 +9,18 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from dpeval import models
-from dpeval.config import Config, DatasetConfig, ModelConfig, OptimizerConfig, StrategyConfig
+from dpeval.config import (
+    Config,
+    DatasetConfig,
+    HardwareConfig,
+    ModelConfig,
+    OptimizerConfig,
+    StrategyConfig,
+)
 from dpeval.errors import ConfigError
-from dpeval.forecast import NoForecast, forecast, optimizer_bytes, walk_step
+from dpeval.forecast import forecast, optimizer_bytes
 from dpeval.heap import KIB, MIB, CachingHeap, GlibcHeap, Heap
+from dpeval.walk import NoForecast, walk_step
 
 CPU = torch.device("cpu")
 
@@ -191,3 +199,30 @@ def test_the_caching_allocator_keeps_whole_segments() -> None:
     assert heap.peak == 20 * MIB
     heap.allocate(3, 30 * MIB + 1)
     assert heap.peak == 52 * MIB
+
+
+class Attending(nn.Module):
+    """One layer of attention over the pixels of one channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(64, 4, batch_first=True)
+        self.embed = nn.Linear(3, 64)
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.embed(images.flatten(2).transpose(1, 2))
+        mixed = self.attention(tokens, tokens, tokens, need_weights=False)[0]
+        found: Tensor = self.head(mixed.mean(1))
+        return found
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_gpu_is_forecast_where_there_is_none(precision: str) -> None:
+    gpu = config(hardware=HardwareConfig(kind="gpu"), precision=precision, num_devices=2)
+    found = forecast(gpu, 32, 10, Attending)
+    assert sum(found.parts.values()) == found.total_bytes
+    assert {"context", "workspace", "fragmentation"} <= set(found.parts)
+    # 32 images, 4 heads and 256 x 256 pixels: fused attention keeps no such matrix.
+    assert found.parts["activations"] < 32 * 4 * 256 * 256 * 4
+    assert nn.functional.scaled_dot_product_attention.__name__ == "scaled_dot_product_attention"

@@ -9,12 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
-
 from dpeval.analysis.figures import components, memory, scaling, steps, style, throughput, waterfall
 from dpeval.analysis.figures.sheet import Drawing, Models, Sheet, UnsupportedError
 
-__all__ = ["FigureInfo", "Models", "draw_all"]
+__all__ = ["FigureInfo", "Models", "Sheet", "draw_all"]
 
 
 @dataclass(frozen=True)
@@ -48,23 +46,14 @@ _CATALOGUE: tuple[tuple[str, str, Callable[[Sheet], Drawing]], ...] = (
 )
 
 
-def draw_all(
-    runs: pd.DataFrame, pooled: pd.DataFrame, out: Path, models: Models | None = None
-) -> list[FigureInfo]:
-    """Draw every figure that the data support into `out`.
-
-    Args:
-        runs: one row per run.
-        pooled: one row per measured configuration.
-        out: an existing folder.
-        models: laws and efficiency factors, where they were computed.
+def draw_all(sheet: Sheet, out: Path) -> list[FigureInfo]:
+    """Draw every figure that `sheet` supports into `out`, an existing folder.
 
     Raises:
         OSError: `out` cannot be written.
     """
     found = []
     with style.styled():
-        sheet = Sheet.of(runs, pooled, models)
         for stem, title, draw in _CATALOGUE:
             try:
                 drawing = draw(sheet)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+import textwrap
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from typing import Any
 
@@ -18,7 +20,7 @@ CELL = (*FAMILY, "num_devices", "batch")
 PHASE_COLUMNS = tuple(f"{phase}_s" for phase in PHASES)
 GIB = 2**30
 
-_WORST_FIRST = ("oom", "skipped", "failed", "interrupted")
+_MOST_BATCHES = 8
 _HARDWARE = {"cpu": "CPU", "gpu": "GPU"}
 
 
@@ -36,20 +38,32 @@ class Family:
     cells: pd.DataFrame
     """One row per (num_devices, batch), sorted; see :func:`cells`."""
 
-    @property
+    @cached_property
     def device_counts(self) -> list[int]:
         return sorted({int(n) for n in self.cells["num_devices"]})
 
-    @property
+    @cached_property
     def batches(self) -> list[int]:
         return sorted({int(b) for b in self.cells["batch"]})
+
+    @property
+    def shown_batches(self) -> list[int]:
+        """Batches that one panel can hold: all, or an even choice with the ends."""
+        if len(self.batches) <= _MOST_BATCHES:
+            return self.batches
+        last = len(self.batches) - 1
+        return [self.batches[round(i * last / (_MOST_BATCHES - 1))] for i in range(_MOST_BATCHES)]
 
     @property
     def batch_name(self) -> str:
         return "batch per device" if self.scaling == "weak" else "global batch"
 
+    @cached_property
+    def _by_batch(self) -> dict[int, pd.DataFrame]:
+        return {int(batch): part for batch, part in self.cells.groupby("batch")}
+
     def of_batch(self, batch: int) -> pd.DataFrame:
-        return self.cells[self.cells["batch"] == batch]
+        return self._by_batch[batch]
 
     def measured(self, batch: int | None = None) -> pd.DataFrame:
         """Cells with a throughput, of one batch or of all."""
@@ -72,10 +86,10 @@ def cells(runs: pd.DataFrame, pooled: pd.DataFrame) -> pd.DataFrame:
         over runs), `need_bytes`, `have_bytes`; `steady`, `stand_in`,
         `oversubscribed`; `why` and `bad` (text).
     """
-    rows = [_cell(key, group) for key, group in runs.groupby(list(CELL), dropna=False, sort=True)]
-    table = pd.DataFrame(rows)
-    if table.empty:
-        return table
+    asked = runs.dropna(subset=["num_devices", "batch"])
+    if asked.empty:
+        return pd.DataFrame()
+    table = _gathered(asked)
     columns = [*CELL, "img_per_s", "low", "high"]
     table = table.merge(pooled[columns], on=list(CELL), how="left", validate="one_to_one")
     table["step_low_s"] = table["global_batch"] / table["high"]
@@ -83,41 +97,46 @@ def cells(runs: pd.DataFrame, pooled: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-_SHARED = ("study", "model", "dataset_used", "strategy", "precision", "global_batch")
+_SHARED = ("study", "model", "dataset_used", "strategy", "precision")
 _TIMES = (*PHASE_COLUMNS, "step_s", "comm_s", "comm_hidden_s")
+_STATUSES = ("ok", "oom", "skipped", "failed", "interrupted")
 
 
-def _cell(key: tuple[Hashable, ...], group: pd.DataFrame) -> dict[str, Any]:
-    ok = group[(group["status"] == "ok") & group["img_per_s"].notna()]
-    cell: dict[str, Any] = dict(zip(CELL, key, strict=True))
-    cell |= {name: _first(group[name]) for name in _SHARED if name not in cell}
-    if cell["global_batch"] is None:  # not planned: skipped before there was a plan
-        weak = cell.get("scaling") == "weak"
-        cell["global_batch"] = cell["batch"] * (cell["num_devices"] if weak else 1)
-    cell |= {name: ok[name].astype(float).mean() for name in _TIMES}
-    return cell | {
-        "status": "ok" if len(ok) else _worst(group["status"]),
-        "n_runs": len(ok),
-        "steady": bool(ok["steady"].eq(True).all()),
-        "stand_in": bool(group["stand_in"].eq(True).any()),
-        "oversubscribed": bool(group["oversubscribed"].eq(True).any()),
-        "peak_bytes": group["peak_bytes"].astype(float).max(),
-        "peak_low_bytes": group["peak_bytes"].astype(float).min(),
-        "need_bytes": group["forecast_bytes"].astype(float).max(),
-        "have_bytes": group["budget_bytes"].astype(float).min(),
-        "bad": "; ".join(dict.fromkeys(text for text in ok["conditions_bad"] if text)),
-        "why": _first(group["cause"]) or "",
-    }
+def _gathered(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs of each configuration as one row."""
+    ok = runs["status"].eq("ok") & runs["img_per_s"].notna()
+    work = runs[list(CELL)].astype({"num_devices": int, "batch": int})
+    for name in _SHARED:
+        if name not in work:
+            work[name] = runs[name].mask(runs[name].eq(""))
+    for name in _TIMES:
+        work[name] = runs[name].astype(float).where(ok)
+    # Skipped before there was a plan: the global batch follows from what was asked.
+    asked = work["batch"] * work["num_devices"].where(runs["scaling"].eq("weak"), 1)
+    work["global_batch"] = runs["global_batch"].astype(float).fillna(asked)
+    for name, source in {"peak": "peak", "need": "forecast", "have": "budget"}.items():
+        work[f"{name}_bytes"] = runs[f"{source}_bytes"].astype(float)
+    work["peak_low_bytes"] = work["peak_bytes"]
+    ranked = {name: place for place, name in enumerate(_STATUSES)}
+    work["status"] = runs["status"].map(ranked).where(ok | runs["status"].ne("ok"), 3).fillna(3)
+    work["n_runs"] = ok.astype(int)
+    work["steady"] = runs["steady"].eq(True) | ~ok
+    for name in ("stand_in", "oversubscribed"):
+        work[name] = runs[name].eq(True)
+    work["why"] = runs["cause"].mask(runs["cause"].eq(""))
+    work["bad"] = runs["conditions_bad"].mask(runs["conditions_bad"].eq("") | ~ok)
+    table = work.groupby(list(CELL), dropna=False, sort=True).agg(_rules(work)).reset_index()
+    table["status"] = table["status"].astype(int).map(dict(enumerate(_STATUSES)))
+    return table.fillna({"why": "", "bad": ""})
 
 
-def _first(values: pd.Series[Any]) -> Any:
-    """The first value that says something."""
-    return next((value for value in values if pd.notna(value) and value != ""), None)
-
-
-def _worst(statuses: pd.Series[Any]) -> str:
-    present = set(statuses)
-    return next((status for status in _WORST_FIRST if status in present), "failed")
+def _rules(work: pd.DataFrame) -> dict[str, str]:
+    """How each column of the runs becomes one value of their configuration."""
+    rules = dict.fromkeys(_TIMES, "mean")
+    rules |= dict.fromkeys(("global_batch", "peak_bytes", "need_bytes"), "max")
+    rules |= dict.fromkeys(("have_bytes", "peak_low_bytes", "status"), "min")
+    rules |= {"n_runs": "sum", "steady": "all", "stand_in": "any", "oversubscribed": "any"}
+    return {name: rules.get(name, "first") for name in work.columns if name not in CELL}
 
 
 def families(table: pd.DataFrame) -> list[Family]:
@@ -170,11 +189,19 @@ def _subsets(names: list[str]) -> list[list[str]]:
     return [list(chosen) for size in sizes for chosen in combinations(names, size)]
 
 
+def printable(value: object, most: int) -> str:
+    """At most `most` characters of a record's text, fit for a figure.
+
+    A control character would make the SVG unreadable.
+    """
+    return "".join(char if char.isprintable() else "\ufffd" for char in str(value)[:most])
+
+
 def _say(column: str, value: object) -> str:
-    text = str(value)
+    text = printable(value, 90)
     if column == "hardware":
         return _HARDWARE.get(text, text)
-    return {"scaling": f"{text} scaling"}.get(column, text)[:90]
+    return {"scaling": f"{text} scaling"}.get(column, text)
 
 
 def common_words(table: pd.DataFrame) -> str:
@@ -186,7 +213,7 @@ def common_words(table: pd.DataFrame) -> str:
     used = table["dataset_used"].dropna().unique()
     if len(used) == 1:
         mark = " (stand-in data)" if bool(table["stand_in"].any()) else ""
-        words.append(f"{str(used[0])[:40]}{mark}")
+        words.append(f"{_say('dataset_used', used[0])}{mark}")
     return " · ".join(words)
 
 
@@ -195,15 +222,23 @@ def device_word(hardware: str) -> str:
     return {"cpu": "CPU devices (ranks)", "gpu": "GPUs"}.get(hardware, "devices")
 
 
-def shortfall(cell: Any) -> str:
-    """Why `cell` has no throughput, in a few words: GiB needed against GiB there, or the cause."""
+def shortfall(cell: Any, *, narrow: bool = False) -> str:
+    """Why `cell` has no throughput, in a few words: GiB needed against GiB there, or the cause.
+
+    `narrow` breaks it into short lines, for a box in a map.
+    """
     need, have = cell.need_bytes, cell.have_bytes
+    memory = cell.status in ("oom", "skipped")
+    if memory and pd.notna(need) and pd.notna(have) and need > have:
+        parts = [f"needs {need / GIB:.1f}", f"of {have / GIB:.1f} GiB"]
+    elif cell.status == "oom" and pd.notna(have):
+        parts = [f"had {have / GIB:.1f} GiB"]
+    else:
+        parts = textwrap.wrap(printable(cell.why, 45), 15, max_lines=2) if cell.why else []
+    if narrow:
+        return "\n".join([{"oom": "OOM"}.get(cell.status, str(cell.status)), *parts])
     word = {"oom": "out of memory"}.get(cell.status, str(cell.status))
-    if cell.status in ("oom", "skipped") and pd.notna(need) and pd.notna(have) and need > have:
-        return f"{word}\nneeds {need / GIB:.1f} GiB, has {have / GIB:.1f}"
-    if cell.status == "oom" and pd.notna(have):
-        return f"{word}\nhad {have / GIB:.1f} GiB"
-    return f"{word}\n{cell.why[:40]}" if cell.why else word
+    return f"{word}: {' '.join(parts)}" if parts else word
 
 
 def segments(counts: list[int], present: set[int]) -> Iterator[list[int]]:

@@ -92,9 +92,16 @@ def grid(
 
 
 def left_out(wanted: Sequence[tuple[Family, list[int]]]) -> str:
-    """A note that names the panels which :func:`grid` had no room for."""
-    more = [family.label for family, _ in list(wanted)[MOST_PANELS:]]
-    return f"Not drawn for want of room: {', '.join(dict.fromkeys(more))}" if more else ""
+    """A note on what :func:`grid` had no room for: whole panels, or batches of a panel."""
+    shown = list(wanted)[:MOST_PANELS]
+    panels = len(wanted) - len(shown)
+    batches = sum(len(family.batches) - len(chosen) for family, chosen in shown if len(chosen) > 1)
+    notes = []
+    if panels:
+        notes.append(f"{panels} more panel{'s' * (panels != 1)}")
+    if batches:
+        notes.append(f"{batches} more batches")
+    return f"Not drawn for want of room: {', '.join(notes)} (see the tables)." if notes else ""
 
 
 def _device_axis(axes: Axes, panel: Panel) -> None:
@@ -115,7 +122,7 @@ def _lanes(family: Family, batches: list[int]) -> list[int]:
 def _draw_lanes(lane: Axes, panel: Panel, batches: list[int]) -> None:
     lane.set_ylim(len(batches), 0)
     lane.set_yticks(
-        [row + 0.5 for row in range(len(batches))], [f"batch {batch}" for batch in batches]
+        [row + 0.28 for row in range(len(batches))], [f"batch {batch}" for batch in batches]
     )
     lane.tick_params(axis="y", length=0, labelsize=7)
     lane.grid(visible=False)
@@ -127,13 +134,13 @@ def _draw_lanes(lane: Axes, panel: Panel, batches: list[int]) -> None:
         for counts, text in _absent_boxes(panel, batch):
             left = panel.x(counts[0]) - 0.9 * panel.half_gap
             right = panel.x(counts[-1]) + 0.9 * panel.half_gap
-            style.hatched(lane, left, row + 0.1, right - left, 0.8)
+            style.hatched(lane, left, row + 0.08, right - left, 0.4)
             at, align = (left + right) / 2, "center"
             if counts[0] == panel.counts[0]:
-                at, align = left + 0.1 * panel.half_gap, "left"
+                at, align = left, "left"
             elif counts[-1] == panel.counts[-1]:
-                at, align = right - 0.1 * panel.half_gap, "right"
-            style.label_box(lane, at, row + 0.5, text, ha=align, fontsize=6.6, linespacing=0.95)
+                at, align = right, "right"
+            lane.text(at, row + 0.54, text, ha=align, va="top", fontsize=7, color=style.INK)
 
 
 def _absent_boxes(panel: Panel, batch: int) -> list[tuple[list[int], str]]:

@@ -74,7 +74,7 @@ def speedup(sheet: Sheet) -> Drawing:
 def _with_several_counts(sheet: Sheet) -> list[tuple[Family, list[int]]]:
     wanted = []
     for family in sheet.families:
-        batches = [batch for batch in family.batches if len(family.measured(batch)) > 1]
+        batches = [batch for batch in family.shown_batches if len(family.measured(batch)) > 1]
         if batches:
             wanted.append((family, batches))
     if not wanted:
@@ -122,7 +122,7 @@ def _draw_laws(sheet: Sheet, panel: Panel, batch: int, colour: Any) -> list[str]
 
 def efficiency_map(sheet: Sheet) -> Drawing:
     """Parallel efficiency for devices x batch; cells that were not measured are hatched."""
-    wanted = [(family, family.batches) for family, _ in _with_several_counts(sheet)]
+    wanted = [(family, family.shown_batches) for family, _ in _with_several_counts(sheet)]
     title = "Parallel efficiency (1 = ideal)"
     most_counts = max(len(family.device_counts) for family, _ in wanted)
     most_batches = max(len(batches) for _, batches in wanted)
@@ -159,7 +159,7 @@ def _draw_map(panel: Panel, colours: Any, scale: Normalize) -> str:
         for count in panel.counts:
             x, cell = panel.x(count), cells.get(count)
             if cell is None or cell.status != "ok":
-                text = "no record" if cell is None else shortfall(cell)
+                text = "no record" if cell is None else shortfall(cell, narrow=True)
                 style.hatched(axes, x - 0.48, row - 0.46, 0.96, 0.92)
                 style.label_box(axes, x, row, text, fontsize=6.4)
                 continue

@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from dpeval.analysis.figures import style
-from dpeval.analysis.figures.cells import FAMILY
+from dpeval.analysis.figures.cells import FAMILY, printable
 from dpeval.analysis.figures.sheet import Drawing, Sheet, UnsupportedError
 from dpeval.record import PHASES, RankRecord, Record
 
@@ -30,7 +30,7 @@ def distribution(sheet: Sheet) -> Drawing:
         raise UnsupportedError("no run kept its step times")
     title = "Step times of each run"
     height = 1.5 + 0.3 * len(records)
-    figure = style.titled(8.6, height, title, sheet.words())
+    figure = style.titled(9.4, height, title, sheet.words())
     axes = figure.add_subplot()
     left, right = _limits(records)
     for row, record in enumerate(records):
@@ -75,11 +75,19 @@ def _slowest(record: Record) -> RankRecord | None:
 
 def _run_name(record: Record) -> str:
     config = record.config
-    name = f"{config.get('num_devices', '?')} × batch {config.get('batch', '?')}"
+    devices, batch = (printable(config.get(key, "?"), 8) for key in ("num_devices", "batch"))
+    name = f"{devices} × batch {batch}"
     if config.get("repeat", 1) != 1 or record.repetition:
         name += f" · {record.repetition + 1}"
-    mark = "" if record.window is None or record.window.steady else " (unsteady)"
-    return f"{str(config.get('hardware', {}).get('kind', ''))[:8]} {name}{mark}".strip()
+    marks = []
+    if record.window is not None and not record.window.steady:
+        marks.append("unsteady")
+    if record.dataset is not None and record.dataset.is_stand_in:
+        marks.append("stand-in data")
+    if record.plan is not None and any("oversubscribed" in note for note in record.plan.notes):
+        marks.append("oversubscribed")
+    mark = f" ({', '.join(marks)})" if marks else ""
+    return f"{printable(config.get('hardware', {}).get('kind', ''), 8)} {name}{mark}".strip()
 
 
 def _draw_run(axes: Axes, y: int, record: Record, right: float) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -163,11 +164,14 @@ def draw_points(
         x, part["img_per_s"], yerr=[down.clip(lower=0), up.clip(lower=0)], color=colour,
         linestyle=DASHES[index % len(DASHES)], marker="none", elinewidth=1.1, zorder=3,
     )  # fmt: skip
-    for at, value, steady in zip(x, part["img_per_s"], part["steady"], strict=True):
-        axes.plot(
-            at, value, marker=marker, markerfacecolor=colour if steady else "white",
-            markeredgecolor=colour, markeredgewidth=1.3, linestyle="none", zorder=3.5,
-        )  # fmt: skip
+    steady = part["steady"].to_numpy(dtype=bool)
+    for chosen, face in ((steady, colour), (~steady, "white")):
+        if chosen.any():
+            axes.plot(
+                np.asarray(x)[chosen], part["img_per_s"].to_numpy()[chosen], marker=marker,
+                markerfacecolor=face, markeredgecolor=colour, markeredgewidth=1.3,
+                linestyle="none", zorder=3.5,
+            )  # fmt: skip
 
 
 def save(figure: Figure, out: Path, stem: str) -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.lines import Line2D
 
 from dpeval.analysis.figures import style
-from dpeval.analysis.figures.cells import Family, segments, shortfall
+from dpeval.analysis.figures.cells import Family, printable, segments, shortfall
 from dpeval.analysis.figures.panels import Panel, grid, left_out
 from dpeval.analysis.figures.sheet import Drawing, Sheet, UnsupportedError
 
@@ -32,7 +32,7 @@ def _over_devices(sheet: Sheet, hardware: str, title: str) -> Drawing:
     chosen = [family for family in sheet.families if family.hardware == hardware]
     if not any(len(family.measured()) for family in chosen):
         raise UnsupportedError(f"no run on hardware={hardware} was measured")
-    wanted = [(family, family.batches) for family in chosen if len(family.measured())]
+    wanted = [(family, family.shown_batches) for family in chosen if len(family.measured())]
     figure, panels = grid(title, sheet.words(hardware), wanted, to_scale=True)
     for panel in panels:
         draw_lines(panel)
@@ -103,7 +103,8 @@ def notes_on(chosen: list[Family]) -> list[str]:
     if ok["oversubscribed"].any():
         notes.append(OVERSUBSCRIBED_NOTE)
     for cell in ok[ok["bad"] != ""].itertuples():
-        notes.append(f"! {cell.num_devices} devices, batch {cell.batch}: {str(cell.bad)[:160]}")
+        bad = printable(cell.bad, 160)
+        notes.append(f"! {cell.num_devices} devices, batch {cell.batch}: {bad}")
     return notes
 
 
@@ -123,7 +124,7 @@ def _alt(title: str, chosen: list[Family]) -> str:
 def best_devices(sheet: Sheet) -> Drawing:
     """For each batch, the device count with the highest throughput; ties are called ties."""
     wanted = [
-        (family, family.batches)
+        (family, family.shown_batches)
         for family in sheet.families
         if len(family.measured()) and len(family.device_counts) > 1
     ]
@@ -153,7 +154,7 @@ def _draw_best(panel: Panel) -> list[str]:
             at = panel.x(int(cell.num_devices))
             if cell.status != "ok" or best is None:
                 style.hatched(axes, at - 0.45, row - 0.4, 0.9, 0.8)
-                style.label_box(axes, at, row, shortfall(cell), fontsize=6.6)
+                style.label_box(axes, at, row, shortfall(cell, narrow=True), fontsize=6.6)
                 continue
             is_best = cell.num_devices == best.num_devices
             _draw_choice(panel, at, row, cell, is_best, bool(cell.high >= best.low))
