@@ -130,7 +130,9 @@ class ConditionSampler:
         if now_s < self._next_s:
             return
         if now_s >= self._look_s:
-            now_s = self._look_around(now_s)
+            self._look_around()
+            now_s = self._clock()
+        begin_cost_s = time.thread_time()
         if not self._times.sample():
             return
         if self._samples == 0:
@@ -139,16 +141,15 @@ class ConditionSampler:
         self._samples += 1
         self._read_sensors()
         every_s = INTERVAL_S if now_s - self._begin_s > 2 * INTERVAL_S else BEGIN_INTERVAL_S
-        self._next_s = now_s + max(every_s, (self._clock() - now_s) / COST_SHARE)
+        self._next_s = now_s + max(every_s, (time.thread_time() - begin_cost_s) / COST_SHARE)
 
-    def _look_around(self, begin_s: float) -> float:
-        """Find processes that came and went, ever more rarely; return the time."""
+    def _look_around(self) -> None:
+        """Find processes that came and went, ever more rarely."""
+        begin_cost_s, now_s = time.thread_time(), self._clock()
         self._times.look_around()
-        now_s = self._clock()
         elapsed_s = now_s - self._begin_s if self._samples else 0.0
-        pause_s = max(INTERVAL_S, elapsed_s / 4, (now_s - begin_s) / COST_SHARE)
-        self._look_s = now_s + pause_s
-        return now_s
+        cost_s = time.thread_time() - begin_cost_s
+        self._look_s = now_s + max(INTERVAL_S, elapsed_s / 4, cost_s / COST_SHARE)
 
     def _read_sensors(self) -> None:
         for sensor in (self._clocks, self._heat, self._memory, self._rapl):

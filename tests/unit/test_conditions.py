@@ -320,11 +320,11 @@ def test_here_everything_is_read_or_told_unreadable(children: list[int]) -> None
     files_before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     sampler = ConditionSampler({pid: [cpu] for pid in children})
     begin_s = time.monotonic()
-    while time.monotonic() - begin_s < 1.5:
+    while time.monotonic() - begin_s < 2.0:
         sampler.sample()
         time.sleep(0.05)
     seen = sampler.finish()
-    assert 3 <= seen.samples <= 10
+    assert 2 <= seen.samples <= 11
     assert seen.elapsed_s >= 1.0
     assert set(seen.foreign_share) == {str(cpu)}
     assert seen.steal_share is not None
