@@ -11,19 +11,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from dpeval.config import DatasetConfig
 from dpeval.data import Source, prepare, used
 from dpeval.data.decode import resize
 from dpeval.data.feeds import Feed, make_feed
-from dpeval.data.pixels import CHUNK_PIXELS, MEAN, STD, Normaliser, crop_batch
+from dpeval.data.pixels import MEAN, STD, Normaliser, crop_batch
 from dpeval.data.sampler import ShardedSampler
 from dpeval.devices import CpuDevice
 from dpeval.errors import DataError
@@ -206,10 +204,9 @@ def test_the_constant_loader_says_that_it_is_no_training(source: Source) -> None
 # --- arithmetic on pixels ----------------------------------------------------------------------
 
 
-@given(px=st.sampled_from([1, 7, 32, 75]), count=st.integers(1, 3), channels_last=st.booleans())
+@given(px=st.sampled_from([1, 7, 32, 300]), count=st.integers(1, 3), channels_last=st.booleans())
 def test_normalising_in_chunks_is_normalising(px: int, count: int, channels_last: bool) -> None:
     pixels = torch.randint(0, 256, (count, px, px, 3), dtype=torch.uint8)
-    assert count * px * px < 2 * CHUNK_PIXELS
     images = Normaliser(torch.device("cpu"), channels_last=channels_last)(pixels)
     shape = (1, 3, 1, 1)
     expected = (pixels.permute(0, 3, 1, 2) / 255 - torch.tensor(MEAN).view(shape)) / torch.tensor(
@@ -240,11 +237,10 @@ def test_the_devices_batched_crop_is_the_crop_of_interpolate(
 def test_resizing_is_torchvisions() -> None:
     from torchvision.transforms.v2.functional import resized_crop
 
-    image = np.random.default_rng(0).integers(0, 255, (90, 70, 3), np.uint8)
-    out = np.empty((32, 32, 3), np.uint8)
-    resize(image, np.array([5, 7, 60, 50]), True, out)
-    theirs = resized_crop(torch.from_numpy(image).permute(2, 0, 1), 5, 7, 60, 50, [32, 32])
-    assert torch.equal(torch.from_numpy(out).permute(2, 0, 1), theirs.flip(2))
-    same = np.asarray(Image.fromarray(image).crop((7, 5, 39, 37)))
-    resize(image, np.array([5, 7, 32, 32]), False, out)
-    assert np.array_equal(out, same)
+    image = torch.randint(0, 256, (90, 70, 3), dtype=torch.uint8)
+    out = torch.empty(32, 32, 3, dtype=torch.uint8)
+    resize(image, [5, 7, 60, 50], True, out)
+    theirs = resized_crop(image.permute(2, 0, 1), 5, 7, 60, 50, [32, 32])
+    assert torch.equal(out.permute(2, 0, 1), theirs.flip(2))
+    resize(image, [5, 7, 32, 32], False, out)
+    assert torch.equal(out, image[5:37, 7:39])
