@@ -25,7 +25,7 @@ from dpeval import cli, models, strategies, supervise
 from dpeval.board import COLUMNS, Board
 from dpeval.clock import PhaseClock
 from dpeval.config import Config
-from dpeval.devices import autocast, grad_scaler, open_device, set_numerics
+from dpeval.devices import grad_scaler, open_device, set_numerics
 from dpeval.forecast import forecast
 from dpeval.machine import allowed_cpus, detect
 from dpeval.plan import Plan, make_plan
@@ -126,7 +126,8 @@ def memtracker_bytes(config: Config, batch: int) -> int:
         images, labels = torch.randn(batch, 3, px, px), torch.zeros(batch).long()
         tracker = MemTracker()
         tracker.track_external(model)
-        with tracker, autocast(open_device("cpu", [], 1), config.precision):
+        mixed = config.precision == "bf16"
+        with tracker, torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
             loss = nn.functional.cross_entropy(model(images), labels)
             loss.backward()
         snapshot = tracker.get_tracker_snapshot("peak")

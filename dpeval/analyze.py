@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dpeval.analysis import figures, frame
+from dpeval.analysis import figures, frame, report, words
 from dpeval.errors import ConfigError
 from dpeval.tables import make_console, make_table
 
@@ -21,11 +21,24 @@ HEADINGS = (
 )  # fmt: skip
 
 
-def analyze(paths: list[Path], out: Path | None = None, console: Console | None = None) -> Path:
+def analyze(
+    paths: list[Path],
+    out: Path | None = None,
+    console: Console | None = None,
+    *,
+    pdf: bool = False,
+) -> Path:
     """Analyse every record below `paths`; returns the folder of what was made.
+
+    Args:
+        paths: folders with records.
+        out: where to write; default: ``analysis`` below the first path.
+        console: where to say what was found.
+        pdf: also print the report to a PDF.
 
     Raises:
         ConfigError: a path does not exist or holds no readable record.
+        DpevalError: a PDF was asked for and could not be made.
     """
     console = console or make_console()
     for path in paths:
@@ -42,12 +55,31 @@ def analyze(paths: list[Path], out: Path | None = None, console: Console | None 
     pooled = frame.pool(loaded.runs)
     pooled.to_csv(out / "summary.csv", index=False)
     loaded.runs.to_csv(out / "runs.csv", index=False)
-    drawn = figures.draw_all(pooled, out)
+    sheet = figures.Sheet.of(loaded.runs, pooled)
+    drawn = figures.draw_all(sheet, out)
     for series, part in pooled.groupby("series", sort=False):
         console.print(table(part, str(series)))
     for figure in drawn:
-        console.print(escape(f"figure: {figure.files[0]}"))
+        if figure.drawn:
+            console.print(escape(f"figure: {out / figure.stem}.png"))
+        else:
+            console.print(escape(f"not drawn: {figure.title} ({figure.why_not})"))
     console.print(escape(f"tables: {out / 'summary.csv'}, {out / 'runs.csv'}"))
+    page = report.write(
+        report.ReportData(
+            sheet=sheet,
+            figures=drawn,
+            folder=out,
+            verdict=words.verdict(sheet),
+            cautions=words.cautions(sheet),
+            problems=loaded.problems,
+        )
+    )
+    for sentence in words.verdict(sheet):
+        console.print(escape(sentence))
+    if pdf:
+        console.print(escape(f"report as PDF: {report.to_pdf(page, out / 'report.pdf')}"))
+    console.print(escape(f"report: {page}"))
     return out
 
 
@@ -101,10 +133,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m dpeval.analyze", description=__doc__)
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="folders with records")
     parser.add_argument("--out", type=Path, help="where to write; default: PATH/analysis")
+    parser.add_argument("--pdf", action="store_true", help="also print the report to a PDF")
     given = parser.parse_args(arguments)
 
     def command() -> None:
-        analyze(given.paths, given.out)
+        analyze(given.paths, given.out, pdf=given.pdf)
 
     return run_main(command)
 

@@ -14,8 +14,9 @@ from dpeval import __version__, measure
 from dpeval.board import COLUMNS, Board, Floats
 from dpeval.conditions import Conditions
 from dpeval.config import identity, to_plain
+from dpeval.faults import Fault, faults
 from dpeval.machine import Environment
-from dpeval.measure import Fault, StopReason, Window
+from dpeval.measure import StopReason, Window
 from dpeval.record import (
     PHASES,
     Ablation,
@@ -348,11 +349,12 @@ def _faults(record: Record) -> list[Fault]:
         {name: np.array(series) for name, series in rank.phase_s.items()} for rank in record.ranks
     ]
     own = [name for name in COMPUTE if name != "data"]
-    return measure.faults(
+    return faults(
         record.window,
         [np.array(rank.step_s) for rank in record.ranks],
         [np.sum([phase[name] for name in own], axis=0) for phase in phases],
         [phase["data"] for phase in phases],
+        [rank.batch for rank in record.ranks],
     )
 
 

@@ -1,32 +1,47 @@
 """The machine's condition while a run measured, sampled from outside the ranks.
 
-Counters of the kernel are read at the first and the last sample, so shares of time need no
-frequent sampling; clocks and temperatures are read once a second. A sample takes well under a
-millisecond and is made by the process that watches the ranks, never by a rank.
+The process that watches the ranks calls :meth:`ConditionSampler.sample` between its polls, so
+nothing runs inside of a rank. Shares of time come from counters that the kernel keeps, of which
+the first and the last reading are enough; clocks and temperatures are sampled.
 """
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from dpeval import cgroups
+from dpeval.kernel_files import ROOT, KernelFile
 from dpeval.nvml import GpuReader, open_reader
+from dpeval.processes import CpuTimes, RankTimes
 from dpeval.schema import Frozen
+from dpeval.sensors import Clocks, Meter, Rapl, heat_meter, memory_meter, name_cores, siblings_of
 
-SAMPLE_EVERY_S = 1.0
+INTERVAL_S = 1.0
+BEGIN_INTERVAL_S = 0.2
+"""Between samples of the first seconds, so that short runs have an end to compare with."""
+COST_SHARE = 0.002
+"""Sampling takes at most this share of one core's time: where it is slow, it is done less."""
 MIN_ELAPSED_S = 1.0
 """Below this the kernel's 10 ms ticks say nothing about shares of a per cent."""
-FOREIGN_SHARE = 0.05
-"""A core that others used for more than this slows a step by as much: twice the precision that
-`measure=standard` promises."""
-STEAL_SHARE = 0.02
-CLOCK_DROP = 0.9
+LOST_SHARE = 0.02
+"""A step waits for its slowest rank, so a core that loses more than this makes the mean leave
+the interval of ± 2 % that measure=standard promises."""
+SIBLING_SHARE = 0.1
+"""A busy SMT sibling takes about a quarter of its core's speed, so a tenth of that is 2-3 %."""
 FAULTS_PER_S = 10.0
+"""A fault waits 0.1 to 10 ms for its disk: at this rate about 1 % of the time."""
+THROTTLED_SHARE = 0.05
+"""Of the samples: one in twenty is more than a single odd reading in a short run."""
+_TICKS_PER_S = 100
+"""The least rate at which a kernel looks at who is running (CONFIG_HZ)."""
+_NAMED_TAKERS = 3
 
 
 class Conditions(Frozen):
@@ -34,37 +49,50 @@ class Conditions(Frozen):
 
     samples: int
     interval_s: float
+    """Mean time between samples."""
     elapsed_s: float = 0.0
     """From the first sample to the last."""
     cpu_mhz: dict[str, float] = {}
     """Median, min and max over samples of the ranks' cores."""
     steal_share: float | None = None
+    """Share of the ranks' CPUs' time that a hypervisor gave to others."""
+    interrupt_share: float | None = None
+    """Share of the ranks' CPUs' time spent on interrupts, the ranks' own network traffic
+    included."""
+    busy_share: dict[str, float] = {}
+    """Per CPU of the ranks: share of its time in any process."""
     foreign_share: dict[str, float] = {}
     """Per CPU of the ranks: share of its time taken by other processes."""
+    sibling_share: dict[str, float] = {}
+    """Per SMT sibling of the ranks' CPUs that no rank uses: share taken by other processes."""
+    taken_by: list[str] = []
+    """Other processes that ran on the ranks' CPUs, the greediest first."""
+    quota_share: float | None = None
+    """Share of the ranks' CPUs' time during which a cgroup quota stopped this job."""
+    heat_events: int | None = None
+    """How often heat made the processor slow the ranks' cores down."""
     context_switches_per_s: float | None = None
+    """Of the ranks' main threads, all ranks together."""
     major_faults: int | None = None
     load_average: float | None = None
+    memory_bytes_per_s: float | None = None
+    """To and from memory, by all cores of the host."""
     gpus: dict[str, dict[str, float]] = {}
-    """Per GPU: sm_mhz, temperature_c, power_w, throttled_share, foreign_processes."""
+    """Per GPU: sm_mhz, temperature_c, power_w, throttled_share, foreign_processes, …"""
     energy_j: float | None = None
+    """Between the first sample and the last; divide by `elapsed_s` for power."""
     energy_source: str = ""
     unreadable: list[str] = []
     """What this machine does not let be read."""
     bad: list[str] = []
     """Conditions that make the figures suspect, in words."""
 
-
-@dataclass
-class _Counters:
-    """Kernel counters at one moment."""
-
-    at_s: float
-    busy_s: dict[int, float] = field(default_factory=dict[int, float])
-    steal_s: dict[int, float] = field(default_factory=dict[int, float])
-    rank_s: dict[int, float] = field(default_factory=dict[int, float])
-    switches: int = 0
-    major_faults: int = 0
-    energy_j: dict[str, float] = field(default_factory=dict[str, float])
+    @property
+    def power_w(self) -> float | None:
+        """Mean power; over the throughput in img/s it is the energy per image, J."""
+        if self.energy_j is None or self.elapsed_s < MIN_ELAPSED_S:
+            return None
+        return self.energy_j / self.elapsed_s
 
 
 class ConditionSampler:
@@ -74,171 +102,243 @@ class ConditionSampler:
         self,
         rank_cpus: Mapping[int, Sequence[int]],
         *,
-        gpus: Sequence[int] = (),
-        proc: Path = Path("/proc"),
-        sysfs: Path = Path("/sys"),
+        gpus: Mapping[int, str] | None = None,
+        root: Path = ROOT,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`rank_cpus` maps the process id of every rank to the CPUs it is pinned to."""
-        self._rank_cpus, self._proc, self._sysfs = dict(rank_cpus), proc, sysfs
+        """`rank_cpus` maps the process id of every rank to the CPUs it is pinned to, `gpus` the
+        CUDA index of every rank's GPU to its UUID; ``/proc`` and ``/sys`` lie under `root`."""
+        self._clock = clock
         self._cpus = sorted({cpu for cpus in rank_cpus.values() for cpu in cpus})
-        self._gpus: GpuReader | None = open_reader(gpus, set(rank_cpus)) if gpus else None
-        self._first: _Counters | None = None
-        self._last: _Counters | None = None
-        self._mhz: list[float] = []
+        self._siblings = siblings_of(self._cpus, root)
+        self._times = RankTimes(rank_cpus, root / "proc")
+        self._clocks = Clocks(self._cpus, root)
+        self._heat: Meter = heat_meter(self._cpus, root)
+        self._memory: Meter = memory_meter(root)
+        self._rapl = Rapl(root)
+        self._gpus: GpuReader | str | None = open_reader(gpus, list(rank_cpus)) if gpus else None
+        self._quotas = [KernelFile(folder / "cpu.stat") for folder in cgroups.folders("cpu", root)]
+        self._quota_s: list[float] = []
         self._loads: list[float] = []
         self._samples = 0
+        self._begin_s = self._last_s = math.nan
+        self._next_s = self._look_s = -math.inf
 
     def sample(self) -> None:
-        """Take a sample if the last one is old enough."""
-        now_s = time.monotonic()
-        if self._last is not None and now_s - self._last.at_s < SAMPLE_EVERY_S:
+        """Take a sample if it is time for one and all ranks live."""
+        now_s = self._clock()
+        if now_s < self._next_s:
             return
-        counters = self._read(now_s)
-        self._first = self._first or counters
-        self._last = counters
+        if now_s >= self._look_s:
+            self._look_around()
+            now_s = self._clock()
+        begin_cost_s = time.thread_time()
+        if not self._times.sample():
+            return
+        if self._samples == 0:
+            self._begin_s = now_s
+        self._last_s = now_s
         self._samples += 1
-        self._mhz += self._clocks()
-        self._loads.append(os.getloadavg()[0])
-        if self._gpus is not None:
+        self._read_sensors()
+        every_s = INTERVAL_S if now_s - self._begin_s > 2 * INTERVAL_S else BEGIN_INTERVAL_S
+        self._next_s = now_s + max(every_s, (time.thread_time() - begin_cost_s) / COST_SHARE)
+
+    def _look_around(self) -> None:
+        """Find processes that came and went, ever more rarely."""
+        begin_cost_s, now_s = time.thread_time(), self._clock()
+        self._times.look_around()
+        elapsed_s = now_s - self._begin_s if self._samples else 0.0
+        cost_s = time.thread_time() - begin_cost_s
+        self._look_s = now_s + max(INTERVAL_S, elapsed_s / 4, cost_s / COST_SHARE)
+
+    def _read_sensors(self) -> None:
+        for sensor in (self._clocks, self._heat, self._memory, self._rapl):
+            sensor.read()
+        if isinstance(self._gpus, GpuReader):
             self._gpus.sample()
+        stopped_s = cgroups.throttled_s(file.read() for file in self._quotas)
+        if stopped_s is not None:
+            self._quota_s.append(stopped_s)
+        with contextlib.suppress(OSError):
+            self._loads.append(os.getloadavg()[0])
 
     def finish(self) -> Conditions:
         """What was seen, with whatever makes the figures suspect in words."""
-        first, last = self._first, self._last
-        elapsed_s = last.at_s - first.at_s if first is not None and last is not None else 0.0
+        elapsed_s = self._last_s - self._begin_s if self._samples else 0.0
         seen = Conditions(
             samples=self._samples,
-            interval_s=SAMPLE_EVERY_S,
+            interval_s=elapsed_s / (self._samples - 1) if self._samples > 1 else 0.0,
             elapsed_s=elapsed_s,
-            cpu_mhz=_spread(self._mhz),
+            cpu_mhz=self._clocks.spread(),
+            heat_events=self._heat.risen,
             load_average=float(np.mean(self._loads)) if self._loads else None,
-            gpus=self._gpus.finish() if self._gpus is not None else {},
         )
-        if first is not None and last is not None and elapsed_s >= MIN_ELAPSED_S:
-            seen = seen.model_copy(update=self._shares(first, last, elapsed_s))
+        if isinstance(self._gpus, GpuReader):
+            seen = seen.model_copy(update={"gpus": self._gpus.finish()})
+        if elapsed_s >= MIN_ELAPSED_S:
+            seen = seen.model_copy(update={**self._shares(elapsed_s), **self._energy(elapsed_s)})
         seen = seen.model_copy(update={"unreadable": self._unreadable(seen)})
-        return seen.model_copy(update={"bad": bad_words(seen)})
+        self._times.close()
+        if isinstance(self._gpus, GpuReader):
+            self._gpus.close()
+        return seen.model_copy(update={"bad": bad_words(seen) + self._clocks.words()})
 
-    def _read(self, now_s: float) -> _Counters:
-        counters = _Counters(now_s)
-        tick_s = 1.0 / os.sysconf("SC_CLK_TCK")
-        for line in _lines(self._proc / "stat"):
-            name, *values = line.split()
-            if name.startswith("cpu") and name != "cpu" and int(name[3:]) in self._cpus:
-                user, nice, system, _, _, irq, softirq, steal = (int(x) for x in values[:8])
-                counters.busy_s[int(name[3:])] = (user + nice + system + irq + softirq) * tick_s
-                counters.steal_s[int(name[3:])] = steal * tick_s
-        for pid in self._rank_cpus:
-            text = "".join(_lines(self._proc / f"{pid}/stat")).rpartition(")")[2].split()
-            if len(text) > 12:
-                counters.rank_s[pid] = (int(text[11]) + int(text[12])) * tick_s
-                counters.major_faults += int(text[9])
-            for line in _lines(self._proc / f"{pid}/status"):
-                if "ctxt_switches" in line:
-                    counters.switches += int(line.split()[1])
-        for zone in self._sysfs.glob("class/powercap/intel-rapl:?"):
-            value = "".join(_lines(zone / "energy_uj"))
-            if value.isdigit():
-                counters.energy_j[zone.name] = int(value) / 1e6
-        return counters
-
-    def _shares(self, first: _Counters, last: _Counters, elapsed_s: float) -> dict[str, object]:
-        steal = [last.steal_s[cpu] - first.steal_s[cpu] for cpu in first.steal_s]
-        found: dict[str, object] = {
-            "steal_share": sum(steal) / len(steal) / elapsed_s if steal else None,
-            "foreign_share": self._foreign(first, last, elapsed_s),
-            "context_switches_per_s": (last.switches - first.switches) / elapsed_s,
-            "major_faults": max(0, last.major_faults - first.major_faults),
+    def _shares(self, elapsed_s: float) -> dict[str, object]:
+        times = self._times.cpu_times()
+        mine = [times[cpu] for cpu in self._cpus if cpu in times]
+        if not mine:
+            return {}
+        all_s = elapsed_s * len(mine)
+        foreign_s = self._times.foreign_s()
+        sibling_s = self._sibling_s(times)
+        lost = {**foreign_s, **sibling_s}
+        least_s = LOST_SHARE / 2 * elapsed_s
+        robbed = [cpu for cpu, lost_s in lost.items() if lost_s > least_s]
+        return {
+            "steal_share": sum(cpu.steal_s for cpu in mine) / all_s,
+            "interrupt_share": sum(cpu.interrupt_s for cpu in mine) / all_s,
+            "busy_share": {
+                str(cpu): times[cpu].work_s / elapsed_s for cpu in self._cpus if cpu in times
+            },
+            "foreign_share": {str(cpu): lost_s / elapsed_s for cpu, lost_s in foreign_s.items()},
+            "sibling_share": {str(cpu): lost_s / elapsed_s for cpu, lost_s in sibling_s.items()},
+            "taken_by": self._times.takers(robbed, least_s)[:_NAMED_TAKERS],
+            "quota_share": (self._quota_s[-1] - self._quota_s[0]) / all_s
+            if self._quota_s
+            else None,
+            "context_switches_per_s": self._times.switches() / elapsed_s,
+            "major_faults": self._times.major_faults(),
         }
-        joules = [last.energy_j[name] - first.energy_j[name] for name in first.energy_j]
-        gpu_joules = self._gpus.energy_j() if self._gpus is not None else None
-        if gpu_joules is not None:
-            found |= {"energy_j": gpu_joules, "energy_source": "NVML (GPUs only)"}
-        elif joules and min(joules) >= 0:
-            # A counter that wrapped would go backwards; then nothing is said.
-            found |= {"energy_j": sum(joules), "energy_source": "RAPL (CPU packages)"}
-        return found
 
-    def _foreign(self, first: _Counters, last: _Counters, elapsed_s: float) -> dict[str, float]:
-        """Busy time of the ranks' CPUs that was not the ranks' own, as a share of the time.
+    def _sibling_s(self, times: Mapping[int, CpuTimes]) -> dict[int, float]:
+        """Others' time on siblings: that in processes less what ranks' helpers may have used."""
+        busy = {cpu: times[cpu].work_s for cpu in self._siblings if cpu in times}
+        all_s = sum(busy.values())
+        if all_s == 0:
+            return busy
+        foreign_s = max(0.0, all_s - self._times.elsewhere_s())
+        return {cpu: work_s * foreign_s / all_s for cpu, work_s in busy.items()}
 
-        Ranks that share CPUs are taken together; within such a group the kernel does not tell
-        which CPU the foreign time fell on, so it is spread evenly.
+    def _energy(self, elapsed_s: float) -> dict[str, object]:
+        """Energy of the GPUs and of the processors, as far as it can be read.
+
+        Nothing where a run's GPUs do not tell theirs: the rest would pass for the whole.
         """
-        shares: dict[str, float] = {}
-        for cpus, pids in _groups(self._rank_cpus):
-            if not all(cpu in first.busy_s for cpu in cpus):
-                continue
-            busy_s = sum(last.busy_s[cpu] - first.busy_s[cpu] for cpu in cpus)
-            own_s = sum(last.rank_s.get(pid, 0.0) - first.rank_s.get(pid, 0.0) for pid in pids)
-            share = max(0.0, busy_s - own_s) / elapsed_s / len(cpus)
-            shares |= {str(cpu): share for cpu in cpus}
-        return shares
-
-    def _clocks(self) -> list[float]:
-        found = []
-        for cpu in self._cpus:
-            path = self._sysfs / f"devices/system/cpu/cpu{cpu}/cpufreq/scaling_cur_freq"
-            text = "".join(_lines(path))
-            if text.isdigit():
-                found.append(int(text) / 1e3)
+        moved = self._memory.risen
+        found: dict[str, object] = {
+            "memory_bytes_per_s": moved / elapsed_s if moved is not None else None
+        }
+        host_j = self._rapl.energy_j
+        if self._gpus is None:
+            if host_j is not None:
+                found |= {"energy_j": host_j, "energy_source": self._rapl.source}
+            return found
+        gpu_j = self._gpus.energy_j if isinstance(self._gpus, GpuReader) else None
+        if gpu_j is not None and host_j is not None:
+            source = f"NVML (the ranks' GPUs) and {self._rapl.source}"
+            found |= {"energy_j": gpu_j + host_j, "energy_source": source}
+        elif gpu_j is not None:
+            found |= {"energy_j": gpu_j, "energy_source": "NVML (the ranks' GPUs alone)"}
         return found
 
     def _unreadable(self, seen: Conditions) -> list[str]:
-        missing = {
-            "CPU clock": not seen.cpu_mhz,
-            "time of other processes": not seen.foreign_share,
-            "energy": seen.energy_j is None,
-            "memory bandwidth": True,
-        }
-        return [name for name, is_missing in missing.items() if is_missing]
+        is_short = seen.elapsed_s < MIN_ELAPSED_S
+        found = []
+        if is_short:
+            found.append(
+                f"shares of time and energy (watched for {seen.elapsed_s:.1f} s, at least "
+                f"{MIN_ELAPSED_S:.0f} s are needed)"
+            )
+        elif not seen.foreign_share:
+            found.append("time of other processes")
+        if not seen.cpu_mhz:
+            found.append("CPU clock")
+        if seen.heat_events is None:
+            found.append("CPU throttling by heat")
+        if self._memory.risen is None:
+            found.append("memory bandwidth")
+        if self._rapl.energy_j is None:
+            why = "its counters cannot be read" if self._rapl.is_there else "no RAPL"
+            found.append(f"energy of the CPUs ({why})")
+        if isinstance(self._gpus, str):
+            found.append(f"clocks, power, energy, other processes of the GPUs ({self._gpus})")
+        for name, gpu in seen.gpus.items():
+            missing = sorted(_GPU_READINGS - gpu.keys())
+            found += [f"GPU {name}: {', '.join(missing)}"] if missing else []
+        return found
+
+
+_GPU_READINGS = {"sm_mhz", "temperature_c", "power_w", "throttled_share", "foreign_processes"}
 
 
 def bad_words(seen: Conditions) -> list[str]:
     """Conditions that make the figures suspect, one sentence each."""
     words = []
-    crowded = {cpu: share for cpu, share in seen.foreign_share.items() if share > FOREIGN_SHARE}
-    if crowded:
-        cores = ",".join(sorted(crowded, key=int))
+    robbed = {
+        int(cpu): share
+        for cpu, share in seen.foreign_share.items()
+        if share > LOST_SHARE + _tick_error(seen.busy_share.get(cpu, 0.5), seen.elapsed_s)
+    }
+    by = f": {', '.join(seen.taken_by)}" if seen.taken_by else ""
+    if robbed:
         words.append(
-            f"core{'s' * (len(crowded) > 1)} {cores} lost {max(crowded.values()):.0%} of "
-            f"{'their' if len(crowded) > 1 else 'its'} time to other processes"
+            f"{name_cores(robbed)} lost {_range(robbed)} of {_their(robbed)} time to other "
+            f"processes{by}"
         )
-    if (seen.steal_share or 0.0) > STEAL_SHARE:
-        words.append(f"the hypervisor took {seen.steal_share:.0%} of the cores' time (steal)")
-    mhz = seen.cpu_mhz
-    if mhz and mhz["min"] < CLOCK_DROP * mhz["max"]:
-        words.append(f"CPU clocks moved between {mhz['min']:.0f} and {mhz['max']:.0f} MHz")
+    shared = {int(cpu): share for cpu, share in seen.sibling_share.items() if share > SIBLING_SHARE}
+    if shared:
+        words.append(
+            f"the SMT sibling{'s' * (len(shared) > 1)} {','.join(map(str, sorted(shared)))} of the "
+            f"ranks' cores gave {_range(shared)} of {_their(shared)} time to other processes"
+            f"{by if not robbed else ''}"
+        )
+    if (seen.steal_share or 0.0) > LOST_SHARE:
+        words.append(
+            f"the hypervisor took {_percent(seen.steal_share or 0.0)} of the cores' time (steal)"
+        )
+    if (seen.quota_share or 0.0) > LOST_SHARE:
+        words.append(
+            f"a cgroup quota stopped this job for {_percent(seen.quota_share or 0.0)} of the "
+            "cores' time"
+        )
+    if seen.heat_events:
+        words.append(f"heat slowed the ranks' cores down {seen.heat_events} times")
     if seen.elapsed_s and (seen.major_faults or 0) / seen.elapsed_s > FAULTS_PER_S:
-        words.append(f"{seen.major_faults} page faults went to disk")
+        words.append(f"{seen.major_faults} page faults of the ranks went to a disk")
+    return words + _bad_gpu_words(seen)
+
+
+def _bad_gpu_words(seen: Conditions) -> list[str]:
+    words = []
     for name, gpu in seen.gpus.items():
-        if gpu.get("throttled_share", 0.0) > FOREIGN_SHARE:
-            words.append(f"GPU {name} throttled in {gpu['throttled_share']:.0%} of the samples")
-        if gpu.get("foreign_processes", 0.0):
-            words.append(f"GPU {name} was shared with {gpu['foreign_processes']:.0f} processes")
+        throttled, others = gpu.get("throttled_share", 0.0), gpu.get("foreign_processes", 0.0)
+        if throttled > THROTTLED_SHARE:
+            words.append(f"GPU {name} was throttled in {_percent(throttled)} of the samples")
+        if others:
+            words.append(
+                f"GPU {name} was shared with {others:.0f} other process{'es' * (others > 1)}"
+            )
     return words
 
 
-def _groups(rank_cpus: Mapping[int, Sequence[int]]) -> list[tuple[set[int], set[int]]]:
-    """Sets of CPUs with the processes pinned to them, merged where they overlap."""
-    groups: list[tuple[set[int], set[int]]] = []
-    for pid, cpus in rank_cpus.items():
-        joined, pids = set(cpus), {pid}
-        for other in [group for group in groups if group[0] & joined]:
-            groups.remove(other)
-            joined, pids = joined | other[0], pids | other[1]
-        groups.append((joined, pids))
-    return groups
+def _tick_error(busy_share: float, elapsed_s: float) -> float:
+    """Three standard errors of a share that is counted by looking once a tick who runs.
+
+    A kernel without exact accounting of CPUs (CONFIG_TICK_CPU_ACCOUNTING) does that, while it
+    counts a process' own time exactly: a core that is half idle seems more or less busy.
+    """
+    share = min(1.0, max(0.0, busy_share))
+    return 3 * math.sqrt(share * (1 - share) / (_TICKS_PER_S * elapsed_s)) if elapsed_s else 1.0
 
 
-def _spread(values: Sequence[float]) -> dict[str, float]:
-    if not values:
-        return {}
-    return {"median": float(np.median(values)), "min": min(values), "max": max(values)}
+def _their(cpus: Sequence[int] | Mapping[int, float]) -> str:
+    return "their" if len(cpus) > 1 else "its"
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text().splitlines()
-    except OSError:
-        return []
+def _range(shares: Mapping[int, float]) -> str:
+    low, high = _percent(min(shares.values())), _percent(max(shares.values()))
+    return high if low == high else f"{low.removesuffix(' %')} to {high}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"

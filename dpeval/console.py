@@ -9,7 +9,7 @@ from typing import Protocol, Self
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
 from dpeval.board import Stage
@@ -136,7 +136,6 @@ class LiveReporter(PlainReporter):
             TextColumn("{task.fields[position]}[bold]{task.description}"),
             BarColumn(bar_width=24),
             TextColumn("{task.fields[words]}"),
-            TimeElapsedColumn(),
             console=console,
             auto_refresh=False,
             transient=True,
@@ -176,6 +175,7 @@ class LiveReporter(PlainReporter):
         if self._task is not None:
             self._bar.remove_task(self._task)
             self._task = None
+            self._bar.refresh()
         super().run_ended(job, record)
 
 

@@ -8,25 +8,22 @@ really take. What cannot be counted is an allowance, named and sized at the top 
 
 from __future__ import annotations
 
-import contextlib
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
 from dpeval.config import Config, OptimizerConfig, StrategyConfig
-from dpeval.devices import AUTOCAST_DTYPES
-from dpeval.errors import ConfigError, DpevalError
-from dpeval.heap import MIB, CachingHeap, Event, GlibcHeap, Heap, replay
-from dpeval.ledger import Ledger, Moment, pretend, tensor_bytes
+from dpeval.errors import ConfigError
+from dpeval.heap import MIB, CachingHeap, GlibcHeap, Heap, replay
+from dpeval.ledger import Ledger, tensor_bytes
 from dpeval.memory import Forecast
 from dpeval.models import build_optimizer
+from dpeval.walk import Walk, first_line, meta_model, walk_step
 
 PROCESS_BYTES = (390 if torch.version.cuda else 200) * MIB
 """CPU rank: interpreter and libraries with nothing built, without pages of files (measured: 390 MiB
@@ -46,26 +43,6 @@ REPLAYED_STEPS = 3
 """The first makes the optimizer's state, the second meets the holes, the third settles."""
 PREFETCHED_BATCHES = 1
 """uint8 batches on the host beside the one in use where no core is spare to make more."""
-
-
-class NoForecast(DpevalError):
-    """The model or optimizer does something that cannot be counted without data."""
-
-
-@dataclass(frozen=True)
-class Walk:
-    """One pass over one micro-batch, walked without data."""
-
-    parameters: tuple[int, ...]
-    """Bytes of each parameter and buffer, in order."""
-    gradients: tuple[int, ...]
-    """Bytes of each gradient."""
-    activations: int
-    """Saved for the backward pass, with what else lives between the passes."""
-    peak: Moment
-    events: tuple[Event, ...]
-    first_drop: int
-    """Where in `events` the parameters' gradients begin to be let go."""
 
 
 def forecast(
@@ -97,7 +74,7 @@ def forecast(
     ddp = config.strategy.name != "none"
     views = ddp and config.strategy.gradient_as_bucket_view
     held = micro_batches > 1 or views
-    state, update = optimizer_bytes(config.optimizer, _meta_model(config, build), foreach=gpu)
+    state, update = optimizer_bytes(config.optimizer, meta_model(config, build), foreach=gpu)
     walk = walk_step(config, images, num_classes, build, torch.device("cpu"), held_gradients=held)
     gradients = sum(walk.gradients)
     input_bytes = per_device_batch * 3 * config.dataset.image_px**2 * (4 + 1)
@@ -141,118 +118,6 @@ def _peak_parts(walk: Walk, gradients: int, update: int, *, held: bool) -> dict[
         "activations": walk.peak.activations,
         "transient": walk.peak.transient,
     }
-
-
-def _meta_model(config: Config, build: Callable[[], nn.Module]) -> nn.Module:
-    with torch.device("meta"):
-        model = build()
-        if config.memory_format == "channels_last":
-            model = model.to(memory_format=torch.channels_last)
-    return model.train()
-
-
-def walk_step(
-    config: Config,
-    images: int,
-    num_classes: int,
-    build: Callable[[], nn.Module],
-    device: torch.device,
-    *,
-    held_gradients: bool,
-    backward: bool = True,
-) -> Walk:
-    """Walk one forward and backward pass over `images` images with fake tensors on `device`.
-
-    Args:
-        held_gradients: gradients exist before the pass and are added to.
-        backward: without it the walk ends between the passes; a fake CUDA tensor cannot go
-            backward where there is no GPU.
-
-    Raises:
-        NoForecast: the model needs data (a value, a file, a size it makes of a value).
-    """
-    px = config.dataset.image_px
-    channels_last = config.memory_format == "channels_last"
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    mode = FakeTensorMode()
-    try:
-        model = _meta_model(config, build)
-        pretend(model, mode, device)
-        pixels = torch.empty(images, 3, px, px, device="meta").to(memory_format=layout)
-        labels = torch.empty(images, dtype=torch.int64, device="meta")
-        x, y = FakeTensor(mode, pixels, device), FakeTensor(mode, labels, device)
-        trained = [item for item in model.parameters() if item.requires_grad]
-        with mode:
-            for item in trained if held_gradients else ():
-                item.grad = torch.zeros_like(item)
-        there = [*model.parameters(), *model.buffers(), x, y]
-        there += [item.grad for item in trained if item.grad is not None]
-        ledger = Ledger(there, None if device.type == "cuda" else onednn_scratch(channels_last))
-        if not held_gradients:
-            for item in trained:
-                item.register_post_accumulate_grad_hook(lambda p: ledger.count_gradient(p.nbytes))
-        with mode, ledger:
-            with _autocast(device.type, config.precision):
-                loss = nn.functional.cross_entropy(model(x), y)
-            activations = ledger.end_forward()
-            if backward:
-                loss.backward()
-        del loss
-    except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
-        raise NoForecast(
-            f"model={config.model.name} cannot be walked without data ({_first_line(error)}); "
-            "its memory is not forecast"
-        ) from error
-    first_drop = len(ledger.events)
-    model.zero_grad(set_to_none=True)
-    del x, y
-    return Walk(
-        parameters=tuple(item.nbytes for item in (*model.parameters(), *model.buffers())),
-        gradients=tuple(item.nbytes for item in trained),
-        activations=activations,
-        peak=ledger.peak,
-        events=tuple(ledger.events),
-        first_drop=first_drop,
-    )
-
-
-def onednn_scratch(channels_last: bool) -> Callable[[str, Sequence[Any], Any], list[int]]:
-    """What oneDNN allocates inside a convolution: weights, and planar images, in its own layout.
-
-    Measured by the peak of single operations with every tensor in pages of its own.
-    """
-
-    def scratch(name: str, arguments: Sequence[Any], result: Any) -> list[int]:
-        if name == "aten::convolution":
-            images, weight = arguments[:2]
-            return [weight.nbytes] + ([] if channels_last else [images.nbytes, result.nbytes])
-        if name == "aten::convolution_backward":
-            gradient, images, weight = arguments[:3]
-            own = [weight.nbytes, weight.nbytes]
-            return own + ([] if channels_last else [gradient.nbytes, images.nbytes])
-        return []
-
-    return scratch
-
-
-@contextlib.contextmanager
-def _autocast(kind: str, precision: str) -> Iterator[None]:
-    """Autocast as on a device of `kind`, also where this machine has none of it."""
-    if precision not in AUTOCAST_DTYPES:
-        yield
-        return
-    # torch.autocast("cuda") turns itself off where there is no GPU.
-    before = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
-    torch.set_autocast_enabled(kind, True)
-    torch.set_autocast_dtype(kind, AUTOCAST_DTYPES[precision])
-    torch.autocast_increment_nesting()
-    try:
-        yield
-    finally:
-        if torch.autocast_decrement_nesting() == 0:
-            torch.clear_autocast_cache()
-        torch.set_autocast_enabled(kind, before[0])
-        torch.set_autocast_dtype(kind, before[1])
 
 
 def _cuda_growth(
@@ -308,7 +173,7 @@ def optimizer_bytes(config: OptimizerConfig, model: nn.Module, *, foreach: bool)
 def _no_plain_step(config: OptimizerConfig, error: Exception) -> str:
     return (
         f"optimizer.name={config.name} cannot take a plain step of training "
-        f"({_first_line(error)}); use one that needs neither a closure nor special parameters"
+        f"({first_line(error)}); use one that needs neither a closure nor special parameters"
     )
 
 
@@ -398,8 +263,3 @@ def _split(total: int, like: Sequence[int]) -> list[int]:
     """`total` bytes in pieces whose sizes are in the proportion of `like`."""
     whole = sum(like)
     return [total * nbytes // whole for nbytes in like] if whole else []
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:200] if text else type(error).__name__

@@ -7,12 +7,14 @@ import platform
 import re
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
 import psutil
 
+from dpeval import cgroups
+from dpeval.kernel_files import ROOT, read_text
 from dpeval.schema import Frozen
 
 PACKAGES = (
@@ -26,8 +28,13 @@ PACKAGES = (
     "dpeval",
 )
 SPEED_VARIABLES = re.compile(
-    r"^(OMP|MKL|KMP|GLOO|NCCL|CUDA|CUBLAS|TORCH|PYTORCH|DNNL|ONEDNN|OPENBLAS|LD_PRELOAD|MALLOC)"
+    r"^(OMP|GOMP|KMP|MKL|DNNL|ONEDNN|OPENBLAS|NUMEXPR|TBB|GLOO|NCCL|UCX|FI|CUDA|CUBLAS|CUDNN|"
+    r"NVIDIA|TORCH|PYTORCH|MALLOC|TCMALLOC|JEMALLOC)_|^(LD_PRELOAD|GLIBC_TUNABLES|PYTHONMALLOC)$"
 )
+_GIT_TIMEOUT_S = 5.0
+_EFFICIENCY_CAPACITY = 0.75
+"""A core with less than this share of the fastest core's capacity is of a slower kind; what
+favoured cores of one kind have above the others is a few per cent."""
 
 
 class Cpu(Frozen):
@@ -38,6 +45,8 @@ class Cpu(Frozen):
     """Physical core; equal for SMT siblings, unique over sockets."""
     socket: int
     numa: int
+    efficiency: bool = False
+    """One of the slower cores of a processor that has two kinds."""
 
 
 class Gpu(Frozen):
@@ -48,6 +57,7 @@ class Gpu(Frozen):
     total_bytes: int
     uuid: str = ""
     numa: int | None = None
+    """The NUMA node that its PCI slot is near to; None where that is not known."""
 
 
 class Machine(Frozen):
@@ -58,6 +68,8 @@ class Machine(Frozen):
     gpus: list[Gpu]
     memory_bytes: int
     """The least of host memory and the limits that cgroups set on this process."""
+    cpu_quota: float | None = None
+    """CPUs' worth of time that cgroups allow this process; None without a limit."""
 
 
 class Environment(Frozen):
@@ -66,6 +78,7 @@ class Environment(Frozen):
     host: str
     cpu_model: str
     logical_cpus: int
+    """Of the whole host, as are cores, sockets and NUMA nodes; `allowed_cpus` is this process'."""
     physical_cores: int
     sockets: int
     numa_nodes: int
@@ -81,24 +94,21 @@ class Environment(Frozen):
     git_dirty: bool | None
     variables: dict[str, str] = {}
     """Environment variables that change speed: OMP_*, MKL_*, GLOO_*, NCCL_*, CUDA_*, …"""
+    cpu_quota: float | None = None
+    """CPUs' worth of time that cgroups allow; None without a limit."""
 
 
-class Assignment(Frozen):
-    """The CPUs of each rank, or why there are not enough."""
+def detect(gpus: Sequence[Gpu] = (), root: Path = ROOT) -> Machine:
+    """Find what this process may use: its CPUs, its memory, `gpus` and the nodes they are near.
 
-    cpus: list[list[int]]
-    """One list per rank; empty where the machine has too few."""
-    notes: list[str] = []
-
-
-def detect(gpus: Sequence[Gpu] = (), sysfs: Path = Path("/sys")) -> Machine:
-    """Find what this process may use: its cpuset (affinity), its memory limits, `gpus`."""
-    allowed = allowed_cpus()
+    `root` is the file system that ``/proc`` and ``/sys`` are read from.
+    """
     return Machine(
         host=socket.gethostname(),
-        cpus=[_cpu(number, sysfs) for number in allowed],
-        gpus=list(gpus),
-        memory_bytes=memory_limit(sysfs),
+        cpus=read_cpus(allowed_cpus(), root),
+        gpus=_near(gpus, root),
+        memory_bytes=memory_limit(root),
+        cpu_quota=cgroups.cpu_quota(root),
     )
 
 
@@ -109,36 +119,9 @@ def allowed_cpus() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
-def _cpu(number: int, sysfs: Path) -> Cpu:
-    folder = sysfs / f"devices/system/cpu/cpu{number}"
-    socket_id = _read_int(folder / "topology/physical_package_id", 0)
-    core_id = _read_int(folder / "topology/core_id", number)
-    nodes = [item.name for item in folder.glob("node[0-9]*")]
-    return Cpu(
-        cpu=number,
-        # Core numbers start anew on every socket.
-        core=socket_id * 100_000 + core_id,
-        socket=socket_id,
-        numa=int(nodes[0].removeprefix("node")) if nodes else socket_id,
-    )
-
-
-def _read_int(path: Path, default: int) -> int:
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):
-        return default
-
-
-def memory_limit(sysfs: Path = Path("/sys")) -> int:
-    """The least of the host's memory and the cgroup limits (v1, v2) above this process, bytes."""
-    limits = [psutil.virtual_memory().total]
-    for folder in cgroup_folders(sysfs):
-        for name in ("memory.max", "memory.limit_in_bytes"):
-            limit = _read_int(folder / name, 0)
-            if limit > 0:
-                limits.append(limit)
-    return min(limits)
+def memory_limit(root: Path = ROOT) -> int:
+    """The least of the host's memory and the cgroup limits above this process, bytes."""
+    return min([psutil.virtual_memory().total, *cgroups.memory_limits(root)])
 
 
 class Resident(Frozen):
@@ -166,162 +149,169 @@ def resident(pid: int | str = "self", proc: Path = Path("/proc")) -> Resident | 
     return Resident(now_bytes=now, peak_bytes=max(now, sizes["VmHWM"] - sizes["RssFile"]))
 
 
-def cgroup_folders(sysfs: Path = Path("/sys")) -> list[Path]:
-    """The memory cgroup of this process and all above it, v1 and v2, innermost first."""
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return []
-    folders: list[Path] = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            base = sysfs / "fs/cgroup"
-        elif "memory" in controllers.split(","):
-            base = sysfs / "fs/cgroup/memory"
-        else:
+def read_cpus(numbers: Iterable[int], root: Path = ROOT) -> list[Cpu]:
+    """Where these CPUs sit; each is a core of its own where ``/sys`` does not tell."""
+    system = root / "sys/devices/system"
+    node_of = {
+        cpu: int(folder.name.removeprefix("node"))
+        for folder in (system / "node").glob("node[0-9]*")
+        for cpu in parse_cpu_list(read_text(folder / "cpulist"))
+    }
+    numbers = sorted(numbers)
+    slow = _efficiency_cores(numbers, root)
+    core_of: dict[int, int] = {}
+    socket_of: dict[int, int] = {}
+    for number in numbers:
+        if number in core_of:
             continue
-        inner = base / path.strip("/")
-        folders += [inner, *(above for above in inner.parents if above.is_relative_to(base))]
-    return folders
-
-
-def order_cpus(cpus: Sequence[Cpu]) -> list[Cpu]:
-    """The order in which ranks take CPUs: one per physical core, NUMA node by node; SMT last."""
-    seen: dict[int, int] = {}
-    sibling: dict[int, int] = {}
-    for item in sorted(cpus, key=lambda item: item.cpu):
-        sibling[item.cpu] = seen.get(item.core, 0)
-        seen[item.core] = sibling[item.cpu] + 1
-    return sorted(cpus, key=lambda item: (sibling[item.cpu], item.numa, item.core, item.cpu))
-
-
-def assign_cpus(
-    machine: Machine, ranks: int, cores_per_device: int, *, oversubscribe: bool = False
-) -> Assignment:
-    """Give every rank its own `cores_per_device` CPUs, physical cores first.
-
-    A rank's cores lie on one NUMA node where the nodes are large enough. With `oversubscribe`,
-    CPUs are dealt out again from the first when they are used up.
-    """
-    ordered = order_cpus(machine.cpus)
-    wanted = ranks * cores_per_device
-    if wanted > len(ordered):
-        if not oversubscribe or not ordered:
-            return Assignment(cpus=[])
-        numbers = [ordered[index % len(ordered)].cpu for index in range(wanted)]
-        shares = [
-            sorted(set(numbers[rank * cores_per_device : (rank + 1) * cores_per_device]))
-            for rank in range(ranks)
-        ]
-        note = f"oversubscribed: {wanted} compute threads share {len(ordered)} logical CPUs"
-        return Assignment(cpus=shares, notes=[note])
-    physical = len({item.core for item in ordered})
-    notes = []
-    if wanted > physical:
-        notes.append(
-            f"{wanted} compute threads on {physical} physical cores: some ranks share a core with "
-            "another (SMT siblings)"
+        folder = system / f"cpu/cpu{number}/topology"
+        # Core numbers are those of the hardware: they start anew on every socket, and on some
+        # machines on every die. The list of siblings is unique.
+        siblings = read_text(folder / "core_cpus_list") or read_text(
+            folder / "thread_siblings_list"
         )
-    shares = _by_numa(ordered[: max(wanted, physical)], ranks, cores_per_device)
-    return Assignment(cpus=shares, notes=notes)
+        package = read_text(folder / "physical_package_id").strip()
+        for sibling in {number, *parse_cpu_list(siblings)}:
+            core_of[sibling] = number
+            socket_of[sibling] = int(package) if package.isdigit() else 0
+    return [
+        Cpu(
+            cpu=number,
+            core=core_of[number],
+            socket=socket_of[number],
+            numa=node_of.get(number, socket_of[number]),
+            efficiency=number in slow,
+        )
+        for number in numbers
+    ]
 
 
-def _by_numa(ordered: Sequence[Cpu], ranks: int, cores: int) -> list[list[int]]:
-    """Whole ranks from one NUMA node each while that works, the rest from what is left over."""
-    nodes: dict[int, list[int]] = {}
-    for item in ordered:
-        nodes.setdefault(item.numa, []).append(item.cpu)
-    shares: list[list[int]] = []
-    for free in nodes.values():
-        while len(free) >= cores and len(shares) < ranks:
-            shares.append([free.pop(0) for _ in range(cores)])
-    left = [cpu for free in nodes.values() for cpu in free]
-    while len(shares) < ranks:
-        shares.append([left.pop(0) for _ in range(cores)])
-    return shares
+def _efficiency_cores(numbers: Sequence[int], root: Path) -> set[int]:
+    atoms = parse_cpu_list(read_text(root / "sys/devices/cpu_atom/cpus"))
+    if atoms:
+        return set(atoms)
+    folder = root / "sys/devices/system/cpu"
+    words = {cpu: read_text(folder / f"cpu{cpu}/cpu_capacity").strip() for cpu in numbers}
+    capacity = {cpu: int(word) for cpu, word in words.items() if word.isdigit()}
+    least = _EFFICIENCY_CAPACITY * max(capacity.values(), default=0)
+    return {cpu for cpu, value in capacity.items() if value < least}
 
 
-def cpus_near_gpus(machine: Machine, indices: Sequence[int]) -> list[list[int]]:
-    """Share the CPUs out among GPU ranks: evenly, and near each GPU where that is known."""
-    ordered = order_cpus(machine.cpus)
-    if not ordered:
-        return [[] for _ in indices]
-    numa = {gpu.index: gpu.numa for gpu in machine.gpus}
-    near: dict[int, list[int]] = {index: [] for index in indices}
-    for node in sorted({cpu.numa for cpu in ordered}):
-        here = [index for index in indices if numa.get(index) == node]
-        cpus = [cpu.cpu for cpu in ordered if cpu.numa == node]
-        # GPUs whose place is unknown, and CPUs that no GPU is near to, are dealt out evenly.
-        takers = here or [index for index in indices if numa.get(index) is None] or list(indices)
-        for position, cpu in enumerate(cpus):
-            near[takers[position % len(takers)]].append(cpu)
-    spare = [cpu.cpu for cpu in ordered]
-    return [sorted(near[index]) or [spare[rank % len(spare)]] for rank, index in enumerate(indices)]
+def parse_cpu_list(text: str) -> list[int]:
+    """The numbers in the kernel's list format.
+
+    >>> parse_cpu_list("0-2,8")
+    [0, 1, 2, 8]
+    """
+    found: list[int] = []
+    for part in text.strip().split(","):
+        first, _, last = part.partition("-")
+        if first.isdigit():
+            found += range(int(first), int(last or first) + 1)
+    return found
+
+
+def _near(gpus: Sequence[Gpu], root: Path) -> list[Gpu]:
+    """`gpus` with the NUMA node of each, as far as NVIDIA's driver and the PCI bus tell."""
+    node_of: dict[str, int] = {}
+    for entry in (root / "proc/driver/nvidia/gpus").glob("*/information"):
+        uuid = re.search(r"GPU UUID:\s*(?:GPU-)?(\S+)", read_text(entry))
+        node = read_text(root / f"sys/bus/pci/devices/{entry.parent.name}/numa_node").strip()
+        if uuid is not None and node.isdigit():  # -1: the firmware does not tell
+            node_of[uuid[1].lower()] = int(node)
+    return [
+        gpu
+        if gpu.numa is not None
+        else gpu.model_copy(update={"numa": node_of.get(gpu.uuid.lower().removeprefix("gpu-"))})
+        for gpu in gpus
+    ]
 
 
 def environment(
-    machine: Machine, extra_versions: Mapping[str, str] | None = None, proc: Path = Path("/proc")
+    machine: Machine, extra_versions: Mapping[str, str] | None = None, root: Path = ROOT
 ) -> Environment:
-    """Where and with what a run is made."""
-    versions = dict(extra_versions or {})
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
+    """Where and with what a run is made; `extra_versions` are those that only a library tells."""
+    online = parse_cpu_list(read_text(root / "sys/devices/system/cpu/online"))
+    host = read_cpus(online, root) or machine.cpus
     commit, dirty = git_state(Path(__file__).resolve().parent)
     return Environment(
         host=machine.host,
-        cpu_model=_cpu_model(proc),
-        logical_cpus=os.cpu_count() or len(machine.cpus),
-        physical_cores=len({cpu.core for cpu in machine.cpus}),
-        sockets=len({cpu.socket for cpu in machine.cpus}),
-        numa_nodes=len({cpu.numa for cpu in machine.cpus}),
+        cpu_model=_cpu_model(root),
+        logical_cpus=len(host),
+        physical_cores=len({cpu.core for cpu in host}),
+        sockets=len({cpu.socket for cpu in host}),
+        numa_nodes=len({cpu.numa for cpu in host}),
         allowed_cpus=[cpu.cpu for cpu in machine.cpus],
         gpus=machine.gpus,
         memory_bytes=machine.memory_bytes,
         kernel=platform.release(),
         os=platform.platform(),
         python=platform.python_version(),
-        versions=versions,
+        versions={**_versions(), **(extra_versions or {})},
         git_commit=commit,
         git_dirty=dirty,
         variables={
             name: value for name, value in sorted(os.environ.items()) if SPEED_VARIABLES.match(name)
         },
+        cpu_quota=machine.cpu_quota,
     )
 
 
-def _cpu_model(proc: Path) -> str:
-    try:
-        found = re.search(r"model name\s*:\s*(.+)", (proc / "cpuinfo").read_text())
-    except OSError:
-        found = None
-    return found[1].strip() if found else platform.processor() or platform.machine()
+def _versions() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _cpu_model(root: Path) -> str:
+    text = read_text(root / "proc/cpuinfo")
+    found = re.search(r"^(?:model name|cpu model|cpu)\s*:\s*(.*\S)", text, re.M)
+    if found is not None:
+        return found[1]
+    arm = re.search(r"^CPU implementer\s*:\s*(\w+)[\s\S]*?^CPU part\s*:\s*(\w+)", text, re.M)
+    if arm is not None:
+        return f"{platform.machine()} (implementer {arm[1]}, part {arm[2]})"
+    return platform.processor() or platform.machine()
 
 
 def git_state(folder: Path) -> tuple[str | None, bool | None]:
-    """The commit of the checkout that holds `folder` and whether it differs from it.
+    """The commit of the checkout that tracks `folder` and whether tracked files differ from it.
 
-    (None, None) where there is no git or no checkout, as for an installed package.
+    (None, None) where there is no git, no commit, or a checkout around `folder` that does not
+    track it, as around an installed package: such a commit says nothing of it.
     """
+    status_of = ("status", "--porcelain=v2", "--branch", "--untracked-files=no")
     try:
-        if not _git(folder, "ls-files", "machine.py").strip():
-            # An environment inside somebody else's checkout: that commit says nothing of dpeval.
-            return None, None
-        commit = _git(folder, "rev-parse", "HEAD").strip()
-        return commit, bool(_git(folder, "status", "--porcelain", "--untracked-files=no").strip())
-    except (OSError, subprocess.SubprocessError):
+        with _git(folder, "ls-files", "--", ".") as tracked, _git(folder, *status_of) as status:
+            try:
+                files, _ = tracked.communicate(timeout=_GIT_TIMEOUT_S)
+                lines, _ = status.communicate(timeout=_GIT_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                tracked.kill()
+                status.kill()
+                return None, None
+    except OSError:
         return None, None
+    commit = re.search(r"^# branch.oid ([0-9a-f]+)$", lines, re.M)
+    if not files or commit is None:
+        return None, None
+    return commit[1], any(not line.startswith("#") for line in lines.splitlines())
 
 
-def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
+def _git(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    # A hook's variables would point to another checkout, and a status that takes a lock could
+    # make a commit fail that somebody makes at the same time.
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    return subprocess.Popen(
         ["git", "-C", str(folder), *arguments],
-        capture_output=True,
+        env={**clean, "GIT_OPTIONAL_LOCKS": "0"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
         text=True,
-        timeout=5,
-        check=True,
+        errors="replace",
     )
-    return done.stdout

@@ -1,8 +1,12 @@
-"""What NVIDIA's management library tells of a run's GPUs; every call that needs it is here."""
+"""What NVIDIA's management library tells of a run's GPUs; every call that needs it is here.
+
+The library counts GPUs its own way, whatever ``CUDA_VISIBLE_DEVICES`` and
+``CUDA_DEVICE_ORDER`` say, so a GPU is found by its UUID and never by its CUDA index.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -11,21 +15,31 @@ import numpy as np
 HARD_LIMITS = 0x8 | 0x20 | 0x40 | 0x80
 """Clock event reasons that mean throttling: HW slowdown, SW thermal, HW thermal, power brake
 (nvml.h, nvmlClocksEventReasons)."""
+POWER_CAP = 0x4
+"""The clock is held down by the power limit: how many GPUs run under full load, so no fault."""
+_PROCESSES_UNKNOWN = -1.0
 
 
 class GpuReader:
-    """Samples clocks, temperature, power, throttling and foreign processes of some GPUs."""
+    """Samples clocks, temperature, power, throttling, energy and foreign processes of GPUs."""
 
-    def __init__(self, nvml: ModuleType | Any, indices: Sequence[int], own_pids: set[int]) -> None:
-        self._nvml, self._own = nvml, own_pids
-        self._handles = {str(index): nvml.nvmlDeviceGetHandleByIndex(index) for index in indices}
+    def __init__(
+        self, nvml: ModuleType | Any, uuids: Mapping[int, str], own_pids: Collection[int]
+    ) -> None:
+        """`uuids` maps CUDA indices to UUIDs; `own_pids` are the run's ranks, one a GPU.
+
+        Raises:
+            nvml.NVMLError: a GPU is not found.
+        """
+        self._nvml, self._own = nvml, frozenset(own_pids)
+        self._handles = {str(index): _handle(nvml, uuid) for index, uuid in uuids.items()}
         self._seen: dict[str, dict[str, list[float]]] = {name: {} for name in self._handles}
-        self._energy_mj = self._energies()
 
     def sample(self) -> None:
         """Read every GPU once; what a GPU does not support is left out."""
         nvml = self._nvml
         for name, handle in self._handles.items():
+            self._note(name, "energy_mj", nvml.nvmlDeviceGetTotalEnergyConsumption, handle)
             self._note(name, "sm_mhz", nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_SM)
             self._note(
                 name,
@@ -35,12 +49,23 @@ class GpuReader:
                 nvml.NVML_TEMPERATURE_GPU,
             )
             self._note(name, "power_mw", nvml.nvmlDeviceGetPowerUsage, handle)
-            self._note(name, "reasons", nvml.nvmlDeviceGetCurrentClocksThrottleReasons, handle)
+            self._note(name, "reasons", self._reasons, handle)
             self._note(name, "processes", self._foreign, handle)
 
-    def _foreign(self, handle: Any) -> int:
-        running = self._nvml.nvmlDeviceGetComputeRunningProcesses(handle)
-        return sum(process.pid not in self._own for process in running)
+    def _reasons(self, handle: Any) -> int:
+        try:
+            return int(self._nvml.nvmlDeviceGetCurrentClocksEventReasons(handle))
+        except self._nvml.NVMLError:
+            # The name of the same function in drivers before 535.
+            return int(self._nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
+
+    def _foreign(self, handle: Any) -> float:
+        pids = {process.pid for process in self._nvml.nvmlDeviceGetComputeRunningProcesses(handle)}
+        if not pids:
+            return _PROCESSES_UNKNOWN  # a rank runs there: this container is not told of any
+        if self._own.isdisjoint(pids):
+            return len(pids) - 1  # a container's processes have other numbers on the host
+        return len(pids - self._own)
 
     def _note(self, name: str, what: str, read: Any, *arguments: Any) -> None:
         try:
@@ -49,40 +74,50 @@ class GpuReader:
             return
         self._seen[name].setdefault(what, []).append(value)
 
-    def _energies(self) -> dict[str, float]:
-        found = {}
-        for name, handle in self._handles.items():
-            try:
-                found[name] = float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(handle))
-            except self._nvml.NVMLError:
-                continue
-        return found
-
+    @property
     def energy_j(self) -> float | None:
-        """Energy of all the GPUs since this reader was made, J; None where one does not tell."""
-        now = self._energies()
-        if not self._handles or set(now) != set(self._handles) or set(self._energy_mj) != set(now):
+        """Energy of all the GPUs between the first and the last sample, J; None where one
+        does not tell."""
+        series = [seen.get("energy_mj", []) for seen in self._seen.values()]
+        if not series or any(len(values) < 2 for values in series):
             return None
-        return sum(now[name] - self._energy_mj[name] for name in now) / 1e3
+        return sum(values[-1] - values[0] for values in series) / 1e3
 
     def finish(self) -> dict[str, dict[str, float]]:
-        """Per GPU: sm_mhz, temperature_c, power_w, throttled_share, foreign_processes."""
-        return {name: self._summary(series) for name, series in self._seen.items()}
+        """Per CUDA index: sm_mhz (median), temperature_c (highest), power_w (mean),
+        throttled_share and power_capped_share of samples, foreign_processes (most at once)."""
+        return {name: _summary(series) for name, series in self._seen.items()}
 
-    def _summary(self, series: dict[str, list[float]]) -> dict[str, float]:
-        found: dict[str, float] = {}
-        if series.get("sm_mhz"):
-            found["sm_mhz"] = float(np.median(series["sm_mhz"]))
-        if series.get("temperature_c"):
-            found["temperature_c"] = max(series["temperature_c"])
-        if series.get("power_mw"):
-            found["power_w"] = float(np.mean(series["power_mw"])) / 1e3
-        if series.get("reasons"):
-            hard = [bool(int(reasons) & HARD_LIMITS) for reasons in series["reasons"]]
-            found["throttled_share"] = float(np.mean(hard))
-        if series.get("processes"):
-            found["foreign_processes"] = max(series["processes"])
-        return found
+    def close(self) -> None:
+        """Let go of the library."""
+        self._nvml.nvmlShutdown()
+
+
+def _summary(series: dict[str, list[float]]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    if series.get("sm_mhz"):
+        found["sm_mhz"] = float(np.median(series["sm_mhz"]))
+    if series.get("temperature_c"):
+        found["temperature_c"] = max(series["temperature_c"])
+    if series.get("power_mw"):
+        found["power_w"] = float(np.mean(series["power_mw"])) / 1e3
+    if series.get("reasons"):
+        reasons = [int(value) for value in series["reasons"]]
+        found["throttled_share"] = float(np.mean([bool(value & HARD_LIMITS) for value in reasons]))
+        found["power_capped_share"] = float(np.mean([bool(value & POWER_CAP) for value in reasons]))
+    if max(series.get("processes", []), default=_PROCESSES_UNKNOWN) != _PROCESSES_UNKNOWN:
+        found["foreign_processes"] = max(series["processes"])
+    return found
+
+
+def _handle(nvml: ModuleType | Any, uuid: str) -> Any:
+    # Torch leaves out the prefix, which tells a whole GPU from a part of one (MIG).
+    if uuid.startswith(("GPU-", "MIG-")):
+        return nvml.nvmlDeviceGetHandleByUUID(uuid)
+    try:
+        return nvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+    except nvml.NVMLError:
+        return nvml.nvmlDeviceGetHandleByUUID(f"MIG-{uuid}")
 
 
 def free_bytes(uuids: Sequence[str]) -> list[int]:
@@ -93,21 +128,29 @@ def free_bytes(uuids: Sequence[str]) -> list[int]:
         return []
     try:
         pynvml.nvmlInit()
-        names = [uuid if uuid.startswith("GPU-") else f"GPU-{uuid}" for uuid in uuids]
-        handles = [pynvml.nvmlDeviceGetHandleByUUID(name) for name in names]
+        handles = [_handle(pynvml, uuid) for uuid in uuids]
         return [int(pynvml.nvmlDeviceGetMemoryInfo(handle).free) for handle in handles]
     except pynvml.NVMLError:
         return []
 
 
-def open_reader(indices: Sequence[int], own_pids: set[int]) -> GpuReader | None:
-    """A reader for the GPUs with these indices; None where NVML cannot be used."""
+def open_reader(uuids: Mapping[int, str], own_pids: Sequence[int]) -> GpuReader | str:
+    """A reader for these GPUs (CUDA index to UUID), or why there is none."""
     try:
         import pynvml
     except ImportError:
-        return None
+        return "nvidia-ml-py is not installed"
+    return connect(pynvml, uuids, own_pids)
+
+
+def connect(
+    nvml: ModuleType | Any, uuids: Mapping[int, str], own_pids: Sequence[int]
+) -> GpuReader | str:
+    """A reader that speaks to `nvml`, the module ``pynvml`` or one like it, or why not."""
+    if not all(uuids.values()):
+        return "this torch does not tell which GPU it uses"
     try:
-        pynvml.nvmlInit()
-        return GpuReader(pynvml, indices, own_pids)
-    except pynvml.NVMLError:
-        return None
+        nvml.nvmlInit()
+        return GpuReader(nvml, uuids, own_pids)
+    except nvml.NVMLError as error:
+        return f"NVML: {error}"

@@ -6,7 +6,7 @@ import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from dpeval.machine import cgroup_folders
+from dpeval import cgroups
 
 MESSAGES = (
     "defaultcpuallocator: can't allocate memory",
@@ -57,15 +57,15 @@ class KillCounter:
     kills: int
 
 
-def kill_counters(sysfs: Path = Path("/sys"), proc: Path = Path("/proc")) -> list[KillCounter]:
+def kill_counters(root: Path = cgroups.ROOT) -> list[KillCounter]:
     """The counters of every cgroup above this process, v1 and v2, and of the host, last."""
     counters = []
-    for folder in cgroup_folders(sysfs):
+    for folder in cgroups.folders("memory", root):
         for name in ("memory.events", "memory.oom_control"):
             kills = _field(folder / name, "oom_kill")
             if kills is not None:
                 counters.append(KillCounter(str(folder), kills))
-    host = _field(proc / "vmstat", "oom_kill")
+    host = _field(root / "proc/vmstat", "oom_kill")
     return counters if host is None else [*counters, KillCounter("host", host)]
 
 

@@ -15,6 +15,9 @@ SAME = ("model", "optimizer", "precision", "memory_format", "compile")
 SAME_DATASET = ("image_px", "loader")
 SAME_STRATEGY = ("name", "bucket_cap_mb", "gradient_as_bucket_view", "static_graph")
 SAME_HARDWARE = ("kind", "cores_per_device")
+MIN_SPREAD = 1.5
+"""Largest over smallest batch from which a line is worth more than the counted slope: peaks of
+neighbouring batches differ by chance as much as by their images."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +67,9 @@ def peak_of(record: Record) -> tuple[tuple[str, ...], Peak] | None:
 def learned(forecast: Forecast, images: int, peaks: Sequence[Peak]) -> Forecast:
     """`forecast` with its allowance replaced by what `peaks` say; itself where they say nothing.
 
-    With two batches or more the total is the least-squares line through the peaks; with one it
-    is the counted bytes plus what that run needed beyond its own. A GPU's context is in no
-    measured peak and stays.
+    With batches far enough apart the total is the least-squares line through the peaks; with
+    others it is the counted bytes plus the most that those runs needed beyond theirs. A GPU's
+    context is in no measured peak and stays.
     """
     context = forecast.parts.get("context", 0)
     total = _line_at(images, peaks)
@@ -83,8 +86,9 @@ def learned(forecast: Forecast, images: int, peaks: Sequence[Peak]) -> Forecast:
 
 
 def _line_at(images: int, peaks: Sequence[Peak]) -> int | None:
-    """The line through the peaks of at least two batches; None where it does not rise."""
-    if len({peak.images for peak in peaks}) < 2:
+    """The line through the peaks; None where it does not rise or they are too close for one."""
+    batches = [peak.images for peak in peaks]
+    if not batches or max(batches) < MIN_SPREAD * min(batches):
         return None
-    slope, offset = np.polyfit([p.images for p in peaks], [p.bytes for p in peaks], 1)
+    slope, offset = np.polyfit(batches, [peak.bytes for peak in peaks], 1)
     return int(offset + slope * images) if slope > 0 else None

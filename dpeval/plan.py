@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from dpeval.config import Config
-from dpeval.machine import Machine, assign_cpus, cpus_near_gpus
+from dpeval.machine import Machine
+from dpeval.placement import assign_cpus, cpus_near_gpus
 from dpeval.schema import Frozen
 
 
@@ -17,6 +18,8 @@ class RankPlan(Frozen):
     local_rank: int
     device: str
     """``cpu`` or ``cuda:<index>``."""
+    gpu_uuid: str = ""
+    """The GPU itself, whatever ``CUDA_VISIBLE_DEVICES`` makes of its index."""
     cpus: list[int]
     """Logical CPUs it is pinned to."""
     spare_cpus: list[int] = []
@@ -133,16 +136,17 @@ def _place_on_gpus(
             f"{machine.host} has {there} that this process can use; "
             + ("use fewer" if machine.gpus else "use hardware=cpu"),
         )
-    indices = [gpu.index for gpu in machine.gpus[:ranks]]
-    near = cpus_near_gpus(machine, indices)
+    gpus = machine.gpus[:ranks]
+    near = cpus_near_gpus(machine, [gpu.index for gpu in gpus])
     places = [
         # One core launches kernels; the rest of the rank's cores decode images.
         {
-            "device": f"cuda:{index}",
+            "device": f"cuda:{gpu.index}",
+            "gpu_uuid": gpu.uuid,
             "cpus": cpus,
             "spare_cpus": cpus[1:],
             "threads": max(1, len(cpus)),
         }
-        for index, cpus in zip(indices, near, strict=True)
+        for gpu, cpus in zip(gpus, near, strict=True)
     ]
     return places, [], None

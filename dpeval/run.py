@@ -15,6 +15,7 @@ from dpeval.conditions import Conditions, ConditionSampler
 from dpeval.config import Config
 from dpeval.machine import Environment
 from dpeval.nodes import Node
+from dpeval.placement import stay_off
 from dpeval.plan import Plan, RankPlan
 from dpeval.record import Cause, DatasetUsed, MemoryRecord, Record
 
@@ -132,7 +133,8 @@ def _run_ranks(
     ranks = supervise.Ranks(tasks, board, config.hardware)
     pids = dict(ranks.pids)
     sampler = _sampler(here, pids) if config.measure.conditions else None
-    outcome = ranks.watch(_ticker(job, board, sampler, watcher))
+    with stay_off({cpu for rank in here for cpu in rank.cpus}):
+        outcome = ranks.watch(_ticker(job, board, sampler, watcher))
     return outcome, pids, sampler.finish() if sampler is not None else None
 
 
@@ -161,7 +163,8 @@ def _ticker(
 
 
 def _sampler(ranks: list[RankPlan], pids: dict[int, int]) -> ConditionSampler:
-    gpus = [int(rank.device.removeprefix("cuda:")) for rank in ranks if rank.device != "cpu"]
+    on_gpus = [rank for rank in ranks if rank.device != "cpu"]
+    gpus = {int(rank.device.removeprefix("cuda:")): rank.gpu_uuid for rank in on_gpus}
     return ConditionSampler({pids[rank.rank]: rank.cpus for rank in ranks}, gpus=gpus)
 
 

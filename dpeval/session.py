@@ -10,9 +10,9 @@ from dpeval.config import Config, DatasetConfig
 from dpeval.console import Reporter
 from dpeval.data import Source, prepare, used
 from dpeval.errors import MachineError
-from dpeval.forecast import NoForecast
 from dpeval.foresight import Foresight, study_folder
 from dpeval.machine import Environment, Machine, detect, environment
+from dpeval.memory import NoForecast
 from dpeval.nodes import Node
 from dpeval.plan import make_plan
 from dpeval.record import Cause, MemoryRecord, Record
@@ -82,9 +82,16 @@ class Session:
         Raises:
             MachineError: with the reason of the smallest run.
         """
-        if all(job.plan.skip is not None for job in jobs):
-            smallest = min(jobs, key=lambda job: job.plan.world_size)
+        if any(job.plan.skip is None for job in jobs):
+            return
+        smallest = min(jobs, key=lambda job: job.plan.world_size)
+        if self.machine.gpus or smallest.config.hardware.kind != "gpu":
             raise MachineError(str(smallest.plan.skip))
+        counts = sorted({job.plan.world_size for job in jobs})
+        raise MachineError(
+            f"hardware=gpu num_devices={','.join(map(str, counts))} was asked for and "
+            f"{self.machine.host} has no CUDA GPU that this process can use; use hardware=cpu"
+        )
 
     def prepare_all(self, jobs: list[Job]) -> None:
         """Make the data of every job that will run ready, before any of them starts.

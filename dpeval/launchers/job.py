@@ -28,6 +28,7 @@ from dpeval import record
 from dpeval.config import Config, check
 from dpeval.errors import DpevalError, LaunchError
 from dpeval.launchers.follow import PROGRESS_NAME, Progress, write_progress
+from dpeval.launchers.unmeasured import unmeasured
 from dpeval.nodes import Node
 from dpeval.record import Cause, Record, Scheduler
 from dpeval.schema import Frozen
@@ -273,8 +274,15 @@ def _session(folder: Path | None) -> Session:
 def _execute(config: Config, folder: Path, spec: JobSpec, node: Node | None) -> Record:
     from dpeval import assemble
 
-    session = _session(folder)
-    job = session.job(config, folder, spec.overrides, node)
+    try:
+        session = _session(folder)
+        job = session.job(config, folder, spec.overrides, node)
+    except KeyboardInterrupt:
+        # Importing torch takes seconds, minutes on a slow file system: time for a signal.
+        message = "told to end by the scheduler while the program was starting"
+        cause = Cause(kind="interrupt", message=message)
+        job_record = describe_job(spec.launcher, os.environ)
+        return unmeasured(spec, "interrupted", cause, job_record)
     begun = datetime.now().astimezone().isoformat(timespec="milliseconds")
     try:
         with other_nodes(spec, config, node):

@@ -21,6 +21,8 @@ from dpeval.memory import Forecast
 _GIB = 2**30
 _CPU_OVERHEAD_BYTES = 2 * _GIB
 """The parent process, the fork server and the page cache that a cgroup charges to the job."""
+_SIGNAL_EARLY_S = 60
+"""SLURM may send the warning this much earlier than asked (sbatch(1), ``--signal``)."""
 _GPU_HOST_BYTES = 4 * _GIB
 """Host memory of one rank that drives a GPU: CUDA libraries, pinned batches, decoders."""
 
@@ -122,7 +124,7 @@ def round_up_mib(size_bytes: int) -> int:
 def _time_min(config: Config, options: LauncherOptions) -> int:
     measure = config.measure
     windows_s = measure.time_limit_s * (1 + (measure.ablation_share if measure.ablation else 0))
-    return math.ceil((windows_s + config.site.startup_s + options.signal_s) / 60)
+    return math.ceil((windows_s + config.site.startup_s + options.signal_s + _SIGNAL_EARLY_S) / 60)
 
 
 @dataclass(frozen=True)

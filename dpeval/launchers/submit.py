@@ -18,6 +18,7 @@ from rich.console import Console
 from dpeval.config import Config, identity, to_plain
 from dpeval.errors import LaunchError
 from dpeval.launchers import manifest as manifests
+from dpeval.launchers.ahead import Ahead, leave_record
 from dpeval.launchers.base import SweepJob, SweepLauncher
 from dpeval.launchers.dry_run import describe_groups
 from dpeval.launchers.job import SPEC_NAME, CarriedPreparation, CarriedRun, JobSpec
@@ -67,9 +68,15 @@ class SchedulerLauncher(SweepLauncher):
         console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
         identities = [identity(job.config) for job in jobs]
         skipped = left_out(identities, jobs[0].config.sweep, sweep_dir.parent, sweep_dir)
+        ahead = Ahead()
+        skipped |= self._refused(ahead, jobs, identities, skipped, console)
         token = secrets.token_hex(3)
         needs = [
-            (position, resolve(job.config, None, self.options), job.config.site)
+            (
+                position,
+                resolve(job.config, ahead.forecast(job.config), self.options),
+                job.config.site,
+            )
             for position, job in enumerate(jobs)
             if identities[position] not in skipped
         ]
@@ -106,6 +113,26 @@ class SchedulerLauncher(SweepLauncher):
             if jobs[0].config.analyze:
                 _analyze(sweep_dir)
         _raise_refused(manifest)
+
+    def _refused(
+        self,
+        ahead: Ahead,
+        jobs: list[SweepJob],
+        identities: list[str],
+        skipped: dict[str, str],
+        console: Console,
+    ) -> dict[str, str]:
+        """Record the runs that cannot fit their memory; returns why, by identity."""
+        refused: dict[str, str] = {}
+        for job, mark in zip(jobs, identities, strict=True):
+            decision = None if mark in skipped else ahead.refusal(job.config)
+            if decision is None:
+                continue
+            refused[mark] = decision.line
+            console.print(f"{' '.join(job.overrides)}: {decision.line}", markup=False)
+            if not self.options.dry_run:
+                leave_record(job, decision, self.kind)
+        return refused
 
     def _send(
         self, jobs: list[SweepJob], groups: list[Group], manifest: Manifest, sweep_dir: Path

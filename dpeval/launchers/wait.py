@@ -8,21 +8,19 @@ import shlex
 import sys
 import tempfile
 import time
-import uuid
 from collections import Counter
-from datetime import datetime
 from pathlib import Path
 
 from rich.console import Console
 
-from dpeval import __version__, record
+from dpeval import record
 from dpeval.errors import LaunchError, RunFailed, RunInterrupted
 from dpeval.launchers.follow import FINAL, RunStatus, counts, look
 from dpeval.launchers.job import SPEC_NAME, JobSpec
 from dpeval.launchers.manifest import Manifest
 from dpeval.launchers.scheduler import Scheduler, scheduler, unique
-from dpeval.machine import Environment
-from dpeval.record import Cause, Record, Status
+from dpeval.launchers.unmeasured import unmeasured
+from dpeval.record import Cause, Status
 
 _SILENCE_S = 600.0
 """How long a scheduler may fail to answer before waiting for it is given up."""
@@ -144,7 +142,12 @@ def settle(status: RunStatus, sweep_dir: Path, launcher: str) -> None:
         return
     try:
         spec = JobSpec.model_validate_json((folder / SPEC_NAME).read_bytes())
-        made = _record_of(status, spec, launcher)
+        made = unmeasured(
+            spec,
+            _STATUSES.get(status.standing, "failed"),
+            Cause(kind=status.kind, message=status.text, log=status.log),
+            record.Scheduler(kind=launcher, job_id=status.run.job_id or ""),
+        )
         handle, name = tempfile.mkstemp(prefix=".metrics-", suffix=".tmp", dir=folder)
     except (OSError, ValueError):
         return  # a full disk or a removed folder: the status still says what happened
@@ -161,41 +164,3 @@ def settle(status: RunStatus, sweep_dir: Path, launcher: str) -> None:
 
 
 _STATUSES: dict[str, Status] = {"oom": "oom", "interrupted": "interrupted"}
-
-
-def _record_of(status: RunStatus, spec: JobSpec, launcher: str) -> Record:
-    cause = Cause(kind=status.kind, message=status.text, log=status.log)
-    environment = Environment(
-        host="",
-        cpu_model="",
-        logical_cpus=0,
-        physical_cores=0,
-        sockets=0,
-        numa_nodes=0,
-        allowed_cpus=[],
-        gpus=[],
-        memory_bytes=0,
-        kernel="",
-        os="",
-        python="",
-        versions={},
-        git_commit=None,
-        git_dirty=None,
-    )
-    return Record(
-        dpeval_version=__version__,
-        run_id=uuid.uuid4().hex,
-        identity=spec.identity,
-        status=_STATUSES.get(status.standing, "failed"),
-        cause=cause,
-        study=str(spec.config["study"]),
-        repetition=int(spec.config["repetition"]),
-        started_at=datetime.now().astimezone().isoformat(timespec="milliseconds"),
-        wall_s=0.0,
-        command=shlex.join(["python", "-m", "dpeval.train", *spec.overrides]),
-        overrides=spec.overrides,
-        config=spec.config,
-        environment=environment,
-        scheduler=record.Scheduler(kind=launcher, job_id=status.run.job_id or ""),
-        missing=["environment", "started_at", "wall_s", "plan", "ranks", "dataset"],
-    )

@@ -37,7 +37,7 @@ TINY = (
 LONG = (
     *(word for word in TINY if "time_limit_s" not in word),
     "measure.time_limit_s=300",
-    "measure.rel_precision=0.000001",
+    "measure.rel_precision=0.00005",
     "measure.max_steps=100000",
 )
 """A run that goes on until somebody ends it."""

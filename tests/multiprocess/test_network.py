@@ -14,6 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+# Somebody else on the machine can spoil one attempt; the instrument is wrong if it stays wrong.
+pytestmark = pytest.mark.flaky(reruns=2, reruns_delay=5)
+
 ROOT = Path(__file__).resolve().parents[2]
 LINK_BITS_PER_S = 0.95e9
 """What TCP leaves of 1 Gbit/s: 1448 bytes of payload in 1538 on the wire."""

@@ -101,8 +101,8 @@ def test_a_study_becomes_figures_tables_and_words(tmp_path: Path) -> None:
     console = Console(width=200, record=True, file=(tmp_path / "out.txt").open("w"))
     out = analyze([written(tmp_path, study())], console=console)
     made = {path.name for path in out.iterdir()}
-    for stem in ("time_components_cores", "throughput_cores", "best_count_cores"):
-        assert {f"{stem}.png", f"{stem}.svg"} <= made
+    for stem in ("time_components", "throughput_cpu", "best_devices"):
+        assert {f"{stem}.{ending}" for ending in ("png", "svg", "pdf")} <= made
     assert {"summary.csv", "runs.csv"} <= made
     text = console.export_text()
     assert "skipped (devices)" in text
@@ -113,7 +113,7 @@ def test_gpu_and_weak_studies_have_figures_of_their_own(tmp_path: Path) -> None:
     runs = [make_record(n, b, b / n, hardware="gpu") for n in (1, 2) for b in (16, 32)]
     runs += [make_record(n, 16, 1.0, scaling="weak") for n in (1, 2)]
     made = {path.name for path in analyze([written(tmp_path, runs)]).iterdir()}
-    assert {"throughput_gpus.png", "throughput_cores_weak.png"} <= made
+    assert {"throughput_gpu.png", "throughput_cpu.png"} <= made
 
 
 def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:

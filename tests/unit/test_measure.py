@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpeval.config import MeasureConfig
+from dpeval.faults import faults
 from dpeval.measure import (
     decide,
-    faults,
     load_balance,
     mean_interval,
     naive_interval,
@@ -174,3 +174,87 @@ def test_the_straggler_is_the_rank_that_is_slow() -> None:
     (fault,) = faults(steady_start(compute[2], 3), compute, compute, data)
     assert fault.ranks == [2]
     assert "rank 2" in fault.text
+
+
+def slow_and_fast(generator: np.random.Generator, count: int) -> Series:
+    """White noise over a disturbance with a memory of twenty steps; its mean is exp(0.005)."""
+    slow = np.log(autoregressive(generator, count, rho=0.95)) / 0.2
+    series: Series = np.exp(0.1 * (0.3**0.5 * slow + 0.7**0.5 * generator.normal(size=count)))
+    return series
+
+
+def test_a_slow_disturbance_under_noise_widens_the_interval() -> None:
+    generator, truth = np.random.default_rng(11), float(np.exp(0.005))
+    intervals = [mean_interval(slow_and_fast(generator, 1000)) for _ in range(200)]
+    covered = np.mean([interval.low <= truth <= interval.high for interval in intervals])
+    assert covered >= 0.85  # from the lag-1 autocorrelation alone it would be 0.55
+
+
+def test_intervals_of_few_steps_are_wide_enough() -> None:
+    generator, truth = np.random.default_rng(12), float(np.exp(0.02))
+    for count, least in ((8, 0.92), (12, 0.92), (30, 0.93)):
+        intervals = [mean_interval(autoregressive(generator, count, 0.2)) for _ in range(500)]
+        covered = np.mean([interval.low <= truth <= interval.high for interval in intervals])
+        assert covered >= least
+
+
+@given(st.integers(0, 50), st.floats(0.5, 0.9), st.floats(0.91, 0.999))
+def test_more_confidence_is_a_wider_interval(seed: int, less: float, more: float) -> None:
+    series = np.random.default_rng(seed).lognormal(0, 0.2, 60)
+    narrow, wide = mean_interval(series, less), mean_interval(series, more)
+    assert wide.low < narrow.low < narrow.mean < narrow.high < wide.high
+
+
+def test_a_rank_with_more_images_is_no_straggler() -> None:
+    generator = np.random.default_rng(1)
+    batches = [4, 3]
+    compute = [batch * generator.lognormal(0, 0.02, 50) for batch in batches]
+    data = [np.zeros(50) for _ in batches]
+    begin = steady_start(compute[0], 3)
+    assert faults(begin, compute, compute, data, batches) == []
+    assert [fault.ranks for fault in faults(begin, compute, compute, data)] == [[0]]
+
+
+def test_every_straggler_is_named() -> None:
+    compute, data = ranks_of(np.random.default_rng(2), straggler=1.4)
+    compute[0] *= 1.4
+    named = faults(steady_start(compute[2], 3), compute, compute, data)
+    assert [(fault.code, fault.ranks) for fault in named] == [
+        ("straggler", [0]),
+        ("straggler", [2]),
+    ]
+
+
+def test_one_stall_of_the_loader_is_not_a_slow_loader() -> None:
+    compute, data = ranks_of(np.random.default_rng(3))
+    data[1][50] = 20.0
+    assert found(compute, data) == []
+
+
+def test_a_loader_that_stalls_now_and_then_is_slow() -> None:
+    compute, data = ranks_of(np.random.default_rng(3))
+    for series in data:
+        series[5::8] = 1.0
+    assert found(compute, data) == ["input_bound"]
+
+
+def test_a_heavy_tail_is_jitter_and_one_hiccup_is_not() -> None:
+    compute, data = ranks_of(np.random.default_rng(4))
+    compute[1][60] *= 20
+    assert found(compute, data) == []
+    compute[1][[20, 35, 48, 77, 90]] *= 3
+    assert found(compute, data) == ["jitter"]
+
+
+def test_short_runs_are_not_accused() -> None:
+    for seed in range(50):
+        generator = np.random.default_rng(seed)
+        compute = [autoregressive(generator, 12, 0.3) ** 0.25 for _ in range(4)]
+        data = [np.full(12, 0.001) for _ in compute]
+        assert found(compute, data) == []
+
+
+def test_steps_that_are_slow_for_a_while_are_jitter() -> None:
+    generator = np.random.default_rng(5)
+    compute = [autoregressive(generator, 200, rho=0.8) for _ in range(4)]
+    assert "jitter" in found(compute, [np.full(200, 0.001) for _ in compute])

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpeval import cli
-from dpeval.machine import Cpu, Gpu, Machine, assign_cpus, cpus_near_gpus, order_cpus
+from dpeval.machine import Cpu, Gpu, Machine
+from dpeval.placement import assign_cpus, cpus_near_gpus, order_cpus
 from dpeval.plan import deal, make_plan
 
 

@@ -93,7 +93,7 @@ def test_rounding_up_covers_and_wastes_at_most_half(size: int) -> None:
 def test_time_covers_the_windows_the_start_and_the_signal() -> None:
     measure = MeasureConfig(time_limit_s=600, ablation=True, ablation_share=0.5)
     found = resolve(config(measure=measure, site=SiteConfig(startup_s=60)), None, OPTIONS)
-    assert found.time_min == 17  # (600 * 1.5 + 60 + 30) / 60 = 16.5
+    assert found.time_min == 18  # (600 * 1.5 + 60 + 30 + 60) / 60 = 17.5
     fixed = LauncherOptions(time_min=5)
     assert resolve(config(measure=measure), None, fixed).time_min == 5
 

@@ -1,0 +1,162 @@
+"""A grid of panels, each with a lane below it for what was asked for and not measured."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from dpeval.analysis.figures import style
+from dpeval.analysis.figures.cells import Family, device_word, shortfall
+
+MOST_PANELS = 6
+_LANE_INCHES = 0.4
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One panel: the plot, the positions of its device counts, and its batches."""
+
+    axes: Axes
+    family: Family
+    batches: list[int]
+    counts: list[int]
+    to_scale: bool = False
+
+    def x(self, devices: int) -> float:
+        """Position of a device count: to scale (log2 beyond 16 devices), or in order."""
+        if not self.to_scale:
+            return float(self.counts.index(devices))
+        return math.log2(devices) if self.counts[-1] > 16 else float(devices)
+
+    @property
+    def half_gap(self) -> float:
+        """Half the distance of the two closest device counts."""
+        places = [self.x(count) for count in self.counts]
+        gaps = [after - before for before, after in pairwise(places)]
+        return min(gaps, default=1.0) / 2
+
+
+def grid(
+    title: str,
+    subtitle: str,
+    wanted: Sequence[tuple[Family, list[int]]],
+    *,
+    size: tuple[float, float] = (4.4, 3.0),
+    share_y: bool = False,
+    lanes: bool = True,
+    to_scale: bool = False,
+) -> tuple[Figure, list[Panel]]:
+    """Lay out one panel per (family, batches), with lanes where cells are absent.
+
+    Panels beyond :data:`MOST_PANELS` are left out; the caller says so (:func:`left_out`).
+    """
+    shown = list(wanted)[:MOST_PANELS]
+    columns = min(len(shown), 2 if len(shown) in (2, 4) else 3, max(1, int(15 / size[0])))
+    rows = math.ceil(len(shown) / columns)
+    absent = [_lanes(*each) if lanes else [] for each in shown]
+    lanes_of_row = [
+        max(len(each) for each in absent[row * columns : (row + 1) * columns])
+        for row in range(rows)
+    ]
+    width = max(6.4, size[0] * columns)
+    height = 0.9 + sum(size[1] + _LANE_INCHES * count for count in lanes_of_row)
+    figure = style.titled(width, height, title, subtitle)
+    heights = [
+        part for count in lanes_of_row for part in (size[1], max(_LANE_INCHES * count, 0.01))
+    ]
+    cells = figure.add_gridspec(2 * rows, columns, height_ratios=heights)
+    panels: list[Panel] = []
+    for index, (family, batches) in enumerate(shown):
+        row, column = divmod(index, columns)
+        axes = figure.add_subplot(
+            cells[2 * row, column], sharey=panels[0].axes if share_y and panels else None
+        )
+        panel = Panel(axes, family, batches, family.device_counts, to_scale)
+        _device_axis(axes, panel)
+        if family.label:
+            axes.set_title(textwrap.fill(family.label, int(size[0] * 11)))
+        if absent[index]:
+            lane = figure.add_subplot(cells[2 * row + 1, column], sharex=axes)
+            _draw_lanes(lane, panel, absent[index])
+            axes.tick_params(labelbottom=False)
+            axes.set_xlabel("")
+        panels.append(panel)
+    return figure, panels
+
+
+def left_out(wanted: Sequence[tuple[Family, list[int]]]) -> str:
+    """A note on what :func:`grid` had no room for: whole panels, or batches of a panel."""
+    shown = list(wanted)[:MOST_PANELS]
+    panels = len(wanted) - len(shown)
+    batches = sum(len(family.batches) - len(chosen) for family, chosen in shown if len(chosen) > 1)
+    notes = []
+    if panels:
+        notes.append(f"{panels} more panel{'s' * (panels != 1)}")
+    if batches:
+        notes.append(f"{batches} more batches")
+    return f"Not drawn for want of room: {', '.join(notes)} (see the tables)." if notes else ""
+
+
+def _device_axis(axes: Axes, panel: Panel) -> None:
+    places = [panel.x(count) for count in panel.counts]
+    margin = 1.2 * panel.half_gap
+    axes.set_xlim(places[0] - margin, places[-1] + margin)
+    axes.set_xticks(places, [str(count) for count in panel.counts])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel(device_word(panel.family.hardware))
+
+
+def _lanes(family: Family, batches: list[int]) -> list[int]:
+    """Batches with a cell that was asked for and not measured, or never asked for there."""
+    wanted = len(family.device_counts)
+    return [batch for batch in batches if len(family.measured(batch)) < wanted]
+
+
+def _draw_lanes(lane: Axes, panel: Panel, batches: list[int]) -> None:
+    lane.set_ylim(len(batches), 0)
+    lane.set_yticks(
+        [row + 0.28 for row in range(len(batches))], [f"batch {batch}" for batch in batches]
+    )
+    lane.tick_params(axis="y", length=0, labelsize=7)
+    lane.grid(visible=False)
+    for side in ("left", "bottom"):
+        lane.spines[side].set_visible(False)
+    lane.tick_params(axis="x", length=0)
+    lane.set_xlabel(device_word(panel.family.hardware))
+    for row, batch in enumerate(batches):
+        for counts, text in _absent_boxes(panel, batch):
+            left = panel.x(counts[0]) - 0.9 * panel.half_gap
+            right = panel.x(counts[-1]) + 0.9 * panel.half_gap
+            style.hatched(lane, left, row + 0.08, right - left, 0.4)
+            at, align = (left + right) / 2, "center"
+            if counts[0] == panel.counts[0]:
+                at, align = left, "left"
+            elif counts[-1] == panel.counts[-1]:
+                at, align = right, "right"
+            lane.text(at, row + 0.54, text, ha=align, va="top", fontsize=7, color=style.INK)
+
+
+def _absent_boxes(panel: Panel, batch: int) -> list[tuple[list[int], str]]:
+    """Neighbouring absent device counts that have one reason, with that reason."""
+    rows = {int(cell.num_devices): cell for cell in panel.family.of_batch(batch).itertuples()}
+    boxes: list[tuple[list[int], str]] = []
+    before: str | None = None
+    for count in panel.counts:
+        cell = rows.get(count)
+        if cell is not None and cell.status == "ok":
+            before = None
+            continue
+        text = "no record" if cell is None else shortfall(cell)
+        if text == before:
+            boxes[-1][0].append(count)
+        else:
+            boxes.append(([count], text))
+        before = text
+    return boxes

@@ -1,0 +1,195 @@
+"""Speed-up against the ideal, and parallel efficiency as a heat map."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.colors import Normalize
+
+from dpeval.analysis.figures import style
+from dpeval.analysis.figures.cells import Family, segments, shortfall
+from dpeval.analysis.figures.panels import Panel, grid, left_out
+from dpeval.analysis.figures.sheet import Drawing, Sheet, UnsupportedError
+from dpeval.analysis.figures.throughput import (
+    INTERVAL_NOTE,
+    batch_legend,
+    notes_on,
+    shade_oversubscribed,
+)
+
+
+def speedups(family: Family, batch: int) -> pd.DataFrame:
+    """Speed-up and parallel efficiency of the measured cells of one batch.
+
+    Throughput over that of the fewest devices measured, times those devices; the interval is
+    the ratio's, relative half-widths added in quadrature (first-order propagation of independent
+    errors). The baseline itself is 1 by definition and has no interval.
+
+    Returns:
+        The cells with `speedup`, `speedup_low`, `speedup_high`, `efficiency` (speed-up over
+        devices) and `efficiency_half`.
+    """
+    points = family.measured(batch).copy()
+    if points.empty:
+        return points
+    base = points.iloc[0]
+    half = (points["high"] - points["low"]) / 2 / points["img_per_s"]
+    base_half = (base["high"] - base["low"]) / 2 / base["img_per_s"]
+    relative = np.sqrt(half**2 + base_half**2)
+    relative.iloc[0] = 0.0
+    points["speedup"] = points["img_per_s"] / base["img_per_s"] * base["num_devices"]
+    points["speedup_low"] = points["speedup"] * (1 - relative)
+    points["speedup_high"] = points["speedup"] * (1 + relative)
+    points["efficiency"] = points["speedup"] / points["num_devices"]
+    points["efficiency_half"] = points["efficiency"] * relative
+    return points
+
+
+def speedup(sheet: Sheet) -> Drawing:
+    """Speed-up over devices against the ideal, with the fitted law where the data support one."""
+    wanted = _with_several_counts(sheet)
+    title = "Speed-up against the ideal"
+    figure, panels = grid(title, sheet.words(), wanted, to_scale=True)
+    said = [sentence for panel in panels for sentence in _draw_speedup(panel)]
+    fitted = [
+        law
+        for panel in panels
+        for batch, colour in zip(panel.batches, style.sequential(len(panel.batches)), strict=True)
+        for law in _draw_laws(sheet, panel, batch, colour)
+    ]
+    notes = [
+        f"Dashed: ideal. {INTERVAL_NOTE}",
+        f"Thin line and band: fitted law, 95 % band ({'; '.join(fitted)})." if fitted else "",
+        *notes_on([family for family, _ in wanted]),
+        left_out(wanted),
+    ]
+    style.footnotes(figure, notes)
+    return Drawing(figure, f"{title}, lines with 95 % intervals. " + " ".join(said[:12]))
+
+
+def _with_several_counts(sheet: Sheet) -> list[tuple[Family, list[int]]]:
+    wanted = []
+    for family in sheet.families:
+        batches = [batch for batch in family.shown_batches if len(family.measured(batch)) > 1]
+        if batches:
+            wanted.append((family, batches))
+    if not wanted:
+        raise UnsupportedError("no batch was measured at more than one device count")
+    return wanted
+
+
+def _draw_speedup(panel: Panel) -> list[str]:
+    axes, family, said = panel.axes, panel.family, []
+    shade_oversubscribed(panel)
+    places = [panel.x(count) for count in panel.counts]
+    axes.plot(places, panel.counts, color=style.MUTED, linestyle=(0, (4, 3)), linewidth=1, zorder=2)
+    colours = style.sequential(len(panel.batches))
+    for index, batch in enumerate(panel.batches):
+        points = speedups(family, batch)
+        shown = points.assign(
+            img_per_s=points["speedup"], low=points["speedup_low"], high=points["speedup_high"]
+        ).set_index("num_devices")
+        for run in segments(panel.counts, {int(n) for n in shown.index}):
+            style.draw_points(
+                axes, [panel.x(n) for n in run], shown.loc[run], index, colours[index]
+            )
+        last = points.iloc[-1]
+        said.append(
+            f"{family.batch_name} {batch}: {last.speedup:.2f}× at {last.num_devices} devices."
+        )
+    if len(panel.batches) > 1:
+        batch_legend(panel)
+    highest = max(float(speedups(family, batch)["speedup_high"].max()) for batch in panel.batches)
+    axes.set_ylim(0, max(highest * 1.12, min(panel.counts[-1], highest * 1.6) * 1.05))
+    axes.set_ylabel("speed-up (×)")
+    return said
+
+
+def _draw_laws(sheet: Sheet, panel: Panel, batch: int, colour: Any) -> list[str]:
+    named = []
+    for name, curve in sheet.laws(panel.family, batch):
+        devices = curve["devices"].astype(float)
+        x = np.log2(devices) if panel.counts[-1] > 16 else devices
+        panel.axes.plot(x, curve["speedup"], color=colour, linewidth=0.9, zorder=2.2)
+        panel.axes.fill_between(x, curve["low"], curve["high"], color=colour, alpha=0.18, lw=0)
+        named.append(f"{panel.family.label} {panel.family.batch_name} {batch}: {name}".strip())
+    return named
+
+
+def efficiency_map(sheet: Sheet) -> Drawing:
+    """Parallel efficiency for devices x batch; cells that were not measured are hatched."""
+    wanted = [(family, family.shown_batches) for family, _ in _with_several_counts(sheet)]
+    title = "Parallel efficiency (1 = ideal)"
+    most_counts = max(len(family.device_counts) for family, _ in wanted)
+    most_batches = max(len(batches) for _, batches in wanted)
+    size = (max(4.6, 1.0 + 0.62 * most_counts), 0.9 + 0.55 * most_batches)
+    figure, panels = grid(title, sheet.words(), wanted, size=size, lanes=False)
+    highest = 1.0
+    colours = mpl.colormaps["cividis"]
+    scale = Normalize(0.0, highest)
+    said = []
+    for panel in panels:
+        said.append(_draw_map(panel, colours, scale))
+    bar = figure.colorbar(
+        mpl.cm.ScalarMappable(scale, colours), ax=[panel.axes for panel in panels],
+        shrink=0.9, aspect=18, pad=0.02, extend="max",
+    )  # fmt: skip
+    bar.outline.set_visible(False)
+    notes = [
+        "Efficiency: speed-up over the fewest devices measured, per device; ± half of its 95 % "
+        "interval.",
+        "Frame: above 1 beyond its interval (super-linear: to be explained, not believed).",
+        left_out(wanted),
+    ]
+    style.footnotes(figure, notes)
+    return Drawing(figure, f"{title}, a heat map. " + " ".join(said))
+
+
+def _draw_map(panel: Panel, colours: Any, scale: Normalize) -> str:
+    axes, family = panel.axes, panel.family
+    lowest = (math.inf, 0, 0)
+    for row, batch in enumerate(panel.batches):
+        points = speedups(family, batch)
+        values = points.set_index("num_devices") if len(points) else points
+        cells = {int(cell.num_devices): cell for cell in family.of_batch(batch).itertuples()}
+        for count in panel.counts:
+            x, cell = panel.x(count), cells.get(count)
+            if cell is None or cell.status != "ok":
+                text = "no record" if cell is None else shortfall(cell, narrow=True)
+                style.hatched(axes, x - 0.48, row - 0.46, 0.96, 0.92)
+                style.label_box(axes, x, row, text, fontsize=6.4)
+                continue
+            value, half = values.loc[count, "efficiency"], values.loc[count, "efficiency_half"]
+            _draw_efficiency(panel, (x, row), (value, half), colours(scale(value)))
+            lowest = min(lowest, (float(value), count, batch))
+    axes.set_ylim(-0.55, len(panel.batches) - 0.45)
+    axes.set_yticks(range(len(panel.batches)), [str(batch) for batch in panel.batches])
+    axes.set_ylabel(family.batch_name)
+    axes.grid(visible=False)
+    if not math.isfinite(lowest[0]):
+        return ""
+    return f"Lowest: {lowest[0]:.2f} at {lowest[1]} devices, {family.batch_name} {lowest[2]}."
+
+
+def _draw_efficiency(
+    panel: Panel, at: tuple[float, float], value: tuple[float, float], colour: Any
+) -> None:
+    (x, y), (efficiency, half) = at, value
+    beyond = efficiency - half > 1.0
+    panel.axes.add_patch(
+        mpl.patches.Rectangle(
+            (x - 0.48, y - 0.46), 0.96, 0.92, facecolor=colour, zorder=2,
+            edgecolor="#d55e00" if beyond else "white", linewidth=2.2 if beyond else 0.5,
+        )
+    )  # fmt: skip
+    dark = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] < 0.55
+    spread = "baseline" if half == 0 else f"± {half:.2f}" if half >= 0.005 else "± <0.01"
+    text = f"{efficiency:.2f}\n{spread}"
+    panel.axes.text(
+        x, y, text, ha="center", va="center", fontsize=8, linespacing=0.95, zorder=3,
+        color="white" if dark else style.INK,
+    )  # fmt: skip

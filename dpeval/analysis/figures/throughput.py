@@ -1,0 +1,193 @@
+"""Throughput over devices, and the best device count of each batch."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+from matplotlib.lines import Line2D
+
+from dpeval.analysis.figures import style
+from dpeval.analysis.figures.cells import Family, printable, segments, shortfall
+from dpeval.analysis.figures.panels import Panel, grid, left_out
+from dpeval.analysis.figures.sheet import Drawing, Sheet, UnsupportedError
+
+UNSTEADY_NOTE = "Open marker: the run never became steady."
+OVERSUBSCRIBED_NOTE = "Grey band: more ranks than cores (oversubscribed); it measures contention."
+INTERVAL_NOTE = "Error bars: 95 % interval."
+
+
+def over_cores(sheet: Sheet) -> Drawing:
+    """Throughput over CPU devices, one line per batch."""
+    return _over_devices(sheet, "cpu", "Throughput over CPU devices")
+
+
+def over_gpus(sheet: Sheet) -> Drawing:
+    """Throughput over GPUs, one line per batch."""
+    return _over_devices(sheet, "gpu", "Throughput over GPUs, by batch")
+
+
+def _over_devices(sheet: Sheet, hardware: str, title: str) -> Drawing:
+    chosen = [family for family in sheet.families if family.hardware == hardware]
+    if not any(len(family.measured()) for family in chosen):
+        raise UnsupportedError(f"no run on hardware={hardware} was measured")
+    wanted = [(family, family.shown_batches) for family in chosen if len(family.measured())]
+    figure, panels = grid(title, sheet.words(hardware), wanted, to_scale=True)
+    for panel in panels:
+        draw_lines(panel)
+    notes = [INTERVAL_NOTE, *notes_on(chosen), left_out(wanted)]
+    style.footnotes(figure, notes)
+    return Drawing(figure, _alt(title, chosen))
+
+
+def draw_lines(panel: Panel) -> None:
+    """One line with error bars per batch; no line passes over a point that is absent."""
+    axes, family = panel.axes, panel.family
+    shade_oversubscribed(panel)
+    colours = style.sequential(len(panel.batches))
+    for index, batch in enumerate(panel.batches):
+        points = family.measured(batch).set_index("num_devices")
+        for run in segments(panel.counts, {int(n) for n in points.index}):
+            part = points.loc[run]
+            style.draw_points(axes, [panel.x(n) for n in run], part, index, colours[index])
+    if len(panel.batches) > 1 or family.scaling == "weak":
+        batch_legend(panel)
+    axes.set_ylabel("throughput (img/s)")
+    axes.set_ylim(bottom=0)
+    axes.margins(y=0.12)
+    mark_bad(panel)
+
+
+def batch_legend(panel: Panel) -> None:
+    """A key of batches by colour, dash and marker, outside the data."""
+    colours = style.sequential(len(panel.batches))
+    handles = [
+        Line2D([], [], color=colours[i], linestyle=style.DASHES[i % len(style.DASHES)],
+               marker=style.MARKERS[i % len(style.MARKERS)], label=str(batch))
+        for i, batch in enumerate(panel.batches)
+    ]  # fmt: skip
+    panel.axes.legend(
+        handles=handles[::-1], title=panel.family.batch_name, title_fontsize=8,
+        loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=3.2,
+    )  # fmt: skip
+
+
+def shade_oversubscribed(panel: Panel) -> None:
+    """A grey band behind device counts that had more ranks than cores."""
+    over = panel.family.cells.groupby("num_devices")["oversubscribed"].any()
+    for count in over.index[over]:
+        at = panel.x(int(count))
+        panel.axes.axvspan(
+            at - panel.half_gap, at + panel.half_gap, color="#ededed", linewidth=0, zorder=0
+        )
+
+
+def mark_bad(panel: Panel) -> None:
+    """An exclamation mark above points whose machine was in a bad condition."""
+    for cell in panel.family.measured().itertuples():
+        if cell.bad and cell.batch in panel.batches:
+            panel.axes.annotate(
+                "!", (panel.x(int(cell.num_devices)), cell.high), xytext=(0, 3),
+                textcoords="offset points", ha="center", fontweight="bold", color=style.INK,
+            )  # fmt: skip
+
+
+def notes_on(chosen: list[Family]) -> list[str]:
+    """What a reader of any figure of these families must know."""
+    notes = []
+    table = pd.concat([family.cells for family in chosen])
+    ok = table[table["status"] == "ok"]
+    if not ok["steady"].all():
+        notes.append(UNSTEADY_NOTE)
+    if ok["oversubscribed"].any():
+        notes.append(OVERSUBSCRIBED_NOTE)
+    for cell in ok[ok["bad"] != ""].itertuples():
+        bad = printable(cell.bad, 160)
+        notes.append(f"! {cell.num_devices} devices, batch {cell.batch}: {bad}")
+    return notes
+
+
+def _alt(title: str, chosen: list[Family]) -> str:
+    lines = []
+    for family in chosen[:3]:
+        ok = family.measured()
+        best = ok.loc[ok["img_per_s"].idxmax()] if len(ok) else None
+        if best is not None:
+            lines.append(
+                f"{family.label or 'all runs'}: highest {best.img_per_s:.3g} img/s at "
+                f"{best.num_devices} devices, {family.batch_name} {best.batch}"
+            )
+    return f"{title}, lines with 95 % intervals. " + "; ".join(lines) + "."
+
+
+def best_devices(sheet: Sheet) -> Drawing:
+    """For each batch, the device count with the highest throughput; ties are called ties."""
+    wanted = [
+        (family, family.shown_batches)
+        for family in sheet.families
+        if len(family.measured()) and len(family.device_counts) > 1
+    ]
+    if not wanted:
+        raise UnsupportedError("no study measured more than one device count")
+    title = "Best device count of each batch"
+    most_counts = max(len(family.device_counts) for family, _ in wanted)
+    most_batches = max(len(batches) for _, batches in wanted)
+    size = (max(4.4, 1.0 + 0.62 * most_counts), 0.8 + 0.5 * most_batches)
+    figure, panels = grid(title, sheet.words(), wanted, size=size, lanes=False)
+    said = [sentence for panel in panels for sentence in _draw_best(panel)]
+    notes = [
+        "Numbers: throughput ± half of its 95 % interval, img/s.",
+        "Filled: the highest. Outlined: a tie, its interval reaches the highest one's.",
+        left_out(wanted),
+    ]
+    style.footnotes(figure, notes)
+    return Drawing(figure, f"{title}. " + " ".join(said[:12]))
+
+
+def _draw_best(panel: Panel) -> list[str]:
+    axes, family, said = panel.axes, panel.family, []
+    for row, batch in enumerate(panel.batches):
+        points = family.measured(batch)
+        best = points.loc[points["img_per_s"].idxmax()] if len(points) else None
+        for cell in family.of_batch(batch).itertuples():
+            at = panel.x(int(cell.num_devices))
+            if cell.status != "ok" or best is None:
+                style.hatched(axes, at - 0.45, row - 0.4, 0.9, 0.8)
+                style.label_box(axes, at, row, shortfall(cell, narrow=True), fontsize=6.6)
+                continue
+            is_best = cell.num_devices == best.num_devices
+            _draw_choice(panel, at, row, cell, is_best, bool(cell.high >= best.low))
+        if best is not None:
+            said.append(f"Batch {batch}: {best.num_devices} devices, {best.img_per_s:.3g} img/s.")
+    axes.set_ylim(-0.6, len(panel.batches) - 0.4)
+    axes.set_yticks(range(len(panel.batches)), [str(batch) for batch in panel.batches])
+    axes.set_ylabel(family.batch_name)
+    axes.grid(visible=False)
+    return said
+
+
+def _draw_choice(panel: Panel, x: float, y: int, cell: Any, best: bool, tie: bool) -> None:
+    half = max(cell.high - cell.img_per_s, cell.img_per_s - cell.low)
+    rate = rate_text(cell.img_per_s, half).replace(" ±", "\n±")
+    weight = "bold" if best else "normal"
+    if best or tie:
+        box = {"boxstyle": "round,pad=0.25", "linewidth": 1.3, "edgecolor": "#0b5a8f",
+               "facecolor": "#0b5a8f" if best else "white"}  # fmt: skip
+        colour = "white" if best else "#0b5a8f"
+        panel.axes.text(x, y, rate, ha="center", va="center", bbox=box, color=colour,
+                        fontweight=weight, fontsize=8,
+ linespacing=0.95)  # fmt: skip
+    else:
+        panel.axes.text(
+            x, y, rate, ha="center", va="center", color=style.MUTED, fontsize=8, linespacing=0.95
+        )
+
+
+def rate_text(value: float, half: float) -> str:
+    """`value` ± `half` with as many digits as the interval carries, at least three in all."""
+    digits = max(0, 2 - math.floor(math.log10(max(abs(value), 1e-9))))
+    if not math.isfinite(half):
+        return f"{value:.{digits}f} ± ?"
+    shown = f"{half:.{digits}f}"
+    return f"{value:.{digits}f} ± {shown if float(shown) else f'{half:.1g}'}"

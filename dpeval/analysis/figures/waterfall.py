@@ -1,0 +1,122 @@
+"""The efficiency waterfall: from ideal to measured, one named factor at a time."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from dpeval.analysis.figures import style
+from dpeval.analysis.figures.cells import CELL, Family, device_word
+from dpeval.analysis.figures.panels import MOST_PANELS
+from dpeval.analysis.figures.scaling import speedups
+from dpeval.analysis.figures.sheet import Drawing, Sheet, UnsupportedError
+
+_LOSS, _GAIN, _WHOLE = "#d55e00", "#3fb893", "#0b5a8f"
+
+
+def waterfall(sheet: Sheet) -> Drawing:
+    """Parallel efficiency as a product of factors, for the most devices of each batch.
+
+    Every bar takes the running product from before its factor to after it, so that the bars'
+    lengths add up to what is lost (in points of efficiency) and end at the measured efficiency.
+    """
+    wanted = _chosen(sheet)
+    if not wanted:
+        raise UnsupportedError("no configuration with two or more devices has efficiency factors")
+    shown = wanted[:MOST_PANELS]
+    columns = min(len(shown), 3 if len(shown) not in (2, 4) else 2)
+    rows = math.ceil(len(shown) / columns)
+    longest = max(len(factors) for _, _, factors in shown)
+    title = "What efficiency is lost to"
+    size = (max(7.0, 4.6 * columns), 1.1 + rows * (0.95 + 0.3 * longest))
+    figure = style.titled(*size, title, sheet.words())
+    said = []
+    for index, (family, cell, factors) in enumerate(shown):
+        axes = figure.add_subplot(rows, columns, index + 1)
+        _draw(axes, factors, _half(family, cell))
+        unit = device_word(family.hardware)
+        name = f"{family.label} · {cell.num_devices} {unit}, {family.batch_name} {cell.batch}"
+        axes.set_title(textwrap.fill(name.removeprefix(" · "), 46), fontsize=8.5)
+        said.append(_sentence(cell, factors))
+    more = len(wanted) - len(shown)
+    notes = [
+        "Left to right in every row: what remains of the ideal before and after the factor; the "
+        "factors' product is the measured efficiency (error bar: 95 % interval).",
+        f"{more} more configurations are in the tables." if more else "",
+    ]
+    style.footnotes(figure, notes)
+    return Drawing(figure, f"{title}: waterfalls of factors. " + " ".join(said))
+
+
+def _chosen(sheet: Sheet) -> list[tuple[Family, Any, pd.DataFrame]]:
+    """Of each family and batch, the configuration with the most devices that has factors."""
+    found = []
+    if sheet.factors.empty:
+        return []
+    known = dict(iter(sheet.factors.groupby(list(CELL), dropna=False)))
+    for family in sheet.families:
+        for batch in family.batches:
+            for cell in reversed(list(family.measured(batch).itertuples())):
+                key = (*family.key.values(), cell.num_devices, cell.batch)
+                if cell.num_devices > 1 and key in known:
+                    found.append((family, cell, known[key]))
+                    break
+    return found
+
+
+def _half(family: Family, cell: Any) -> float:
+    """Half-width of the 95 % interval of a cell's efficiency."""
+    points = speedups(family, int(cell.batch)).set_index("num_devices")
+    return float(points.loc[cell.num_devices, "efficiency_half"])
+
+
+def _draw(axes: Axes, factors: pd.DataFrame, half: float) -> None:
+    level, names = 1.0, ["ideal"]
+    axes.barh(0, 1.0, color=_WHOLE, height=0.62, zorder=2)
+    for row, factor in enumerate(factors.itertuples(), start=1):
+        after = level * factor.value
+        colour, hatch = (_LOSS, "////") if after <= level else (_GAIN, "xx")
+        axes.barh(row, after - level, left=level, color=colour, hatch=hatch, height=0.62,
+                  edgecolor="white", linewidth=0.5, zorder=2)  # fmt: skip
+        axes.plot([level, level], [row - 0.69, row + 0.31], color=style.MUTED, linewidth=0.7)
+        _label(axes, row, min(level, after), max(level, after), factor.value)
+        names.append(textwrap.fill(str(factor.factor), 24))
+        level = after
+    last = len(names)
+    axes.plot([level, level], [last - 0.69, last + 0.31], color=style.MUTED, linewidth=0.7)
+    axes.barh(last, level, color=_WHOLE, height=0.62, zorder=2)
+    axes.errorbar(level, last, xerr=half, color=style.INK, elinewidth=1.1, zorder=3)
+    axes.annotate(
+        f"{level:.1%} ± {half:.1%}", (level + half, last), xytext=(5, 0), va="center",
+        textcoords="offset points", fontweight="bold", fontsize=8.5,
+    )  # fmt: skip
+    names.append("measured")
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_xlim(0, 1.18 * max(1.0, level + half))
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1.0], ["0", "25 %", "50 %", "75 %", "100 %"])
+    axes.grid(axis="x")
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel("parallel efficiency")
+
+
+def _label(axes: Axes, row: int, left: float, right: float, value: float) -> None:
+    """The factor beside its bar: left of it where the page ends, right of it otherwise."""
+    if left > 0.22:
+        axes.annotate(f"× {value:.3f}", (left, row), xytext=(-4, 0), ha="right", va="center",
+                      textcoords="offset points", fontsize=8)  # fmt: skip
+    else:
+        axes.annotate(f"× {value:.3f}", (right, row), xytext=(4, 0), ha="left", va="center",
+                      textcoords="offset points", fontsize=8)  # fmt: skip
+
+
+def _sentence(cell: Any, factors: pd.DataFrame) -> str:
+    worst = factors.loc[factors["value"].idxmin()]
+    return (
+        f"{cell.num_devices} devices, batch {cell.batch}: {factors['value'].prod():.2f}, "
+        f"lowest factor {worst['factor']} {worst['value']:.2f}."
+    )

@@ -1,0 +1,173 @@
+"""What figures show: checked on the drawn objects, without writing files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.text import Text
+
+from dpeval.analysis import frame
+from dpeval.analysis.figures import Models, Sheet, components, scaling, style, throughput, waterfall
+from dpeval.analysis.figures.cells import CELL, segments
+from dpeval.analysis.figures.memory import memory
+from dpeval.analysis.figures.sheet import UnsupportedError
+from dpeval.memory import Budget, Forecast
+from dpeval.record import Cause, DatasetUsed, MemoryRecord, Record
+from tests.records import make_record
+
+GIB = 2**30
+
+
+@pytest.fixture(autouse=True)
+def _styled() -> Iterator[None]:
+    with style.styled():
+        yield
+
+
+def sheet_of(records: list[Record], models: Models | None = None) -> Sheet:
+    rows = [frame.row(record, Path(str(number))) for number, record in enumerate(records)]
+    runs = pd.DataFrame(rows, columns=list(frame.COLUMNS))
+    return Sheet.of(runs, frame.pool(runs), models)
+
+
+def does_not_fit(devices: int, batch: int, **changes: Any) -> Record:
+    memory_record = MemoryRecord(
+        forecast=Forecast(total_bytes=int(15.9 * GIB), parts={}, source="model"),
+        budget=Budget(bytes=int(10.8 * GIB), source="device"),
+    )
+    cause = Cause(kind="memory", message="needs more than there is")
+    return make_record(
+        devices, batch, status="skipped", cause=cause, memory=memory_record, **changes
+    )
+
+
+def study() -> list[Record]:
+    """1, 2, 4, 8 devices, of which 4 did not fit."""
+    return [*(make_record(n, 32, 1.0 / n**0.8) for n in (1, 2, 8)), does_not_fit(4, 32)]
+
+
+def said(figure: Figure) -> str:
+    return "\n".join(text.get_text() for text in figure.findobj(Text))
+
+
+def boxes(axes: Axes) -> list[Rectangle]:
+    return [patch for patch in axes.patches if isinstance(patch, Rectangle)]
+
+
+def test_no_line_passes_over_an_absent_point() -> None:
+    drawn = throughput.over_cores(sheet_of(study())).figure
+    lines = [line for line in drawn.axes[0].get_lines() if line.get_linestyle() == "-"]
+    joined = [sorted(np.asarray(line.get_xdata(), dtype=float)) for line in lines]
+    assert [1.0, 2.0] in joined
+    assert not any(2.0 in x and 8.0 in x for x in joined)
+
+
+def test_an_absent_cell_is_hatched_and_says_what_it_needs() -> None:
+    for draw in (throughput.over_cores, throughput.best_devices, scaling.efficiency_map):
+        figure = draw(sheet_of(study())).figure
+        hatches = {p.get_hatch() for axes in figure.axes for p in axes.patches}
+        assert "////" in hatches
+        words = said(figure).replace("\n", " ")
+        assert "needs 15.9 of 10.8 GiB" in words
+
+
+def test_the_stack_of_phases_adds_up_to_the_step() -> None:
+    sheet = sheet_of(study())
+    axes = components.time_components(sheet).figure.axes[0]
+    scale = 1e3 if "(ms)" in axes.get_ylabel() else 1.0
+    bars = [p for p in boxes(axes) if p.get_width() == pytest.approx(0.72)]
+    tops: dict[float, float] = {}
+    for bar in bars:
+        tops[bar.get_x()] = max(tops.get(bar.get_x(), 0.0), bar.get_y() + bar.get_height())
+    steps = sheet.families[0].measured()["step_s"].to_numpy()
+    assert [tops[x] for x in sorted(tops)] == pytest.approx(list(steps * scale))
+
+
+def test_a_run_that_never_became_steady_has_an_open_marker() -> None:
+    wobbly = make_record(2, 32, 0.6)
+    assert wobbly.window is not None
+    window = wobbly.window.model_copy(update={"steady": False})
+    records = [make_record(1), wobbly.model_copy(update={"window": window})]
+    figure = throughput.over_cores(sheet_of(records)).figure
+    faces = {
+        float(x): to_hex(line.get_markerfacecolor())
+        for line in figure.axes[0].get_lines()
+        if line.get_linestyle() == "None" and line.get_marker() == "o"
+        for x in np.asarray(line.get_xdata(), dtype=float)
+    }
+    assert faces[2.0] == "#ffffff" != faces[1.0]
+    assert "never became steady" in said(figure)
+
+
+def test_stand_in_data_is_marked_in_the_figure() -> None:
+    used = DatasetUsed(
+        requested="imagenette", used="imagenette_like", root="", train_images=1, num_classes=10
+    )
+    figure = throughput.over_cores(sheet_of([make_record(1, dataset=used)])).figure
+    assert "stand-in data" in said(figure)
+
+
+def test_a_figure_that_the_data_cannot_support_says_why() -> None:
+    with pytest.raises(UnsupportedError, match="hardware=gpu"):
+        throughput.over_gpus(sheet_of(study()))
+    with pytest.raises(UnsupportedError, match="more than one device count"):
+        throughput.best_devices(sheet_of([make_record(1)]))
+    with pytest.raises(UnsupportedError, match="efficiency factors"):
+        waterfall.waterfall(sheet_of(study()))
+
+
+def test_the_waterfall_ends_at_the_product_of_its_factors() -> None:
+    pooled = sheet_of(study())
+    (row,) = pooled.table[pooled.table["num_devices"] == 8].to_dict("records")
+    factors = {"input": 0.9, "contention": 0.8, "remainder": 1.05}
+    rows = [{k: row[k] for k in CELL} | {"factor": f, "value": v} for f, v in factors.items()]
+    figure = waterfall.waterfall(sheet_of(study(), Models(factors=pd.DataFrame(rows)))).figure
+    bars = boxes(figure.axes[0])
+    assert bars[-1].get_width() == pytest.approx(0.9 * 0.8 * 1.05)
+    lost = sum(bar.get_width() for bar in bars[1:-1])
+    assert 1.0 + lost == pytest.approx(bars[-1].get_width())
+
+
+def test_memory_shows_budget_and_what_did_not_fit() -> None:
+    figure = memory(sheet_of(study())).figure
+    assert "budget 10.8 GiB" in said(figure)
+    assert "15.9 of 10.8 GiB" in said(figure)
+
+
+def test_the_order_of_runs_changes_nothing() -> None:
+    records = [make_record(n, 32, 1 / n, repetition=r) for n in (1, 2) for r in range(2)]
+    one, other = sheet_of(records).table, sheet_of(records[::-1]).table
+    pd.testing.assert_frame_equal(one, other)
+
+
+def test_speedup_of_twice_the_throughput_is_two_with_an_interval() -> None:
+    records = [make_record(1, 32, 1.0, noise=0.01), make_record(2, 32, 0.5, noise=0.01)]
+    points = scaling.speedups(sheet_of(records).families[0], 32)
+    base, other = points.to_dict("records")
+    assert base["speedup"] == 1.0 == base["efficiency"]
+    assert base["efficiency_half"] == 0.0
+    assert other["speedup"] == pytest.approx(2.0, rel=0.02)
+    assert other["speedup_low"] < other["speedup"] < other["speedup_high"]
+
+
+@pytest.mark.parametrize("name", ["$\\frac{", "<script>", "a\nb", "x" * 10_000, "\x00\x1b[31m"])
+def test_any_name_can_be_drawn(name: str, tmp_path: Path) -> None:
+    config = {**make_record(1).config, "model": {"name": name}}
+    drawing = throughput.over_cores(sheet_of([make_record(1, config=config)]))
+    drawing.figure.savefig(tmp_path / "a.svg")
+    ElementTree.parse(tmp_path / "a.svg")
+
+
+def test_segments_join_only_neighbours_that_are_there() -> None:
+    assert list(segments([1, 2, 4, 8], {1, 2, 8})) == [[1, 2], [8]]
+    assert list(segments([1, 2], set())) == []

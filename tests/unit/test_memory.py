@@ -1,0 +1,258 @@
+"""Budget, policy, what a forecast learns, and how an end for lack of memory is told."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dpeval.config import HardwareConfig
+from dpeval.errors import MachineError
+from dpeval.fit import Try, expand, largest, search
+from dpeval.machine import Gpu, Machine
+from dpeval.memory import GIB, Budget, Decision, Forecast, budget, decide, node_free
+from dpeval.oom import KillCounter, is_out_of_memory, kill_counters, killed_for_memory
+from dpeval.peaks import Peak, learned
+from tests.unit.trees import grow
+
+MIB = 2**20
+MACHINE = Machine(host="h", cpus=[], gpus=[], memory_bytes=64 * GIB)
+
+
+def affine(images: int, parts: int) -> Forecast:
+    """400 MiB and 100 MiB per image of a micro-batch."""
+    size = 100 * MIB * math.ceil(images / parts)
+    return Forecast(
+        total_bytes=400 * MIB + size,
+        parts={"activations": size, "process": 400 * MIB},
+        source="model",
+    )
+
+
+def there(mib: int) -> Budget:
+    return Budget(bytes=mib * MIB, source="test")
+
+
+def decided(policy: str, shares: list[int], mib: int) -> Decision:
+    return decide(policy, shares, affine, lambda _: there(mib))
+
+
+def test_what_fits_runs_undivided() -> None:
+    decision = decided("accumulate", [8], 1200)
+    assert (decision.action, decision.micro_batches) == ("run", 1)
+
+
+def test_a_skipped_run_names_the_devices_that_it_takes() -> None:
+    decision = decided("skip", [128], 2000)
+    assert decision.action == "skip"
+    assert decision.devices_needed == 8  # 16 images and 400 MiB are 2000 MiB exactly
+    assert "fits on 8 devices" in decision.line
+    assert "12.89 GiB" in decision.line
+
+
+def test_no_device_count_helps_where_one_image_is_too_much() -> None:
+    assert decided("skip", [4], 450).devices_needed is None
+
+
+@given(
+    images=st.integers(2, 64),
+    mib=st.integers(500, 7000),
+)
+def test_accumulation_takes_the_fewest_equal_parts_that_fit(images: int, mib: int) -> None:
+    decision = decided("accumulate", [images], mib)
+    fitting = [
+        parts
+        for parts in range(1, images + 1)
+        if images % parts == 0 and affine(images, parts).total_bytes <= mib * MIB
+    ]
+    assert decision.action == ("run" if fitting[0] == 1 else "accumulate")
+    assert decision.micro_batches == fitting[0]
+
+
+def test_uneven_shares_are_cut_as_evenly_as_can_be() -> None:
+    decision = decided("accumulate", [7, 6], 400 + 350)
+    assert decision.micro_batches == 3  # 3+2+2 images of 7
+
+
+def test_accumulation_is_given_up_where_one_image_is_too_much() -> None:
+    decision = decided("accumulate", [8], 450)
+    assert decision.action == "skip"
+    assert "not even micro-batches of one image" in decision.line
+
+
+def test_the_other_policies_say_what_they_do() -> None:
+    assert decided("try", [128], 2000).action == "try"
+    assert decided("error", [128], 2000).action == "error"
+
+
+def test_a_stated_budget_is_taken_as_it_is() -> None:
+    found = budget(HardwareConfig(memory_gib=1.5), MACHINE, 4)
+    assert (found.bytes, found.source) == (int(1.5 * GIB), "hardware.memory_gib")
+
+
+def test_a_gpu_rank_has_what_is_free_of_the_fullest_gpu() -> None:
+    gpus = [Gpu(index=i, name="g", total_bytes=80 * GIB) for i in range(2)]
+    machine = MACHINE.model_copy(update={"gpus": gpus})
+    gpu = HardwareConfig(kind="gpu")
+    assert budget(gpu, machine, 2).bytes == 80 * GIB
+    assert budget(gpu, machine, 2, gpu_free_bytes=[79 * GIB, 11 * GIB]).bytes == 11 * GIB
+
+
+def _group(root: Path, version: int) -> Path:
+    """The folder of a memory cgroup of this process in the file system below `root`."""
+    kind, options = ("cgroup", "rw,memory") if version == 1 else ("cgroup2", "rw")
+    mount = f"30 23 0:26 / /sys/fs/cgroup/memory rw - {kind} cgroup {options}\n"
+    line = "3:memory:/mine\n" if version == 1 else "0::/mine\n"
+    grow(root, {"proc/self/cgroup": line, "proc/self/mountinfo": mount})
+    folder = root / "sys/fs/cgroup/memory/mine"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _limited(root: Path, version: int, limit: int, usage: int, cache: int) -> None:
+    """A cgroup of this process below `root` with a limit."""
+    folder = _group(root, version)
+    names = {
+        1: ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+        2: ("memory.max", "memory.current"),
+    }
+    for name, value in zip(names[version], (limit, usage), strict=True):
+        (folder / name).write_text(f"{value}\n")
+    (folder / "memory.stat").write_text(f"anon 5\ninactive_file {cache}\nactive_file 0\n")
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_cgroup_leaves_its_limit_less_what_is_held(tmp_path: Path, version: int) -> None:
+    _limited(tmp_path, version, limit=900 * MIB, usage=500 * MIB, cache=100 * MIB)
+    found = node_free({}, tmp_path)
+    assert found.bytes == 500 * MIB
+    assert "cgroup" in found.source
+
+
+def test_ranks_share_a_cgroup_but_their_libraries_only_once(tmp_path: Path) -> None:
+    _limited(tmp_path, 2, limit=1000 * MIB, usage=0, cache=0)
+    found = budget(
+        HardwareConfig(), MACHINE, 4, shared_bytes=200 * MIB, variables={}, root=tmp_path
+    )
+    assert found.bytes == 800 // 4 * MIB + 200 * MIB
+
+
+def test_slurm_says_its_memory_per_node_or_per_cpu(tmp_path: Path) -> None:
+    assert node_free({"SLURM_MEM_PER_NODE": "300"}, tmp_path).bytes == 300 * MIB
+    per_cpu = {"SLURM_MEM_PER_CPU": "50", "SLURM_CPUS_ON_NODE": "4"}
+    assert node_free(per_cpu, tmp_path).bytes == 200 * MIB
+    assert node_free({"SLURM_MEM_PER_NODE": "0"}, tmp_path).source == "free memory of the host"
+
+
+def test_a_line_through_measured_peaks_replaces_the_allowance() -> None:
+    peaks = [Peak(images, (300 + 150 * images) * MIB, None) for images in (2, 4, 8)]
+    found = learned(affine(16, 1), 16, peaks)
+    assert found.source == "fit"
+    assert found.total_bytes == pytest.approx((300 + 150 * 16) * MIB, rel=1e-6)
+    assert sum(found.parts.values()) == found.total_bytes
+    assert found.parts["activations"] == 1600 * MIB
+
+
+def test_one_measured_batch_moves_the_forecast_and_keeps_its_slope() -> None:
+    peaks = [Peak(8, 1300 * MIB, 800 * MIB)]
+    found = learned(affine(16, 1), 16, peaks)
+    assert found.total_bytes == (1600 + 500) * MIB
+
+
+def test_nothing_measured_changes_nothing() -> None:
+    assert learned(affine(16, 1), 16, []) == affine(16, 1)
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch's."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: "
+                     "can't allocate memory: you tried to allocate 400 bytes."),
+        OSError(12, "Cannot allocate memory"),
+    ],
+)  # fmt: skip
+def test_every_allocator_is_understood(error: BaseException) -> None:
+    assert is_out_of_memory(error)
+    outer = ValueError("while building")
+    outer.__cause__ = error
+    assert is_out_of_memory(outer)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2 shapes"), ValueError("memory")])
+def test_another_error_is_not_taken_for_lack_of_memory(error: BaseException) -> None:
+    assert not is_out_of_memory(error)
+
+
+def test_a_raised_counter_tells_where() -> None:
+    before = [KillCounter("/a", 2), KillCounter("host", 7)]
+    assert killed_for_memory(before, before) is None
+    assert killed_for_memory(before, [KillCounter("/a", 3), KillCounter("host", 8)]) == "/a"
+    assert killed_for_memory(before, [KillCounter("/a", 2), KillCounter("host", 8)]) == "host"
+
+
+def test_counters_of_both_cgroup_versions_are_read(tmp_path: Path) -> None:
+    for version, name, text in (
+        (2, "memory.events", "low 0\nmax 9\noom 1\noom_kill 4\n"),
+        (1, "memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 4\n"),
+    ):
+        root = tmp_path / str(version)
+        (_group(root, version) / name).write_text(text)
+        (root / "proc/vmstat").write_text("pgfault 5\noom_kill 6\n")
+        assert [item.kills for item in kill_counters(root)] == [4, 6]
+
+
+@given(truth=st.integers(0, 300), guess=st.integers(1, 400))
+def test_the_largest_batch_is_found_from_any_guess(truth: int, guess: int) -> None:
+    assert largest(lambda batch: batch <= truth, guess, limit=300) == truth
+
+
+@given(truth=st.integers(0, 2000), first=st.integers(1, 2000), error=st.floats(0.7, 1.4))
+def test_the_search_closes_in_on_the_largest_that_fits(
+    truth: int, first: int, error: float
+) -> None:
+    def attempt(batch: int) -> Try:
+        return Try(batch=batch, fits=batch <= truth, status="ok", peak_bytes=None,
+                   forecast_bytes=None, img_per_s=None)  # fmt: skip
+
+    tries, low, high = search(attempt, lambda: int(truth * error) or None, first)
+    assert low <= truth
+    assert high is None or high > truth
+    assert low == max((item.batch for item in tries if item.fits), default=0)
+    if len(tries) < 12:
+        assert high is not None
+        assert high - low <= max(1, low // 32)
+
+
+def test_lists_of_values_become_every_combination() -> None:
+    assert expand(["model=a,b", "num_devices=1,2", "study=x"]) == [
+        ["model=a", "num_devices=1", "study=x"],
+        ["model=a", "num_devices=2", "study=x"],
+        ["model=b", "num_devices=1", "study=x"],
+        ["model=b", "num_devices=2", "study=x"],
+    ]
+
+
+def test_a_scheduler_is_not_asked_for_what_cannot_fit_its_stated_budget() -> None:
+    from dpeval.cli import compose
+    from dpeval.launchers.ahead import Ahead
+
+    ahead = Ahead()
+    common = ["model=resnet18", "dataset.image_px=64", "num_devices=2"]
+    refused = ahead.refusal(compose([*common, "batch=4096", "hardware.memory_gib=1"]))
+    assert refused is not None
+    assert refused.devices_needed is not None
+    assert ahead.refusal(compose([*common, "batch=16", "hardware.memory_gib=1"])) is None
+    assert ahead.refusal(compose([*common, "batch=4096"])) is None
+    with pytest.raises(MachineError, match="forecast to need"):
+        ahead.refusal(
+            compose([*common, "batch=4096", "hardware.memory_gib=1", "memory.on_excess=error"])
+        )
