@@ -279,8 +279,10 @@ def _line(forecast_at: Callable[[int, int], Forecast], large: int) -> Callable[[
     """Total bytes over images, by the line through two forecasts."""
     # Batch normalisation cannot train on one value per channel, which one image may be.
     small = min(2, large)
+    if small == large:
+        return lambda _: 0.0  # one point is no line: everything has to be tried
     high, low = forecast_at(large, 1).total_bytes, forecast_at(small, 1).total_bytes
-    slope = (high - low) / (large - small) if large > small else 0.0
+    slope = (high - low) / (large - small)
     return lambda images: low + slope * (images - small)
 
 

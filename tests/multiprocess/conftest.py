@@ -91,7 +91,7 @@ def train(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> Callab
 
 def descendants(pid: int) -> list[psutil.Process]:
     """Every living process below `pid`."""
-    return psutil.Process(pid).children(recursive=True)
+    return list(psutil.Process(pid).children(recursive=True))
 
 
 def ranks_of(pid: int, count: int, timeout_s: float = 60.0) -> list[psutil.Process]:

@@ -146,6 +146,6 @@ def test_workers_end_with_their_rank_however_it_ends(source: Source, tmp_path: P
 
 def _lives(process: psutil.Process) -> bool:
     try:
-        return process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
