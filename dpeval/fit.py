@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from dpeval.config import Config, MeasureConfig, MemoryConfig, ScalingConfig
 from dpeval.errors import ConfigError, MachineError, RunFailed
-from dpeval.memory import Budget
+from dpeval.memory import Budget, NoForecast
 from dpeval.schema import Frozen
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ class Fitter:
             return made
 
         tries, low, high = search(
-            attempt, lambda: self._guess(config, budget, folder), forecast_batch or 1
+            attempt, lambda: self._guess(config, budget, folder), forecast_batch or 2
         )
         best = next((item for item in tries if item.batch == low and item.fits), None)
         return Case(
@@ -225,17 +225,16 @@ class Fitter:
 
     def _guess(self, config: Config, budget: Budget, folder: Path | None) -> int | None:
         """The largest batch by forecast, taught by the tries in `folder`."""
-        from dpeval.walk import NoForecast
-
         foresight = self._session.foresight
 
         def total(batch: int) -> int:
             return foresight.forecast(config, batch, folder=folder).total_bytes
 
         try:
-            small, large = total(1), total(9)
+            # Not one image: batch normalisation may not be able to train on it.
+            small, large = total(2), total(10)
             slope = max(1.0, (large - small) / 8)
-            first = 1 + int((budget.bytes - small) / slope)
+            first = 2 + int((budget.bytes - small) / slope)
             return largest(lambda batch: total(batch) <= budget.bytes, first)
         except NoForecast:
             return None

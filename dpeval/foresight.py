@@ -12,11 +12,10 @@ from dpeval.config import Config, to_plain
 from dpeval.errors import RecordError
 from dpeval.forecast import PROCESS_BYTES, forecast
 from dpeval.machine import Machine
-from dpeval.memory import Budget, Decision, Forecast, budget, decide
+from dpeval.memory import Budget, Decision, Forecast, NoForecast, budget, decide
 from dpeval.peaks import Peak, learned, memory_key, peak_of
 from dpeval.plan import Plan
 from dpeval.record import FILE_NAME, read
-from dpeval.walk import NoForecast
 
 
 class Foresight:

@@ -12,10 +12,15 @@ import psutil
 
 from dpeval import cgroups
 from dpeval.config import HardwareConfig
+from dpeval.errors import DpevalError
 from dpeval.machine import Machine
 from dpeval.schema import Frozen
 
 MIB, GIB = 2**20, 2**30
+
+
+class NoForecast(DpevalError):
+    """The model or optimizer does something that cannot be counted without data."""
 
 
 class Forecast(Frozen):
@@ -234,12 +239,12 @@ def _devices_needed(
     line through two forecasts passes over those that cannot fit by far.
     """
     last = math.ceil(global_batch / devices)
-    guess = _line(forecast_at, last, 1)
+    guess = _line(forecast_at, last)
     for count in range(devices + 1, global_batch + 1):
         images, there = math.ceil(global_batch / count), budget_at(count).bytes
         if guess(images) > there * 1.1:
             continue
-        if forecast_at(images, 1).total_bytes <= there:
+        if _fits(forecast_at, images, 1, there):
             return count
     return None
 
@@ -253,19 +258,27 @@ def _micro_batches_needed(
     candidates = equal or list(range(2, images + 1))
     if not candidates:
         return None
-    guess = _line(lambda size, _: forecast_at(images, math.ceil(images / size)), images // 2, 1)
+    guess = _line(lambda size, _: forecast_at(images, math.ceil(images / size)), images // 2)
     for parts in candidates:
         if guess(math.ceil(images / parts)) > there.bytes * 1.1:
             continue
-        if forecast_at(images, parts).total_bytes <= there.bytes:
+        if _fits(forecast_at, images, parts, there.bytes):
             return parts
     return None
 
 
-def _line(
-    forecast_at: Callable[[int, int], Forecast], large: int, small: int
-) -> Callable[[int], float]:
+def _fits(forecast_at: Callable[[int, int], Forecast], images: int, parts: int, there: int) -> bool:
+    """Whether the forecast fits; a size that cannot even be walked does not."""
+    try:
+        return forecast_at(images, parts).total_bytes <= there
+    except NoForecast:
+        return False
+
+
+def _line(forecast_at: Callable[[int, int], Forecast], large: int) -> Callable[[int], float]:
     """Total bytes over images, by the line through two forecasts."""
+    # Batch normalisation cannot train on one value per channel, which one image may be.
+    small = min(2, large)
     high, low = forecast_at(large, 1).total_bytes, forecast_at(small, 1).total_bytes
     slope = (high - low) / (large - small) if large > small else 0.0
     return lambda images: low + slope * (images - small)

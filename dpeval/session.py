@@ -12,11 +12,11 @@ from dpeval.data import Source, prepare, used
 from dpeval.errors import MachineError
 from dpeval.foresight import Foresight, study_folder
 from dpeval.machine import Environment, Machine, detect, environment
+from dpeval.memory import NoForecast
 from dpeval.nodes import Node
 from dpeval.plan import make_plan
 from dpeval.record import Cause, MemoryRecord, Record
 from dpeval.run import Job
-from dpeval.walk import NoForecast
 
 
 class Session:

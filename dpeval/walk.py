@@ -13,13 +13,9 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from dpeval.config import Config
 from dpeval.devices import AUTOCAST_DTYPES
-from dpeval.errors import DpevalError
 from dpeval.heap import Event
 from dpeval.ledger import Ledger, Moment, pretend
-
-
-class NoForecast(DpevalError):
-    """The model or optimizer does something that cannot be counted without data."""
+from dpeval.memory import NoForecast
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from dpeval.analysis.figures.cells import Family, device_word
+from dpeval.analysis.figures.cells import Family
 from dpeval.analysis.figures.scaling import speedups
 from dpeval.analysis.figures.sheet import Sheet
 from dpeval.analysis.figures.style import PHASE_NAMES
@@ -30,7 +30,8 @@ def _of_family(sheet: Sheet, family: Family) -> Iterator[str]:
     best = ok.loc[ok["img_per_s"].idxmax()]
     hosts = [str(host)[:40] for host in _runs(sheet, family)["host"].dropna().unique() if host]
     where = f"On {hosts[0]}" if len(hosts) == 1 else f"On {len(hosts)} machines"
-    unit = device_word(family.hardware)
+    unit = {"cpu": "CPU device", "gpu": "GPU"}.get(family.hardware, "device")
+    unit += "s" * (int(best.num_devices) != 1)
     label = f" ({family.label})" if family.label else ""
     yield (
         f"{where}, {best.model or 'the model'}{label} is fastest on {best.num_devices} {unit} at "

@@ -101,7 +101,8 @@ def obtain(archive: Archive, root: Path, say: Say, timeout_s: float) -> Path:
         if not packed.exists():
             download(archive, packed, say, timeout_s)
         _set_aside(folder, say)
-        extract(packed, archive, folder, say)
+        with one_line(str(folder)):
+            extract(packed, archive, folder, say)
     return folder
 
 
@@ -217,7 +218,9 @@ def _receive(answer: Any, partial: Path, begin: int, archive: Archive, say: Say)
         progress(say, what, archive.nbytes, "B", done=begin) as advance,
     ):
         while chunk := answer.read(CHUNK_BYTES):
-            file.write(chunk)
+            # A full disk is no fault of the network.
+            with one_line(str(partial)):
+                file.write(chunk)
             advance(len(chunk))
 
 

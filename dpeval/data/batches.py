@@ -47,7 +47,7 @@ class JpegReader:
     def __call__(self, step: Step) -> Host:
         pixels = torch.empty(len(step.indices), self._px, self._px, 3, dtype=torch.uint8)
         paths = [self._paths[index] for index in step.indices]
-        read_batch(paths, self._px, step.draws, self._augment, pixels.numpy())
+        read_batch(paths, step.draws, self._augment, pixels)
         return pixels, self._labels[torch.from_numpy(step.indices)]
 
 
@@ -60,11 +60,24 @@ class CacheReader:
 
     def __call__(self, step: Step) -> Host:
         boxes, flips = self._table.crops(step)
-        pixels = torch.empty(len(step.indices), self._px, self._px, 3, dtype=torch.uint8)
         squares = self._table.squares
-        for index, box, flip, out in zip(step.indices, boxes, flips, pixels.numpy(), strict=True):
-            resize(squares[index], box, bool(flip), out)
+        pixels = torch.empty(len(step.indices), self._px, self._px, 3, dtype=torch.uint8)
+        crops = zip(step.indices.tolist(), boxes.tolist(), flips.tolist(), pixels, strict=True)
+        for index, box, flip, out in crops:
+            resize(squares[index], box, flip, out)
         return pixels, self._labels[torch.from_numpy(step.indices)]
+
+
+class GatherReader:
+    """Gathers images from the mapped cache, where there is nothing to crop."""
+
+    def __init__(self, source: Source, table: CacheTable) -> None:
+        self._squares = table.squares
+        self._labels = torch.tensor(source.train_labels)
+
+    def __call__(self, step: Step) -> Host:
+        index = torch.from_numpy(step.indices)
+        return self._squares.index_select(0, index), self._labels[index]
 
 
 class WholeReader:
@@ -121,19 +134,23 @@ class Batches:
 
         Without `cpus` they run where this process may run, and take time from it alone.
         """
+        self._made: Iterator[Host | Failure] | None
+        if not workers:
+            self._made = map(partial(_pinned, reader) if pinned else reader, sampler)
+            return
         loader: DataLoader[Host | Failure] = DataLoader(
             _Steps(reader),  # type: ignore[arg-type]  # a data set by its __getitem__ alone
             batch_size=None,
             sampler=sampler,
             num_workers=workers,
-            prefetch_factor=AHEAD if workers else None,
-            multiprocessing_context="fork" if workers else None,
-            worker_init_fn=partial(_settle, list(cpus)) if workers else None,
+            prefetch_factor=AHEAD,
+            multiprocessing_context="fork",
+            worker_init_fn=partial(_settle, list(cpus)),
             # Its own, so that reading ahead draws nothing from the model's random numbers.
             generator=torch.Generator(),
             pin_memory=pinned,
         )
-        self._made: Iterator[Host | Failure] | None = iter(loader)
+        self._made = iter(loader)
 
     def __iter__(self) -> Iterator[Host]:
         return self
@@ -154,6 +171,10 @@ class Batches:
         """End the workers."""
         # The iterator of a DataLoader ends its workers when it is let go.
         self._made = None
+
+
+def _pinned(reader: Reader, step: Step) -> Host:
+    return tuple(part.pin_memory() for part in reader(step))
 
 
 def _settle(cpus: list[int], worker: int) -> None:

@@ -24,9 +24,8 @@ from numpy.typing import NDArray
 
 from dpeval.config import DatasetConfig
 from dpeval.data.augment import middle_square
-from dpeval.data.decode import decode, open_file
 from dpeval.data.progress import Say, progress
-from dpeval.data.source import Source, making, store
+from dpeval.data.source import Source, making, one_line, store
 from dpeval.errors import DataError
 from dpeval.schema import Frozen
 
@@ -101,7 +100,8 @@ def ensure(source: Source, config: DatasetConfig, say: Say) -> Source:
         with making(path, say):
             # Another process may have built it while this one waited.
             if not is_current(path, wanted):
-                build(path, files, shape, wanted, source.root, say)
+                with one_line(str(path)):
+                    build(path, files, shape, wanted, source.root, say)
     return source.model_copy(update={"cache": str(path)})
 
 
@@ -190,6 +190,10 @@ def _require_room(path: Path, needed: int) -> None:
 
 def _decoded(files: list[Path], shape: Layout) -> Iterator[NDArray[Any]]:
     """Records in order, a chunk at a time."""
+    # Late: torch takes seconds to import, and only who decodes needs it.
+    import torch
+
+    from dpeval.data.decode import decode, open_file
 
     def fill(job: tuple[Path, NDArray[Any]]) -> None:
         file, record = open_file(job[0]), job[1]
@@ -197,7 +201,7 @@ def _decoded(files: list[Path], shape: Layout) -> Iterator[NDArray[Any]]:
             box = middle_square(np.array([file.height]), np.array([file.width]))[0]
         else:
             box = np.array([0, 0, file.height, file.width])
-        decode(file, box, False, record["pixels"])
+        decode(file, box, False, torch.from_numpy(record["pixels"]))
         record["size"] = file.height, file.width
 
     # Decoding lets go of the interpreter's lock, so threads do.

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dpeval.config import DatasetConfig
-from dpeval.data.batches import Batches, CacheReader, JpegReader, Reader, WholeReader
+from dpeval.data.batches import Batches, CacheReader, GatherReader, JpegReader, Reader, WholeReader
 from dpeval.data.copies import CopyAhead
 from dpeval.data.pixels import Normaliser, crop_batch
 from dpeval.data.sampler import ShardedSampler
@@ -213,8 +213,7 @@ def cached(share: Share) -> Feed:
     """Crops pixels that were decoded once: on the host for CPU, on the device for CUDA."""
     if share.device.is_cuda:
         return DeviceCroppedFeed(share)
-    table = CacheTable(share.source, share.config)
-    return HostFeed(share, CacheReader(share.source, table, share.config.image_px))
+    return _from_table(share, CacheTable(share.source, share.config))
 
 
 def resident(share: Share) -> Feed:
@@ -223,7 +222,14 @@ def resident(share: Share) -> Feed:
         return ResidentFeed(share)
     table = CacheTable(share.source, share.config)
     table.read_in()
-    return HostFeed(share, CacheReader(share.source, table, share.config.image_px))
+    return _from_table(share, table)
+
+
+def _from_table(share: Share, table: CacheTable) -> Feed:
+    px = share.config.image_px
+    if table.side_px == px:
+        return HostFeed(share, GatherReader(share.source, table))
+    return HostFeed(share, CacheReader(share.source, table, px))
 
 
 LOADERS: dict[str, Callable[[Share], Feed]] = {

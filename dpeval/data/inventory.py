@@ -166,13 +166,16 @@ def _wrong_with(entry: Entry, root: Path, say: Say) -> list[str]:
 
 def damaged_images(files: list[Path], where: Path, say: Say) -> list[str]:
     """A line for every one of `files` that cannot be decoded."""
+    # Late: torch takes seconds to import, and only who decodes needs it.
+    import torch
+
     from dpeval.data.decode import decode, open_file
 
     def check(path: Path) -> str | None:
         try:
             file = open_file(path)
             box = np.array([0, 0, file.height, file.width])
-            decode(file, box, False, np.empty((8, 8, 3), np.uint8))
+            decode(file, box, False, torch.empty(8, 8, 3, dtype=torch.uint8))
         except DataError as error:
             return str(error)
         return None

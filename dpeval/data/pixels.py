@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -9,9 +11,9 @@ from torch.nn import functional
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 """Per channel, of ImageNet, for pixels in [0, 1] (torchvision's reference training)."""
-CHUNK_PIXELS = 16_384
-"""Pixels normalised at a time on CPU: 192 KiB of float32, so the second pass over them meets the
-first one's results in the core's own cache (70 instead of 300 µs per image of 224 px)."""
+PART_BYTES = 1 << 18
+"""float32 normalised at a time on CPU: the second pass over it then meets the first one's results
+in the core's own cache, which is four times as fast at 128 px."""
 
 
 class Normaliser:
@@ -23,32 +25,33 @@ class Normaliser:
 
     def __init__(self, device: torch.device, *, channels_last: bool) -> None:
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
-        scale = 1 / (255 * torch.tensor(STD))
-        shift = -torch.tensor(MEAN) / torch.tensor(STD)
-        self._scale = scale.view(1, 3, 1, 1).to(device)
-        self._shift = shift.view(1, 3, 1, 1).to(device)
-        self._row_scale, self._row_shift = scale.repeat(CHUNK_PIXELS), shift.repeat(CHUNK_PIXELS)
+        self._scale = (1 / (255 * torch.tensor(STD))).to(device)
+        self._shift = (-torch.tensor(MEAN) / torch.tensor(STD)).to(device)
         self._is_cpu = device.type == "cpu"
         self._buffer = torch.empty(0)
+        self._row_scale, self._row_shift = self._scale, self._shift
+        self._parts: Sequence[Tensor] = ()
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Normalise a batch of pixels that lies on the device."""
+        """Normalise a batch that lies on the device, contiguous."""
         if self._is_cpu:
-            images = self._in_chunks(pixels).permute(0, 3, 1, 2)
+            images = self._in_parts(pixels)
         else:
-            images = torch.addcmul(self._shift, pixels.permute(0, 3, 1, 2).float(), self._scale)
-        return images.contiguous(memory_format=self._layout)
+            images = torch.addcmul(self._shift, pixels.float(), self._scale)
+        return images.permute(0, 3, 1, 2).contiguous(memory_format=self._layout)
 
-    def _in_chunks(self, pixels: Tensor) -> Tensor:
+    def _in_parts(self, pixels: Tensor) -> Tensor:
+        count, px = pixels.shape[:2]
+        parts = -(-12 * count * px * px // PART_BYTES)
         if self._buffer.shape != pixels.shape:
             self._buffer = torch.empty(pixels.shape)
-        values, out = pixels.view(-1), self._buffer.view(-1)
-        for part, part_out in zip(
-            values.split(3 * CHUNK_PIXELS), out.split(3 * CHUNK_PIXELS), strict=True
-        ):
-            part_out.copy_(part)
-            count = len(part)
-            torch.addcmul(self._row_shift[:count], part_out, self._row_scale[:count], out=part_out)
+            # A row of pixels at a time, for the vector units: three channels are too few.
+            self._row_scale, self._row_shift = self._scale.repeat(px), self._shift.repeat(px)
+            self._parts = self._buffer.view(count * px, 3 * px).tensor_split(parts)
+        values = pixels.view(count * px, 3 * px).tensor_split(parts)
+        for part, out in zip(values, self._parts, strict=True):
+            out.copy_(part)
+            torch.addcmul(self._row_shift, out, self._row_scale, out=out)
         return self._buffer
 
 

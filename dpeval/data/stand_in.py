@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from dpeval.config import DatasetConfig
 from dpeval.data.folder import scan
 from dpeval.data.progress import Say, progress
-from dpeval.data.source import Source, making
+from dpeval.data.source import Source, making, one_line
 
 VERSION = 3
 """Goes into the folder's name: a generator that changes makes a new folder."""
@@ -55,7 +55,8 @@ def imagenette_like(config: DatasetConfig, root: Path, say: Say) -> Source:
     if not (folder / COMPLETE).exists():
         with making(folder, say):
             if not (folder / COMPLETE).exists():
-                generate(folder, config.train_images, short_px, say)
+                with one_line(str(folder)):
+                    generate(folder, config.train_images, short_px, say)
     return scan(config.name, "imagenette_like", folder)
 
 

@@ -30,8 +30,8 @@ class CacheTable:
         # Copy-on-write, because torch has no read-only tensors; nothing ever writes to it.
         self._bytes = np.memmap(source.cache, np.uint8, "c", shape=(images, kind.itemsize))
         records: NDArray[Any] = self._bytes.view(kind)[:, 0]
-        self.squares: NDArray[np.uint8] = records["pixels"]
-        """[images, side, side, 3]"""
+        self.squares = split_rows(self.rows, self.side_px)
+        """uint8 [images, side, side, 3]"""
         self._sizes: NDArray[np.int32] = records["size"].copy()
 
     @property

@@ -10,7 +10,7 @@ from dpeval.errors import MachineError
 from dpeval.launchers.base import SweepJob
 from dpeval.launchers.job import JobSpec
 from dpeval.launchers.unmeasured import unmeasured
-from dpeval.memory import Budget, Decision, Forecast, decide
+from dpeval.memory import Budget, Decision, Forecast, NoForecast, decide
 from dpeval.plan import deal
 from dpeval.record import Cause, MemoryRecord
 
@@ -34,8 +34,6 @@ class Ahead:
 
     def forecast(self, config: Config) -> Forecast | None:
         """Memory of the fullest rank; None where its model cannot be walked without data."""
-        from dpeval.walk import NoForecast
-
         try:
             return self._foresight.counted(config, max(_shares(config)))
         except NoForecast:

@@ -79,7 +79,7 @@ def test_a_study_draws_its_figures(train: Train, tmp_path: Path) -> None:
     done = train("-m", *CALIBRATED[:-1], "num_devices=1,2", "hardware.oversubscribe=true")
     assert done.status == 0, done.err
     made = {path.name for path in tmp_path.glob("outputs/**/analysis/*")}
-    assert {"throughput_cores.png", "throughput_cores.svg", "summary.csv"} <= made
+    assert {"throughput_cpu.png", "throughput_cpu.svg", "summary.csv", "report.html"} <= made
 
 
 def test_the_gpu_command_as_written_stops_before_anything_starts(

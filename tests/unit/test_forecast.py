@@ -20,7 +20,8 @@ from dpeval.config import (
 from dpeval.errors import ConfigError
 from dpeval.forecast import forecast, optimizer_bytes
 from dpeval.heap import KIB, MIB, CachingHeap, GlibcHeap, Heap
-from dpeval.walk import NoForecast, walk_step
+from dpeval.memory import NoForecast
+from dpeval.walk import walk_step
 
 CPU = torch.device("cpu")
 

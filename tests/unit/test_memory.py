@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpeval.config import HardwareConfig
+from dpeval.errors import MachineError
 from dpeval.fit import Try, expand, largest, search
 from dpeval.machine import Gpu, Machine
 from dpeval.memory import GIB, Budget, Decision, Forecast, budget, decide, node_free
@@ -238,3 +239,20 @@ def test_lists_of_values_become_every_combination() -> None:
         ["model=b", "num_devices=1", "study=x"],
         ["model=b", "num_devices=2", "study=x"],
     ]
+
+
+def test_a_scheduler_is_not_asked_for_what_cannot_fit_its_stated_budget() -> None:
+    from dpeval.cli import compose
+    from dpeval.launchers.ahead import Ahead
+
+    ahead = Ahead()
+    common = ["model=resnet18", "dataset.image_px=64", "num_devices=2"]
+    refused = ahead.refusal(compose([*common, "batch=4096", "hardware.memory_gib=1"]))
+    assert refused is not None
+    assert refused.devices_needed is not None
+    assert ahead.refusal(compose([*common, "batch=16", "hardware.memory_gib=1"])) is None
+    assert ahead.refusal(compose([*common, "batch=4096"])) is None
+    with pytest.raises(MachineError, match="forecast to need"):
+        ahead.refusal(
+            compose([*common, "batch=4096", "hardware.memory_gib=1", "memory.on_excess=error"])
+        )

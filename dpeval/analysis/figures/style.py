@@ -10,6 +10,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -82,13 +83,13 @@ _RC: Any = {
 @contextmanager
 def styled() -> Iterator[None]:
     """The settings under which all figures are made and saved."""
-    with mpl.rc_context(_RC):
+    with sns.plotting_context("paper"), sns.axes_style("whitegrid"), mpl.rc_context(_RC):
         yield
 
 
 def sequential(count: int) -> list[tuple[float, float, float, float]]:
     """`count` colours from dark to light of one perceptually uniform map (ordered quantities)."""
-    colours = mpl.colormaps["viridis"]
+    colours = sns.color_palette("viridis", as_cmap=True)
     last = max(count - 1, 1)
     return [colours(0.05 + 0.75 * index / last) for index in range(count)]
 

@@ -16,6 +16,7 @@ from dpeval.data import Source, prepare
 from dpeval.data.feeds import Feed, make_feed
 from dpeval.devices import CpuDevice
 
+FolderOf = Callable[..., DatasetConfig]
 CONFIG = DatasetConfig(
     name="imagenette_like",
     _target_="dpeval.data.imagenette_like",

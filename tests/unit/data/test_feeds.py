@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from dpeval.config import DatasetConfig
 from dpeval.data import Source, prepare, used
 from dpeval.data.decode import resize
 from dpeval.data.feeds import Feed, make_feed
-from dpeval.data.pixels import CHUNK_PIXELS, MEAN, STD, Normaliser, crop_batch
+from dpeval.data.pixels import MEAN, STD, Normaliser, crop_batch
 from dpeval.data.sampler import ShardedSampler
 from dpeval.devices import CpuDevice
 from dpeval.errors import DataError
@@ -122,52 +115,6 @@ def test_closing_a_feed_ends_its_workers(feed_of: FeedOf) -> None:
     assert all(not worker.is_running() for worker in workers)
 
 
-def test_workers_end_with_their_rank_however_it_ends(source: Source, tmp_path: Path) -> None:
-    program = tmp_path / "rank.py"
-    program.write_text(
-        "import dataclasses, multiprocessing, sys, time\n"
-        "from dpeval.data import Source\n"
-        "from dpeval.data.feeds import make_feed\n"
-        "from dpeval.devices import CpuDevice\n"
-        "from tests.unit.data.conftest import CONFIG\n"
-        "source = Source.model_validate_json(sys.stdin.read())\n"
-        "config = dataclasses.replace(CONFIG, loader='jpeg', workers=2)\n"
-        "feed = make_feed(source, config, shares=[8], rank=0, seed=0, device=CpuDevice(),\n"
-        "                 channels_last=True, spare_cpus=[])\n"
-        "feed.next()\n"
-        "print(*[child.pid for child in multiprocessing.active_children()], flush=True)\n"
-        "time.sleep(60)\n"
-    )
-    root = Path(__file__).resolve().parents[3]
-    rank = subprocess.Popen(
-        [sys.executable, str(program)],
-        env={**os.environ, "PYTHONPATH": str(root)},
-        text=True,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    assert rank.stdin is not None
-    assert rank.stdout is not None
-    rank.stdin.write(source.model_dump_json())
-    rank.stdin.close()
-    workers = [psutil.Process(int(pid)) for pid in rank.stdout.readline().split()]
-    assert len(workers) == 2
-    rank.send_signal(signal.SIGKILL)
-    rank.wait()
-    rank.stdout.close()
-    deadline_s = time.monotonic() + 5
-    while time.monotonic() < deadline_s and any(_lives(worker) for worker in workers):
-        time.sleep(0.02)
-    assert not [worker for worker in workers if _lives(worker)]
-
-
-def _lives(process: psutil.Process) -> bool:
-    try:
-        return process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_image_that_is_damaged_later_is_named_in_one_line(
     folder_of: Callable[..., DatasetConfig], workers: int
@@ -206,10 +153,9 @@ def test_the_constant_loader_says_that_it_is_no_training(source: Source) -> None
 # --- arithmetic on pixels ----------------------------------------------------------------------
 
 
-@given(px=st.sampled_from([1, 7, 32, 75]), count=st.integers(1, 3), channels_last=st.booleans())
+@given(px=st.sampled_from([1, 7, 32, 300]), count=st.integers(1, 3), channels_last=st.booleans())
 def test_normalising_in_chunks_is_normalising(px: int, count: int, channels_last: bool) -> None:
     pixels = torch.randint(0, 256, (count, px, px, 3), dtype=torch.uint8)
-    assert count * px * px < 2 * CHUNK_PIXELS
     images = Normaliser(torch.device("cpu"), channels_last=channels_last)(pixels)
     shape = (1, 3, 1, 1)
     expected = (pixels.permute(0, 3, 1, 2) / 255 - torch.tensor(MEAN).view(shape)) / torch.tensor(
@@ -240,11 +186,10 @@ def test_the_devices_batched_crop_is_the_crop_of_interpolate(
 def test_resizing_is_torchvisions() -> None:
     from torchvision.transforms.v2.functional import resized_crop
 
-    image = np.random.default_rng(0).integers(0, 255, (90, 70, 3), np.uint8)
-    out = np.empty((32, 32, 3), np.uint8)
-    resize(image, np.array([5, 7, 60, 50]), True, out)
-    theirs = resized_crop(torch.from_numpy(image).permute(2, 0, 1), 5, 7, 60, 50, [32, 32])
-    assert torch.equal(torch.from_numpy(out).permute(2, 0, 1), theirs.flip(2))
-    same = np.asarray(Image.fromarray(image).crop((7, 5, 39, 37)))
-    resize(image, np.array([5, 7, 32, 32]), False, out)
-    assert np.array_equal(out, same)
+    image = torch.randint(0, 256, (90, 70, 3), dtype=torch.uint8)
+    out = torch.empty(32, 32, 3, dtype=torch.uint8)
+    resize(image, [5, 7, 60, 50], True, out)
+    theirs = resized_crop(image.permute(2, 0, 1), 5, 7, 60, 50, [32, 32])
+    assert torch.equal(out.permute(2, 0, 1), theirs.flip(2))
+    resize(image, [5, 7, 32, 32], False, out)
+    assert torch.equal(out, image[5:37, 7:39])

@@ -1,0 +1,251 @@
+"""``python -m dpeval.input_bench``: how many images a second the input alone can hand to one rank.
+
+    python -m dpeval.input_bench [--seconds 3] [--out outputs/input_bench] [KEY=VALUE …]
+
+Every loader is drained by a rank that computes nothing, with its batches put on the device. A
+run that trains faster than this waits for its data. One rank computes on the first core it is
+allowed, workers read on the others, as they would in a run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dpeval import cli
+from dpeval.config import Config, DatasetConfig
+from dpeval.data import Source, prepare
+from dpeval.schema import Frozen
+from dpeval.tables import make_console, make_table
+
+if TYPE_CHECKING:
+    from dpeval.devices import Device
+
+LOADERS = ("jpeg", "cached", "resident", "constant")
+WITH_WORKERS = ("jpeg", "cached")
+WARM_UP_BATCHES = 3
+
+
+class Row(Frozen):
+    """One loader with one number of workers, drained as fast as it goes."""
+
+    loader: str
+    workers: int
+    cores: int
+    """Cores that it may use: the rank's and one per worker."""
+    img_per_s: float
+    """By the clock on the wall."""
+    img_per_core_s: float
+    """Images per second of processor time, of the rank and its workers together."""
+    waited: float
+    """Share of the time that the rank waited for the host's batch; the rest is copying."""
+
+
+def main() -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dpeval.input_bench", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--seconds", type=float, default=3.0, help="per row of the table")
+    parser.add_argument("--out", type=Path, default=Path("outputs/input_bench"))
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for dpeval.train")
+    asked = parser.parse_args()
+    return cli.run_main(lambda: bench(asked.overrides, asked.seconds, asked.out))
+
+
+def bench(overrides: list[str], seconds: float, out: Path) -> None:
+    """Measure every loader, print the table, write ``input.csv`` and the figure into `out`.
+
+    Raises:
+        ConfigError, DataError: wrong overrides, or data that cannot be made ready.
+    """
+    console = make_console()
+    config = cli.compose(overrides)
+    sources = {
+        loader: prepare(dataclasses.replace(config.dataset, loader=loader), console.print)
+        for loader in LOADERS
+    }
+    rows = []
+    for loader, workers, cpus in plan(sorted(os.sched_getaffinity(0))):
+        dataset = dataclasses.replace(config.dataset, loader=loader, workers=workers)
+        rows.append(drain(config, dataset, sources[loader], cpus, seconds))
+    source = sources["jpeg"]
+    title = (
+        f"{source.used}, {config.dataset.image_px} px, batch {config.batch}, "
+        f"{config.dataset.augment}, {config.hardware.kind}"
+    )
+    table = make_table(
+        f"Input alone: {title}",
+        {
+            "loader": "left", "workers": "right", "cores": "right", "img/s": "right",
+            "img per core-second": "right", "waiting for the host": "right",
+        },
+    )  # fmt: skip
+    for row in rows:
+        speeds = (f"{speed:,.0f}" for speed in (row.img_per_s, row.img_per_core_s))
+        table.add_row(row.loader, str(row.workers), str(row.cores), *speeds, f"{row.waited:.0%}")
+    console.print(table)
+    write(rows, title, out)
+    console.print(f"{out / 'input.csv'}, {out / 'input.png'}", markup=False)
+
+
+def plan(cpus: list[int]) -> Iterator[tuple[str, int, list[int]]]:
+    """What to measure: loader, workers, and the CPUs of the rank (first) and of its workers."""
+    counts = [0]
+    while counts[-1] < len(cpus) - 1:
+        counts.append(min(max(1, 2 * counts[-1]), len(cpus) - 1))
+    for loader in LOADERS:
+        for workers in counts if loader in WITH_WORKERS else [0]:
+            yield loader, workers, cpus[: 1 + workers]
+
+
+def drain(
+    config: Config, dataset: DatasetConfig, source: Source, cpus: list[int], seconds: float
+) -> Row:
+    """Take batches for `seconds` as fast as they come, in a child process pinned to `cpus`."""
+    # A process of its own per row: pinning and threads cannot be taken back in this one.
+    from multiprocessing import get_context
+
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["torch", "dpeval.data.feeds"])
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(
+        target=_drain, args=(theirs, config, dataset, source, cpus, seconds), daemon=False
+    )
+    process.start()
+    theirs.close()
+    try:
+        row = ours.recv()
+    except EOFError:
+        process.join()
+        raise RuntimeError(f"the process that drained {dataset.loader} died") from None
+    process.join()
+    if isinstance(row, Exception):
+        raise row
+    assert isinstance(row, Row)
+    return row
+
+
+def _drain(
+    pipe: object, config: Config, dataset: DatasetConfig, source: Source, cpus: list[int],
+    seconds: float,
+) -> None:  # fmt: skip
+    from multiprocessing.connection import Connection
+
+    from dpeval.devices import open_device
+    from dpeval.errors import DpevalError
+
+    assert isinstance(pipe, Connection)
+    try:
+        name = "cuda:0" if config.hardware.kind == "gpu" else "cpu"
+        device = open_device(name, cpus[:1], 1)
+        pipe.send(_measure(device, config, dataset, source, cpus, seconds))
+    except DpevalError as error:
+        pipe.send(error)
+
+
+def _measure(
+    device: Device, config: Config, dataset: DatasetConfig, source: Source, cpus: list[int],
+    seconds: float,
+) -> Row:  # fmt: skip
+    import psutil
+
+    from dpeval.data.feeds import make_feed
+
+    feed = make_feed(
+        source,
+        dataset,
+        shares=[config.batch],
+        rank=0,
+        seed=config.seed,
+        device=device,
+        channels_last=config.memory_format == "channels_last",
+        spare_cpus=cpus[1:],
+    )
+    for _ in range(WARM_UP_BATCHES):
+        feed.put(feed.next())
+    device.finish()
+    here = psutil.Process()
+
+    def cpu_s() -> float:
+        return sum(sum(one.cpu_times()[:2]) for one in [here, *here.children()])
+
+    begin, begin_cpu, read = time.perf_counter(), cpu_s(), feed.images_read
+    waited_s = 0.0
+    while time.perf_counter() - begin < seconds:
+        asked = time.perf_counter()
+        batch = feed.next()
+        waited_s += time.perf_counter() - asked
+        feed.put(batch)
+    device.finish()
+    elapsed_s, used_s = time.perf_counter() - begin, cpu_s() - begin_cpu
+    images = feed.images_read - read
+    feed.close()
+    return Row(
+        loader=dataset.loader,
+        workers=dataset.workers or 0,
+        cores=len(cpus),
+        img_per_s=images / elapsed_s,
+        img_per_core_s=images / max(used_s, 1e-9),
+        waited=waited_s / elapsed_s,
+    )
+
+
+def write(rows: list[Row], title: str, out: Path) -> None:
+    """Write the table as CSV and the figure as PNG and SVG."""
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "input.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(Row.model_fields))
+        writer.writeheader()
+        writer.writerows(row.model_dump() for row in rows)
+    draw(rows, title, out)
+
+
+def draw(rows: list[Row], title: str, out: Path) -> None:
+    """Bars of img/s per loader and worker count, on a logarithmic scale."""
+    import seaborn as sns
+    from matplotlib.figure import Figure
+
+    colours = {"jpeg": "#D55E00", "cached": "#E69F00", "resident": "#009E73"}
+    # A constant batch costs nothing at all: its figure would only say how fast a loop turns.
+    shown = [row for row in rows if row.loader in colours][::-1]
+    with sns.axes_style("whitegrid"), sns.plotting_context("notebook", font_scale=0.95):
+        figure = Figure(figsize=(7.2, 1.5 + 0.45 * len(shown)), layout="constrained")
+        axis = figure.subplots()
+    bars = axis.barh(
+        [_label(row) for row in shown],
+        [row.img_per_s for row in shown],
+        color=[colours[row.loader] for row in shown],
+        height=0.66,
+    )
+    axis.bar_label(bars, [f"{row.img_per_s:,.0f}" for row in shown], padding=4, fontsize=9)
+    axis.set_xscale("log")
+    low, high = (limit([row.img_per_s for row in shown]) for limit in (min, max))
+    axis.set_xlim(low / 3, high * 2)
+    axis.set_xlabel("images per second that one rank can be fed (logarithmic)")
+    axis.grid(axis="y", visible=False)
+    sns.despine(ax=axis, left=True)
+    figure.suptitle(
+        "What the input alone can deliver", fontsize=13, fontweight="bold", x=0.01, ha="left"
+    )
+    axis.set_title(title, fontsize=8.5, color="#555555", loc="left")
+    for ending in ("png", "svg"):
+        figure.savefig(out / f"input.{ending}", dpi=160)
+
+
+def _label(row: Row) -> str:
+    if row.loader not in WITH_WORKERS:
+        return row.loader
+    workers = f"{row.workers} worker{'s' * (row.workers > 1)}" if row.workers else "no worker"
+    return f"{row.loader}, {workers}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

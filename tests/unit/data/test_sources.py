@@ -1,0 +1,405 @@
+"""Data made ready: found, generated, downloaded, or said to be lacking."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import os
+import shutil
+import socket
+import tarfile
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dpeval.config import DatasetConfig
+from dpeval.data import Source, archive, prepare, stand_in
+from dpeval.data.archive import Archive, download, extract, obtain
+from dpeval.errors import DataError
+from tests.unit.data.conftest import CONFIG, silent
+
+FolderOf = Callable[..., DatasetConfig]
+
+# --- the stand-in ------------------------------------------------------------------------------
+
+
+def test_the_stand_in_has_imagenettes_layout(source: Source) -> None:
+    assert len(source.train_files) == 40
+    classes = sorted({name.split("/")[1] for name in source.train_files})
+    assert classes == list(stand_in.WNIDS) == sorted(stand_in.WNIDS)
+    sizes = [Image.open(Path(source.root) / name).size for name in source.train_files]
+    assert {min(size) for size in sizes} == {160}
+    assert len(set(sizes)) > 2
+    assert set(source.val_labels) == set(range(10))
+
+
+def test_the_stand_in_is_the_same_everywhere() -> None:
+    def digest(index: int) -> str:
+        pixels = stand_in.make_image(3, 160, np.random.default_rng([1, index]))
+        return hashlib.sha256(pixels.tobytes()).hexdigest()
+
+    assert digest(3) == digest(3)
+    assert digest(3) != digest(13)
+
+
+@pytest.mark.parametrize(("short_px", "published_bytes"), [(160, 7_391), (375, 116_258)])
+def test_stand_in_files_are_as_large_as_published_ones(short_px: int, published_bytes: int) -> None:
+    import simplejpeg
+
+    sizes = [
+        len(
+            simplejpeg.encode_jpeg(
+                stand_in.make_image(number % 10, short_px, np.random.default_rng(number)),
+                quality=stand_in.JPEG_QUALITY[short_px],
+                colorsubsampling="420",
+            )
+        )
+        for number in range(40)
+    ]
+    assert np.mean(sizes) == pytest.approx(published_bytes, rel=0.15)
+
+
+def test_stand_in_images_have_the_spectra_of_photographs() -> None:
+    """Amplitude falls as about 1/f: a slope near -1 in the logarithms (Field 1987)."""
+    slopes = []
+    for number in range(10):
+        pixels = stand_in.make_image(number, 160, np.random.default_rng(number))[:160, :160]
+        grey = pixels.mean(axis=-1)
+        amplitude = np.abs(np.fft.fft2(grey - grey.mean()))
+        rows, columns = np.meshgrid(
+            *[np.fft.fftfreq(side) * 160 for side in grey.shape], indexing="ij"
+        )
+        radius = np.hypot(rows, columns)
+        bands = [(low, low * 2) for low in (2, 4, 8, 16)]
+        means = [amplitude[(radius >= low) & (radius < high)].mean() for low, high in bands]
+        slopes.append(np.polyfit(np.log([low for low, _ in bands]), np.log(means), 1)[0])
+    assert -1.4 < float(np.mean(slopes)) < -0.7
+
+
+def test_stand_in_classes_differ_in_ways_that_crops_and_mirroring_keep() -> None:
+    """By texture direction and hue alone, a nearest mean tells every class on small crops."""
+
+    def features(number: int) -> list[float]:
+        generator = np.random.default_rng([2, number])
+        pixels = stand_in.make_image(number % 10, 160, generator)[20:116, 30:126, ::1]
+        pixels = pixels[:, ::-1].astype(float)
+        luminance = pixels.mean(axis=-1)
+        down, across = (np.abs(np.diff(luminance, axis=axis)).mean() for axis in (0, 1))
+        red, green, blue = pixels.mean(axis=(0, 1))
+        return [10 * np.log(down / across), (red - green) / 10, (blue - green) / 10]
+
+    known = np.array([features(number) for number in range(100)])
+    asked = np.array([features(number) for number in range(100, 200)])
+    means = np.array([known[label::10].mean(axis=0) for label in range(10)])
+    nearest = ((asked[:, None] - means[None]) ** 2).sum(axis=2).argmin(axis=1)
+    assert (nearest == np.arange(100) % 10).mean() > 0.8
+
+
+def test_a_second_preparation_generates_nothing(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(source.root).parent
+    monkeypatch.setattr(stand_in, "generate", None)
+    assert prepare(dataclasses.replace(CONFIG, root=str(root), loader="jpeg"), silent) == source
+
+
+# --- a user's own ------------------------------------------------------------------------------
+
+
+def test_a_users_own_folder_with_spaces_and_other_letters(folder_of: FolderOf) -> None:
+    config = folder_of("meine Bilder ✓", **{"größe eins": 3, "zwei": 2})
+    made = prepare(config, silent)
+    assert made.train_labels == [0, 0, 0, 1, 1]
+    assert made.cache is not None
+
+
+def test_an_empty_class_is_named(folder_of: FolderOf) -> None:
+    with pytest.raises(DataError, match=r"own/train/hollow holds no images"):
+        prepare(folder_of(full=2, hollow=0), silent)
+
+
+def test_a_wrong_number_of_classes_says_the_right_one(folder_of: FolderOf) -> None:
+    config = dataclasses.replace(folder_of(a=2, b=2, c=2), num_classes=10)
+    with pytest.raises(DataError, match=r"has 3 classes .* set dataset\.num_classes=3"):
+        prepare(config, silent)
+
+
+def test_an_absent_folder_is_named(tmp_path: Path) -> None:
+    config = dataclasses.replace(
+        CONFIG, name="image_folder", _target_="dpeval.data.image_folder", root=str(tmp_path / "no")
+    )
+    with pytest.raises(DataError, match=r"no/train does not exist"):
+        prepare(config, silent)
+
+
+def test_something_else_than_a_source_is_refused(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, _target_="dpeval.data.source.data_root")
+    with pytest.raises((DataError, TypeError)):
+        prepare(config, silent)
+
+
+@pytest.fixture
+def as_nobody() -> Iterator[Path]:
+    """A folder in which this process may read and not write, even where it is root's."""
+    folder = Path(tempfile.mkdtemp(prefix="dpeval-read-only-"))
+    yield folder
+    os.seteuid(os.getuid())
+    folder.chmod(0o755)
+    shutil.rmtree(folder)
+
+
+def test_data_in_a_read_only_folder_are_used_where_nothing_must_be_made(
+    as_nobody: Path, source: Source, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(source.root, as_nobody / Path(source.root).name)
+    writable = as_nobody / "store"
+    writable.mkdir()
+    writable.chmod(0o777)
+    monkeypatch.setenv("DPEVAL_DATA", str(writable))
+    as_nobody.chmod(0o555)
+    if os.getuid() == 0:
+        os.seteuid(65534)
+    config = dataclasses.replace(CONFIG, root=str(as_nobody))
+    made = prepare(config, silent)
+    assert made.cache is not None
+    assert Path(made.cache).is_relative_to(writable)
+    larger = dataclasses.replace(config, train_images=50)
+    with pytest.raises(DataError, match=r"dpeval-read-only-.*Permission denied; choose a folder"):
+        prepare(larger, silent)
+
+
+# --- downloads ---------------------------------------------------------------------------------
+
+
+def packed(folder: str = "imagenette2-160", *, evil: tarfile.TarInfo | None = None) -> bytes:
+    """An archive in Imagenette's layout with one image per class and split."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        if evil is not None:
+            tar.addfile(evil, io.BytesIO(b"x" * evil.size))
+        for split in ("train", "val"):
+            for number, wnid in enumerate(stand_in.WNIDS):
+                image = io.BytesIO()
+                noise = np.random.default_rng(number).integers(0, 255, (40, 40, 3), np.uint8)
+                Image.fromarray(noise).save(image, "JPEG")
+                member = tarfile.TarInfo(f"{folder}/{split}/{wnid}/{wnid}_0.JPEG")
+                member.size = len(image.getvalue())
+                tar.addfile(member, io.BytesIO(image.getvalue()))
+    return buffer.getvalue()
+
+
+class Server(ThreadingHTTPServer):
+    """Serves a folder on loopback, whole or from where a download was cut off."""
+
+    daemon_threads = True
+    ranges: list[str]
+
+
+class Handler(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        asked = self.headers.get("Range")
+        if asked is None:
+            return super().do_GET()
+        assert isinstance(self.server, Server)
+        self.server.ranges.append(asked)
+        content = Path(self.translate_path(self.path)).read_bytes()
+        begin = int(asked.removeprefix("bytes=").removesuffix("-"))
+        self.send_response(206)
+        self.send_header("Content-Length", str(len(content) - begin))
+        self.end_headers()
+        self.wfile.write(content[begin:])
+        return None
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    (tmp_path / "served").mkdir()
+    server = Server(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path / "served")))
+    server.ranges = []
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def published(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Archive:
+    """An archive that is served, and what ``dataset=imagenette_160`` downloads."""
+    content = packed()
+    (tmp_path / "served" / "imagenette2-160.tgz").write_bytes(content)
+    one = Archive(
+        f"http://127.0.0.1:{server.server_address[1]}/imagenette2-160.tgz",
+        len(content),
+        hashlib.md5(content).hexdigest(),
+        train_images=10,
+        val_images=10,
+    )
+    monkeypatch.setitem(archive.ARCHIVES, "160px", one)
+    return one
+
+
+IMAGENETTE = dataclasses.replace(
+    CONFIG, name="imagenette_160", _target_="dpeval.data.imagenette", loader="jpeg"
+)
+
+
+def test_an_archive_is_fetched_verified_and_extracted_once(published: Archive) -> None:
+    said: list[str] = []
+    made = prepare(IMAGENETTE, said.append)
+    assert (made.requested, made.used, made.note) == ("imagenette_160", "imagenette_160", "")
+    assert len(made.train_files) == len(made.val_files) == 10
+    assert any("downloading" in line for line in said)
+    said.clear()
+    assert prepare(IMAGENETTE, said.append) == made
+    assert said == []
+
+
+def test_a_broken_archive_is_fetched_again_and_a_half_folder_extracted_again(
+    published: Archive, store: Path, tmp_path: Path
+) -> None:
+    whole = (tmp_path / "served" / "imagenette2-160.tgz").read_bytes()
+    half = store / "imagenette2-160" / "train" / stand_in.WNIDS[0]
+    half.mkdir(parents=True)
+    (half / "mine.JPEG").write_bytes(b"somebody's own")
+    (store / "imagenette2-160.tgz").write_bytes(whole[:-7])
+    said: list[str] = []
+    made = prepare(IMAGENETTE, said.append)
+    assert made.used == "imagenette_160"
+    assert any("damaged or incomplete" in line for line in said)
+    assert any("does not hold all images" in line for line in said)
+    # What lay there is moved aside, never deleted.
+    assert len(list(store.glob("imagenette2-160.incomplete-*/train/*/mine.JPEG"))) == 1
+
+
+def test_a_folder_that_somebody_else_extracted_is_taken_as_it_is(
+    published: Archive, store: Path, tmp_path: Path
+) -> None:
+    store.mkdir()
+    with tarfile.open(tmp_path / "served" / "imagenette2-160.tgz") as tar:
+        tar.extractall(store, filter="data")
+    said: list[str] = []
+    assert len(prepare(IMAGENETTE, said.append).train_files) == 10
+    assert said == []
+
+
+def test_an_interrupted_download_goes_on_where_it_stood(
+    published: Archive, server: Server, store: Path, tmp_path: Path
+) -> None:
+    store.mkdir()
+    whole = (tmp_path / "served" / "imagenette2-160.tgz").read_bytes()
+    (store / "imagenette2-160.part").write_bytes(whole[:1000])
+    assert prepare(IMAGENETTE, silent).used == "imagenette_160"
+    assert server.ranges == ["bytes=1000-"]
+
+
+def test_what_is_not_the_published_archive_is_refused(
+    published: Archive, tmp_path: Path, store: Path
+) -> None:
+    (tmp_path / "served" / "imagenette2-160.tgz").write_bytes(b"<html>please log in</html>" * 999)
+    store.mkdir()
+    with pytest.raises(DataError, match="not the published archive"):
+        download(published, store / "imagenette2-160.tgz", silent, 5)
+    assert list(store.iterdir()) == []
+
+
+def _member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, link
+    member.size = 4 if kind == tarfile.REGTYPE else 0
+    return member
+
+
+@pytest.mark.parametrize(
+    "evil",
+    [
+        _member("../../outside.txt"),
+        _member("imagenette2-160/../../outside.txt"),
+        _member("imagenette2-160/link", tarfile.SYMTYPE, "/etc"),
+        _member("imagenette2-160/link", tarfile.SYMTYPE, "../../.."),
+        _member("imagenette2-160/hard", tarfile.LNKTYPE, "/etc/passwd"),
+        _member("imagenette2-160/device", tarfile.CHRTYPE),
+    ],
+    ids=lambda member: f"{member.name}-{member.linkname}",
+)
+def test_no_member_leaves_its_folder(
+    published: Archive, store: Path, evil: tarfile.TarInfo
+) -> None:
+    store.mkdir()
+    path = store / "imagenette2-160.tgz"
+    path.write_bytes(packed(evil=evil))
+    with pytest.raises(DataError, match="cannot be extracted"):
+        extract(path, published, store / "imagenette2-160", silent)
+    assert [entry.name for entry in store.iterdir()] == ["imagenette2-160.tgz"]
+    assert not list(store.parent.glob("**/outside.txt"))
+
+
+def test_an_archive_that_lacks_images_is_refused(published: Archive, store: Path) -> None:
+    store.mkdir()
+    path = store / "imagenette2-160.tgz"
+    path.write_bytes(packed("other"))
+    with pytest.raises(DataError, match="does not hold all 20 images"):
+        extract(path, published, store / "imagenette2-160", silent)
+    assert [entry.name for entry in store.iterdir()] == ["imagenette2-160.tgz"]
+
+
+@pytest.fixture(params=["refused", "silent", "half", "no such host"])
+def unreachable(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Addresses from which no archive comes, each in its own way."""
+    if request.param == "no such host":
+        yield "http://host.invalid"
+        return
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        if request.param != "refused":
+            listener.listen()
+        if request.param == "half":
+            threading.Thread(target=_answer_half, args=(listener,), daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def _answer_half(listener: socket.socket) -> None:
+    connection, _ = listener.accept()
+    with connection:
+        connection.recv(4096)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\nabc")
+
+
+def test_without_a_network_the_stand_in_is_used_within_seconds_or_the_run_stops(
+    unreachable: str, monkeypatch: pytest.MonkeyPatch, store: Path
+) -> None:
+    nowhere = Archive(f"{unreachable}/imagenette2-160.tgz", 5000, "")
+    monkeypatch.setitem(archive.ARCHIVES, "160px", nowhere)
+    config = dataclasses.replace(IMAGENETTE, download_timeout_s=1.0)
+    said: list[str] = []
+    begin_s = time.monotonic()
+    with pytest.raises(DataError, match=r"cannot be downloaded|not the published"):
+        prepare(dataclasses.replace(config, on_missing="error"), silent)
+    assert time.monotonic() - begin_s < 5
+    made = prepare(config, said.append)
+    assert (made.requested, made.used) == ("imagenette_160", "imagenette_like")
+    assert any("USING THE STAND-IN" in line for line in said)
+    assert "generated images stand in" in made.note
+
+
+def test_a_network_that_was_absent_is_not_waited_for_once_per_run(
+    monkeypatch: pytest.MonkeyPatch, store: Path
+) -> None:
+    nowhere = Archive("http://127.0.0.1:9/imagenette2-160.tgz", 5000, "")
+    monkeypatch.setitem(archive.ARCHIVES, "160px", nowhere)
+    for message in ("cannot be downloaded", "could not be reached less than 10 minutes ago"):
+        store.mkdir(exist_ok=True)
+        with pytest.raises(DataError, match=message):
+            obtain(nowhere, store, silent, 1.0)
