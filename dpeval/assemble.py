@@ -95,6 +95,10 @@ def finish(
     }
     if steps:
         fields |= _series(job, board, outcome, steps, begun_s, pids)
+        power_w = conditions.power_w if conditions is not None else None
+        # The other nodes of a run use energy that is not seen from here.
+        if power_w is not None and job.node is None and "throughput" in fields:
+            fields["energy_j_per_img"] = power_w / fields["throughput"].img_per_s
     elif fields["status"] == "oom":
         # Not one step, but how much each rank held is what such a run has to tell.
         fields["ranks"] = [

@@ -78,8 +78,7 @@ def _share(ordered: Sequence[Cpu], ranks: int, cores: int) -> list[list[Cpu]]:
     for numa, count in counts.items():
         shares += _share_node(nodes[numa], count, cores)
     taken = set(chain.from_iterable(shares))
-    used = {item.core for item in taken}
-    left = sorted((item for item in pool if item not in taken), key=lambda item: item.core in used)
+    left = [item for item in pool if item not in taken]
     straddling = [left[at : at + cores] for at in range(0, len(left), cores)]
     return shares + straddling[: ranks - len(shares)]
 

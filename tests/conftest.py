@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes says how loaded this machine is, not whether it holds.
+settings.register_profile("dpeval", deadline=None)
+settings.load_profile("dpeval")
 
 
 @pytest.fixture(autouse=True)

@@ -198,7 +198,7 @@ def test_a_group_outside_of_the_namespace_is_read_at_the_mount(tmp_path: Path) -
             "proc/self/mountinfo": V2,
             "proc/self/cgroup": "0::/../../other\n",
             "sys/fs/cgroup/memory.max": f"{GIB}\n",
-            "other/memory.max": "1\n",
+            "sys/other/memory.max": "1\n",
         },
     )
     assert memory_limit(tmp_path) == GIB

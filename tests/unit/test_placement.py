@@ -118,6 +118,11 @@ def test_siblings_are_shared_on_the_rank_s_own_node() -> None:
     assert [sorted(share) for share in shares] == [[0, 1, 2, 3, 8, 9], [4, 5, 6, 7, 12, 13]]
 
 
+def test_a_node_with_idle_cores_comes_before_siblings_on_another() -> None:
+    shares = assign_cpus(host(3, 4, smt=2), 4, 4).cpus
+    assert shares == [[0, 1, 12, 13], [2, 3, 14, 15], [4, 5, 6, 7], [8, 9, 10, 11]]
+
+
 def test_a_rank_shares_a_core_with_itself_rather_than_with_another() -> None:
     assert assign_cpus(host(1, 2, smt=2), 2, 2).cpus == [[0, 2], [1, 3]]
     assert assign_cpus(host(1, 4, smt=2), 2, 3).cpus == [[0, 1, 4], [2, 3, 6]]
