@@ -121,7 +121,7 @@ def allowed_cpus() -> list[int]:
 
 def memory_limit(root: Path = ROOT) -> int:
     """The least of the host's memory and the cgroup limits above this process, bytes."""
-    return min([psutil.virtual_memory().total, *cgroups.memory_limits(root)])
+    return min([int(psutil.virtual_memory().total), *cgroups.memory_limits(root)])
 
 
 class Resident(Frozen):
