@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from dpeval.worker import RankFailure, RankResult, RankTask
 
 POLL_S = 0.2
+CPU_WINDOW_S = 2.0
 IDLE_HANG_S = 10.0
 """No new step and no processor time used by any rank for this long: nothing will come."""
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -299,7 +300,7 @@ class _HangDetector:
         self._board, self._hardware, self._locals, self._pids = board, hardware, locals_, pids
         self._seen: tuple[float, ...] = ()
         self._since_s = self._idle_since_s = time.monotonic()
-        self._cpu_s = 0.0
+        self._cpu_s = self._cpu_at_s = 0.0
         self.longest_step_s = 0.0
 
     def check(self) -> Failure | None:
@@ -320,9 +321,13 @@ class _HangDetector:
         quiet_s = now_s - self._since_s
         if quiet_s < IDLE_HANG_S / 2:
             return None
-        cpu_s = sum(_cpu_s(pid) for pid in self._pids.values())
-        if cpu_s > self._cpu_s + 0.05:
-            self._cpu_s, self._idle_since_s = cpu_s, now_s
+        if now_s - self._cpu_at_s >= CPU_WINDOW_S:
+            cpu_s = sum(_cpu_s(pid) for pid in self._pids.values())
+            used = (cpu_s - self._cpu_s) / (now_s - self._cpu_at_s)
+            # Ranks that only wait still wake up now and then: a hundredth of a core each.
+            if used > 0.05 + 0.02 * len(self._pids):
+                self._idle_since_s = now_s
+            self._cpu_s, self._cpu_at_s = cpu_s, now_s
         steps = max(self._board.steps(local) for local in self._locals)
         patience_s = self._hardware.startup_timeout_s
         if steps:
