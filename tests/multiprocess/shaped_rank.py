@@ -41,7 +41,7 @@ def main() -> None:
         clock.end_step()
     log = wrapped.module._get_ddp_logging_data() if rank == 0 else {}  # type: ignore[attr-defined]
     dist.barrier()
-    times = {name: rows[2:, index].tolist() for index, name in enumerate(COLUMNS)}
+    times = {name: rows[:, index].tolist() for index, name in enumerate(COLUMNS)}
     buckets = [(nbytes, series[2:]) for nbytes, series in clock.bucket_s.values()]
     kept = {key: value for key, value in log.items() if isinstance(value, int | float | str)}
     print(json.dumps({"times": times, "buckets": buckets, "ddp": kept}))

@@ -74,7 +74,7 @@ def train(hosts: list[str], *arguments: float) -> list[dict[str, Any]]:
 
 
 def median(told: dict[str, Any], column: str) -> float:
-    return float(np.median(told["times"][column]))
+    return float(np.median(told["times"][column][2:]))
 
 
 def demanded_s(mib: float) -> float:
@@ -109,5 +109,6 @@ def test_ddps_own_timers_agree(hosts: list[str]) -> None:
     hidden_s = log["avg_backward_compute_comm_overlap_time"] / 1e9
     # DDP counts from its first bucket to its last, gaps included, so it sees no less of each.
     assert hidden_s >= median(told, "comm_hidden") * 0.95
-    exposed_s = float(np.mean(told["times"]["comm_exposed"]))
+    # DDP averages its first ten iterations, before and after it rebuilt its buckets.
+    exposed_s = float(np.mean(told["times"]["comm_exposed"][:10]))
     assert comm_s - hidden_s == pytest.approx(exposed_s, rel=0.25)
