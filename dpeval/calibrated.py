@@ -99,11 +99,23 @@ class CalibratedModel(nn.Module):
         factor = self._faults.factor(self._step, self._rank, self._generator)
         self._step += self.training
         signal = images.flatten(1)[:, :1].float() * 0 + self.head
+        ahead, back = _Timetable(self._forward_s * factor), _Timetable(self._backward_s * factor)
         for weight in self.layers:
-            signal = _Timed.apply(
-                signal, weight, self._forward_s * factor, self._backward_s * factor
-            )
+            signal = _Timed.apply(signal, weight, ahead, back)
         return signal
+
+
+class _Timetable:
+    """The layers of one pass end at set moments, so waking up late does not add up over them."""
+
+    def __init__(self, layer_s: float) -> None:
+        self._layer_s = layer_s
+        self._next_s: float | None = None
+
+    def keep(self, begin_s: float) -> None:
+        """Sleep to the end of the next layer; the pass begins at the first one's `begin_s`."""
+        self._next_s = (begin_s if self._next_s is None else self._next_s) + self._layer_s
+        sleep_until(self._next_s)
 
 
 class _Timed(torch.autograd.Function):
@@ -111,13 +123,13 @@ class _Timed(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, signal: Tensor, weight: Tensor, forward_s: float, backward_s: float
+        ctx: Any, signal: Tensor, weight: Tensor, ahead: _Timetable, back: _Timetable
     ) -> Tensor:
         begin_s = time.perf_counter()
         ctx.save_for_backward(weight)
-        ctx.backward_s = backward_s
+        ctx.back = back
         result = signal.clone()
-        sleep_until(begin_s + forward_s)
+        ahead.keep(begin_s)
         return result
 
     @staticmethod
@@ -125,7 +137,7 @@ class _Timed(torch.autograd.Function):
         begin_s = time.perf_counter()
         (weight,) = ctx.saved_tensors
         gradient = torch.zeros_like(weight)
-        sleep_until(begin_s + ctx.backward_s)
+        ctx.back.keep(begin_s)
         return gradients[0], gradient, None, None
 
 
