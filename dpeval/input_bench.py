@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpeval import cli
+from dpeval import cli, supervise
 from dpeval.config import Config, DatasetConfig
 from dpeval.data import Source, prepare
 from dpeval.schema import Frozen
@@ -68,6 +68,8 @@ def bench(overrides: list[str], seconds: float, out: Path) -> None:
     """
     console = make_console()
     config = cli.compose(overrides)
+    # The server imports torch while data are made ready, and must be the first to be started.
+    supervise.warm_up()
     sources = {
         loader: prepare(dataclasses.replace(config.dataset, loader=loader), console.print)
         for loader in LOADERS
@@ -111,10 +113,7 @@ def drain(
 ) -> Row:
     """Take batches for `seconds` as fast as they come, in a child process pinned to `cpus`."""
     # A process of its own per row: pinning and threads cannot be taken back in this one.
-    from multiprocessing import get_context
-
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["torch", "dpeval.data.feeds"])
+    context = supervise.context()
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(
         target=_drain, args=(theirs, config, dataset, source, cpus, seconds), daemon=False
@@ -209,7 +208,7 @@ def write(rows: list[Row], title: str, out: Path) -> None:
 
 
 def draw(rows: list[Row], title: str, out: Path) -> None:
-    """Bars of img/s per loader and worker count, on a logarithmic scale."""
+    """Bars of img/s per loader and worker count, without the constant batch."""
     import seaborn as sns
     from matplotlib.figure import Figure
 
@@ -226,10 +225,8 @@ def draw(rows: list[Row], title: str, out: Path) -> None:
         height=0.66,
     )
     axis.bar_label(bars, [f"{row.img_per_s:,.0f}" for row in shown], padding=4, fontsize=9)
-    axis.set_xscale("log")
-    low, high = (limit([row.img_per_s for row in shown]) for limit in (min, max))
-    axis.set_xlim(low / 3, high * 2)
-    axis.set_xlabel("images per second that one rank can be fed (logarithmic)")
+    axis.set_xlim(0, 1.15 * max(row.img_per_s for row in shown))
+    axis.set_xlabel("images per second that one rank can be fed")
     axis.grid(axis="y", visible=False)
     sns.despine(ax=axis, left=True)
     figure.suptitle(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -94,3 +95,13 @@ def scaled(
     right = np.rint((boxes[:, 1] + boxes[:, 3]) * new_wide / wide).astype(np.int64)
     top, left = np.minimum(top, new_high - 1), np.minimum(left, new_wide - 1)
     return np.stack([top, left, np.maximum(bottom - top, 1), np.maximum(right - left, 1)], axis=1)
+
+
+def scaled_box(box: Sequence[int], size: tuple[int, int], new_size: tuple[int, int]) -> list[int]:
+    """:func:`scaled` for one box, (height, width) being `size`: plain numbers are faster here."""
+    down, across = new_size[0] / size[0], new_size[1] / size[1]
+    top, left, height, width = box
+    new_top, new_left = round(top * down), round(left * across)
+    bottom, right = round((top + height) * down), round((left + width) * across)
+    new_top, new_left = min(new_top, new_size[0] - 1), min(new_left, new_size[1] - 1)
+    return [new_top, new_left, max(bottom - new_top, 1), max(right - new_left, 1)]

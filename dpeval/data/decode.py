@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from dpeval.data.augment import Draws, place, scaled
+from dpeval.data.augment import Draws, place, scaled_box
 from dpeval.errors import DataError
 
 Pixels = NDArray[np.uint8]
@@ -90,8 +90,8 @@ def decode(file: Encoded, box: Box, flip: bool, out: Tensor) -> None:
     with _naming(file.path):
         decoded = _scaled_jpeg(file, box, len(out)) if file.is_jpeg else None
         image, height = decoded or (_with_pil(file), file.height)
-    in_image = scaled(box[None], [height], [file.width], image.shape[:1], image.shape[1:2])
-    resize(torch.from_numpy(image), in_image[0].tolist(), flip, out)
+    in_image = scaled_box(box.tolist(), (height, file.width), image.shape[:2])
+    resize(torch.from_numpy(image), in_image, flip, out)
 
 
 def _scaled_jpeg(file: Encoded, box: Box, px: int) -> tuple[Pixels, int] | None:

@@ -83,7 +83,7 @@ def crop_batch(squares: Tensor, where: Tensor, px: int) -> Tensor:
     images = functional.grid_sample(
         squares.permute(0, 3, 1, 2).float(), grid, padding_mode="border", align_corners=False
     )
-    return images.permute(0, 2, 3, 1)
+    return images.permute(0, 2, 3, 1).contiguous()
 
 
 def _inside(begin: Tensor, length: Tensor, place: Tensor) -> Tensor:

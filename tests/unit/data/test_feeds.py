@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -13,9 +14,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpeval.config import DatasetConfig
-from dpeval.data import Source, prepare, used
+from dpeval.data import Source, copies, prepare, used
 from dpeval.data.decode import resize
-from dpeval.data.feeds import Feed, make_feed
+from dpeval.data.feeds import (
+    LOADERS as MAKERS,
+)
+from dpeval.data.feeds import (
+    DeviceCroppedFeed,
+    Feed,
+    ResidentFeed,
+    Share,
+    make_feed,
+)
 from dpeval.data.pixels import MEAN, STD, Normaliser, crop_batch
 from dpeval.data.sampler import ShardedSampler
 from dpeval.devices import CpuDevice
@@ -148,6 +158,98 @@ def test_the_constant_loader_says_that_it_is_no_training(source: Source) -> None
     said = used(source, dataclasses.replace(CONFIG, loader="constant"))
     assert said.loader == "constant"
     assert "not a training" in said.note
+
+
+# --- what runs on CUDA, driven on CPU tensors --------------------------------------------------
+
+
+def share_of(source: Source, **keys: object) -> Share:
+    config = dataclasses.replace(
+        CONFIG,
+        root=str(Path(source.root).parent),
+        image_px=96,
+        **keys,  # type: ignore[arg-type]
+    )
+    return Share(prepare(config), config, (8,), 0, 7, CpuDevice(), True, ())
+
+
+@pytest.mark.parametrize("kind", [ResidentFeed, DeviceCroppedFeed])
+@pytest.mark.parametrize("augment", ["random_resized_crop", "none"])
+def test_crops_made_on_the_device_are_those_made_on_the_host(
+    source: Source, kind: Callable[[Share], Feed], augment: str
+) -> None:
+    share = share_of(source, augment=augment)
+    on_device, on_host = kind(share), MAKERS["cached"](share)
+    for _ in range(6):
+        images, labels = on_device.put(on_device.next())
+        expected, expected_labels = on_host.put(on_host.next())
+        assert torch.equal(labels, expected_labels)
+        assert images.is_contiguous(memory_format=torch.channels_last)
+        # The host's kernel smooths where it shrinks, by up to 8/7.
+        assert float((images - expected).abs().mean()) < (0.05 if augment != "none" else 1e-5)
+    for feed in (on_device, on_host):
+        feed.close()
+
+
+class RecordedCuda:
+    """Stands in for ``torch.cuda``: notes the order in which it is asked."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self._events = 0
+
+    def Stream(self, device: object) -> str:  # noqa: N802
+        return "side"
+
+    @contextlib.contextmanager
+    def stream(self, stream: str) -> Iterator[None]:
+        self.calls.append(f"on {stream}")
+        yield
+        self.calls.append(f"off {stream}")
+
+    def Event(self) -> object:  # noqa: N802
+        cuda, number = self, self._events
+        self._events += 1
+
+        class Event:
+            def record(self) -> None:
+                cuda.calls.append(f"record {number}")
+
+            def __repr__(self) -> str:
+                return str(number)
+
+        return Event()
+
+    def current_stream(self, device: object) -> object:
+        cuda = self
+
+        class Current:
+            def wait_event(self, event: object) -> None:
+                cuda.calls.append(f"wait {event}")
+
+        return Current()
+
+
+def test_the_next_batch_is_sent_before_this_one_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = RecordedCuda()
+    monkeypatch.setattr(torch, "cuda", cuda)
+    kept: list[int] = []
+
+    class Batch(torch.Tensor):
+        def record_stream(self, stream: object) -> None:
+            kept.append(int(self[0]))
+
+    ahead = copies.CopyAhead(torch.device("cpu"))
+    batches = ((torch.tensor([number]).as_subclass(Batch),) for number in range(3))
+    sent = ahead.ahead(iter(batches))
+    first = next(sent)
+    assert cuda.calls == [
+        "on side", "record 0", "off side", "on side", "record 1", "off side",
+    ]  # fmt: skip
+    (tensor,) = ahead.receive(first)
+    assert cuda.calls[-1] == "wait 0"
+    assert int(tensor[0]) == 0
+    assert kept == [0]
 
 
 # --- arithmetic on pixels ----------------------------------------------------------------------

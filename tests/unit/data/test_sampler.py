@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpeval.data.augment import DRAWS, middle_square, place, scaled
+from dpeval.data.augment import DRAWS, middle_square, place, scaled, scaled_box
 from dpeval.data.sampler import ShardedSampler
 from dpeval.errors import DataError
 from dpeval.plan import deal
@@ -84,6 +84,8 @@ def test_a_crop_lies_inside_its_image_at_every_scale(
     boxes, flips = place(high, wide, draws, augment)
     assert flips.shape == (4,)
     squashed = scaled(boxes, high, wide, [256] * 4, [256] * 4)
+    for box, one in zip(boxes.tolist(), squashed.tolist(), strict=True):
+        assert scaled_box(box, (height, width), (256, 256)) == pytest.approx(one, abs=1)
     for (top, left, tall, broad), (whole_height, whole_width) in [
         *((box, (height, width)) for box in boxes),
         *((box, (256, 256)) for box in squashed),
