@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dpeval.analysis import figures, frame, report, words
+from dpeval.analysis import figures, frame, pool, report, words
 from dpeval.errors import ConfigError
 from dpeval.tables import make_console, make_table
 
@@ -52,7 +52,7 @@ def analyze(
         raise ConfigError(f"there is no readable metrics.json below {where}")
     out = out or (paths[0] if paths[0].is_dir() else paths[0].parent) / "analysis"
     out.mkdir(parents=True, exist_ok=True)
-    pooled = frame.pool(loaded.runs)
+    pooled = pool.pool(loaded.runs)
     pooled.to_csv(out / "summary.csv", index=False)
     loaded.runs.to_csv(out / "runs.csv", index=False)
     sheet = figures.Sheet.of(loaded.runs, pooled)
