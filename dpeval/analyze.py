@@ -1,32 +1,42 @@
-"""``python -m dpeval.analyze PATH…``: from records to a table, figures and a CSV file."""
+"""``python -m dpeval.analyze PATH…``: from records to curves and a recommendation."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from dpeval.analysis import figures, frame, pool, report, words
+from dpeval.analysis import cache, choice, efficiency, frame, scaling, summary, terminal, verdict
+from dpeval.analysis.choice import Objective
+from dpeval.analysis.findings import Findings, find
+from dpeval.analysis.frame import Loaded
 from dpeval.errors import ConfigError
-from dpeval.tables import make_console, make_table
+from dpeval.tables import make_console
 
-HEADINGS = (
-    "devices", "batch", "img/s", "± 95 %", "speedup", "efficiency", "exposed comm.", "runs",
-)  # fmt: skip
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked of an analysis."""
+
+    objective: Objective = choice.THROUGHPUT
+    min_efficiency: float | None = None
+    """Leave out of the choice what is below it."""
+    pdf: bool = False
+    """Also print the report to a PDF."""
+    figures: bool = True
+    """Draw figures and write the report, not the tables alone."""
 
 
 def analyze(
-    paths: list[Path],
+    paths: Sequence[Path],
     out: Path | None = None,
     console: Console | None = None,
-    *,
-    pdf: bool = False,
+    options: Options | None = None,
 ) -> Path:
     """Analyse every record below `paths`; returns the folder of what was made.
 
@@ -34,112 +44,156 @@ def analyze(
         paths: folders with records.
         out: where to write; default: ``analysis`` below the first path.
         console: where to say what was found.
-        pdf: also print the report to a PDF.
+        options: see :class:`Options`.
 
     Raises:
-        ConfigError: a path does not exist or holds no readable record.
+        ConfigError: a path does not exist or holds no readable record, or `out` cannot be
+            written.
         DpevalError: a PDF was asked for and could not be made.
     """
     console = console or make_console()
     for path in paths:
         if not path.exists():
             raise ConfigError(f"{path} does not exist; give a folder that a sweep has written")
-    loaded = frame.load(paths)
-    for problem in loaded.problems:
-        console.print(escape(f"left out: {problem}"), style="yellow")
+    out = _made(out or (paths[0] if paths[0].is_dir() else paths[0].parent) / "analysis")
+    loaded = frame.load(paths, out / cache.FILE_NAME)
     if loaded.runs.empty:
+        _tell_problems(loaded, console)
         where = ", ".join(str(path) for path in paths)
         raise ConfigError(f"there is no readable metrics.json below {where}")
-    out = out or (paths[0] if paths[0].is_dir() else paths[0].parent) / "analysis"
-    out.mkdir(parents=True, exist_ok=True)
-    pooled = pool.pool(loaded.runs)
-    pooled.to_csv(out / "summary.csv", index=False)
+    return present(loaded, out, console, options or Options())
+
+
+def _made(out: Path) -> Path:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{out} cannot be made ({error.strerror}); name a folder to write to with --out"
+        ) from error
+    return out
+
+
+def present(loaded: Loaded, out: Path, console: Console, options: Options) -> Path:
+    """Compute everything from `loaded`, write it into `out` and say it; returns `out`."""
+    _tell_problems(loaded, console)
+    findings = find(loaded, options.objective, options.min_efficiency)
+    findings.summary.to_csv(out / "summary.csv", index=False)
     loaded.runs.to_csv(out / "runs.csv", index=False)
-    sheet = figures.Sheet.of(loaded.runs, pooled)
+    loaded.runs.to_parquet(out / "runs.parquet", index=False)
+    for table in terminal.tables(findings):
+        console.print(table)
+    if options.figures:
+        _illustrate(findings, out, console, options)
+    else:
+        summary.write(summary.summarise(findings), out / summary.FILE_NAME)
+        for sentence in (*verdict.sentences(findings), *verdict.claims(findings)):
+            console.print(escape(sentence))
+    names = ("summary.csv", "runs.csv", "runs.parquet", summary.FILE_NAME)
+    console.print(escape(f"tables: {', '.join(str(out / name) for name in names)}"))
+    return out
+
+
+_MOST_PROBLEMS = 20
+
+
+def _tell_problems(loaded: Loaded, console: Console) -> None:
+    for problem in loaded.problems[:_MOST_PROBLEMS]:
+        console.print(escape(f"left out: {problem}"), style="yellow")
+    more = len(loaded.problems) - _MOST_PROBLEMS
+    if more > 0:
+        console.print(f"left out: {more} more, all in summary.json", style="yellow")
+
+
+def _illustrate(findings: Findings, out: Path, console: Console, options: Options) -> None:
+    """Figures, the report and the words."""
+    from dpeval.analysis import figures, report, words  # matplotlib takes a second to import
+
+    models = figures.Models(
+        factors=efficiency.table(findings.waterfalls),
+        laws=scaling.bands(findings.curves, findings.points),
+    )
+    sheet = figures.Sheet.of(findings.loaded.runs, findings.pooled, models)
     drawn = figures.draw_all(sheet, out)
-    for series, part in pooled.groupby("series", sort=False):
-        console.print(table(part, str(series)))
     for figure in drawn:
         if figure.drawn:
             console.print(escape(f"figure: {out / figure.stem}.png"))
         else:
             console.print(escape(f"not drawn: {figure.title} ({figure.why_not})"))
-    console.print(escape(f"tables: {out / 'summary.csv'}, {out / 'runs.csv'}"))
+    said = verdict.sentences(findings)
+    cautions = [*verdict.claims(findings), *words.cautions(sheet)]
+    summary.write(summary.summarise(findings, cautions), out / summary.FILE_NAME)
     page = report.write(
         report.ReportData(
             sheet=sheet,
             figures=drawn,
             folder=out,
-            verdict=words.verdict(sheet),
-            cautions=words.cautions(sheet),
-            problems=loaded.problems,
+            verdict=said,
+            cautions=cautions,
+            problems=findings.loaded.problems,
+            differences=findings.loaded.differences,
         )
     )
-    for sentence in words.verdict(sheet):
+    for sentence in said:
         console.print(escape(sentence))
-    if pdf:
+    for sentence in verdict.claims(findings):
+        console.print(escape(f"to be explained: {sentence}"), style="yellow")
+    for sentence in words.cautions(sheet):
+        console.print(escape(f"not trustworthy: {sentence}"), style="yellow")
+    if options.pdf:
         console.print(escape(f"report as PDF: {report.to_pdf(page, out / 'report.pdf')}"))
     console.print(escape(f"report: {page}"))
-    return out
-
-
-def table(pooled: pd.DataFrame, series: str) -> Table:
-    """One row per configuration of a series, with speedup over one device where it was measured."""
-    made = make_table(escape(series), dict.fromkeys(HEADINGS, "right"))
-    for item in pooled.sort_values(["hardware", "scaling", "batch", "num_devices"]).to_dict(
-        "records"
-    ):
-        unit = "GPU" if item["hardware"] == "gpu" else "core"
-        devices = f"{item['num_devices']} {unit}{'s' * (item['num_devices'] != 1)}"
-        batch = f"{item['batch']}{' each' * (item['scaling'] == 'weak')}"
-        if not item["ok"]:
-            reason = (
-                f"{item['status']} ({item['cause_kind']})" if item["cause_kind"] else item["status"]
-            )
-            made.add_row(devices, batch, escape(reason), *["–"] * 4, str(item["runs"]))
-            continue
-        speedup = _speedup(pooled, item)
-        made.add_row(
-            devices + "*" * bool(item["oversubscribed"]),
-            batch,
-            f"{item['img_per_s']:.2f}{'' if item['steady'] else ' (unsteady)'}",
-            f"{(item['high'] - item['low']) / 2:.2f}",
-            f"{speedup:.2f}" if speedup else "–",
-            f"{speedup / item['num_devices']:.0%}" if speedup else "–",
-            f"{item['comm_exposed_s'] / item['step_s']:.1%}",
-            f"{item['ok']}/{item['runs']}",
-        )
-    return made
-
-
-def _speedup(pooled: pd.DataFrame, item: dict[str, Any]) -> float | None:
-    """Throughput over that of one device at the same batch; None where that was not measured."""
-    base = pooled[
-        (pooled["num_devices"] == 1)
-        & (pooled["batch"] == item["batch"])
-        & (pooled["hardware"] == item["hardware"])
-        & (pooled["scaling"] == item["scaling"])
-        & (pooled["ok"] > 0)
-    ]
-    if base.empty:
-        return None
-    return float(item["img_per_s"]) / float(base["img_per_s"].iloc[0])
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
     from dpeval.cli import run_main
 
+    given = _parser().parse_args(arguments)
+    options = Options(
+        objective=choice.OBJECTIVES[given.objective],
+        min_efficiency=given.min_efficiency,
+        pdf=given.pdf,
+        figures=not given.tables_only,
+    )
+    return run_main(lambda: _command(given, options))
+
+
+def _command(given: argparse.Namespace, options: Options) -> None:
+    if not given.paths:
+        raise ConfigError("give a folder with records, as in: python -m dpeval.analyze outputs")
+    analyze(given.paths, given.out, options=options)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m dpeval.analyze", description=__doc__)
-    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="folders with records")
+    parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="folders with records")
     parser.add_argument("--out", type=Path, help="where to write; default: PATH/analysis")
     parser.add_argument("--pdf", action="store_true", help="also print the report to a PDF")
-    given = parser.parse_args(arguments)
+    parser.add_argument("--tables-only", action="store_true", help="no figures and no report")
+    parser.add_argument(
+        "--objective",
+        choices=choice.OBJECTIVES,
+        default=choice.THROUGHPUT.name,
+        help="what the best configuration is best at (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--min-efficiency",
+        type=_share,
+        metavar="SHARE",
+        help="choose among configurations with at least this parallel efficiency (0.8 or 80%%)",
+    )
+    return parser
 
-    def command() -> None:
-        analyze(given.paths, given.out, pdf=given.pdf)
 
-    return run_main(command)
+def _share(text: str) -> float:
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 10:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a share; give 0.8 or 80%")
+    return value
 
 
 if __name__ == "__main__":

@@ -27,12 +27,12 @@ REMAINDER = "remainder"
 ORDER = (INPUT, GRANULARITY, CONTENTION, BALANCE, COMMUNICATION, REMAINDER)
 
 MEANING = {
-    INPUT: "waiting for data, against one device",
-    GRANULARITY: "a smaller per-device batch computes less efficiently",
-    CONTENTION: "ranks share memory bandwidth, clocks and cores",
-    BALANCE: "the slowest rank holds up the others",
-    COMMUNICATION: "waiting for gradients that backward does not hide",
-    REMAINDER: "what the windows do not explain: outliers, drift",
+    INPUT: "waits for data, longer than those of one device",
+    GRANULARITY: "a smaller per-device batch, which computes less efficiently",
+    CONTENTION: "ranks that share memory bandwidth, clocks and cores",
+    BALANCE: "a slowest rank that holds up the others",
+    COMMUNICATION: "waits for gradients that backward does not hide",
+    REMAINDER: "outliers and drift, which the windows do not hold",
 }
 
 

@@ -124,17 +124,18 @@ def _linear(devices: Floats, _: Sequence[Any]) -> Floats:
 
 def _amdahl(devices: Floats, values: Sequence[Any]) -> Floats:
     (serial,) = values
-    return devices / (1 + serial * (devices - 1))
+    return np.asarray(devices / (1 + serial * (devices - 1)))
 
 
 def _gustafson(devices: Floats, values: Sequence[Any]) -> Floats:
     (serial,) = values
-    return devices - serial * (devices - 1)
+    return np.asarray(devices - serial * (devices - 1))
 
 
 def _usl(devices: Floats, values: Sequence[Any]) -> Floats:
     contention, coherency = values
-    return devices / (1 + contention * (devices - 1) + coherency * devices * (devices - 1))
+    slowing = contention * (devices - 1) + coherency * devices * (devices - 1)
+    return np.asarray(devices / (1 + slowing))
 
 
 LINEAR = Law("linear", (), _linear, "S = N")
