@@ -11,6 +11,7 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from dpeval.analysis import series
 from dpeval.errors import RecordError
 from dpeval.record import PHASES, Ablation, Record
 
-VERSION = 1
+VERSION = 2
 """Raised whenever :func:`row` says something else for the same record: caches then start anew."""
 
 COLUMNS: dict[str, str] = {
@@ -73,7 +74,9 @@ COLUMNS: dict[str, str] = {
     "slowest_rank": "rank with the largest total time",
     "normal_s": "ablation: median step as ever, s",
     "no_sync_s": "ablation: without gradient synchronisation, s",
-    "alone_s": "ablation: one rank alone, s",
+    "alone_s": "ablation: the first rank alone, s",
+    "no_sync_first_s": "ablation: without synchronisation, of that same rank, s",
+    "alone_batch": "images per step of that rank",
     "normal_se_s": "standard error of normal_s, s",
     "no_sync_se_s": "standard error of no_sync_s, s",
     "alone_se_s": "standard error of alone_s, s",
@@ -252,6 +255,7 @@ def _measured(run: Record) -> dict[str, Any]:
         "energy_j_per_img": run.energy_j_per_img,
         "loss_start": run.loss.start if run.loss is not None else None,
         "loss_end": run.loss.end if run.loss is not None else None,
+        "alone_batch": run.ranks[0].batch if run.ranks and run.ablation is not None else None,
         **_ablation(run.ablation),
     }
 
@@ -264,6 +268,8 @@ def _ablation(ablation: Ablation | None) -> dict[str, float | None]:
         "no_sync_s": _positive(ablation.no_sync_s),
         "alone_s": _positive(ablation.alone_s),
     }
+    first = [t for b in ablation.blocks if b.kind == "no_sync" and b.step_s for t in b.step_s[0]]
+    found["no_sync_first_s"] = _positive(median(first)) if first else None
     for kind in ("normal", "no_sync", "alone"):
         blocks = [block.step_s for block in ablation.blocks if block.kind == kind]
         slowest = [max(step) for block in blocks for step in zip(*block, strict=False)]

@@ -52,6 +52,11 @@ class Factor:
     def name(self) -> str:
         return " × ".join(self.parts)
 
+    @property
+    def short(self) -> str:
+        """The name for a label."""
+        return self.name if len(self.parts) <= 2 else "all else (not told apart)"
+
 
 @dataclass(frozen=True)
 class Waterfall:
@@ -90,20 +95,26 @@ def _plain(row: dict[Any, Any]) -> dict[str, Any]:
 def waterfall(base: dict[str, Any], cell: dict[str, Any]) -> Waterfall:
     """Take the efficiency of `cell` against one device, `base`, apart.
 
-    With X throughputs in img/s, w the share of a step that waits for data, C the step of one rank
-    alone at its own batch b, S the step without synchronisation, A the step as ever, T the mean
-    step in the main window, B the images per step and L the load balance (mean over max):
+    With X throughputs in img/s, w the share of a step that waits for data, B the images per step,
+    T the mean step in the main window, and of the ablation windows A the step as ever, S the
+    step without synchronisation, S' that of the first rank, C that rank's step when it runs
+    alone, at its own batch b:
 
     - input: (1-w_N) / (1-w_1)
     - granularity: rate alone over the rate of one device, (b/C) / X_1
-    - contention: mean rate without synchronisation over the rate alone,
-      (B / (N S L)) / (b/C) · (1-w_1) / (1-w_N), waiting for data being counted above
-    - load balance: L
+    - contention: the first rank alone against among the others, C/S' · (1-w_1) / (1-w_N), as
+      waiting for data is counted above
+    - load balance: B / (N b) · S' / S, the slowest rank against the first and the fullest share
+      against the mean one
     - exposed communication: S / A
     - remainder: A / T
 
-    The product telescopes to X_N / (N X_1) = E. Where a window is missing its factors merge into
-    one, which is what the others leave of E.
+    The product telescopes to X_N / (N X_1) = E. The first rank is the reference throughout, as
+    one device is the first one too: POP's mean over max would call it contention where the
+    straggler is another, and contention above 1 where it is the first. That form stands in,
+    with C / (S L N b / B) for contention, where S' is not recorded but the load balance L is.
+
+    Where a window is missing its factors merge into one, which is what the others leave of E.
     """
     efficiency = float(cell["img_per_s"]) / (cell["num_devices"] * float(base["img_per_s"]))
     made = list(_factors(base, cell))
@@ -120,16 +131,15 @@ def _factors(base: dict[str, Any], cell: dict[str, Any]) -> Iterator[Factor]:
     waiting = _input(base, cell)
     if waiting is not None:
         yield waiting
-    balance = _known(cell["balance"])
-    if balance is not None:
-        yield Factor((BALANCE,), balance, math.nan)
     if _known(cell["normal_s"]) is None:
+        if (balance := _known(cell["balance"])) is not None:
+            yield Factor((BALANCE,), balance, math.nan)
         exposed = _known(cell["comm_exposed_s"])
         if exposed is not None and exposed < cell["step_s"]:
             note = "from the phase clock: there are no windows without synchronisation"
             yield Factor((COMMUNICATION,), 1 - exposed / cell["step_s"], math.nan, note)
         return
-    yield from _windows(base, cell, waiting.value if waiting is not None else None, balance)
+    yield from _windows(base, cell, waiting.value if waiting is not None else None)
 
 
 def _input(base: dict[str, Any], cell: dict[str, Any]) -> Factor | None:
@@ -143,31 +153,42 @@ def _input(base: dict[str, Any], cell: dict[str, Any]) -> Factor | None:
     return Factor((INPUT,), (1 - many) / (1 - one), math.nan, note)
 
 
-def _windows(
-    base: dict[str, Any], cell: dict[str, Any], waiting: float | None, balance: float | None
-) -> Iterator[Factor]:
+def _windows(base: dict[str, Any], cell: dict[str, Any], waiting: float | None) -> Iterator[Factor]:
     """The factors that the ablation windows tell; `waiting` is the factor of input."""
     normal, no_sync = float(cell["normal_s"]), _known(cell["no_sync_s"])
-    alone, batch = _known(cell["alone_s"]), _known(cell["per_device_batch_max"])
+    alone, batch = _known(cell["alone_s"]), _known(cell["alone_batch"])
     error = {name: _share(cell, name) for name in ("normal", "no_sync", "alone")}
     if no_sync is not None:
         value = no_sync / normal
         yield Factor((COMMUNICATION,), value, _half(value, error["no_sync"], error["normal"]))
-    measured = _rate_error(cell)
-    remainder = normal / float(cell["step_s"])
     if no_sync is not None or alone is not None:
-        yield Factor((REMAINDER,), remainder, _half(remainder, error["normal"], measured))
-    if alone is None or batch is None:
-        return
-    rate_alone = batch / alone
-    value = rate_alone / float(base["img_per_s"])
-    yield Factor((GRANULARITY,), value, _half(value, error["alone"], _rate_error(base)))
-    if no_sync is None or balance is None or waiting is None:
+        value = normal / float(cell["step_s"])
+        yield Factor((REMAINDER,), value, _half(value, error["normal"], _rate_error(cell)))
+    if alone is not None and batch is not None:
+        value = batch / alone / float(base["img_per_s"])
+        yield Factor((GRANULARITY,), value, _half(value, error["alone"], _rate_error(base)))
+    if no_sync is None or batch is None:
         return
     images = float(cell["img_per_s"]) * float(cell["step_s"])
-    together = images / (cell["num_devices"] * no_sync * balance)
-    value = together / rate_alone / waiting
-    yield Factor((CONTENTION,), value, _half(value, error["no_sync"], error["alone"]))
+    share = images / (cell["num_devices"] * batch)
+    first, note = _first_rank(cell, no_sync, share)
+    if first is None:
+        return
+    value = share * first / no_sync
+    yield Factor((BALANCE,), value, _half(value, error["no_sync"]), note)
+    if alone is not None and waiting is not None:
+        value = alone / first / waiting
+        yield Factor((CONTENTION,), value, _half(value, error["no_sync"], error["alone"]))
+
+
+def _first_rank(cell: dict[str, Any], no_sync: float, share: float) -> tuple[float | None, str]:
+    """Step of the first rank without synchronisation, or of the mean one in its place, s."""
+    first, balance = _known(cell["no_sync_first_s"]), _known(cell["balance"])
+    if first is not None:
+        return first, ""
+    if balance is not None:
+        return no_sync * balance / share, "mean over max of the ranks' compute time"
+    return None, ""
 
 
 def _why(left: tuple[str, ...], cell: dict[str, Any]) -> str:
@@ -207,13 +228,20 @@ def _half(value: float, *errors: float) -> float:
 
 
 def table(found: list[Waterfall]) -> pd.DataFrame:
-    """One row per configuration and factor: :data:`CONFIGURATION`, `factor`, `value`, `half`,
-    `note`; the product of `value` over a configuration is its efficiency."""
+    """One row per configuration and factor: :data:`CONFIGURATION`, `factor`, `parts` (all that
+    it holds), `value`, `half`, `note`; the product of `value` over a configuration is its efficiency."""
     return pd.DataFrame(
         [
-            {**item.key, "factor": f.name, "value": f.value, "half": f.half, "note": f.note}
+            {
+                **item.key,
+                "factor": f.short,
+                "parts": f.name,
+                "value": f.value,
+                "half": f.half,
+                "note": f.note,
+            }
             for item in found
             for f in item.factors
         ],
-        columns=[*CONFIGURATION, "factor", "value", "half", "note"],
+        columns=[*CONFIGURATION, "factor", "parts", "value", "half", "note"],
     )

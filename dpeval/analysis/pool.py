@@ -44,7 +44,9 @@ POOLED: dict[str, str] = {
     "balance": "mean over max compute time of the ranks",
     "normal_s": "ablation: step as ever, s",
     "no_sync_s": "ablation: without gradient synchronisation, s",
-    "alone_s": "ablation: one rank alone, s",
+    "alone_s": "ablation: the first rank alone, s",
+    "no_sync_first_s": "ablation: without synchronisation, of that same rank, s",
+    "alone_batch": "images per step of that rank",
     "normal_se_s": "standard error of normal_s, s",
     "no_sync_se_s": "standard error of no_sync_s, s",
     "alone_se_s": "standard error of alone_s, s",
@@ -61,7 +63,7 @@ POOLED: dict[str, str] = {
 _WORST_FIRST = ("oom", "skipped", "failed", "interrupted")
 _MEANS = (
     *(f"{phase}_s" for phase in PHASES),
-    "balance", "normal_s", "no_sync_s", "alone_s", "energy_j_per_img",
+    "balance", "normal_s", "no_sync_s", "alone_s", "no_sync_first_s", "alone_batch", "energy_j_per_img",
 )  # fmt: skip
 _ERRORS = ("normal_se_s", "no_sync_se_s", "alone_se_s")
 _HIGHEST = ("per_device_batch_max", "micro_batches", "threads", "num_nodes", "images_per_step")
