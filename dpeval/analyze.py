@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -160,9 +162,41 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _command(given: argparse.Namespace, options: Options) -> None:
+    if given.from_csv:
+        _from_csv(given, options)
+        return
     if not given.paths:
         raise ConfigError("give a folder with records, as in: python -m dpeval.analyze outputs")
     analyze(given.paths, given.out, options=options)
+
+
+def _from_csv(given: argparse.Namespace, options: Options) -> None:
+    from dpeval import record
+    from dpeval.analysis import csv_adapter
+
+    if given.paths:
+        raise ConfigError("--from-csv takes all files after it; give no other PATH beside it")
+    if not given.columns:
+        raise ConfigError(
+            "--from-csv needs --columns, as in --columns size=num_devices,batch_size=batch,"
+            "rank=rank,loading_time=data_s,computation_time=compute_s"
+        )
+    mapped = csv_adapter.Mapped(
+        csv_adapter.parse_columns(given.columns), given.per_rank_batch, given.hardware
+    )
+    records, problems = csv_adapter.read(given.from_csv, mapped)
+    out = _made(given.out or given.from_csv[0].parent / "analysis")
+    folder = out / "records-from-csv"
+    shutil.rmtree(folder, ignore_errors=True)
+    for number, run in enumerate(records):
+        record.write(run, folder / f"{number:06d}" / record.FILE_NAME)
+    console = make_console()
+    if not records:
+        said = problems[0] if problems else "no row"
+        raise ConfigError(f"no run could be made from {given.from_csv[0]}: {said}")
+    loaded = frame.load([folder])
+    loaded = dataclasses.replace(loaded, problems=[*problems, *loaded.problems])
+    present(loaded, out, console, options)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -183,6 +217,24 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SHARE",
         help="choose among configurations with at least this parallel efficiency (0.8 or 80%%)",
     )
+    foreign = parser.add_argument_group("files of other programs")
+    foreign.add_argument(
+        "--from-csv", nargs="+", type=Path, metavar="FILE", help="CSV files, one row per rank"
+    )
+    foreign.add_argument(
+        "--columns",
+        metavar="NAME=FIELD,…",
+        help="which column is what, e.g. size=num_devices,rank=rank,batch_size=batch,"
+        "loading_time=data_s,computation_time=compute_s (times in s)",
+    )
+    foreign.add_argument(
+        "--per-rank-batch",
+        choices=("floor", "even", "nominal"),
+        default="floor",
+        help="how a global batch was shared: floor B//N each, evenly, or nominal: the batch is "
+        "each rank's own (default: %(default)s)",
+    )
+    foreign.add_argument("--hardware", choices=("cpu", "gpu"), default="cpu")
     return parser
 
 

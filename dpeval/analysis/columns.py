@@ -210,6 +210,8 @@ def _asked(run: Record) -> dict[str, Any]:
     batches = [rank.batch for rank in run.ranks] or planned
     planned_threads = [rank.threads for rank in plan.ranks] if plan is not None else []
     threads = [rank.threads for rank in run.ranks] or planned_threads
+    if "threads" in run.missing:
+        threads = []
     used = run.dataset.used if run.dataset is not None else ""
     return {
         "hardware": text(hardware.get("kind")),

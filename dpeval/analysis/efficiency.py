@@ -229,7 +229,7 @@ def _half(value: float, *errors: float) -> float:
 
 def table(found: list[Waterfall]) -> pd.DataFrame:
     """One row per configuration and factor: :data:`CONFIGURATION`, `factor`, `parts` (all that
-    it holds), `value`, `half`, `note`; the product of `value` over a configuration is its efficiency."""
+    it holds), `value`, `half`, `note`; a configuration's values multiply to its efficiency."""
     return pd.DataFrame(
         [
             {

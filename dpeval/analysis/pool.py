@@ -63,7 +63,8 @@ POOLED: dict[str, str] = {
 _WORST_FIRST = ("oom", "skipped", "failed", "interrupted")
 _MEANS = (
     *(f"{phase}_s" for phase in PHASES),
-    "balance", "normal_s", "no_sync_s", "alone_s", "no_sync_first_s", "alone_batch", "energy_j_per_img",
+    "balance", "normal_s", "no_sync_s", "alone_s", "no_sync_first_s", "alone_batch",
+    "energy_j_per_img",
 )  # fmt: skip
 _ERRORS = ("normal_se_s", "no_sync_se_s", "alone_se_s")
 _HIGHEST = ("per_device_batch_max", "micro_batches", "threads", "num_nodes", "images_per_step")
@@ -116,8 +117,9 @@ def _pooled(group: pd.DataFrame) -> dict[str, Any]:
     }
     pooled |= {name: _mean(good[name]) for name in _MEANS}
     pooled |= {name: _error(good[name]) for name in _ERRORS}
-    pooled |= {name: group[name].max() for name in (*_HIGHEST, "peak_bytes", "forecast_bytes")}
-    pooled["budget_bytes"] = group["budget_bytes"].min()
+    highest = (*_HIGHEST, "peak_bytes", "forecast_bytes")
+    pooled |= {name: float(group[name].max()) for name in highest}
+    pooled["budget_bytes"] = float(group["budget_bytes"].min())
     return pooled | _times(good)
 
 

@@ -194,7 +194,7 @@ def _short(fields: Mapping[str, str]) -> str:
         fields.get("gpus") or fields.get("cpu"),
         f"torch {torch}" if torch else "",
     ]
-    return ", ".join(part[:80] for part in parts if part) or "unnamed"
+    return ", ".join(part[:80] for part in parts if part) or fields.get("source", "unnamed")
 
 
 def _by_nodes(runs: pd.DataFrame, named: pd.Series[str]) -> pd.Series[str]:

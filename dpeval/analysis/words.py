@@ -22,7 +22,8 @@ def cautions(sheet: Sheet) -> list[str]:
     }
     found = [f"{_which(ok[mask])} {what}." for what, mask in causes.items() if mask.any()]
     found += [
-        f"{cell.num_devices} device{'s' * (cell.num_devices != 1)}, batch {cell.batch}: {str(cell.bad)[:200]}."
+        f"{cell.num_devices} device{'s' * (cell.num_devices != 1)}, batch {cell.batch}: "
+        f"{str(cell.bad)[:200]}."
         for cell in ok[ok["bad"] != ""].itertuples()
     ][:_MOST]
     single = ok[ok["n_runs"] == 1]
