@@ -13,12 +13,28 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from dpeval.analysis import cache, choice, efficiency, frame, scaling, summary, terminal, verdict
+from dpeval.analysis import (
+    cache,
+    choice,
+    compare,
+    efficiency,
+    frame,
+    laws,
+    summary,
+    terminal,
+    verdict,
+)
 from dpeval.analysis.choice import Objective
 from dpeval.analysis.findings import Findings, find
 from dpeval.analysis.frame import Loaded
-from dpeval.errors import ConfigError
+from dpeval.errors import ConfigError, DpevalError
 from dpeval.tables import make_console
+
+
+class SlowerError(DpevalError):
+    """A sweep is slower than another by more than is allowed."""
+
+    exit_status = 3
 
 
 @dataclass(frozen=True)
@@ -113,7 +129,7 @@ def _illustrate(findings: Findings, out: Path, console: Console, options: Option
 
     models = figures.Models(
         factors=efficiency.table(findings.waterfalls),
-        laws=scaling.bands(findings.curves, findings.points),
+        laws=laws.bands(findings.curves, findings.points),
     )
     sheet = figures.Sheet.of(findings.loaded.runs, findings.pooled, models)
     drawn = figures.draw_all(sheet, out)
@@ -123,7 +139,8 @@ def _illustrate(findings: Findings, out: Path, console: Console, options: Option
         else:
             console.print(escape(f"not drawn: {figure.title} ({figure.why_not})"))
     said = verdict.sentences(findings)
-    cautions = [*verdict.claims(findings), *words.cautions(sheet)]
+    doubts = [*words.cautions(sheet), *verdict.lacking(findings)]
+    cautions = [*verdict.claims(findings), *doubts]
     summary.write(summary.summarise(findings, cautions), out / summary.FILE_NAME)
     page = report.write(
         report.ReportData(
@@ -140,7 +157,7 @@ def _illustrate(findings: Findings, out: Path, console: Console, options: Option
         console.print(escape(sentence))
     for sentence in verdict.claims(findings):
         console.print(escape(f"to be explained: {sentence}"), style="yellow")
-    for sentence in words.cautions(sheet):
+    for sentence in doubts:
         console.print(escape(f"not trustworthy: {sentence}"), style="yellow")
     if options.pdf:
         console.print(escape(f"report as PDF: {report.to_pdf(page, out / 'report.pdf')}"))
@@ -162,12 +179,61 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _command(given: argparse.Namespace, options: Options) -> None:
+    if given.fail_if_slower is not None and not given.compare:
+        raise ConfigError("--fail-if-slower needs --compare BEFORE AFTER")
+    if given.compare:
+        if given.paths or given.from_csv:
+            raise ConfigError("--compare takes two folders and nothing beside them")
+        before, after = given.compare
+        compare_sweeps(before, after, given.out, given.fail_if_slower)
+        return
     if given.from_csv:
         _from_csv(given, options)
         return
     if not given.paths:
         raise ConfigError("give a folder with records, as in: python -m dpeval.analyze outputs")
     analyze(given.paths, given.out, options=options)
+
+
+def compare_sweeps(before: Path, after: Path, out: Path | None, allowed: float | None) -> None:
+    """Print the second sweep against the first and keep it as ``comparison.csv``.
+
+    Args:
+        before, after: folders with records.
+        out: where to write; default: ``analysis`` below `after`.
+        allowed: how much slower the second may be, as a share; None: there is no gate.
+
+    Raises:
+        ConfigError: a folder does not exist, or nothing in both can be compared.
+        SlowerError: a configuration is slower than allowed, or is measured no more.
+    """
+    console, sides = make_console(), []
+    for path in (before, after):
+        if not path.exists():
+            raise ConfigError(f"{path} does not exist; give a folder that a sweep has written")
+        loaded = frame.load([path])
+        _tell_problems(loaded, console)
+        if loaded.runs.empty:
+            raise ConfigError(f"there is no readable metrics.json below {path}")
+        sides.append(loaded.runs)
+    found = compare.compare(sides[0], sides[1], allowed or 0.0)
+    out = _made(out or (after if after.is_dir() else after.parent) / "analysis")
+    compare.table(found).to_csv(out / "comparison.csv", index=False)
+    console.print(terminal.changes(found))
+    tested = [change for change in found if change.status == ("ok", "ok")]
+    changed = sum(change.is_different for change in tested)
+    console.print(
+        f"{changed} of {len(tested)} configurations changed (family-wise error "
+        f"{compare.FAMILY_ERROR:.0%}); table: {escape(str(out / 'comparison.csv'))}"
+    )
+    if not tested and not any(change.is_lost for change in found):
+        raise ConfigError(f"no configuration was measured in both {before} and {after}")
+    slower = [change for change in found if change.is_slower]
+    if allowed is not None and slower:
+        raise SlowerError(
+            f"{len(slower)} of {len(found)} configurations are slower than {before} by more than "
+            f"{allowed:.1%}, or are measured no more"
+        )
 
 
 def _from_csv(given: argparse.Namespace, options: Options) -> None:
@@ -216,6 +282,20 @@ def _parser() -> argparse.ArgumentParser:
         type=_share,
         metavar="SHARE",
         help="choose among configurations with at least this parallel efficiency (0.8 or 80%%)",
+    )
+    gate = parser.add_argument_group("comparison")
+    gate.add_argument(
+        "--compare",
+        nargs=2,
+        type=Path,
+        metavar=("BEFORE", "AFTER"),
+        help="throughput of the second sweep against the first, configuration by configuration",
+    )
+    gate.add_argument(
+        "--fail-if-slower",
+        type=_share,
+        metavar="SHARE",
+        help="exit with status 3 if any is slower by more than this (0.03 or 3%%)",
     )
     foreign = parser.add_argument_group("files of other programs")
     foreign.add_argument(

@@ -29,6 +29,8 @@ INPUT_SHARE = 0.05
 NOISE_SHARE = 0.05
 FULL_SHARE = 0.90
 """A rank this near its memory budget may be swapping or freeing and allocating anew."""
+UNKNOWN_MARGIN = 0.02
+"""A difference beyond this is a claim where no interval is known."""
 GAIN = 1.03
 RISE = 0.05
 UNEVEN = 1.05
@@ -95,13 +97,20 @@ def claims(runs: pd.DataFrame, measured: pd.DataFrame, waterfalls: list[Waterfal
         ]
         found += [claim for row in rows for claim in _images(row, pair(row, row))]
         for before, row in pairwise(rows):
-            if row["efficiency_low"] > 1:
+            if _exceeds(row["efficiency"], row["efficiency_low"], 1.0, 1.0):
                 found.append(_super_linear(pair(rows[0], row)))
-            if row["high"] < before["low"]:
+            if _exceeds(before["img_per_s"], before["low"], row["img_per_s"], row["high"]):
                 found.append(_dip(pair(before, row)))
             elif row["efficiency_low"] > before["efficiency_high"] and before is not rows[0]:
                 found.append(_surprise(pair(rows[0], before), row))
     return found
+
+
+def _exceeds(value: float, low: float, other: float, other_high: float) -> bool:
+    """Whether `value` is above `other` beyond their intervals, or clearly where none is known."""
+    if math.isnan(low) or math.isnan(other_high):
+        return value > other * (1 + UNKNOWN_MARGIN)
+    return low > other_high
 
 
 def _key(row: dict[str, Any]) -> dict[str, Any]:
@@ -116,9 +125,11 @@ def _name(row: dict[str, Any]) -> str:
 
 def _super_linear(pair: _Pair) -> Claim:
     row = pair.cell
+    known = not math.isnan(row["efficiency_low"])
+    ends = f"{row['efficiency_low']:.2f} to {row['efficiency_high']:.2f}"
     text = (
-        f"{_name(row)}: efficiency {row['efficiency']:.2f} ({row['efficiency_low']:.2f} to "
-        f"{row['efficiency_high']:.2f}) is above 1, a claim to be explained"
+        f"{_name(row)}: efficiency {row['efficiency']:.2f} "
+        f"({ends if known else 'no interval known'}) is above 1, a claim to be explained"
     )
     return _claim("super-linear", text, pair, _SUPER_LINEAR)
 

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from dpeval.analysis import choice, efficiency, explain, pool, scaling
+from dpeval.analysis import choice, efficiency, explain, laws, pool, scaling
 from dpeval.analysis.choice import Choice, Objective
 from dpeval.analysis.efficiency import Waterfall
 from dpeval.analysis.explain import Claim
 from dpeval.analysis.frame import CONFIGURATION, Loaded
-from dpeval.analysis.scaling import POINT_COLUMNS, Curve
+from dpeval.analysis.laws import Curve
+from dpeval.analysis.scaling import POINT_COLUMNS
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def find(
         loaded=loaded,
         pooled=pooled,
         points=points,
-        curves=scaling.fit_all(points),
+        curves=laws.fit_all(points),
         waterfalls=waterfalls,
         claims=explain.claims(loaded.runs, points, waterfalls),
         choices=[

@@ -14,8 +14,9 @@ from dpeval import __version__
 from dpeval.analysis import efficiency, verdict
 from dpeval.analysis.columns import COLUMNS
 from dpeval.analysis.findings import Findings
+from dpeval.analysis.laws import Curve, Estimate, Fit
 from dpeval.analysis.pool import POOLED
-from dpeval.analysis.scaling import POINT_COLUMNS, Curve, Estimate, Fit
+from dpeval.analysis.scaling import POINT_COLUMNS
 
 FILE_NAME = "summary.json"
 VERSION = 1
@@ -40,7 +41,7 @@ class Parameter(Part):
 
 
 class FittedLaw(Part):
-    """One law fitted to one curve; see :class:`dpeval.analysis.scaling.Fit`."""
+    """One law fitted to one curve; see :class:`dpeval.analysis.laws.Fit`."""
 
     law: str
     source: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pandas as pd
@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from dpeval.analysis.choice import Choice
+from dpeval.analysis.compare import Change
 from dpeval.analysis.findings import Findings
 from dpeval.tables import make_table
 
@@ -56,7 +57,8 @@ def _cells(row: dict[str, Any], *, is_best: bool) -> list[str]:
     devices = f"{row['num_devices']} {unit}{'s' * (row['num_devices'] != 1)}"
     batch = f"{row['batch']}{' each' * (row['scaling'] == 'weak')}"
     if row["status"] != "ok":
-        reason = f"{row['status']} ({row['cause_kind']})" if row["cause_kind"] else row["status"]
+        kind = row["cause_kind"]
+        reason = f"{row['status']} ({kind})" if kind not in ("", row["status"]) else row["status"]
         return [devices, batch, escape(reason), *["–"] * 4, str(row["runs"]), escape(_need(row))]
     half = (row["high"] - row["low"]) / 2
     exposed = row["comm_exposed_s"] / row["step_s"]
@@ -92,9 +94,38 @@ def _notes(row: dict[str, Any], *, is_best: bool) -> str:
         "stand-in data" * bool(row["stand_in"]),
         "super-linear" * bool(row["efficiency_low"] > 1),
         f"{row['micro_batches']:.0f} micro-batches" * bool(row["micro_batches"] > 1),
-        "median" * (row["centre"] == "median"),
+        ("one step" if row["n_runs"] == 1 else "median") * (row["centre"] == "median"),
     ]
     return ", ".join(word for word in said if word)
+
+
+def changes(found: Sequence[Change]) -> Table:
+    """One row per configuration of two sweeps."""
+    names = ("devices", "batch", "before img/s", "after img/s", "ratio", "95 %", "p (Holm)", "runs")
+    made = make_table("after against before", dict.fromkeys(names, "right"))
+    made.add_column("")
+    several = len({one.key["model"] for one in found}) > 1
+    for one in found[:MOST_ROWS]:
+        unit = "GPU" if one.key["hardware"] == "gpu" else "core"
+        count = int(one.key["num_devices"])
+        word = "slower" if one.ratio < 1 else "faster"
+        said = [
+            escape(str(one.key["model"])) * several,
+            word * one.is_different,
+            "beyond what is allowed" * (one.is_slower and not one.is_lost),
+            one.note,
+        ]
+        made.add_row(
+            f"{count} {unit}{'s' * (count != 1)}",
+            f"{one.key['batch']}{' each' * (one.key['scaling'] == 'weak')}",
+            _shown(one.before, ".2f"), _shown(one.after, ".2f"), _shown(one.ratio, ".3f"),
+            f"{one.low:.3f} to {one.high:.3f}" if pd.notna(one.low) else "–",
+            _shown(one.p_adjusted, ".2g"), f"{one.runs[0]}, {one.runs[1]}",
+            ", ".join(words for words in said if words),
+        )  # fmt: skip
+    if len(found) > MOST_ROWS:
+        made.caption = f"{len(found) - MOST_ROWS} more rows are in comparison.csv"
+    return made
 
 
 def choices(findings: Findings) -> Iterator[Table]:

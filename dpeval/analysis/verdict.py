@@ -12,7 +12,7 @@ from dpeval.analysis import choice
 from dpeval.analysis.choice import Candidate, Choice
 from dpeval.analysis.efficiency import MEANING, Waterfall
 from dpeval.analysis.findings import Findings
-from dpeval.analysis.scaling import Curve
+from dpeval.analysis.laws import Curve
 
 MOST_FAMILIES = 12
 _MOST_CLAIMS = 8
@@ -34,6 +34,16 @@ def claims(findings: Findings) -> list[str]:
     said = [claim.sentence for claim in findings.claims[:_MOST_CLAIMS]]
     more = len(findings.claims) - _MOST_CLAIMS
     return said + [f"{more} more claims are in summary.json."] * (more > 0)
+
+
+def lacking(findings: Findings) -> list[str]:
+    """What records of foreign files cannot say, a sentence for each set of lacks."""
+    runs = findings.loaded.runs
+    counts = runs.loc[runs["lacks"] != "", "lacks"].value_counts()
+    return [
+        f"Not recorded in {count} of {len(runs)} runs: {words}."
+        for words, count in counts.head(_MOST_CLAIMS).items()
+    ]
 
 
 def _family(findings: Findings, chosen: Choice) -> Iterator[str]:
@@ -73,7 +83,9 @@ def _where(findings: Findings, chosen: Choice) -> str:
     runs = findings.loaded.runs
     hosts = [host for host in runs.loc[runs["series"] == chosen.key["series"], "host"].unique()
              if host]  # fmt: skip
-    return f"On {hosts[0]}" if len(hosts) == 1 else f"On {len(hosts) or 'unnamed'} machines"
+    if len(hosts) == 1:
+        return f"On {hosts[0]}"
+    return f"On {len(hosts)} machines" if hosts else "On an unnamed machine"
 
 
 def _best(chosen: Choice, best: Candidate, row: dict[str, Any]) -> str:
