@@ -12,14 +12,12 @@ from typing import Any
 
 from dpeval import __version__
 from dpeval.analysis import columns
+from dpeval.analysis.reader import Line
 from dpeval.record import SCHEMA_VERSION
 
 FILE_NAME = ".cache.parquet"
 _KEY = b"dpeval"
 _STAMP = ("file", "size", "mtime_ns", "problem")
-
-Line = dict[str, Any] | str
-"""A run's row, or why it has none."""
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from dpeval import record
-from dpeval.analysis import cache, series
+from dpeval.analysis import cache, reader, series
 from dpeval.analysis.columns import BOOLEANS, COLUMNS, INTEGERS, OBJECTS, TEXTS, row, text
 from dpeval.errors import RecordError
 from dpeval.record import PHASES, Record
@@ -26,13 +24,6 @@ __all__ = ["COLUMNS", "CONFIGURATION", "Loaded", "find", "load", "of_records", "
 CONFIGURATION = ["series", "hardware", "scaling", "num_devices", "batch"]
 """What two runs must share to be repetitions of one another, within a series."""
 STEP_COLUMNS = ("path", "rank", "step", "phase", "seconds", "measured")
-
-MOST_BYTES = 256 * 2**20
-"""A larger file is no record: 100,000 steps of 100 ranks take less."""
-PARALLEL_FROM = 1_500
-"""Starting processes takes about a second; fewer records are read sooner than that."""
-MOST_PROCESSES = 8
-_CHUNK = 250
 
 
 @dataclass(frozen=True)
@@ -73,7 +64,7 @@ def load(paths: Iterable[Path], cached: Path | None = None) -> Loaded:
     known = cache.read(cached) if cached is not None else cache.Cache()
     stamps = {file: _stamp(file) for file in files}
     fresh = [file for file in files if not known.has(str(file), stamps[file])]
-    lines = dict(zip(fresh, _parse_all(fresh), strict=True))
+    lines = dict(zip(fresh, reader.parse_all(fresh), strict=True))
     rows: list[dict[str, Any]] = []
     problems: list[str] = []
     entries: list[cache.Entry] = []
@@ -145,27 +136,6 @@ def _stamp(file: Path) -> tuple[int, int]:
     except OSError:
         return 0, 0
     return status.st_size, status.st_mtime_ns
-
-
-def _parse_all(files: Sequence[Path]) -> list[dict[str, Any] | str]:
-    processes = min(len(os.sched_getaffinity(0)), MOST_PROCESSES)
-    if len(files) < PARALLEL_FROM or processes < 2:
-        return [_parse(file) for file in files]
-    with ProcessPoolExecutor(processes, mp_context=get_context("forkserver")) as pool:
-        return list(pool.map(_parse, files, chunksize=_CHUNK))
-
-
-def _parse(file: Path) -> dict[str, Any] | str:
-    """The file's row, or one line that says why it has none."""
-    try:
-        if file.stat().st_size > MOST_BYTES:
-            return text(f"{file}: larger than {MOST_BYTES >> 20} MiB, no record is")
-        return row(record.read(file), file.parent)
-    except RecordError as error:
-        return text(error)
-    except (OSError, ValueError, ArithmeticError, RecursionError) as error:
-        # Valid by its types and nonsense by its values: of one record, never of the analysis.
-        return text(f"{file}: cannot be used ({type(error).__name__}: {error})")
 
 
 def _step_parts(folders: Iterable[str]) -> Iterator[pd.DataFrame]:
