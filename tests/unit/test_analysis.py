@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from dpeval import record
-from dpeval.analysis import frame
+from dpeval.analysis import frame, pool
 from dpeval.analyze import analyze, main
 from dpeval.record import Cause, Record
 from tests.records import make_record
@@ -63,19 +63,21 @@ def test_a_record_below_two_given_paths_counts_once(tmp_path: Path) -> None:
 def test_repetitions_are_pooled_with_the_variance_between_them(tmp_path: Path) -> None:
     times = (0.9, 1.0, 1.1)
     runs = [make_record(1, 32, time, repetition=i, noise=0.001) for i, time in enumerate(times)]
-    (row,) = frame.pool(frame.load([written(tmp_path, runs)]).runs).to_dict("records")
-    means = np.array([run.throughput.img_per_s for run in runs if run.throughput is not None])
-    assert row["runs"] == row["ok"] == 3
-    assert row["img_per_s"] == pytest.approx(means.mean())
+    (row,) = pool.pool(frame.load([written(tmp_path, runs)]).runs).to_dict("records")
+    means = np.array([run.window.step_s.mean for run in runs if run.window is not None])
+    assert row["runs"] == row["n_runs"] == 3
+    # Images over the mean time, not the mean of img/s, which would weigh fast runs more.
+    assert row["img_per_s"] == pytest.approx(32 / means.mean())
     # Student's t for two degrees of freedom; the runs' own intervals are far too narrow.
-    assert (row["high"] - row["low"]) / 2 == pytest.approx(
-        4.303 * means.std(ddof=1) / 3**0.5, rel=1e-3
-    )
+    half_s = 4.303 * means.std(ddof=1) / 3**0.5
+    assert 32 / row["low"] == pytest.approx(means.mean() + half_s, rel=1e-3)
+    assert row["between_share"] == pytest.approx(0.1, rel=0.05)
+    assert row["within_share"] < 0.001
 
 
 def test_a_failed_repetition_is_never_averaged_in(tmp_path: Path) -> None:
     failed = make_record(1, 32, status="failed", cause=Cause(kind="exception", message="x"))
-    (row,) = frame.pool(
+    (row,) = pool.pool(
         frame.load([written(tmp_path, [make_record(1, 32, 1.0), failed])]).runs
     ).to_dict("records")
     assert (row["runs"], row["ok"], row["status"]) == (2, 1, "ok")
@@ -87,7 +89,7 @@ def test_runs_of_two_machines_are_kept_apart(tmp_path: Path) -> None:
     other = one.model_copy(
         update={"environment": one.environment.model_copy(update={"host": "other"})}
     )
-    assert len(frame.pool(frame.load([written(tmp_path, [one, other])]).runs)) == 2
+    assert len(pool.pool(frame.load([written(tmp_path, [one, other])]).runs)) == 2
 
 
 @settings(max_examples=20, deadline=None)

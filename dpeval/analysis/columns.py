@@ -1,0 +1,350 @@
+"""What one row of the frame of runs holds: every column with its meaning and unit.
+
+:data:`COLUMNS` is the one definition; :func:`row` fills it from a record. Records may come from
+anywhere, so text is cut and freed of control characters here, once, and a record that
+contradicts itself is refused.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from dpeval.analysis import series
+from dpeval.errors import RecordError
+from dpeval.record import PHASES, Ablation, Record
+
+VERSION = 2
+"""Raised whenever :func:`row` says something else for the same record: caches then start anew."""
+
+COLUMNS: dict[str, str] = {
+    "path": "folder of the record",
+    "run_id": "this attempt",
+    "identity": "hash of the configuration",
+    "study": "name of the study",
+    "status": "ok, skipped, oom, failed, interrupted",
+    "cause": "why it is not ok",
+    "cause_kind": "the same in one word",
+    "repetition": "which repetition, from 0",
+    "series": "runs that may be compared: same machine, software, task",
+    "hardware": "cpu or gpu",
+    "model": "model",
+    "dataset_requested": "data that was asked for",
+    "dataset_used": "data that was fed",
+    "stand_in": "whether they differ",
+    "loader": "how it was fed",
+    "image_px": "side of the images, px",
+    "scaling": "strong or weak",
+    "strategy": "how ranks agree",
+    "precision": "arithmetic",
+    "memory_format": "layout of tensors",
+    "num_devices": "world size",
+    "num_nodes": "hosts",
+    "threads": "compute threads per rank",
+    "batch": "the batch that was asked for",
+    "global_batch": "images per step of all ranks, as asked for",
+    "images_per_step": "images that all ranks really process in a step",
+    "per_device_batch_max": "images per step of the fullest rank",
+    "micro_batches": "parts of a rank's batch",
+    "oversubscribed": "more compute threads than CPUs",
+    "steps": "measured steps",
+    "effective_steps": "independent steps that the measured ones are worth",
+    "steady": "whether a steady state was reached; None: not known",
+    "stopped_by": "why measuring ended",
+    "step_s": "mean step of the slowest rank, s",
+    "step_low_s": "lower end of its 95 % interval, s",
+    "step_high_s": "upper end, s",
+    "step_median_s": "median step of the slowest rank, s",
+    "img_per_s": "images of all ranks over the time of the slowest, img/s",
+    "img_per_s_low": "lower end of its 95 % interval, img/s",
+    "img_per_s_high": "upper end, img/s",
+    **{f"{phase}_s": f"mean of phase {phase} on the slowest rank, s" for phase in PHASES},
+    "comm_s": "mean time per step with an all-reduce under way, s",
+    "comm_hidden_s": "the part of it behind backward, s",
+    "first_step_s": "first step, s",
+    "setup_s": "run start to first step, s",
+    "wall_s": "whole run, s",
+    "balance": "mean over max compute time of the ranks",
+    "slowest_rank": "rank with the largest total time",
+    "normal_s": "ablation: median step as ever, s",
+    "no_sync_s": "ablation: without gradient synchronisation, s",
+    "alone_s": "ablation: the first rank alone, s",
+    "no_sync_first_s": "ablation: without synchronisation, of that same rank, s",
+    "alone_batch": "images per step of that rank",
+    "normal_se_s": "standard error of normal_s, s",
+    "no_sync_se_s": "standard error of no_sync_s, s",
+    "alone_se_s": "standard error of alone_s, s",
+    "peak_bytes": "peak memory of the fullest rank, bytes",
+    "forecast_bytes": "its forecast, bytes",
+    "budget_bytes": "memory a rank may use, bytes",
+    "energy_j_per_img": "energy, J/img",
+    "loss_start": "mean loss of the first steps",
+    "loss_end": "mean loss of the last steps",
+    "warnings": "what makes the figures less trustworthy, one per line",
+    "warning_codes": "the same for programs, separated by spaces",
+    "conditions_bad": "bad conditions of the machine, separated by '; '",
+    "major_faults": "pages read back from disk while measuring",
+    "lacks": "what the record cannot say, separated by '; '",
+    "host": "machine",
+    "cpu_model": "its CPU",
+    "gpu_name": "its first GPU",
+    "torch": "version of torch",
+    "git_commit": "commit of dpeval",
+    "command": "reproduces the run",
+    "started_at": "ISO 8601",
+    "task": "JSON: what was asked for that must be equal within a series",
+    "place": "JSON: machine, software and data that must be equal within a series",
+}
+
+TEXTS = frozenset(
+    [
+        "path",
+        "run_id",
+        "identity",
+        "study",
+        "status",
+        "cause",
+        "cause_kind",
+        "series",
+        "hardware",
+        "model",
+        "dataset_requested",
+        "dataset_used",
+        "loader",
+        "scaling",
+        "strategy",
+        "precision",
+        "memory_format",
+        "stopped_by",
+        "warnings",
+        "warning_codes",
+        "conditions_bad",
+        "lacks",
+        "host",
+        "cpu_model",
+        "gpu_name",
+        "torch",
+        "git_commit",
+        "command",
+        "started_at",
+        "task",
+        "place",
+    ]
+)
+INTEGERS = frozenset({"repetition", "num_devices", "num_nodes", "batch", "micro_batches"})
+BOOLEANS = frozenset({"stand_in", "oversubscribed"})
+OBJECTS = frozenset({"steady"})
+"""Of all others the type is float64, and what is not known is NaN."""
+
+MOST_TEXT = 400
+MOST_COMMAND = 4_000
+MOST_COUNT = 10**9
+LARGEST = 2**60
+TOLERANCE = 0.02
+"""A throughput that differs this much from images over time is not one: rounding is far below."""
+
+_PRINTABLE = dict.fromkeys((*range(32), *range(127, 160), 8232, 8233), " ") | dict.fromkeys(
+    (*range(8234, 8239), *range(8294, 8298), *range(55296, 57344))
+)
+
+
+def text(value: Any, most: int = MOST_TEXT) -> str:
+    """`value` as one line without control characters or direction marks, cut to `most`."""
+    if value is None:
+        return ""
+    shown = str(value)[: most + 1].translate(_PRINTABLE)
+    return shown if len(shown) <= most else f"{shown[: most - 1]}…"
+
+
+def row(run: Record, folder: Path) -> dict[str, Any]:
+    """One run as a row of :data:`COLUMNS`, all but `series`; what it does not tell is None.
+
+    Raises:
+        RecordError: it names no device count or batch, or contradicts itself.
+    """
+    made = {**_asked(run), **_measured(run), **_phases(run), **_around(run), **_told(run, folder)}
+    _check(made, folder)
+    return made
+
+
+def _check(made: dict[str, Any], folder: Path) -> None:
+    for name in ("num_devices", "batch"):
+        if made[name] is None:
+            raise RecordError(f"{folder}: names no usable {name}")
+    for name, value in made.items():
+        if isinstance(value, int | float) and not abs(value) < LARGEST:
+            raise RecordError(f"{folder}: {name} is out of any range ({text(value, 20)})")
+    rate, step_s, images = made["img_per_s"], made["step_s"], made["images_per_step"]
+    if rate is None:
+        return
+    if rate <= 0 or (step_s is not None and step_s <= 0):
+        raise RecordError(f"{folder}: has a throughput or a step time that is not positive")
+    if step_s and images and abs(rate * step_s / images - 1) > TOLERANCE:
+        raise RecordError(
+            f"{folder}: contradicts itself: {rate:.4g} img/s is not {images} images in "
+            f"{step_s:.4g} s"
+        )
+
+
+def _count(value: Any) -> int | None:
+    """`value` where it is a count that a run can have."""
+    is_count = isinstance(value, int) and not isinstance(value, bool)
+    return value if is_count and 1 <= value <= MOST_COUNT else None
+
+
+def _group(run: Record, name: str) -> dict[str, Any]:
+    found = run.config.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _asked(run: Record) -> dict[str, Any]:
+    hardware, dataset = _group(run, "hardware"), _group(run, "dataset")
+    plan, config = run.plan, run.config
+    planned = [rank.batch for rank in plan.ranks] if plan is not None else []
+    batches = [rank.batch for rank in run.ranks] or planned
+    planned_threads = [rank.threads for rank in plan.ranks] if plan is not None else []
+    threads = [rank.threads for rank in run.ranks] or planned_threads
+    if "threads" in run.missing:
+        threads = []
+    used = run.dataset.used if run.dataset is not None else ""
+    return {
+        "hardware": text(hardware.get("kind")),
+        "model": text(_group(run, "model").get("name")),
+        "dataset_requested": text(dataset.get("name")),
+        "dataset_used": text(used),
+        "stand_in": run.dataset is not None and run.dataset.is_stand_in,
+        "loader": text(dataset.get("loader")),
+        "image_px": _count(dataset.get("image_px")),
+        "scaling": text(_group(run, "scaling").get("kind")),
+        "strategy": text(_group(run, "strategy").get("name")),
+        "precision": text(config.get("precision")),
+        "memory_format": text(config.get("memory_format")),
+        "num_devices": _count(config.get("num_devices")),
+        "num_nodes": _count(config.get("num_nodes")) or 1,
+        "threads": max(threads, default=_count(hardware.get("cores_per_device"))),
+        "batch": _count(config.get("batch")),
+        "global_batch": plan.global_batch if plan is not None else None,
+        "images_per_step": sum(batches) or None,
+        "per_device_batch_max": max(batches, default=None),
+        "micro_batches": plan.micro_batches if plan is not None else 1,
+        "oversubscribed": any("oversubscribed" in note for note in plan.notes) if plan else False,
+        "task": sys.intern(series.task(run)),
+        "place": sys.intern(series.place(run)),
+    }
+
+
+def _measured(run: Record) -> dict[str, Any]:
+    window, found = run.window, run.throughput
+    return {
+        "steps": window.steps if window is not None else None,
+        "effective_steps": window.step_s.effective_samples if window is not None else None,
+        "steady": None if window is None or "steady" in run.missing else window.steady,
+        "stopped_by": window.stopped_by if window is not None else "",
+        "step_s": window.step_s.mean if window is not None else None,
+        "step_low_s": window.step_s.low if window is not None else None,
+        "step_high_s": window.step_s.high if window is not None else None,
+        "img_per_s": found.img_per_s if found is not None else None,
+        "img_per_s_low": found.low if found is not None else None,
+        "img_per_s_high": found.high if found is not None else None,
+        "slowest_rank": found.slowest_rank if found is not None else None,
+        "balance": run.balance.value if run.balance is not None else None,
+        "energy_j_per_img": run.energy_j_per_img,
+        "loss_start": run.loss.start if run.loss is not None else None,
+        "loss_end": run.loss.end if run.loss is not None else None,
+        "alone_batch": run.ranks[0].batch if run.ranks and run.ablation is not None else None,
+        **_ablation(run.ablation),
+    }
+
+
+def _ablation(ablation: Ablation | None) -> dict[str, float | None]:
+    if ablation is None:
+        return {}
+    found: dict[str, float | None] = {
+        "normal_s": _positive(ablation.normal_s),
+        "no_sync_s": _positive(ablation.no_sync_s),
+        "alone_s": _positive(ablation.alone_s),
+    }
+    first = [t for b in ablation.blocks if b.kind == "no_sync" and b.step_s for t in b.step_s[0]]
+    found["no_sync_first_s"] = _positive(median(first)) if first else None
+    for kind in ("normal", "no_sync", "alone"):
+        blocks = [block.step_s for block in ablation.blocks if block.kind == kind]
+        slowest = [max(step) for block in blocks for step in zip(*block, strict=False)]
+        found[f"{kind}_se_s"] = _median_error(slowest)
+    return found
+
+
+def _positive(value: float | None) -> float | None:
+    return value if value is not None and value > 0 else None
+
+
+def _median_error(values: Sequence[float]) -> float | None:
+    """Standard error of a median: sqrt(pi/2) times that of a mean, for normal deviates."""
+    if len(values) < 2:
+        return None
+    mean = math.fsum(values) / len(values)
+    variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
+    return math.sqrt(math.pi / 2 * variance / len(values))
+
+
+def _phases(run: Record) -> dict[str, Any]:
+    slowest = run.throughput.slowest_rank if run.throughput is not None else -1
+    if run.window is None or not 0 <= slowest < len(run.ranks):
+        return {}
+    rank = run.ranks[slowest]
+    main = slice(run.window.first, run.window.first + run.window.steps)
+    means = {f"{phase}_s": rank.stats[phase].mean_s for phase in PHASES if phase in rank.stats}
+    return means | {
+        "step_median_s": rank.stats["step"].median_s if "step" in rank.stats else None,
+        "comm_s": _mean(rank.comm_s[main]),
+        "comm_hidden_s": _mean(rank.comm_hidden_s[main]),
+    }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None
+
+
+def _around(run: Record) -> dict[str, Any]:
+    memory, conditions = run.memory, run.conditions
+    peaks = [rank.peak_bytes for rank in run.ranks if rank.peak_bytes is not None]
+    bad = conditions.bad if conditions is not None else []
+    return {
+        "first_step_s": run.setup.first_step_s if run.setup is not None else None,
+        "setup_s": run.setup.total_s if run.setup is not None else None,
+        "wall_s": run.wall_s,
+        "peak_bytes": max(peaks, default=None),
+        "forecast_bytes": memory.forecast.total_bytes if memory.forecast is not None else None,
+        "budget_bytes": memory.budget.bytes if memory.budget is not None else None,
+        "warnings": "\n".join(text(warning.text) for warning in run.warnings[:50]),
+        "warning_codes": " ".join(dict.fromkeys(text(w.code, 40) for w in run.warnings[:50])),
+        "conditions_bad": "; ".join(text(words) for words in bad[:20]),
+        "major_faults": conditions.major_faults if conditions is not None else None,
+        "lacks": "; ".join(text(words) for words in run.missing[:50]),
+    }
+
+
+def _told(run: Record, folder: Path) -> dict[str, Any]:
+    environment = run.environment
+    return {
+        "path": str(folder),
+        "run_id": text(run.run_id),
+        "identity": text(run.identity),
+        "study": text(run.study),
+        "status": run.status,
+        "cause": text(run.cause.message) if run.cause is not None else "",
+        "cause_kind": text(run.cause.kind, 40) if run.cause is not None else "",
+        "repetition": max(0, min(run.repetition, MOST_COUNT)),
+        "host": text(environment.host),
+        "cpu_model": text(environment.cpu_model),
+        "gpu_name": text(environment.gpus[0].name) if environment.gpus else "",
+        "torch": text(environment.versions.get("torch", "")),
+        "git_commit": text(environment.git_commit),
+        "command": text(run.command, MOST_COMMAND),
+        "started_at": text(run.started_at, 40),
+    }

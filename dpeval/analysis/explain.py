@@ -1,0 +1,379 @@
+"""Claims that need an explanation: efficiency above 1, throughput that falls with more devices.
+
+Super-linear speed-up is nearly always a baseline that was slower than it should have been
+(Helmbold & McDowell 1990, "Modeling speedup(n) greater than n", IEEE TPDS 1(2)); so every such
+claim is shown with whatever the records hold against it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import pandas as pd
+
+from dpeval.analysis.efficiency import MEANING, Waterfall
+from dpeval.analysis.frame import CONFIGURATION
+from dpeval.analysis.scaling import FAMILY
+from dpeval.record import PHASES
+
+OUTLIER_SHARE = 0.10
+"""A repetition this far from the median of the others …"""
+OUTLIER_SCORE = 3.5
+"""… and so many robust standard deviations is an outlier (Iglewicz & Hoaglin 1993, How to
+Detect and Handle Outliers, section 3)."""
+INPUT_SHARE = 0.05
+NOISE_SHARE = 0.05
+FULL_SHARE = 0.90
+"""A rank this near its memory budget may be swapping or freeing and allocating anew."""
+UNKNOWN_MARGIN = 0.02
+"""A difference beyond this is a claim where no interval is known."""
+GAIN = 1.03
+RISE = 0.05
+UNEVEN = 1.05
+MAJOR_FAULTS = 100
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Something surprising, and the evidence at hand."""
+
+    key: dict[str, Any]
+    """Values of :data:`~dpeval.analysis.frame.CONFIGURATION`."""
+    kind: str
+    """super-linear, dip, surprise or images."""
+    text: str
+    causes: tuple[str, ...]
+    """Codes of what was found, for programs; empty: nothing in the records explains it."""
+    evidence: tuple[str, ...]
+    """The same in words."""
+
+    @property
+    def sentence(self) -> str:
+        """The claim with its evidence."""
+        found = "; ".join(self.evidence)
+        return f"{self.text}: {found}." if found else f"{self.text}; nothing recorded explains it."
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A configuration and the one that it is held against, with their runs."""
+
+    base: dict[str, Any]
+    cell: dict[str, Any]
+    base_runs: pd.DataFrame
+    cell_runs: pd.DataFrame
+    waterfall: Waterfall | None = None
+    before: Waterfall | None = None
+
+
+Finder = Callable[[_Pair], str | None]
+
+
+def claims(runs: pd.DataFrame, measured: pd.DataFrame, waterfalls: list[Waterfall]) -> list[Claim]:
+    """Every claim of :func:`~dpeval.analysis.scaling.points`' rows, with its evidence."""
+    if measured.empty:
+        return []
+    # Only the runs of claims are needed, and grouping all is what costs.
+    good = runs[(runs["status"] == "ok") & runs["img_per_s"].notna()]
+    places = good.groupby(CONFIGURATION, dropna=False).indices
+    known = {tuple(item.key.values()): item for item in waterfalls}
+
+    def pair(base: dict[str, Any], cell: dict[str, Any]) -> _Pair:
+        keys = [tuple(row[name] for name in CONFIGURATION) for row in (base, cell)]
+        return _Pair(
+            base, cell, good.iloc[places[keys[0]]], good.iloc[places[keys[1]]],
+            known.get(keys[1]), known.get(keys[0]),
+        )  # fmt: skip
+
+    found: list[Claim] = []
+    for _, group in measured.groupby(FAMILY, dropna=False, sort=True):
+        rows = [
+            {str(k): v for k, v in row.items()}
+            for row in group.sort_values("num_devices").to_dict("records")
+        ]
+        found += [claim for row in rows for claim in _images(row, pair(row, row))]
+        for before, row in pairwise(rows):
+            if _is_super_linear(row, pair(rows[0], row)):
+                found.append(_super_linear(pair(rows[0], row)))
+            if _exceeds(before["img_per_s"], before["low"], row["img_per_s"], row["high"]):
+                found.append(_dip(pair(before, row)))
+            elif row["efficiency_low"] > before["efficiency_high"] and before is not rows[0]:
+                found.append(_surprise(pair(rows[0], before), row))
+    return found
+
+
+def _exceeds(value: float, low: float, other: float, other_high: float) -> bool:
+    """Whether `value` is above `other` beyond their intervals, or clearly where none is known."""
+    if math.isnan(low) or math.isnan(other_high):
+        return value > other * (1 + UNKNOWN_MARGIN)
+    return low > other_high
+
+
+def _is_super_linear(row: dict[str, Any], against: _Pair) -> bool:
+    if _exceeds(row["efficiency"], row["efficiency_low"], 1.0, 1.0):
+        return True
+    # A cold repetition of the baseline both makes the claim and widens the interval that hides it.
+    return bool(row["efficiency"] > 1 + UNKNOWN_MARGIN) and _outlier(against) is not None
+
+
+def _key(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: row[name] for name in CONFIGURATION}
+
+
+def _name(row: dict[str, Any]) -> str:
+    devices = int(row["num_devices"])
+    each = " each" if row["scaling"] == "weak" else ""
+    return f"{devices} device{'s' * (devices != 1)} at batch {int(row['batch'])}{each}"
+
+
+def _super_linear(pair: _Pair) -> Claim:
+    row = pair.cell
+    known = not math.isnan(row["efficiency_low"])
+    ends = f"{row['efficiency_low']:.2f} to {row['efficiency_high']:.2f}"
+    text = (
+        f"{_name(row)}: efficiency {row['efficiency']:.2f} "
+        f"({ends if known else 'no interval known'}) is above 1, a claim to be explained"
+    )
+    return _claim("super-linear", text, pair, _SUPER_LINEAR)
+
+
+def _dip(pair: _Pair) -> Claim:
+    row, before = pair.cell, pair.base
+    text = (
+        f"{_name(row)} is slower than {int(before['num_devices'])}: {row['img_per_s']:.4g} "
+        f"against {before['img_per_s']:.4g} img/s"
+    )
+    return _claim("dip", text, pair, _SLOW)
+
+
+def _surprise(pair: _Pair, after: dict[str, Any]) -> Claim:
+    row = pair.cell
+    text = (
+        f"{_name(row)} falls short: efficiency {row['efficiency']:.2f}, and "
+        f"{after['efficiency']:.2f} with more devices ({int(after['num_devices'])})"
+    )
+    return _claim("surprise", text, pair, _SLOW)
+
+
+def _claim(kind: str, text: str, pair: _Pair, finders: dict[str, Finder]) -> Claim:
+    found = {code: words for code, finder in finders.items() if (words := finder(pair))}
+    return Claim(_key(pair.cell), kind, text, tuple(found), tuple(found.values()))
+
+
+def _images(row: dict[str, Any], pair: _Pair) -> Iterator[Claim]:
+    asked, done = pair.cell_runs["global_batch"].median(), row["images_per_step"]
+    if pd.isna(asked) or pd.isna(done) or asked == done:
+        return
+    text = f"{_name(row)} processes {done:g} of the {asked:g} images asked for in a step"
+    share = done / asked
+    said = f"speed-up by time alone would be {1 / share:.2f} times what the images say"
+    yield Claim(_key(row), "images", text, ("images_not_processed",), (said,))
+
+
+def _outlier(pair: _Pair) -> str | None:
+    times = pair.base_runs["step_s"]
+    if len(times) < 3:
+        return None
+    centre = float(times.median())
+    spread = 1.4826 * float((times - centre).abs().median())
+    far = times[(times - centre > OUTLIER_SHARE * centre)
+                & (times - centre > OUTLIER_SCORE * spread)]  # fmt: skip
+    if far.empty:
+        return None
+    without = float(pair.base["step_s"]) / float(times.drop(far.index).mean())
+    efficiency = float(pair.cell["efficiency"]) / without
+    return (
+        f"{len(far)} of the {len(times)} repetitions of its baseline took "
+        f"{float(far.max()) / centre:.2f} times the median step, as a cold run does (without "
+        f"{'it' if len(far) == 1 else 'them'}, efficiency {efficiency:.2f})"
+    )
+
+
+def _first_step(pair: _Pair) -> str | None:
+    runs = pair.base_runs
+    if bool((runs["steps"] <= 1).any()):
+        return (
+            "its baseline is a single step of which no warm-up is known, so start-up costs may "
+            "be in it"
+        )
+    if runs["warning_codes"].str.contains(r"\bcold_start\b").any():
+        return "its baseline had a cold start"
+    return None
+
+
+def _unsteady(pair: _Pair) -> str | None:
+    which = [
+        name
+        for name, runs in (("its baseline", pair.base_runs), ("it", pair.cell_runs))
+        if any(value is False for value in runs["steady"])
+    ]
+    return f"{' and '.join(which)} never became steady" if which else None
+
+
+def _threads(pair: _Pair) -> str | None:
+    one, many = pair.base["threads"], pair.cell["threads"]
+    if pd.isna(one) or pd.isna(many) or one == many:
+        return None
+    return f"its baseline ran {one:g} threads per rank, and it {many:g}"
+
+
+def _waits(row: dict[str, Any]) -> float:
+    share = float(row["data_s"]) / float(row["step_s"])
+    return 0.0 if math.isnan(share) else share
+
+
+def _input_bound(pair: _Pair) -> str | None:
+    one, many = _waits(pair.base), _waits(pair.cell)
+    if one < INPUT_SHARE or one <= many:
+        return None
+    return f"its baseline waited for data during {one:.0%} of a step, and it {many:.0%}"
+
+
+def _starved(pair: _Pair) -> str | None:
+    peak, budget = pair.base["peak_bytes"], pair.base["budget_bytes"]
+    if pd.notna(peak) and pd.notna(budget) and budget > 0 and peak >= FULL_SHARE * budget:
+        return f"its baseline filled {peak / budget:.0%} of its memory"
+    faults = pair.base_runs["major_faults"].max()
+    if pd.notna(faults) and faults >= MAJOR_FAULTS:
+        return f"its baseline read {faults:g} pages back from disk"
+    return None
+
+
+def _accumulated(pair: _Pair) -> str | None:
+    one, many = pair.base["micro_batches"], pair.cell["micro_batches"]
+    if pd.isna(one) or pd.isna(many) or one <= many:
+        return None
+    return f"its baseline split a batch into {one:g} micro-batches, and it into {many:g}"
+
+
+def _noisy(pair: _Pair) -> str | None:
+    for name, row, runs in (
+        ("its baseline", pair.base, pair.base_runs),
+        ("it", pair.cell, pair.cell_runs),
+    ):
+        bad = next((words for words in runs["conditions_bad"] if words), "")
+        if bad:
+            return f"{name} ran while {bad}" if len(bad) < 200 else f"{name} ran in bad conditions"
+        half = (row["high"] - row["low"]) / 2 / row["img_per_s"]
+        if half > NOISE_SHARE:
+            return f"{name} is known to ±{half:.0%} only"
+        if runs["warning_codes"].str.contains(r"\bjitter\b|\bnoisy\b").any():
+            return f"the steps of {name} jitter" if name != "it" else "its steps jitter"
+    return None
+
+
+def _regime(pair: _Pair) -> str | None:
+    factors = pair.waterfall.factors if pair.waterfall is not None else []
+    gain = next((f.value for f in factors if f.parts == ("granularity",)), math.nan)
+    if not gain > GAIN:
+        return None
+    share = pair.cell["per_device_batch_max"]
+    return (
+        f"one rank alone is {gain:.2f} times as fast per image at its {share:g} images as one "
+        "device at its whole batch (caches, memory, other kernels)"
+    )
+
+
+def _hardware(pair: _Pair) -> str | None:
+    for column, name in (("cpu_model", "CPU"), ("gpu_name", "GPU"), ("host", "host")):
+        one, many = (set(runs[column]) - {""} for runs in (pair.base_runs, pair.cell_runs))
+        if one and many and one != many:
+            return (
+                f"its baseline ran on another {name} ({', '.join(sorted(one)[:3])}; it: "
+                f"{', '.join(sorted(many)[:3])})"
+            )
+    return None
+
+
+def _oversubscribed(pair: _Pair) -> str | None:
+    return "it has more compute threads than cores" if pair.cell["oversubscribed"] else None
+
+
+def _uneven(pair: _Pair) -> str | None:
+    row = pair.cell
+    fullest, images = row["per_device_batch_max"], row["images_per_step"]
+    if pd.isna(fullest) or pd.isna(images):
+        return None
+    over = fullest * row["num_devices"] / images
+    if over < UNEVEN:
+        return None
+    return (
+        f"{images:g} images do not divide by {int(row['num_devices'])}: the fullest rank has "
+        f"{fullest:g}, {over - 1:.0%} above the mean"
+    )
+
+
+def _straggler(pair: _Pair) -> str | None:
+    one, many = pair.base["balance"], pair.cell["balance"]
+    if pd.isna(many) or many > 1 - RISE or (pd.notna(one) and many > one - RISE):
+        return None
+    ranks = pair.cell_runs["slowest_rank"].dropna().unique()
+    where = f" (rank {ranks[0]:g} is the slowest)" if len(ranks) == 1 else ""
+    return f"its load balance is {many:.2f}{where}"
+
+
+def _phase(pair: _Pair) -> str | None:
+    """The phase beside forward and backward whose share of the step rose most."""
+    rises = {
+        phase: float(pair.cell[f"{phase}_s"]) / float(pair.cell["step_s"])
+        - float(pair.base[f"{phase}_s"]) / float(pair.base["step_s"])
+        for phase in PHASES
+        if phase not in ("forward", "backward")
+    }
+    known = {phase: rise for phase, rise in rises.items() if rise > RISE}
+    if not known:
+        return None
+    phase = max(known, key=lambda name: known[name])
+    name = {"data": "waiting for data", "comm_exposed": "exposed communication"}.get(phase, phase)
+    share = float(pair.cell[f"{phase}_s"]) / float(pair.cell["step_s"])
+    return f"{name} takes {share:.0%} of its step, {known[phase] * 100:.0f} points more"
+
+
+def _factor(pair: _Pair) -> str | None:
+    """The factor of the waterfall that fell most."""
+    if pair.waterfall is None:
+        return None
+    before = {f.parts: f.value for f in pair.before.factors} if pair.before is not None else {}
+    falls = {f.parts: f.value / before.get(f.parts, 1.0) for f in pair.waterfall.factors}
+    parts = min(falls, key=lambda name: falls[name])
+    if falls[parts] > 1 - RISE:
+        return None
+    what = " and ".join(MEANING[part] for part in parts[:2])
+    against = f" against {before[parts]:.2f}" if parts in before else ""
+    value = next(f.value for f in pair.waterfall.factors if f.parts == parts)
+    return f"its {' × '.join(parts)} is {value:.2f}{against} ({what})"
+
+
+def _nodes(pair: _Pair) -> str | None:
+    one, many = pair.base["num_nodes"], pair.cell["num_nodes"]
+    return f"it spans {many:g} hosts, and fewer devices {one:g}" if many > one else None
+
+
+_SUPER_LINEAR: dict[str, Finder] = {
+    "baseline_outlier": _outlier,
+    "baseline_first_step": _first_step,
+    "unsteady": _unsteady,
+    "other_threads": _threads,
+    "baseline_input_bound": _input_bound,
+    "baseline_memory": _starved,
+    "baseline_accumulated": _accumulated,
+    "noisy": _noisy,
+    "faster_regime": _regime,
+    "other_hardware": _hardware,
+}
+_SLOW: dict[str, Finder] = {
+    "oversubscribed": _oversubscribed,
+    "uneven_shares": _uneven,
+    "more_nodes": _nodes,
+    "straggler": _straggler,
+    "phase": _phase,
+    "factor": _factor,
+    "other_threads": _threads,
+    "other_hardware": _hardware,
+    "unsteady": _unsteady,
+    "noisy": _noisy,
+}

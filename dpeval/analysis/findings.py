@@ -1,0 +1,78 @@
+"""All that the analysis finds, computed once: what tables, figures, words and files draw from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from dpeval.analysis import choice, efficiency, explain, laws, pool, scaling
+from dpeval.analysis.choice import Choice, Objective
+from dpeval.analysis.efficiency import Waterfall
+from dpeval.analysis.explain import Claim
+from dpeval.analysis.frame import CONFIGURATION, Loaded
+from dpeval.analysis.laws import Curve
+from dpeval.analysis.scaling import POINT_COLUMNS
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the records say."""
+
+    loaded: Loaded
+    pooled: pd.DataFrame
+    """One row per configuration (:data:`~dpeval.analysis.pool.POOLED`), missing ones included."""
+    points: pd.DataFrame
+    """The measured ones with :data:`~dpeval.analysis.scaling.POINT_COLUMNS`."""
+    curves: list[Curve]
+    waterfalls: list[Waterfall]
+    claims: list[Claim]
+    choices: list[Choice]
+    objective: Objective
+    """The one that the user named."""
+
+    @property
+    def summary(self) -> pd.DataFrame:
+        """One row per configuration with everything: the table of ``summary.csv``."""
+        joined = self.points[[*CONFIGURATION, *POINT_COLUMNS]]
+        if joined.empty:
+            return self.pooled.assign(**dict.fromkeys(POINT_COLUMNS, float("nan")))
+        return self.pooled.merge(joined, on=CONFIGURATION, how="left", validate="one_to_one")
+
+
+def find(
+    loaded: Loaded,
+    objective: Objective = choice.THROUGHPUT,
+    min_efficiency: float | None = None,
+) -> Findings:
+    """Compute everything from the runs.
+
+    Args:
+        loaded: the runs.
+        objective: what the verdict calls best; the others are computed, too.
+        min_efficiency: the floor that the user set.
+    """
+    pooled = pool.pool(loaded.runs)
+    points = scaling.points(pooled)
+    waterfalls = efficiency.waterfalls(points)
+    holes = pool.missing(pooled)
+    if len(holes):
+        pooled = pd.concat([pooled, holes.astype(pooled.dtypes)], ignore_index=True)
+        pooled = pooled.sort_values(CONFIGURATION, ignore_index=True)
+    objectives = dict.fromkeys([objective, *choice.OBJECTIVES.values()])
+    return Findings(
+        loaded=loaded,
+        pooled=pooled,
+        points=points,
+        curves=laws.fit_all(points),
+        waterfalls=waterfalls,
+        claims=explain.claims(loaded.runs, points, waterfalls),
+        choices=[
+            found
+            for one in objectives
+            for found in choice.choose(
+                points, one, min_efficiency if one in (objective, choice.EFFICIENT) else None
+            )
+        ],
+        objective=objective,
+    )

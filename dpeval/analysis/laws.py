@@ -1,0 +1,325 @@
+"""Laws of scaling fitted to measured curves: which one the data support, if any."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from dpeval.analysis.scaling import FAMILY, log_halves
+
+Floats = NDArray[np.float64]
+
+UNSEEN_SPREAD = 0.01
+"""Relative standard deviation between runs that is assumed where a configuration ran once: its
+own interval does not hold it, and a law must not be refused for it."""
+REFUSED_P = 0.01
+"""A law whose misfit is less likely than this by chance is not supported by the data."""
+_DRAWS = 2_000
+
+
+@dataclass(frozen=True)
+class Law:
+    """A model of throughput over devices: X(N) = X_1 S(N; parameters)."""
+
+    name: str
+    parameters: tuple[str, ...]
+    """Beside the throughput of one device; each a number or a series as long as the devices."""
+    speedup: Callable[[Floats, Sequence[Any]], Floats]
+    source: str
+    start: tuple[float, ...] = ()
+
+
+def _linear(devices: Floats, _: Sequence[Any]) -> Floats:
+    return devices
+
+
+def _amdahl(devices: Floats, values: Sequence[Any]) -> Floats:
+    (serial,) = values
+    return np.asarray(devices / (1 + serial * (devices - 1)))
+
+
+def _gustafson(devices: Floats, values: Sequence[Any]) -> Floats:
+    (serial,) = values
+    return np.asarray(devices - serial * (devices - 1))
+
+
+def _usl(devices: Floats, values: Sequence[Any]) -> Floats:
+    contention, coherency = values
+    slowing = contention * (devices - 1) + coherency * devices * (devices - 1)
+    return np.asarray(devices / (1 + slowing))
+
+
+LINEAR = Law("linear", (), _linear, "S = N")
+AMDAHL = Law(
+    "Amdahl", ("serial",), _amdahl,
+    "S = N / (1 + s(N-1)); Amdahl 1967, AFIPS 30", (0.05,),
+)  # fmt: skip
+GUSTAFSON = Law(
+    "Gustafson", ("serial",), _gustafson,
+    "S = N - s(N-1); Gustafson 1988, CACM 31(5)", (0.05,),
+)  # fmt: skip
+USL = Law(
+    "USL", ("contention", "coherency"), _usl,
+    "S = N / (1 + σ(N-1) + κN(N-1)); Gunther 2007, Guerrilla Capacity Planning, ch. 4",
+    (0.05, 0.001),
+)  # fmt: skip
+LAWS = {"strong": (LINEAR, AMDAHL, USL), "weak": (LINEAR, GUSTAFSON, USL)}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A parameter with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One law fitted to one curve."""
+
+    law: str
+    source: str
+    parameters: dict[str, Estimate]
+    """By name; a negative serial fraction or contention means faster than ideal."""
+    rate_one: Estimate
+    """Throughput of one device by the law, img/s."""
+    residuals: dict[int, float]
+    """Per device count: measured over the law's throughput, less one."""
+    aicc: float | None
+    """Corrected Akaike criterion; None: too few points for it."""
+    misfit_p: float | None
+    """Chance of a misfit this large if the law holds; None where no errors are known."""
+    peak_devices: Estimate | None = None
+    """USL only: the device count beyond which throughput falls, where it does."""
+    draws: Floats = field(default_factory=lambda: np.empty((0, 0)), repr=False, compare=False)
+    """Parameters (log X_1 first) drawn from their joint distribution, shape [draws, k]."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What the laws say of one scaling curve."""
+
+    key: dict[str, Any]
+    """Values of :data:`FAMILY`."""
+    devices: list[int]
+    fits: list[Fit]
+    best: str | None
+    """The law that the data support best; None: they support none."""
+    verdict: str
+    """The same in a sentence."""
+
+
+def fit_all(measured: pd.DataFrame) -> list[Curve]:
+    """Fit the laws to every curve of :func:`points`.
+
+    Points with more ranks than cores are left out: devices are not added there.
+    """
+    measured = measured[~measured["oversubscribed"].astype(bool)]
+    if measured.empty:
+        return []
+    return [
+        fit_curve(group, dict(zip(FAMILY, key, strict=True)))
+        for key, group in measured.groupby(FAMILY, dropna=False, sort=True)
+        if len(group) > 1
+    ]
+
+
+def fit_curve(group: pd.DataFrame, key: dict[str, Any]) -> Curve:
+    """Fit every law for which there are points enough, and choose.
+
+    Weighted least squares on log X, so that an error of 1 % counts alike everywhere. The weights
+    are the configurations' own standard errors, with :data:`UNSEEN_SPREAD` where a single run
+    could not show its spread. The criterion is Akaike's, corrected for few points:
+    AICc = χ² + 2k + 2k(k+1)/(n-k-1) (Burnham & Anderson 2002, Model Selection, section 2.4), so
+    a law of k parameters (X_1 counts) needs k+2 points to be a candidate. A law whose χ² is less
+    likely than :data:`REFUSED_P` is not supported, however it compares.
+    """
+    group = group.sort_values("num_devices")
+    devices = group["num_devices"].to_numpy(dtype=float)
+    rate = group["img_per_s"].to_numpy(dtype=float)
+    errors = _errors(group)
+    fits, lacking = [], []
+    for law in LAWS["weak" if key.get("scaling") == "weak" else "strong"]:
+        needed = len(law.parameters) + 3
+        if len(devices) >= needed:
+            fits.append(fit(law, devices, rate, errors))
+        else:
+            lacking.append(f"{law.name} needs {needed}")
+    best = _best(fits)
+    counts = [int(count) for count in devices]
+    return Curve(key, counts, fits, best, _verdict(fits, best, lacking, len(counts)))
+
+
+def _errors(group: pd.DataFrame) -> Floats | None:
+    """Standard errors of log X; None where not every point has one."""
+    below, above = log_halves(group)
+    errors: Floats = (below + above) / 2 / 1.96
+    single = group["n_runs"].to_numpy() < 2
+    errors = np.where(single, np.hypot(errors, UNSEEN_SPREAD), errors)
+    return errors if np.isfinite(errors).all() and (errors > 0).all() else None
+
+
+def fit(law: Law, devices: Floats, rate: Floats, errors: Floats | None) -> Fit:
+    """Fit one law; `rate` in img/s, `errors` the standard errors of its logarithm.
+
+    Intervals are normal ones from the curvature at the optimum where errors are known and the
+    misfit is one that they explain (χ² not beyond its 95 % point); else the errors are scaled by
+    the residuals and Student's t is taken (Press et al. 2007, Numerical Recipes, section 15.6).
+
+    Raises:
+        ValueError: fewer points than parameters.
+    """
+    from scipy.optimize import least_squares
+    from scipy.stats import chi2
+
+    size = len(law.parameters) + 1
+    if len(devices) < size:
+        raise ValueError(f"{law.name} has {size} parameters, and there are {len(devices)} points")
+    weights = np.ones_like(rate) if errors is None else 1 / errors
+
+    def residual(values: Floats) -> Floats:
+        shape = np.maximum(law.speedup(devices, [float(v) for v in values[1:]]), 1e-12)
+        return np.asarray((np.log(rate) - values[0] - np.log(shape)) * weights)
+
+    start = np.array([np.log(rate[0] / devices[0]), *law.start])
+    found = least_squares(residual, start, x_scale=np.array([1.0, *[0.1] * (size - 1)]))
+    squares, freedom = float((found.fun**2).sum()), len(devices) - size
+    misfit_p = float(chi2.sf(squares, freedom)) if errors is not None and freedom else None
+    covariance = np.linalg.pinv(found.jac.T @ found.jac)
+    quantile = 1.96
+    if errors is None or (misfit_p is not None and misfit_p < 0.05):
+        covariance = covariance * squares / max(1, freedom)
+        quantile = _student(freedom)
+    spread = np.sqrt(np.diag(covariance))
+    ends = [
+        Estimate(float(v), float(v - quantile * s), float(v + quantile * s))
+        for v, s in zip(found.x, spread, strict=True)
+    ]
+    draws = _draw(found.x, covariance * (quantile / 1.96) ** 2)
+    one = Estimate(*(float(np.exp(v)) for v in (ends[0].value, ends[0].low, ends[0].high)))
+    off = np.expm1(found.fun / weights)
+    return Fit(
+        law=law.name,
+        source=law.source,
+        parameters=dict(zip(law.parameters, ends[1:], strict=True)),
+        rate_one=one,
+        residuals={int(n): float(r) for n, r in zip(devices, off, strict=True)},
+        aicc=_aicc(squares, len(devices), size, errors is not None),
+        misfit_p=misfit_p,
+        peak_devices=_peak(found.x, draws) if law is USL else None,
+        draws=draws,
+    )
+
+
+def _student(freedom: int) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(max(1, freedom), 0.975))
+
+
+def _draw(values: Floats, covariance: Floats) -> Floats:
+    """Parameters from their joint normal distribution; the same for the same fit."""
+    generator = np.random.default_rng(0)
+    return np.asarray(
+        generator.multivariate_normal(values, covariance, _DRAWS, check_valid="ignore")
+    )
+
+
+def _aicc(squares: float, count: int, size: int, errors_known: bool) -> float | None:
+    if not errors_known:
+        # The variance is estimated, too: n log(RSS/n), and one parameter more.
+        squares, size = count * float(np.log(max(squares, 1e-30) / count)), size + 1
+    if count - size - 1 < 1:
+        return None
+    return squares + 2 * size + 2 * size * (size + 1) / (count - size - 1)
+
+
+def _peak(values: Floats, draws: Floats) -> Estimate | None:
+    """N* = sqrt((1 - σ) / κ) (Gunther 2007, section 4.5.3), by quantiles over the draws.
+
+    None where κ is not positive: throughput has no peak. An upper end of infinity means that
+    the data do not exclude that.
+    """
+
+    def peak(sigma: Floats, kappa: Floats) -> Floats:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found = np.sqrt(np.maximum(1 - sigma, 0) / np.where(kappa > 0, kappa, np.nan))
+        return np.where(kappa > 0, found, np.inf)
+
+    value = float(peak(values[1], values[2]))
+    if not np.isfinite(value):
+        return None
+    low, high = np.quantile(peak(draws[:, 1], draws[:, 2]), (0.025, 0.975), method="nearest")
+    return Estimate(value, float(low), float(high))
+
+
+def _best(fits: list[Fit]) -> str | None:
+    able = [
+        fit for fit in fits
+        if fit.aicc is not None and (fit.misfit_p is None or fit.misfit_p >= REFUSED_P)
+    ]  # fmt: skip
+    return min(able, key=lambda fit: fit.aicc or 0.0).law if able else None
+
+
+def _verdict(fits: list[Fit], best: str | None, lacking: list[str], count: int) -> str:
+    few = f" ({', '.join(lacking)})" if lacking else ""
+    if not fits:
+        return f"{count} device counts are too few to fit any law{few}; nothing is fitted."
+    if best is None:
+        worst = {fit.law: max(abs(r) for r in fit.residuals.values()) for fit in fits}
+        said = ", ".join(f"{law} misses by up to {off:.1%}" for law, off in worst.items())
+        return f"The data support none of the laws: {said}{few}."
+    chosen = next(fit for fit in fits if fit.law == best)
+    said = ", ".join(
+        f"{name} {value.value:.3g} ({value.low:.3g} to {value.high:.3g})"
+        for name, value in chosen.parameters.items()
+    )
+    rivals = [
+        fit.law for fit in fits
+        if fit.law != best and fit.aicc is not None and chosen.aicc is not None
+        and (fit.misfit_p is None or fit.misfit_p >= REFUSED_P) and fit.aicc - chosen.aicc < 2
+    ]  # fmt: skip
+    close = f" {' and '.join(rivals)} cannot be told from it." if rivals else ""
+    unproven = "" if chosen.misfit_p is not None else " (no errors known: only compared)"
+    ranges = f": {said}" if said else ""
+    return f"{best}{' scaling' * (best == 'linear')} fits best{ranges}{unproven}.{close}{few}"
+
+
+def bands(curves: list[Curve], measured: pd.DataFrame, steps: int = 40) -> pd.DataFrame:
+    """The supported laws as curves to draw.
+
+    Returns:
+        Columns of :data:`FAMILY`, `law`, `devices`, `speedup` (relative to the measured
+        baseline, as :func:`points` has it), `low`, `high` (95 % band).
+    """
+    return pd.DataFrame(
+        [line for curve in curves for line in _band(curve, measured, steps)],
+        columns=[*FAMILY, "law", "devices", "speedup", "low", "high"],
+    )
+
+
+def _band(curve: Curve, measured: pd.DataFrame, steps: int) -> Iterator[dict[str, Any]]:
+    chosen = next((fit for fit in curve.fits if fit.law == curve.best), None)
+    if chosen is None:
+        return
+    law = next(law for laws in LAWS.values() for law in laws if law.name == chosen.law)
+    same = np.logical_and.reduce([measured[name] == value for name, value in curve.key.items()])
+    base = measured[same].sort_values("num_devices").iloc[0]
+    scale = float(base["num_devices"]) / float(base["img_per_s"])
+    values = [estimate.value for estimate in chosen.parameters.values()]
+    for count in np.linspace(curve.devices[0], curve.devices[-1], steps):
+        at = np.full(len(chosen.draws), count)
+        drawn = law.speedup(at, list(chosen.draws.T[1:]))
+        low, high = np.quantile(np.exp(chosen.draws[:, 0]) * drawn, (0.025, 0.975))
+        middle = chosen.rate_one.value * float(law.speedup(at[:1], values)[0])
+        yield {
+            **curve.key, "law": law.name, "devices": float(count),
+            "speedup": middle * scale, "low": float(low) * scale, "high": float(high) * scale,
+        }  # fmt: skip

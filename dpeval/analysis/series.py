@@ -1,0 +1,226 @@
+"""Which runs may be compared: a series shares its task, its machine, its software and its data.
+
+Two machines, two library versions or two commits in one folder are two series, told apart by
+name; :func:`differences` lists in what they differ.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from dpeval.record import Record
+
+NOT_TASK = frozenset(
+    [
+        "study",
+        "repeat",
+        "repetition",
+        "analyze",
+        "sweep",
+        "num_devices",
+        "num_nodes",
+        "batch",
+        "scaling",
+        "seed",
+        "measure",
+        "memory",
+        "site",
+    ]
+)
+"""Keys of a configuration that a series may mix: the axes of a study (`scaling` and the kind of
+hardware have columns of their own), where results go, how long it is measured."""
+NOT_HARDWARE = frozenset(
+    ["kind", "memory_gib", "oversubscribe", "startup_timeout_s", "hang_timeout_s"]
+)
+NOT_DATASET = frozenset(["root", "on_missing", "download_timeout_s"])
+_MOST_VALUE = 120
+
+
+def task(run: Record) -> str:
+    """What was asked for and must be equal within a series, as flat JSON."""
+    config = {key: value for key, value in run.config.items() if key not in NOT_TASK}
+    for group, left_out in (("hardware", NOT_HARDWARE), ("dataset", NOT_DATASET)):
+        if isinstance(values := config.get(group), dict):
+            config[group] = {k: v for k, v in values.items() if k not in left_out}
+    return _flat(config)
+
+
+def place(run: Record) -> str:
+    """Machine, software and data of a run, as flat JSON.
+
+    A scheduler hands out nodes of one kind, so under one the kind of host counts, not its name.
+    """
+    environment = run.environment
+    return _flat(
+        {
+            "host": environment.host if run.scheduler is None else "",
+            "cpu": environment.cpu_model,
+            "cores": environment.physical_cores,
+            "gpus": ", ".join(sorted({gpu.name for gpu in environment.gpus})),
+            "python": environment.python,
+            "versions": dict(environment.versions),
+            "commit": (environment.git_commit or "")[:12],
+            "uncommitted": bool(environment.git_dirty),
+            "data": run.dataset.used if run.dataset is not None else "",
+        }
+    )
+
+
+def _flat(value: Any) -> str:
+    found: dict[str, str] = {}
+    _flatten(value, "", found, 0)
+    return json.dumps(found, sort_keys=True, separators=(",", ":"))
+
+
+def _flatten(value: Any, prefix: str, found: dict[str, str], depth: int) -> None:
+    if isinstance(value, dict) and depth < 5:
+        for key, inner in list(value.items())[:200]:
+            name = f"{prefix}.{key}" if prefix else str(key)
+            _flatten(inner, name[:_MOST_VALUE], found, depth + 1)
+    elif value is not None:
+        # Hostile text must neither fill a table nor steer a terminal.
+        found[prefix] = "".join(c if c.isprintable() else " " for c in str(value)[:_MOST_VALUE])
+
+
+def assign(runs: pd.DataFrame) -> pd.Series[str]:
+    """The name of every run's series, from its `task` and `place`.
+
+    A run that measured nothing (skipped before it was sent anywhere, out of memory) tells
+    nothing of a machine: it joins the measured series of its task, that of its own place or
+    else the most common of its study, so that it is shown where it lacks and not apart.
+    """
+    if runs.empty:
+        return pd.Series([], dtype=object, index=runs.index)
+    homes = _homes(runs)
+    keys = [
+        (task_, home)
+        for task_, home in zip(runs["task"], runs["place"].where(homes.isna(), homes), strict=True)
+    ]
+    names = _names(dict.fromkeys(keys))
+    named = pd.Series([names[key] for key in keys], index=runs.index, dtype=object)
+    return _by_nodes(runs, named)
+
+
+def _homes(runs: pd.DataFrame) -> pd.Series[str]:
+    """For every run that measured nothing, the place of the measured series that it joins."""
+    measured = runs["img_per_s"].notna()
+    counts = Counter(
+        zip(runs.loc[measured, "task"], runs.loc[measured, "study"], runs.loc[measured, "place"],
+            strict=True)
+    )  # fmt: skip
+    by_task: dict[str, list[tuple[int, str, str]]] = {}
+    for (task_, study, where), count in counts.items():
+        by_task.setdefault(task_, []).append((count, study, where))
+    found: dict[Any, str] = {}
+    known: dict[tuple[str, str, str], str | None] = {}
+    for index, task_, study, where in zip(
+        runs.index, runs["task"], runs["study"], runs["place"], strict=True
+    ):
+        if measured[index]:
+            continue
+        key = (task_, study, where)
+        if key not in known:
+            known[key] = _home(by_task.get(task_, []), study, where)
+        if (home := known[key]) is not None:
+            found[index] = home
+    return pd.Series(found, index=runs.index, dtype=object)
+
+
+def _home(candidates: list[tuple[int, str, str]], study: str, where: str) -> str | None:
+    if not candidates:
+        return None
+    own = _without_data(where)
+    return max(candidates, key=lambda c: (_without_data(c[2]) == own, c[1] == study, c[0], c[2]))[2]
+
+
+def _without_data(where: str) -> dict[str, str]:
+    return {key: value for key, value in json.loads(where).items() if key != "data"}
+
+
+def _names(keys: Mapping[tuple[str, str], None]) -> dict[tuple[str, str], str]:
+    """A readable name for each (task, place); those that read alike get what tells them apart."""
+    fields = {key: _fields(key) for key in keys}
+    alike: dict[str, list[tuple[str, str]]] = {}
+    for key, values in fields.items():
+        alike.setdefault(_short(values), []).append(key)
+    names: dict[tuple[str, str], str] = {}
+    for name, group in alike.items():
+        if len(group) == 1:
+            names[group[0]] = name
+            continue
+        differing = _differing([fields[key] for key in group])
+        for key in group:
+            shown = [f"{field} {fields[key].get(field, '–')}" for field in differing]
+            more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
+            names[key] = f"{name}, {', '.join(shown[:3])}{more}"
+        _number(names, sorted(group))
+    return names
+
+
+def _number(names: dict[tuple[str, str], str], group: list[tuple[str, str]]) -> None:
+    """Tell apart by number what the first three differing fields do not."""
+    seen: Counter[str] = Counter()
+    for key in group:
+        seen[names[key]] += 1
+        if (count := seen[names[key]]) > 1:
+            names[key] += f" (#{count})"
+
+
+def _fields(key: tuple[str, str]) -> dict[str, str]:
+    return {**json.loads(key[0]), **json.loads(key[1])}
+
+
+def _differing(all_fields: list[dict[str, str]]) -> list[str]:
+    names = dict.fromkeys(name for fields in all_fields for name in fields)
+    return [name for name in names if len({fields.get(name) for fields in all_fields}) > 1]
+
+
+def _short(fields: Mapping[str, str]) -> str:
+    threads, side = fields.get("hardware.cores_per_device"), fields.get("dataset.image_px")
+    torch = fields.get("versions.torch")
+    parts = [
+        fields.get("model.name"),
+        fields.get("dataset.name"),
+        f"{side} px" if side else "",
+        fields.get("precision"),
+        fields.get("dataset.loader"),
+        f"{threads} thread{'s' * (threads != '1')}" if threads else "",
+        fields.get("host"),
+        fields.get("gpus") or fields.get("cpu"),
+        f"torch {torch}" if torch else "",
+    ]
+    return ", ".join(part[:80] for part in parts if part) or fields.get("source", "unnamed")
+
+
+def _by_nodes(runs: pd.DataFrame, named: pd.Series[str]) -> pd.Series[str]:
+    """Keep apart one device count and batch measured on different numbers of nodes."""
+    if runs["num_nodes"].nunique() < 2:
+        return named
+    keys = [named, runs["hardware"], runs["scaling"], runs["num_devices"], runs["batch"]]
+    fewest = runs["num_nodes"].groupby(keys).transform("min")
+    suffix = ", on " + runs["num_nodes"].astype(str) + " nodes"
+    return named.where(runs["num_nodes"] == fewest, named + suffix)
+
+
+def differences(runs: pd.DataFrame) -> dict[str, dict[str, str]]:
+    """Per series, the fields of task and place in which the series of `runs` differ."""
+    measured = runs[runs["img_per_s"].notna()] if runs["img_per_s"].notna().any() else runs
+    first = measured.groupby("series", sort=False)[["task", "place"]].first()
+    fields = {
+        str(name): _fields((row.task, row.place))
+        for name, row in zip(first.index, first.itertuples(), strict=True)
+    }
+    differing = _differing(list(fields.values()))
+    return (
+        {
+            name: {field: values.get(field, "") for field in differing}
+            for name, values in fields.items()
+        }
+        if differing
+        else {}
+    )

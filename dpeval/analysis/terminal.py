@@ -1,0 +1,168 @@
+"""The tables of the analysis for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pandas as pd
+from rich.markup import escape
+from rich.table import Table
+
+from dpeval.analysis.choice import Choice
+from dpeval.analysis.compare import Change
+from dpeval.analysis.findings import Findings
+from dpeval.tables import make_table
+
+MOST_SERIES = 12
+MOST_ROWS = 100
+_GIB = 2**30
+_HEADINGS = (
+    "devices", "batch", "img/s", "± 95 %", "speedup", "efficiency", "exposed comm.", "runs",
+    "notes",
+)  # fmt: skip
+
+
+def tables(findings: Findings) -> Iterator[Table | str]:
+    """A table for every series, then the choices; what is left out is said."""
+    groups = list(findings.summary.groupby("series", sort=False))
+    best = {
+        (*one.key.values(), one.best.batch, one.best.num_devices)
+        for one in findings.choices
+        if one.objective is findings.objective and one.best is not None
+    }
+    for name, group in groups[:MOST_SERIES]:
+        yield configurations(group, str(name), best)
+    if len(groups) > MOST_SERIES:
+        yield f"{len(groups) - MOST_SERIES} more series are in summary.csv"
+    yield from choices(findings)
+
+
+def configurations(summary: pd.DataFrame, series: str, best: set[tuple[Any, ...]]) -> Table:
+    """One row per configuration of a series; `best` marks what is best of its batch."""
+    made = make_table(escape(series), dict.fromkeys(_HEADINGS[:-1], "right"))
+    made.add_column("notes")
+    order = ["hardware", "scaling", "batch", "num_devices"]
+    rows = summary.sort_values(order)
+    for row in rows.head(MOST_ROWS).to_dict("records"):
+        key = tuple(row[name] for name in ("series", "hardware", "scaling", "batch", "num_devices"))
+        made.add_row(*_cells({str(k): v for k, v in row.items()}, is_best=key in best))
+    if len(rows) > MOST_ROWS:
+        made.caption = f"{len(rows) - MOST_ROWS} more rows are in summary.csv"
+    return made
+
+
+def _cells(row: dict[str, Any], *, is_best: bool) -> list[str]:
+    unit = "GPU" if row["hardware"] == "gpu" else "core"
+    devices = f"{row['num_devices']} {unit}{'s' * (row['num_devices'] != 1)}"
+    batch = f"{row['batch']}{' each' * (row['scaling'] == 'weak')}"
+    if row["status"] != "ok":
+        kind = row["cause_kind"]
+        reason = f"{row['status']} ({kind})" if kind not in ("", row["status"]) else row["status"]
+        return [devices, batch, escape(reason), *["–"] * 4, str(row["runs"]), escape(_need(row))]
+    half = (row["high"] - row["low"]) / 2
+    exposed = row["comm_exposed_s"] / row["step_s"]
+    return [
+        devices,
+        batch,
+        f"{row['img_per_s']:.2f}",
+        _shown(half, ".2f"),
+        _shown(row["speedup"], ".2f") if row["baseline_devices"] == 1 else "–",
+        f"{row['efficiency']:.0%}" if row["baseline_devices"] == 1 else "–",
+        _shown(exposed, ".1%"),
+        f"{row['n_runs']}/{row['runs']}",
+        _notes(row, is_best=is_best),
+    ]
+
+
+def _shown(value: float, form: str) -> str:
+    return "–" if pd.isna(value) else format(max(0.0, value), form)
+
+
+def _need(row: dict[str, Any]) -> str:
+    need, have = row["forecast_bytes"], row["budget_bytes"]
+    if row["status"] in ("oom", "skipped") and pd.notna(need) and pd.notna(have) and need > have:
+        return f"needs {need / _GIB:.1f} GiB, has {have / _GIB:.1f} GiB"
+    return str(row["cause"])[:60]
+
+
+def _notes(row: dict[str, Any], *, is_best: bool) -> str:
+    said = [
+        "best" * is_best,
+        "" if row["steady"] else "unsteady",
+        "oversubscribed" * bool(row["oversubscribed"]),
+        "stand-in data" * bool(row["stand_in"]),
+        "super-linear" * bool(row["efficiency_low"] > 1),
+        f"{row['micro_batches']:.0f} micro-batches" * bool(row["micro_batches"] > 1),
+        ("one step" if row["n_runs"] == 1 else "median") * (row["centre"] == "median"),
+    ]
+    return ", ".join(word for word in said if word)
+
+
+def changes(found: Sequence[Change]) -> Table:
+    """One row per configuration of two sweeps."""
+    names = ("devices", "batch", "before img/s", "after img/s", "ratio", "95 %", "p (Holm)", "runs")
+    made = make_table("after against before", dict.fromkeys(names, "right"))
+    made.add_column("")
+    several = len({one.key["model"] for one in found}) > 1
+    for one in found[:MOST_ROWS]:
+        unit = "GPU" if one.key["hardware"] == "gpu" else "core"
+        count = int(one.key["num_devices"])
+        word = "slower" if one.ratio < 1 else "faster"
+        said = [
+            escape(str(one.key["model"])) * several,
+            word * one.is_different,
+            "beyond what is allowed" * (one.is_slower and not one.is_lost),
+            one.note,
+        ]
+        made.add_row(
+            f"{count} {unit}{'s' * (count != 1)}",
+            f"{one.key['batch']}{' each' * (one.key['scaling'] == 'weak')}",
+            _shown(one.before, ".2f"), _shown(one.after, ".2f"), _shown(one.ratio, ".3f"),
+            f"{one.low:.3f} to {one.high:.3f}" if pd.notna(one.low) else "–",
+            _shown(one.p_adjusted, ".2g"), f"{one.runs[0]}, {one.runs[1]}",
+            ", ".join(words for words in said if words),
+        )  # fmt: skip
+    if len(found) > MOST_ROWS:
+        made.caption = f"{len(found) - MOST_ROWS} more rows are in comparison.csv"
+    return made
+
+
+def choices(findings: Findings) -> Iterator[Table]:
+    """The best configuration for each objective, over all batches and for each."""
+    found = [one for one in findings.choices if one.best is not None]
+    named = [one for one in found if one.objective is findings.objective]
+    overall = [one for one in found if one.batch is None and one not in named]
+    rows = [*named, *overall]
+    if not rows or len(findings.points) < 2:
+        return
+    series = list(dict.fromkeys(one.key["series"] for one in rows))
+    made = make_table("best configuration", {})
+    for name in ("series",) * (len(series) > 1):
+        made.add_column(name)
+    for name in ("objective", "of", "devices", "batch", "value", "efficiency", "ties"):
+        made.add_column(name)
+    for one in rows[:MOST_ROWS]:
+        lead = [str(series.index(one.key["series"]) + 1)] * (len(series) > 1)
+        made.add_row(*lead, *_choice(one))
+    if len(rows) > MOST_ROWS:
+        made.caption = f"{len(rows) - MOST_ROWS} more rows are in summary.json"
+    yield made
+
+
+def _choice(one: Choice) -> list[str]:
+    best = one.best
+    if best is None:
+        raise ValueError("a choice without a best configuration has no row")
+    against = f" of {best.baseline_devices}" * (best.baseline_devices != 1)
+    ties = ", ".join(f"{tie.num_devices} × {tie.batch}" for tie in one.ties[:5])
+    more = f" and {len(one.ties) - 5} more" if len(one.ties) > 5 else ""
+    return [
+        one.objective.words,
+        "all batches" if one.batch is None else f"batch {one.batch}",
+        str(best.num_devices),
+        f"{best.batch}{' each' * (one.key['scaling'] == 'weak')}",
+        f"{best.value:.4g} {one.objective.unit}",
+        f"{best.efficiency:.0%}{against}",
+        ties + more or "–",
+    ]

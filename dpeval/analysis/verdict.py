@@ -1,0 +1,151 @@
+"""What the findings come to, in sentences, the most telling first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dpeval.analysis import choice
+from dpeval.analysis.choice import Candidate, Choice
+from dpeval.analysis.efficiency import MEANING, Waterfall
+from dpeval.analysis.findings import Findings
+from dpeval.analysis.laws import Curve
+
+MOST_FAMILIES = 12
+_MOST_CLAIMS = 8
+
+
+def sentences(findings: Findings) -> list[str]:
+    """For every family: the best configuration, what its efficiency is lost to, its law."""
+    best = [
+        one for one in findings.choices
+        if one.objective is findings.objective and one.batch is None
+    ]  # fmt: skip
+    said = [line for one in best[:MOST_FAMILIES] for line in _family(findings, one)]
+    more = len(best) - MOST_FAMILIES
+    return said + [f"{more} more series are in the tables."] * (more > 0)
+
+
+def claims(findings: Findings) -> list[str]:
+    """What must be explained before it is believed."""
+    said = [claim.sentence for claim in findings.claims[:_MOST_CLAIMS]]
+    more = len(findings.claims) - _MOST_CLAIMS
+    return said + [f"{more} more claims are in summary.json."] * (more > 0)
+
+
+def lacking(findings: Findings) -> list[str]:
+    """What records of foreign files cannot say, a sentence for each set of lacks."""
+    runs = findings.loaded.runs
+    counts = runs.loc[runs["lacks"] != "", "lacks"].value_counts()
+    return [
+        f"Not recorded in {count} of {len(runs)} runs: {words}."
+        for words, count in counts.head(_MOST_CLAIMS).items()
+    ]
+
+
+def _family(findings: Findings, chosen: Choice) -> Iterator[str]:
+    if chosen.best is None:
+        yield f"{chosen.key['series']}: no best configuration, {chosen.why_not}."
+        return
+    key, best = chosen.key, chosen.best
+    row = _row(findings.points, chosen, best)
+    yield f"{_where(findings, chosen)}, {row['model'] or 'the model'} {_best(chosen, best, row)}"
+    if pd.notna(row["speedup"]) and best.num_devices > row["baseline_devices"]:
+        base = int(row["baseline_devices"])
+        times = row["speedup"] / base
+        yield (
+            f"Against {base} device{'s' * (base != 1)}, that is {times:.2f} times the "
+            f"throughput at an efficiency of {row['efficiency']:.0%}"
+            f"{_range(row['efficiency_low'], row['efficiency_high'], '.0%')}."
+        )
+    for item in findings.waterfalls:
+        if item.key["num_devices"] == best.num_devices and _same(item.key, key, best.batch):
+            yield _loss(item)
+    for curve in findings.curves:
+        if _same(curve.key, key, best.batch):
+            yield _law(curve)
+
+
+def _same(found: dict[str, Any], key: dict[str, Any], batch: int) -> bool:
+    return found["batch"] == batch and all(found[name] == value for name, value in key.items())
+
+
+def _row(points: pd.DataFrame, chosen: Choice, best: Candidate) -> dict[str, Any]:
+    wanted = {**chosen.key, "num_devices": best.num_devices, "batch": best.batch}
+    same = np.logical_and.reduce([points[name] == value for name, value in wanted.items()])
+    return {str(k): v for k, v in points[same].iloc[0].to_dict().items()}
+
+
+def _where(findings: Findings, chosen: Choice) -> str:
+    runs = findings.loaded.runs
+    hosts = [host for host in runs.loc[runs["series"] == chosen.key["series"], "host"].unique()
+             if host]  # fmt: skip
+    if len(hosts) == 1:
+        return f"On {hosts[0]}"
+    return f"On {len(hosts)} machines" if hosts else "On an unnamed machine"
+
+
+def _best(chosen: Choice, best: Candidate, row: dict[str, Any]) -> str:
+    hardware, is_weak = chosen.key["hardware"], chosen.key["scaling"] == "weak"
+    words = {
+        choice.THROUGHPUT.name: "is fastest on",
+        choice.DEVICE_SECONDS.name: "takes the fewest device-seconds per image on",
+        choice.ENERGY.name: "takes the least energy per image on",
+        choice.EFFICIENT.name: "is fastest above the floor of efficiency on",
+    }[chosen.objective.name]
+    at = f"batch {best.batch}{' per device' * is_weak}"
+    stand_in = " with stand-in data" if row["stand_in"] else ""
+    value = f"{best.value:.3g} {chosen.objective.unit}{_range(best.low, best.high, '.3g')}"
+    on = _devices(best.num_devices, hardware)
+    return f"{words} {on} at {at}{stand_in}: {value}.{_ties(chosen)}"
+
+
+def _devices(count: int, hardware: object) -> str:
+    unit = {"cpu": "CPU device", "gpu": "GPU"}.get(str(hardware), "device")
+    return f"{count} {unit}{'s' * (count != 1)}"
+
+
+def _range(low: float, high: float, form: str) -> str:
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return " (no interval known)"
+    return f" ({low:{form}} to {high:{form}}, 95 %)" if low != high else ""
+
+
+def _ties(chosen: Choice) -> str:
+    if not chosen.ties:
+        return ""
+    shown = [
+        f"{one.num_devices} at batch {one.batch}"
+        for one in sorted(chosen.ties, key=lambda one: (one.num_devices, one.batch))[:4]
+    ]
+    more = len(chosen.ties) - len(shown)
+    said = ", ".join(shown) + (f" and {more} more" if more else "")
+    return f" Within the error, {said} {'does' if len(chosen.ties) == 1 else 'do'} as well."
+
+
+def _loss(item: Waterfall) -> str:
+    factor = item.largest_loss
+    product = " × ".join(f"{f.name} {f.value:.2f}" for f in item.factors)
+    if factor.value > 0.99:
+        return f"No factor of that efficiency loses more than 1 % ({product})."
+    is_one = len(factor.parts) == 1
+    because = f"because of {MEANING[factor.parts[0]]}" if is_one else factor.note
+    return (
+        f"The largest loss is {factor.name} (× {factor.value:.2f}), {because}; in all: {product}."
+    )
+
+
+def _law(curve: Curve) -> str:
+    fitted = next((fit for fit in curve.fits if fit.law == curve.best), None)
+    peak = ""
+    if fitted is not None and fitted.peak_devices is not None:
+        high = fitted.peak_devices.high
+        end = f"{high:.0f}" if np.isfinite(high) else "any number"
+        peak = (
+            f" Its throughput would peak at {fitted.peak_devices.value:.0f} devices "
+            f"({fitted.peak_devices.low:.0f} to {end})."
+        )
+    return curve.verdict + peak

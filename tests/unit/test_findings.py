@@ -1,0 +1,466 @@
+"""What the analysis computes: efficiency taken apart, laws, claims, choices, comparisons."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dpeval import record
+from dpeval.analysis import choice, compare, csv_adapter, efficiency, frame, laws, pool, scaling
+from dpeval.analysis.findings import Findings, find
+from dpeval.analyze import main
+from dpeval.errors import ConfigError
+from dpeval.record import Ablation, AblationBlock, Cause, Record
+from tests.records import make_record
+
+
+def findings(runs: Iterable[Record]) -> Findings:
+    return find(frame.of_records((run, Path(str(i))) for i, run in enumerate(runs)))
+
+
+def perfect(devices: int, batch: int = 32, step_s: float = 1.0, **changes: Any) -> Record:
+    """A run of constant steps."""
+    return make_record(devices, batch, step_s, noise=0.0, **changes)
+
+
+def ablation(normal_s: float, no_sync_s: list[float], alone_s: float) -> Ablation:
+    """Windows of constant steps; `no_sync_s` per rank."""
+    blocks = [
+        AblationBlock(kind="normal", step_s=[[normal_s] * 4 for _ in no_sync_s]),
+        AblationBlock(kind="no_sync", step_s=[[step_s] * 4 for step_s in no_sync_s]),
+        AblationBlock(kind="alone", step_s=[[alone_s] * 4]),
+    ]
+    slowest = max(no_sync_s)
+    return Ablation(
+        blocks=blocks, normal_s=normal_s, no_sync_s=slowest, alone_s=alone_s,
+        comm_cost_s=normal_s - slowest, sharing_cost_s=slowest - alone_s,
+    )  # fmt: skip
+
+
+def factors(found: Findings) -> dict[str, float]:
+    (waterfall,) = found.waterfalls
+    assert math.prod(f.value for f in waterfall.factors) == pytest.approx(waterfall.efficiency)
+    return {factor.name: factor.value for factor in waterfall.factors}
+
+
+def test_known_factors_are_found_and_multiply_to_the_efficiency() -> None:
+    # 1 device: 1 s for 32 images. Alone at 16: 0.6 s; beside another 0.75; with all-reduce 0.8.
+    many = perfect(2, 32, 0.8, ablation=ablation(0.8, [0.75, 0.75], 0.6))
+    found = factors(findings([perfect(1), many]))
+    assert found == pytest.approx(
+        {
+            "input": 1.0,
+            "granularity": (16 / 0.6) / 32,
+            "contention": 0.6 / 0.75,
+            "load balance": 1.0,
+            "exposed communication": 0.75 / 0.8,
+            "remainder": 1.0,
+        },
+        rel=1e-6,
+    )
+
+
+def test_a_straggler_is_load_balance_and_not_contention() -> None:
+    many = perfect(2, 32, 0.75, ablation=ablation(0.75, [0.5, 0.75], 0.5))
+    found = factors(findings([perfect(1), many]))
+    assert found["load balance"] == pytest.approx(2 / 3)
+    assert found["contention"] == pytest.approx(1.0)
+
+
+def test_uneven_shares_are_load_balance() -> None:
+    # 16 over 3 is 6+5+5; a device takes 1/16 s per image whatever its batch.
+    share_s = [6 / 16, 5 / 16, 5 / 16]
+    many = perfect(3, 16, 6 / 16, ablation=ablation(6 / 16, share_s, 6 / 16))
+    found = factors(findings([perfect(1, 16), many]))
+    assert found["load balance"] == pytest.approx(16 / 18)
+    assert found["granularity"] == found["contention"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("scaling_kind", ["strong", "weak"])
+def test_a_perfect_machine_has_efficiency_one_and_every_factor_one(scaling_kind: str) -> None:
+    step_s = 0.5 if scaling_kind == "strong" else 1.0
+    many = perfect(
+        2, 32, step_s, scaling=scaling_kind, ablation=ablation(step_s, [step_s] * 2, step_s)
+    )
+    found = findings([perfect(1, scaling=scaling_kind), many])
+    assert found.points["efficiency"].to_list() == pytest.approx([1.0, 1.0])
+    assert list(factors(found).values()) == pytest.approx([1.0] * 6)
+
+
+def test_without_windows_factors_are_merged_and_say_so() -> None:
+    found = findings([perfect(1), perfect(2, 32, 0.8)])
+    (waterfall,) = found.waterfalls
+    merged = next(factor for factor in waterfall.factors if len(factor.parts) > 1)
+    assert {"granularity", "contention"} <= set(merged.parts)
+    assert "no ablation windows" in merged.note
+    factors(found)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    one=st.floats(1e-3, 1e3),
+    ratios=st.lists(st.floats(0.2, 1.5), min_size=5, max_size=5),
+    devices=st.integers(2, 6),
+)
+def test_the_product_is_exact_whatever_was_measured(
+    one: float, ratios: list[float], devices: int
+) -> None:
+    alone, first, slowest, normal, step = one * np.cumprod(ratios)
+    no_sync = [first, *[max(first, slowest)] * (devices - 1)]
+    many = perfect(devices, 32, step, ablation=ablation(normal, no_sync, alone))
+    factors(findings([perfect(1, 32, one), many]))
+
+
+def test_order_of_records_changes_nothing() -> None:
+    runs = [make_record(n, 32, 1 / n**0.8, repetition=r, seed=r) for n in (1, 2, 4) for r in (0, 1)]
+    straight = findings(runs).summary
+    random.Random(1).shuffle(runs)
+    mixed = findings(runs).summary
+    numbers = ["num_devices", "img_per_s", "low", "high", "efficiency"]
+    assert straight[numbers].to_numpy() == pytest.approx(mixed[numbers].to_numpy())
+
+
+LAWS = {
+    "Amdahl": (laws.AMDAHL, (0.08,), (1, 2, 3, 4, 6, 8)),
+    "Gustafson": (laws.GUSTAFSON, (0.1,), (1, 2, 4, 8, 16)),
+    "USL": (laws.USL, (0.05, 0.004), (1, 2, 3, 4, 6, 8, 12, 16)),
+}
+
+
+@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("errors_known", [True, False])
+def test_fits_recover_known_parameters_with_honest_intervals(name: str, errors_known: bool) -> None:
+    law, truth, counts = LAWS[name]
+    generator, devices, runs = np.random.default_rng(7), np.array(counts, dtype=float), 400
+    rate = 50 * law.speedup(devices, truth)
+    errors = np.full(len(devices), 0.01) if errors_known else None
+    hits, centres = [], []
+    for _ in range(runs):
+        noisy = rate * np.exp(0.01 * generator.standard_normal(len(devices)))
+        fitted = list(laws.fit(law, devices, noisy, errors).parameters.values())
+        hits.append([e.low <= true <= e.high for e, true in zip(fitted, truth, strict=True)])
+        centres.append([estimate.value for estimate in fitted])
+    assert np.mean(centres, axis=0) == pytest.approx(truth, rel=0.05)
+    # 400 draws of a 95 % event: 92.5 to 97.5 % holds 97.8 % of all such series.
+    assert np.all(np.abs(np.mean(hits, axis=0) - 0.95) <= 0.025)
+
+
+def test_two_points_are_too_few_for_any_law() -> None:
+    (curve,) = findings([perfect(1), perfect(2, 32, 0.6)]).curves
+    assert curve.fits == []
+    assert curve.best is None
+    assert "nothing is fitted" in curve.verdict
+
+
+def test_the_law_that_made_the_data_is_chosen_and_a_zigzag_supports_none() -> None:
+    counts = (1, 2, 3, 4, 6, 8)
+    amdahl = [perfect(n, 48, 0.2 + 0.8 / n) for n in counts]
+    assert findings(amdahl).curves[0].best == "Amdahl"
+    zigzag = [perfect(n, 48, (1.0, 1.6)[n % 2] / n) for n in counts]
+    assert findings(zigzag).curves[0].best is None
+
+
+def test_karp_flatt_is_amdahls_serial_fraction() -> None:
+    points = findings([perfect(n, 48, 0.2 + 0.8 / n) for n in (1, 2, 4)]).points
+    assert points["serial_fraction"].to_list()[1:] == pytest.approx([0.2, 0.2])
+
+
+def causes(runs: list[Record]) -> dict[str, tuple[str, ...]]:
+    return {claim.kind: claim.causes for claim in findings(runs).claims}
+
+
+FAST = perfect(2, 32, 0.4)  # 2.5 times as fast as the 1 s of one device
+
+
+def with_memory(run: Record) -> Record:
+    budget = {"bytes": 2**30, "source": "test"}
+    return Record.model_validate({**run.model_dump(), "memory": {"budget": budget}})
+
+
+def with_threads(run: Record, threads: int) -> Record:
+    ranks = [rank.model_copy(update={"threads": threads}) for rank in run.ranks]
+    return run.model_copy(update={"ranks": ranks})
+
+
+@pytest.mark.parametrize(
+    ("base", "cause"),
+    [
+        ([perfect(1, repetition=r, step_s=s) for r, s in enumerate((*[0.8] * 9, 2.5))],
+         "baseline_outlier"),
+        ([with_threads(perfect(1), 4)], "other_threads"),
+        ([with_memory(perfect(1))], "baseline_memory"),
+        ([perfect(1, plan=perfect(1).plan.model_copy(update={"micro_batches": 4}))],  # type: ignore[union-attr]
+         "baseline_accumulated"),
+        ([make_record(1, 32, 1.0, noise=0.25)], "noisy"),
+    ],
+)  # fmt: skip
+def test_super_linear_speedup_is_explained(base: list[Record], cause: str) -> None:
+    fast = perfect(2, 32, 0.3)
+    assert cause in causes([*base, fast])["super-linear"]
+
+
+def test_a_faster_regime_is_told() -> None:
+    fast = perfect(2, 32, 0.4, ablation=ablation(0.4, [0.4, 0.4], 0.4))
+    assert "faster_regime" in causes([perfect(1), fast])["super-linear"]
+
+
+def test_super_linear_without_evidence_says_that_there_is_none() -> None:
+    (claim,) = findings([perfect(1), FAST]).claims
+    assert (claim.kind, claim.causes) == ("super-linear", ())
+    assert "nothing recorded explains it" in claim.sentence
+
+
+def test_a_dip_is_named_and_linear_scaling_is_no_claim() -> None:
+    runs = [perfect(1, 32, 1.0), perfect(6, 32, 0.25), perfect(7, 32, 0.35)]
+    assert "uneven_shares" in causes(runs)["dip"]
+    assert causes([perfect(n, 32, 1 / n) for n in (1, 2, 4)]) == {}
+
+
+def test_ties_within_the_error_are_called_ties() -> None:
+    runs = [make_record(n, 48, s, noise=0.05) for n, s in ((1, 1.0), (2, 0.5), (3, 0.497))]
+    best = next(one for one in findings(runs).choices if one.objective is choice.THROUGHPUT)
+    assert best.best is not None
+    assert {best.best.num_devices, *(tie.num_devices for tie in best.ties)} == {2, 3}
+
+
+@pytest.mark.parametrize(
+    ("objective", "floor", "devices"),
+    [("throughput", None, 4), ("device_seconds", None, 1), ("efficient", 0.8, 2)],
+)
+def test_the_best_depends_on_the_objective(
+    objective: str, floor: float | None, devices: int
+) -> None:
+    runs = [perfect(1, 32, 1.0), perfect(2, 32, 0.6), perfect(4, 32, 0.5)]
+    chosen = choice.choose(findings(runs).points, choice.OBJECTIVES[objective], floor)[0]
+    assert chosen.best is not None
+    assert chosen.best.num_devices == devices
+
+
+def test_no_energy_is_said_and_not_guessed() -> None:
+    (chosen,) = choice.choose(findings([perfect(1)]).points, choice.ENERGY)
+    assert chosen.best is None
+    assert "no energy" in chosen.why_not
+
+
+def test_a_missing_configuration_is_shown_where_its_neighbours_exist() -> None:
+    runs = [perfect(n, b) for n in (1, 2, 3) for b in (32, 64) if (n, b) != (2, 64)]
+    holes = findings(runs).pooled
+    (hole,) = holes[holes["status"] == "missing"].to_dict("records")
+    assert (hole["num_devices"], hole["batch"]) == (2, 64)
+    assert math.isnan(hole["img_per_s"])
+
+
+def test_a_skipped_run_joins_the_series_that_was_measured_elsewhere() -> None:
+    skipped = make_record(8, 32, status="skipped", cause=Cause(kind="memory", message="no"))
+    login = skipped.environment.model_copy(update={"host": "login"})
+    runs = [perfect(1), skipped.model_copy(update={"environment": login, "dataset": None})]
+    assert findings(runs).loaded.runs["series"].nunique() == 1
+
+
+def test_two_commits_are_two_series_and_the_difference_is_listed() -> None:
+    one = perfect(1)
+    other = one.environment.model_copy(update={"git_commit": "abcdef"})
+    loaded = findings([one, one.model_copy(update={"environment": other})]).loaded
+    assert loaded.runs["series"].nunique() == 2
+    assert all(set(fields) == {"commit"} for fields in loaded.differences.values())
+
+
+def frames(scale: float, noise: float, seed: int, configurations: int = 5) -> Any:
+    generator = np.random.default_rng(seed)
+    runs = []
+    for devices in range(1, configurations + 1):
+        for repetition in range(3):
+            step_s = scale / devices * (1 + noise * generator.standard_normal())
+            runs.append(perfect(devices, 48, step_s, repetition=repetition))
+    return findings(runs).loaded.runs
+
+
+def test_a_change_is_found_and_its_interval_holds_it() -> None:
+    found = compare.compare(frames(1.0, 0.005, 1), frames(1.2, 0.005, 2), allowed=0.03)
+    assert all(change.is_different and change.is_slower for change in found)
+    assert all(change.low < 1 / 1.2 < change.high for change in found)
+
+
+def test_equal_sweeps_are_called_different_in_one_case_of_twenty_at_most() -> None:
+    generator, wrong, tries = np.random.default_rng(3), 0, 60
+    base = frames(1.0, 0.0, 0)
+    for _ in range(tries):
+        sides = []
+        for _ in range(2):
+            factor = np.exp(0.02 * generator.standard_normal(len(base)))
+            sides.append(base.assign(**{n: base[n] * factor for n in base if "img_per_s" in n}))
+        wrong += any(change.is_different for change in compare.compare(*sides))
+    # 5 % of 60 is 3; more than 8 happens in 0.4 % of such series.
+    assert wrong <= 8
+
+
+def test_what_ran_before_and_fails_now_is_a_regression() -> None:
+    broken = make_record(1, 32, status="oom", cause=Cause(kind="oom", message="x"))
+    sides = [findings([run]).loaded.runs for run in (perfect(1), broken)]
+    (change,) = compare.compare(*sides)
+    assert change.is_lost
+    assert change.is_slower
+
+
+def written(folder: Path, runs: list[Record]) -> str:
+    for number, run in enumerate(runs):
+        record.write(run, folder / str(number) / "metrics.json")
+    return str(folder)
+
+
+def test_the_gate_fails_a_slower_sweep_with_its_own_status(tmp_path: Path) -> None:
+    one = written(tmp_path / "a", [perfect(1, 32, 1.0, repetition=r) for r in range(3)])
+    two = written(tmp_path / "b", [perfect(1, 32, 1.2, repetition=r) for r in range(3)])
+    assert main(["--compare", one, two, "--fail-if-slower", "3%"]) == 3
+    assert main(["--compare", one, one, "--fail-if-slower", "3%"]) == 0
+    assert main(["--compare", one, two]) == 0
+
+
+COLUMNS = "size=num_devices,rank=rank,batch_size=batch,load=data_s,work=compute_s"
+
+
+def csv_study(folder: Path, lines: list[str]) -> list[Path]:
+    path = folder / "study.csv"
+    path.write_text("\n".join(["size,rank,batch_size,load,work", *lines]) + "\n")
+    return [path]
+
+
+@pytest.mark.parametrize(("share", "images"), [("floor", 28), ("even", 32), ("nominal", 224)])
+def test_csv_throughput_counts_images_that_were_processed(
+    tmp_path: Path, share: csv_adapter.Share, images: int
+) -> None:
+    lines = [f"7,{rank},32,0.1,{1.9 if rank == 3 else 0.9}" for rank in range(7)]
+    mapped = csv_adapter.Mapped(csv_adapter.parse_columns(COLUMNS), share)
+    (run,), problems = csv_adapter.read(csv_study(tmp_path, lines), mapped)
+    assert problems == []
+    assert run.throughput is not None
+    assert run.throughput.img_per_s == pytest.approx(images / 2.0)
+    assert run.throughput.slowest_rank == 3
+    assert any("warm-up" in lack for lack in run.missing)
+
+
+def test_csv_baselines_of_one_cold_step_are_named(tmp_path: Path) -> None:
+    lines = ["1,0,64,0,3.12", "2,0,64,0,1.33", "2,1,64,0,1.33"]
+    mapped = csv_adapter.Mapped(csv_adapter.parse_columns(COLUMNS))
+    records, _ = csv_adapter.read(csv_study(tmp_path, lines), mapped)
+    assert "baseline_first_step" in causes(records)["super-linear"]
+    (row,) = findings(records[:1]).pooled.to_dict("records")
+    assert math.isnan(row["low"]), "one step has no interval"
+
+
+def test_csv_repeats_give_a_median(tmp_path: Path) -> None:
+    lines = [f"1,0,10,0,{time}" for time in (9.0, 1.0, 1.1, 1.0, 1.1, 1.0, 1.1)]
+    mapped = csv_adapter.Mapped(csv_adapter.parse_columns(COLUMNS))
+    records, _ = csv_adapter.read(csv_study(tmp_path, lines), mapped)
+    (row,) = findings(records).pooled.to_dict("records")
+    assert row["n_runs"] == 7
+    assert row["img_per_s"] == pytest.approx(10 / 1.1)
+    assert row["low"] < row["img_per_s"] <= row["high"]
+
+
+@pytest.mark.parametrize(
+    "columns", ["size", "size=devices", "size=num_devices", "a=num_devices,b=batch"]
+)
+def test_wrong_columns_are_one_clear_line(columns: str) -> None:
+    with pytest.raises(ConfigError, match="columns"):
+        csv_adapter.parse_columns(columns)
+
+
+def test_an_unchanged_record_is_not_parsed_twice(tmp_path: Path) -> None:
+    runs = [make_record(n, repetition=r) for n in (1, 2) for r in (0, 1)]
+    folder, cached = Path(written(tmp_path / "r", runs)), tmp_path / "cache.parquet"
+    (folder / "bad").mkdir()
+    (folder / "bad" / "metrics.json").write_text("{")
+    first, second = (frame.load([folder], cached) for _ in range(2))
+    assert (first.from_cache, second.from_cache) == (0, 5)
+    assert second.problems == first.problems
+    assert second.runs.equals(first.runs)
+    record.write(make_record(1, 64), folder / "0" / "metrics.json")
+    assert frame.load([folder], cached).from_cache == 4
+    cached.write_bytes(b"not parquet")
+    assert frame.load([folder], cached).from_cache == 0
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=120, deadline=None)
+@given(data=st.data())
+def test_hostile_values_anywhere_end_in_a_row_or_in_one_line(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    content = json.loads(make_record(2, steps=6).model_dump_json())
+    place: Any = content
+    while isinstance(place, dict | list) and place:
+        keys = list(place) if isinstance(place, dict) else list(range(len(place)))
+        key = data.draw(st.sampled_from(keys))
+        if not isinstance(place[key], dict | list) or data.draw(st.integers(0, 4)) == 0:
+            place[key] = data.draw(JSON)
+            break
+        place = place[key]
+    folder = tmp_path_factory.mktemp("hostile")
+    (folder / "metrics.json").write_text(json.dumps(content))
+    loaded = frame.load([folder])
+    assert len(loaded.runs) + len(loaded.problems) == 1
+    assert all("\n" not in line and len(line) < 500 for line in loaded.problems)
+    if len(loaded.runs):
+        find(loaded)
+
+
+def test_text_of_records_cannot_steer_a_terminal_or_fill_a_table() -> None:
+    run = perfect(1, study="\x1b[31m<script>\u202e" + "x" * 10_000_000)
+    (row,) = findings([run]).loaded.runs.to_dict("records")
+    assert "\x1b" not in row["study"]
+    assert "\u202e" not in row["study"]
+    assert len(row["study"]) <= 400
+
+
+def test_a_record_that_contradicts_itself_is_left_out() -> None:
+    run = perfect(1)
+    assert run.throughput is not None
+    faster = run.throughput.model_copy(update={"img_per_s": 1e6})
+    loaded = findings([perfect(2), run.model_copy(update={"throughput": faster})]).loaded
+    assert len(loaded.runs) == 1
+    assert "contradicts itself" in loaded.problems[0]
+
+
+def test_steps_are_a_long_frame(tmp_path: Path) -> None:
+    run = make_record(2, steps=10)
+    steps = frame.load([Path(written(tmp_path, [run]))]).steps()
+    whole = steps[steps["phase"] == "step"]
+    assert run.window is not None
+    assert len(whole) == sum(len(rank.step_s) for rank in run.ranks)
+    assert whole["measured"].sum() == 2 * run.window.steps
+
+
+def test_a_summary_is_valid_json_without_nan(tmp_path: Path) -> None:
+    folder = written(tmp_path / "r", [perfect(1), perfect(2, 32, 0.6)])
+    assert main([folder, "--tables-only"]) == 0
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is not JSON")
+
+    text = (tmp_path / "r" / "analysis" / "summary.json").read_text()
+    made = json.loads(text, parse_constant=refuse)
+    assert made["configurations"][1]["efficiency"] == pytest.approx(1 / 1.2)
+    assert made["verdict"]
+
+
+def test_pooling_and_points_of_nothing_are_empty() -> None:
+    runs = findings([make_record(1, status="failed", cause=Cause(kind="x", message="y"))])
+    assert runs.points.empty
+    assert efficiency.table(runs.waterfalls).empty
+    assert scaling.points(pool.pool(runs.loaded.runs)).empty
