@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
-from dpeval.analysis import frame
+from dpeval.analysis import frame, pool
 from dpeval.analysis.figures import Models, Sheet, components, scaling, style, throughput, waterfall
 from dpeval.analysis.figures.cells import CELL, segments
 from dpeval.analysis.figures.memory import memory
@@ -37,7 +37,7 @@ def _styled() -> Iterator[None]:
 def sheet_of(records: list[Record], models: Models | None = None) -> Sheet:
     rows = [frame.row(record, Path(str(number))) for number, record in enumerate(records)]
     runs = pd.DataFrame(rows, columns=list(frame.COLUMNS))
-    return Sheet.of(runs, frame.pool(runs), models)
+    return Sheet.of(runs, pool.pool(runs), models)
 
 
 def does_not_fit(devices: int, batch: int, **changes: Any) -> Record:
