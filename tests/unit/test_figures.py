@@ -35,8 +35,8 @@ def _styled() -> Iterator[None]:
 
 
 def sheet_of(records: list[Record], models: Models | None = None) -> Sheet:
-    rows = [frame.row(record, Path(str(number))) for number, record in enumerate(records)]
-    runs = pd.DataFrame(rows, columns=list(frame.COLUMNS))
+    paths = (Path(str(number)) for number in range(len(records)))
+    runs = frame.of_records(zip(records, paths, strict=True)).runs
     return Sheet.of(runs, pool.pool(runs), models)
 
 
