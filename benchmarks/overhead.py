@@ -163,6 +163,8 @@ def measure(overrides: list[str]) -> tuple[float, float, float, float]:
     )
     while not pipes[0].poll(0.2):
         sampler.sample()
+        if dead := [process.exitcode for process in processes if process.exitcode]:
+            raise SystemExit(f"a rank ended with exit status {dead[0]}; the others are ended")
     pairs = pipes[0].recv()
     for process in processes:
         process.join(10)

@@ -68,42 +68,40 @@ class Board:
         table: Floats = whole.reshape(self.ranks, self.max_steps, len(COLUMNS))[rank]
         return table
 
-    def _head(self, rank: int) -> Floats:
-        whole = np.frombuffer(self._heads, dtype=np.float64)
-        head: Floats = whole.reshape(self.ranks, _Head.WIDTH)[rank]
-        return head
+    def _put(self, rank: int, field: _Head, value: float) -> None:
+        self._heads[rank * _Head.WIDTH + field] = value
+
+    def _get(self, rank: int, field: _Head) -> float:
+        return float(self._heads[rank * _Head.WIDTH + field])
 
     def beat(self, rank: int, stage: Stage, steps: int) -> None:
         """Say that `rank` lives, is in `stage` and has finished `steps` steps."""
-        head = self._head(rank)
-        head[_Head.STAGE], head[_Head.STEPS] = stage, steps
-        head[_Head.HEARTBEAT] = time.monotonic()
+        self._put(rank, _Head.STAGE, stage)
+        self._put(rank, _Head.STEPS, steps)
+        self._put(rank, _Head.HEARTBEAT, time.monotonic())
 
     def publish(self, rank: int, mean_step_s: float, rel_half_width: float, steps: float) -> None:
         """Show the current estimate and how many steps are expected in all."""
-        head = self._head(rank)
-        head[_Head.MEAN_STEP_S], head[_Head.REL_HALF_WIDTH] = mean_step_s, rel_half_width
-        head[_Head.EXPECTED_STEPS] = steps
+        self._put(rank, _Head.MEAN_STEP_S, mean_step_s)
+        self._put(rank, _Head.REL_HALF_WIDTH, rel_half_width)
+        self._put(rank, _Head.EXPECTED_STEPS, steps)
 
     def stage(self, rank: int) -> Stage:
-        return Stage(int(self._head(rank)[_Head.STAGE]))
+        return Stage(int(self._get(rank, _Head.STAGE)))
 
     def steps(self, rank: int) -> int:
         """Finished steps of `rank` whose rows are complete."""
-        return int(self._head(rank)[_Head.STEPS])
+        return int(self._get(rank, _Head.STEPS))
 
     def heartbeat_s(self, rank: int) -> float:
         """When `rank` last gave a sign of life, on the monotonic clock; 0 before the first."""
-        return float(self._head(rank)[_Head.HEARTBEAT])
+        return self._get(rank, _Head.HEARTBEAT)
 
     def estimate(self, rank: int) -> tuple[float, float, float]:
         """Mean step (s), relative half-width of its interval, steps expected in all."""
-        head = self._head(rank)
-        return (
-            float(head[_Head.MEAN_STEP_S]),
-            float(head[_Head.REL_HALF_WIDTH]),
-            float(head[_Head.EXPECTED_STEPS]),
-        )
+        fields = (_Head.MEAN_STEP_S, _Head.REL_HALF_WIDTH, _Head.EXPECTED_STEPS)
+        mean_step_s, rel_half_width, steps = (self._get(rank, field) for field in fields)
+        return mean_step_s, rel_half_width, steps
 
     def column(self, rank: int, name: str) -> Floats:
         """A copy of one column over the finished steps of `rank`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,8 @@ from typing import Any
 from dpeval.board import COLUMNS, Floats
 from dpeval.devices import Device
 
-_COLUMN = {name: index for index, name in enumerate(COLUMNS)}
+DRAIN_EVERY_S = 0.1
+"""Rows of short steps are written a few at a time: each alone costs its step 15 µs of cold code."""
 _PHASES = ("data", "h2d", "forward", "backward", "comm_exposed", "optimizer")
 
 
@@ -54,6 +56,7 @@ class PhaseClock:
         self._open: _Step | None = None
         self._last: Any = None
         self._pending: deque[_Step] = deque()
+        self._drained_s = -math.inf
         self.bucket_s: dict[int, tuple[int, list[float]]] = {}
         """Per bucket index: its bytes and the all-reduce time of every step, s."""
         self.finished = 0
@@ -75,12 +78,14 @@ class PhaseClock:
         self._last = stamp
 
     def end_step(self) -> None:
-        """Close the step and write the rows of every step that the device has finished."""
+        """Close the step; now and then write the rows of those that the device has finished."""
         step = self._current()
         step.end = self._device.stamp()
         self._pending.append(step)
         self._open = None
-        self.drain()
+        if step.host_s - self._drained_s >= DRAIN_EVERY_S:
+            self.drain()
+            self._drained_s = step.host_s
 
     def drain(self) -> None:
         """Write the rows of closed steps that the device is past; call after ``finish`` too."""
@@ -117,16 +122,15 @@ class PhaseClock:
 
     def _write(self, step: _Step) -> None:
         elapsed = self._device.elapsed_s
-        row = self._rows[step.index]
-        row[:] = 0.0
+        row = dict.fromkeys(COLUMNS, 0.0)
         for phase, begin, end in step.spans:
-            row[_COLUMN[phase]] += elapsed(begin, end)
-        total_s = elapsed(step.begin, step.end)
-        row[_COLUMN["begin"]] = step.host_s
-        row[_COLUMN["step"]] = total_s
-        row[_COLUMN["other"]] = total_s - sum(row[_COLUMN[phase]] for phase in _PHASES)
+            row[phase] += elapsed(begin, end)
+        row["begin"], row["step"] = step.host_s, elapsed(step.begin, step.end)
+        row["other"] = row["step"] - sum(row[phase] for phase in _PHASES)
         if step.reduces:
-            row[_COLUMN["comm"]], row[_COLUMN["comm_hidden"]] = self._communication(step)
+            row["comm"], row["comm_hidden"] = self._communication(step)
+        # Once as a whole: numpy takes longer over one element than Python over all of them.
+        self._rows[step.index] = list(row.values())
         self.finished = step.index + 1
 
     def _communication(self, step: _Step) -> tuple[float, float]:

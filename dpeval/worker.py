@@ -95,10 +95,23 @@ class Trainer:
     scaler: torch.amp.GradScaler
     criterion: nn.Module
     losses: list[Tensor] = field(default_factory=list[Tensor])
+    """One per micro-batch and step, detached."""
+    shares: list[float] = field(init=False)
+    """Images of each micro-batch over those of this rank's batch."""
+    seeds: list[Tensor] = field(init=False)
+    """Images of each micro-batch over those of the global batch: where its gradient begins."""
 
-    @property
-    def weight(self) -> float:
-        return self.plan.ranks[self.rank].weight
+    def __post_init__(self) -> None:
+        mine = self.plan.ranks[self.rank]
+        parts = torch.empty(mine.batch).tensor_split(self.plan.micro_batches)
+        self.shares = [len(part) / mine.batch for part in parts if len(part)]
+        where = self.device.torch_device
+        self.seeds = [torch.tensor(share * mine.weight, device=where) for share in self.shares]
+
+    def step_losses(self) -> list[float]:
+        """The mean loss of this rank's images in every step."""
+        parts = torch.stack(self.losses).float().cpu().view(-1, len(self.shares))
+        return [float(loss) for loss in parts @ torch.tensor(self.shares)]
 
 
 def training_loop(trainer: Trainer, control: Control) -> int:
@@ -123,22 +136,21 @@ def train_step(trainer: Trainer, index: int, *, sync: bool = True) -> None:
     clock.mark("data")
     images, labels = feed.put(batch)
     clock.mark("h2d")
-    step_loss = torch.zeros((), device=device.torch_device)
-    for part, part_labels, is_last in micro_batches(images, labels, trainer.plan.micro_batches):
-        share = len(part) / len(images)
+    for (part, part_labels, is_last), seed in zip(
+        micro_batches(images, labels, trainer.plan.micro_batches), trainer.seeds, strict=True
+    ):
         with nullcontext() if sync and is_last else wrapped.no_sync():
             with autocast(device, trainer.config.precision):
                 loss = trainer.criterion(wrapped.module(part), part_labels)
             clock.mark("forward")
-            trainer.scaler.scale(loss * (share * trainer.weight)).backward()
+            trainer.scaler.scale(loss).backward(seed)
             clock.mark("backward")
-        step_loss += loss.detach() * share
+        trainer.losses.append(loss.detach())
     trainer.scaler.step(trainer.optimizer)
     trainer.scaler.update()
     trainer.optimizer.zero_grad(set_to_none=True)
     clock.mark("optimizer")
     clock.end_step()
-    trainer.losses.append(step_loss)
 
 
 def micro_batches(images: Tensor, labels: Tensor, parts: int) -> list[tuple[Tensor, Tensor, bool]]:
@@ -212,7 +224,7 @@ def _live(task: RankTask, board: Board, device: Device) -> RankResult:
     clock.drain()
     board.beat(local_rank, Stage.ABLATION, clock.finished)
     peak_bytes, rows = device.peak_bytes(), clock.finished
-    losses = torch.stack(trainer.losses).float().cpu().tolist()
+    losses = trainer.step_losses()
     assert control.stopped_by is not None  # the loop ends only when it is set
     series: list[AblationSeries] = []
     if config.measure.ablation and control.stopped_by != "interrupted" and store is not None:

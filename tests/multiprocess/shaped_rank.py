@@ -39,6 +39,7 @@ def main() -> None:
         loss.backward()
         clock.mark("backward")
         clock.end_step()
+    clock.drain()
     log = wrapped.module._get_ddp_logging_data() if rank == 0 else {}  # type: ignore[attr-defined]
     dist.barrier()
     times = {name: rows[:, index].tolist() for index, name in enumerate(COLUMNS)}
