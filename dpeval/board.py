@@ -50,7 +50,9 @@ class _Head(IntEnum):
     MEAN_STEP_S = 3
     REL_HALF_WIDTH = 4
     EXPECTED_STEPS = 5
-    WIDTH = 6
+
+
+_WIDTH = len(_Head)
 
 
 class Board:
@@ -58,7 +60,7 @@ class Board:
 
     def __init__(self, context: BaseContext, ranks: int, max_steps: int) -> None:
         self.ranks, self.max_steps = ranks, max_steps
-        self._heads: Any = context.RawArray(ctypes.c_double, ranks * _Head.WIDTH)
+        self._heads: Any = context.RawArray(ctypes.c_double, ranks * _WIDTH)
         self._rows: Any = context.RawArray(ctypes.c_double, ranks * max_steps * len(COLUMNS))
         self._stop: Any = context.RawValue(ctypes.c_int, 0)
 
@@ -69,16 +71,16 @@ class Board:
         return table
 
     def _put(self, rank: int, field: _Head, value: float) -> None:
-        self._heads[rank * _Head.WIDTH + field] = value
+        self._heads[rank * _WIDTH + field] = value
 
     def _get(self, rank: int, field: _Head) -> float:
-        return float(self._heads[rank * _Head.WIDTH + field])
+        return float(self._heads[rank * _WIDTH + field])
 
     def beat(self, rank: int, stage: Stage, steps: int) -> None:
         """Say that `rank` lives, is in `stage` and has finished `steps` steps."""
-        self._put(rank, _Head.STAGE, stage)
-        self._put(rank, _Head.STEPS, steps)
-        self._put(rank, _Head.HEARTBEAT, time.monotonic())
+        # In every step, so in one go.
+        first = rank * _WIDTH
+        self._heads[first : first + 3] = stage, steps, time.monotonic()
 
     def publish(self, rank: int, mean_step_s: float, rel_half_width: float, steps: float) -> None:
         """Show the current estimate and how many steps are expected in all."""

@@ -17,7 +17,7 @@ DRAIN_EVERY_S = 0.1
 _PHASES = ("data", "h2d", "forward", "backward", "comm_exposed", "optimizer")
 
 
-@dataclass
+@dataclass(slots=True)
 class _Reduce:
     """One bucket's all-reduce within one step."""
 
@@ -27,7 +27,7 @@ class _Reduce:
     end: Any = None
 
 
-@dataclass
+@dataclass(slots=True)
 class _Step:
     """The stamps of one step; their differences are read once the device is past the last."""
 

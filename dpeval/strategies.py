@@ -76,12 +76,11 @@ def timed_all_reduce(timed: _Timed, bucket: GradBucket) -> torch.futures.Future[
     that shows in a step of 10 ms. On CUDA the wait holds up the stream, not the host.
     """
     buffer = bucket.buffer()
-    nbytes = buffer.numel() * buffer.element_size()
-    clock = timed.clock
-    reduce = clock.bucket_ready(bucket.index(), nbytes, is_last=bucket.is_last())
+    clock, is_last = timed.clock, bucket.is_last()
+    reduce = clock.bucket_ready(bucket.index(), buffer.nbytes, is_last=is_last)
     # The group's own method, as DDP calls it: dist.all_reduce checks arguments for 20 µs.
     work = timed.group.allreduce([buffer])
-    if bucket.is_last():
+    if is_last:
         work.wait()
         clock.bucket_done(reduce)
         finished: torch.futures.Future[torch.Tensor] = torch.futures.Future()

@@ -100,7 +100,7 @@ def test_the_part_behind_a_longer_backward_is_hidden(hosts: list[str]) -> None:
 
 
 def test_ddps_own_timers_agree(hosts: list[str]) -> None:
-    told, _ = train(hosts, 0.4, 16, 4.0, 30)
+    told, _ = train(hosts, 0.4, 16, 4.0, 12)
     log = told["ddp"]
     compute_s = log["avg_backward_compute_time"] / 1e9
     comm_s = log["avg_backward_comm_time"] / 1e9
