@@ -9,7 +9,7 @@ the sum is the gradient of the mean loss over the global batch, whatever the sha
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -66,6 +66,17 @@ class _Timed:
 
     clock: PhaseClock
     group: dist.ProcessGroup
+    finished: list[torch.futures.Future[torch.Tensor]] = field(
+        default_factory=list[torch.futures.Future[torch.Tensor]]
+    )
+    """Holds the last bucket's buffer: completed once, returned in every step."""
+
+    def completed(self, buffer: torch.Tensor) -> torch.futures.Future[torch.Tensor]:
+        """A future that holds `buffer` already."""
+        if not self.finished or self.finished[0].value() is not buffer:
+            self.finished[:] = [torch.futures.Future()]
+            self.finished[0].set_result(buffer)
+        return self.finished[0]
 
 
 def timed_all_reduce(timed: _Timed, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
@@ -83,9 +94,7 @@ def timed_all_reduce(timed: _Timed, bucket: GradBucket) -> torch.futures.Future[
     if is_last:
         work.wait()
         clock.bucket_done(reduce)
-        finished: torch.futures.Future[torch.Tensor] = torch.futures.Future()
-        finished.set_result(buffer)
-        return finished
+        return timed.completed(buffer)
 
     def done(future: torch.futures.Future[list[torch.Tensor]]) -> torch.Tensor:
         clock.bucket_done(reduce)
