@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dpeval import measure
+from dpeval.analysis import frame
+from dpeval.analysis.findings import Findings, find
 from dpeval.assemble import throughput
 from dpeval.config import MeasureConfig
 from dpeval.machine import Environment
 from dpeval.plan import Plan, RankPlan, deal
 from dpeval.record import (
     PHASES,
+    Ablation,
+    AblationBlock,
     Cause,
     DatasetUsed,
     PhaseStats,
@@ -160,3 +166,27 @@ def _measured(
         "setup": SetupTimes(total_s=0.5, first_step_s=2 * step_s),
         "balance": measure.load_balance([main for _ in ranks]),
     }
+
+
+def perfect(devices: int, batch: int = 32, step_s: float = 1.0, **changes: Any) -> Record:
+    """A run of constant steps."""
+    return make_record(devices, batch, step_s, noise=0.0, **changes)
+
+
+def ablation(normal_s: float, no_sync_s: list[float], alone_s: float) -> Ablation:
+    """Windows of constant steps; `no_sync_s` per rank."""
+    blocks = [
+        AblationBlock(kind="normal", step_s=[[normal_s] * 4 for _ in no_sync_s]),
+        AblationBlock(kind="no_sync", step_s=[[step_s] * 4 for step_s in no_sync_s]),
+        AblationBlock(kind="alone", step_s=[[alone_s] * 4]),
+    ]
+    slowest = max(no_sync_s)
+    return Ablation(
+        blocks=blocks, normal_s=normal_s, no_sync_s=slowest, alone_s=alone_s,
+        comm_cost_s=normal_s - slowest, sharing_cost_s=slowest - alone_s,
+    )  # fmt: skip
+
+
+def findings(runs: Iterable[Record]) -> Findings:
+    """What the analysis finds in `runs`."""
+    return find(frame.of_records((run, Path(str(i))) for i, run in enumerate(runs)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,31 +18,8 @@ from dpeval.analysis import choice, compare, csv_adapter, efficiency, frame, law
 from dpeval.analysis.findings import Findings, find
 from dpeval.analyze import main
 from dpeval.errors import ConfigError
-from dpeval.record import Ablation, AblationBlock, Cause, Record
-from tests.records import make_record
-
-
-def findings(runs: Iterable[Record]) -> Findings:
-    return find(frame.of_records((run, Path(str(i))) for i, run in enumerate(runs)))
-
-
-def perfect(devices: int, batch: int = 32, step_s: float = 1.0, **changes: Any) -> Record:
-    """A run of constant steps."""
-    return make_record(devices, batch, step_s, noise=0.0, **changes)
-
-
-def ablation(normal_s: float, no_sync_s: list[float], alone_s: float) -> Ablation:
-    """Windows of constant steps; `no_sync_s` per rank."""
-    blocks = [
-        AblationBlock(kind="normal", step_s=[[normal_s] * 4 for _ in no_sync_s]),
-        AblationBlock(kind="no_sync", step_s=[[step_s] * 4 for step_s in no_sync_s]),
-        AblationBlock(kind="alone", step_s=[[alone_s] * 4]),
-    ]
-    slowest = max(no_sync_s)
-    return Ablation(
-        blocks=blocks, normal_s=normal_s, no_sync_s=slowest, alone_s=alone_s,
-        comm_cost_s=normal_s - slowest, sharing_cost_s=slowest - alone_s,
-    )  # fmt: skip
+from dpeval.record import Cause, Record
+from tests.records import ablation, findings, make_record, perfect
 
 
 def factors(found: Findings) -> dict[str, float]:
@@ -174,57 +150,6 @@ def test_karp_flatt_is_amdahls_serial_fraction() -> None:
     assert points["serial_fraction"].to_list()[1:] == pytest.approx([0.2, 0.2])
 
 
-def causes(runs: list[Record]) -> dict[str, tuple[str, ...]]:
-    return {claim.kind: claim.causes for claim in findings(runs).claims}
-
-
-FAST = perfect(2, 32, 0.4)  # 2.5 times as fast as the 1 s of one device
-
-
-def with_memory(run: Record) -> Record:
-    budget = {"bytes": 2**30, "source": "test"}
-    return Record.model_validate({**run.model_dump(), "memory": {"budget": budget}})
-
-
-def with_threads(run: Record, threads: int) -> Record:
-    ranks = [rank.model_copy(update={"threads": threads}) for rank in run.ranks]
-    return run.model_copy(update={"ranks": ranks})
-
-
-@pytest.mark.parametrize(
-    ("base", "cause"),
-    [
-        ([perfect(1, repetition=r, step_s=s) for r, s in enumerate((*[0.8] * 9, 2.5))],
-         "baseline_outlier"),
-        ([with_threads(perfect(1), 4)], "other_threads"),
-        ([with_memory(perfect(1))], "baseline_memory"),
-        ([perfect(1, plan=perfect(1).plan.model_copy(update={"micro_batches": 4}))],  # type: ignore[union-attr]
-         "baseline_accumulated"),
-        ([make_record(1, 32, 1.0, noise=0.25)], "noisy"),
-    ],
-)  # fmt: skip
-def test_super_linear_speedup_is_explained(base: list[Record], cause: str) -> None:
-    fast = perfect(2, 32, 0.3)
-    assert cause in causes([*base, fast])["super-linear"]
-
-
-def test_a_faster_regime_is_told() -> None:
-    fast = perfect(2, 32, 0.4, ablation=ablation(0.4, [0.4, 0.4], 0.4))
-    assert "faster_regime" in causes([perfect(1), fast])["super-linear"]
-
-
-def test_super_linear_without_evidence_says_that_there_is_none() -> None:
-    (claim,) = findings([perfect(1), FAST]).claims
-    assert (claim.kind, claim.causes) == ("super-linear", ())
-    assert "nothing recorded explains it" in claim.sentence
-
-
-def test_a_dip_is_named_and_linear_scaling_is_no_claim() -> None:
-    runs = [perfect(1, 32, 1.0), perfect(6, 32, 0.25), perfect(7, 32, 0.35)]
-    assert "uneven_shares" in causes(runs)["dip"]
-    assert causes([perfect(n, 32, 1 / n) for n in (1, 2, 4)]) == {}
-
-
 def test_ties_within_the_error_are_called_ties() -> None:
     runs = [make_record(n, 48, s, noise=0.05) for n, s in ((1, 1.0), (2, 0.5), (3, 0.497))]
     best = next(one for one in findings(runs).choices if one.objective is choice.THROUGHPUT)
@@ -346,15 +271,6 @@ def test_csv_throughput_counts_images_that_were_processed(
     assert run.throughput.img_per_s == pytest.approx(images / 2.0)
     assert run.throughput.slowest_rank == 3
     assert any("warm-up" in lack for lack in run.missing)
-
-
-def test_csv_baselines_of_one_cold_step_are_named(tmp_path: Path) -> None:
-    lines = ["1,0,64,0,3.12", "2,0,64,0,1.33", "2,1,64,0,1.33"]
-    mapped = csv_adapter.Mapped(csv_adapter.parse_columns(COLUMNS))
-    records, _ = csv_adapter.read(csv_study(tmp_path, lines), mapped)
-    assert "baseline_first_step" in causes(records)["super-linear"]
-    (row,) = findings(records[:1]).pooled.to_dict("records")
-    assert math.isnan(row["low"]), "one step has no interval"
 
 
 def test_csv_repeats_give_a_median(tmp_path: Path) -> None:
