@@ -257,9 +257,14 @@ def _measured(run: Record) -> dict[str, Any]:
         "energy_j_per_img": run.energy_j_per_img,
         "loss_start": run.loss.start if run.loss is not None else None,
         "loss_end": run.loss.end if run.loss is not None else None,
-        "alone_batch": run.ranks[0].batch if run.ranks and run.ablation is not None else None,
+        "alone_batch": _first_batch(run) if run.ablation is not None else None,
         **_ablation(run.ablation),
     }
+
+
+def _first_batch(run: Record) -> int | None:
+    """Images per step of rank 0, the one that runs alone."""
+    return next((rank.batch for rank in run.ranks if rank.rank == 0), None)
 
 
 def _ablation(ablation: Ablation | None) -> dict[str, float | None]:
@@ -294,9 +299,9 @@ def _median_error(values: Sequence[float]) -> float | None:
 
 def _phases(run: Record) -> dict[str, Any]:
     slowest = run.throughput.slowest_rank if run.throughput is not None else -1
-    if run.window is None or not 0 <= slowest < len(run.ranks):
+    rank = next((rank for rank in run.ranks if rank.rank == slowest), None)
+    if run.window is None or rank is None:
         return {}
-    rank = run.ranks[slowest]
     main = slice(run.window.first, run.window.first + run.window.steps)
     means = {f"{phase}_s": rank.stats[phase].mean_s for phase in PHASES if phase in rank.stats}
     return means | {

@@ -105,6 +105,13 @@ def test_order_of_records_changes_nothing() -> None:
     assert straight[numbers].to_numpy() == pytest.approx(mixed[numbers].to_numpy())
 
 
+def test_order_of_ranks_in_a_record_changes_nothing() -> None:
+    run = make_record(3, 16, 0.5, ablation=ablation(0.5, [0.4, 0.45, 0.5], 0.4))
+    turned = run.model_copy(update={"ranks": run.ranks[::-1]})
+    one, other = (frame.row(record, Path()) for record in (run, turned))
+    assert one == other
+
+
 LAWS = {
     "Amdahl": (laws.AMDAHL, (0.08,), (1, 2, 3, 4, 6, 8)),
     "Gustafson": (laws.GUSTAFSON, (0.1,), (1, 2, 4, 8, 16)),
