@@ -27,10 +27,12 @@ from dpeval.plan import Plan, RankPlan
 from dpeval.schema import Frozen
 
 if TYPE_CHECKING:
-    from dpeval.supervise import Outcome
+    from dpeval.supervise import Failure, Outcome
 
 PART_TIMEOUT_S = 60.0
 """How long node 0 waits for what another node measured, once its own ranks have ended."""
+PEER = "peer"
+"""Kind of a failure that is only another node's."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,39 @@ def find(node: Node, config: Config) -> Meeting:
     )
 
 
+LOOK_EVERY_S = 1.0
+
+
+class Alarm:
+    """How a failure on one node reaches the others within seconds.
+
+    A rank that waits in a collective for one that is gone may learn of it only when a timeout of
+    NCCL's ends, after minutes; and a flag that is all-reduced in every step would be part of what
+    is measured. So the parents, which do not train, tell each other through the run's folder.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._node, self._looked_s = node, time.monotonic()
+
+    def raise_(self) -> None:
+        """Tell the other nodes that this one's ranks have failed."""
+        _write(self._path(self._node.index), "")
+
+    def heard(self) -> Failure | None:
+        """The failure that another node has told of; looks once a second."""
+        from dpeval.supervise import Failure
+
+        if time.monotonic() - self._looked_s < LOOK_EVERY_S:
+            return None
+        self._looked_s = time.monotonic()
+        others = (index for index in range(self._node.count) if index != self._node.index)
+        failed = next((index for index in others if self._path(index).exists()), None)
+        return None if failed is None else Failure(PEER, None, f"node {failed} of the run failed")
+
+    def _path(self, index: int) -> Path:
+        return self._node.folder / f".failed-{index}-{self._node.attempt}"
+
+
 def leave_part(
     node: Node, plan: Plan, board: Board, outcome: Outcome, pids: dict[int, int]
 ) -> None:
@@ -189,6 +224,8 @@ def _is_echo(failure: object) -> bool:
 
     if not isinstance(failure, Failure):
         return False
+    if failure.kind == PEER:
+        return True
     text = f"{failure.exception} {failure.message}".lower()
     return any(word in text for word in COLLECTIVE_ERRORS)
 

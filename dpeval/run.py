@@ -133,8 +133,12 @@ def _run_ranks(
     ranks = supervise.Ranks(tasks, board, config.hardware)
     pids = dict(ranks.pids)
     sampler = _sampler(here, pids) if config.measure.conditions else None
+    alarm = nodes.Alarm(job.node) if job.node is not None else None
     with stay_off({cpu for rank in here for cpu in rank.cpus}):
-        outcome = ranks.watch(_ticker(job, board, sampler, watcher))
+        elsewhere = alarm.heard if alarm is not None else lambda: None
+        outcome = ranks.watch(_ticker(job, board, sampler, watcher), elsewhere)
+    if alarm is not None and outcome.failure is not None and outcome.failure.kind != "interrupt":
+        alarm.raise_()
     return outcome, pids, sampler.finish() if sampler is not None else None
 
 

@@ -43,7 +43,7 @@ class Failure:
     """Why the ranks of a run were ended."""
 
     kind: str
-    """exception, oom, signal, exit, hang, startup."""
+    """exception, oom, signal, exit, hang, startup, interrupt, peer, lost_node."""
     rank: int | None
     message: str
     exception: str | None = None
@@ -135,10 +135,13 @@ class Ranks:
         """Process id per rank."""
         return {rank: process.pid or 0 for rank, process in self._processes.items()}
 
-    def watch(self, on_tick: Callable[[], None]) -> Outcome:
+    def watch(
+        self, on_tick: Callable[[], None], elsewhere: Callable[[], Failure | None]
+    ) -> Outcome:
         """Wait until all ranks have told their result, one fails, or a signal asks to stop.
 
-        `on_tick` is called between polls, in this process. All ranks have ended on return.
+        `on_tick` is called between polls, in this process, and so is `elsewhere`, which tells of
+        a failure on another node. All ranks have ended on return.
         """
         outcome = Outcome()
         hang = _HangDetector(self._board, self._hardware, list(self._local.values()), self.pids)
@@ -148,7 +151,7 @@ class Ranks:
                     self._wait()
                     self._note_peaks(outcome)
                     self._sort_messages(outcome)
-                    outcome.failure = outcome.failure or self._dead() or hang.check()
+                    outcome.failure = outcome.failure or self._dead() or hang.check() or elsewhere()
                     self._heed(received, outcome, hang.longest_step_s)
                     if outcome.failure is None:
                         on_tick()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
+from dpeval.analysis import frame
+from dpeval.analysis.findings import find
 from dpeval.record import Record
 from tests.multiprocess.conftest import Finished
 
@@ -87,10 +90,37 @@ def test_an_injected_fault_is_named(train: Train, overrides: tuple[str, ...], co
         assert not run.window.steady
 
 
-def test_nothing_is_named_in_a_clean_run(train: Train) -> None:
-    done = train(*FAST)
-    codes = {warning.code for warning in done.record.warnings}
-    assert codes <= {"plan", "conditions"}
+def test_nothing_is_named_in_fifty_clean_runs(train: Train) -> None:
+    short = ("model.args.forward_s=0.004", "model.args.backward_s=0.006", "num_devices=2")
+    done = train("-m", *FAST, *short, "repeat=50")
+    assert len(done.records) == 50
+    # What the plan and the machine add is no fault of the training.
+    codes = [{warning.code for warning in run.warnings} for run in done.records]
+    assert set().union(*codes) <= {"plan", "conditions"}
+
+
+def test_the_waterfall_finds_the_factors_that_were_built_in(train: Train) -> None:
+    """Passes take the same time whatever the batch, so half a batch is computed half as
+    efficiently; the second rank takes 1.5 times as long; nothing else costs anything."""
+    slow = ("model.args.forward_s=0.1", "model.args.backward_s=0.15")
+    straggler = "model.args.faults={straggler_rank: 1, straggler_factor: 1.5}"
+    done = train("-m", *CALIBRATED, *slow, straggler, "num_devices=1,2", "measure.ablation=true")
+    assert done.status == 0, done.err
+    found = find(frame.load([done.folder / "outputs"]))
+    (waterfall,) = found.waterfalls
+    factors = {factor.name: factor.value for factor in waterfall.factors}
+    assert factors == pytest.approx(
+        {
+            "input": 1.0,
+            "granularity": 0.5,
+            "contention": 1.0,
+            "load balance": 1 / 1.5,
+            "exposed communication": 1.0,
+            "remainder": 1.0,
+        },
+        rel=0.05,
+    )
+    assert math.prod(factors.values()) == pytest.approx(waterfall.efficiency)
 
 
 def test_all_ranks_stop_at_the_same_step(train: Train) -> None:
