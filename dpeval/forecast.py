@@ -41,8 +41,6 @@ WORKSPACE_BYTES = 96 * MIB
 """GPU rank: cuBLAS (8 MiB, 32 MiB on Hopper) and cuDNN work areas."""
 REPLAYED_STEPS = 3
 """The first makes the optimizer's state, the second meets the holes, the third settles."""
-PREFETCHED_BATCHES = 1
-"""uint8 batches on the host beside the one in use where no core is spare to make more."""
 
 
 def forecast(
