@@ -96,7 +96,7 @@ def notes(run: Mapping[Any, Any]) -> str:
         said.append(f"stand-in data ({_text(run['dataset_used'])})")
     if bool(run["oversubscribed"]):
         said.append("oversubscribed")
-    said += [_text(run.get("conditions_bad", "")), *_lines(run["warnings"])]
+    said += [_text(run["conditions_bad"]), *_lines(run["warnings"])]
     return "; ".join(dict.fromkeys(text for text in said if text))[: 2 * _MOST_TEXT]
 
 

@@ -28,9 +28,11 @@ from dpeval import record
 from dpeval.config import Config, check
 from dpeval.errors import DpevalError, LaunchError
 from dpeval.launchers.follow import PROGRESS_NAME, Progress, write_progress
+from dpeval.launchers.inside import describe_job, oar_nodes, show_oar_gpus
+from dpeval.launchers.neighbours import Watch
 from dpeval.launchers.unmeasured import unmeasured
 from dpeval.nodes import Node
-from dpeval.record import Cause, Record, Scheduler
+from dpeval.record import Cause, Record
 from dpeval.schema import Frozen
 
 if TYPE_CHECKING:
@@ -118,9 +120,14 @@ def carry(folder: Path) -> int:
     if node is not None and node.index > 0:
         return assist(config, folder, spec, node)
     attempts = _note_attempt(folder, spec)
+    job = describe_job(spec.launcher, os.environ)
     with _told_to_end() as stops:
+        others = Watch(job, os.environ)
         made = _execute(config, folder, spec, node)
-    made = made.model_copy(update={"scheduler": describe_job(spec.launcher, os.environ)})
+        others.look()
+    details, warnings = others.told()
+    job = job.model_copy(update={"details": {**job.details, **details}})
+    made = made.model_copy(update={"scheduler": job, "warnings": [*made.warnings, *warnings]})
     record.write(made, folder / record.FILE_NAME)
     may_go_on = made.status == "interrupted" and attempts <= spec.requeue
     if may_go_on and ("SIGUSR2" in stops or is_preempted(spec.launcher)):
@@ -153,7 +160,7 @@ def other_nodes(spec: JobSpec, config: Config, node: Node | None) -> Iterator[No
     if spec.launcher != "oar" or node is None:
         yield
         return
-    hosts = _oar_nodes(os.environ)
+    hosts = oar_nodes(os.environ)
     if len(hosts) < node.count:
         raise LaunchError(f"num_nodes={node.count}, and OAR gave {', '.join(hosts) or 'none'}")
     started = []
@@ -327,83 +334,6 @@ def point_at_scratch(config: Config) -> None:
     """Let the data lie where the site wants it, unless the configuration names a folder."""
     if config.site.scratch is not None and config.dataset.root is None:
         os.environ["DPEVAL_DATA"] = os.path.expandvars(config.site.scratch)
-
-
-def show_oar_gpus(environment: Any) -> None:
-    """Make the job's GPUs, and only them, visible to CUDA: OAR itself sets nothing."""
-    path = environment.get("OAR_RESOURCE_PROPERTIES_FILE")
-    if path is None or "CUDA_VISIBLE_DEVICES" in environment:
-        return
-    devices = oar_gpus(Path(path).read_text(encoding="utf-8", errors="replace"))
-    if devices:
-        environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, devices))
-
-
-def oar_gpus(properties: str, host: str | None = None) -> list[int]:
-    """Device numbers in OAR's resource file (lines ``gpudevice = '0' , host = 'node1' , …``).
-
-    Of several nodes the job's first counts (`host` None): OAR starts the job there.
-    """
-    found: dict[str, set[int]] = {}
-    for line in properties.splitlines():
-        fields = dict(re.findall(r"(\w+)\s*=\s*'([^']*)'", line))
-        where = fields.get("network_address") or fields.get("host") or ""
-        devices = found.setdefault(where, set())
-        if fields.get("gpudevice", "").isdigit():
-            devices.add(int(fields["gpudevice"]))
-    if not found:
-        return []
-    return sorted(found.get(host or next(iter(found)), set()))
-
-
-def describe_job(launcher: str, environment: Mapping[str, str]) -> Scheduler:
-    """The job that this process is in, from the variables that its scheduler sets."""
-    if launcher == "slurm":
-        array = environment.get("SLURM_ARRAY_JOB_ID")
-        task = environment.get("SLURM_ARRAY_TASK_ID")
-        raw = environment.get("SLURM_JOB_ID", "")
-        return Scheduler(
-            kind=launcher,
-            job_id=f"{array}_{task}" if array else raw,
-            array_id=array,
-            nodes=[environment[name] for name in ("SLURM_JOB_NODELIST",) if name in environment],
-            details=_some(environment, _SLURM_DETAILS),
-        )
-    return Scheduler(
-        kind=launcher,
-        job_id=environment.get("OAR_JOB_ID", ""),
-        array_id=environment.get("OAR_ARRAY_ID"),
-        nodes=_oar_nodes(environment),
-        details=_some(environment, _OAR_DETAILS),
-    )
-
-
-_SLURM_DETAILS = (
-    "SLURM_JOB_PARTITION",
-    "SLURM_CPUS_ON_NODE",
-    "SLURM_MEM_PER_NODE",
-    "SLURM_JOB_GPUS",
-    "SLURM_RESTART_COUNT",
-    "SLURM_JOB_ACCOUNT",
-)
-_OAR_DETAILS = (
-    "OAR_PROJECT_NAME",
-    "OAR_JOB_WALLTIME",
-    "OAR_ARRAY_INDEX",
-    "CUDA_VISIBLE_DEVICES",
-)
-
-
-def _some(environment: Mapping[str, str], names: tuple[str, ...]) -> dict[str, str]:
-    return {name: environment[name] for name in names if name in environment}
-
-
-def _oar_nodes(environment: Mapping[str, str]) -> list[str]:
-    try:
-        lines = Path(environment["OAR_NODEFILE"]).read_text(encoding="utf-8").split()
-    except (KeyError, OSError):
-        return []
-    return list(dict.fromkeys(lines))
 
 
 def is_preempted(launcher: str) -> bool:

@@ -64,7 +64,7 @@ def scheduler(kind: str) -> Scheduler:
     return known[kind]
 
 
-def _run(command: list[str]) -> str:
+def ask(command: list[str]) -> str:
     """Standard output of a scheduler's command.
 
     Raises:
@@ -98,12 +98,12 @@ class Slurm:
         # squeue --jobs fails as a whole when it has forgotten one of them; --user does not.
         # All states: a job that has just ended may not have reached the accounting yet.
         recent = parse_squeue(
-            _run(["squeue", "-h", "-r", "-t", "all", "-u", getpass.getuser(), "-o", "%i|%T|%r|%N"])
+            ask(["squeue", "-h", "-r", "-t", "all", "-u", getpass.getuser(), "-o", "%i|%T|%r|%N"])
         )
         fields = "JobID,State,ExitCode,NodeList"
         try:
             accounted = parse_sacct(
-                _run(["sacct", "-n", "-P", "-o", fields, "-j", ",".join(arrays)])
+                ask(["sacct", "-n", "-P", "-o", fields, "-j", ",".join(arrays)])
             )
         except LaunchError:
             accounted = None  # without accounting only the controller's short memory is left
@@ -112,7 +112,7 @@ class Slurm:
 
     def cancel(self, job_ids: Sequence[str]) -> None:
         if job_ids:
-            _run(["scancel", *job_ids])
+            ask(["scancel", *job_ids])
 
 
 def latest(
@@ -225,8 +225,8 @@ class Oar:
     def _query(self, job_ids: Sequence[str]) -> dict[str, JobState]:
         ids = ",".join(str(int(job_id)) for job_id in job_ids)
         # One question, whatever the number of jobs: -j given N times costs N queries.
-        jobs = parse_oarstat(_run(["oarstat", "-f", "-J", "--sql", f"job_id IN ({ids})"]))
-        again = parse_oarstat(_run(["oarstat", "-f", "-J", "--sql", f"resubmit_job_id IN ({ids})"]))
+        jobs = parse_oarstat(ask(["oarstat", "-f", "-J", "--sql", f"job_id IN ({ids})"]))
+        again = parse_oarstat(ask(["oarstat", "-f", "-J", "--sql", f"resubmit_job_id IN ({ids})"]))
         found = {job_id: oar_state(job) for job_id, job in jobs.items()}
         if again:
             later = self._query(list(again))
@@ -238,8 +238,8 @@ class Oar:
         if not job_ids:
             return
         ids = ",".join(str(int(job_id)) for job_id in job_ids)
-        again = parse_oarstat(_run(["oarstat", "-f", "-J", "--sql", f"resubmit_job_id IN ({ids})"]))
-        _run(["oardel", *job_ids, *again])
+        again = parse_oarstat(ask(["oarstat", "-f", "-J", "--sql", f"resubmit_job_id IN ({ids})"]))
+        ask(["oardel", *job_ids, *again])
 
 
 def parse_oarstat(text: str) -> dict[str, dict[str, Any]]:

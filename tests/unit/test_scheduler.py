@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpeval.errors import LaunchError
-from dpeval.launchers.job import oar_gpus, show_oar_gpus
+from dpeval.launchers import neighbours
+from dpeval.launchers.inside import oar_gpus, show_oar_gpus
 from dpeval.launchers.scheduler import (
     JobState,
     latest,
@@ -20,6 +21,7 @@ from dpeval.launchers.scheduler import (
     scheduler,
     slurm_state,
 )
+from dpeval.record import Scheduler
 
 SQUEUE = """4_1|PENDING|JobArrayTaskLimit|
 6|PENDING|Resources|
@@ -156,3 +158,40 @@ def test_visible_gpus_are_set_where_oar_sets_none(tmp_path: Any) -> None:
     already = {**environment, "CUDA_VISIBLE_DEVICES": "7"}
     show_oar_gpus(already)
     assert already["CUDA_VISIBLE_DEVICES"] == "7"
+
+
+OAR_JOBS = """{
+ "4": {"owner": "ann", "assigned_network_address": ["node1", "node2"]},
+ "5": {"owner": "bob", "assigned_network_address": ["node2"]},
+ "6": {"owner": "eve", "assigned_network_address": ["node3"]}
+}"""
+
+
+@pytest.mark.parametrize(
+    ("job", "answer", "told"),
+    [
+        (Scheduler(kind="slurm", job_id="4_1", nodes=["node[1-2]"]), "8|ann\n9|bob\n", "9 of bob"),
+        (Scheduler(kind="slurm", job_id="4_1", nodes=["node[1-2]"]), "8|ann\n", "none"),
+        (Scheduler(kind="oar", job_id="4", nodes=["node1", "node2"]), OAR_JOBS, "5 of bob"),
+        (Scheduler(kind="oar", job_id="4", nodes=["node1", "node2"]), "", "none"),
+    ],
+)
+def test_other_jobs_on_the_nodes_are_told(
+    monkeypatch: pytest.MonkeyPatch, job: Scheduler, answer: str, told: str
+) -> None:
+    monkeypatch.setattr(neighbours, "ask", lambda command: answer)
+    details, warnings = neighbours.Watch(job, {"SLURM_JOB_ID": "8"}).told()
+    assert details == {neighbours.DETAIL: told}
+    assert [warning.code for warning in warnings] == ["shared_node"] * (told != "none")
+
+
+def test_a_scheduler_that_cannot_be_asked_is_not_taken_for_an_empty_node(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(command: list[str]) -> str:
+        raise LaunchError("squeue is not installed here")
+
+    monkeypatch.setattr(neighbours, "ask", refuse)
+    details, warnings = neighbours.Watch(Scheduler(kind="slurm", job_id="8"), {}).told()
+    assert details[neighbours.DETAIL] == "not known: squeue is not installed here"
+    assert warnings == []

@@ -61,8 +61,6 @@ class Sheet:
             pooled: one row per configuration, with `img_per_s`, `low`, `high`.
             models: laws and efficiency factors, where they were computed.
         """
-        if "conditions_bad" not in runs:
-            runs = runs.assign(conditions_bad="")
         table = cells(runs, pooled)
         return cls(runs, table, families(table), models or Models())
 
