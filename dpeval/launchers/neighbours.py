@@ -40,7 +40,8 @@ class Watch:
 
     def __init__(self, job: Scheduler, environment: Mapping[str, str]) -> None:
         self._job = job
-        self._raw_id = environment.get("SLURM_JOB_ID", job.job_id)
+        is_slurm = job.kind == "slurm"
+        self._raw_id = environment.get("SLURM_JOB_ID", "") if is_slurm else job.job_id
         self._seen: dict[str, str] = {}
         self._why_not = ""
         self.look()

@@ -179,7 +179,7 @@ OAR_JOBS = """{
 def test_other_jobs_on_the_nodes_are_told(
     monkeypatch: pytest.MonkeyPatch, job: Scheduler, answer: str, told: str
 ) -> None:
-    monkeypatch.setattr(neighbours, "ask", lambda command: answer)
+    monkeypatch.setattr(neighbours, "ask", lambda _: answer)
     details, warnings = neighbours.Watch(job, {"SLURM_JOB_ID": "8"}).told()
     assert details == {neighbours.DETAIL: told}
     assert [warning.code for warning in warnings] == ["shared_node"] * (told != "none")
