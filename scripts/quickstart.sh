@@ -8,6 +8,7 @@ latest=$(ls -d outputs/quickstart/*/ | tail -n 1)
 cat <<END
 
 What was made
+  report    ${latest}analysis/report.html   (open it in a browser)
   records   ${latest}<run>/metrics.json
   tables    ${latest}analysis/summary.csv, runs.csv
   figures   ${latest}analysis/*.png

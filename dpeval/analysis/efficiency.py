@@ -31,7 +31,8 @@ MEANING = {
     GRANULARITY: "a smaller per-device batch, which computes less efficiently",
     CONTENTION: "ranks that share memory bandwidth, clocks and cores",
     BALANCE: "a slowest rank that holds up the others",
-    COMMUNICATION: "waits for gradients that backward does not hide",
+    COMMUNICATION: "summing gradients: waits that backward does not hide, and what the transfer "
+    "takes from computing",
     REMAINDER: "outliers and drift, which the windows do not hold",
 }
 

@@ -45,7 +45,7 @@ def waterfall(sheet: Sheet) -> Drawing:
     more = len(wanted) - len(shown)
     notes = [
         "Left to right in every row: what remains of the ideal before and after the factor; the "
-        "factors' product is the measured efficiency (error bar: 95 % interval).",
+        "factors' product is the measured efficiency. ± and error bar: 95 % interval, where known.",
         f"{more} more configurations are in the tables." if more else "",
     ]
     style.footnotes(figure, notes)
@@ -83,7 +83,7 @@ def _draw(axes: Axes, factors: pd.DataFrame, half: float) -> None:
         axes.barh(row, after - level, left=level, color=colour, hatch=hatch, height=0.62,
                   edgecolor="white", linewidth=0.5, zorder=2)  # fmt: skip
         axes.plot([level, level], [row - 0.69, row + 0.31], color=style.MUTED, linewidth=0.7)
-        _label(axes, row, min(level, after), max(level, after), factor.value)
+        _label(axes, row, min(level, after), max(level, after), _words(factor))
         names.append(textwrap.fill(str(factor.factor), 24))
         level = after
     last = len(names)
@@ -91,7 +91,7 @@ def _draw(axes: Axes, factors: pd.DataFrame, half: float) -> None:
     axes.barh(last, level, color=_WHOLE, height=0.62, zorder=2)
     axes.errorbar(level, last, xerr=half, color=style.INK, elinewidth=1.1, zorder=3)
     axes.annotate(
-        f"{level:.1%} ± {half:.1%}", (level + half, last), xytext=(5, 0), va="center",
+        f"{100 * level:.1f} ± {100 * half:.1f} %", (level + half, last), xytext=(5, 0), va="center",
         textcoords="offset points", fontweight="bold", fontsize=8.5,
     )  # fmt: skip
     names.append("measured")
@@ -104,13 +104,18 @@ def _draw(axes: Axes, factors: pd.DataFrame, half: float) -> None:
     axes.set_xlabel("parallel efficiency")
 
 
-def _label(axes: Axes, row: int, left: float, right: float, value: float) -> None:
+def _words(factor: Any) -> str:
+    half = getattr(factor, "half", math.nan)
+    return f"× {factor.value:.3f}" + (f" ± {half:.3f}" if math.isfinite(half) else "")
+
+
+def _label(axes: Axes, row: int, left: float, right: float, words: str) -> None:
     """The factor beside its bar: left of it where the page ends, right of it otherwise."""
-    if left > 0.22:
-        axes.annotate(f"× {value:.3f}", (left, row), xytext=(-4, 0), ha="right", va="center",
+    if left > 0.4:
+        axes.annotate(words, (left, row), xytext=(-4, 0), ha="right", va="center",
                       textcoords="offset points", fontsize=8)  # fmt: skip
     else:
-        axes.annotate(f"× {value:.3f}", (right, row), xytext=(4, 0), ha="left", va="center",
+        axes.annotate(words, (right, row), xytext=(4, 0), ha="left", va="center",
                       textcoords="offset points", fontsize=8)  # fmt: skip
 
 
