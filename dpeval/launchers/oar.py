@@ -10,7 +10,7 @@ from typing import Any
 from dpeval.config import Config, SiteConfig
 from dpeval.errors import LaunchError
 from dpeval.launchers.resources import Group, Resources, oar_parameters
-from dpeval.launchers.submission import oarsub_command
+from dpeval.launchers.submission import oarsub_command, waves
 from dpeval.launchers.submit import SchedulerLauncher
 
 
@@ -24,15 +24,15 @@ class OarLauncher(SchedulerLauncher):
 
     def text(self, group: Group, folder: Path) -> str:
         script = folder / "<submission>.sh"
-        count = len(group.members)
-        if self.options.requeue:
-            line = shlex.join(oarsub_command(group.parameters, script, None))
-            return (
-                f"{line}\n({count} times: OAR resubmits the elements of no array)"
-                if count > 1
-                else line
-            )
-        return shlex.join(oarsub_command(group.parameters, script, count))
+        lines, parameters = [], group.parameters
+        for wave in waves(group.members, self.options.array_parallelism):
+            singly = bool(self.options.requeue) and len(wave) > 1
+            line = shlex.join(oarsub_command(parameters, script, None if singly else len(wave)))
+            lines.append(line)
+            if singly:
+                lines.append(f"({len(wave)} times: OAR resubmits the elements of no array)")
+            parameters = self.after(group.parameters, "<each job above>")
+        return "\n".join(lines)
 
     def executor(self, folder: Path, parameters: dict[str, Any], config: Config) -> Any:
         from dpeval.launchers.oar_executor import OarExecutor
@@ -45,6 +45,7 @@ class OarLauncher(SchedulerLauncher):
         executor = OarExecutor(folder)
         executor.carried = tuple(config.site.environment)
         executor.singly = bool(self.options.requeue)
+        executor.at_once = self.options.array_parallelism
         executor.update_parameters(**parameters)
         return executor
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from submitit.core import core, utils
 from submitit_oar import oar
 
-from dpeval.launchers.submission import oar_script, oarsub_command, worker_command
+from dpeval.launchers.submission import oar_script, oarsub_command, waves, worker_command
 
 
 class OarExecutor(oar.OarExecutor):  # type: ignore[misc]  # untyped base
@@ -25,6 +26,8 @@ class OarExecutor(oar.OarExecutor):  # type: ignore[misc]  # untyped base
     """Names of the variables carried into the job."""
     singly: bool = False
     """Submit no arrays: of an array OAR resubmits the first element alone."""
+    at_once: int = 1
+    """OAR limits no array, so what is more than this waits for as many before it to end."""
 
     @property
     def _submitit_command_str(self) -> str:
@@ -43,9 +46,24 @@ class OarExecutor(oar.OarExecutor):  # type: ignore[misc]  # untyped base
     def _internal_process_submissions(
         self, delayed_submissions: list[utils.DelayedSubmission]
     ) -> list[core.Job[Any]]:
-        if self.singly or len(delayed_submissions) == 1:
-            return core.PicklingExecutor._internal_process_submissions(self, delayed_submissions)
-        pickles = [self._dump(delayed) for delayed in delayed_submissions]
+        jobs: list[core.Job[Any]] = []
+        given = self.parameters["additional_parameters"]
+        try:
+            for wave in waves(delayed_submissions, self.at_once):
+                sent = self._send(wave)
+                jobs += sent
+                # Ended, however it ended, is enough: OAR takes Error for an end, too.
+                self.parameters["additional_parameters"] = {
+                    **given, "a": [job.job_id for job in sent]
+                }  # fmt: skip
+        finally:
+            self.parameters["additional_parameters"] = given
+        return jobs
+
+    def _send(self, wave: Sequence[utils.DelayedSubmission]) -> list[core.Job[Any]]:
+        if self.singly or len(wave) == 1:
+            return core.PicklingExecutor._internal_process_submissions(self, list(wave))
+        pickles = [self._dump(delayed) for delayed in wave]
         self.parameters["map_count"] = len(pickles)
         try:
             first = self._submit_command(self._submitit_command_str)

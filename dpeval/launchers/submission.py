@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dpeval.launchers.resources import Group
+
+Item = TypeVar("Item")
 
 
 def worker_command(folder: Path, python: str = sys.executable) -> str:
@@ -57,6 +59,12 @@ def oarsub_command(parameters: Mapping[str, Any], script: Path, count: int | Non
             command += [flag, str(item)]
     # OAR starts this through a shell as the user, hence the quotes.
     return [*command, f"/bin/bash {shlex.quote(str(script))}"]
+
+
+def waves(items: Sequence[Item], at_once: int) -> Iterator[Sequence[Item]]:
+    """`items` in order, `at_once` at a time."""
+    for first in range(0, len(items), at_once):
+        yield items[first : first + at_once]
 
 
 def oar_script(

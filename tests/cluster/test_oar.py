@@ -53,6 +53,18 @@ def test_every_run_gets_and_sees_the_gpus_it_needs(oar: Cluster) -> None:
     assert [len(devices.split(",")) for devices in visible] == [1, 2, 3]
 
 
+def test_no_more_runs_at_once_than_asked_even_after_failures(oar: Cluster) -> None:
+    # The first two fail, which must not keep the others waiting for ever.
+    done, sweep = oar.sweep(*TINY, SHARED, "batch=12,16,20,24",
+                            "+model.args.faults.fail_at_step=3",
+                            "hydra.launcher.array_parallelism=2")  # fmt: skip
+    assert [record.status for record in records(sweep)] == ["failed"] * 4, done.stdout
+    jobs = asked(oar, sweep)
+    assert len({job["array_id"] for job in jobs}) == 2
+    ends = [int(job["stop_time"]) for job in jobs[:2]]
+    assert all(int(job["start_time"]) >= max(ends) for job in jobs[2:])
+
+
 def test_a_failed_run_is_failed_whatever_oar_says(oar: Cluster) -> None:
     done, sweep = oar.sweep(*TINY, SHARED, "batch=16", "+model.args.faults.fail_at_step=3")
     assert done.returncode == 1

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from dpeval.config import Config, HardwareConfig, MeasureConfig, SiteConfig, identity
 from dpeval.errors import ConfigError, LaunchError
+from dpeval.launchers.oar import OarLauncher
 from dpeval.launchers.resources import (
     Group,
     LauncherOptions,
@@ -248,3 +249,16 @@ def test_parameters_are_plain_json() -> None:
         oar_parameters(found, SiteConfig(), OPTIONS, "n"),
     ):
         assert json.loads(json.dumps(parameters)) == parameters
+
+
+def test_oar_gets_runs_beyond_the_limit_as_waves_that_wait_for_each_other() -> None:
+    launcher = OarLauncher(array_parallelism=2)
+    found = resolve(gpu(2), None, OPTIONS)
+    parameters = oar_parameters(found, SiteConfig(), OPTIONS, "n")
+    text = launcher.text(Group(found, parameters, (0, 1, 2, 3, 4)), Path())
+    first, second, third = text.splitlines()
+    assert "--array 2" in first
+    assert "-a" not in shlex.split(first)
+    assert "--array 2" in second
+    assert "-a '<each job above>'" in second
+    assert "--array" not in third
