@@ -61,8 +61,8 @@ def test_no_more_runs_at_once_than_asked_even_after_failures(oar: Cluster) -> No
     assert [record.status for record in records(sweep)] == ["failed"] * 4, done.stdout
     jobs = asked(oar, sweep)
     assert len({job["array_id"] for job in jobs}) == 2
-    ends = [int(job["stop_time"]) for job in jobs[:2]]
-    assert all(int(job["start_time"]) >= max(ends) for job in jobs[2:])
+    ends = [int(job["stopTime"]) for job in jobs[:2]]
+    assert all(int(job["startTime"]) >= max(ends) for job in jobs[2:])
 
 
 def test_a_failed_run_is_failed_whatever_oar_says(oar: Cluster) -> None:
