@@ -20,6 +20,7 @@ from multiprocessing.connection import Connection
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from dpeval import cli, models, strategies, supervise
 from dpeval.board import COLUMNS, Board
@@ -166,7 +167,11 @@ def line(config: Config, batch: int, memtracker: Callable[[Config, int], int] | 
     )
     if memtracker is not None:
         counted = ahead.counted_bytes - ahead.parts["optimizer"] - ahead.parts["buckets"]
-        print(f"{counted / MIB:9.0f}{memtracker(config, batch) / MIB:9.0f}", end="")
+        try:
+            tracked = f"{memtracker(config, batch) / MIB:9.0f}"
+        except DataDependentOutputException:
+            tracked = f"{'cannot':>9}"  # the model asks a tensor without data for a number
+        print(f"{counted / MIB:9.0f}{tracked}", end="")
     print(flush=True)
     return error
 

@@ -227,8 +227,12 @@ def outcome_words(record: Record) -> str:
     return f"{record.status.upper()}: {reason}" + (f" — until then {text}" if text else "")
 
 
-def run_table(record: Record) -> Table:
-    """Where the time of a step goes, by phase, on the slowest rank."""
+def run_table(record: Record) -> Table | str:
+    """Where the time of a step goes, by phase, on the slowest rank; how it ended, without steps."""
+    slowest = record.throughput.slowest_rank if record.throughput is not None else 0
+    stats = record.ranks[slowest].stats if record.ranks else {}
+    if not stats:
+        return escape(outcome_words(record))
     table = make_table(
         escape(outcome_words(record)),
         {
@@ -239,10 +243,6 @@ def run_table(record: Record) -> Table:
             "share": "right",
         },
     )
-    slowest = record.throughput.slowest_rank if record.throughput is not None else 0
-    stats = record.ranks[slowest].stats if record.ranks else {}
-    if not stats:
-        return table
     whole_s = stats["step"].mean_s
     for phase in (*PHASES, "step"):
         item = stats[phase]
