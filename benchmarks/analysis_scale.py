@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -93,6 +94,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory(dir=given.folder) as name:
             folder, out = Path(name) / "outputs", Path(name) / "analysis"
             total = write_records(folder, count)
+            os.sync()  # writing them back is no part of the analysis
             for what in ("tables", "tables, cached", "report"):
                 is_report = what == "report"
                 if is_report and count > REPORT_UP_TO:

@@ -7,6 +7,7 @@ every worker, where it has no guard; a plain subprocess cannot.
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import subprocess
@@ -79,6 +80,8 @@ def _elsewhere(files: Sequence[Path]) -> list[Line]:
 
 def main() -> None:
     """Answer one list of paths."""
+    # Rows only pile up here, and going through all of them again and again finds nothing to free.
+    gc.disable()
     files = pickle.load(sys.stdin.buffer)
     sys.stdout.buffer.write(pickle.dumps([parse(Path(file)) for file in files], protocol=5))
 
