@@ -35,7 +35,10 @@ COLD_SIZE = 0.25
 COLD_SPREADS = 4.0
 """… if that is this many robust deviations of the steady state, …"""
 COLD_STEPS = 2
-"""… and there are this many of them: the first step is always slow and no news."""
+"""… and there are this many of them: the first step is always slow and no news, …"""
+COLD_EXCESS = 1.0
+"""… and together they cost this many steady steps: a few milliseconds of page faults and new
+buckets do show in steps of 10 ms."""
 
 
 class Fault(Frozen):
@@ -188,7 +191,8 @@ def _cold_start(step_s: Sequence[Floats], first: int) -> list[Fault]:
     slow = 1
     while slow < first and series[slow] > limit:
         slow += 1
-    if slow - 1 < COLD_STEPS:
+    excess = float((series[1:slow] / typical - 1).sum())
+    if slow - 1 < COLD_STEPS or excess < COLD_EXCESS:
         return []
     factor = float(np.mean(series[1:slow])) / typical
     text = f"cold start: the first {slow} steps were {factor:.1f} times as slow; they are left out"
