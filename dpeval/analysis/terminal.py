@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -83,7 +84,7 @@ def _need(row: dict[str, Any]) -> str:
     need, have = row["forecast_bytes"], row["budget_bytes"]
     if row["status"] in ("oom", "skipped") and pd.notna(need) and pd.notna(have) and need > have:
         return f"needs {need / _GIB:.1f} GiB, has {have / _GIB:.1f} GiB"
-    return str(row["cause"])[:60]
+    return textwrap.shorten(str(row["cause"]), 60, placeholder=" …")
 
 
 def _notes(row: dict[str, Any], *, is_best: bool) -> str:
