@@ -17,7 +17,6 @@ from torch import Tensor
 
 from dpeval.config import DatasetConfig
 from dpeval.data.batches import Batches, CacheReader, GatherReader, JpegReader, Reader, WholeReader
-from dpeval.data.copies import CopyAhead
 from dpeval.data.pixels import Normaliser, crop_batch
 from dpeval.data.sampler import ShardedSampler
 from dpeval.data.source import Source
@@ -120,17 +119,15 @@ class HostFeed:
             cpus=share.spare_cpus,
             pinned=share.device.is_cuda,
         )
-        self._copies = CopyAhead(share.device.torch_device) if share.device.is_cuda else None
-        self._batches: Iterator[Any] = (
-            self._copies.ahead(self._host) if self._copies else self._host
-        )
+        self._sender = share.device.sender()
+        self._batches: Iterator[Any] = self._sender.ahead(self._host)
         self.images_read = 0
 
     def next(self) -> Any:
         return next(self._batches)
 
     def put(self, batch: Any) -> tuple[Tensor, Tensor]:
-        pixels, labels, *where = self._copies.receive(batch) if self._copies else batch
+        pixels, labels, *where = self._sender.receive(batch)
         self.images_read += len(labels)
         return self._normalised(self._cropped(pixels, *where)), labels
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpeval.config import DatasetConfig
-from dpeval.data import Source, copies, prepare, used
+from dpeval.data import Source, prepare, used
 from dpeval.data.decode import resize
 from dpeval.data.feeds import (
     LOADERS as MAKERS,
@@ -28,7 +28,7 @@ from dpeval.data.feeds import (
 )
 from dpeval.data.pixels import MEAN, STD, Normaliser, crop_batch
 from dpeval.data.sampler import ShardedSampler
-from dpeval.devices import CpuDevice
+from dpeval.devices import CopyAhead, CpuDevice
 from dpeval.errors import DataError
 from dpeval.plan import deal
 from tests.unit.data.conftest import CONFIG
@@ -239,7 +239,7 @@ def test_the_next_batch_is_sent_before_this_one_is_used(monkeypatch: pytest.Monk
         def record_stream(self, stream: object) -> None:
             kept.append(int(self[0]))
 
-    ahead = copies.CopyAhead(torch.device("cpu"))
+    ahead = CopyAhead(torch.device("cpu"))
     batches = ((torch.tensor([number]).as_subclass(Batch),) for number in range(3))
     sent = ahead.ahead(iter(batches))
     first = next(sent)
