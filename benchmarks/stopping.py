@@ -58,6 +58,20 @@ def resampled(path: Path) -> Callable[[np.random.Generator], tuple[Series, float
     return draw
 
 
+def replay(path: Path) -> str:
+    """Where the rule would have stopped in the run as it came, against all its steady steps."""
+    run = record.read(path)
+    assert run.window is not None
+    steps = np.array(run.ranks[0].step_s)
+    main = steps[run.window.first :]
+    count, mean, is_covered = by_rule(steps / main.mean())
+    within = "covers" if is_covered else "misses"
+    return (
+        f"as it came: the rule stops after {count} of {len(steps)} steps ({len(steps) / count:.1f} "
+        f"times fewer), {mean - 1:+.2%} from the mean of all, which its interval {within}"
+    )
+
+
 def by_rule(steps: Series) -> tuple[int, float, bool]:
     """Steps taken by the rule, its mean, whether its interval covers 1.0 (the scaled truth)."""
     for count in range(CHECK_STEPS, len(steps) + 1, CHECK_STEPS):
@@ -135,6 +149,7 @@ def main() -> None:
     table("simulated", simulated, given.runs)
     for path in given.records:
         table(str(path), resampled(path), given.runs)
+        print(replay(path))
 
 
 if __name__ == "__main__":
