@@ -14,6 +14,7 @@ from dpeval.devices import Device
 
 DRAIN_EVERY_S = 0.1
 """Rows of short steps are written a few at a time: each alone costs its step 15 µs of cold code."""
+_OUTSIDE = "the phase clock was used outside start_step … end_step"
 _PHASES = ("data", "h2d", "forward", "backward", "comm_exposed", "optimizer")
 
 
@@ -53,6 +54,7 @@ class PhaseClock:
 
     def __init__(self, device: Device, rows: Floats) -> None:
         self._device, self._rows = device, rows
+        self._stamp = device.stamp
         self._open: _Step | None = None
         self._last: Any = None
         self._pending: deque[_Step] = deque()
@@ -64,12 +66,14 @@ class PhaseClock:
 
     def start_step(self, index: int, host_s: float) -> None:
         """Begin step `index`; `host_s` is the host's monotonic time, for timelines."""
-        stamp = self._device.stamp()
+        stamp = self._stamp()
         self._open, self._last = _Step(index, host_s, stamp), stamp
 
     def mark(self, phase: str) -> None:
         """Assign the time since the previous mark to `phase`; a phase may be marked repeatedly."""
-        step, stamp = self._current(), self._device.stamp()
+        stamp, step = self._stamp(), self._open
+        if step is None:
+            raise RuntimeError(_OUTSIDE)
         if phase == "backward" and step.last_ready is not None:
             step.spans.append((phase, self._last, step.last_ready))
             step.spans.append(("comm_exposed", step.last_ready, stamp))
@@ -79,8 +83,10 @@ class PhaseClock:
 
     def end_step(self) -> None:
         """Close the step; now and then write the rows of those that the device has finished."""
-        step = self._current()
-        step.end = self._device.stamp()
+        step = self._open
+        if step is None:
+            raise RuntimeError(_OUTSIDE)
+        step.end = self._stamp()
         self._pending.append(step)
         self._open = None
         if step.host_s - self._drained_s >= DRAIN_EVERY_S:
@@ -104,7 +110,9 @@ class PhaseClock:
 
     def bucket_ready(self, bucket: int, nbytes: int, *, is_last: bool) -> _Reduce:
         """A bucket's gradients are complete and its all-reduce begins now."""
-        step, stamp = self._current(), self._device.stamp()
+        stamp, step = self._stamp(), self._open
+        if step is None:
+            raise RuntimeError(_OUTSIDE)
         reduce = _Reduce(bucket, nbytes, stamp)
         step.reduces.append(reduce)
         if is_last:
@@ -113,12 +121,7 @@ class PhaseClock:
 
     def bucket_done(self, reduce: _Reduce) -> None:
         """The all-reduce that :meth:`bucket_ready` returned has ended."""
-        reduce.end = self._device.stamp()
-
-    def _current(self) -> _Step:
-        if self._open is None:
-            raise RuntimeError("the phase clock was used outside start_step … end_step")
-        return self._open
+        reduce.end = self._stamp()
 
     def _write(self, step: _Step) -> None:
         elapsed = self._device.elapsed_s

@@ -8,7 +8,6 @@ import socket
 import threading
 import time
 import traceback
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from multiprocessing.connection import Connection
@@ -26,7 +25,7 @@ from dpeval.config import Config
 from dpeval.control import Control
 from dpeval.data import Source
 from dpeval.data.feeds import Feed, make_feed
-from dpeval.devices import Device, autocast, grad_scaler, open_device, set_numerics
+from dpeval.devices import NOTHING, Device, autocast, grad_scaler, open_device, set_numerics
 from dpeval.measure import StopReason
 from dpeval.oom import be_first_to_go, is_out_of_memory
 from dpeval.plan import Plan
@@ -139,7 +138,7 @@ def train_step(trainer: Trainer, index: int, *, sync: bool = True) -> None:
     for (part, part_labels, is_last), seed in zip(
         micro_batches(images, labels, trainer.plan.micro_batches), trainer.seeds, strict=True
     ):
-        with nullcontext() if sync and is_last else wrapped.no_sync():
+        with NOTHING if sync and is_last else wrapped.no_sync():
             with autocast(device, trainer.config.precision):
                 loss = trainer.criterion(wrapped.module(part), part_labels)
             clock.mark("forward")
