@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import signal
 import stat
 import subprocess
@@ -290,6 +291,21 @@ def test_one_node_of_two_that_fails_fails_the_run(slurm: Cluster) -> None:
     [found] = records(sweep)
     assert found.cause is not None
     assert (found.status, found.cause.rank) == ("failed", 1), found.cause
+
+
+def test_a_full_disk_is_told_even_where_the_job_could_write_nothing(slurm: Cluster) -> None:
+    small = slurm.work / "outputs" / "full"
+    small.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(small)], check=True)
+    try:
+        done, sweep = slurm.sweep(*TINY, "batch=16", "+site.options.begin='now+10'",
+                                  "hydra.launcher.wait=false", study="full")  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        filled = f"head -c 8M /dev/zero > {shlex.quote(str(small / 'filler'))}"
+        assert subprocess.run(["bash", "-c", filled], check=False).returncode != 0
+        wait_for_words(slurm, sweep, r": failed .*no space left", 120)
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=True)
 
 
 @pytest.mark.timeout(3600)
