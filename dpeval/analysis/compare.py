@@ -11,11 +11,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from dpeval.analysis.pool import UNSEEN_SPREAD, student
+
 FAMILY_ERROR = 0.05
 """Chance that anything at all is called different where nothing is."""
-UNSEEN_SPREAD = 0.01
-"""Relative standard deviation between runs that is assumed where neither side has repetitions."""
-
 KEY = [
     "model", "dataset_requested", "loader", "image_px", "hardware", "scaling", "strategy",
     "precision", "memory_format", "threads", "num_devices", "num_nodes", "batch",
@@ -114,7 +113,7 @@ def _change(one: pd.DataFrame | None, two: pd.DataFrame | None, allowed: float) 
             runs, status, _why_not(status),
         )  # fmt: skip
     difference, error, freedom, note = _difference(goods[0], goods[1])
-    half = _quantile(freedom) * error
+    half = student(freedom) * error
     return Change(
         key=key, before=rates[0], after=rates[1],
         ratio=math.exp(difference), low=math.exp(difference - half),
@@ -194,12 +193,6 @@ def _within(side: pd.DataFrame) -> float:
     halves = np.log(side["img_per_s_high"].to_numpy(float) / side["img_per_s_low"].to_numpy(float))
     errors = np.where(side["steps"] > 1, halves / 2 / 1.96, 0.0)
     return float(np.nanmean(errors**2)) if len(errors) else 0.0
-
-
-def _quantile(freedom: float) -> float:
-    from scipy.special import stdtrit
-
-    return 1.959964 if math.isinf(freedom) else float(stdtrit(freedom, 0.975))
 
 
 def _tail(value: float, freedom: float) -> float:

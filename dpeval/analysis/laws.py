@@ -10,13 +10,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from dpeval.analysis.pool import UNSEEN_SPREAD, student
 from dpeval.analysis.scaling import FAMILY, log_halves
 
 Floats = NDArray[np.float64]
 
-UNSEEN_SPREAD = 0.01
-"""Relative standard deviation between runs that is assumed where a configuration ran once: its
-own interval does not hold it, and a law must not be refused for it."""
 REFUSED_P = 0.01
 """A law whose misfit is less likely than this by chance is not supported by the data."""
 _DRAWS = 2_000
@@ -196,7 +194,7 @@ def fit(law: Law, devices: Floats, rate: Floats, errors: Floats | None) -> Fit:
     quantile = 1.96
     if errors is None or (misfit_p is not None and misfit_p < 0.05):
         covariance = covariance * squares / max(1, freedom)
-        quantile = _student(freedom)
+        quantile = student(max(1, freedom))
     spread = np.sqrt(np.diag(covariance))
     ends = [
         Estimate(float(v), float(v - quantile * s), float(v + quantile * s))
@@ -216,12 +214,6 @@ def fit(law: Law, devices: Floats, rate: Floats, errors: Floats | None) -> Fit:
         peak_devices=_peak(found.x, draws) if law is USL else None,
         draws=draws,
     )
-
-
-def _student(freedom: int) -> float:
-    from scipy.special import stdtrit
-
-    return float(stdtrit(max(1, freedom), 0.975))
 
 
 def _draw(values: Floats, covariance: Floats) -> Floats:

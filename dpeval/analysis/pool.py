@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
 from typing import Any
 
@@ -9,9 +10,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dpeval.analysis.frame import CONFIGURATION
+from dpeval.analysis.frame import COLUMNS, CONFIGURATION
 from dpeval.record import PHASES
 
+UNSEEN_SPREAD = 0.01
+"""Relative standard deviation between runs that is assumed where nothing was repeated: a run's own
+interval does not hold it, and nothing must be refused or called different for it."""
+
+_LIKE_RUNS = (
+    *(f"{phase}_s" for phase in PHASES),
+    "balance", "normal_s", "no_sync_s", "alone_s", "no_sync_first_s", "alone_batch",
+    "normal_se_s", "no_sync_se_s", "alone_se_s",
+)  # fmt: skip
 POOLED: dict[str, str] = {
     "series": "runs that may be compared",
     "hardware": "cpu or gpu",
@@ -40,16 +50,7 @@ POOLED: dict[str, str] = {
     "steady": "whether every run reached a steady state",
     "stand_in": "whether other data was fed than was asked for",
     "oversubscribed": "more compute threads than CPUs",
-    **{f"{phase}_s": f"mean of phase {phase} on the slowest rank, s" for phase in PHASES},
-    "balance": "mean over max compute time of the ranks",
-    "normal_s": "ablation: step as ever, s",
-    "no_sync_s": "ablation: without gradient synchronisation, s",
-    "alone_s": "ablation: the first rank alone, s",
-    "no_sync_first_s": "ablation: without synchronisation, of that same rank, s",
-    "alone_batch": "images per step of that rank",
-    "normal_se_s": "standard error of normal_s, s",
-    "no_sync_se_s": "standard error of no_sync_s, s",
-    "alone_se_s": "standard error of alone_s, s",
+    **{name: COLUMNS[name] for name in _LIKE_RUNS},
     "per_device_batch_max": "images per step of the fullest rank",
     "micro_batches": "parts of a rank's batch",
     "threads": "compute threads per rank",
@@ -214,10 +215,10 @@ def _median_interval(times: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def student(freedom: float) -> float:
-    """The 97.5 % quantile of Student's t."""
+    """The 97.5 % quantile of Student's t; of the normal distribution for infinite `freedom`."""
     from scipy.special import stdtrit
 
-    return float(stdtrit(freedom, 0.975))
+    return 1.959964 if math.isinf(freedom) else float(stdtrit(freedom, 0.975))
 
 
 def missing(pooled: pd.DataFrame) -> pd.DataFrame:

@@ -21,6 +21,7 @@ import dpeval
 from dpeval import record
 from dpeval.analysis.columns import row, text
 from dpeval.errors import RecordError
+from dpeval.machine import allowed_cpus
 
 Line = dict[str, Any] | str
 """A run's row, or why it has none."""
@@ -47,7 +48,7 @@ def parse(file: Path) -> Line:
 
 def parse_all(files: Sequence[Path]) -> list[Line]:
     """A line for each of `files`, in their order."""
-    processes = min(len(os.sched_getaffinity(0)), MOST_PROCESSES)
+    processes = min(len(allowed_cpus()), MOST_PROCESSES)
     if len(files) < PARALLEL_FROM or processes < 2:
         return [parse(file) for file in files]
     shares = [files[start::processes] for start in range(processes)]
