@@ -70,16 +70,24 @@ def analyze(
         DpevalError: a PDF was asked for and could not be made.
     """
     console = console or make_console()
+    _check_there(paths)
+    out = _made(out or (paths[0] if paths[0].is_dir() else paths[0].parent) / "analysis")
+    loaded = frame.load(paths, out / cache.FILE_NAME)
+    _check_readable(loaded, paths, console)
+    return present(loaded, out, console, options or Options())
+
+
+def _check_there(paths: Sequence[Path]) -> None:
     for path in paths:
         if not path.exists():
             raise ConfigError(f"{path} does not exist; give a folder that a sweep has written")
-    out = _made(out or (paths[0] if paths[0].is_dir() else paths[0].parent) / "analysis")
-    loaded = frame.load(paths, out / cache.FILE_NAME)
+
+
+def _check_readable(loaded: Loaded, paths: Sequence[Path], console: Console) -> None:
     if loaded.runs.empty:
         _tell_problems(loaded, console)
         where = ", ".join(str(path) for path in paths)
         raise ConfigError(f"there is no readable metrics.json below {where}")
-    return present(loaded, out, console, options or Options())
 
 
 def _made(out: Path) -> Path:
@@ -209,12 +217,10 @@ def compare_sweeps(before: Path, after: Path, out: Path | None, allowed: float |
     """
     console, sides = make_console(), []
     for path in (before, after):
-        if not path.exists():
-            raise ConfigError(f"{path} does not exist; give a folder that a sweep has written")
+        _check_there([path])
         loaded = frame.load([path])
+        _check_readable(loaded, [path], console)
         _tell_problems(loaded, console)
-        if loaded.runs.empty:
-            raise ConfigError(f"there is no readable metrics.json below {path}")
         sides.append(loaded.runs)
     found = compare.compare(sides[0], sides[1], allowed or 0.0)
     out = _made(out or (after if after.is_dir() else after.parent) / "analysis")
