@@ -14,8 +14,8 @@ from dpeval.devices import Device
 
 DRAIN_EVERY_S = 0.1
 """Rows of short steps are written a few at a time: each alone costs its step 15 µs of cold code."""
-_OUTSIDE = "the phase clock was used outside start_step … end_step"
 _PHASES = ("data", "h2d", "forward", "backward", "comm_exposed", "optimizer")
+_READY = "last gradient ready"
 
 
 @dataclass(slots=True)
@@ -35,10 +35,19 @@ class _Step:
     index: int
     host_s: float
     begin: Any
-    spans: list[tuple[str, Any, Any]] = field(default_factory=list[tuple[str, Any, Any]])
+    marks: list[tuple[str, Any]] = field(default_factory=list[tuple[str, Any]])
     reduces: list[_Reduce] = field(default_factory=list[_Reduce])
-    last_ready: Any = None
     end: Any = None
+
+
+class _NoStep:
+    """Stands where a step's lists are, outside of one."""
+
+    def append(self, item: object) -> None:
+        raise RuntimeError("the phase clock was used outside start_step … end_step")
+
+
+_NO_STEP = _NoStep()
 
 
 class PhaseClock:
@@ -54,9 +63,11 @@ class PhaseClock:
 
     def __init__(self, device: Device, rows: Floats) -> None:
         self._device, self._rows = device, rows
+        # Each of these is used several times in every step, where looking things up shows.
         self._stamp = device.stamp
+        self._marks: list[tuple[str, Any]] | _NoStep = _NO_STEP
+        self._reduces: list[_Reduce] | _NoStep = _NO_STEP
         self._open: _Step | None = None
-        self._last: Any = None
         self._pending: deque[_Step] = deque()
         self._drained_s = -math.inf
         self.bucket_s: dict[int, tuple[int, list[float]]] = {}
@@ -66,29 +77,21 @@ class PhaseClock:
 
     def start_step(self, index: int, host_s: float) -> None:
         """Begin step `index`; `host_s` is the host's monotonic time, for timelines."""
-        stamp = self._stamp()
-        self._open, self._last = _Step(index, host_s, stamp), stamp
+        self._open = step = _Step(index, host_s, self._stamp())
+        self._marks, self._reduces = step.marks, step.reduces
 
     def mark(self, phase: str) -> None:
         """Assign the time since the previous mark to `phase`; a phase may be marked repeatedly."""
-        stamp, step = self._stamp(), self._open
-        if step is None:
-            raise RuntimeError(_OUTSIDE)
-        if phase == "backward" and step.last_ready is not None:
-            step.spans.append((phase, self._last, step.last_ready))
-            step.spans.append(("comm_exposed", step.last_ready, stamp))
-        else:
-            step.spans.append((phase, self._last, stamp))
-        self._last = stamp
+        self._marks.append((phase, self._stamp()))
 
     def end_step(self) -> None:
         """Close the step; now and then write the rows of those that the device has finished."""
-        step = self._open
-        if step is None:
-            raise RuntimeError(_OUTSIDE)
-        step.end = self._stamp()
-        self._pending.append(step)
+        end, step = self._stamp(), self._open
+        self._marks = self._reduces = _NO_STEP
         self._open = None
+        assert step is not None  # start_step and end_step come in pairs
+        step.end = end
+        self._pending.append(step)
         if step.host_s - self._drained_s >= DRAIN_EVERY_S:
             self.drain()
             self._drained_s = step.host_s
@@ -110,13 +113,11 @@ class PhaseClock:
 
     def bucket_ready(self, bucket: int, nbytes: int, *, is_last: bool) -> _Reduce:
         """A bucket's gradients are complete and its all-reduce begins now."""
-        stamp, step = self._stamp(), self._open
-        if step is None:
-            raise RuntimeError(_OUTSIDE)
+        stamp = self._stamp()
         reduce = _Reduce(bucket, nbytes, stamp)
-        step.reduces.append(reduce)
+        self._reduces.append(reduce)
         if is_last:
-            step.last_ready = stamp
+            self._marks.append((_READY, stamp))
         return reduce
 
     def bucket_done(self, reduce: _Reduce) -> None:
@@ -126,21 +127,27 @@ class PhaseClock:
     def _write(self, step: _Step) -> None:
         elapsed = self._device.elapsed_s
         row = dict.fromkeys(COLUMNS, 0.0)
-        for phase, begin, end in step.spans:
-            row[phase] += elapsed(begin, end)
+        last, ready = step.begin, None
+        for phase, stamp in step.marks:
+            if phase == _READY:
+                phase, ready = "backward", stamp
+            elif phase == "backward" and ready is not None:
+                phase = "comm_exposed"
+            row[phase] += elapsed(last, stamp)
+            last = stamp
         row["begin"], row["step"] = step.host_s, elapsed(step.begin, step.end)
         row["other"] = row["step"] - sum(row[phase] for phase in _PHASES)
         if step.reduces:
-            row["comm"], row["comm_hidden"] = self._communication(step)
+            row["comm"], row["comm_hidden"] = self._communication(step, ready)
         # Once as a whole: numpy takes longer over one element than Python over all of them.
         self._rows[step.index] = list(row.values())
         self.finished = step.index + 1
 
-    def _communication(self, step: _Step) -> tuple[float, float]:
+    def _communication(self, step: _Step, ready: Any) -> tuple[float, float]:
         """Time with at least one all-reduce under way, and the part of it before the last
-        gradient was ready, s."""
+        gradient was `ready`, s."""
         elapsed, origin = self._device.elapsed_s, step.begin
-        ready_s = elapsed(origin, step.last_ready) if step.last_ready is not None else 0.0
+        ready_s = elapsed(origin, ready) if ready is not None else 0.0
         total_s = hidden_s = covered_s = 0.0
         for reduce in step.reduces:
             begin_s = elapsed(origin, reduce.begin)

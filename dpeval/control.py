@@ -42,12 +42,16 @@ class Control:
         self._board, self._clock, self._config = board, clock, config
         self._begin_s = time.monotonic()
         self._until = 1
+        self._told = 0
         self._stage = Stage.WARM_UP
         self.stopped_by: StopReason | None = None
 
     def go_on(self, steps: int) -> bool:
         """Whether to take another step after `steps` of them; equal on all ranks."""
-        self._board.beat(self._local_rank, self._stage, self._clock.finished)
+        finished = self._clock.finished
+        if finished != self._told:
+            self._board.beat(self._local_rank, self._stage, finished)
+            self._told = finished
         if steps < self._until:
             return True
         message = self._decide(steps) if self._rank == 0 else self._hear(steps)

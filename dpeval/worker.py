@@ -8,9 +8,12 @@ import socket
 import threading
 import time
 import traceback
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from multiprocessing.connection import Connection
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -95,12 +98,14 @@ class Trainer:
     criterion: nn.Module
     losses: list[Tensor] = field(default_factory=list[Tensor])
     """One per micro-batch and step, detached."""
+    autocast: AbstractContextManager[Any] = field(init=False)
     shares: list[float] = field(init=False)
     """Images of each micro-batch over those of this rank's batch."""
     seeds: list[Tensor] = field(init=False)
     """Images of each micro-batch over those of the global batch: where its gradient begins."""
 
     def __post_init__(self) -> None:
+        self.autocast = autocast(self.device, self.config.precision)
         mine = self.plan.ranks[self.rank]
         parts = torch.empty(mine.batch).tensor_split(self.plan.micro_batches)
         self.shares = [len(part) / mine.batch for part in parts if len(part)]
@@ -129,22 +134,18 @@ def train_step(trainer: Trainer, index: int, *, sync: bool = True) -> None:
     Every ``clock.mark`` assigns the time since the mark before it. With ``sync=False`` the
     gradients stay on this rank (ablation only).
     """
-    clock, feed, device, wrapped = trainer.clock, trainer.feed, trainer.device, trainer.wrapped
+    clock, feed, wrapped = trainer.clock, trainer.feed, trainer.wrapped
     clock.start_step(index, time.monotonic())
     batch = feed.next()
     clock.mark("data")
     images, labels = feed.put(batch)
     clock.mark("h2d")
-    for (part, part_labels, is_last), seed in zip(
-        micro_batches(images, labels, trainer.plan.micro_batches), trainer.seeds, strict=True
-    ):
-        with NOTHING if sync and is_last else wrapped.no_sync():
-            with autocast(device, trainer.config.precision):
-                loss = trainer.criterion(wrapped.module(part), part_labels)
-            clock.mark("forward")
-            trainer.scaler.scale(loss).backward(seed)
-            clock.mark("backward")
-        trainer.losses.append(loss.detach())
+    *earlier, last = micro_batches(images, labels, trainer.seeds)
+    for part in earlier:
+        with wrapped.no_sync():
+            forward_backward(trainer, *part)
+    with NOTHING if sync else wrapped.no_sync():
+        forward_backward(trainer, *last)
     trainer.scaler.step(trainer.optimizer)
     trainer.scaler.update()
     trainer.optimizer.zero_grad(set_to_none=True)
@@ -152,13 +153,24 @@ def train_step(trainer: Trainer, index: int, *, sync: bool = True) -> None:
     clock.end_step()
 
 
-def micro_batches(images: Tensor, labels: Tensor, parts: int) -> list[tuple[Tensor, Tensor, bool]]:
-    """Split a batch into at most `parts` parts as equal as can be; the last is marked."""
-    if parts == 1:
-        return [(images, labels, True)]
-    pairs = list(zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True))
-    pairs = [pair for pair in pairs if len(pair[0])]
-    return [(*pair, pair is pairs[-1]) for pair in pairs]
+def forward_backward(trainer: Trainer, images: Tensor, labels: Tensor, seed: Tensor) -> None:
+    """One micro-batch: its loss, and its gradients added to those of the step."""
+    with trainer.autocast:
+        loss = trainer.criterion(trainer.wrapped.module(images), labels)
+    trainer.clock.mark("forward")
+    trainer.scaler.scale(loss).backward(seed)
+    trainer.clock.mark("backward")
+    trainer.losses.append(loss.detach())
+
+
+def micro_batches(
+    images: Tensor, labels: Tensor, seeds: Sequence[Tensor]
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Split a batch into parts as equal as can be, one for each seed."""
+    if len(seeds) == 1:
+        return [(images, labels, seeds[0])]
+    parts = len(seeds)
+    return list(zip(images.tensor_split(parts), labels.tensor_split(parts), seeds, strict=True))
 
 
 def run_rank(task: RankTask, board: Board, pipe: Connection) -> None:

@@ -37,13 +37,13 @@ def data(batch: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def parameters_after(wrapped: strategies.Wrapped, bare: nn.Module, steps: list[Any]) -> list[Any]:
-    """Train `steps` lists of (images, labels, weight) and return the parameters."""
+    """Train `steps` lists of (images, labels, seed) and return the parameters."""
     optimizer = torch.optim.SGD(bare.parameters(), lr=0.1, momentum=0.9)
     criterion = nn.CrossEntropyLoss()
     for parts in steps:
-        for number, (images, labels, weight) in enumerate(parts):
+        for number, (images, labels, seed) in enumerate(parts):
             with wrapped.no_sync() if number < len(parts) - 1 else torch.enable_grad():
-                (criterion(wrapped.module(images), labels) * weight).backward()
+                criterion(wrapped.module(images), labels).backward(seed)
         optimizer.step()
         optimizer.zero_grad()
     return [parameter.detach().numpy() for parameter in bare.parameters()]
@@ -59,10 +59,9 @@ def rank_main(rank: int, world: int, batch: int, micro: int, port: int, pipe: Co
     begin = sum(shares[:rank])
     images, labels = (tensor[begin : begin + shares[rank]] for tensor in data(batch))
     weight = shares[rank] / batch
-    parts = [
-        (part, part_labels, weight * len(part) / len(images))
-        for part, part_labels, _ in micro_batches(images, labels, micro)
-    ]
+    sizes = [len(part) for part in images.tensor_split(micro)]
+    seeds = [torch.tensor(weight * size / len(images), dtype=torch.float64) for size in sizes]
+    parts = micro_batches(images, labels, seeds)
     clock.start_step(0, 0.0)
     pipe.send(parameters_after(wrapped, bare, [parts] * 3))
 
@@ -74,7 +73,9 @@ def test_the_update_is_the_one_device_update(world: int, batch: int, micro: int)
     bare = model()
     images, labels = data(batch)
     alone = strategies.none(bare, StrategyConfig(), CpuDevice(), None)  # type: ignore[arg-type]
-    expected = parameters_after(alone, bare, [[(images, labels, 1.0)]] * 3)
+    expected = parameters_after(
+        alone, bare, [[(images, labels, torch.tensor(1.0, dtype=torch.float64))]] * 3
+    )
     context = multiprocessing.get_context("spawn")
     store, port = serve_store("127.0.0.1")
     pipes, processes = [], []
