@@ -25,8 +25,7 @@ Pixels = NDArray[np.uint8]
 """[height, width, 3]"""
 Box = NDArray[np.int64]
 """(top, left, height, width) in pixels."""
-MCU_ROWS = 32
-"""No JPEG codes its rows in larger groups (four blocks of eight)."""
+BLOCK_ROWS = 8
 SEQUENTIAL_FRAMES = (0xC0, 0xC1)
 START_OF_SCAN = 0xDA
 END_OF_IMAGE = b"\xff\xd9"
@@ -125,8 +124,7 @@ def without_bottom(data: bytes, height: int, needed: int) -> tuple[bytes, int]:
     height in the frame header is lowered, and the decoder stops there. Only for sequential,
     interleaved files (ITU-T T.81, B.2) that end as they should; others stay as they are.
     """
-    kept = (needed // MCU_ROWS + 1) * MCU_ROWS
-    if kept >= height or not data.endswith(END_OF_IMAGE):
+    if not data.endswith(END_OF_IMAGE):
         return data, height
     at, frame = 2, 0
     while at + 10 < len(data) and data[at] == 0xFF:
@@ -136,10 +134,23 @@ def without_bottom(data: bytes, height: int, needed: int) -> tuple[bytes, int]:
         elif marker == START_OF_SCAN:
             if not frame or data[at + 4] != data[frame + 9]:
                 return data, height
+            kept = _rows_down_to(needed, data[frame + 11 : at : 3][: data[frame + 9]])
+            if kept >= height:
+                return data, height
             lowered = kept.to_bytes(2, "big")
             return b"".join((data[: frame + 5], lowered, data[frame + 7 :])), kept
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return data, height
+
+
+def _rows_down_to(needed: int, sampling: bytes) -> int:
+    """Whole groups of rows, as they are coded together, that go beyond `needed` rows.
+
+    Args:
+        sampling: the sampling factors of every component, the vertical one in the low half.
+    """
+    group = BLOCK_ROWS * max(factors & 15 for factors in sampling)
+    return (needed // group + 1) * group
 
 
 def _with_pil(file: Encoded) -> Pixels:
