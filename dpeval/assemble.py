@@ -155,7 +155,7 @@ def _series(
     if window is not None:
         main = slice(window.first, window.first + window.steps)
         fields["throughput"] = throughput(
-            job.plan.global_batch, [series[main] for series in step_s]
+            job.plan.global_batch, [series[main] for series in step_s], window.stopped_by
         )
         compute = [sum_columns(table[main], COMPUTE) for table in rows]
         fields["balance"] = measure.load_balance(compute)
@@ -185,7 +185,7 @@ def _window(step_s: Floats, stopped_by: StopReason, job: Job) -> Window | None:
     return measure.window(step_s, stopped_by, job.config.measure)
 
 
-def throughput(global_batch: int, step_s: list[Floats]) -> Throughput:
+def throughput(global_batch: int, step_s: list[Floats], stopped_by: StopReason) -> Throughput:
     """Images of all ranks over the time of the slowest rank, img/s.
 
     The interval is that of the slowest rank's mean step, turned over: more time is less speed.
@@ -193,9 +193,10 @@ def throughput(global_batch: int, step_s: list[Floats]) -> Throughput:
     Args:
         global_batch: images that all ranks together process in a step.
         step_s: per rank, the step times of the window, s.
+        stopped_by: what ended the window.
     """
     slowest = int(np.argmax([series.sum() for series in step_s]))
-    interval = measure.mean_interval(step_s[slowest])
+    interval = measure.main_interval(step_s[slowest], stopped_by)
     low_s = max(interval.low, float(step_s[slowest].min()) / 2)
     return Throughput(
         img_per_s=global_batch / interval.mean,

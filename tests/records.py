@@ -161,7 +161,7 @@ def _measured(
     ]
     return {
         "window": window,
-        "throughput": throughput(global_batch, [main for _ in ranks]),
+        "throughput": throughput(global_batch, [main for _ in ranks], window.stopped_by),
         "ranks": made,
         "setup": SetupTimes(total_s=0.5, first_step_s=2 * step_s),
         "balance": measure.load_balance([main for _ in ranks]),

@@ -188,7 +188,7 @@ def _record(group: pd.DataFrame, devices: int, batch: int, key: str, mapped: Map
     ranks = [_rank(rank, shares[rank], row) for rank, row in rows.items()]
     # Throughput counts the images of all ranks, also of those without a row of their own.
     steps = [_series(rank) for rank in ranks]
-    found = throughput(sum(shares), steps)
+    found = throughput(sum(shares), steps, "max_steps")
     slowest = ranks[found.slowest_rank]
     first = next(iter(rows.values()))
     is_weak = mapped.share == "nominal"

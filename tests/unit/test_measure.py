@@ -93,6 +93,16 @@ def test_stops_for_precision_only_after_the_least_steps() -> None:
     assert decide(steps, 1, CONFIG).reason == "precision"
 
 
+def test_an_interval_that_was_waited_for_is_wider() -> None:
+    steps = np.random.default_rng(6).normal(1, 0.01, 60)
+    waited, limited = window(steps, "precision", CONFIG), window(steps, "time_limit", CONFIG)
+    decision = decide(steps, 1, CONFIG)
+    assert decision.interval == waited.step_s, "what ends a run is what its record says"
+    assert waited.step_s.mean == limited.step_s.mean
+    assert waited.step_s.rel_half_width > limited.step_s.rel_half_width
+    assert limited.step_s == mean_interval(steps[limited.first :])
+
+
 def test_limits_stop_a_noisy_run_and_say_so() -> None:
     steps = np.random.default_rng(7).lognormal(0, 1, 30)
     assert decide(steps, 1, CONFIG).reason is None
