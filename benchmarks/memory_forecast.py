@@ -94,7 +94,6 @@ def rank(config: Config, plan: Plan, pipe: Connection) -> None:
         wrapped=strategies.ddp(model, config.strategy, device, clock),
         optimizer=models.build_optimizer(config.optimizer, model),
         scaler=grad_scaler(device, config.precision),
-        criterion=nn.CrossEntropyLoss(),
     )
     for step in range(STEPS):
         train_step(trainer, step)

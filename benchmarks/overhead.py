@@ -38,7 +38,7 @@ from dpeval.strategies import ddp
 from dpeval.supervise import serve_store
 from dpeval.worker import Trainer, train_step
 
-BLOCK_S = 1.0
+BLOCK_S = 0.4
 
 
 def bare_block(
@@ -95,7 +95,7 @@ def rank_main(
         config=config, plan=plan, rank=rank, device=device, clock=clock, feed=feed, model=ours,
         wrapped=ddp(ours, config.strategy, device, clock),
         optimizer=build_optimizer(config.optimizer, ours),
-        scaler=grad_scaler(device, config.precision), criterion=nn.CrossEntropyLoss(),
+        scaler=grad_scaler(device, config.precision),
     )  # fmt: skip
     control = Control(rank, rank, store, board, clock, config.measure)
     naked = DistributedDataParallel(bare)
@@ -178,7 +178,7 @@ def measure(overrides: list[str]) -> tuple[float, float, float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--pairs", type=int, default=60)
     parser.add_argument("overrides", nargs="*", help="one case of your own, as dpeval overrides")
     given = parser.parse_args()
     small = ["dataset=imagenette_like", "dataset.image_px=64", "model=densenet121", "batch=16"]

@@ -12,8 +12,9 @@ from typing import Any
 from dpeval.board import COLUMNS, Floats
 from dpeval.devices import Device
 
-DRAIN_EVERY_S = 0.1
-"""Rows of short steps are written a few at a time: each alone costs its step 15 µs of cold code."""
+DRAIN_EVERY_S = 0.5
+"""Rows of short steps are written many at a time: a row alone costs its step 15 µs of cold code.
+This much may be missing of what a killed rank had measured."""
 _PHASES = ("data", "h2d", "forward", "backward", "comm_exposed", "optimizer")
 _READY = "last gradient ready"
 

@@ -28,8 +28,7 @@ class RankPlan(Frozen):
     batch: int
     """Images per step of this rank."""
     weight: float
-    """Factor on this rank's mean loss: batch / global_batch. Gradients are summed over ranks, so
-    the sum is the gradient of the mean loss over the global batch, whatever the shares."""
+    """Factor on this rank's mean loss in that of the global batch: batch / global_batch."""
 
 
 class Plan(Frozen):

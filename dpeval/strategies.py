@@ -1,8 +1,8 @@
 """How ranks agree on one update. A strategy is one function and one YAML file.
 
-A strategy receives the model on its device and wraps it. Losses are weighted by
-``RankPlan.weight`` (this rank's images over the global batch), so ranks' gradients are *summed*:
-the sum is the gradient of the mean loss over the global batch, whatever the shares.
+A strategy receives the model on its device and wraps it. In a rank's loss every image counts
+``1 / global_batch``, so ranks' gradients are *summed*: the sum is the gradient of the mean loss
+over the global batch, whatever the shares.
 """
 
 # No postponed annotations here: DDP checks the types that a communication hook declares.

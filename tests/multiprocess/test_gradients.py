@@ -19,7 +19,7 @@ from dpeval.config import StrategyConfig
 from dpeval.devices import CpuDevice
 from dpeval.plan import deal
 from dpeval.supervise import serve_store
-from dpeval.worker import micro_batches
+from dpeval.worker import GlobalMeanLoss, micro_batches
 
 
 def model() -> nn.Module:
@@ -36,14 +36,15 @@ def data(batch: int) -> tuple[torch.Tensor, torch.Tensor]:
     return images, torch.randint(0, 10, (batch,), generator=generator)
 
 
-def parameters_after(wrapped: strategies.Wrapped, bare: nn.Module, steps: list[Any]) -> list[Any]:
-    """Train `steps` lists of (images, labels, seed) and return the parameters."""
+def parameters_after(
+    wrapped: strategies.Wrapped, bare: nn.Module, criterion: nn.Module, steps: list[Any]
+) -> list[Any]:
+    """Train `steps` lists of (images, labels) and return the parameters."""
     optimizer = torch.optim.SGD(bare.parameters(), lr=0.1, momentum=0.9)
-    criterion = nn.CrossEntropyLoss()
     for parts in steps:
-        for number, (images, labels, seed) in enumerate(parts):
+        for number, (images, labels) in enumerate(parts):
             with wrapped.no_sync() if number < len(parts) - 1 else torch.enable_grad():
-                criterion(wrapped.module(images), labels).backward(seed)
+                criterion(wrapped.module(images), labels).backward()
         optimizer.step()
         optimizer.zero_grad()
     return [parameter.detach().numpy() for parameter in bare.parameters()]
@@ -58,12 +59,9 @@ def rank_main(rank: int, world: int, batch: int, micro: int, port: int, pipe: Co
     shares = deal(batch, world)
     begin = sum(shares[:rank])
     images, labels = (tensor[begin : begin + shares[rank]] for tensor in data(batch))
-    weight = shares[rank] / batch
-    sizes = [len(part) for part in images.tensor_split(micro)]
-    seeds = [torch.tensor(weight * size / len(images), dtype=torch.float64) for size in sizes]
-    parts = micro_batches(images, labels, seeds)
+    parts = micro_batches(images, labels, micro)
     clock.start_step(0, 0.0)
-    pipe.send(parameters_after(wrapped, bare, [parts] * 3))
+    pipe.send(parameters_after(wrapped, bare, GlobalMeanLoss(batch), [parts] * 3))
 
 
 @pytest.mark.parametrize(
@@ -73,9 +71,8 @@ def test_the_update_is_the_one_device_update(world: int, batch: int, micro: int)
     bare = model()
     images, labels = data(batch)
     alone = strategies.none(bare, StrategyConfig(), CpuDevice(), None)  # type: ignore[arg-type]
-    expected = parameters_after(
-        alone, bare, [[(images, labels, torch.tensor(1.0, dtype=torch.float64))]] * 3
-    )
+    whole = [[(images, labels)]]
+    expected = parameters_after(alone, bare, nn.CrossEntropyLoss(), whole * 3)
     context = multiprocessing.get_context("spawn")
     store, port = serve_store("127.0.0.1")
     pipes, processes = [], []
