@@ -23,8 +23,6 @@ from torch import Tensor
 from dpeval.errors import MachineError
 from dpeval.machine import Gpu, resident
 
-NOTHING: AbstractContextManager[None] = nullcontext()
-"""A context that does nothing; one for all, as it holds no state."""
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -285,7 +283,7 @@ def autocast(device: Device, precision: str) -> AbstractContextManager[Any]:
     """Mixed precision for the forward pass; does nothing for fp32 and tf32."""
     dtype = AUTOCAST_DTYPES.get(precision)
     # Entering torch.autocast costs 20 µs of every step even where it is not enabled.
-    return torch.autocast(device.torch_device.type, dtype=dtype) if dtype else NOTHING
+    return torch.autocast(device.torch_device.type, dtype=dtype) if dtype else nullcontext()
 
 
 def grad_scaler(device: Device, precision: str) -> torch.amp.GradScaler:

@@ -28,7 +28,7 @@ from dpeval.config import Config
 from dpeval.control import Control
 from dpeval.data import Source
 from dpeval.data.feeds import Feed, make_feed
-from dpeval.devices import NOTHING, Device, autocast, grad_scaler, open_device, set_numerics
+from dpeval.devices import Device, autocast, grad_scaler, open_device, set_numerics
 from dpeval.measure import StopReason
 from dpeval.oom import be_first_to_go, is_out_of_memory
 from dpeval.plan import Plan
@@ -157,12 +157,12 @@ def train_step(trainer: Trainer, index: int, *, sync: bool = True) -> None:
     clock.mark("data")
     images, labels = feed.put(batch)
     clock.mark("h2d")
-    *earlier, last = micro_batches(images, labels, trainer.plan.micro_batches)
-    for part in earlier:
+    parts = micro_batches(images, labels, trainer.plan.micro_batches)
+    for part in parts[:-1] if sync else parts:
         with wrapped.no_sync():
             forward_backward(trainer, *part)
-    with NOTHING if sync else wrapped.no_sync():
-        forward_backward(trainer, *last)
+    if sync:
+        forward_backward(trainer, *parts[-1])
     trainer.scaler.step(trainer.optimizer)
     trainer.scaler.update()
     trainer.optimizer.zero_grad(set_to_none=True)
