@@ -66,10 +66,10 @@ class _Bucket:
 
     index: int
     nbytes: int
-    is_last: bool
     buffer: torch.Tensor
-    finished: torch.futures.Future[torch.Tensor]
-    """Holds `buffer` already; for the last bucket, whose all-reduce is waited for."""
+    finished: torch.futures.Future[torch.Tensor] | None
+    """Holds `buffer` already; for the last bucket alone, whose all-reduce is waited for. It records
+    no CUDA event and needs none: DDP reads it on the stream that was made to wait."""
 
 
 @dataclass
@@ -86,13 +86,14 @@ class _Timed:
         buffer, last = bucket.buffer(), self._last
         if last is not None and buffer is last.buffer:
             return last
+        if not bucket.is_last():
+            return _Bucket(bucket.index(), buffer.nbytes, buffer, None)
         finished: torch.futures.Future[torch.Tensor] = torch.futures.Future()
-        made = _Bucket(bucket.index(), buffer.nbytes, bucket.is_last(), buffer, finished)
-        if made.is_last:
-            finished.set_result(buffer)
-            self._steps += 1
-            # DDP makes its buckets anew after the first step; those of before must not be held.
-            self._last = made if self._steps > 1 else None
+        finished.set_result(buffer)
+        made = _Bucket(bucket.index(), buffer.nbytes, buffer, finished)
+        self._steps += 1
+        # DDP makes its buckets anew after the first step; those of before must not be held.
+        self._last = made if self._steps > 1 else None
         return made
 
 
@@ -104,13 +105,14 @@ def timed_all_reduce(timed: _Timed, bucket: GradBucket) -> torch.futures.Future[
     that shows in a step of 10 ms. On CUDA the wait holds up the stream, not the host.
     """
     clock, known = timed.clock, timed.known(bucket)
-    reduce = clock.bucket_ready(known.index, known.nbytes, is_last=known.is_last)
+    finished = known.finished
+    reduce = clock.bucket_ready(known.index, known.nbytes, is_last=finished is not None)
     # The group's own method, as DDP calls it: dist.all_reduce checks arguments for 20 µs.
     work = timed.group.allreduce([known.buffer])
-    if known.is_last:
+    if finished is not None:
         work.wait()
         clock.bucket_done(reduce)
-        return known.finished
+        return finished
 
     def done(future: torch.futures.Future[list[torch.Tensor]]) -> torch.Tensor:
         clock.bucket_done(reduce)
