@@ -8,7 +8,6 @@ import re
 import shlex
 import signal
 import stat
-import statistics
 import subprocess
 import time
 from pathlib import Path
@@ -229,13 +228,16 @@ def test_ctrl_c_while_waiting_leaves_the_jobs(slurm: Cluster) -> None:
             lambda: bool(list(slurm.work.glob("outputs/study/*/sweep.json"))), 60, lambda: "sent"
         )
         sweep = slurm.newest()
-        wait_for_words(slurm, sweep, "running", 60)
+        wait_until(
+            lambda: all(": running" in line for line in standing(slurm, sweep)),
+            60,
+            lambda: "both run",
+        )
         os.killpg(process.pid, signal.SIGINT)
         told, _ = process.communicate(timeout=30)
         assert "the jobs go on" in told
         assert process.returncode == 130
-        # The second may still wait for a node.
-        assert all(re.search(": (running|queued)", line) for line in standing(slurm, sweep))
+        assert all(": running" in line for line in standing(slurm, sweep))
     finally:
         process.kill()
         slurm.module("cancel", str(slurm.newest()))
@@ -337,8 +339,7 @@ def test_many_runs_none_lost_none_doubled(slurm: Cluster) -> None:
         assert time.monotonic() - begun_s < 3000
         time.sleep(10)
     print(f"submission {submitted_s:.1f} s, status at most {max(looks):.2f} s")
-    # The runs fill the machine's cores, so one look may be slow; most must not be.
-    assert statistics.median(looks) <= 2
+    assert max(looks) <= 2
     made = records(sweep)
     assert len({record.run_id for record in made}) == count
     # They were allowed to share nodes, so some say who was there.
