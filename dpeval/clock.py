@@ -15,6 +15,7 @@ from dpeval.devices import Device
 DRAIN_EVERY_S = 0.5
 """Rows of short steps are written many at a time: a row alone costs its step 15 µs of cold code.
 This much may be missing of what a killed rank had measured."""
+_OUTSIDE = "the phase clock was used outside start_step … end_step"
 _PHASES = ("data", "h2d", "forward", "backward", "comm_exposed", "optimizer")
 _READY = "last gradient ready"
 
@@ -45,7 +46,7 @@ class _NoStep:
     """Stands where a step's lists are, outside of one."""
 
     def append(self, item: object) -> None:
-        raise RuntimeError("the phase clock was used outside start_step … end_step")
+        raise RuntimeError(_OUTSIDE)
 
 
 _NO_STEP = _NoStep()
@@ -87,11 +88,11 @@ class PhaseClock:
 
     def end_step(self) -> None:
         """Close the step; now and then write the rows of those that the device has finished."""
-        end, step = self._stamp(), self._open
-        self._marks = self._reduces = _NO_STEP
-        self._open = None
-        assert step is not None  # start_step and end_step come in pairs
-        step.end = end
+        step = self._open
+        if step is None:
+            raise RuntimeError(_OUTSIDE)
+        step.end = self._stamp()
+        self._open, self._marks, self._reduces = None, _NO_STEP, _NO_STEP
         self._pending.append(step)
         if step.host_s - self._drained_s >= DRAIN_EVERY_S:
             self.drain()

@@ -60,40 +60,25 @@ def ddp(model: nn.Module, config: StrategyConfig, device: Device, clock: PhaseCl
     return Wrapped(wrapped, wrapped.no_sync)
 
 
-@dataclass(slots=True)
-class _Bucket:
-    """One of DDP's buckets: what asking DDP for it in every step would cost time."""
-
-    index: int
-    nbytes: int
-    buffer: torch.Tensor
-    finished: torch.futures.Future[torch.Tensor] | None
-    """Holds `buffer` already; for the last bucket alone, whose all-reduce is waited for. It records
-    no CUDA event and needs none: DDP reads it on the stream that was made to wait."""
-
-
 @dataclass
 class _Timed:
     """What the hook needs and keeps."""
 
     clock: PhaseClock
     group: dist.ProcessGroup
-    _last: _Bucket | None = None
+    _finished: torch.futures.Future[torch.Tensor] | None = None
     _steps: int = 0
 
-    def known(self, bucket: GradBucket) -> _Bucket:
-        """What there is to know of `bucket`."""
-        buffer, last = bucket.buffer(), self._last
-        if last is not None and buffer is last.buffer:
-            return last
-        if not bucket.is_last():
-            return _Bucket(bucket.index(), buffer.nbytes, buffer, None)
-        finished: torch.futures.Future[torch.Tensor] = torch.futures.Future()
-        finished.set_result(buffer)
-        made = _Bucket(bucket.index(), buffer.nbytes, buffer, finished)
+    def completed(self, buffer: torch.Tensor) -> torch.futures.Future[torch.Tensor]:
+        """A future that holds `buffer` already: one for all steps, for making it costs 20 µs."""
         self._steps += 1
+        kept = self._finished
+        if kept is not None and kept.value() is buffer:
+            return kept
+        made: torch.futures.Future[torch.Tensor] = torch.futures.Future()
+        made.set_result(buffer)
         # DDP makes its buckets anew after the first step; those of before must not be held.
-        self._last = made if self._steps > 1 else None
+        self._finished = made if self._steps > 1 else None
         return made
 
 
@@ -104,15 +89,15 @@ def timed_all_reduce(timed: _Timed, bucket: GradBucket) -> torch.futures.Future[
     for here: a callback would have to take the interpreter's lock from this waiting thread, and
     that shows in a step of 10 ms. On CUDA the wait holds up the stream, not the host.
     """
-    clock, known = timed.clock, timed.known(bucket)
-    finished = known.finished
-    reduce = clock.bucket_ready(known.index, known.nbytes, is_last=finished is not None)
+    buffer = bucket.buffer()
+    clock, is_last = timed.clock, bucket.is_last()
+    reduce = clock.bucket_ready(bucket.index(), buffer.nbytes, is_last=is_last)
     # The group's own method, as DDP calls it: dist.all_reduce checks arguments for 20 µs.
-    work = timed.group.allreduce([known.buffer])
-    if finished is not None:
+    work = timed.group.allreduce([buffer])
+    if is_last:
         work.wait()
         clock.bucket_done(reduce)
-        return finished
+        return timed.completed(buffer)
 
     def done(future: torch.futures.Future[list[torch.Tensor]]) -> torch.Tensor:
         clock.bucket_done(reduce)

@@ -124,7 +124,7 @@ def without_bottom(data: bytes, height: int, needed: int) -> tuple[bytes, int]:
     height in the frame header is lowered, and the decoder stops there. Only for sequential,
     interleaved files (ITU-T T.81, B.2) that end as they should; others stay as they are.
     """
-    if not data.endswith(END_OF_IMAGE):
+    if needed >= height or not data.endswith(END_OF_IMAGE):
         return data, height
     at, frame = 2, 0
     while at + 10 < len(data) and data[at] == 0xFF:
