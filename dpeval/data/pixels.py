@@ -11,9 +11,9 @@ from torch.nn import functional
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 """Per channel, of ImageNet, for pixels in [0, 1] (torchvision's reference training)."""
-PART_BYTES = 1 << 18
+PART_BYTES = 1 << 20
 """float32 normalised at a time on CPU: the second pass over it then meets the first one's results
-in the core's own cache, which is four times as fast at 128 px."""
+in the core's own cache. Smaller parts cost more calls (a quarter more time at 256 KiB)."""
 
 
 class Normaliser:
