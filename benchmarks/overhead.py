@@ -42,7 +42,7 @@ BLOCK_S = 0.4
 
 
 def bare_block(
-    model: nn.Module, feed: Any, optimizer: torch.optim.Optimizer, weight: float, steps: int
+    model: nn.Module, feed: Any, optimizer: torch.optim.Optimizer, steps: int
 ) -> list[float]:
     """The loop that a careful person would write, timed as a whole step each."""
     criterion = nn.CrossEntropyLoss()
@@ -101,7 +101,7 @@ def rank_main(
     naked = DistributedDataParallel(bare)
     naked_optimizer = build_optimizer(config.optimizer, bare)
     with autocast(device, config.precision):
-        warm = bare_block(naked, feed, naked_optimizer, mine.weight, 3)
+        warm = bare_block(naked, feed, naked_optimizer, 3)
     steps = int(np.clip(BLOCK_S / warm[-1], 3, 100))
     agreed = torch.tensor([steps])
     dist.broadcast(agreed, 0)
@@ -110,7 +110,7 @@ def rank_main(
     for number in range(config.repeat + 1):
 
         def run_bare() -> list[float]:
-            return bare_block(naked, feed, naked_optimizer, mine.weight, steps)
+            return bare_block(naked, feed, naked_optimizer, steps)
 
         def run_ours(done: int = done) -> list[float]:
             return dpeval_block(trainer, control, steps, done)

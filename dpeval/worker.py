@@ -95,21 +95,23 @@ class Trainer:
     wrapped: strategies.Wrapped
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+    parts: int = field(init=False)
+    """Micro-batches of this rank in one step."""
     criterion: GlobalMeanLoss = field(init=False)
     autocast: AbstractContextManager[Any] = field(init=False)
     losses: list[Tensor] = field(default_factory=list[Tensor])
     """One per micro-batch and step, detached."""
 
     def __post_init__(self) -> None:
+        self.parts = min(self.plan.micro_batches, self.plan.ranks[self.rank].batch)
         self.criterion = GlobalMeanLoss(self.plan.global_batch)
         self.autocast = autocast(self.device, self.config.precision)
 
     def step_losses(self) -> list[float]:
         """The mean loss of this rank's images in every step."""
-        mine = self.plan.ranks[self.rank]
-        parts = min(self.plan.micro_batches, mine.batch)
-        sums = torch.stack(self.losses).float().cpu().view(-1, parts).sum(1)
-        return [float(loss) / mine.weight for loss in sums]
+        weight = self.plan.ranks[self.rank].weight
+        sums = torch.stack(self.losses).float().cpu().view(-1, self.parts).sum(1)
+        return [float(loss) / weight for loss in sums]
 
 
 class GlobalMeanLoss(nn.Module):
@@ -157,7 +159,7 @@ def train_step(trainer: Trainer, index: int, *, sync: bool = True) -> None:
     clock.mark("data")
     images, labels = feed.put(batch)
     clock.mark("h2d")
-    parts = micro_batches(images, labels, trainer.plan.micro_batches)
+    parts = micro_batches(images, labels, trainer.parts)
     for part in parts[:-1] if sync else parts:
         with wrapped.no_sync():
             forward_backward(trainer, *part)
@@ -181,10 +183,9 @@ def forward_backward(trainer: Trainer, images: Tensor, labels: Tensor) -> None:
 
 
 def micro_batches(images: Tensor, labels: Tensor, parts: int) -> list[tuple[Tensor, Tensor]]:
-    """Split a batch into at most `parts` parts as equal as can be."""
+    """Split a batch into `parts` parts as equal as can be."""
     if parts == 1:
         return [(images, labels)]
-    parts = min(parts, len(images))
     return list(zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True))
 
 
