@@ -20,6 +20,7 @@ from dpeval.analysis.figures.memory import rank_batch
 from dpeval.analysis.figures.scaling import speedups
 from dpeval.analysis.figures.sheet import Sheet
 from dpeval.analysis.figures.style import PHASE_NAMES
+from dpeval.analysis.names import device_count
 from dpeval.record import PHASES
 
 MOST_FAMILIES = 12
@@ -104,7 +105,7 @@ def _marks(cell: Any) -> str:
 
 
 def _head(family: Family, cell: Any) -> str:
-    return f"<b>{cell.num_devices} × {family.batch_name} {cell.batch}</b>"
+    return f"<b>{device_count(cell.num_devices)}, {family.batch_name} {cell.batch}</b>"
 
 
 def _throughput(family: Family, runs: Runs) -> Chart:

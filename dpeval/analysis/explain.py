@@ -17,6 +17,7 @@ import pandas as pd
 
 from dpeval.analysis.efficiency import MEANING, Waterfall
 from dpeval.analysis.frame import CONFIGURATION
+from dpeval.analysis.names import configuration
 from dpeval.analysis.scaling import FAMILY
 from dpeval.record import PHASES
 
@@ -125,9 +126,7 @@ def _key(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _name(row: dict[str, Any]) -> str:
-    devices = int(row["num_devices"])
-    each = " each" if row["scaling"] == "weak" else ""
-    return f"{devices} device{'s' * (devices != 1)} at batch {int(row['batch'])}{each}"
+    return configuration(int(row["num_devices"]), int(row["batch"]), row["scaling"])
 
 
 def _super_linear(pair: _Pair) -> Claim:

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from dpeval.analysis.figures.cells import GIB
+from dpeval.analysis.names import configuration
 
 MOST_ROWS = 2_000
 _MOST_TEXT = 200
@@ -184,7 +185,6 @@ def commands(runs: pd.DataFrame) -> list[tuple[str, str]]:
     """What to type to make each run again: (what it is, command), each command once."""
     found: dict[str, str] = {}
     for run in runs.head(MOST_ROWS).to_dict("records"):
-        plural = "" if run["num_devices"] == 1 else "s"
-        unit = f"{run['num_devices']} device{plural}, batch {run['batch']}"
-        found.setdefault(str(run["command"])[:2_000], f"{_text(run['study'])}: {unit}")
+        name = configuration(run["num_devices"], run["batch"], run["scaling"])
+        found.setdefault(str(run["command"])[:2_000], f"{_text(run['study'])}: {name}")
     return [(what, command) for command, what in found.items() if command]

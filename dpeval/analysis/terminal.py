@@ -156,7 +156,7 @@ def _choice(one: Choice) -> list[str]:
     if best is None:
         raise ValueError("a choice without a best configuration has no row")
     against = f" of {best.baseline_devices}" * (best.baseline_devices != 1)
-    ties = ", ".join(f"{tie.num_devices} × {tie.batch}" for tie in one.ties[:5])
+    ties = ", ".join(f"{tie.num_devices} at batch {tie.batch}" for tie in one.ties[:5])
     more = f" and {len(one.ties) - 5} more" if len(one.ties) > 5 else ""
     return [
         one.objective.words,

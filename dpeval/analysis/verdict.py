@@ -13,6 +13,7 @@ from dpeval.analysis.choice import Candidate, Choice
 from dpeval.analysis.efficiency import MEANING, Waterfall
 from dpeval.analysis.findings import Findings
 from dpeval.analysis.laws import Curve
+from dpeval.analysis.names import device_count
 
 MOST_FAMILIES = 12
 _MOST_CLAIMS = 8
@@ -57,7 +58,7 @@ def _family(findings: Findings, chosen: Choice) -> Iterator[str]:
         base = int(row["baseline_devices"])
         times = row["speedup"] / base
         yield (
-            f"Against {base} device{'s' * (base != 1)}, that is {times:.2f} times the "
+            f"Against {device_count(base)}, that is {times:.2f} times the "
             f"throughput at an efficiency of {row['efficiency']:.0%}"
             f"{_range(row['efficiency_low'], row['efficiency_high'], '.0%')}."
         )
@@ -99,13 +100,8 @@ def _best(chosen: Choice, best: Candidate, row: dict[str, Any]) -> str:
     at = f"batch {best.batch}{' per device' * is_weak}"
     stand_in = " with stand-in data" if row["stand_in"] else ""
     value = f"{best.value:.3g} {chosen.objective.unit}{_range(best.low, best.high, '.3g')}"
-    on = _devices(best.num_devices, hardware)
+    on = device_count(best.num_devices, hardware)
     return f"{words} {on} at {at}{stand_in}: {value}.{_ties(chosen)}"
-
-
-def _devices(count: int, hardware: object) -> str:
-    unit = {"cpu": "CPU device", "gpu": "GPU"}.get(str(hardware), "device")
-    return f"{count} {unit}{'s' * (count != 1)}"
 
 
 def _range(low: float, high: float, form: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from dpeval.analysis.figures.sheet import Sheet
+from dpeval.analysis.names import cell_name
 
 _MOST = 12
 
@@ -20,19 +21,19 @@ def cautions(sheet: Sheet) -> list[str]:
         "ran more ranks than cores (oversubscribed)": ok["oversubscribed"].astype(bool),
         "fed generated stand-in images, not the data that was asked for": ok["stand_in"],
     }
-    found = [f"{_which(ok[mask])} {what}." for what, mask in causes.items() if mask.any()]
+    found = [f"{_which(ok[mask], len(ok))} {what}." for what, mask in causes.items() if mask.any()]
     found += [
-        f"{cell.num_devices} device{'s' * (cell.num_devices != 1)}, batch {cell.batch}: "
-        f"{str(cell.bad)[:200]}."
-        for cell in ok[ok["bad"] != ""].itertuples()
+        f"{cell_name(cell)}: {str(cell.bad)[:200]}." for cell in ok[ok["bad"] != ""].itertuples()
     ][:_MOST]
     single = ok[ok["n_runs"] == 1]
     if not single.empty:
-        found.append(f"{_which(single)} ran once: the spread between runs is not known.")
+        found.append(f"{_which(single, len(ok))} ran once: the spread between runs is not known.")
     return found
 
 
-def _which(cells: pd.DataFrame) -> str:
-    shown = [f"{c.num_devices} × batch {c.batch}" for c in cells.head(4).itertuples()]
+def _which(cells: pd.DataFrame, of: int) -> str:
+    if len(cells) == of > 1:
+        return "Every configuration"
+    shown = [cell_name(cell) for cell in cells.head(4).itertuples()]
     more = len(cells) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")

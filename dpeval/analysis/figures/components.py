@@ -13,6 +13,7 @@ from dpeval.analysis.figures.cells import Family
 from dpeval.analysis.figures.panels import Panel, grid, left_out
 from dpeval.analysis.figures.sheet import Drawing, Sheet, UnsupportedError
 from dpeval.analysis.figures.throughput import INTERVAL_NOTE, notes_on, shade_oversubscribed
+from dpeval.analysis.names import device_count
 from dpeval.record import PHASES
 
 
@@ -74,8 +75,8 @@ def _sentence(family: Family, batch: int, points: pd.DataFrame) -> str:
     parts = {phase: last[f"{phase}_s"] for phase in PHASES if pd.notna(last[f"{phase}_s"])}
     largest = max(parts, key=lambda phase: float(parts[phase]), default="other")
     return (
-        f"{family.label} {family.batch_name} {batch}: at {last.num_devices} devices a step takes "
-        f"{last.step_s:.3g} s, most of it {style.PHASE_NAMES[largest]}."
+        f"{family.label} {family.batch_name} {batch}: at {device_count(last.num_devices)} a step "
+        f"takes {last.step_s:.3g} s, most of it {style.PHASE_NAMES[largest]}."
     ).strip()
 
 

@@ -13,6 +13,7 @@ from dpeval.analysis.figures import style
 from dpeval.analysis.figures.cells import GIB, Family
 from dpeval.analysis.figures.panels import Panel, grid, left_out
 from dpeval.analysis.figures.sheet import Drawing, Sheet, UnsupportedError
+from dpeval.analysis.names import cell_name
 
 _PEAK, _FORECAST, _BUDGET = "#0b5a8f", "#5c5c5c", "#d55e00"
 
@@ -88,7 +89,7 @@ def _draw_absent(panel: Panel, absent: pd.DataFrame) -> None:
         )  # fmt: skip
         word = {"oom": "out of memory"}.get(str(cell.status), str(cell.status))
         have = f" of {cell.have_bytes / GIB:.1f}" if pd.notna(cell.have_bytes) else ""
-        where = f"{cell.num_devices} × batch {cell.batch}"
+        where = cell_name(cell)
         panel.axes.annotate(
             f"{word}: {cell.need_bytes / GIB:.1f}{have} GiB\n{where}",
             (cell.rank_batch, cell.need_bytes / GIB), xytext=(-9, 0), ha="right", va="center",

@@ -20,6 +20,7 @@ from dpeval.analysis.figures.throughput import (
     notes_on,
     shade_oversubscribed,
 )
+from dpeval.analysis.names import device_count
 
 
 def speedups(family: Family, batch: int) -> pd.DataFrame:
@@ -98,9 +99,8 @@ def _draw_speedup(panel: Panel) -> list[str]:
                 axes, [panel.x(n) for n in run], shown.loc[run], index, colours[index]
             )
         last = points.iloc[-1]
-        said.append(
-            f"{family.batch_name} {batch}: {last.speedup:.2f}× at {last.num_devices} devices."
-        )
+        at = device_count(last.num_devices)
+        said.append(f"{family.batch_name} {batch}: {last.speedup:.2f}× at {at}.")
     if len(panel.batches) > 1:
         batch_legend(panel)
     highest = max(float(speedups(family, batch)["speedup_high"].max()) for batch in panel.batches)

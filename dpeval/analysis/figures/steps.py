@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from dpeval.analysis.figures import style
 from dpeval.analysis.figures.cells import FAMILY, printable
 from dpeval.analysis.figures.sheet import Drawing, Sheet, UnsupportedError
+from dpeval.analysis.names import configuration
 from dpeval.record import PHASES, RankRecord, Record
 
 MOST_RUNS = 24
@@ -76,7 +77,8 @@ def _slowest(record: Record) -> RankRecord | None:
 def _run_name(record: Record) -> str:
     config = record.config
     devices, batch = (printable(config.get(key, "?"), 8) for key in ("num_devices", "batch"))
-    name = f"{devices} × batch {batch}"
+    scaling, hardware = (config.get(key, {}).get("kind") for key in ("scaling", "hardware"))
+    name = configuration(devices, batch, scaling, hardware)
     if config.get("repeat", 1) != 1 or record.repetition:
         name += f" · {record.repetition + 1}"
     marks = []
@@ -87,7 +89,7 @@ def _run_name(record: Record) -> str:
     if record.plan is not None and any("oversubscribed" in note for note in record.plan.notes):
         marks.append("oversubscribed")
     mark = f" ({', '.join(marks)})" if marks else ""
-    return f"{printable(config.get('hardware', {}).get('kind', ''), 8)} {name}{mark}".strip()
+    return name + mark
 
 
 def _draw_run(axes: Axes, y: int, record: Record, right: float) -> None:

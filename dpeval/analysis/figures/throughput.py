@@ -12,6 +12,7 @@ from dpeval.analysis.figures import style
 from dpeval.analysis.figures.cells import Family, printable, segments, shortfall
 from dpeval.analysis.figures.panels import Panel, grid, left_out
 from dpeval.analysis.figures.sheet import Drawing, Sheet, UnsupportedError
+from dpeval.analysis.names import cell_name, device_count
 
 UNSTEADY_NOTE = "Open marker: the run never became steady."
 OVERSUBSCRIBED_NOTE = "Grey band: more ranks than cores (oversubscribed); it measures contention."
@@ -104,7 +105,7 @@ def notes_on(chosen: list[Family]) -> list[str]:
         notes.append(OVERSUBSCRIBED_NOTE)
     for cell in ok[ok["bad"] != ""].itertuples():
         bad = printable(cell.bad, 160)
-        notes.append(f"! {cell.num_devices} devices, batch {cell.batch}: {bad}")
+        notes.append(f"! {cell_name(cell)}: {bad}")
     return notes
 
 
@@ -116,7 +117,7 @@ def _alt(title: str, chosen: list[Family]) -> str:
         if best is not None:
             lines.append(
                 f"{family.label or 'all runs'}: highest {best.img_per_s:.3g} img/s at "
-                f"{best.num_devices} devices, {family.batch_name} {best.batch}"
+                f"{device_count(best.num_devices)}, {family.batch_name} {best.batch}"
             )
     return f"{title}, lines with 95 % intervals. " + "; ".join(lines) + "."
 
@@ -159,7 +160,9 @@ def _draw_best(panel: Panel) -> list[str]:
             is_best = cell.num_devices == best.num_devices
             _draw_choice(panel, at, row, cell, is_best, bool(cell.high >= best.low))
         if best is not None:
-            said.append(f"Batch {batch}: {best.num_devices} devices, {best.img_per_s:.3g} img/s.")
+            said.append(
+                f"Batch {batch}: {device_count(best.num_devices)}, {best.img_per_s:.3g} img/s."
+            )
     axes.set_ylim(-0.6, len(panel.batches) - 0.4)
     axes.set_yticks(range(len(panel.batches)), [str(batch) for batch in panel.batches])
     axes.set_ylabel(family.batch_name)

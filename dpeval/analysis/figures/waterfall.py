@@ -14,6 +14,7 @@ from dpeval.analysis.figures.cells import CELL, Family, device_word
 from dpeval.analysis.figures.panels import MOST_PANELS
 from dpeval.analysis.figures.scaling import speedups
 from dpeval.analysis.figures.sheet import Drawing, Sheet, UnsupportedError
+from dpeval.analysis.names import cell_name
 
 _LOSS, _GAIN, _WHOLE = "#d55e00", "#3fb893", "#0b5a8f"
 
@@ -122,6 +123,6 @@ def _label(axes: Axes, row: int, left: float, right: float, words: str) -> None:
 def _sentence(cell: Any, factors: pd.DataFrame) -> str:
     worst = factors.loc[factors["value"].idxmin()]
     return (
-        f"{cell.num_devices} devices, batch {cell.batch}: {factors['value'].prod():.2f}, "
+        f"{cell_name(cell)}: {factors['value'].prod():.2f}, "
         f"lowest factor {worst['factor']} {worst['value']:.2f}."
     )
