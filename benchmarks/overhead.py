@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import time
+from contextlib import AbstractContextManager
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -26,23 +27,32 @@ from dpeval import cli
 from dpeval.board import COLUMNS, Board
 from dpeval.clock import PhaseClock
 from dpeval.conditions import ConditionSampler
-from dpeval.config import Config
 from dpeval.control import Control
-from dpeval.data import Source, prepare
-from dpeval.data.feeds import make_feed
-from dpeval.devices import autocast, grad_scaler, open_device
+from dpeval.data import prepare
+from dpeval.data.feeds import Feed
+from dpeval.devices import open_device
 from dpeval.machine import detect
 from dpeval.models import build, build_optimizer
-from dpeval.plan import Plan, make_plan
-from dpeval.strategies import ddp
+from dpeval.plan import make_plan
 from dpeval.supervise import serve_store
-from dpeval.worker import Trainer, train_step
+from dpeval.worker import (
+    RankTask,
+    SetupTimer,
+    Trainer,
+    build_trainer,
+    rendezvous,
+    train_step,
+)
 
 BLOCK_S = 0.4
 
 
 def bare_block(
-    model: nn.Module, feed: Any, optimizer: torch.optim.Optimizer, steps: int
+    model: nn.Module,
+    feed: Feed,
+    optimizer: torch.optim.Optimizer,
+    autocast: AbstractContextManager[Any],
+    steps: int,
 ) -> list[float]:
     """The loop that a careful person would write, timed as a whole step each."""
     criterion = nn.CrossEntropyLoss()
@@ -50,7 +60,8 @@ def bare_block(
     for _ in range(steps):
         begin_s = time.perf_counter()
         images, labels = feed.put(feed.next())
-        loss = criterion(model(images), labels)
+        with autocast:
+            loss = criterion(model(images), labels)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -69,52 +80,32 @@ def dpeval_block(trainer: Trainer, control: Control, steps: int, done: int) -> l
     return times
 
 
-def rank_main(
-    config: Config,
-    plan: Plan,
-    rank: int,
-    source: Source,
-    board: Board,
-    port: int,
-    pipe: Connection,
-) -> None:
+def rank_main(task: RankTask, board: Board, pipe: Connection) -> None:
+    config, plan, rank = task.config, task.plan, task.rank
     mine = plan.ranks[rank]
     device = open_device(mine.device, mine.cpus, mine.threads)
-    store = dist.TCPStore("127.0.0.1", port, None, False)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=plan.world_size)
-    torch.manual_seed(0)
-    bare, ours = build(config.model), build(config.model)
-    if config.memory_format == "channels_last":
-        bare, ours = (model.to(memory_format=torch.channels_last) for model in (bare, ours))
-    feed = make_feed(
-        source, config.dataset, shares=[r.batch for r in plan.ranks], rank=rank, seed=0,
-        device=device, channels_last=config.memory_format == "channels_last", spare_cpus=[],
-    )  # fmt: skip
+    store = rendezvous(task)
     clock = PhaseClock(device, board.rows(rank))
-    trainer = Trainer(
-        config=config, plan=plan, rank=rank, device=device, clock=clock, feed=feed, model=ours,
-        wrapped=ddp(ours, config.strategy, device, clock),
-        optimizer=build_optimizer(config.optimizer, ours),
-        scaler=grad_scaler(device, config.precision),
-    )  # fmt: skip
+    trainer = build_trainer(task, device, clock, SetupTimer())
     control = Control(rank, rank, store, board, clock, config.measure)
+    bare = build(config.model)
+    if config.memory_format == "channels_last":
+        bare = bare.to(memory_format=torch.channels_last)
     naked = DistributedDataParallel(bare)
     naked_optimizer = build_optimizer(config.optimizer, bare)
-    with autocast(device, config.precision):
-        warm = bare_block(naked, feed, naked_optimizer, 3)
-    steps = int(np.clip(BLOCK_S / warm[-1], 3, 100))
-    agreed = torch.tensor([steps])
+
+    def run_bare() -> list[float]:
+        return bare_block(naked, trainer.feed, naked_optimizer, trainer.autocast, steps)
+
+    def run_ours() -> list[float]:
+        return dpeval_block(trainer, control, steps, done)
+
+    steps, done = 3, 0
+    agreed = torch.tensor([int(np.clip(BLOCK_S / run_bare()[-1], 3, 100))])
     dist.broadcast(agreed, 0)
-    steps, done = int(agreed), 0
+    steps = int(agreed)
     pairs: list[tuple[list[float], list[float]]] = []
     for number in range(config.repeat + 1):
-
-        def run_bare() -> list[float]:
-            return bare_block(naked, feed, naked_optimizer, steps)
-
-        def run_ours(done: int = done) -> list[float]:
-            return dpeval_block(trainer, control, steps, done)
-
         # Which goes first changes from pair to pair, or the second would profit from the first.
         if number % 2:
             first = run_bare()
@@ -152,9 +143,8 @@ def measure(overrides: list[str]) -> tuple[float, float, float, float]:
     pipes, processes = [], []
     for rank in range(plan.world_size):
         ours, theirs = context.Pipe()
-        process = context.Process(
-            target=rank_main, args=(config, plan, rank, source, board, port, theirs), daemon=True
-        )
+        task = RankTask(config, plan, rank, source, "127.0.0.1", port, env={})
+        process = context.Process(target=rank_main, args=(task, board, theirs), daemon=True)
         process.start()
         pipes.append(ours)
         processes.append(process)

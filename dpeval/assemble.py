@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dpeval import __version__, measure
+from dpeval import __version__, caveats, measure
 from dpeval.board import COLUMNS, Board, Floats
 from dpeval.conditions import Conditions
 from dpeval.config import identity, to_plain
-from dpeval.faults import Fault, faults
 from dpeval.machine import Environment
 from dpeval.measure import StopReason, Window
 from dpeval.record import (
+    OWN_PHASES,
     PHASES,
     Ablation,
     AblationBlock,
@@ -31,7 +31,6 @@ from dpeval.record import (
     SetupTimes,
     Status,
     Throughput,
-    Warning,
 )
 
 if TYPE_CHECKING:
@@ -40,8 +39,6 @@ if TYPE_CHECKING:
     from dpeval.worker import RankResult
 
 LOSS_STEPS = 5
-COMPUTE = ("data", "h2d", "forward", "backward", "optimizer", "other")
-"""The phases in which a rank works on its own; what is left of a step is waiting for others."""
 
 
 def blank(
@@ -95,6 +92,8 @@ def finish(
     }
     if steps:
         fields |= _series(job, board, outcome, steps, begun_s, pids)
+        if fields["status"] == "ok" and fields["window"] is None:
+            fields |= {"status": "failed", "cause": _cut_short(job, board, steps)}
         power_w = conditions.power_w if conditions is not None else None
         # The other nodes of a run use energy that is not seen from here.
         if power_w is not None and job.node is None and "throughput" in fields:
@@ -105,7 +104,8 @@ def finish(
             _rank(job, rank.rank, board.rows(rank.rank)[:0], None, outcome, pids)
             for rank in job.plan.ranks
         ]
-    return _warned(record.model_copy(update=fields))
+    made = record.model_copy(update=fields)
+    return made.model_copy(update={"warnings": caveats.find(made)})
 
 
 def _status(outcome: Outcome, ended: bool) -> Status:
@@ -137,6 +137,21 @@ def _cause(outcome: Outcome, ended: bool) -> Cause | None:
     )
 
 
+def _cut_short(job: Job, board: Board, steps: int) -> Cause:
+    """Why a run that did nothing wrong has no mean: its time ended before there was a window."""
+    measure = job.config.measure
+    step_s = float(np.median(_column(board.rows(0)[:steps], "step")))
+    enough_s = math.ceil((measure.min_warmup_steps + measure.min_steps) * step_s)
+    return Cause(
+        kind="time_limit",
+        message=(
+            f"measure.time_limit_s={measure.time_limit_s:g} was over after {steps} "
+            f"step{'s' * (steps != 1)} of {step_s:.3g} s, too few for a mean; "
+            f"give measure.time_limit_s={enough_s} or more"
+        ),
+    )
+
+
 def _series(
     job: Job, board: Board, outcome: Outcome, steps: int, begun_s: float, pids: dict[int, int]
 ) -> dict[str, Any]:
@@ -157,7 +172,7 @@ def _series(
         fields["throughput"] = throughput(
             job.plan.global_batch, [series[main] for series in step_s], window.stopped_by
         )
-        compute = [sum_columns(table[main], COMPUTE) for table in rows]
+        compute = [sum_columns(table[main], OWN_PHASES) for table in rows]
         fields["balance"] = measure.load_balance(compute)
     fields["loss"] = _loss(job, outcome)
     fields["ablation"] = _ablation(outcome)
@@ -326,47 +341,3 @@ def _ablation(outcome: Outcome) -> Ablation | None:
         comm_cost_s=normal_s - no_sync_s,
         sharing_cost_s=no_sync_s - alone_s,
     )
-
-
-def _warned(record: Record) -> Record:
-    """Add in words whatever makes this record's figures less trustworthy."""
-    found: list[Warning] = []
-    if record.dataset is not None and record.dataset.is_stand_in:
-        found.append(Warning(code="stand_in", text=record.dataset.note))
-    if record.status == "ok" and (record.window is None or not record.window.steady):
-        found.append(
-            Warning(code="unsteady", text="no steady state was reached in the time allowed")
-        )
-    if record.loss is not None and record.loss.end is None:
-        found.append(Warning(code="loss", text="the loss is not finite: this training diverged"))
-    if record.plan is not None:
-        found += [Warning(code="plan", text=note) for note in record.plan.notes]
-    if record.conditions is not None:
-        found += [Warning(code="conditions", text=text) for text in record.conditions.bad]
-    found += [_worded(fault, record) for fault in _faults(record)]
-    return record.model_copy(update={"warnings": found})
-
-
-def _faults(record: Record) -> list[Fault]:
-    if record.window is None or not record.ranks:
-        return []
-    phases = [
-        {name: np.array(series) for name, series in rank.phase_s.items()} for rank in record.ranks
-    ]
-    own = [name for name in COMPUTE if name != "data"]
-    return faults(
-        record.window,
-        [np.array(rank.step_s) for rank in record.ranks],
-        [np.sum([phase[name] for name in own], axis=0) for phase in phases],
-        [phase["data"] for phase in phases],
-        [rank.batch for rank in record.ranks],
-    )
-
-
-def _worded(fault: Fault, record: Record) -> Warning:
-    """A fault as the record tells it, with the way out where there is one."""
-    text = fault.text
-    if fault.code == "input_bound" and record.dataset is not None:
-        faster = {"jpeg": "cached", "cached": "resident"}.get(record.dataset.loader)
-        text += f"; dataset.loader={faster} would lift that" if faster else ""
-    return Warning(code=fault.code, text=text, ranks=fault.ranks)

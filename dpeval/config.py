@@ -386,8 +386,8 @@ def _check_bound(key: str, value: Any, bound: Any) -> None:
                 f"{key}={value} is not one of {', '.join(choices)}{nearest(value, choices)}"
             )
         return
-    if value != value:
-        raise ConfigError(f"{key}={value} is not a number; give a finite one")
+    if not math.isfinite(value):
+        raise ConfigError(f"{key}={value} is not a finite number; give one that is")
     if low is not None and value < low:
         raise ConfigError(f"{key}={value} is too small; the smallest valid value is {low}")
     if above is not None and value <= above:

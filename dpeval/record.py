@@ -27,6 +27,8 @@ FILE_NAME = "metrics.json"
 
 PHASES = ("data", "h2d", "forward", "backward", "comm_exposed", "optimizer", "other")
 """The parts of a step, in order; they add up to it. `other` is the remainder."""
+OWN_PHASES = tuple(phase for phase in PHASES if phase != "comm_exposed")
+"""The parts in which a rank works on its own; in the rest of a step it waits for others."""
 
 Status = Literal["ok", "skipped", "oom", "failed", "interrupted"]
 
@@ -48,7 +50,7 @@ class Warning(Frozen):
     """Something that makes a figure less trustworthy, in words."""
 
     code: str
-    """Stable, for programs: input_bound, straggler, noisy, unsteady, stand_in, …"""
+    """Stable, for programs: unsteady, imprecise, input_bound, straggler, jitter, stand_in, …"""
     text: str
     ranks: list[int] = []
 

@@ -238,13 +238,13 @@ def _live(task: RankTask, board: Board, device: Device) -> RankResult:
     config, plan = task.config, task.plan
     local_rank = plan.ranks[task.rank].local_rank
     board.beat(local_rank, Stage.STARTING, 0)
-    timer = _SetupTimer()
+    timer = SetupTimer()
     baseline_bytes = device.memory_bytes()
     device.reset_peak()
-    store = _rendezvous(task)
+    store = rendezvous(task)
     timer.lap("rendezvous")
     clock = PhaseClock(device, board.rows(local_rank))
-    trainer = _trainer(task, device, clock, timer)
+    trainer = build_trainer(task, device, clock, timer)
     control = Control(task.rank, local_rank, store, board, clock, config.measure)
     training_loop(trainer, control)
     device.finish()
@@ -274,7 +274,7 @@ def _live(task: RankTask, board: Board, device: Device) -> RankResult:
     )
 
 
-class _SetupTimer:
+class SetupTimer:
     """Wall time of the parts of the set-up, s."""
 
     def __init__(self) -> None:
@@ -286,7 +286,7 @@ class _SetupTimer:
         self.laps_s[name], self._last_s = now_s - self._last_s, now_s
 
 
-def _rendezvous(task: RankTask) -> Store | None:
+def rendezvous(task: RankTask) -> Store | None:
     """Join the process group through the store that the parent serves; None for a lone rank."""
     if task.plan.world_size == 1 and task.config.strategy.name == "none":
         return None
@@ -302,7 +302,12 @@ def _rendezvous(task: RankTask) -> Store | None:
     return store
 
 
-def _trainer(task: RankTask, device: Device, clock: PhaseClock, timer: _SetupTimer) -> Trainer:
+def build_trainer(task: RankTask, device: Device, clock: PhaseClock, timer: SetupTimer) -> Trainer:
+    """This rank's model, data, strategy and optimizer; the process group is joined already.
+
+    Raises:
+        DpevalError: some part cannot be made as the configuration asks.
+    """
     config, plan = task.config, task.plan
     set_numerics(config.precision, deterministic=config.deterministic)
     torch.manual_seed(config.seed)

@@ -101,7 +101,9 @@ class SweepLauncher(Launcher):
         try:
             config = from_hydra(plain)
         except ConfigError as error:
-            raise ConfigError(f"{' '.join(overrides)}: {error}") from error
+            # One override alone is what the message is about: it need not be said twice.
+            which = f"{' '.join(overrides)}: " if len(overrides) > 1 else ""
+            raise ConfigError(f"{which}{error}") from error
         folder = Path(str(composed.hydra.sweep.dir)) / str(composed.hydra.sweep.subdir)
         return SweepJob(number, tuple(overrides), composed, config, folder)
 

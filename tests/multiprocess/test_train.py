@@ -110,6 +110,8 @@ def test_the_gpu_command_as_written_stops_before_anything_starts(
          "/nowhere"),
         (("repeat=2",), "add -m"),
         (("-m", "repeat=50", "sweep.time_limit_s=600"), "50 runs of up to"),
+        (("-m", "repeat=0"), "dpeval: repeat=0 is too small"),
+        (("-m", "seed=1", "batch=8,0"), "dpeval: seed=1 batch=0: batch=0 is too small"),
     ],
 )  # fmt: skip
 def test_a_users_mistake_is_one_line_and_status_2(

@@ -1,0 +1,129 @@
+"""Blocks that take the cost of communication apart train, and leave no trace of it."""
+
+from __future__ import annotations
+
+import multiprocessing
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dpeval import cli
+from dpeval.ablation import AblationSeries, run_ablation
+from dpeval.board import Board
+from dpeval.clock import PhaseClock
+from dpeval.data import prepare
+from dpeval.devices import open_device
+from dpeval.machine import detect
+from dpeval.plan import make_plan
+from dpeval.supervise import serve_store
+from dpeval.worker import RankTask, SetupTimer, Trainer, build_trainer, rendezvous, train_step
+
+STEPS = 4
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one rank held before and after its blocks, and what they did."""
+
+    before: dict[str, Any]
+    after: dict[str, Any]
+    seeds: list[dict[str, Any]]
+    """The state that every block began from."""
+    ends: list[dict[str, Any]]
+    """… and the state after each of its steps."""
+    series: list[AblationSeries]
+
+
+def state_of(trainer: Trainer) -> dict[str, Any]:
+    """Parameters, batch statistics and momenta, as arrays of their own."""
+    found = {name: value.numpy().copy() for name, value in trainer.model.state_dict().items()}
+    for index, state in trainer.optimizer.state_dict()["state"].items():
+        found[f"momentum {index}"] = state["momentum_buffer"].numpy().copy()
+    return found
+
+
+def rank_main(task: RankTask, board: Board, pipe: Connection) -> None:
+    rank = task.plan.ranks[task.rank]
+    device = open_device(rank.device, rank.cpus, rank.threads)
+    store = rendezvous(task)
+    assert store is not None
+    clock = PhaseClock(device, board.rows(task.rank))
+    trainer = build_trainer(task, device, clock, SetupTimer())
+    for index in range(STEPS):
+        train_step(trainer, index)
+    clock.drain()
+    rows, seeds, ends = board.rows(task.rank).copy(), [], []
+
+    def watched_step(trainer: Trainer, index: int, *, sync: bool) -> None:
+        if index == 0:
+            seeds.append(state_of(trainer))
+        train_step(trainer, index, sync=sync)
+        ends.append(state_of(trainer))
+
+    before = state_of(trainer)
+    series = run_ablation(trainer, watched_step, store, board, STEPS)
+    np.testing.assert_array_equal(board.rows(task.rank), rows)
+    assert clock.finished == STEPS
+    pipe.send(Seen(before, state_of(trainer), seeds, ends, series))
+    pipe.recv()
+
+
+@pytest.fixture(scope="module")
+def seen(data_root: Path) -> list[Seen]:
+    """Two ranks of ResNet-18 that take a few steps and then the blocks."""
+    config = cli.compose(
+        ["model=resnet18", "batch=8", "num_devices=2", "hardware.oversubscribe=true",
+         "dataset=imagenette_like", "dataset.train_images=100", "dataset.image_px=32",
+         "measure.max_steps=100",
+         f"dataset.root={data_root}"]
+    )  # fmt: skip
+    plan, source = make_plan(config, detect()), prepare(config.dataset, print)
+    context = multiprocessing.get_context("spawn")
+    board = Board(context, 2, config.measure.max_steps)
+    store, port = serve_store("127.0.0.1")
+    pipes = []
+    for rank in range(2):
+        ours, theirs = context.Pipe()
+        task = RankTask(config, plan, rank, source, "127.0.0.1", port, env={})
+        context.Process(target=rank_main, args=(task, board, theirs), daemon=True).start()
+        pipes.append(ours)
+    assert all(pipe.poll(120) for pipe in pipes), "a rank did not answer"
+    told = [pipe.recv() for pipe in pipes]
+    for pipe in pipes:
+        pipe.send("done")
+    del store
+    return told
+
+
+def assert_equal(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        np.testing.assert_array_equal(value, other[name], err_msg=name)
+
+
+def test_what_was_trained_is_as_it_was_after_every_block_and_at_the_end(seen: list[Seen]) -> None:
+    for rank, told in enumerate(seen):
+        assert_equal(told.after, told.before)
+        for seed in told.seeds:
+            assert_equal(seed, told.before)
+        for end in told.ends:
+            assert any((value != told.before[name]).any() for name, value in end.items())
+        kinds = [series.kind for series in told.series]
+        assert kinds == ["normal", "no_sync", "alone"] * (len(kinds) // 3)
+        waited = [series.step_s == [] for series in told.series]
+        assert waited == [kind == "alone" and rank == 1 for kind in kinds]
+    weights = "conv1.weight"
+    np.testing.assert_array_equal(seen[0].before[weights], seen[1].before[weights])
+
+
+def test_without_synchronisation_ranks_part_ways(seen: list[Seen]) -> None:
+    """… or the blocks that are meant to communicate nothing would time communication."""
+    steps = len(seen[0].series[0].step_s) + 1
+    synced, apart = steps - 1, 2 * steps - 1
+    weights = "conv1.weight"
+    np.testing.assert_array_equal(seen[0].ends[synced][weights], seen[1].ends[synced][weights])
+    assert (seen[0].ends[apart][weights] != seen[1].ends[apart][weights]).any()
