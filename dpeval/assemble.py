@@ -273,7 +273,11 @@ def _buckets(result: RankResult | None, first: int, last: int) -> list[Bucket]:
     # Buckets are rebuilt after the first step, so a series can lack it: count from the end.
     taken = last - first
     return [
-        Bucket(bytes=nbytes, allreduce_median_s=float(np.median(series[-taken:])))
+        Bucket(
+            bytes=nbytes,
+            allreduce_median_s=float(np.median(series[-taken:])),
+            allreduce_s=_rounded(np.array(series[-taken:])),
+        )
         for _, (nbytes, series) in sorted(result.buckets.items())
         if series and taken > 0
     ]

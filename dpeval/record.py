@@ -89,6 +89,8 @@ class Bucket(Frozen):
     bytes: int
     allreduce_median_s: float
     """From the moment the bucket's gradients are ready to the end of its all-reduce."""
+    allreduce_s: list[float] = []
+    """The same for every step of the window."""
 
 
 class RankRecord(Frozen):

@@ -42,6 +42,13 @@ def test_a_real_model_trains_on_two_ranks_and_leaves_a_whole_record(train: Train
         assert (
             sum(bucket.bytes for bucket in rank.buckets) == 4 * 11_181_642
         )  # ResNet-18, 10 classes
+        for bucket in rank.buckets:
+            assert len(bucket.allreduce_s) == run.window.steps
+            assert np.median(bucket.allreduce_s) == pytest.approx(bucket.allreduce_median_s)
+        measured = slice(run.window.first, None)
+        # Buckets overlap in time: each of them ends within the step's time of communicating.
+        longest = np.max([bucket.allreduce_s for bucket in rank.buckets], axis=0)
+        assert (longest <= np.array(rank.comm_s)[measured] + 1e-9).all()
         hidden, whole = np.array(rank.comm_hidden_s), np.array(rank.comm_s)
         assert (hidden <= whole + 1e-9).all()
     slowest = max(sum(rank.step_s[run.window.first :]) for rank in run.ranks)
