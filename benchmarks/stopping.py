@@ -7,20 +7,34 @@ series with a cold start, autocorrelation and lognormal noise are simulated from
 step; with records given, their steady steps are resampled in blocks instead (the mean of all of
 them is then the truth). For each way to measure: steps needed, error, and how often its own
 interval covers the truth. An epoch is that of Imagenette at batch 32: 295 steps.
+
+A record is also replayed as it came: where the rule would have stopped, against all its steps;
+and repetitions are replayed together.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dpeval import record
+from dpeval.analysis.names import configuration
+from dpeval.analysis.pool import student
 from dpeval.config import MeasureConfig
-from dpeval.measure import decide, mean_interval, naive_interval, steady_start
+from dpeval.measure import (
+    Decision,
+    Interval,
+    decide,
+    mean_interval,
+    naive_interval,
+    steady_start,
+)
 
 Series = np.ndarray[Any, np.dtype[np.float64]]
 EPOCH_STEPS = 9_469 // 32
@@ -48,9 +62,8 @@ def simulated(generator: np.random.Generator) -> tuple[Series, float]:
     return steps, float(np.exp(spread**2 / 2))
 
 
-def resampled(path: Path) -> Callable[[np.random.Generator], tuple[Series, float]]:
+def resampled(run: record.Record) -> Callable[[np.random.Generator], tuple[Series, float]]:
     """Series of a real run, put together from blocks of ten of its steady steps."""
-    run = record.read(path)
     assert run.window is not None
     steps = np.array(run.ranks[0].step_s)
     main = steps[run.window.first :]
@@ -64,28 +77,84 @@ def resampled(path: Path) -> Callable[[np.random.Generator], tuple[Series, float
     return draw
 
 
-def replay(path: Path) -> str:
-    """Where the rule would have stopped in the run as it came, against all its steady steps."""
-    run = record.read(path)
-    assert run.window is not None
+@dataclass(frozen=True)
+class Replay:
+    """Where the rule would have stopped in a run as it came."""
+
+    steps: int
+    found: Interval
+    all_s: Series
+    """Every step from where the rule saw the steady state begin, s."""
+
+    @property
+    def error(self) -> float:
+        """Of the rule's mean, against the mean of all."""
+        return self.found.mean / float(self.all_s.mean()) - 1
+
+
+def replayed(run: record.Record) -> Replay:
     steps = np.array(run.ranks[0].step_s)
-    main = steps[run.window.first :]
-    count, mean, is_covered = by_rule(steps / main.mean())
-    within = "covers" if is_covered else "misses"
+    count, decision = stopped(steps)
+    assert decision.interval is not None
+    return Replay(count, decision.interval, steps[decision.first :])
+
+
+def words(run: record.Record) -> str:
+    """One run replayed, in words.
+
+    Nothing that stops early can know what the machine does later: how far tenths of the run lie
+    from its mean tells how much of an error is the machine's.
+    """
+    seen = replayed(run)
+    truth_s, total = float(seen.all_s.mean()), len(run.ranks[0].step_s)
+    within = "covers" if seen.found.low <= truth_s <= seen.found.high else "misses"
+    tenths = [float(part.mean()) / truth_s - 1 for part in np.array_split(seen.all_s, 10)]
     return (
-        f"as it came: the rule stops after {count} of {len(steps)} steps ({len(steps) / count:.1f} "
-        f"times fewer), {mean - 1:+.2%} from the mean of all, which its interval {within}"
+        f"as it came: the rule stops after {seen.steps} of {total} steps ({total / seen.steps:.1f} "
+        f"times fewer), {seen.error:+.2%} from the mean of all, which its interval {within}; "
+        f"tenths of the run lie {min(tenths):+.1%} to {max(tenths):+.1%} from it"
     )
+
+
+def together(runs: list[record.Record]) -> str:
+    """Repetitions of one configuration, pooled as the analysis does where there are several."""
+    seen = [replayed(run) for run in runs]
+    truth_s = float(np.mean([one.all_s.mean() for one in seen]))
+    found_s = np.array([one.found.mean for one in seen])
+    half_s = student(len(found_s) - 1) * float(found_s.std(ddof=1)) / np.sqrt(len(found_s))
+    error = float(found_s.mean()) / truth_s - 1
+    within = "covers" if abs(error) <= half_s / truth_s else "misses"
+    name = configuration(runs[0].config["num_devices"], runs[0].config["batch"])
+    return (
+        f"{len(runs)} repetitions of {name}: single runs lie "
+        f"{found_s.min() / truth_s - 1:+.1%} to {found_s.max() / truth_s - 1:+.1%} from the mean "
+        f"of all steps of all runs; together {error:+.2%} ± {half_s / truth_s:.2%}, which {within}"
+    )
+
+
+def repetitions(runs: list[record.Record]) -> list[list[record.Record]]:
+    """Runs that differ in their repetition alone, where there are several."""
+    groups: dict[str, list[record.Record]] = {}
+    for run in runs:
+        key = json.dumps({**run.config, "repetition": 0}, sort_keys=True)
+        groups.setdefault(key, []).append(run)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def stopped(steps: Series) -> tuple[int, Decision]:
+    """After how many steps the rule stops, and what it says there."""
+    for count in range(CHECK_STEPS, len(steps) + 1, CHECK_STEPS):
+        found = decide(steps[:count], 0.0, STANDARD)
+        if found.reason is not None and found.interval is not None:
+            return count, found
+    raise SystemExit(f"the rule does not stop within these {len(steps)} steps")
 
 
 def by_rule(steps: Series) -> tuple[int, float, bool]:
     """Steps taken by the rule, its mean, whether its interval covers 1.0 (the scaled truth)."""
-    for count in range(CHECK_STEPS, len(steps) + 1, CHECK_STEPS):
-        found = decide(steps[:count], 0.0, STANDARD)
-        if found.reason is not None and found.interval is not None:
-            interval = found.interval
-            return count, interval.mean, interval.low <= 1.0 <= interval.high
-    raise AssertionError("the rule did not stop")
+    count, found = stopped(steps)
+    assert found.interval is not None
+    return count, found.interval.mean, found.interval.low <= 1.0 <= found.interval.high
 
 
 def by_length(steps: Series, count: int) -> tuple[int, float, bool]:
@@ -168,9 +237,12 @@ def main() -> None:
     given = parser.parse_args()
     coverage(given.runs)
     table("simulated", simulated, given.runs)
-    for path in given.records:
-        table(str(path), resampled(path), given.runs)
-        print(replay(path))
+    runs = {path: record.read(path) for path in given.records}
+    for path, run in runs.items():
+        table(str(path), resampled(run), given.runs)
+        print(words(run))
+    for group in repetitions(list(runs.values())):
+        print(together(group))
 
 
 if __name__ == "__main__":
