@@ -10,12 +10,14 @@ import pandas as pd
 
 from dpeval.analysis import choice
 from dpeval.analysis.choice import Candidate, Choice
-from dpeval.analysis.efficiency import MEANING, Waterfall
+from dpeval.analysis.efficiency import MEANING, REMAINDER, Waterfall
 from dpeval.analysis.findings import Findings
 from dpeval.analysis.laws import Curve
 from dpeval.analysis.names import device_count
 
 MOST_FAMILIES = 12
+WINDOWS_AGREE = 0.1
+"""Ablation windows whose step differs by less than this fraction from the main window's."""
 _MOST_CLAIMS = 8
 
 
@@ -125,12 +127,25 @@ def _ties(chosen: Choice) -> str:
 def _loss(item: Waterfall) -> str:
     factor = item.largest_loss
     product = " × ".join(f"{f.name} {f.value:.2f}" for f in item.factors)
+    doubt = _doubt(item)
     if factor.value > 0.99:
-        return f"No factor of that efficiency loses more than 1 % ({product})."
+        return f"No factor of that efficiency loses more than 1 % ({product}).{doubt}"
     is_one = len(factor.parts) == 1
     because = f"because of {MEANING[factor.parts[0]]}" if is_one else factor.note
     return (
         f"The largest loss is {factor.name} (× {factor.value:.2f}), {because}; in all: {product}."
+        f"{doubt}"
+    )
+
+
+def _doubt(item: Waterfall) -> str:
+    """What to hold against the factors where the windows behind them were not as the main one."""
+    off = next((f.value for f in item.factors if f.parts == (REMAINDER,)), 1.0)
+    if abs(off - 1) <= WINDOWS_AGREE:
+        return ""
+    return (
+        f" The windows behind these factors took {off:.2f} times the main window's step: the "
+        "machine or the training was in another state there, and no factor is surer than that."
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -10,9 +11,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dpeval import cli
-from dpeval.ablation import AblationSeries, run_ablation
+from dpeval.ablation import (
+    KINDS,
+    MAX_ROUNDS,
+    MAX_STEPS_PER_BLOCK,
+    MIN_ROUNDS,
+    MIN_STEPS_PER_BLOCK,
+    AblationSeries,
+    run_ablation,
+    schedule,
+)
 from dpeval.board import Board
 from dpeval.clock import PhaseClock
 from dpeval.data import prepare
@@ -33,8 +45,10 @@ class Seen:
     after: dict[str, Any]
     seeds: list[dict[str, Any]]
     """The state that every block began from."""
-    ends: list[dict[str, Any]]
-    """… and the state after each of its steps."""
+    ends: list[list[dict[str, Any]]]
+    """… and the state after each of its steps; the first block of all only settles."""
+    is_where_it_was: bool
+    """Parameters and momenta lie in the memory in which they were trained."""
     series: list[AblationSeries]
 
 
@@ -44,6 +58,12 @@ def state_of(trainer: Trainer) -> dict[str, Any]:
     for index, state in trainer.optimizer.state_dict()["state"].items():
         found[f"momentum {index}"] = state["momentum_buffer"].numpy().copy()
     return found
+
+
+def places_of(trainer: Trainer) -> list[int]:
+    """Where everything that is trained lies in memory."""
+    momenta = [state["momentum_buffer"] for state in trainer.optimizer.state.values()]
+    return [tensor.data_ptr() for tensor in [*trainer.model.state_dict().values(), *momenta]]
 
 
 def rank_main(task: RankTask, board: Board, pipe: Connection) -> None:
@@ -56,19 +76,23 @@ def rank_main(task: RankTask, board: Board, pipe: Connection) -> None:
     for index in range(STEPS):
         train_step(trainer, index)
     clock.drain()
-    rows, seeds, ends = board.rows(task.rank).copy(), [], []
+    rows = board.rows(task.rank).copy()
+    seeds: list[dict[str, Any]] = []
+    ends: list[list[dict[str, Any]]] = []
 
     def watched_step(trainer: Trainer, index: int, *, sync: bool) -> None:
         if index == 0:
             seeds.append(state_of(trainer))
+            ends.append([])
         train_step(trainer, index, sync=sync)
-        ends.append(state_of(trainer))
+        ends[-1].append(state_of(trainer))
 
-    before = state_of(trainer)
+    before, places = state_of(trainer), places_of(trainer)
     series = run_ablation(trainer, watched_step, store, board, STEPS)
     np.testing.assert_array_equal(board.rows(task.rank), rows)
     assert clock.finished == STEPS
-    pipe.send(Seen(before, state_of(trainer), seeds, ends, series))
+    is_where_it_was = places_of(trainer) == places
+    pipe.send(Seen(before, state_of(trainer), seeds, ends, is_where_it_was, series))
     pipe.recv()
 
 
@@ -110,7 +134,8 @@ def test_what_was_trained_is_as_it_was_after_every_block_and_at_the_end(seen: li
         assert_equal(told.after, told.before)
         for seed in told.seeds:
             assert_equal(seed, told.before)
-        for end in told.ends:
+        assert told.is_where_it_was
+        for end in itertools.chain(*told.ends):
             assert any((value != told.before[name]).any() for name, value in end.items())
         kinds = [series.kind for series in told.series]
         assert kinds == ["normal", "no_sync", "alone"] * (len(kinds) // 3)
@@ -122,8 +147,19 @@ def test_what_was_trained_is_as_it_was_after_every_block_and_at_the_end(seen: li
 
 def test_without_synchronisation_ranks_part_ways(seen: list[Seen]) -> None:
     """… or the blocks that are meant to communicate nothing would time communication."""
-    steps = len(seen[0].series[0].step_s) + 1
-    synced, apart = steps - 1, 2 * steps - 1
+    _, synced, apart, *_ = zip(seen[0].ends, seen[1].ends, strict=False)
     weights = "conv1.weight"
-    np.testing.assert_array_equal(seen[0].ends[synced][weights], seen[1].ends[synced][weights])
-    assert (seen[0].ends[apart][weights] != seen[1].ends[apart][weights]).any()
+    np.testing.assert_array_equal(synced[0][-1][weights], synced[1][-1][weights])
+    assert (apart[0][-1][weights] != apart[1][-1][weights]).any()
+
+
+@given(window_s=st.floats(0, 1e5), step_s=st.floats(1e-6, 100), share=st.floats(0.01, 2))
+def test_blocks_are_never_single_steps_and_keep_to_their_share_of_time(
+    window_s: float, step_s: float, share: float
+) -> None:
+    made = schedule(window_s, step_s, share)
+    assert MIN_ROUNDS <= made.rounds <= MAX_ROUNDS
+    assert MIN_STEPS_PER_BLOCK <= made.steps <= MAX_STEPS_PER_BLOCK
+    is_least = (made.rounds, made.steps) == (MIN_ROUNDS, MIN_STEPS_PER_BLOCK)
+    needed_s = made.rounds * made.steps * len(KINDS) * step_s
+    assert is_least or needed_s <= share * window_s * (1 + 1e-9)

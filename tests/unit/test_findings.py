@@ -14,7 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpeval import record
-from dpeval.analysis import choice, compare, csv_adapter, efficiency, frame, laws, pool, scaling
+from dpeval.analysis import (
+    choice,
+    compare,
+    csv_adapter,
+    efficiency,
+    frame,
+    laws,
+    pool,
+    scaling,
+    verdict,
+)
 from dpeval.analysis.findings import Findings, find
 from dpeval.analyze import main
 from dpeval.errors import ConfigError
@@ -43,6 +53,15 @@ def test_known_factors_are_found_and_multiply_to_the_efficiency() -> None:
         },
         rel=1e-6,
     )
+
+
+@pytest.mark.parametrize(("normal_s", "is_doubted"), [(0.8, False), (0.86, False), (1.0, True)])
+def test_windows_unlike_the_main_one_are_told(normal_s: float, is_doubted: bool) -> None:
+    many = perfect(2, 32, 0.8, ablation=ablation(normal_s, [0.75, 0.75], 0.6))
+    said = " ".join(verdict.sentences(findings([perfect(1), many])))
+    assert "exposed communication" in said
+    assert ("took 1.25 times the main window's step" in said) is is_doubted
+    assert ("no factor is surer" in said) is is_doubted
 
 
 def test_a_straggler_is_load_balance_and_not_contention() -> None:
