@@ -300,6 +300,8 @@ def _components(family: Family, runs: Runs) -> Chart:
         "barmode": "stack",
         "xaxis": {"title": {"text": device_word(family.hardware)}, "type": "multicategory"},
         "yaxis": {"title": {"text": "time per step (ms)"}},
+        # Plotly's own margin leaves no room for a title below two rows of names.
+        "margin": {"b": 72},
         "hovermode": "closest",
     }
     summary = "Stacked bars: the phases of the mean step for each batch and device count."

@@ -115,7 +115,7 @@
     }
     return { data, layout: { ...layout, font: { color: css("--ink"), family: "inherit", size: 13 },
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", dragmode: false,
-      margin: { t: 16, r: 8, b: 40, l: 56 }, 
+      margin: { t: 16, r: 8, b: 40, l: 56, ...layout.margin },
       legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" },
       hoverlabel: { align: "left", bgcolor: css("--card"), bordercolor: css("--quiet"),
         font: { color: css("--ink"), size: 12 } } } };
