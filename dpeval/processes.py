@@ -44,6 +44,7 @@ class Process:
     name: str
     parent: int
     group: int
+    minor_faults: int
     major_faults: int
     spent_s: float
     cpu: int
@@ -117,7 +118,8 @@ class RankTimes:
         self._begin: dict[int, CpuTimes] = {}
         self._now: dict[int, CpuTimes] = {}
         self._switches: dict[int, tuple[int, int]] = {}
-        self._faults: dict[int, tuple[int, int]] = {}
+        self._major_faults: dict[int, tuple[int, int]] = {}
+        self._minor_faults: dict[int, tuple[int, int]] = {}
 
     def sample(self) -> bool:
         """Read all counters; False, and nothing is kept of it, where a rank has ended.
@@ -140,10 +142,12 @@ class RankTimes:
         self._begin = self._begin or cpus
         self._now = cpus
         for pid, rank in ranks.items():
+            counts = [(self._switches, _switches(self._status[pid].read()))]
             if rank is not None:
-                self._faults[pid] = _since_first(self._faults.get(pid), rank.major_faults)
-            count = _switches(self._status[pid].read())
-            self._switches[pid] = _since_first(self._switches.get(pid), count)
+                counts.append((self._major_faults, rank.major_faults))
+                counts.append((self._minor_faults, rank.minor_faults))
+            for seen, count in counts:
+                seen[pid] = _since_first(seen.get(pid), count)
         return True
 
     def look_around(self) -> None:
@@ -231,7 +235,11 @@ class RankTimes:
 
     def major_faults(self) -> int:
         """Page faults of the ranks that had to be served from a disk."""
-        return sum(now - first for first, now in self._faults.values())
+        return sum(now - first for first, now in self._major_faults.values())
+
+    def minor_faults(self) -> int:
+        """Page faults of the ranks that found their page in memory or got a fresh one."""
+        return sum(now - first for first, now in self._minor_faults.values())
 
 
 def parse_cpu_times(text: str) -> dict[int, CpuTimes]:
@@ -262,6 +270,7 @@ def parse_process(text: str) -> Process | None:
         name="".join(char if char.isprintable() else "?" for char in name),
         parent=int(words[1]),
         group=int(words[2]),
+        minor_faults=int(words[7]),
         major_faults=int(words[9]),
         spent_s=(int(words[11]) + int(words[12])) * TICK_S,
         cpu=int(words[36]),

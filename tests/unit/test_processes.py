@@ -128,14 +128,14 @@ def test_what_others_took_is_told_for_each_core(tmp_path: Path) -> None:
         {10: [0], 11: [1]},
         stat_of_cpus(cpu0=5, cpu1=5, cpu2=5) | process(10, 2) | process(11, 3, cpu=1),
         stat_of_cpus(cpu0=15, cpu1=15, cpu2=9)
-        | process(10, 11, faults=4, switches=70)
+        | process(10, 11, faults=4, touched=907, switches=70)
         | process(11, 13, cpu=1, switches=30)
         | process(12, 0.9, name="a) R (b", cpu=0),
     )
     assert times.foreign_s() == pytest.approx({0: 1.0, 1: 0.0})
     assert times.takers([0], 0.5) == ["a) R (b (pid 12)"]
     assert times.takers([1], 0.5) == []
-    assert (times.major_faults(), times.switches()) == (4, 100)
+    assert (times.major_faults(), times.minor_faults(), times.switches()) == (4, 900, 100)
 
 
 def test_helpers_count_as_their_rank_s_own_even_after_their_end(tmp_path: Path) -> None:

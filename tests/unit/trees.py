@@ -53,13 +53,14 @@ def process(
     group: int = 0,
     name: str = "job",
     faults: int = 0,
+    touched: int = 7,
     switches: int = 0,
     allowed: str | None = None,
 ) -> dict[str, str]:
     """A process of one thread: half of its time in the kernel, half not."""
     half = round(50 * spent_s)
-    words = ["S", parent, group, 0, 0, 0, 0, 7, 7, faults, 7, half, round(100 * spent_s) - half]
-    words += [0] * 23 + [cpu] + [0] * 13
+    words = ["S", parent, group, 0, 0, 0, 0, touched, 7, faults, 7]
+    words += [half, round(100 * spent_s) - half] + [0] * 23 + [cpu] + [0] * 13
     stat = f"{pid} ({name}) {' '.join(map(str, words))}\n"
     status = (
         f"Name:\t{name}\nCpus_allowed_list:\t{allowed or cpu}\n"
