@@ -195,7 +195,7 @@ def _stopped_by(outcome: Outcome) -> StopReason:
 
 
 def _window(step_s: Floats, stopped_by: StopReason, job: Job) -> Window | None:
-    if len(step_s) <= job.config.measure.min_warmup_steps + 1:
+    if len(step_s) < measure.steps_for_a_mean(job.config.measure):
         return None
     return measure.window(step_s, stopped_by, job.config.measure)
 

@@ -1,21 +1,40 @@
-"""Looks ahead for a session: every run's forecast, budget and decision, each counted once."""
+"""Looks ahead for a session: every run's memory, budget and time, each counted once."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from dpeval import models, nvml
+from dpeval import models, nvml, pace
 from dpeval.config import Config, to_plain
 from dpeval.errors import RecordError
 from dpeval.forecast import PROCESS_BYTES, forecast
 from dpeval.machine import Machine
 from dpeval.memory import Budget, Decision, Forecast, NoForecast, budget, decide
-from dpeval.peaks import Peak, learned, memory_key, peak_of
+from dpeval.pace import Pace, Past, past_of
+from dpeval.peaks import Peak, learned, peak_of, work_key
 from dpeval.plan import Plan
-from dpeval.record import FILE_NAME, read
+from dpeval.record import FILE_NAME, Record, read
+from dpeval.walk import flops_per_image
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What the record of one run teaches about others that do the same work."""
+
+    key: tuple[str, ...]
+    host: str
+    peak: Peak | None
+    past: Past | None
+
+    @classmethod
+    def of(cls, record: Record) -> Lesson:
+        return cls(
+            work_key(record.config), record.environment.host, peak_of(record), past_of(record)
+        )
 
 
 class Foresight:
@@ -24,7 +43,9 @@ class Foresight:
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
         self._counted: dict[tuple[str, int, int], Forecast | NoForecast] = {}
-        self._read: dict[Path, tuple[tuple[str, ...], Peak] | None] = {}
+        self._speeds: dict[str, float] = {}
+        self._flops_of: dict[tuple[str, int], float | None] = {}
+        self._read: dict[Path, Lesson | None] = {}
 
     def counted(self, config: Config, images: int, micro_batches: int = 1) -> Forecast:
         """The forecast by counting alone; see :func:`dpeval.forecast.forecast`.
@@ -33,7 +54,7 @@ class Foresight:
             NoForecast: the model cannot be walked without data.
         """
         several = config.num_devices > 1
-        what = json.dumps([*memory_key(to_plain(config)), several, config.dataset.num_classes])
+        what = json.dumps([*work_key(to_plain(config)), several, config.dataset.num_classes])
         key = (what, images, micro_batches)
         if key not in self._counted:
             try:
@@ -60,7 +81,7 @@ class Foresight:
             NoForecast: the model cannot be walked without data.
         """
         counted = self.counted(config, images, micro_batches)
-        peaks = self._peaks(folder, config) if folder is not None else []
+        peaks = [item.peak for item in self._lessons(folder, config) if item.peak is not None]
         if not peaks:
             return counted
         if micro_batches == 1:
@@ -86,6 +107,35 @@ class Foresight:
             strong=config.scaling.kind == "strong",
         )
 
+    def too_short(self, config: Config, plan: Plan, folder: Path) -> str | None:
+        """Why the time of the run of `config` leaves no room for a mean; None where it may.
+
+        Args:
+            folder: where earlier records of the same study lie.
+        """
+        images = max(rank.batch for rank in plan.ranks)
+        past = [
+            item.past
+            for item in self._lessons(folder, config)
+            if item.past is not None and item.host == self._machine.host
+        ]
+        paces = [self._expected(config, images), pace.remembered(images, past)]
+        return pace.too_short(config.measure, [one for one in paces if one is not None])
+
+    def _expected(self, config: Config, images: int) -> Pace | None:
+        """The pace by what the model says or by its operations; None where neither tells.
+
+        What a GPU does in a second is not known before there are ranks on it.
+        """
+        told = getattr(models.check(config.model), "least_step_s", None)
+        if told is not None:
+            return pace.known(told + config.dataset.delay_s)
+        if config.hardware.kind == "gpu":
+            return None
+        flops, speed = self._flops(config), self._core_speed(config.precision)
+        threads = config.hardware.cores_per_device
+        return pace.counted(flops * images, images, speed * threads) if flops is not None else None
+
     def budget_at(self, config: Config) -> Callable[[int], Budget]:
         """The budget of one rank, from the number of ranks of the whole run."""
         gpu = config.hardware.kind == "gpu"
@@ -103,15 +153,33 @@ class Foresight:
 
         return at
 
-    def _peaks(self, folder: Path, config: Config) -> list[Peak]:
-        key = memory_key(to_plain(config))
-        found = [self._peak(path) for path in sorted(folder.rglob(FILE_NAME))]
-        return [item[1] for item in found if item is not None and item[0] == key]
+    def _flops(self, config: Config) -> float | None:
+        """Operations of one image; None where the model cannot be walked without data."""
+        key = str(config.model), config.dataset.image_px
+        if key not in self._flops_of:
+            try:
+                found: float | None = flops_per_image(config, 2, lambda: models.build(config.model))
+            except NoForecast:
+                found = None
+            self._flops_of[key] = found
+        return self._flops_of[key]
 
-    def _peak(self, path: Path) -> tuple[tuple[str, ...], Peak] | None:
+    def _core_speed(self, precision: str) -> float:
+        if precision not in self._speeds:
+            self._speeds[precision] = pace.core_flops_per_s(precision)
+        return self._speeds[precision]
+
+    def _lessons(self, folder: Path | None, config: Config) -> list[Lesson]:
+        """What runs under `folder` teach whose ranks did the same work, with whatever batch."""
+        key = work_key(to_plain(config))
+        paths = sorted(folder.rglob(FILE_NAME)) if folder is not None else []
+        found = [self._lesson(path) for path in paths]
+        return [item for item in found if item is not None and item.key == key]
+
+    def _lesson(self, path: Path) -> Lesson | None:
         if path not in self._read:
             try:
-                self._read[path] = peak_of(read(path))
+                self._read[path] = Lesson.of(read(path))
             except RecordError:
                 self._read[path] = None
         return self._read[path]

@@ -38,6 +38,7 @@ __all__ = [
     "mean_interval",
     "naive_interval",
     "steady_start",
+    "steps_for_a_mean",
     "window",
     "winsorised",
 ]
@@ -91,6 +92,11 @@ class Window(Frozen):
     """How the beginning of the steady state was found."""
     drift: float = 0.0
     """Change along the fitted line over the window, as a fraction of the mean."""
+
+
+def steps_for_a_mean(config: MeasureConfig) -> int:
+    """The least number of steps of a run that has a mean with an interval."""
+    return config.min_warmup_steps + 2
 
 
 def steady_start(step_s: Sequence[float] | Floats, floor: int) -> Steady:

@@ -31,8 +31,8 @@ class Peak:
     """What was forecast for it, without allowances."""
 
 
-def memory_key(config: dict[str, Any]) -> tuple[str, ...]:
-    """What decides a rank's memory besides its batch; equal for runs that teach each other.
+def work_key(config: dict[str, Any]) -> tuple[str, ...]:
+    """What decides a rank's memory and work besides its batch: equal for runs that teach others.
 
     Args:
         config: as in a record, or as :func:`dpeval.config.to_plain` gives it.
@@ -47,8 +47,8 @@ def memory_key(config: dict[str, Any]) -> tuple[str, ...]:
     return tuple(str(value) for value in values)
 
 
-def peak_of(record: Record) -> tuple[tuple[str, ...], Peak] | None:
-    """The key and the fullest rank's peak of a record; None where it teaches nothing."""
+def peak_of(record: Record) -> Peak | None:
+    """The fullest rank's peak of a record; None where it teaches nothing."""
     if record.status != "ok" or record.plan is None or record.plan.micro_batches != 1:
         return None
     ranks = [rank for rank in record.ranks if rank.peak_bytes is not None]
@@ -56,12 +56,11 @@ def peak_of(record: Record) -> tuple[tuple[str, ...], Peak] | None:
         return None
     images = max(rank.batch for rank in ranks)
     earlier = record.memory.forecast
-    peak = Peak(
+    return Peak(
         images=images,
         bytes=max(rank.peak_bytes or 0 for rank in ranks if rank.batch == images),
         counted_bytes=earlier.counted_bytes if earlier is not None else None,
     )
-    return memory_key(record.config), peak
 
 
 def learned(forecast: Forecast, images: int, peaks: Sequence[Peak]) -> Forecast:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from dpeval.config import Config
 from dpeval.machine import Machine
@@ -43,6 +43,8 @@ class Plan(Frozen):
     """What a reader of the figures should know (oversubscribed, SMT siblings shared, …)."""
     skip: str | None = None
     """Why this run is not started; None where it is."""
+    skip_kind: Literal["devices", "time_limit"] = "devices"
+    """What it lacks, as in a record's cause."""
 
 
 def deal(images: int, devices: int) -> list[int]:

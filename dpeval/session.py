@@ -9,12 +9,12 @@ from dpeval import devices, models, run, supervise
 from dpeval.config import Config, DatasetConfig
 from dpeval.console import Reporter
 from dpeval.data import Source, prepare, used
-from dpeval.errors import MachineError
+from dpeval.errors import ConfigError, MachineError
 from dpeval.foresight import Foresight, study_folder
 from dpeval.machine import Environment, Machine, detect, environment
 from dpeval.memory import NoForecast
 from dpeval.nodes import Node
-from dpeval.plan import make_plan
+from dpeval.plan import Plan, make_plan
 from dpeval.record import Cause, MemoryRecord, Record
 from dpeval.run import Job
 
@@ -46,10 +46,24 @@ class Session:
         if buildable not in self._buildable:
             models.build_optimizer(config.optimizer, models.check(config.model))
             self._buildable.add(buildable)
-        job = Job(config, make_plan(config, self.machine), folder, tuple(overrides), node)
+        plan = self._in_time(config, make_plan(config, self.machine), folder, node)
+        job = Job(config, plan, folder, tuple(overrides), node)
         if config.memory.on_excess == "error":
             self.look_ahead(job)
         return job
+
+    def _in_time(self, config: Config, plan: Plan, folder: Path, node: Node | None) -> Plan:
+        """`plan`, not to be started where its time leaves no room for a mean.
+
+        Nodes of one run must agree whether it starts, and each would judge by its own speed: a
+        run of several is tried.
+        """
+        if plan.skip is not None or node is not None:
+            return plan
+        line = self.foresight.too_short(config, plan, study_folder(folder, config.study))
+        if line is None:
+            return plan
+        return plan.model_copy(update={"skip": line, "skip_kind": "time_limit"})
 
     def look_ahead(self, job: Job) -> Job:
         """`job` with its memory forecast, and its micro-batches where it needs any.
@@ -80,10 +94,13 @@ class Session:
         """Stop before anything starts where none of `jobs` can start here.
 
         Raises:
-            MachineError: with the reason of the smallest run.
+            ConfigError, MachineError: with the reason of the smallest run.
         """
         if any(job.plan.skip is None for job in jobs):
             return
+        hasty = [job for job in jobs if job.plan.skip_kind == "time_limit"]
+        if hasty:
+            raise ConfigError(str(min(hasty, key=lambda job: job.config.batch).plan.skip))
         smallest = min(jobs, key=lambda job: job.plan.world_size)
         if self.machine.gpus or smallest.config.hardware.kind != "gpu":
             raise MachineError(str(smallest.plan.skip))
@@ -122,7 +139,7 @@ class Session:
         if job.memory.action not in ("run", "skip"):
             self.reporter.say(f"memory: {job.memory.decision}")
         if job.plan.skip is not None:
-            reason = Cause(kind="devices", message=job.plan.skip)
+            reason = Cause(kind=job.plan.skip_kind, message=job.plan.skip)
             record = run.skip(job, self.environment, reason)
         elif job.memory.action == "skip":
             reason = Cause(kind="memory", message=job.memory.decision)

@@ -10,12 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from dpeval.config import Config
 from dpeval.devices import AUTOCAST_DTYPES
 from dpeval.heap import Event
 from dpeval.ledger import Ledger, Moment, pretend
 from dpeval.memory import NoForecast
+
+UNWALKABLE = (RuntimeError, NotImplementedError, TypeError, ValueError)
+"""What a model raises that looks at values, which tensors without data do not have."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,29 @@ def meta_model(config: Config, build: Callable[[], nn.Module]) -> nn.Module:
         if config.memory_format == "channels_last":
             model = model.to(memory_format=torch.channels_last)
     return model.train()
+
+
+def flops_per_image(config: Config, images: int, build: Callable[[], nn.Module]) -> float:
+    """Floating-point operations of one forward and backward pass per image.
+
+    Products of matrices and convolutions alone, a product and its sum counted as two.
+
+    Args:
+        images: how many to walk with; two or more, for batch normalisation.
+
+    Raises:
+        NoForecast: see :func:`walk_step`.
+    """
+    px = config.dataset.image_px
+    try:
+        model = meta_model(config, build)
+        pixels = torch.empty(images, 3, px, px, device="meta")
+        labels = torch.empty(images, dtype=torch.int64, device="meta")
+        with FlopCounterMode(display=False) as counter:
+            nn.functional.cross_entropy(model(pixels), labels).backward()
+    except UNWALKABLE as error:
+        raise _no_forecast(config, "speed", error) from error
+    return float(counter.get_total_flops()) / images
 
 
 def walk_step(
@@ -90,11 +117,8 @@ def walk_step(
             if backward:
                 loss.backward()
         del loss
-    except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
-        raise NoForecast(
-            f"model={config.model.name} cannot be walked without data ({first_line(error)}); "
-            "its memory is not forecast"
-        ) from error
+    except UNWALKABLE as error:
+        raise _no_forecast(config, "memory", error) from error
     first_drop = len(ledger.events)
     model.zero_grad(set_to_none=True)
     del x, y
@@ -105,6 +129,13 @@ def walk_step(
         peak=ledger.peak,
         events=tuple(ledger.events),
         first_drop=first_drop,
+    )
+
+
+def _no_forecast(config: Config, what: str, error: Exception) -> NoForecast:
+    return NoForecast(
+        f"model={config.model.name} cannot be walked without data ({first_line(error)}); "
+        f"its {what} is not forecast"
     )
 
 

@@ -142,8 +142,29 @@ def test_a_time_limit_keeps_what_was_measured(train: Train) -> None:
     assert "measure.rel_precision=0.001" in told
 
 
-def test_a_window_shorter_than_a_step_is_told_and_no_mean_is_made_of_it(train: Train) -> None:
+def test_a_window_shorter_than_steps_known_to_be_long_starts_nothing(train: Train) -> None:
     done = train(*CALIBRATED, "model.args.forward_s=1.5", "measure.time_limit_s=1")
+    assert done.status == 2
+    assert "measure.time_limit_s=1 leaves no time for a mean" in done.err
+    assert len(done.err.strip().splitlines()) == 1
+    assert done.records == []
+
+
+def test_of_a_sweep_only_runs_without_time_for_a_window_are_skipped(train: Train) -> None:
+    limits = "measure.time_limit_s=1,5"
+    done = train("-m", *CALIBRATED, "model.args.forward_s=0.4", limits)
+    assert done.status == 0
+    hasty, unhurried = done.records
+    assert hasty.status == "skipped"
+    assert hasty.cause is not None
+    assert hasty.cause.kind == "time_limit"
+    assert unhurried.status == "ok"
+
+
+def test_a_window_shorter_than_a_step_is_told_and_no_mean_is_made_of_it(train: Train) -> None:
+    """Nothing told beforehand that the first steps would be that slow."""
+    slow = ("model.args.forward_s=0.1", "model.args.faults={cold_steps: 99, cold_factor: 15}")
+    done = train(*CALIBRATED, *slow, "measure.time_limit_s=1")
     assert done.status == 1
     run = done.record
     assert run.status == "failed"
