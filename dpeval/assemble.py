@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dpeval import __version__, caveats, measure
+from dpeval import __version__, caveats, measure, yardstick
 from dpeval.board import COLUMNS, Board, Floats
 from dpeval.conditions import Conditions
 from dpeval.config import identity, to_plain
@@ -31,6 +31,7 @@ from dpeval.record import (
     SetupTimes,
     Status,
     Throughput,
+    readings,
 )
 
 if TYPE_CHECKING:
@@ -92,6 +93,10 @@ def finish(
     }
     if steps:
         fields |= _series(job, board, outcome, steps, begun_s, pids)
+        if conditions is not None:
+            seen = readings(fields["ranks"], fields["window"])
+            bad = conditions.bad + yardstick.words(seen)
+            fields["conditions"] = conditions.model_copy(update={"bad": bad})
         if fields["status"] == "ok" and fields["window"] is None:
             fields |= {"status": "failed", "cause": _cut_short(job, board, steps)}
         power_w = conditions.power_w if conditions is not None else None
@@ -252,6 +257,7 @@ def _rank(
         buckets=_buckets(result, first, last),
         peak_bytes=result.peak_bytes if result is not None else outcome.peak_bytes.get(rank),
         baseline_bytes=result.baseline_bytes if result is not None else None,
+        yardstick=result.yardstick if result is not None else None,
     )
 
 

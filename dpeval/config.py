@@ -49,6 +49,9 @@ class HardwareConfig:
     """Allow more ranks than there are cores (CPU only); such a run measures contention."""
     memory_gib: float | None = bounded(None, above=0)
     """Memory budget of one device in GiB; null: what the device, cgroup or host leaves."""
+    keep_memory: bool = False
+    """Let ranks keep freed host memory for the next step instead of giving it back to the system
+    and taking it anew, page by page (GNU C library: M_TRIM_THRESHOLD=-1, M_MMAP_MAX=0)."""
     interface: str | None = None
     """Network interface for gloo and NCCL between nodes; null: loopback on one node."""
     startup_timeout_s: float = bounded(900.0, above=0)

@@ -2,7 +2,9 @@
 
 Rank 0 decides, at steps that all ranks know in advance, and posts its decision in the
 rendezvous store; the others read it there. Between two such steps (about half a second apart)
-nothing is exchanged. The time this takes lies between steps and enters none of them.
+nothing is exchanged. The time this takes lies between steps and enters none of them; nor does
+that of the fixed work by which the machine's speed is judged, which all ranks do at one step, so
+that none waits for another.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import Protocol
 from dpeval.board import COLUMNS, Board, Stage
 from dpeval.clock import PhaseClock
 from dpeval.config import MeasureConfig
+from dpeval.fixed_work import FixedWork
 from dpeval.measure import StopReason, decide
 
 CHECK_EVERY_S = 0.5
@@ -37,9 +40,11 @@ class Control:
         board: Board,
         clock: PhaseClock,
         config: MeasureConfig,
+        fixed_work: FixedWork | None = None,
     ) -> None:
         self._rank, self._local_rank, self._store = rank, local_rank, store
         self._board, self._clock, self._config = board, clock, config
+        self._fixed_work = fixed_work
         self._begin_s = time.monotonic()
         self._until = 1
         self._told = 0
@@ -59,6 +64,8 @@ class Control:
         if verdict == "stop":
             self.stopped_by = value  # type: ignore[assignment]  # rank 0 posts only StopReasons
             return False
+        if verdict == "work" and self._fixed_work is not None:
+            self._fixed_work.do(steps)
         self._until = int(value)
         return True
 
@@ -92,4 +99,5 @@ class Control:
             return f"stop:{decision.reason}"
         recent_s = max(float(step_s[-1]), 1e-6)
         ahead = max(1, min(int(CHECK_EVERY_S / recent_s), steps, self._config.max_steps - steps))
-        return f"go:{steps + ahead}"
+        is_due = self._fixed_work is not None and self._fixed_work.is_due()
+        return f"{'work' if is_due else 'go'}:{steps + ahead}"

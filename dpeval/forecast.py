@@ -95,7 +95,7 @@ def forecast(
             "context": CONTEXT_BYTES + (NCCL_BYTES if config.num_devices > 1 else 0),
         }
     else:
-        taken = _taken(GlibcHeap(), setting)
+        taken = _taken(GlibcHeap(keeps=config.hardware.keep_memory), setting)
         dynamic = max(0, taken - static["parameters"])
         allowances = {
             "fragmentation": max(0, taken - counted) + int(FRAGMENTATION_SHARE * dynamic),

@@ -8,12 +8,18 @@ to place tensors of the sizes that training uses; neither is exact to the byte.
 from __future__ import annotations
 
 import bisect
+import ctypes
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from dpeval.errors import MachineError
+
 KIB, MIB = 2**10, 2**20
 PAGE = 4 * KIB
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+"""Parameters of mallopt(3)."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +89,27 @@ class FreeBlocks:
         self._by_size.pop(bisect.bisect_left(self._by_size, (size, begin)))
 
 
+def keep_freed_memory() -> None:
+    """Let this process keep what it frees, as :class:`GlibcHeap` does with `keeps`.
+
+    Raises:
+        MachineError: its C library is not GNU's, or refuses.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None or not (mallopt(M_TRIM_THRESHOLD, -1) and mallopt(M_MMAP_MAX, 0)):
+        raise MachineError(
+            "hardware.keep_memory=true needs the GNU C library's allocator, and this system has "
+            "another; use hardware.keep_memory=false"
+        )
+
+
 class GlibcHeap:
-    """malloc of the GNU C library, one arena, untuned (mallopt(3), "M_MMAP_THRESHOLD").
+    """malloc of the GNU C library, one arena (mallopt(3), "M_MMAP_THRESHOLD").
 
     Requests above the mmap threshold get pages of their own and give them back. The threshold
     rises to the size of whatever was so freed, to 32 MiB at most, and the heap's free end is
-    trimmed only where it exceeds twice that. All else comes from one growing heap.
+    trimmed only where it exceeds twice that. All else comes from one growing heap; with `keeps`
+    (:func:`keep_freed_memory`) everything does, and nothing is given back.
     """
 
     MAX_THRESHOLD = 32 * MIB
@@ -96,8 +117,9 @@ class GlibcHeap:
     """What PyTorch's CPU allocator asks for."""
     HEADER = 16
 
-    def __init__(self) -> None:
-        self._threshold = self._trim = 128 * KIB
+    def __init__(self, *, keeps: bool = False) -> None:
+        self._threshold: float = math.inf if keeps else 128 * KIB
+        self._trim = self._threshold
         self._free = FreeBlocks()
         self._top = self._grown = self._mapped = 0
         self._blocks: dict[int, tuple[int | None, int]] = {}

@@ -14,7 +14,7 @@ from dpeval.record import Record
 SAME = ("model", "optimizer", "precision", "memory_format", "compile")
 SAME_DATASET = ("image_px", "loader")
 SAME_STRATEGY = ("name", "bucket_cap_mb", "gradient_as_bucket_view", "static_graph")
-SAME_HARDWARE = ("kind", "cores_per_device")
+SAME_HARDWARE = ("kind", "cores_per_device", "keep_memory")
 MIN_SPREAD = 1.5
 """Largest over smallest batch from which a line is worth more than the counted slope: peaks of
 neighbouring batches differ by chance as much as by their images."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from dpeval.measure import Balance, Window
 from dpeval.memory import Budget, Forecast
 from dpeval.plan import Plan
 from dpeval.schema import Frozen
+from dpeval.yardstick import Yardstick
 
 SCHEMA_VERSION = 1
 FILE_NAME = "metrics.json"
@@ -119,6 +121,8 @@ class RankRecord(Frozen):
     baseline_bytes: int | None = None
     """Memory of the rank before the model was built (interpreter, libraries, CUDA context)."""
     threads: int = 1
+    yardstick: Yardstick | None = None
+    """Fixed work between steps, on CPU ranks: how fast the machine itself was."""
 
 
 class Throughput(Frozen):
@@ -229,6 +233,14 @@ class Record(Frozen):
     warnings: list[Warning] = []
     missing: list[str] = []
     """What this record cannot say (for records made from foreign files)."""
+
+
+def readings(ranks: Sequence[RankRecord], window: Window | None) -> list[Yardstick]:
+    """What each CPU rank's fixed work took within the main window."""
+    if window is None:
+        return []
+    last = window.first + window.steps
+    return [rank.yardstick.within(window.first, last) for rank in ranks if rank.yardstick]
 
 
 def write(record: Record, path: Path) -> None:

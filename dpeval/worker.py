@@ -29,9 +29,12 @@ from dpeval.control import Control
 from dpeval.data import Source
 from dpeval.data.feeds import Feed, make_feed
 from dpeval.devices import Device, autocast, grad_scaler, open_device, set_numerics
+from dpeval.fixed_work import FixedWork
+from dpeval.heap import keep_freed_memory
 from dpeval.measure import StopReason
 from dpeval.oom import be_first_to_go, is_out_of_memory
 from dpeval.plan import Plan
+from dpeval.yardstick import Yardstick
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class RankResult:
     ablation: list[AblationSeries]
     images_read: int
     measured_rows: int
+    yardstick: Yardstick | None = None
 
 
 @dataclass(frozen=True)
@@ -201,6 +205,8 @@ def run_rank(task: RankTask, board: Board, pipe: Connection) -> None:
     os.environ.update(task.env)
     device: Device | None = None
     try:
+        if task.config.hardware.keep_memory:
+            keep_freed_memory()
         rank = task.plan.ranks[task.rank]
         device = open_device(rank.device, rank.cpus, rank.threads)
         message: RankResult | RankFailure = _live(task, board, device)
@@ -245,7 +251,9 @@ def _live(task: RankTask, board: Board, device: Device) -> RankResult:
     timer.lap("rendezvous")
     clock = PhaseClock(device, board.rows(local_rank))
     trainer = build_trainer(task, device, clock, timer)
-    control = Control(task.rank, local_rank, store, board, clock, config.measure)
+    is_watched = config.measure.conditions and config.hardware.kind == "cpu"
+    fixed_work = FixedWork() if is_watched else None
+    control = Control(task.rank, local_rank, store, board, clock, config.measure, fixed_work)
     training_loop(trainer, control)
     device.finish()
     clock.drain()
@@ -271,6 +279,7 @@ def _live(task: RankTask, board: Board, device: Device) -> RankResult:
         ablation=series,
         images_read=trainer.feed.images_read,
         measured_rows=rows,
+        yardstick=fixed_work.readings if fixed_work is not None else None,
     )
 
 

@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from dpeval import yardstick
 from dpeval.analysis import series
 from dpeval.errors import RecordError
-from dpeval.record import PHASES, Ablation, Record
+from dpeval.record import PHASES, Ablation, Record, readings
 
-VERSION = 2
+VERSION = 3
 """Raised whenever :func:`row` says something else for the same record: caches then start anew."""
 
 COLUMNS: dict[str, str] = {
@@ -90,6 +91,9 @@ COLUMNS: dict[str, str] = {
     "warning_codes": "the same for programs, separated by spaces",
     "conditions_bad": "bad conditions of the machine, separated by '; '",
     "major_faults": "pages read back from disk while measuring",
+    "page_faults": "page faults of a rank per step that no disk served",
+    "page_fault_share": "the least that they take of a step",
+    "product_s": "fixed products between steps: how fast the machine's cores were, s",
     "lacks": "what the record cannot say, separated by '; '",
     "host": "machine",
     "cpu_model": "its CPU",
@@ -330,7 +334,23 @@ def _around(run: Record) -> dict[str, Any]:
         "warning_codes": " ".join(dict.fromkeys(text(w.code, 40) for w in run.warnings[:50])),
         "conditions_bad": "; ".join(text(words) for words in bad[:20]),
         "major_faults": conditions.major_faults if conditions is not None else None,
+        **_fixed_work(run),
         "lacks": "; ".join(text(words) for words in run.missing[:50]),
+    }
+
+
+def _fixed_work(run: Record) -> dict[str, float | None]:
+    """What fixed work between steps tells, of the machine and of the cost of page faults."""
+    seen = readings(run.ranks, run.window)
+    found = {"product_s": _positive(yardstick.product_s(seen))}
+    if run.window is None or run.conditions is None or run.conditions.minor_faults_per_s is None:
+        return found
+    # Faults are those of the ranks on the recording process' host.
+    here = sum(rank.host in ("", run.environment.host) for rank in run.ranks)
+    faults_per_s, page_s = run.conditions.minor_faults_per_s / max(1, here), yardstick.page_s(seen)
+    return found | {
+        "page_faults": faults_per_s * run.window.step_s.mean,
+        "page_fault_share": faults_per_s * page_s if page_s is not None else None,
     }
 
 

@@ -36,6 +36,8 @@ GAIN = 1.03
 RISE = 0.05
 UNEVEN = 1.05
 MAJOR_FAULTS = 100
+FAULT_SHARE = 0.03
+"""Of a step, in page faults that no disk served; what they evict from caches comes on top."""
 
 
 @dataclass(frozen=True)
@@ -232,6 +234,25 @@ def _input_bound(pair: _Pair) -> str | None:
     return f"its baseline waited for data during {one:.0%} of a step, and it {many:.0%}"
 
 
+def _page_faults(pair: _Pair) -> str | None:
+    one, many = pair.base["page_fault_share"], pair.cell["page_fault_share"]
+    if pd.isna(one) or pd.isna(many) or one - many < FAULT_SHARE:
+        return None
+    return (
+        f"page faults took at least {one:.0%} of its baseline's step, and {many:.0%} of its own "
+        "(freed memory given back and taken anew; hardware.keep_memory=true keeps it)"
+    )
+
+
+def _machine(slower: dict[str, Any], other: dict[str, Any], name: str) -> str | None:
+    one, many = slower["product_s"], other["product_s"]
+    if pd.isna(one) or pd.isna(many) or one < (1 + RISE) * many:
+        return None
+    return (
+        f"the machine itself was {one / many - 1:.0%} slower for {name} (fixed work between steps)"
+    )
+
+
 def _starved(pair: _Pair) -> str | None:
     peak, budget = pair.base["peak_bytes"], pair.base["budget_bytes"]
     if pd.notna(peak) and pd.notna(budget) and budget > 0 and peak >= FULL_SHARE * budget:
@@ -359,6 +380,8 @@ _SUPER_LINEAR: dict[str, Finder] = {
     "other_threads": _threads,
     "baseline_input_bound": _input_bound,
     "baseline_memory": _starved,
+    "baseline_page_faults": _page_faults,
+    "slower_machine": lambda pair: _machine(pair.base, pair.cell, "its baseline"),
     "baseline_accumulated": _accumulated,
     "noisy": _noisy,
     "faster_regime": _regime,
@@ -373,6 +396,7 @@ _SLOW: dict[str, Finder] = {
     "factor": _factor,
     "other_threads": _threads,
     "other_hardware": _hardware,
+    "slower_machine": lambda pair: _machine(pair.cell, pair.base, "it"),
     "unsteady": _unsteady,
     "noisy": _noisy,
 }

@@ -11,9 +11,10 @@ import pandas as pd
 from dpeval.analysis import choice
 from dpeval.analysis.choice import Candidate, Choice
 from dpeval.analysis.efficiency import MEANING, REMAINDER, Waterfall
+from dpeval.analysis.explain import FAULT_SHARE
 from dpeval.analysis.findings import Findings
 from dpeval.analysis.laws import Curve
-from dpeval.analysis.names import device_count
+from dpeval.analysis.names import cell_name, device_count
 
 MOST_FAMILIES = 12
 WINDOWS_AGREE = 0.1
@@ -70,6 +71,7 @@ def _family(findings: Findings, chosen: Choice) -> Iterator[str]:
     for curve in findings.curves:
         if _same(curve.key, key, best.batch):
             yield _law(curve)
+    yield from _page_faults(findings.points, key)
 
 
 def _same(found: dict[str, Any], key: dict[str, Any], batch: int) -> bool:
@@ -146,6 +148,27 @@ def _doubt(item: Waterfall) -> str:
     return (
         f" The windows behind these factors took {off:.2f} times the main window's step: the "
         "machine or the training was in another state there, and no factor is surer than that."
+    )
+
+
+def _page_faults(points: pd.DataFrame, key: dict[str, Any]) -> Iterator[str]:
+    """Which configurations of a family lose time to memory that is given back and taken anew."""
+    family = points[np.logical_and.reduce([points[name] == value for name, value in key.items()])]
+    losing = family[family["page_fault_share"] > FAULT_SHARE].sort_values("page_fault_share")
+    if losing.empty:
+        return
+    worst = losing.iloc[-1]
+    others = f" ({len(losing)} of {len(family)} configurations lose over {FAULT_SHARE:.0%})"
+    same = family[family["batch"] == worst["batch"]]
+    more = same[same["num_devices"] > worst["num_devices"]]
+    is_owed = (worst["page_fault_share"] - more["page_fault_share"] > FAULT_SHARE).any()
+    yield (
+        f"{cell_name(worst)} loses at least {worst['page_fault_share']:.0%} of its step to "
+        f"{worst['page_faults']:,.0f} page faults: the C library gives freed memory back to the "
+        f"system, and the next step takes it anew{others if len(losing) > 1 else ''}; "
+        "hardware.keep_memory=true keeps it."
+        + " A speed-up over it owes as much to that as to devices."
+        * bool(is_owed)
     )
 
 

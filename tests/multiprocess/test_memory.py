@@ -29,6 +29,10 @@ RESNET = (
 )
 
 
+def _read(path: str) -> str:
+    return Path(path).read_text() if Path(path).exists() else ""
+
+
 def hungry(folder: Path, name: str) -> tuple[str, ...]:
     """Overrides for a model of :mod:`tests.multiprocess.hungry`, entered as a user's own."""
     file = folder / "conf" / "model" / "hungry.yaml"
@@ -169,3 +173,27 @@ def test_a_rank_killed_by_a_cgroup_limit_is_out_of_memory_and_the_next_run_start
     assert max(rank.peak_bytes or 0 for rank in killed.ranks) > 1 * GIB
     assert clean.status == "ok", clean.cause
     # That no process is left in the cgroup shows when the fixture removes it.
+
+
+@pytest.mark.skipif(
+    "[always]" in _read("/sys/kernel/mm/transparent_hugepage/enabled"),
+    reason="this system takes huge pages, of which a step has few",
+)
+def test_memory_that_is_kept_is_not_faulted_in_again(train: Train) -> None:
+    """Tensors above 32 MiB are mapped anew in every step unless ranks keep what they free."""
+    big = (
+        "model=torchvision", "model.name=squeezenet1_1", "dataset=imagenette_like",
+        "dataset.train_images=64", "dataset.image_px=160", "batch=32", "num_devices=1",
+        "measure=quick", "measure.min_steps=12", "measure.ablation=false", "analyze=false",
+    )  # fmt: skip
+
+    def faults_per_step(*overrides: str) -> float:
+        made = train(*big, *overrides).records[-1]
+        assert made.conditions is not None
+        assert made.conditions.minor_faults_per_s is not None
+        assert made.window is not None
+        return made.conditions.minor_faults_per_s * made.window.step_s.mean
+
+    page_bytes = os.sysconf("SC_PAGE_SIZE")
+    assert faults_per_step() > 64 * MIB / page_bytes
+    assert faults_per_step("hardware.keep_memory=true") < 16 * MIB / page_bytes

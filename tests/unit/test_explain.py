@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from dpeval.analysis import csv_adapter
+from dpeval.analysis import csv_adapter, verdict
+from dpeval.conditions import Conditions
 from dpeval.measure import Balance
 from dpeval.record import Cause, Record, Scheduler, Warning
+from dpeval.yardstick import Yardstick
 from tests.records import ablation, findings, make_record, perfect
 
 FAST = perfect(2, 32, 0.4)  # 2.5 times as fast as the 1 s of one device
@@ -41,6 +43,22 @@ def with_phase(run: Record, phase: str, share: float) -> Record:
         spent = rank.stats[phase].model_copy(update={"mean_s": share * rank.stats["step"].mean_s})
         ranks.append(rank.model_copy(update={"stats": {**rank.stats, phase: spent}}))
     return run.model_copy(update={"ranks": ranks})
+
+
+def with_fixed_work(run: Record, faults_per_step: float, product_s: float = 0.7e-3) -> Record:
+    """The same run with page faults of 2 µs on every rank and a machine of a set speed."""
+    count = len(run.ranks[0].step_s)
+    work = Yardstick(
+        step=list(range(1, count)),
+        product_s=[product_s] * (count - 1),
+        copy_s=[0.4e-3] * (count - 1),
+        page_s=[2e-6] * (count - 1),
+    )
+    ranks = [rank.model_copy(update={"yardstick": work}) for rank in run.ranks]
+    assert run.window is not None
+    rate = faults_per_step * len(ranks) / run.window.step_s.mean
+    conditions = Conditions(samples=2, interval_s=1.0, minor_faults_per_s=rate)
+    return run.model_copy(update={"ranks": ranks, "conditions": conditions})
 
 
 def unsteady(run: Record) -> Record:
@@ -77,6 +95,27 @@ def on_host(run: Record, host: str) -> Record:
 def test_super_linear_speedup_is_explained(base: list[Record], cause: str) -> None:
     fast = perfect(2, 32, 0.3)
     assert cause in causes([*base, fast])["super-linear"]
+
+
+def test_page_faults_of_the_baseline_are_told_as_a_claim_and_in_the_verdict() -> None:
+    costly, cheap = with_fixed_work(perfect(1), 40_000.0), with_fixed_work(FAST, 900.0)
+    found = findings([costly, cheap])
+    (claim,) = found.claims
+    assert claim.causes == ("baseline_page_faults",)
+    assert "at least 8% of its baseline's step, and 0% of its own" in claim.sentence
+    (told,) = [line for line in verdict.sentences(found) if "page faults" in line]
+    assert "1 device at batch 32 loses at least 8% of its step to 40,000 page faults" in told
+    assert "hardware.keep_memory=true" in told
+    assert "A speed-up over it owes" in told
+
+
+def test_a_machine_that_was_slower_for_one_of_the_two_is_told() -> None:
+    base, fast = with_fixed_work(perfect(1), 0.0, 0.8e-3), with_fixed_work(FAST, 0.0, 0.7e-3)
+    assert causes([base, fast])["super-linear"] == ("slower_machine",)
+    slow = with_fixed_work(SLOW, 0.0, 0.8e-3)
+    assert (
+        "slower_machine" in causes([with_fixed_work(perfect(6, 32, 0.3), 0.0, 0.7e-3), slow])["dip"]
+    )
 
 
 def test_a_faster_regime_is_told() -> None:

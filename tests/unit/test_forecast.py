@@ -192,6 +192,20 @@ def test_a_hole_too_small_is_not() -> None:
     assert heap.peak >= 410 * KIB
 
 
+def test_a_heap_that_keeps_gives_nothing_back_and_takes_nothing_anew() -> None:
+    """What an untuned one maps apart, and gives back, leaves no hole for what comes next."""
+    untuned, keeping = GlibcHeap(), GlibcHeap(keeps=True)
+    for heap in (untuned, keeping):
+        heap.allocate(0, 100 * MIB)
+        heap.allocate(1, 1 * MIB)
+        heap.free(0)
+        heap.allocate(2, 60 * MIB)
+        heap.allocate(3, 20 * MIB)
+        heap.allocate(4, 60 * MIB)
+    assert keeping.peak == pytest.approx(161 * MIB, rel=1e-3)
+    assert untuned.peak == pytest.approx(141 * MIB, rel=1e-3)
+
+
 def test_the_caching_allocator_keeps_whole_segments() -> None:
     heap = CachingHeap()
     heap.allocate(1, 3 * MIB)

@@ -1,0 +1,78 @@
+"""The fixed work that a CPU rank does between steps; what it tells: :mod:`dpeval.yardstick`."""
+
+from __future__ import annotations
+
+import mmap
+import time
+
+import numpy as np
+import torch
+
+from dpeval.yardstick import Yardstick
+
+SIDE, PRODUCTS = 96, 40
+"""Three matrices of 36 KiB stay in a core's cache; about 0.7 ms in all."""
+COPIED_BYTES = 4 * 2**20
+"""Twice that is what this costs in memory; about 0.4 ms where the caches have lost it."""
+PAGES = 256
+"""About 0.5 ms; less than a huge page, which the system might give in their place."""
+INTERVAL_S = 0.5
+COST_SHARE = 0.004
+"""Of the time: where ranks share cores the work takes longer, and is done less."""
+
+
+class FixedWork:
+    """Does the work when it is due and keeps its times."""
+
+    def __init__(self) -> None:
+        self._left, self._right = (torch.full((SIDE, SIDE), 1 / SIDE) for _ in range(2))
+        self._product = torch.empty(SIDE, SIDE)
+        self._source = torch.ones(COPIED_BYTES // 4)
+        self._copy = torch.empty_like(self._source)
+        self._due_s = 0.0
+        self._step: list[int] = []
+        self._times: list[tuple[float, float, float]] = []
+        # Kernels are chosen and memory is taken at the first time.
+        self._once()
+
+    def is_due(self) -> bool:
+        return time.monotonic() >= self._due_s
+
+    def do(self, steps: int) -> None:
+        """Do the work once, after `steps` steps."""
+        begin_s = time.monotonic()
+        self._step.append(steps)
+        self._times.append(self._once())
+        end_s = time.monotonic()
+        self._due_s = end_s + max(INTERVAL_S, (end_s - begin_s) / COST_SHARE)
+
+    @property
+    def readings(self) -> Yardstick:
+        """All times so far."""
+        return Yardstick(
+            step=list(self._step),
+            product_s=[times[0] for times in self._times],
+            copy_s=[times[1] for times in self._times],
+            page_s=[times[2] for times in self._times],
+        )
+
+    def _once(self) -> tuple[float, float, float]:
+        torch.mm(self._left, self._right, out=self._product)
+        begin_s = time.perf_counter()
+        for _ in range(PRODUCTS):
+            torch.mm(self._left, self._right, out=self._product)
+        multiplied_s = time.perf_counter()
+        self._copy.copy_(self._source)
+        copied_s = time.perf_counter()
+        return multiplied_s - begin_s, copied_s - multiplied_s, _page_s()
+
+
+def _page_s() -> float:
+    """How long it takes to take and touch a fresh page, s."""
+    with mmap.mmap(-1, PAGES * mmap.PAGESIZE) as fresh:
+        pages = np.frombuffer(fresh, dtype=np.uint8)
+        begin_s = time.perf_counter()
+        pages[:: mmap.PAGESIZE] = 1
+        elapsed_s = time.perf_counter() - begin_s
+        del pages
+    return elapsed_s / PAGES

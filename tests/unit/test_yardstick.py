@@ -1,0 +1,75 @@
+"""Fixed work between steps: when it shows that the machine itself changed, and when not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dpeval import yardstick
+from dpeval.fixed_work import PAGES, FixedWork
+from dpeval.yardstick import Yardstick
+
+
+def readings(work_ms: list[float]) -> Yardstick:
+    work_s = [value / 1e3 for value in work_ms]
+    return Yardstick(
+        step=list(range(1, len(work_s) + 1)),
+        product_s=work_s,
+        copy_s=work_s,
+        page_s=[1e-6] * len(work_s),
+    )
+
+
+def noisy(generator: np.random.Generator, levels: list[float], spread: float) -> Yardstick:
+    values = [level * np.exp(generator.normal(0, spread)) for level in levels]
+    return readings([float(value) for value in values])
+
+
+def test_a_machine_that_slows_down_is_told_with_the_rank_that_saw_it() -> None:
+    generator = np.random.default_rng(0)
+    even = noisy(generator, [1.4] * 30, 0.01)
+    slower = noisy(generator, [1.4] * 20 + [1.5] * 10, 0.01)
+    (told,) = yardstick.words([even, slower])
+    assert told.startswith("the machine itself was up to 7% slower")
+    assert "rank 1 1.40 to 1.50 ms" in told
+
+
+def test_of_a_thousand_even_machines_none_is_told() -> None:
+    generator = np.random.default_rng(1)
+    for spread in (0.005, 0.02, 0.1):
+        for count in (18, 30, 200):
+            told = [yardstick.changed(noisy(generator, [1.0] * count, spread)) for _ in range(120)]
+            assert not any(told), (spread, count)
+
+
+def test_few_readings_say_nothing() -> None:
+    assert yardstick.changed(readings([1.0] * 8 + [2.0] * 9)) is None
+    assert yardstick.product_s([Yardstick()]) is None
+    assert yardstick.page_s([]) is None
+
+
+def test_readings_of_a_window_are_those_between_its_steps() -> None:
+    whole = readings([1.0, 2.0, 3.0, 4.0, 5.0])
+    inside = whole.within(1, 4)
+    assert inside.step == [2, 3]
+    assert inside.work_s == pytest.approx([2e-3, 3e-3])
+
+
+def test_work_is_the_mean_of_what_needs_arithmetic_and_what_needs_memory() -> None:
+    one = Yardstick(step=[1], product_s=[1e-3], copy_s=[4e-3], page_s=[1e-6])
+    assert one.work_s == pytest.approx([2e-3])
+    assert yardstick.product_s([one]) == 1e-3
+
+
+def test_fixed_work_is_done_when_it_is_due_and_keeps_every_reading() -> None:
+    work = FixedWork()
+    assert work.is_due()
+    work.do(3)
+    assert not work.is_due()
+    work.do(7)
+    found = work.readings
+    assert found.step == [3, 7]
+    for times in (found.product_s, found.copy_s, found.page_s):
+        assert len(times) == 2
+        assert min(times) > 0
+    assert max(found.page_s) * PAGES < 1
