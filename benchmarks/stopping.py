@@ -8,8 +8,8 @@ step; with records given, their steady steps are resampled in blocks instead (th
 them is then the truth). For each way to measure: steps needed, error, and how often its own
 interval covers the truth. An epoch is that of Imagenette at batch 32: 295 steps.
 
-A record is also replayed as it came: where the rule would have stopped, against all its steps;
-and repetitions are replayed together.
+A record is also replayed as it came: where the rule would have stopped, against all its steps, and
+how fast the machine itself was in either; and repetitions are replayed together.
 """
 
 from __future__ import annotations
@@ -82,9 +82,11 @@ class Replay:
     """Where the rule would have stopped in a run as it came."""
 
     steps: int
+    first: int
+    """Where the rule saw the steady state begin."""
     found: Interval
     all_s: Series
-    """Every step from where the rule saw the steady state begin, s."""
+    """Every step from there on, s."""
 
     @property
     def error(self) -> float:
@@ -96,7 +98,20 @@ def replayed(run: record.Record) -> Replay:
     steps = np.array(run.ranks[0].step_s)
     count, decision = stopped(steps)
     assert decision.interval is not None
-    return Replay(count, decision.interval, steps[decision.first :])
+    return Replay(count, decision.first, decision.interval, steps[decision.first :])
+
+
+def of_the_machine(run: record.Record, seen: Replay) -> str:
+    """How much longer fixed work took between the rule's steps than between all."""
+    readings = [rank.yardstick for rank in run.ranks if rank.yardstick is not None]
+
+    def median_s(last: int) -> float:
+        return float(np.median([t for y in readings for t in y.within(seen.first, last).work_s]))
+
+    if not readings:
+        return ""
+    change = median_s(seen.steps) / median_s(len(run.ranks[0].step_s)) - 1
+    return f"; fixed work between the rule's steps took {change:+.1%} against that between all"
 
 
 def words(run: record.Record) -> str:
@@ -113,6 +128,7 @@ def words(run: record.Record) -> str:
         f"as it came: the rule stops after {seen.steps} of {total} steps ({total / seen.steps:.1f} "
         f"times fewer), {seen.error:+.2%} from the mean of all, which its interval {within}; "
         f"tenths of the run lie {min(tenths):+.1%} to {max(tenths):+.1%} from it"
+        f"{of_the_machine(run, seen)}"
     )
 
 

@@ -1,10 +1,11 @@
 """How fast the machine itself was while a run was measured, by work that never changes.
 
-The neighbours of a virtual machine, and whoever shares its memory bandwidth, slow a guest down
-by several per cent for minutes, and no counter inside shows it. The same small work done between
-steps does: a product of small matrices (arithmetic and clock), a copy of memory that the step
-has driven out of the caches (bandwidth), and fresh pages (what a page fault costs). This module
-only reads the times; :mod:`dpeval.fixed_work` takes them.
+The neighbours of a virtual machine slow it down by several per cent for minutes, and no counter
+inside shows it. The same small work done between steps does: products of small matrices
+(arithmetic and clock), and fresh pages (memory, and what a page fault costs). A copy within
+memory would be the plainer measure of the latter, but with two ranks one of 4 MiB takes 0.2 or
+0.4 ms as it happens to find the caches. This module only reads the times;
+:mod:`dpeval.fixed_work` takes them.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from dpeval.schema import Frozen
 
 Floats = NDArray[np.float64]
 
+PAGES = 256
+"""About 0.5 ms; less than a huge page, which the system might give in their place."""
 CHANGE = 0.03
 """A change of the machine's speed below this is on most machines always there."""
 SCORE = 5.0
@@ -34,8 +37,6 @@ class Yardstick(Frozen):
     """How many steps had been taken."""
     product_s: list[float] = []
     """Products of small matrices."""
-    copy_s: list[float] = []
-    """A copy within memory."""
     page_s: list[float] = []
     """One page taken fresh from the system and touched."""
 
@@ -45,28 +46,19 @@ class Yardstick(Frozen):
         return Yardstick(
             step=[self.step[i] for i in chosen],
             product_s=[self.product_s[i] for i in chosen],
-            copy_s=[self.copy_s[i] for i in chosen],
             page_s=[self.page_s[i] for i in chosen],
         )
 
     @property
     def work_s(self) -> Floats:
-        """Per reading, the geometric mean of product and copy, s: steps need both.
-
-        On two cores, means of 100 steps of DenseNet121 moved by 2.6 % (standard deviation) in
-        minutes; divided by the mean of these two by 0.9 %, which is their sampling error.
-        """
-        both: Floats = np.array(self.product_s) * np.array(self.copy_s)
-        return np.sqrt(both)
+        """Per reading, the time of all of it, s."""
+        both: Floats = np.array(self.product_s) + PAGES * np.array(self.page_s)
+        return both
 
 
-def product_s(readings: Sequence[Yardstick]) -> float | None:
-    """The median time of the products over ranks and readings, s; None without any.
-
-    Of the fixed work this alone may be compared between runs: how long a copy takes depends on
-    how many ranks share the memory, and on what of it a batch has left in the caches.
-    """
-    values = [value for one in readings for value in one.product_s]
+def typical_s(readings: Sequence[Yardstick]) -> float | None:
+    """The median time of the fixed work over ranks and readings, s; None without any."""
+    values = [value for one in readings for value in one.work_s]
     return float(np.median(values)) if values else None
 
 

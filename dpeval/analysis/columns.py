@@ -93,7 +93,7 @@ COLUMNS: dict[str, str] = {
     "major_faults": "pages read back from disk while measuring",
     "page_faults": "page faults of a rank per step that no disk served",
     "page_fault_share": "the least that they take of a step",
-    "product_s": "fixed products between steps: how fast the machine's cores were, s",
+    "machine_s": "fixed work between steps: how fast the machine itself was, s",
     "lacks": "what the record cannot say, separated by '; '",
     "host": "machine",
     "cpu_model": "its CPU",
@@ -342,7 +342,7 @@ def _around(run: Record) -> dict[str, Any]:
 def _fixed_work(run: Record) -> dict[str, float | None]:
     """What fixed work between steps tells, of the machine and of the cost of page faults."""
     seen = readings(run.ranks, run.window)
-    found = {"product_s": _positive(yardstick.product_s(seen))}
+    found = {"machine_s": _positive(yardstick.typical_s(seen))}
     if run.window is None or run.conditions is None or run.conditions.minor_faults_per_s is None:
         return found
     # Faults are those of the ranks on the recording process' host.

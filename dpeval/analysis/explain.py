@@ -245,7 +245,7 @@ def _page_faults(pair: _Pair) -> str | None:
 
 
 def _machine(slower: dict[str, Any], other: dict[str, Any], name: str) -> str | None:
-    one, many = slower["product_s"], other["product_s"]
+    one, many = slower["machine_s"], other["machine_s"]
     if pd.isna(one) or pd.isna(many) or one < (1 + RISE) * many:
         return None
     return (

@@ -19,7 +19,7 @@ interval does not hold it, and nothing must be refused or called different for i
 
 _LIKE_RUNS = (
     *(f"{phase}_s" for phase in PHASES),
-    "page_faults", "page_fault_share", "product_s",
+    "page_faults", "page_fault_share", "machine_s",
     "balance", "normal_s", "no_sync_s", "alone_s", "no_sync_first_s", "alone_batch",
     "normal_se_s", "no_sync_se_s", "alone_se_s",
 )  # fmt: skip
@@ -65,7 +65,7 @@ POOLED: dict[str, str] = {
 _WORST_FIRST = ("oom", "skipped", "failed", "interrupted")
 _MEANS = (
     *(f"{phase}_s" for phase in PHASES),
-    "page_faults", "page_fault_share", "product_s",
+    "page_faults", "page_fault_share", "machine_s",
     "balance", "normal_s", "no_sync_s", "alone_s", "no_sync_first_s", "alone_batch",
     "energy_j_per_img",
 )  # fmt: skip

@@ -11,7 +11,7 @@ from dpeval.analysis import csv_adapter, verdict
 from dpeval.conditions import Conditions
 from dpeval.measure import Balance
 from dpeval.record import Cause, Record, Scheduler, Warning
-from dpeval.yardstick import Yardstick
+from dpeval.yardstick import PAGES, Yardstick
 from tests.records import ablation, findings, make_record, perfect
 
 FAST = perfect(2, 32, 0.4)  # 2.5 times as fast as the 1 s of one device
@@ -45,13 +45,12 @@ def with_phase(run: Record, phase: str, share: float) -> Record:
     return run.model_copy(update={"ranks": ranks})
 
 
-def with_fixed_work(run: Record, faults_per_step: float, product_s: float = 0.7e-3) -> Record:
+def with_fixed_work(run: Record, faults_per_step: float, work_s: float = 1.2e-3) -> Record:
     """The same run with page faults of 2 µs on every rank and a machine of a set speed."""
     count = len(run.ranks[0].step_s)
     work = Yardstick(
         step=list(range(1, count)),
-        product_s=[product_s] * (count - 1),
-        copy_s=[0.4e-3] * (count - 1),
+        product_s=[work_s - PAGES * 2e-6] * (count - 1),
         page_s=[2e-6] * (count - 1),
     )
     ranks = [rank.model_copy(update={"yardstick": work}) for rank in run.ranks]
@@ -110,11 +109,11 @@ def test_page_faults_of_the_baseline_are_told_as_a_claim_and_in_the_verdict() ->
 
 
 def test_a_machine_that_was_slower_for_one_of_the_two_is_told() -> None:
-    base, fast = with_fixed_work(perfect(1), 0.0, 0.8e-3), with_fixed_work(FAST, 0.0, 0.7e-3)
+    base, fast = with_fixed_work(perfect(1), 0.0, 1.3e-3), with_fixed_work(FAST, 0.0, 1.2e-3)
     assert causes([base, fast])["super-linear"] == ("slower_machine",)
-    slow = with_fixed_work(SLOW, 0.0, 0.8e-3)
+    slow = with_fixed_work(SLOW, 0.0, 1.3e-3)
     assert (
-        "slower_machine" in causes([with_fixed_work(perfect(6, 32, 0.3), 0.0, 0.7e-3), slow])["dip"]
+        "slower_machine" in causes([with_fixed_work(perfect(6, 32, 0.3), 0.0, 1.2e-3), slow])["dip"]
     )
 
 

@@ -6,17 +6,16 @@ import numpy as np
 import pytest
 
 from dpeval import yardstick
-from dpeval.fixed_work import PAGES, FixedWork
-from dpeval.yardstick import Yardstick
+from dpeval.fixed_work import FixedWork
+from dpeval.yardstick import PAGES, Yardstick
 
 
 def readings(work_ms: list[float]) -> Yardstick:
     work_s = [value / 1e3 for value in work_ms]
     return Yardstick(
         step=list(range(1, len(work_s) + 1)),
-        product_s=work_s,
-        copy_s=work_s,
-        page_s=[1e-6] * len(work_s),
+        product_s=[value / 2 for value in work_s],
+        page_s=[value / 2 / PAGES for value in work_s],
     )
 
 
@@ -44,7 +43,7 @@ def test_of_a_thousand_even_machines_none_is_told() -> None:
 
 def test_few_readings_say_nothing() -> None:
     assert yardstick.changed(readings([1.0] * 8 + [2.0] * 9)) is None
-    assert yardstick.product_s([Yardstick()]) is None
+    assert yardstick.typical_s([Yardstick()]) is None
     assert yardstick.page_s([]) is None
 
 
@@ -55,10 +54,9 @@ def test_readings_of_a_window_are_those_between_its_steps() -> None:
     assert inside.work_s == pytest.approx([2e-3, 3e-3])
 
 
-def test_work_is_the_mean_of_what_needs_arithmetic_and_what_needs_memory() -> None:
-    one = Yardstick(step=[1], product_s=[1e-3], copy_s=[4e-3], page_s=[1e-6])
-    assert one.work_s == pytest.approx([2e-3])
-    assert yardstick.product_s([one]) == 1e-3
+def test_the_typical_work_is_the_median_over_ranks_and_readings() -> None:
+    assert yardstick.typical_s([readings([1.0, 2.0]), readings([7.0])]) == pytest.approx(2e-3)
+    assert yardstick.page_s([readings([1.024])]) == pytest.approx(2e-6)
 
 
 def test_fixed_work_is_done_when_it_is_due_and_keeps_every_reading() -> None:
@@ -69,7 +67,7 @@ def test_fixed_work_is_done_when_it_is_due_and_keeps_every_reading() -> None:
     work.do(7)
     found = work.readings
     assert found.step == [3, 7]
-    for times in (found.product_s, found.copy_s, found.page_s):
+    for times in (found.product_s, found.page_s):
         assert len(times) == 2
         assert min(times) > 0
     assert max(found.page_s) * PAGES < 1
