@@ -31,6 +31,7 @@ from dpeval.control import Control
 from dpeval.data import prepare
 from dpeval.data.feeds import Feed
 from dpeval.devices import open_device
+from dpeval.fixed_work import FixedWork
 from dpeval.machine import detect
 from dpeval.models import build, build_optimizer
 from dpeval.plan import make_plan
@@ -87,7 +88,7 @@ def rank_main(task: RankTask, board: Board, pipe: Connection) -> None:
     store = rendezvous(task)
     clock = PhaseClock(device, board.rows(rank))
     trainer = build_trainer(task, device, clock, SetupTimer())
-    control = Control(rank, rank, store, board, clock, config.measure)
+    control = Control(rank, rank, store, board, clock, config.measure, FixedWork())
     bare = build(config.model)
     if config.memory_format == "channels_last":
         bare = bare.to(memory_format=torch.channels_last)

@@ -119,7 +119,10 @@ class Foresight:
             for item in self._lessons(folder, config)
             if item.past is not None and item.host == self._machine.host
         ]
-        paces = [self._expected(config, images), pace.remembered(images, past)]
+        paces = [
+            self._expected(config, images),
+            pace.remembered(plan.world_size, images, past),
+        ]
         return pace.too_short(config.measure, [one for one in paces if one is not None])
 
     def _expected(self, config: Config, images: int) -> Pace | None:

@@ -39,9 +39,11 @@ class Pace:
 
 @dataclass(frozen=True)
 class Past:
-    """What one run of the past tells of steps with as many images per device, or more."""
+    """What one run of the past tells of steps on as many devices with as many images, or more."""
 
+    devices: int
     images: int
+    """Per device."""
     compute_s: float
     """What the slowest rank of it computed in a step."""
 
@@ -61,9 +63,9 @@ def counted(flops: float, images: int, flops_per_s: float) -> Pace:
     return Pace(step_s, step_s / MARGIN, why)
 
 
-def remembered(images: int, past: Sequence[Past]) -> Pace | None:
-    """The pace that earlier runs with at most `images` images per device suggest."""
-    fewer = [run for run in past if run.images <= images]
+def remembered(devices: int, images: int, past: Sequence[Past]) -> Pace | None:
+    """The pace that earlier runs suggest whose ranks had no more work and no more neighbours."""
+    fewer = [run for run in past if run.devices <= devices and run.images <= images]
     if not fewer:
         return None
     longest = max(fewer, key=lambda run: run.compute_s)
@@ -75,10 +77,14 @@ def remembered(images: int, past: Sequence[Past]) -> Pace | None:
 
 
 def past_of(record: Record) -> Past | None:
-    """What a record teaches; None where it has no steady steps."""
+    """What a record teaches; None where it has no steps, or a machine that was not its own."""
     if record.status != "ok" or record.balance is None or record.plan is None:
         return None
-    return Past(max(rank.batch for rank in record.plan.ranks), max(record.balance.compute_s))
+    if record.conditions is not None and record.conditions.bad:
+        return None
+    plan = record.plan
+    images = max(rank.batch for rank in plan.ranks)
+    return Past(plan.world_size, images, max(record.balance.compute_s))
 
 
 def too_short(measure: MeasureConfig, paces: Sequence[Pace]) -> str | None:

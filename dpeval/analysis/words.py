@@ -27,7 +27,10 @@ def cautions(sheet: Sheet) -> list[str]:
     ][:_MOST]
     single = ok[ok["n_runs"] == 1]
     if not single.empty:
-        found.append(f"{_which(single, len(ok))} ran once: the spread between runs is not known.")
+        found.append(
+            f"{_which(single, len(ok))} ran once: the spread between runs is not known "
+            "(measure=repeated repeat=5 measures it)."
+        )
     return found
 
 

@@ -53,19 +53,23 @@ def test_the_line_says_what_was_asked_what_is_the_case_and_what_to_give() -> Non
 
 
 def test_earlier_runs_bound_a_step_by_their_work_on_as_many_images_or_fewer() -> None:
-    past = [Past(16, 0.5), Past(32, 1.0), Past(64, 2.0)]
-    found = pace.remembered(48, past)
+    past = [Past(1, 16, 0.5), Past(2, 32, 1.0), Past(2, 64, 2.0), Past(8, 32, 4.0)]
+    found = pace.remembered(2, 48, past)
     assert found is not None
     assert (found.step_s, found.sure_s) == (1.0, 0.5)
-    assert pace.remembered(8, past) is None
+    assert pace.remembered(2, 8, past) is None
+    assert pace.remembered(1, 48, past) == pace.remembered(1, 16, past)
 
 
-def test_only_steady_records_teach_a_pace() -> None:
+def test_only_undisturbed_runs_that_measured_teach_a_pace() -> None:
     runs = [record.read(path) for path in sorted(GOLDEN.glob("*/metrics.json"))]
-    taught = [(run, pace.past_of(run)) for run in runs]
-    assert any(run.status != "ok" for run, _ in taught)
-    for run, past in taught:
-        assert (past is not None) == (run.status == "ok" and run.balance is not None)
+    for run in runs:
+        disturbed = run.conditions is not None and bool(run.conditions.bad)
+        assert (pace.past_of(run) is not None) == (run.status == "ok" and not disturbed)
+    (first, *_) = [run for run in runs if pace.past_of(run) is not None]
+    assert first.conditions is not None
+    bad = first.conditions.model_copy(update={"bad": ["cores 0,1 lost 40 % of their time"]})
+    assert pace.past_of(first.model_copy(update={"conditions": bad})) is None
 
 
 def test_operations_are_those_that_the_literature_counts() -> None:
