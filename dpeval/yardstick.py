@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import model_validator
 
 from dpeval.schema import Frozen
 
@@ -40,6 +41,12 @@ class Yardstick(Frozen):
     page_s: list[float] = []
     """One page taken fresh from the system and touched."""
 
+    @model_validator(mode="after")
+    def _even(self) -> Yardstick:
+        if not len(self.step) == len(self.product_s) == len(self.page_s):
+            raise ValueError("the lists of fixed work differ in length")
+        return self
+
     def within(self, first: int, last: int) -> Yardstick:
         """The readings after step `first` and before step `last`."""
         chosen = [i for i, step in enumerate(self.step) if first < step < last]
@@ -63,9 +70,8 @@ def typical_s(readings: Sequence[Yardstick]) -> float | None:
 
 
 def page_s(readings: Sequence[Yardstick]) -> float | None:
-    """The median time of a page fault, s; None without any reading."""
-    values = [value for one in readings for value in one.page_s]
-    return float(np.median(values)) if values else None
+    """What a page fault takes where nothing holds it up, s; None without any reading."""
+    return min((value for one in readings for value in one.page_s), default=None)
 
 
 def changed(readings: Yardstick) -> tuple[float, float] | None:

@@ -167,7 +167,7 @@ def _page_faults(points: pd.DataFrame, key: dict[str, Any]) -> Iterator[str]:
         f"{worst['page_faults']:,.0f} page faults: the C library gives freed memory back to the "
         f"system, and the next step takes it anew{others if len(losing) > 1 else ''}; "
         "hardware.keep_memory=true keeps it."
-        + " A speed-up over it owes as much to that as to devices."
+        + " Part of a speed-up over it is owed to that, not to devices."
         * bool(is_owed)
     )
 

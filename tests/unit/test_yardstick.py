@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from dpeval import yardstick
 from dpeval.fixed_work import FixedWork
@@ -56,7 +57,13 @@ def test_readings_of_a_window_are_those_between_its_steps() -> None:
 
 def test_the_typical_work_is_the_median_over_ranks_and_readings() -> None:
     assert yardstick.typical_s([readings([1.0, 2.0]), readings([7.0])]) == pytest.approx(2e-3)
-    assert yardstick.page_s([readings([1.024])]) == pytest.approx(2e-6)
+    # A page fault costs the least that it took: what held others up was something else.
+    assert yardstick.page_s([readings([1.024, 9.0])]) == pytest.approx(2e-6)
+
+
+def test_readings_that_do_not_belong_together_are_refused() -> None:
+    with pytest.raises(ValidationError, match="differ in length"):
+        Yardstick(step=[1, 2], product_s=[1e-3], page_s=[1e-6, 1e-6])
 
 
 def test_fixed_work_is_done_when_it_is_due_and_keeps_every_reading() -> None:
