@@ -43,6 +43,7 @@ class Foresight:
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
         self._counted: dict[tuple[str, int, int], Forecast | NoForecast] = {}
+        self._told_s_of: dict[str, float | None] = {}
         self._speeds: dict[str, float] = {}
         self._flops_of: dict[tuple[str, int], float | None] = {}
         self._read: dict[Path, Lesson | None] = {}
@@ -130,9 +131,9 @@ class Foresight:
 
         What a GPU does in a second is not known before there are ranks on it.
         """
-        told = getattr(models.check(config.model), "least_step_s", None)
-        if told is not None:
-            return pace.known(told + config.dataset.delay_s)
+        told_s = self._told_s(config)
+        if told_s is not None:
+            return pace.known(told_s + config.dataset.delay_s)
         if config.hardware.kind == "gpu":
             return None
         flops, speed = self._flops(config), self._core_speed(config.precision)
@@ -155,6 +156,14 @@ class Foresight:
             )
 
         return at
+
+    def _told_s(self, config: Config) -> float | None:
+        """How long the model says that a step of it takes at least; None where it says nothing."""
+        # Building a model takes 60 ms, and a sweep plans many runs of one.
+        key = str(config.model)
+        if key not in self._told_s_of:
+            self._told_s_of[key] = getattr(models.check(config.model), "least_step_s", None)
+        return self._told_s_of[key]
 
     def _flops(self, config: Config) -> float | None:
         """Operations of one image; None where the model cannot be walked without data."""
