@@ -29,7 +29,7 @@ import numpy as np
 
 from dpeval import record
 from dpeval.analysis.names import configuration
-from dpeval.analysis.pool import student
+from dpeval.analysis.pool import interval
 from dpeval.cli import compose
 from dpeval.config import MeasureConfig
 from dpeval.measure import (
@@ -109,13 +109,17 @@ class Replay:
     """Every step from there on, s."""
 
     @property
+    def measured(self) -> int:
+        """Steps that entered the rule's mean."""
+        return self.steps - self.first
+
+    @property
     def error(self) -> float:
         """Of the rule's mean, against the mean of all."""
         return self.found.mean / float(self.all_s.mean()) - 1
 
 
-def replayed(run: record.Record, measure: MeasureConfig) -> Replay:
-    steps = np.array(run.ranks[0].step_s)
+def replayed(steps: Series, measure: MeasureConfig) -> Replay:
     count, decision = stopped(steps, measure)
     assert decision.interval is not None
     return Replay(count, decision.first, decision.interval, steps[decision.first :])
@@ -140,8 +144,9 @@ def words(run: record.Record) -> str:
     Nothing that stops early can know what the machine does later: how far tenths of the run lie
     from its mean tells how much of an error is the machine's.
     """
-    seen = replayed(run, preset("standard"))
-    truth_s, total = float(seen.all_s.mean()), len(run.ranks[0].step_s)
+    steps = np.array(run.ranks[0].step_s)
+    seen = replayed(steps, preset("standard"))
+    truth_s, total = float(seen.all_s.mean()), len(steps)
     within = "covers" if seen.found.low <= truth_s <= seen.found.high else "misses"
     tenths = [float(part.mean()) / truth_s - 1 for part in np.array_split(seen.all_s, 10)]
     return (
@@ -152,28 +157,27 @@ def words(run: record.Record) -> str:
     )
 
 
-def pooled(found: list[Interval]) -> tuple[float, float]:
-    """Mean and half-width of repetitions, as the analysis has them where there are several."""
-    means = np.array([one.mean for one in found])
-    own = np.array([(one.high - one.low) / 2 for one in found])
-    half = student(len(means) - 1) * float(means.std(ddof=1)) / np.sqrt(len(means))
-    return float(means.mean()), max(half, float(np.sqrt((own**2).sum())) / len(own))
+def pooled(seen: list[Replay]) -> tuple[float, float, float]:
+    """Mean of repetitions (or of one run) and its interval, as the analysis has them."""
+    means = np.array([one.found.mean for one in seen])
+    own = np.array([(one.found.high - one.found.low) / 2 for one in seen])
+    return float(means.mean()), *interval(means, own)
 
 
 def together(runs: list[record.Record], name: str) -> str:
     """Repetitions of one configuration, each stopped as measure=`name` does, and pooled."""
-    seen = [replayed(run, preset(name)) for run in runs]
+    seen = [replayed(np.array(run.ranks[0].step_s), preset(name)) for run in runs]
     truth_s = float(np.mean([one.all_s.mean() for one in seen]))
-    mean_s, half_s = pooled([one.found for one in seen])
+    mean_s, low_s, high_s = pooled(seen)
     singles = [one.found.mean / truth_s - 1 for one in seen]
-    error = mean_s / truth_s - 1
-    within = "covers" if abs(error) <= half_s / truth_s else "misses"
+    within = "covers" if low_s <= truth_s <= high_s else "misses"
     what = configuration(runs[0].config["num_devices"], runs[0].config["batch"])
-    steps = sum(one.steps - one.first for one in seen)
+    steps = sum(one.measured for one in seen)
     return (
         f"{len(runs)} repetitions of {what}, measure={name}: {steps} measured steps in all; single "
         f"runs lie {min(singles):+.1%} to {max(singles):+.1%} from the mean of all steps of all "
-        f"runs; together {error:+.2%} ± {half_s / truth_s:.2%}, which {within}"
+        f"runs; together {mean_s / truth_s - 1:+.2%} ± {(high_s - mean_s) / truth_s:.2%}, which "
+        f"{within}"
     )
 
 
@@ -245,63 +249,57 @@ def table(
 ) -> None:
     generator = np.random.default_rng(0)
     scaled = [steps / truth for steps, truth in (draw(generator) for _ in range(runs))]
-    errors_of: dict[str, float] = {}
-    steps_of: dict[str, float] = {}
-    print(f"\n{name}: {runs} series")
-    print(f"{'way to measure':26}{'steps':>8}{'median error':>14}{'95 % error':>12}{'covered':>9}")
-    for way, measure in WAYS.items():
-        taken = [measure(steps) for steps in scaled]
-        errors = np.array([abs(mean - 1) for _, mean, _ in taken])
-        steps = np.median([count for count, _, _ in taken])
-        errors_of[way], steps_of[way] = float(np.quantile(errors, 0.95)), float(steps)
-        covered = np.mean([hit for _, _, hit in taken])
-        print(
-            f"{way:26}{steps:8.0f}{np.median(errors):14.2%}{np.quantile(errors, 0.95):12.2%}"
-            f"{covered:9.1%}"
-        )
-    rule = list(WAYS)[-1]
-    print(
-        f"an epoch is {EPOCH_STEPS / steps_of[rule]:.1f} times the rule's steps; with the cold "
-        f"steps in the mean, its 95 % error takes {equal_length(scaled, errors_of[rule])} steps"
+    shown = show(
+        f"{name}: {runs} series",
+        {way: [measure(steps) for steps in scaled] for way, measure in WAYS.items()},
     )
+    steps, error = shown[list(WAYS)[-1]]
+    print(
+        f"an epoch is {EPOCH_STEPS / steps:.1f} times the rule's steps; with the cold "
+        f"steps in the mean, its 95 % error takes {equal_length(scaled, error)} steps"
+    )
+
+
+def show(
+    title: str, found: dict[str, list[tuple[int, float, bool]]]
+) -> dict[str, tuple[float, float]]:
+    """Print a table of ways to measure; returns each one's median steps and 95 % error.
+
+    Args:
+        found: per way, the steps of every series, its mean (of a truth of 1) and whether its
+            interval covers the truth.
+    """
+    print(f"\n{title}")
+    print(f"{'way to measure':26}{'steps':>8}{'median error':>14}{'95 % error':>12}{'covered':>9}")
+    shown = {}
+    for way, taken in found.items():
+        counts, means, hits = np.array(taken, dtype=float).T
+        errors = np.abs(means - 1)
+        shown[way] = float(np.median(counts)), float(np.quantile(errors, 0.95))
+        print(
+            f"{way:26}{shown[way][0]:8.0f}{np.median(errors):14.2%}{shown[way][1]:12.2%}"
+            f"{hits.mean():9.1%}"
+        )
+    return shown
 
 
 def wander_table(runs: int) -> None:
     """One run or several where the machine wanders: measured steps, error, coverage."""
     generator = np.random.default_rng(0)
-    found: dict[str, list[tuple[int, float, float]]] = {}
+    found: dict[str, list[tuple[int, float, bool]]] = {}
     for _ in range(runs):
         draws = [
             steps / truth for steps, truth in (wandering(generator) for _ in range(REPETITIONS))
         ]
-        epoch = draws[0][:EPOCH_STEPS]
-        whole = mean_interval(epoch[steady_start(epoch, 3).first :])
-        ways = {
-            "one epoch, steady part": [(whole, EPOCH_STEPS)],
-            "1 run, standard": [_own(draws[0], "standard")],
-            f"{REPETITIONS} runs, standard": [_own(draw, "standard") for draw in draws],
-            f"{REPETITIONS} runs, repeated": [_own(draw, "repeated") for draw in draws],
-        }
-        for way, taken in ways.items():
-            intervals = [interval for interval, _ in taken]
-            own = (intervals[0].mean, (intervals[0].high - intervals[0].low) / 2)
-            mean, half = pooled(intervals) if len(taken) > 1 else own
-            found.setdefault(way, []).append((sum(steps for _, steps in taken), mean - 1, half))
-    print(f"\na machine that wanders by {WANDER:.0%}: {runs} series")
-    print(f"{'way to measure':26}{'steps':>8}{'median error':>14}{'95 % error':>12}{'covered':>9}")
-    for way, rows in found.items():
-        steps, error, half = np.array(rows).T
-        print(
-            f"{way:26}{np.median(steps):8.0f}{np.median(np.abs(error)):14.2%}"
-            f"{np.quantile(np.abs(error), 0.95):12.2%}{np.mean(np.abs(error) <= half):9.1%}"
-        )
-
-
-def _own(steps: Series, name: str) -> tuple[Interval, int]:
-    """The interval of one run and its measured steps."""
-    count, decision = stopped(steps, preset(name))
-    assert decision.interval is not None
-    return decision.interval, count - decision.first
+        _, mean, hit = by_epoch_without_warm_up(draws[0][:EPOCH_STEPS])
+        found.setdefault("one epoch, steady part", []).append((EPOCH_STEPS, mean, hit))
+        for name, count in (("standard", 1), ("standard", REPETITIONS), ("repeated", REPETITIONS)):
+            seen = [replayed(draw, preset(name)) for draw in draws[:count]]
+            mean, low, high = pooled(seen)
+            way = f"{count} run{'s' * (count > 1)}, {name}"
+            taken = sum(one.measured for one in seen)
+            found.setdefault(way, []).append((taken, mean, low <= 1.0 <= high))
+    show(f"a machine that wanders by {WANDER:.0%}: {runs} series", found)
 
 
 def equal_length(scaled: list[Series], error: float) -> str:

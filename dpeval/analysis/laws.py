@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dpeval.analysis.pool import UNSEEN_SPREAD, student
-from dpeval.analysis.scaling import FAMILY, log_halves
+from dpeval.analysis.scaling import FAMILY, having, log_halves
 
 Floats = NDArray[np.float64]
 
@@ -302,8 +302,7 @@ def _band(curve: Curve, measured: pd.DataFrame, steps: int) -> Iterator[dict[str
     if chosen is None:
         return
     law = next(law for laws in LAWS.values() for law in laws if law.name == chosen.law)
-    same = np.logical_and.reduce([measured[name] == value for name, value in curve.key.items()])
-    base = measured[same].sort_values("num_devices").iloc[0]
+    base = having(measured, curve.key).sort_values("num_devices").iloc[0]
     scale = float(base["num_devices"]) / float(base["img_per_s"])
     values = [estimate.value for estimate in chosen.parameters.values()]
     for count in np.linspace(curve.devices[0], curve.devices[-1], steps):

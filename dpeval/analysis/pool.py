@@ -17,12 +17,12 @@ UNSEEN_SPREAD = 0.01
 """Relative standard deviation between runs that is assumed where nothing was repeated: a run's own
 interval does not hold it, and nothing must be refused or called different for it."""
 
-_LIKE_RUNS = (
+_MEANS = (
     *(f"{phase}_s" for phase in PHASES),
     "page_faults", "page_fault_share", "machine_s",
     "balance", "normal_s", "no_sync_s", "alone_s", "no_sync_first_s", "alone_batch",
-    "normal_se_s", "no_sync_se_s", "alone_se_s",
 )  # fmt: skip
+_ERRORS = ("normal_se_s", "no_sync_se_s", "alone_se_s")
 POOLED: dict[str, str] = {
     "series": "runs that may be compared",
     "hardware": "cpu or gpu",
@@ -51,7 +51,7 @@ POOLED: dict[str, str] = {
     "steady": "whether every run reached a steady state",
     "stand_in": "whether other data was fed than was asked for",
     "oversubscribed": "more compute threads than CPUs",
-    **{name: COLUMNS[name] for name in _LIKE_RUNS},
+    **{name: COLUMNS[name] for name in (*_MEANS, *_ERRORS)},
     "per_device_batch_max": "images per step of the fullest rank",
     "micro_batches": "parts of a rank's batch",
     "threads": "compute threads per rank",
@@ -63,13 +63,6 @@ POOLED: dict[str, str] = {
 }
 
 _WORST_FIRST = ("oom", "skipped", "failed", "interrupted")
-_MEANS = (
-    *(f"{phase}_s" for phase in PHASES),
-    "page_faults", "page_fault_share", "machine_s",
-    "balance", "normal_s", "no_sync_s", "alone_s", "no_sync_first_s", "alone_batch",
-    "energy_j_per_img",
-)  # fmt: skip
-_ERRORS = ("normal_se_s", "no_sync_se_s", "alone_se_s")
 _HIGHEST = ("per_device_batch_max", "micro_batches", "threads", "num_nodes", "images_per_step")
 FEWEST_ORDERED = 6
 """From so many repetitions on the extremes alone hold the median in 95 % of cases: 2 / 2**6."""
@@ -118,7 +111,7 @@ def _pooled(group: pd.DataFrame) -> dict[str, Any]:
         "oversubscribed": bool(group["oversubscribed"].any()),
         "steady": len(good) > 0 and not any(value is False for value in good["steady"]),
     }
-    pooled |= {name: _mean(good[name]) for name in _MEANS}
+    pooled |= {name: _mean(good[name]) for name in (*_MEANS, "energy_j_per_img")}
     pooled |= {name: _error(good[name]) for name in _ERRORS}
     highest = (*_HIGHEST, "peak_bytes", "forecast_bytes")
     pooled |= {name: float(group[name].max()) for name in highest}
@@ -167,7 +160,7 @@ def _times(good: pd.DataFrame) -> dict[str, Any]:
     within = _half_s(good, images)
     is_single_step = bool((good["steps"] <= 1).all())
     centre = float(np.median(times)) if is_single_step else float(times.mean())
-    low_s, high_s = _median_interval(times) if is_single_step else _interval(times, within)
+    low_s, high_s = _median_interval(times) if is_single_step else interval(times, within)
     scatter = float(times.var(ddof=1)) if len(times) > 1 else np.nan
     error = float((within**2).mean()) / 1.96**2 if not is_single_step else np.nan
     known = 0.0 if np.isnan(error) else error
@@ -192,7 +185,13 @@ def _half_s(good: pd.DataFrame, images: float) -> NDArray[np.float64]:
     return half
 
 
-def _interval(times: NDArray[np.float64], within: NDArray[np.float64]) -> tuple[float, float]:
+def interval(times: NDArray[np.float64], within: NDArray[np.float64]) -> tuple[float, float]:
+    """The 95 % interval of the mean of runs, s; see :func:`pool`.
+
+    Args:
+        times: mean step of each run, s.
+        within: half-width of that run's own interval, s.
+    """
     mean, count = float(times.mean()), len(times)
     half = float(np.sqrt((within**2).sum())) / count
     if count > 1:

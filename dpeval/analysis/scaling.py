@@ -5,6 +5,9 @@ All throughputs X are images really processed over the time of the slowest rank,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -28,6 +31,11 @@ POINT_COLUMNS: dict[str, str] = {
     "serial_fraction_low": "lower end of its 95 % interval",
     "serial_fraction_high": "upper end",
 }
+
+
+def having(table: pd.DataFrame, key: Mapping[str, Any]) -> pd.DataFrame:
+    """The rows of `table` that have the values of `key`."""
+    return table[np.logical_and.reduce([table[name] == value for name, value in key.items()])]
 
 
 def points(pooled: pd.DataFrame) -> pd.DataFrame:

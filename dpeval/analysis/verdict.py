@@ -15,6 +15,7 @@ from dpeval.analysis.explain import FAULT_SHARE
 from dpeval.analysis.findings import Findings
 from dpeval.analysis.laws import Curve
 from dpeval.analysis.names import cell_name, device_count
+from dpeval.analysis.scaling import having
 
 MOST_FAMILIES = 12
 WINDOWS_AGREE = 0.1
@@ -80,8 +81,7 @@ def _same(found: dict[str, Any], key: dict[str, Any], batch: int) -> bool:
 
 def _row(points: pd.DataFrame, chosen: Choice, best: Candidate) -> dict[str, Any]:
     wanted = {**chosen.key, "num_devices": best.num_devices, "batch": best.batch}
-    same = np.logical_and.reduce([points[name] == value for name, value in wanted.items()])
-    return {str(k): v for k, v in points[same].iloc[0].to_dict().items()}
+    return {str(k): v for k, v in having(points, wanted).iloc[0].to_dict().items()}
 
 
 def _where(findings: Findings, chosen: Choice) -> str:
@@ -153,7 +153,7 @@ def _doubt(item: Waterfall) -> str:
 
 def _page_faults(points: pd.DataFrame, key: dict[str, Any]) -> Iterator[str]:
     """Which configurations of a family lose time to memory that is given back and taken anew."""
-    family = points[np.logical_and.reduce([points[name] == value for name, value in key.items()])]
+    family = having(points, key)
     losing = family[family["page_fault_share"] > FAULT_SHARE].sort_values("page_fault_share")
     if losing.empty:
         return
