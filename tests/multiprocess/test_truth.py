@@ -163,7 +163,7 @@ def test_of_a_sweep_only_runs_without_time_for_a_window_are_skipped(train: Train
 
 def test_a_window_shorter_than_a_step_is_told_and_no_mean_is_made_of_it(train: Train) -> None:
     """Nothing told beforehand that the first steps would be that slow."""
-    slow = ("model.args.forward_s=0.1", "model.args.faults={cold_steps: 99, cold_factor: 15}")
+    slow = ("model.args.forward_s=0.0944", "model.args.faults={cold_steps: 99, cold_factor: 15}")
     done = train(*CALIBRATED, *slow, "measure.time_limit_s=1")
     assert done.status == 1
     run = done.record
