@@ -13,8 +13,8 @@ from dpeval.yardstick import PAGES, Yardstick
 SIDE, PRODUCTS = 96, 40
 """Three matrices of 36 KiB stay in a core's cache; about 0.7 ms in all."""
 INTERVAL_S = 0.5
-COST_SHARE = 0.004
-"""Of the time: where ranks share cores the work takes longer, and is done less."""
+COST_SHARE = 0.0025
+"""Of the time in steps: where ranks share cores the work takes longer, and is done less."""
 
 
 class FixedWork:
@@ -23,22 +23,19 @@ class FixedWork:
     def __init__(self) -> None:
         self._left, self._right = (torch.full((SIDE, SIDE), 1 / SIDE) for _ in range(2))
         self._product = torch.empty(SIDE, SIDE)
-        self._due_s = 0.0
+        self.pause_s = 0.0
+        """Time in steps until it is due again, s."""
         self._step: list[int] = []
         self._times: list[tuple[float, float]] = []
         # Kernels are chosen and memory is taken at the first time.
         self._once()
-
-    def is_due(self) -> bool:
-        return time.monotonic() >= self._due_s
 
     def do(self, steps: int) -> None:
         """Do the work once, after `steps` steps."""
         begin_s = time.monotonic()
         self._step.append(steps)
         self._times.append(self._once())
-        end_s = time.monotonic()
-        self._due_s = end_s + max(INTERVAL_S, (end_s - begin_s) / COST_SHARE)
+        self.pause_s = max(INTERVAL_S, (time.monotonic() - begin_s) / COST_SHARE)
 
     @property
     def readings(self) -> Yardstick:

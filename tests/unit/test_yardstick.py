@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from dpeval import yardstick
-from dpeval.fixed_work import FixedWork
+from dpeval.fixed_work import INTERVAL_S, FixedWork
 from dpeval.yardstick import PAGES, Yardstick
 
 
@@ -66,11 +66,11 @@ def test_readings_that_do_not_belong_together_are_refused() -> None:
         Yardstick(step=[1, 2], product_s=[1e-3], page_s=[1e-6, 1e-6])
 
 
-def test_fixed_work_is_done_when_it_is_due_and_keeps_every_reading() -> None:
+def test_fixed_work_keeps_every_reading_and_says_how_long_to_leave_it() -> None:
     work = FixedWork()
-    assert work.is_due()
+    assert work.pause_s == 0
     work.do(3)
-    assert not work.is_due()
+    assert work.pause_s >= INTERVAL_S
     work.do(7)
     found = work.readings
     assert found.step == [3, 7]
