@@ -17,7 +17,7 @@ from dpeval.memory import Budget, Decision, Forecast, NoForecast, budget, decide
 from dpeval.pace import Pace, Past, past_of
 from dpeval.peaks import Peak, learned, peak_of, work_key
 from dpeval.plan import Plan
-from dpeval.record import FILE_NAME, Record, read
+from dpeval.record import Record, below, read
 from dpeval.walk import flops_per_image
 
 
@@ -46,6 +46,7 @@ class Foresight:
         self._told_s_of: dict[str, float | None] = {}
         self._speeds: dict[str, float] = {}
         self._flops_of: dict[tuple[str, int], float | None] = {}
+        self._listed: dict[Path, list[Path]] = {}
         self._read: dict[Path, Lesson | None] = {}
 
     def counted(self, config: Config, images: int, micro_batches: int = 1) -> Forecast:
@@ -76,11 +77,17 @@ class Foresight:
     def forecast(
         self, config: Config, images: int, micro_batches: int = 1, folder: Path | None = None
     ) -> Forecast:
-        """The forecast, with the allowance that measured peaks under `folder` suggest.
+        """The forecast, with the allowance that measured peaks under `folder` suggest by now.
 
         Raises:
             NoForecast: the model cannot be walked without data.
         """
+        self._look_again(folder)
+        return self._forecast(config, images, micro_batches, folder)
+
+    def _forecast(
+        self, config: Config, images: int, micro_batches: int, folder: Path | None
+    ) -> Forecast:
         counted = self.counted(config, images, micro_batches)
         peaks = [item.peak for item in self._lessons(folder, config) if item.peak is not None]
         if not peaks:
@@ -100,10 +107,11 @@ class Foresight:
         Raises:
             NoForecast: the model cannot be walked without data.
         """
+        self._look_again(folder)
         return decide(
             config.memory.on_excess,
             [rank.batch for rank in plan.ranks],
-            lambda images, parts: self.forecast(config, images, parts, folder),
+            lambda images, parts: self._forecast(config, images, parts, folder),
             self.budget_at(config),
             strong=config.scaling.kind == "strong",
         )
@@ -112,7 +120,8 @@ class Foresight:
         """Why the time of the run of `config` leaves no room for a mean; None where it may.
 
         Args:
-            folder: where earlier records of the same study lie.
+            folder: where earlier records of the same study lie. Those of before the first
+                question count: a sweep asks for all of its runs before any of them starts.
         """
         images = max(rank.batch for rank in plan.ranks)
         past = [
@@ -183,10 +192,18 @@ class Foresight:
 
     def _lessons(self, folder: Path | None, config: Config) -> list[Lesson]:
         """What runs under `folder` teach whose ranks did the same work, with whatever batch."""
+        if folder is None:
+            return []
+        if folder not in self._listed:
+            self._listed[folder] = sorted(below(folder))
         key = work_key(to_plain(config))
-        paths = sorted(folder.rglob(FILE_NAME)) if folder is not None else []
-        found = [self._lesson(path) for path in paths]
+        found = [self._lesson(path) for path in self._listed[folder]]
         return [item for item in found if item is not None and item.key == key]
+
+    def _look_again(self, folder: Path | None) -> None:
+        """Let the next question see the records that have come into `folder` since the last."""
+        if folder is not None:
+            self._listed.pop(folder, None)
 
     def _lesson(self, path: Path) -> Lesson | None:
         if path not in self._read:

@@ -35,7 +35,7 @@ def left_out(
     wanted = set(identities)
     found = {
         identity: f"done in {path.parent}"
-        for path in root.rglob(record.FILE_NAME)
+        for path in record.below(root)
         if (identity := _done(path)) in wanted and identity is not None
     }
     for path in root.rglob(manifests.FILE_NAME):
