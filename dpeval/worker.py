@@ -251,7 +251,7 @@ def _live(task: RankTask, board: Board, device: Device) -> RankResult:
     timer.lap("rendezvous")
     clock = PhaseClock(device, board.rows(local_rank))
     trainer = build_trainer(task, device, clock, timer)
-    is_watched = config.measure.conditions and config.hardware.kind == "cpu"
+    is_watched = config.measure.conditions and not device.is_cuda
     fixed_work = FixedWork() if is_watched else None
     control = Control(task.rank, local_rank, store, board, clock, config.measure, fixed_work)
     training_loop(trainer, control)
