@@ -1,11 +1,13 @@
 """What dpeval's loop costs over a bare DDP loop: interleaved blocks of both in the same ranks.
 
-    python benchmarks/overhead.py [--model densenet121 --image-px 64 --batch 16] [--ranks 2]
-    python benchmarks/overhead.py --model calibrated --ranks 8
+    python benchmarks/overhead.py [--pairs 60]
+    python benchmarks/overhead.py --pairs 900 model=calibrated dataset=calibrated \
+        hardware.oversubscribe=true num_devices=8
 
 Each rank holds one model, one feed and two DDP wrappers: one bare, one with dpeval's hook. Blocks
 of steps of the bare loop below and of :func:`dpeval.worker.train_step` take turns, so a machine
-that drifts slows both alike. The ratio of medians is printed with a bootstrapped 95 % interval.
+that drifts slows both alike. The ratio of medians is printed with a bootstrapped 95 % interval:
+where ranks share cores, single steps vary by 18 %, and 60 pairs of blocks know it to 2 % only.
 """
 
 from __future__ import annotations
@@ -115,7 +117,8 @@ def rank_main(task: RankTask, board: Board, pipe: Connection) -> None:
             second = run_ours()
             pairs.append((run_bare(), second))
         done += steps
-    pipe.send(pairs[1:])
+    if rank == 0:
+        pipe.send(pairs[1:])
 
 
 def ratio(pairs: list[tuple[list[float], list[float]]]) -> tuple[float, float, float]:
@@ -132,7 +135,7 @@ def measure(overrides: list[str]) -> tuple[float, float, float, float]:
         [
             "measure.rel_precision=1e-4",
             "measure.time_limit_s=1e6",
-            "measure.max_steps=20000",
+            "measure.max_steps=100000",
             *overrides,
         ]
     )

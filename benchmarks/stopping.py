@@ -20,7 +20,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -164,20 +164,30 @@ def pooled(seen: list[Replay]) -> tuple[float, float, float]:
     return float(means.mean()), *interval(means, own)
 
 
-def together(runs: list[record.Record], name: str) -> str:
-    """Repetitions of one configuration, each stopped as measure=`name` does, and pooled."""
+def together(runs: list[record.Record], name: str) -> Iterator[str]:
+    """Repetitions of one configuration, each stopped as measure=`name` does: pooled by fives, then
+    all of them."""
     seen = [replayed(np.array(run.ranks[0].step_s), preset(name)) for run in runs]
     truth_s = float(np.mean([one.all_s.mean() for one in seen]))
+    what = (
+        f"{configuration(runs[0].config['num_devices'], runs[0].config['batch'])}, measure={name}"
+    )
+    begins = range(0, len(seen) - REPETITIONS + 1, REPETITIONS)
+    fives = [seen[begin : begin + REPETITIONS] for begin in begins]
+    for several in fives if len(seen) == REPETITIONS else [*fives, seen]:
+        yield f"{what}: {pooled_words(several, truth_s)}"
+
+
+def pooled_words(seen: list[Replay], truth_s: float) -> str:
+    """What `seen` say together, against the mean of all steps of all runs."""
     mean_s, low_s, high_s = pooled(seen)
     singles = [one.found.mean / truth_s - 1 for one in seen]
     within = "covers" if low_s <= truth_s <= high_s else "misses"
-    what = configuration(runs[0].config["num_devices"], runs[0].config["batch"])
     steps = sum(one.measured for one in seen)
     return (
-        f"{len(runs)} repetitions of {what}, measure={name}: {steps} measured steps in all; single "
-        f"runs lie {min(singles):+.1%} to {max(singles):+.1%} from the mean of all steps of all "
-        f"runs; together {mean_s / truth_s - 1:+.2%} ± {(high_s - mean_s) / truth_s:.2%}, which "
-        f"{within}"
+        f"{len(seen)} repetitions, {steps} measured steps in all; single runs lie "
+        f"{min(singles):+.1%} to {max(singles):+.1%} from the mean of all steps of all runs; "
+        f"together {mean_s / truth_s - 1:+.2%} ± {(high_s - mean_s) / truth_s:.2%}, which {within}"
     )
 
 
@@ -187,6 +197,8 @@ def repetitions(runs: list[record.Record]) -> list[list[record.Record]]:
     for run in runs:
         key = json.dumps({**run.config, "repetition": 0}, sort_keys=True)
         groups.setdefault(key, []).append(run)
+    for group in groups.values():
+        group.sort(key=lambda run: int(run.config["repetition"]))
     return [group for group in groups.values() if len(group) > 1]
 
 
@@ -324,8 +336,8 @@ def main() -> None:
         table(str(path), resampled(run), given.runs)
         print(words(run))
     for group in repetitions(list(runs.values())):
-        print(together(group, "standard"))
-        print(together(group, "repeated"))
+        for name in ("standard", "repeated"):
+            print(*together(group, name), sep="\n")
 
 
 if __name__ == "__main__":
