@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -132,3 +133,27 @@ def test_a_run_is_judged_by_its_model_its_operations_and_its_past(tmp_path: Path
     line = foresight.too_short(slow, make_plan(slow, machine), tmp_path)
     assert line is not None
     assert "as the model says" in line
+
+
+def test_a_sweep_is_planned_from_one_look_at_its_folder_and_forecast_from_a_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[Path] = []
+
+    def below(folder: Path) -> Iterator[Path]:
+        looks.append(folder)
+        return iter(())
+
+    monkeypatch.setattr("dpeval.foresight.below", below)
+    machine = detect()
+    foresight = Foresight(machine)
+    config = Config(
+        model=SMALL, dataset=DatasetConfig(name="noise", _target_="", image_px=32), measure=QUICK
+    )
+    plan = make_plan(config, machine)
+    for _ in range(3):
+        foresight.too_short(config, plan, tmp_path)
+    assert looks == [tmp_path]
+    foresight.forecast(config, 2, folder=tmp_path)
+    foresight.decide(config, plan, tmp_path)
+    assert looks == [tmp_path] * 3
