@@ -81,6 +81,28 @@ def test_an_absent_cell_is_hatched_and_says_what_it_needs() -> None:
         assert "needs 15.9 of 10.8 GiB" in words
 
 
+@pytest.mark.parametrize(
+    ("kind", "message", "shown"),
+    [
+        (
+            "devices",
+            "4 CPU devices were asked for and vm has only 2",
+            "too few devices",
+        ),
+        ("exception", "boom", "boom"),
+        ("exception", "expected a tensor of four dimensions", "expected a tensor of …"),
+    ],
+)
+def test_an_absent_cell_says_what_it_lacked_in_the_words_that_fit(
+    kind: str, message: str, shown: str
+) -> None:
+    cause = Cause(kind=kind, message=message)
+    absent = make_record(4, 32, status="skipped", cause=cause)
+    for draw in (throughput.over_cores, scaling.efficiency_map):
+        figure = draw(sheet_of([make_record(1), make_record(2, 32, 0.6), absent])).figure
+        assert shown in said(figure).replace("\n", " ")
+
+
 def test_the_stack_of_phases_adds_up_to_the_step() -> None:
     sheet = sheet_of(study())
     axes = components.time_components(sheet).figure.axes[0]

@@ -22,6 +22,8 @@ GIB = 2**30
 
 _MOST_BATCHES = 8
 _HARDWARE = {"cpu": "CPU", "gpu": "GPU"}
+_IN_SHORT = {"devices": "too few devices", "time_limit": "too little time"}
+"""Kinds of causes whose whole line is too long for the place of a cell."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,8 @@ def _gathered(runs: pd.DataFrame) -> pd.DataFrame:
     work["steady"] = runs["steady"].ne(False) | ~ok  # None: not known of foreign files
     for name in ("stand_in", "oversubscribed"):
         work[name] = runs[name].eq(True)
-    work["why"] = runs["cause"].mask(runs["cause"].eq(""))
+    why = runs["cause_kind"].map(_IN_SHORT).fillna(runs["cause"])
+    work["why"] = why.mask(why.eq(""))
     work["bad"] = runs["conditions_bad"].mask(runs["conditions_bad"].eq("") | ~ok)
     table = work.groupby(list(CELL), dropna=False, sort=True).agg(_rules(work)).reset_index()
     table["status"] = table["status"].astype(int).map(dict(enumerate(_STATUSES)))
@@ -234,7 +237,7 @@ def shortfall(cell: Any, *, narrow: bool = False) -> str:
     elif cell.status == "oom" and pd.notna(have):
         parts = [f"had {have / GIB:.1f} GiB"]
     else:
-        parts = textwrap.wrap(printable(cell.why, 45), 15, max_lines=2) if cell.why else []
+        parts = textwrap.wrap(printable(cell.why, 45), 15, max_lines=2, placeholder=" …")
     if narrow:
         return "\n".join([{"oom": "OOM"}.get(cell.status, str(cell.status)), *parts])
     word = {"oom": "out of memory"}.get(cell.status, str(cell.status))

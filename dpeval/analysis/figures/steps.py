@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
@@ -177,7 +176,7 @@ def timeline(sheet: Sheet) -> Drawing:
     axes.grid(axis="x")
     axes.grid(visible=False, axis="y")
     axes.set_xlabel(f"time in the step ({'ms' if scale == 1e3 else 's'})")
-    _timeline_legend(figure, shown, step)
+    _timeline_legend(axes, shown, step)
     notes = [
         "Upper lane: what the rank computes; lower lane: all-reduce under way (hatched: exposed).",
         "Ranks are aligned by the host's clock."
@@ -247,7 +246,7 @@ def _bar(
     )  # fmt: skip
 
 
-def _timeline_legend(figure: Figure, ranks: Sequence[RankRecord], step: int) -> None:
+def _timeline_legend(axes: Axes, ranks: Sequence[RankRecord], step: int) -> None:
     present = [
         phase for phase in PHASES
         if any(rank.phase_s.get(phase, [0.0] * (step + 1))[step] > 0 for rank in ranks)
@@ -258,4 +257,5 @@ def _timeline_legend(figure: Figure, ranks: Sequence[RankRecord], step: int) -> 
         for phase in present
     ]  # fmt: skip
     handles.append(Patch(facecolor="#f2b183", label="hidden communication"))
-    figure.legend(handles=handles, loc="outside right upper", handleheight=1.3)
+    # Beside the lanes: at the top of the figure it would lie on the subtitle.
+    axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1, 1.03), handleheight=1.3)
