@@ -49,7 +49,6 @@ class Control:
         self._board, self._clock, self._config = board, clock, config
         self._fixed_work = fixed_work
         self._begin_s = time.monotonic()
-        self._worked_s = 0.0
         self._until = 1
         self._told = 0
         self._stage = Stage.WARM_UP
@@ -102,17 +101,11 @@ class Control:
         if decision.reason is not None:
             return f"stop:{decision.reason}"
         ahead = self._steps_ahead(steps, elapsed_s, max(float(step_s[-1]), 1e-6))
-        return f"{'work' if self._work_is_due(float(step_s.sum())) else 'go'}:{steps + ahead}"
+        is_due = self._fixed_work is not None and self._fixed_work.is_due(step_s)
+        return f"{'work' if is_due else 'go'}:{steps + ahead}"
 
     def _steps_ahead(self, steps: int, elapsed_s: float, recent_s: float) -> int:
         """How many steps to take until the next look: one at least, and past no limit."""
         pause_s = min(max(CHECK_EVERY_S, CHECK_SHARE * elapsed_s), MOST_CHECK_EVERY_S)
         pause_s = min(pause_s, self._config.time_limit_s - elapsed_s)
         return max(1, min(int(pause_s / recent_s), steps, self._config.max_steps - steps))
-
-    def _work_is_due(self, measured_s: float) -> bool:
-        """Whether the steps so far, `measured_s` long, have earned the next fixed work."""
-        if self._fixed_work is None or measured_s - self._worked_s < self._fixed_work.pause_s:
-            return False
-        self._worked_s = measured_s
-        return True

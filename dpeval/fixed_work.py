@@ -8,7 +8,7 @@ import time
 import numpy as np
 import torch
 
-from dpeval.yardstick import PAGES, Yardstick
+from dpeval.yardstick import PAGES, Floats, Yardstick
 
 SIDE, PRODUCTS = 96, 40
 """Three matrices of 36 KiB stay in a core's cache; about 0.7 ms in all."""
@@ -29,6 +29,11 @@ class FixedWork:
         self._times: list[tuple[float, float]] = []
         # Kernels are chosen and memory is taken at the first time.
         self._once()
+
+    def is_due(self, step_s: Floats) -> bool:
+        """Whether the steps since it was last done have earned it; `step_s` are all steps, s."""
+        done = self._step[-1] if self._step else 0
+        return float(step_s[done:].sum()) >= self.pause_s
 
     def do(self, steps: int) -> None:
         """Do the work once, after `steps` steps."""

@@ -69,8 +69,12 @@ def test_readings_that_do_not_belong_together_are_refused() -> None:
 def test_fixed_work_keeps_every_reading_and_says_how_long_to_leave_it() -> None:
     work = FixedWork()
     assert work.pause_s == 0
+    assert work.is_due(np.full(1, 1e-3))
     work.do(3)
     assert work.pause_s >= INTERVAL_S
+    # The three steps before it have been paid with; what came later has to be enough alone.
+    assert not work.is_due(np.full(4, 0.9 * work.pause_s))
+    assert work.is_due(np.full(5, 0.6 * work.pause_s))
     work.do(7)
     found = work.readings
     assert found.step == [3, 7]
