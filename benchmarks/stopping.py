@@ -169,9 +169,8 @@ def together(runs: list[record.Record], name: str) -> Iterator[str]:
     all of them."""
     seen = [replayed(np.array(run.ranks[0].step_s), preset(name)) for run in runs]
     truth_s = float(np.mean([one.all_s.mean() for one in seen]))
-    what = (
-        f"{configuration(runs[0].config['num_devices'], runs[0].config['batch'])}, measure={name}"
-    )
+    config = runs[0].config
+    what = f"{configuration(config['num_devices'], config['batch'])}, measure={name}"
     begins = range(0, len(seen) - REPETITIONS + 1, REPETITIONS)
     fives = [seen[begin : begin + REPETITIONS] for begin in begins]
     for several in fives if len(seen) == REPETITIONS else [*fives, seen]:

@@ -74,16 +74,14 @@ class Foresight:
             raise found
         return found
 
-    def forecast(
-        self, config: Config, images: int, micro_batches: int = 1, folder: Path | None = None
-    ) -> Forecast:
+    def forecast(self, config: Config, images: int, folder: Path | None = None) -> Forecast:
         """The forecast, with the allowance that measured peaks under `folder` suggest by now.
 
         Raises:
             NoForecast: the model cannot be walked without data.
         """
         self._look_again(folder)
-        return self._forecast(config, images, micro_batches, folder)
+        return self._forecast(config, images, 1, folder)
 
     def _forecast(
         self, config: Config, images: int, micro_batches: int, folder: Path | None

@@ -84,11 +84,7 @@ def test_an_absent_cell_is_hatched_and_says_what_it_needs() -> None:
 @pytest.mark.parametrize(
     ("kind", "message", "shown"),
     [
-        (
-            "devices",
-            "4 CPU devices were asked for and vm has only 2",
-            "too few devices",
-        ),
+        ("devices", "4 CPU devices were asked for and vm has only 2", "too few devices"),
         ("exception", "boom", "boom"),
         ("exception", "expected a tensor of four dimensions", "expected a tensor of …"),
     ],
