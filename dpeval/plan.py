@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from dpeval.config import Config
+from dpeval.config import Config, deal
 from dpeval.machine import Machine
 from dpeval.placement import assign_cpus, cpus_near_gpus
 from dpeval.schema import Frozen
@@ -45,16 +45,6 @@ class Plan(Frozen):
     """Why this run is not started; None where it is."""
     skip_kind: Literal["devices", "time_limit"] = "devices"
     """What it lacks, as in a record's cause."""
-
-
-def deal(images: int, devices: int) -> list[int]:
-    """Deal `images` out to `devices` as evenly as possible, the larger shares first.
-
-    >>> deal(16, 3)
-    [6, 5, 5]
-    """
-    share, rest = divmod(images, devices)
-    return [share + (rank < rest) for rank in range(devices)]
 
 
 def make_plan(config: Config, machine: Machine) -> Plan:

@@ -13,9 +13,9 @@ from dpeval import measure
 from dpeval.analysis import frame
 from dpeval.analysis.findings import Findings, find
 from dpeval.assemble import throughput
-from dpeval.config import MeasureConfig
+from dpeval.config import MeasureConfig, deal
 from dpeval.machine import Environment
-from dpeval.plan import Plan, RankPlan, deal
+from dpeval.plan import Plan, RankPlan
 from dpeval.record import (
     PHASES,
     Ablation,

@@ -19,10 +19,11 @@ import pandas as pd
 from dpeval import __version__
 from dpeval.analysis.columns import text
 from dpeval.assemble import throughput
+from dpeval.config import deal
 from dpeval.errors import ConfigError, nearest
 from dpeval.machine import Environment
 from dpeval.measure import Balance, Interval, Window, load_balance
-from dpeval.plan import Plan, RankPlan, deal
+from dpeval.plan import Plan, RankPlan
 from dpeval.record import PHASES, PhaseStats, RankRecord, Record
 
 Share = Literal["floor", "even", "nominal"]

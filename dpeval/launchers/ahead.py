@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dpeval import record
-from dpeval.config import Config, identity, to_plain
+from dpeval.config import Config, deal, identity, to_plain
 from dpeval.errors import MachineError
 from dpeval.launchers.base import SweepJob
 from dpeval.launchers.job import JobSpec
 from dpeval.launchers.unmeasured import unmeasured
 from dpeval.memory import Budget, Decision, Forecast, NoForecast, decide
-from dpeval.plan import deal
 from dpeval.record import Cause, MemoryRecord
 
 GIB = 2**30

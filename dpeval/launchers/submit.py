@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from rich.console import Console
 
-from dpeval.config import Config, identity, to_plain
+from dpeval.config import Config, LauncherOptions, identity, to_plain
 from dpeval.errors import LaunchError
 from dpeval.launchers import manifest as manifests
 from dpeval.launchers.ahead import Ahead, leave_record
@@ -25,7 +25,6 @@ from dpeval.launchers.job import SPEC_NAME, CarriedPreparation, CarriedRun, JobS
 from dpeval.launchers.manifest import Manifest, SentRun
 from dpeval.launchers.resources import (
     Group,
-    LauncherOptions,
     Resources,
     check_folder,
     group,

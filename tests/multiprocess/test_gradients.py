@@ -15,9 +15,8 @@ from torch import nn
 from dpeval import strategies
 from dpeval.board import COLUMNS
 from dpeval.clock import PhaseClock
-from dpeval.config import StrategyConfig
+from dpeval.config import StrategyConfig, deal
 from dpeval.devices import CpuDevice
-from dpeval.plan import deal
 from dpeval.supervise import serve_store
 from dpeval.worker import GlobalMeanLoss, micro_batches
 

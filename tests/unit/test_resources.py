@@ -13,12 +13,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dpeval.config import Config, HardwareConfig, MeasureConfig, SiteConfig, identity
+from dpeval.config import (
+    Config,
+    HardwareConfig,
+    LauncherOptions,
+    MeasureConfig,
+    SiteConfig,
+    identity,
+)
 from dpeval.errors import ConfigError, LaunchError
 from dpeval.launchers.oar import OarLauncher
 from dpeval.launchers.resources import (
     Group,
-    LauncherOptions,
     check_folder,
     group,
     job_name,

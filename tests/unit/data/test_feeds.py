@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpeval.config import DatasetConfig
+from dpeval.config import DatasetConfig, deal
 from dpeval.data import Source, prepare, used
 from dpeval.data.decode import resize
 from dpeval.data.feeds import (
@@ -30,7 +30,6 @@ from dpeval.data.pixels import MEAN, STD, Normaliser, crop_batch
 from dpeval.data.sampler import ShardedSampler
 from dpeval.devices import CopyAhead, CpuDevice
 from dpeval.errors import DataError
-from dpeval.plan import deal
 from tests.unit.data.conftest import CONFIG
 
 FeedOf = Callable[..., Feed]

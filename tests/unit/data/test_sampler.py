@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dpeval.config import deal
 from dpeval.data.augment import DRAWS, middle_square, place, scaled, scaled_box
 from dpeval.data.sampler import ShardedSampler
 from dpeval.errors import DataError
-from dpeval.plan import deal
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 5])

@@ -1,0 +1,47 @@
+"""The typed configuration: its schema, how it is composed and checked, and what identifies a run.
+
+Imports neither torch nor data code.
+"""
+
+from __future__ import annotations
+
+from dpeval.config.batch import deal
+from dpeval.config.composition import from_hydra, register_schema, wording
+from dpeval.config.identity import identity, to_plain
+from dpeval.config.launcher import LauncherOptions
+from dpeval.config.schema import (
+    Config,
+    DatasetConfig,
+    HardwareConfig,
+    MeasureConfig,
+    MemoryConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ScalingConfig,
+    StrategyConfig,
+    SweepConfig,
+)
+from dpeval.config.site import SiteConfig
+from dpeval.config.validation import check
+
+__all__ = [
+    "Config",
+    "DatasetConfig",
+    "HardwareConfig",
+    "LauncherOptions",
+    "MeasureConfig",
+    "MemoryConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "ScalingConfig",
+    "SiteConfig",
+    "StrategyConfig",
+    "SweepConfig",
+    "check",
+    "deal",
+    "from_hydra",
+    "identity",
+    "register_schema",
+    "to_plain",
+    "wording",
+]

@@ -1,0 +1,101 @@
+"""Bounds, and the rules that join keys."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from dpeval.config.schema import Config, MeasureConfig
+from dpeval.errors import ConfigError, nearest
+
+QUIET_VARIATION = 0.005
+"""Standard deviation over mean of the steps of a very quiet machine."""
+
+
+def check(config: Config) -> None:
+    """Check every bound and every rule that joins keys.
+
+    Raises:
+        ConfigError: on the first that does not hold.
+    """
+    _check_bounds(config, "")
+    _check_batch(config)
+    _check_precision(config)
+    _check_measure(config.measure)
+    if config.strategy.name == "none" and config.num_devices > 1:
+        raise ConfigError(
+            f"strategy=none trains on one device, and num_devices={config.num_devices} was asked; "
+            "use strategy=ddp or num_devices=1"
+        )
+    if config.repetition >= config.repeat:
+        raise ConfigError(
+            f"repetition={config.repetition} is set by the sweep and counts from 0 to repeat-1; "
+            f"set repeat={config.repeat} alone"
+        )
+    if config.num_devices % config.num_nodes:
+        raise ConfigError(
+            f"num_devices={config.num_devices} cannot be dealt evenly to num_nodes="
+            f"{config.num_nodes}; choose a multiple of {config.num_nodes}"
+        )
+
+
+def _check_bounds(node: Any, prefix: str) -> None:
+    for item in dataclasses.fields(node):
+        value, key = getattr(node, item.name), f"{prefix}{item.name}"
+        if dataclasses.is_dataclass(value):
+            _check_bounds(value, f"{key}.")
+        elif value is not None and item.metadata:
+            _check_bound(key, value, item.metadata)
+
+
+def _check_bound(key: str, value: Any, bound: Any) -> None:
+    choices, low, high, above = (bound[name] for name in ("choices", "low", "high", "above"))
+    if choices is not None:
+        if value not in choices:
+            raise ConfigError(
+                f"{key}={value} is not one of {', '.join(choices)}{nearest(value, choices)}"
+            )
+        return
+    if not math.isfinite(value):
+        raise ConfigError(f"{key}={value} is not a finite number; give one that is")
+    if low is not None and value < low:
+        raise ConfigError(f"{key}={value} is too small; the smallest valid value is {low}")
+    if above is not None and value <= above:
+        raise ConfigError(f"{key}={value} is too small; it must be above {above}")
+    if high is not None and value > high:
+        raise ConfigError(f"{key}={value} is too large; the largest valid value is {high}")
+
+
+def _check_batch(config: Config) -> None:
+    if config.scaling.kind == "strong" and config.batch < config.num_devices:
+        raise ConfigError(
+            f"batch={config.batch} cannot be shared by num_devices={config.num_devices}: every "
+            f"device needs at least one image; use batch={config.num_devices} or more, or "
+            f"num_devices={config.batch} or fewer (or scaling=weak, batch per device)"
+        )
+
+
+def _check_precision(config: Config) -> None:
+    if config.hardware.kind == "cpu" and config.precision in ("fp16", "tf32"):
+        raise ConfigError(
+            f"precision={config.precision} needs hardware=gpu, and hardware=cpu was asked; "
+            "on CPU use precision=fp32 or precision=bf16"
+        )
+
+
+def _check_measure(measure: MeasureConfig) -> None:
+    if measure.max_steps < measure.min_warmup_steps + measure.min_steps:
+        raise ConfigError(
+            f"measure.max_steps={measure.max_steps} leaves no window after "
+            f"measure.min_warmup_steps={measure.min_warmup_steps} and measure.min_steps="
+            f"{measure.min_steps}; use {measure.min_warmup_steps + measure.min_steps} or more"
+        )
+    needed = math.ceil((1.96 * QUIET_VARIATION / measure.rel_precision) ** 2)
+    if needed > measure.max_steps:
+        raise ConfigError(
+            f"measure.rel_precision={measure.rel_precision:g} cannot be reached: even where steps "
+            f"vary by only {QUIET_VARIATION:.1%} it takes {needed} of them, and measure.max_steps="
+            f"{measure.max_steps}; use a precision of "
+            f"{1.96 * QUIET_VARIATION / math.sqrt(measure.max_steps):.1g} or more"
+        )
