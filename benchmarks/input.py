@@ -35,7 +35,7 @@ import torch
 from dpeval import record
 from dpeval.config import DatasetConfig
 from dpeval.data import Source, prepare
-from dpeval.data.feeds import Feed, make_feed
+from dpeval.data.loading.loaders import Feed, make_feed
 from dpeval.devices import CpuDevice
 from dpeval.tables import make_console, make_table
 

@@ -31,7 +31,7 @@ from dpeval.clock import PhaseClock
 from dpeval.conditions import ConditionSampler
 from dpeval.control import Control
 from dpeval.data import prepare
-from dpeval.data.feeds import Feed
+from dpeval.data.loading.loaders import Feed
 from dpeval.devices import open_device
 from dpeval.fixed_work import FixedWork
 from dpeval.machine import detect

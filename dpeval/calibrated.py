@@ -19,9 +19,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from dpeval.config import DatasetConfig
-from dpeval.data.feeds import Share
-from dpeval.data.progress import Say
-from dpeval.data.source import Source
+from dpeval.data.loading.loaders import Share
+from dpeval.data.sources.progress import Say
+from dpeval.data.sources.source import Source
 
 PR_SET_TIMERSLACK = 29
 

@@ -243,7 +243,8 @@ class Fitter:
         self, config: Config, batch: int, budget: Budget, folder: Path, overrides: list[str]
     ) -> Try:
         from dpeval import run
-        from dpeval.data import noise, used
+        from dpeval.data import used
+        from dpeval.data.loading import noise
 
         asked = dataclasses.replace(
             config,

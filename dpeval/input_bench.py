@@ -156,7 +156,7 @@ def _measure(
 ) -> Row:  # fmt: skip
     import psutil
 
-    from dpeval.data.feeds import make_feed
+    from dpeval.data.loading.loaders import make_feed
 
     feed = make_feed(
         source,

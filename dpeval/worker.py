@@ -27,7 +27,7 @@ from dpeval.clock import PhaseClock
 from dpeval.config import Config
 from dpeval.control import Control
 from dpeval.data import Source
-from dpeval.data.feeds import Feed, make_feed
+from dpeval.data.loading.loaders import Feed, make_feed
 from dpeval.devices import Device, autocast, grad_scaler, open_device, set_numerics
 from dpeval.fixed_work import FixedWork
 from dpeval.heap import keep_freed_memory

@@ -1,14 +1,15 @@
-"""What is fed: sources that make data ready once, feeds that hand every rank its share.
+"""What is fed: sources that make data ready once, loaders that hand every rank its share.
 
-Sources (here) import no torch, so that commands and generators start fast; the feeds of a rank
-are in :mod:`dpeval.data.feeds`.
+Sources (here) import no torch, so that commands and generators start fast; the loaders of a rank
+are in :mod:`dpeval.data.loading`.
 """
 
 from __future__ import annotations
 
-from dpeval.data.archive import imagenette
-from dpeval.data.folder import image_folder
-from dpeval.data.source import Source, prepare, used
-from dpeval.data.stand_in import imagenette_like
+from dpeval.data.sources.image_folder import image_folder
+from dpeval.data.sources.imagenette import imagenette
+from dpeval.data.sources.prepare import prepare, used
+from dpeval.data.sources.source import Source
+from dpeval.data.sources.synthetic import imagenette_like
 
 __all__ = ["Source", "image_folder", "imagenette", "imagenette_like", "prepare", "used"]

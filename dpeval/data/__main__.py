@@ -18,9 +18,10 @@ from rich.progress import (
 )
 
 from dpeval import cli
-from dpeval.data import inventory, prepare
-from dpeval.data.progress import Advance, Say, amount
-from dpeval.data.source import Source, store
+from dpeval.data import prepare
+from dpeval.data.sources import inventory
+from dpeval.data.sources.progress import Advance, Say, amount
+from dpeval.data.sources.source import Source, store
 from dpeval.errors import DataError
 from dpeval.tables import make_console, make_table
 
@@ -45,7 +46,7 @@ class Told:
 
     @contextmanager
     def bar(self, what: str, total: int, unit: str) -> Iterator[Advance]:
-        """See :class:`dpeval.data.progress.Bars`."""
+        """See :class:`dpeval.data.sources.progress.Bars`."""
         self(what)
         count = DownloadColumn() if unit == "B" else MofNCompleteColumn()
         columns = (BarColumn(), TextColumn("{task.percentage:3.0f} %"), count)

@@ -18,7 +18,8 @@ import pytest
 
 from dpeval import input_bench
 from dpeval.config import DatasetConfig
-from dpeval.data import Source, cache, prepare
+from dpeval.data import Source, prepare
+from dpeval.data.sources import pixel_cache
 from tests.unit.data.conftest import (  # noqa: F401  # fixtures are used by name
     FolderOf,
     folder_of,
@@ -52,7 +53,7 @@ def test_two_sweeps_that_build_one_cache_build_it_once(folder_of: FolderOf, stor
         process.join()
     assert path == other_path
     assert len(said + other_said) == 1
-    assert cache.verify(Path(path))
+    assert pixel_cache.verify(Path(path))
 
 
 PREPARE = """
@@ -84,7 +85,7 @@ def test_a_disk_that_fills_up_while_a_cache_is_built(folder_of: FolderOf, store:
     assert "File too large" in done.stderr
     assert list(store.glob("cache/*.json")) == []
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
-    assert cache.verify(Path(str(prepare(config).cache)))
+    assert pixel_cache.verify(Path(str(prepare(config).cache)))
 
 
 def test_the_input_bench_measures_every_loader(
@@ -102,7 +103,7 @@ def test_the_input_bench_measures_every_loader(
     assert {row["loader"] for row in rows} == set(input_bench.LOADERS)
     assert all(float(row["img_per_s"]) > 0 for row in rows)
     assert (tmp_path / "out" / "input.png").stat().st_size > 10_000
-    assert cache.folder().is_dir()
+    assert pixel_cache.folder().is_dir()
 
 
 def test_workers_end_with_their_rank_however_it_ends(source: Source, tmp_path: Path) -> None:
@@ -110,7 +111,7 @@ def test_workers_end_with_their_rank_however_it_ends(source: Source, tmp_path: P
     program.write_text(
         "import dataclasses, multiprocessing, sys, time\n"
         "from dpeval.data import Source\n"
-        "from dpeval.data.feeds import make_feed\n"
+        "from dpeval.data.loading.loaders import make_feed\n"
         "from dpeval.devices import CpuDevice\n"
         "from tests.unit.data.conftest import CONFIG\n"
         "source = Source.model_validate_json(sys.stdin.read())\n"

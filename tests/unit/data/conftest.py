@@ -13,7 +13,7 @@ from PIL import Image
 
 from dpeval.config import DatasetConfig
 from dpeval.data import Source, prepare
-from dpeval.data.feeds import Feed, make_feed
+from dpeval.data.loading.loaders import Feed, make_feed
 from dpeval.devices import CpuDevice
 
 FolderOf = Callable[..., DatasetConfig]

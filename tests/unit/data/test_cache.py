@@ -12,8 +12,10 @@ import pytest
 from PIL import Image
 
 from dpeval.config import DatasetConfig
-from dpeval.data import cache, decode, prepare
-from dpeval.data.table import CacheTable
+from dpeval.data import prepare
+from dpeval.data.images import decode
+from dpeval.data.loading.cache_table import CacheTable
+from dpeval.data.sources import pixel_cache
 from dpeval.errors import DataError
 from tests.unit.data.conftest import silent
 
@@ -34,7 +36,7 @@ def test_a_cache_holds_every_image_in_order(folder_of: FolderOf) -> None:
             whole = np.asarray(image.convert("RGB").resize((37, 37), Image.Resampling.BILINEAR))
         difference = np.abs(table.squares[place].numpy().astype(int) - whole)
         assert difference.mean() < 12  # chroma of noise differs from decoder to decoder
-    assert cache.verify(Path(str(source.cache)))
+    assert pixel_cache.verify(Path(str(source.cache)))
 
 
 @pytest.mark.parametrize("cut", range(9))
@@ -48,7 +50,7 @@ def test_a_cache_cut_off_anywhere_is_never_trusted(folder_of: FolderOf, cut: int
     else:
         path.write_bytes(whole[:length])
     assert cache_of(config).read_bytes() == whole
-    assert cache.verify(path)
+    assert pixel_cache.verify(path)
 
 
 def test_a_flipped_bit_is_found_by_verify(folder_of: FolderOf) -> None:
@@ -56,7 +58,7 @@ def test_a_flipped_bit_is_found_by_verify(folder_of: FolderOf) -> None:
     content = bytearray(path.read_bytes())
     content[1000] ^= 1
     path.write_bytes(content)
-    assert not cache.verify(path)
+    assert not pixel_cache.verify(path)
 
 
 def test_a_cache_is_built_anew_when_its_images_change(folder_of: FolderOf) -> None:
@@ -73,7 +75,7 @@ def test_a_second_preparation_decodes_nothing(
 ) -> None:
     config = folder_of(a=4, b=4)
     source = prepare(config, silent)
-    monkeypatch.setattr(cache, "build", None)
+    monkeypatch.setattr(pixel_cache, "build", None)
     assert prepare(config, silent) == source
 
 
@@ -99,7 +101,7 @@ def test_a_build_that_was_cut_off_goes_on_where_it_stood(
     times = damaged.stat()
     damaged.write_bytes(b"x" * len(good))
     os.utime(damaged, ns=(times.st_atime_ns, times.st_mtime_ns))
-    monkeypatch.setattr(cache, "CHUNK", 1)
+    monkeypatch.setattr(pixel_cache, "CHUNK", 1)
     with pytest.raises(DataError, match=r"b/1\.jpg is not a readable image"):
         prepare(config, silent)
     assert list(store.glob("cache/*.json")) == []
@@ -115,7 +117,7 @@ def test_a_build_that_was_cut_off_goes_on_where_it_stood(
     monkeypatch.setattr(decode, "open_file", opening)
     path = cache_of(config)
     assert len(opened) == 3  # five of eight were kept
-    assert cache.verify(path)
+    assert pixel_cache.verify(path)
 
 
 def test_a_disk_without_room_is_told_before_anything_is_written(
@@ -125,10 +127,10 @@ def test_a_disk_without_room_is_told_before_anything_is_written(
     (store / "cache").mkdir(parents=True)
     with pytest.raises(DataError, match=r"GiB more and .* GiB free; free space there"):
         # 157 TB.
-        cache.build(
+        pixel_cache.build(
             store / "cache" / "huge.u8",
             [Path("a.jpg")] * 100_000,
-            cache.layout(config),
+            pixel_cache.layout(config),
             "wanted",
             "source",
             silent,

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from dpeval.data.augment import DRAWS
-from dpeval.data.decode import decode, open_file, read_batch, without_bottom
+from dpeval.data.images.augment import DRAWS
+from dpeval.data.images.decode import decode, open_file, read_batch, without_bottom
 from dpeval.errors import DataError
 
 NAME = "größer als schön/an image ✓.jpg"
@@ -34,7 +34,7 @@ def written(folder: Path, image: Image.Image, kind: str = "JPEG", **keys: object
 
 
 def photograph(height: int = 200, width: int = 300) -> Image.Image:
-    from dpeval.data.stand_in import _field
+    from dpeval.data.sources.synthetic import _field
 
     generator = np.random.default_rng(0)
     parts = [128 + 40 * _field(height, width, None, generator) for _ in range(3)]

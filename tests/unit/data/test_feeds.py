@@ -15,19 +15,19 @@ from hypothesis import strategies as st
 
 from dpeval.config import DatasetConfig, deal
 from dpeval.data import Source, prepare, used
-from dpeval.data.decode import resize
-from dpeval.data.feeds import (
+from dpeval.data.images.decode import resize
+from dpeval.data.images.device_transforms import MEAN, STD, Normaliser, crop_batch
+from dpeval.data.loading.loaders import (
     LOADERS as MAKERS,
 )
-from dpeval.data.feeds import (
+from dpeval.data.loading.loaders import (
     DeviceCroppedFeed,
     Feed,
     ResidentFeed,
     Share,
     make_feed,
 )
-from dpeval.data.pixels import MEAN, STD, Normaliser, crop_batch
-from dpeval.data.sampler import ShardedSampler
+from dpeval.data.loading.sampler import ShardedSampler
 from dpeval.devices import CopyAhead, CpuDevice
 from dpeval.errors import DataError
 from tests.unit.data.conftest import CONFIG

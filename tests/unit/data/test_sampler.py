@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpeval.config import deal
-from dpeval.data.augment import DRAWS, middle_square, place, scaled, scaled_box
-from dpeval.data.sampler import ShardedSampler
+from dpeval.data.images.augment import DRAWS, middle_square, place, scaled, scaled_box
+from dpeval.data.loading.sampler import ShardedSampler
 from dpeval.errors import DataError
 
 

@@ -22,8 +22,9 @@ import pytest
 from PIL import Image
 
 from dpeval.config import DatasetConfig
-from dpeval.data import Source, archive, prepare, stand_in
-from dpeval.data.archive import Archive, download, extract, obtain
+from dpeval.data import Source, prepare
+from dpeval.data.sources import imagenette, synthetic
+from dpeval.data.sources.imagenette import Archive, download, extract, obtain
 from dpeval.errors import DataError
 from tests.unit.data.conftest import CONFIG, silent
 
@@ -35,7 +36,7 @@ FolderOf = Callable[..., DatasetConfig]
 def test_the_stand_in_has_imagenettes_layout(source: Source) -> None:
     assert len(source.train_files) == 40
     classes = sorted({name.split("/")[1] for name in source.train_files})
-    assert classes == list(stand_in.WNIDS) == sorted(stand_in.WNIDS)
+    assert classes == list(synthetic.WNIDS) == sorted(synthetic.WNIDS)
     sizes = [Image.open(Path(source.root) / name).size for name in source.train_files]
     assert {min(size) for size in sizes} == {160}
     assert len(set(sizes)) > 2
@@ -44,7 +45,7 @@ def test_the_stand_in_has_imagenettes_layout(source: Source) -> None:
 
 def test_the_stand_in_is_the_same_everywhere() -> None:
     def digest(index: int) -> str:
-        pixels = stand_in.make_image(3, 160, np.random.default_rng([1, index]))
+        pixels = synthetic.make_image(3, 160, np.random.default_rng([1, index]))
         return hashlib.sha256(pixels.tobytes()).hexdigest()
 
     assert digest(3) == digest(3)
@@ -58,8 +59,8 @@ def test_stand_in_files_are_as_large_as_published_ones(short_px: int, published_
     sizes = [
         len(
             simplejpeg.encode_jpeg(
-                stand_in.make_image(number % 10, short_px, np.random.default_rng(number)),
-                quality=stand_in.JPEG_QUALITY[short_px],
+                synthetic.make_image(number % 10, short_px, np.random.default_rng(number)),
+                quality=synthetic.JPEG_QUALITY[short_px],
                 colorsubsampling="420",
             )
         )
@@ -72,7 +73,7 @@ def test_stand_in_images_have_the_spectra_of_photographs() -> None:
     """Amplitude falls as about 1/f: a slope near -1 in the logarithms (Field 1987)."""
     slopes = []
     for number in range(10):
-        pixels = stand_in.make_image(number, 160, np.random.default_rng(number))[:160, :160]
+        pixels = synthetic.make_image(number, 160, np.random.default_rng(number))[:160, :160]
         grey = pixels.mean(axis=-1)
         amplitude = np.abs(np.fft.fft2(grey - grey.mean()))
         rows, columns = np.meshgrid(
@@ -90,7 +91,7 @@ def test_stand_in_classes_differ_in_ways_that_crops_and_mirroring_keep() -> None
 
     def features(number: int) -> list[float]:
         generator = np.random.default_rng([2, number])
-        pixels = stand_in.make_image(number % 10, 160, generator)[20:116, 30:126, ::1]
+        pixels = synthetic.make_image(number % 10, 160, generator)[20:116, 30:126, ::1]
         pixels = pixels[:, ::-1].astype(float)
         luminance = pixels.mean(axis=-1)
         down, across = (np.abs(np.diff(luminance, axis=axis)).mean() for axis in (0, 1))
@@ -108,7 +109,7 @@ def test_a_second_preparation_generates_nothing(
     source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = Path(source.root).parent
-    monkeypatch.setattr(stand_in, "generate", None)
+    monkeypatch.setattr(synthetic, "generate", None)
     assert prepare(dataclasses.replace(CONFIG, root=str(root), loader="jpeg"), silent) == source
 
 
@@ -142,7 +143,7 @@ def test_an_absent_folder_is_named(tmp_path: Path) -> None:
 
 
 def test_something_else_than_a_source_is_refused(tmp_path: Path) -> None:
-    config = dataclasses.replace(CONFIG, _target_="dpeval.data.source.data_root")
+    config = dataclasses.replace(CONFIG, _target_="dpeval.data.sources.source.data_root")
     with pytest.raises((DataError, TypeError)):
         prepare(config, silent)
 
@@ -187,7 +188,7 @@ def packed(folder: str = "imagenette2-160", *, evil: tarfile.TarInfo | None = No
         if evil is not None:
             tar.addfile(evil, io.BytesIO(b"x" * evil.size))
         for split in ("train", "val"):
-            for number, wnid in enumerate(stand_in.WNIDS):
+            for number, wnid in enumerate(synthetic.WNIDS):
                 image = io.BytesIO()
                 noise = np.random.default_rng(number).integers(0, 255, (40, 40, 3), np.uint8)
                 Image.fromarray(noise).save(image, "JPEG")
@@ -247,7 +248,7 @@ def published(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         train_images=10,
         val_images=10,
     )
-    monkeypatch.setitem(archive.ARCHIVES, "160px", one)
+    monkeypatch.setitem(imagenette.ARCHIVES, "160px", one)
     return one
 
 
@@ -271,7 +272,7 @@ def test_a_broken_archive_is_fetched_again_and_a_half_folder_extracted_again(
     published: Archive, store: Path, tmp_path: Path
 ) -> None:
     whole = (tmp_path / "served" / "imagenette2-160.tgz").read_bytes()
-    half = store / "imagenette2-160" / "train" / stand_in.WNIDS[0]
+    half = store / "imagenette2-160" / "train" / synthetic.WNIDS[0]
     half.mkdir(parents=True)
     (half / "mine.JPEG").write_bytes(b"somebody's own")
     (store / "imagenette2-160.tgz").write_bytes(whole[:-7])
@@ -381,7 +382,7 @@ def test_without_a_network_the_stand_in_is_used_within_seconds_or_the_run_stops(
     unreachable: str, monkeypatch: pytest.MonkeyPatch, store: Path
 ) -> None:
     nowhere = Archive(f"{unreachable}/imagenette2-160.tgz", 5000, "")
-    monkeypatch.setitem(archive.ARCHIVES, "160px", nowhere)
+    monkeypatch.setitem(imagenette.ARCHIVES, "160px", nowhere)
     config = dataclasses.replace(IMAGENETTE, download_timeout_s=1.0)
     said: list[str] = []
     begin_s = time.monotonic()
@@ -398,7 +399,7 @@ def test_a_network_that_was_absent_is_not_waited_for_once_per_run(
     monkeypatch: pytest.MonkeyPatch, store: Path
 ) -> None:
     nowhere = Archive("http://127.0.0.1:9/imagenette2-160.tgz", 5000, "")
-    monkeypatch.setitem(archive.ARCHIVES, "160px", nowhere)
+    monkeypatch.setitem(imagenette.ARCHIVES, "160px", nowhere)
     for message in ("cannot be downloaded", "could not be reached less than 10 minutes ago"):
         store.mkdir(exist_ok=True)
         with pytest.raises(DataError, match=message):

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from dpeval.config import DatasetConfig
-from dpeval.data.feeds import Share
-from dpeval.data.source import Source
+from dpeval.data.loading.loaders import Share
+from dpeval.data.sources.source import Source
 
 
 def source(config: DatasetConfig) -> Source:
@@ -19,7 +19,7 @@ def source(config: DatasetConfig) -> Source:
         num_classes=config.num_classes,
         train_files=[],
         train_labels=[],
-        feed="dpeval.data.noise.feed",
+        feed="dpeval.data.loading.noise.feed",
     )
 
 

@@ -22,9 +22,9 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from dpeval.config import DatasetConfig
-from dpeval.data.folder import scan
-from dpeval.data.progress import Say, progress
-from dpeval.data.source import Source, making, one_line
+from dpeval.data.sources.image_folder import scan
+from dpeval.data.sources.progress import Say, progress
+from dpeval.data.sources.source import Source, making, one_line
 
 VERSION = 3
 """Goes into the folder's name: a generator that changes makes a new folder."""

@@ -16,11 +16,18 @@ import torch
 from torch import Tensor
 
 from dpeval.config import DatasetConfig
-from dpeval.data.batches import Batches, CacheReader, GatherReader, JpegReader, Reader, WholeReader
-from dpeval.data.pixels import Normaliser, crop_batch
-from dpeval.data.sampler import ShardedSampler
-from dpeval.data.source import Source
-from dpeval.data.table import CacheTable, split_rows
+from dpeval.data.images.device_transforms import Normaliser, crop_batch
+from dpeval.data.loading.cache_table import CacheTable, split_rows
+from dpeval.data.loading.readers import (
+    Batches,
+    CacheReader,
+    GatherReader,
+    JpegReader,
+    Reader,
+    WholeReader,
+)
+from dpeval.data.loading.sampler import ShardedSampler
+from dpeval.data.sources.source import Source
 from dpeval.devices import Device
 
 MAX_WORKERS = 16

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dpeval.config import DatasetConfig
-from dpeval.data.augment import Boxes, Flips, place, scaled
-from dpeval.data.cache import layout, record_type
-from dpeval.data.sampler import Step
-from dpeval.data.source import Source
+from dpeval.data.images.augment import Boxes, Flips, place, scaled
+from dpeval.data.loading.sampler import Step
+from dpeval.data.sources.pixel_cache import layout, record_type
+from dpeval.data.sources.source import Source
 
 PAGE_BYTES = 4096
 

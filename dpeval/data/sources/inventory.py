@@ -11,9 +11,9 @@ from typing import Literal
 
 import numpy as np
 
-from dpeval.data import archive, cache, stand_in
-from dpeval.data.folder import EXTENSIONS
-from dpeval.data.progress import Say, progress
+from dpeval.data.sources import imagenette, pixel_cache, synthetic
+from dpeval.data.sources.image_folder import EXTENSIONS
+from dpeval.data.sources.progress import Say, progress
 from dpeval.errors import DataError, nearest
 from dpeval.schema import Frozen
 
@@ -38,7 +38,7 @@ def entries(root: Path) -> list[Entry]:
     if not root.is_dir():
         return []
     found = [entry for path in sorted(root.iterdir()) if (entry := _entry(path, root))]
-    caches = root / cache.folder().name
+    caches = root / pixel_cache.folder().name
     if caches.is_dir():
         found += [_cache_entry(path, root) for path in sorted(caches.glob("*.u8"))]
         left = (path for path in sorted(caches.iterdir()) if path.suffix in LEFT_OVER)
@@ -48,7 +48,7 @@ def entries(root: Path) -> list[Entry]:
 
 def _entry(path: Path, root: Path) -> Entry | None:
     name = path.name
-    published = {one.folder: one for one in archive.ARCHIVES.values()}
+    published = {one.folder: one for one in imagenette.ARCHIVES.values()}
     if path.suffix in LEFT_OVER or ".incomplete-" in name:
         return _left_over(path, root)
     if path.suffix == ".tgz" and path.stem in published:
@@ -57,9 +57,9 @@ def _entry(path: Path, root: Path) -> Entry | None:
         return None
     files = list(_images(path))
     if name in published:
-        complete = archive.is_complete(path, published[name])
+        complete = imagenette.is_complete(path, published[name])
     else:
-        complete = (path / stand_in.COMPLETE).exists()
+        complete = (path / synthetic.COMPLETE).exists()
     return Entry(
         name=name,
         kind="data set",
@@ -70,8 +70,8 @@ def _entry(path: Path, root: Path) -> Entry | None:
 
 
 def _cache_entry(path: Path, root: Path) -> Entry:
-    meta = cache.load_meta(path)
-    if meta is None or not cache.is_whole(path, meta):
+    meta = pixel_cache.load_meta(path)
+    if meta is None or not pixel_cache.is_whole(path, meta):
         state = "not finished; prepare builds it anew"
     elif not Path(meta.source).is_dir():
         state = f"its source {meta.source} is gone"
@@ -148,14 +148,14 @@ def verify(root: Path, names: list[str], say: Say) -> list[str]:
 def _wrong_with(entry: Entry, root: Path, say: Say) -> list[str]:
     path = root / entry.name
     if entry.kind == "archive":
-        published = {one.folder: one for one in archive.ARCHIVES.values()}[path.stem]
+        published = {one.folder: one for one in imagenette.ARCHIVES.values()}[path.stem]
         with progress(say, f"checking {path}", entry.nbytes, "B") as advance:
-            sound = archive.is_sound(path, published)
+            sound = imagenette.is_sound(path, published)
             advance(entry.nbytes)
         return [] if sound else [f"{path} is not the published archive; prepare fetches it again"]
     if entry.kind == "cache":
         with progress(say, f"checking {path}", entry.nbytes, "B") as advance:
-            sound = cache.verify(path)
+            sound = pixel_cache.verify(path)
             advance(entry.nbytes)
         advice = f"python -m dpeval.data delete {entry.name}"
         return [] if sound else [f"{path} is damaged; {advice}"]
@@ -169,7 +169,7 @@ def damaged_images(files: list[Path], where: Path, say: Say) -> list[str]:
     # Late: torch takes seconds to import, and only who decodes needs it.
     import torch
 
-    from dpeval.data.decode import decode, open_file
+    from dpeval.data.images.decode import decode, open_file
 
     def check(path: Path) -> str | None:
         try:
@@ -182,7 +182,7 @@ def damaged_images(files: list[Path], where: Path, say: Say) -> list[str]:
 
     wrong = []
     with (
-        ThreadPoolExecutor(min(cache.MAX_THREADS, os.cpu_count() or 1)) as pool,
+        ThreadPoolExecutor(min(pixel_cache.MAX_THREADS, os.cpu_count() or 1)) as pool,
         progress(say, f"decoding every image in {where}", len(files), "images") as advance,
     ):
         for line in pool.map(check, files):

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from dpeval.config import DatasetConfig
-from dpeval.data.progress import Say
-from dpeval.data.source import Source
+from dpeval.data.sources.progress import Say
+from dpeval.data.sources.source import Source
 from dpeval.errors import DataError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".webp")

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from dpeval.config import DatasetConfig
-from dpeval.data.folder import scan
-from dpeval.data.progress import Say, amount, progress
-from dpeval.data.source import Source, making, one_line
-from dpeval.data.stand_in import WNIDS, imagenette_like
+from dpeval.data.sources.image_folder import scan
+from dpeval.data.sources.progress import Say, amount, progress
+from dpeval.data.sources.source import Source, making, one_line
+from dpeval.data.sources.synthetic import WNIDS, imagenette_like
 from dpeval.errors import DataError
 
 CHUNK_BYTES = 1 << 20

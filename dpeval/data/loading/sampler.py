@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dpeval.data.augment import DRAWS, Draws
+from dpeval.data.images.augment import DRAWS, Draws
 from dpeval.errors import DataError
 
 Indices = NDArray[np.int64]

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from dpeval.data.decode import read_batch, resize
-from dpeval.data.sampler import ShardedSampler, Step
-from dpeval.data.source import Source
-from dpeval.data.table import CacheTable
+from dpeval.data.images.decode import read_batch, resize
+from dpeval.data.loading.cache_table import CacheTable
+from dpeval.data.loading.sampler import ShardedSampler, Step
+from dpeval.data.sources.source import Source
 from dpeval.errors import DataError
 
 Host = tuple[Tensor, ...]

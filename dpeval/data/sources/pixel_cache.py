@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpeval.config import DatasetConfig
-from dpeval.data.augment import middle_square
-from dpeval.data.progress import Say, progress
-from dpeval.data.source import Source, making, one_line, store
+from dpeval.data.images.augment import middle_square
+from dpeval.data.sources.progress import Say, progress
+from dpeval.data.sources.source import Source, making, one_line, store
 from dpeval.errors import DataError
 from dpeval.schema import Frozen
 
@@ -193,7 +193,7 @@ def _decoded(files: list[Path], shape: Layout) -> Iterator[NDArray[Any]]:
     # Late: torch takes seconds to import, and only who decodes needs it.
     import torch
 
-    from dpeval.data.decode import decode, open_file
+    from dpeval.data.images.decode import decode, open_file
 
     def fill(job: tuple[Path, NDArray[Any]]) -> None:
         file, record = open_file(job[0]), job[1]

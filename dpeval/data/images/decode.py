@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from dpeval.data.augment import Draws, place, scaled_box
+from dpeval.data.images.augment import Draws, place, scaled_box
 from dpeval.errors import DataError
 
 Pixels = NDArray[np.uint8]

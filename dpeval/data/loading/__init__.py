@@ -1,0 +1,1 @@
+"""What feeds a rank in every step: samplers, readers and loaders."""
