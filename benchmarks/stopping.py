@@ -28,8 +28,8 @@ from typing import Any
 import numpy as np
 
 from dpeval import record
-from dpeval.analysis.names import configuration
-from dpeval.analysis.pool import interval
+from dpeval.analysis.frame.labels import configuration
+from dpeval.analysis.scaling.pooling import interval
 from dpeval.cli import compose
 from dpeval.config import MeasureConfig
 from dpeval.measure import (

@@ -52,6 +52,12 @@ class RunInterrupted(DpevalError):
     exit_status = 130
 
 
+class SlowerError(DpevalError):
+    """A sweep is slower than another by more than is allowed."""
+
+    exit_status = 3
+
+
 class LaunchError(DpevalError):
     """A scheduler refused or lost a submission."""
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from dpeval import measure
-from dpeval.analysis import frame
-from dpeval.analysis.findings import Findings, find
+from dpeval.analysis.frame import runs_frame
+from dpeval.analysis.scaling.findings import Findings, find
 from dpeval.assemble import throughput
 from dpeval.config import MeasureConfig, deal
 from dpeval.machine import Environment
@@ -189,4 +189,4 @@ def ablation(normal_s: float, no_sync_s: list[float], alone_s: float) -> Ablatio
 
 def findings(runs: Iterable[Record]) -> Findings:
     """What the analysis finds in `runs`."""
-    return find(frame.of_records((run, Path(str(i))) for i, run in enumerate(runs)))
+    return find(runs_frame.of_records((run, Path(str(i))) for i, run in enumerate(runs)))

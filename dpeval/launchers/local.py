@@ -74,6 +74,6 @@ class LocalLauncher(SweepLauncher):
 
 def _analyze(sweep_dir: Path) -> None:
     # Late: pandas and matplotlib take a second that a run must not wait for.
-    from dpeval.analyze import analyze
+    from dpeval.analysis.pipeline import analyze
 
     analyze([sweep_dir])

@@ -275,6 +275,6 @@ def _raise_refused(manifest: Manifest) -> None:
 
 def _analyze(sweep_dir: Path) -> None:
     # Late: pandas and matplotlib take a second that submitting must not wait for.
-    from dpeval.analyze import analyze
+    from dpeval.analysis.pipeline import analyze
 
     analyze([sweep_dir])

@@ -12,8 +12,8 @@ import pytest
 from playwright.sync_api import Page, Playwright, sync_playwright
 
 from dpeval import record
-from dpeval.analysis.report import find_browser
-from dpeval.analyze import analyze
+from dpeval.analysis.pipeline import analyze
+from dpeval.analysis.report.html_report import find_browser
 from dpeval.memory import Budget, Forecast
 from dpeval.record import Cause, MemoryRecord, Record
 from tests.records import make_record

@@ -9,7 +9,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, Playwright
 
-from dpeval.analysis import report
+from dpeval.analysis.report import html_report
 from tests.browser.conftest import Opener
 
 SIZES = {"desktop": (1280, 900), "tablet": (768, 1024), "phone": (390, 844)}
@@ -123,7 +123,7 @@ def test_axe_finds_no_serious_fault(
 
 def test_it_prints_to_pdf(playwright: Playwright, page_path: Path, tmp_path: Path) -> None:
     del playwright  # skips where there is no browser
-    pdf = report.to_pdf(page_path, tmp_path / "report.pdf")
+    pdf = html_report.to_pdf(page_path, tmp_path / "report.pdf")
     content = pdf.read_bytes()
     assert content.startswith(b"%PDF")
     assert len(re.findall(rb"/Type\s*/Page\b", content)) > 2

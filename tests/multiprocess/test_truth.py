@@ -8,8 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from dpeval.analysis import frame
-from dpeval.analysis.findings import find
+from dpeval.analysis.frame import runs_frame
+from dpeval.analysis.scaling.findings import find
 from dpeval.record import Record
 from tests.multiprocess.conftest import Finished
 
@@ -107,7 +107,7 @@ def test_the_waterfall_finds_the_factors_that_were_built_in(train: Train) -> Non
     straggler = "model.args.faults={straggler_rank: 1, straggler_factor: 1.5}"
     done = train("-m", *CALIBRATED, *slow, straggler, "num_devices=1,2", "measure.ablation=true")
     assert done.status == 0, done.err
-    found = find(frame.load([done.folder / "outputs"]))
+    found = find(runs_frame.load([done.folder / "outputs"]))
     (waterfall,) = found.waterfalls
     factors = {factor.name: factor.value for factor in waterfall.factors}
     assert factors == pytest.approx(

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from dpeval import record
-from dpeval.analysis import frame, pool
-from dpeval.analyze import analyze, main
+from dpeval.analysis.frame import runs_frame
+from dpeval.analysis.pipeline import analyze
+from dpeval.analysis.scaling import pooling
+from dpeval.analyze import main
 from dpeval.record import Cause, Record
 from tests.records import make_record
 
@@ -34,10 +36,10 @@ def study() -> list[Record]:
 
 def test_a_row_says_what_the_record_says(tmp_path: Path) -> None:
     run = make_record(2, 32, 0.5)
-    loaded = frame.load([written(tmp_path, [run])])
+    loaded = runs_frame.load([written(tmp_path, [run])])
     (row,) = loaded.runs.to_dict("records")
     assert run.throughput is not None
-    assert list(row) == list(frame.COLUMNS)
+    assert list(row) == list(runs_frame.COLUMNS)
     assert row["img_per_s"] == run.throughput.img_per_s
     assert row["num_devices"] == 2
     assert row["step_s"] == pytest.approx(0.5, rel=0.02)
@@ -49,7 +51,7 @@ def test_what_cannot_be_read_is_told_and_the_rest_goes_on(tmp_path: Path) -> Non
     for name, text in {"a": "{", "b": "[]", "c": '{"schema_version": 7}'}.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "metrics.json").write_text(text)
-    loaded = frame.load([tmp_path])
+    loaded = runs_frame.load([tmp_path])
     assert len(loaded.runs) == 1
     assert len(loaded.problems) == 3
     assert all("\n" not in problem for problem in loaded.problems)
@@ -57,13 +59,13 @@ def test_what_cannot_be_read_is_told_and_the_rest_goes_on(tmp_path: Path) -> Non
 
 def test_a_record_below_two_given_paths_counts_once(tmp_path: Path) -> None:
     written(tmp_path, [make_record(1)])
-    assert len(frame.load([tmp_path, tmp_path / "0"]).runs) == 1
+    assert len(runs_frame.load([tmp_path, tmp_path / "0"]).runs) == 1
 
 
 def test_repetitions_are_pooled_with_the_variance_between_them(tmp_path: Path) -> None:
     times = (0.9, 1.0, 1.1)
     runs = [make_record(1, 32, time, repetition=i, noise=0.001) for i, time in enumerate(times)]
-    (row,) = pool.pool(frame.load([written(tmp_path, runs)]).runs).to_dict("records")
+    (row,) = pooling.pool(runs_frame.load([written(tmp_path, runs)]).runs).to_dict("records")
     means = np.array([run.window.step_s.mean for run in runs if run.window is not None])
     assert row["runs"] == row["n_runs"] == 3
     # Images over the mean time, not the mean of img/s, which would weigh fast runs more.
@@ -77,8 +79,8 @@ def test_repetitions_are_pooled_with_the_variance_between_them(tmp_path: Path) -
 
 def test_a_failed_repetition_is_never_averaged_in(tmp_path: Path) -> None:
     failed = make_record(1, 32, status="failed", cause=Cause(kind="exception", message="x"))
-    (row,) = pool.pool(
-        frame.load([written(tmp_path, [make_record(1, 32, 1.0), failed])]).runs
+    (row,) = pooling.pool(
+        runs_frame.load([written(tmp_path, [make_record(1, 32, 1.0), failed])]).runs
     ).to_dict("records")
     assert (row["runs"], row["ok"], row["status"]) == (2, 1, "ok")
     assert row["img_per_s"] == pytest.approx(32, rel=0.02)
@@ -89,13 +91,15 @@ def test_runs_of_two_machines_are_kept_apart(tmp_path: Path) -> None:
     other = one.model_copy(
         update={"environment": one.environment.model_copy(update={"host": "other"})}
     )
-    assert len(pool.pool(frame.load([written(tmp_path, [one, other])]).runs)) == 2
+    assert len(pooling.pool(runs_frame.load([written(tmp_path, [one, other])]).runs)) == 2
 
 
 @settings(max_examples=20, deadline=None)
 @given(scale=st.floats(1e-3, 1e3), devices=st.integers(1, 8))
 def test_scaling_all_times_scales_throughput_inversely(scale: float, devices: int) -> None:
-    one, other = (frame.row(make_record(devices, 32, step_s), Path()) for step_s in (1.0, scale))
+    one, other = (
+        runs_frame.row(make_record(devices, 32, step_s), Path()) for step_s in (1.0, scale)
+    )
     assert other["img_per_s"] == pytest.approx(one["img_per_s"] / scale, rel=1e-6)
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dpeval.analysis import csv_adapter, verdict
+from dpeval.analysis.frame import csv_import
+from dpeval.analysis.report import verdict
 from dpeval.conditions import Conditions
 from dpeval.measure import Balance
 from dpeval.record import Cause, Record, Scheduler, Warning
@@ -198,8 +199,8 @@ COLUMNS = "size=num_devices,rank=rank,batch_size=batch,load=data_s,work=compute_
 def of_csv(folder: Path, lines: list[str]) -> list[Record]:
     path = folder / "study.csv"
     path.write_text("\n".join(["size,rank,batch_size,load,work", *lines]) + "\n")
-    records, problems = csv_adapter.read(
-        [path], csv_adapter.Mapped(csv_adapter.parse_columns(COLUMNS))
+    records, problems = csv_import.read(
+        [path], csv_import.Mapped(csv_import.parse_columns(COLUMNS))
     )
     assert problems == []
     return records

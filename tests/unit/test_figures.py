@@ -16,11 +16,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
-from dpeval.analysis import frame, pool
 from dpeval.analysis.figures import Models, Sheet, components, scaling, style, throughput, waterfall
-from dpeval.analysis.figures.cells import CELL, segments
+from dpeval.analysis.figures.configurations import CELL, segments
+from dpeval.analysis.figures.figure_data import UnsupportedError
 from dpeval.analysis.figures.memory import memory
-from dpeval.analysis.figures.sheet import UnsupportedError
+from dpeval.analysis.frame import runs_frame
+from dpeval.analysis.scaling import pooling
 from dpeval.memory import Budget, Forecast
 from dpeval.record import Cause, DatasetUsed, MemoryRecord, Record
 from tests.records import make_record
@@ -36,8 +37,8 @@ def _styled() -> Iterator[None]:
 
 def sheet_of(records: list[Record], models: Models | None = None) -> Sheet:
     paths = (Path(str(number)) for number in range(len(records)))
-    runs = frame.of_records(zip(records, paths, strict=True)).runs
-    return Sheet.of(runs, pool.pool(runs), models)
+    runs = runs_frame.of_records(zip(records, paths, strict=True)).runs
+    return Sheet.of(runs, pooling.pool(runs), models)
 
 
 def does_not_fit(devices: int, batch: int, **changes: Any) -> Record:

@@ -14,18 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpeval import record
-from dpeval.analysis import (
-    choice,
+from dpeval.analysis.frame import csv_import, runs_frame
+from dpeval.analysis.report import verdict
+from dpeval.analysis.scaling import (
     compare,
-    csv_adapter,
     efficiency,
-    frame,
-    laws,
-    pool,
-    scaling,
-    verdict,
+    pooling,
+    scaling_laws,
+    speedup,
 )
-from dpeval.analysis.findings import Findings, find
+from dpeval.analysis.scaling.best_configuration import ENERGY, OBJECTIVES, THROUGHPUT, choose
+from dpeval.analysis.scaling.findings import Findings, find
 from dpeval.analyze import main
 from dpeval.errors import ConfigError
 from dpeval.record import Cause, Record
@@ -127,14 +126,14 @@ def test_order_of_records_changes_nothing() -> None:
 def test_order_of_ranks_in_a_record_changes_nothing() -> None:
     run = make_record(3, 16, 0.5, ablation=ablation(0.5, [0.4, 0.45, 0.5], 0.4))
     turned = run.model_copy(update={"ranks": run.ranks[::-1]})
-    one, other = (frame.row(record, Path()) for record in (run, turned))
+    one, other = (runs_frame.row(record, Path()) for record in (run, turned))
     assert one == other
 
 
 LAWS = {
-    "Amdahl": (laws.AMDAHL, (0.08,), (1, 2, 3, 4, 6, 8)),
-    "Gustafson": (laws.GUSTAFSON, (0.1,), (1, 2, 4, 8, 16)),
-    "USL": (laws.USL, (0.05, 0.004), (1, 2, 3, 4, 6, 8, 12, 16)),
+    "Amdahl": (scaling_laws.AMDAHL, (0.08,), (1, 2, 3, 4, 6, 8)),
+    "Gustafson": (scaling_laws.GUSTAFSON, (0.1,), (1, 2, 4, 8, 16)),
+    "USL": (scaling_laws.USL, (0.05, 0.004), (1, 2, 3, 4, 6, 8, 12, 16)),
 }
 
 
@@ -148,7 +147,7 @@ def test_fits_recover_known_parameters_with_honest_intervals(name: str, errors_k
     hits, centres = [], []
     for _ in range(runs):
         noisy = rate * np.exp(0.01 * generator.standard_normal(len(devices)))
-        fitted = list(laws.fit(law, devices, noisy, errors).parameters.values())
+        fitted = list(scaling_laws.fit(law, devices, noisy, errors).parameters.values())
         hits.append([e.low <= true <= e.high for e, true in zip(fitted, truth, strict=True)])
         centres.append([estimate.value for estimate in fitted])
     assert np.mean(centres, axis=0) == pytest.approx(truth, rel=0.05)
@@ -178,7 +177,7 @@ def test_karp_flatt_is_amdahls_serial_fraction() -> None:
 
 def test_ties_within_the_error_are_called_ties() -> None:
     runs = [make_record(n, 48, s, noise=0.05) for n, s in ((1, 1.0), (2, 0.5), (3, 0.497))]
-    best = next(one for one in findings(runs).choices if one.objective is choice.THROUGHPUT)
+    best = next(one for one in findings(runs).choices if one.objective is THROUGHPUT)
     assert best.best is not None
     assert {best.best.num_devices, *(tie.num_devices for tie in best.ties)} == {2, 3}
 
@@ -191,13 +190,13 @@ def test_the_best_depends_on_the_objective(
     objective: str, floor: float | None, devices: int
 ) -> None:
     runs = [perfect(1, 32, 1.0), perfect(2, 32, 0.6), perfect(4, 32, 0.5)]
-    chosen = choice.choose(findings(runs).points, choice.OBJECTIVES[objective], floor)[0]
+    chosen = choose(findings(runs).points, OBJECTIVES[objective], floor)[0]
     assert chosen.best is not None
     assert chosen.best.num_devices == devices
 
 
 def test_no_energy_is_said_and_not_guessed() -> None:
-    (chosen,) = choice.choose(findings([perfect(1)]).points, choice.ENERGY)
+    (chosen,) = choose(findings([perfect(1)]).points, ENERGY)
     assert chosen.best is None
     assert "no energy" in chosen.why_not
 
@@ -287,11 +286,11 @@ def csv_study(folder: Path, lines: list[str]) -> list[Path]:
 
 @pytest.mark.parametrize(("share", "images"), [("floor", 28), ("even", 32), ("nominal", 224)])
 def test_csv_throughput_counts_images_that_were_processed(
-    tmp_path: Path, share: csv_adapter.Share, images: int
+    tmp_path: Path, share: csv_import.Share, images: int
 ) -> None:
     lines = [f"7,{rank},32,0.1,{1.9 if rank == 3 else 0.9}" for rank in range(7)]
-    mapped = csv_adapter.Mapped(csv_adapter.parse_columns(COLUMNS), share)
-    (run,), problems = csv_adapter.read(csv_study(tmp_path, lines), mapped)
+    mapped = csv_import.Mapped(csv_import.parse_columns(COLUMNS), share)
+    (run,), problems = csv_import.read(csv_study(tmp_path, lines), mapped)
     assert problems == []
     assert run.throughput is not None
     assert run.throughput.img_per_s == pytest.approx(images / 2.0)
@@ -301,8 +300,8 @@ def test_csv_throughput_counts_images_that_were_processed(
 
 def test_csv_repeats_give_a_median(tmp_path: Path) -> None:
     lines = [f"1,0,10,0,{time}" for time in (9.0, 1.0, 1.1, 1.0, 1.1, 1.0, 1.1)]
-    mapped = csv_adapter.Mapped(csv_adapter.parse_columns(COLUMNS))
-    records, _ = csv_adapter.read(csv_study(tmp_path, lines), mapped)
+    mapped = csv_import.Mapped(csv_import.parse_columns(COLUMNS))
+    records, _ = csv_import.read(csv_study(tmp_path, lines), mapped)
     (row,) = findings(records).pooled.to_dict("records")
     assert row["n_runs"] == 7
     assert row["img_per_s"] == pytest.approx(10 / 1.1)
@@ -314,7 +313,7 @@ def test_csv_repeats_give_a_median(tmp_path: Path) -> None:
 )
 def test_wrong_columns_are_one_clear_line(columns: str) -> None:
     with pytest.raises(ConfigError, match="columns"):
-        csv_adapter.parse_columns(columns)
+        csv_import.parse_columns(columns)
 
 
 def test_an_unchanged_record_is_not_parsed_twice(tmp_path: Path) -> None:
@@ -322,14 +321,14 @@ def test_an_unchanged_record_is_not_parsed_twice(tmp_path: Path) -> None:
     folder, cached = Path(written(tmp_path / "r", runs)), tmp_path / "cache.parquet"
     (folder / "bad").mkdir()
     (folder / "bad" / "metrics.json").write_text("{")
-    first, second = (frame.load([folder], cached) for _ in range(2))
+    first, second = (runs_frame.load([folder], cached) for _ in range(2))
     assert (first.from_cache, second.from_cache) == (0, 5)
     assert second.problems == first.problems
     assert second.runs.equals(first.runs)
     record.write(make_record(1, 64), folder / "0" / "metrics.json")
-    assert frame.load([folder], cached).from_cache == 4
+    assert runs_frame.load([folder], cached).from_cache == 4
     cached.write_bytes(b"not parquet")
-    assert frame.load([folder], cached).from_cache == 0
+    assert runs_frame.load([folder], cached).from_cache == 0
 
 
 JSON = st.recursive(
@@ -355,7 +354,7 @@ def test_hostile_values_anywhere_end_in_a_row_or_in_one_line(
         place = place[key]
     folder = tmp_path_factory.mktemp("hostile")
     (folder / "metrics.json").write_text(json.dumps(content))
-    loaded = frame.load([folder])
+    loaded = runs_frame.load([folder])
     assert len(loaded.runs) + len(loaded.problems) == 1
     assert all("\n" not in line and len(line) < 500 for line in loaded.problems)
     if len(loaded.runs):
@@ -381,7 +380,7 @@ def test_a_record_that_contradicts_itself_is_left_out() -> None:
 
 def test_steps_are_a_long_frame(tmp_path: Path) -> None:
     run = make_record(2, steps=10)
-    steps = frame.load([Path(written(tmp_path, [run]))]).steps()
+    steps = runs_frame.load([Path(written(tmp_path, [run]))]).steps()
     whole = steps[steps["phase"] == "step"]
     assert run.window is not None
     assert len(whole) == sum(len(rank.step_s) for rank in run.ranks)
@@ -405,4 +404,4 @@ def test_pooling_and_points_of_nothing_are_empty() -> None:
     runs = findings([make_record(1, status="failed", cause=Cause(kind="x", message="y"))])
     assert runs.points.empty
     assert efficiency.table(runs.waterfalls).empty
-    assert scaling.points(pool.pool(runs.loaded.runs)).empty
+    assert speedup.points(pooling.pool(runs.loaded.runs)).empty

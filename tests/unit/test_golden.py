@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from dpeval.analysis import frame
-from dpeval.analysis.findings import find
+from dpeval.analysis.frame import runs_frame
+from dpeval.analysis.scaling.findings import find
 
 GOLDEN = Path(__file__).parent / "golden"
 
 
 def frames() -> dict[str, pd.DataFrame]:
     """The tidy frame of the golden records, and the table of configurations."""
-    loaded = frame.load([GOLDEN])
+    loaded = runs_frame.load([GOLDEN])
     assert loaded.problems == []
     runs = loaded.runs.assign(path=[Path(path).name for path in loaded.runs["path"]])
     summary = find(loaded).summary

@@ -9,11 +9,17 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from dpeval.analysis.figures import style
-from dpeval.analysis.figures.cells import Family
-from dpeval.analysis.figures.panels import Panel, grid, left_out
-from dpeval.analysis.figures.sheet import Drawing, Sheet, UnsupportedError
-from dpeval.analysis.figures.throughput import INTERVAL_NOTE, notes_on, shade_oversubscribed
-from dpeval.analysis.names import device_count
+from dpeval.analysis.figures.configurations import Family
+from dpeval.analysis.figures.figure_data import Drawing, Sheet, UnsupportedError
+from dpeval.analysis.figures.panels import (
+    INTERVAL_NOTE,
+    Panel,
+    grid,
+    left_out,
+    notes_on,
+    shade_oversubscribed,
+)
+from dpeval.analysis.frame.labels import device_count
 from dpeval.record import PHASES
 
 

@@ -10,10 +10,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
 from dpeval.analysis.figures import style
-from dpeval.analysis.figures.cells import GIB, Family
+from dpeval.analysis.figures.configurations import GIB, Family
+from dpeval.analysis.figures.figure_data import Drawing, Sheet, UnsupportedError
 from dpeval.analysis.figures.panels import Panel, grid, left_out
-from dpeval.analysis.figures.sheet import Drawing, Sheet, UnsupportedError
-from dpeval.analysis.names import cell_name
+from dpeval.analysis.frame.labels import cell_name
 
 _PEAK, _FORECAST, _BUDGET = "#0b5a8f", "#5c5c5c", "#d55e00"
 

@@ -8,15 +8,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
 from dpeval.analysis.figures import style
-from dpeval.analysis.figures.cells import Family, device_word, shortfall
+from dpeval.analysis.figures.configurations import Family, device_word, printable, shortfall
+from dpeval.analysis.frame.labels import cell_name
 
 MOST_PANELS = 6
 _LANE_INCHES = 0.4
+UNSTEADY_NOTE = "Open marker: the run never became steady."
+OVERSUBSCRIBED_NOTE = "Grey band: more ranks than cores (oversubscribed); it measures contention."
+INTERVAL_NOTE = "Error bars: 95 % interval."
 
 
 @dataclass(frozen=True)
@@ -160,3 +166,52 @@ def _absent_boxes(panel: Panel, batch: int) -> list[tuple[list[int], str]]:
             boxes.append(([count], text))
         before = text
     return boxes
+
+
+def batch_legend(panel: Panel) -> None:
+    """A key of batches by colour, dash and marker, outside the data."""
+    colours = style.sequential(len(panel.batches))
+    handles = [
+        Line2D([], [], color=colours[i], linestyle=style.DASHES[i % len(style.DASHES)],
+               marker=style.MARKERS[i % len(style.MARKERS)], label=str(batch))
+        for i, batch in enumerate(panel.batches)
+    ]  # fmt: skip
+    panel.axes.legend(
+        handles=handles[::-1], title=panel.family.batch_name, title_fontsize=8,
+        loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=3.2,
+    )  # fmt: skip
+
+
+def shade_oversubscribed(panel: Panel) -> None:
+    """A grey band behind device counts that had more ranks than cores."""
+    over = panel.family.cells.groupby("num_devices")["oversubscribed"].any()
+    for count in over.index[over]:
+        at = panel.x(int(count))
+        panel.axes.axvspan(
+            at - panel.half_gap, at + panel.half_gap, color="#ededed", linewidth=0, zorder=0
+        )
+
+
+def mark_bad(panel: Panel) -> None:
+    """An exclamation mark above points whose machine was in a bad condition."""
+    for cell in panel.family.measured().itertuples():
+        if cell.bad and cell.batch in panel.batches:
+            panel.axes.annotate(
+                "!", (panel.x(int(cell.num_devices)), cell.high), xytext=(0, 3),
+                textcoords="offset points", ha="center", fontweight="bold", color=style.INK,
+            )  # fmt: skip
+
+
+def notes_on(chosen: list[Family]) -> list[str]:
+    """What a reader of any figure of these families must know."""
+    notes = []
+    table = pd.concat([family.cells for family in chosen])
+    ok = table[table["status"] == "ok"]
+    if not ok["steady"].all():
+        notes.append(UNSTEADY_NOTE)
+    if ok["oversubscribed"].any():
+        notes.append(OVERSUBSCRIBED_NOTE)
+    for cell in ok[ok["bad"] != ""].itertuples():
+        bad = printable(cell.bad, 160)
+        notes.append(f"! {cell_name(cell)}: {bad}")
+    return notes

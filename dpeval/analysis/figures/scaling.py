@@ -11,16 +11,18 @@ import pandas as pd
 from matplotlib.colors import Normalize
 
 from dpeval.analysis.figures import style
-from dpeval.analysis.figures.cells import Family, segments, shortfall
-from dpeval.analysis.figures.panels import Panel, grid, left_out
-from dpeval.analysis.figures.sheet import Drawing, Sheet, UnsupportedError
-from dpeval.analysis.figures.throughput import (
+from dpeval.analysis.figures.configurations import Family, segments, shortfall
+from dpeval.analysis.figures.figure_data import Drawing, Sheet, UnsupportedError
+from dpeval.analysis.figures.panels import (
     INTERVAL_NOTE,
+    Panel,
     batch_legend,
+    grid,
+    left_out,
     notes_on,
     shade_oversubscribed,
 )
-from dpeval.analysis.names import device_count
+from dpeval.analysis.frame.labels import device_count
 
 
 def speedups(family: Family, batch: int) -> pd.DataFrame:

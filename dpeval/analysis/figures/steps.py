@@ -12,9 +12,9 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from dpeval.analysis.figures import style
-from dpeval.analysis.figures.cells import FAMILY, printable
-from dpeval.analysis.figures.sheet import Drawing, Sheet, UnsupportedError
-from dpeval.analysis.names import configuration
+from dpeval.analysis.figures.configurations import FAMILY, printable
+from dpeval.analysis.figures.figure_data import Drawing, Sheet, UnsupportedError
+from dpeval.analysis.frame.labels import configuration
 from dpeval.record import PHASES, RankRecord, Record
 
 MOST_RUNS = 24

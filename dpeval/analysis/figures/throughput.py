@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import pandas as pd
-from matplotlib.lines import Line2D
-
 from dpeval.analysis.figures import style
-from dpeval.analysis.figures.cells import Family, printable, segments, shortfall
-from dpeval.analysis.figures.panels import Panel, grid, left_out
-from dpeval.analysis.figures.sheet import Drawing, Sheet, UnsupportedError
-from dpeval.analysis.names import cell_name, device_count
-
-UNSTEADY_NOTE = "Open marker: the run never became steady."
-OVERSUBSCRIBED_NOTE = "Grey band: more ranks than cores (oversubscribed); it measures contention."
-INTERVAL_NOTE = "Error bars: 95 % interval."
+from dpeval.analysis.figures.configurations import Family, segments, shortfall
+from dpeval.analysis.figures.figure_data import Drawing, Sheet, UnsupportedError
+from dpeval.analysis.figures.panels import (
+    INTERVAL_NOTE,
+    Panel,
+    batch_legend,
+    grid,
+    left_out,
+    mark_bad,
+    notes_on,
+    shade_oversubscribed,
+)
+from dpeval.analysis.frame.labels import device_count
 
 
 def over_cores(sheet: Sheet) -> Drawing:
@@ -58,55 +60,6 @@ def draw_lines(panel: Panel) -> None:
     axes.set_ylim(bottom=0)
     axes.margins(y=0.12)
     mark_bad(panel)
-
-
-def batch_legend(panel: Panel) -> None:
-    """A key of batches by colour, dash and marker, outside the data."""
-    colours = style.sequential(len(panel.batches))
-    handles = [
-        Line2D([], [], color=colours[i], linestyle=style.DASHES[i % len(style.DASHES)],
-               marker=style.MARKERS[i % len(style.MARKERS)], label=str(batch))
-        for i, batch in enumerate(panel.batches)
-    ]  # fmt: skip
-    panel.axes.legend(
-        handles=handles[::-1], title=panel.family.batch_name, title_fontsize=8,
-        loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=3.2,
-    )  # fmt: skip
-
-
-def shade_oversubscribed(panel: Panel) -> None:
-    """A grey band behind device counts that had more ranks than cores."""
-    over = panel.family.cells.groupby("num_devices")["oversubscribed"].any()
-    for count in over.index[over]:
-        at = panel.x(int(count))
-        panel.axes.axvspan(
-            at - panel.half_gap, at + panel.half_gap, color="#ededed", linewidth=0, zorder=0
-        )
-
-
-def mark_bad(panel: Panel) -> None:
-    """An exclamation mark above points whose machine was in a bad condition."""
-    for cell in panel.family.measured().itertuples():
-        if cell.bad and cell.batch in panel.batches:
-            panel.axes.annotate(
-                "!", (panel.x(int(cell.num_devices)), cell.high), xytext=(0, 3),
-                textcoords="offset points", ha="center", fontweight="bold", color=style.INK,
-            )  # fmt: skip
-
-
-def notes_on(chosen: list[Family]) -> list[str]:
-    """What a reader of any figure of these families must know."""
-    notes = []
-    table = pd.concat([family.cells for family in chosen])
-    ok = table[table["status"] == "ok"]
-    if not ok["steady"].all():
-        notes.append(UNSTEADY_NOTE)
-    if ok["oversubscribed"].any():
-        notes.append(OVERSUBSCRIBED_NOTE)
-    for cell in ok[ok["bad"] != ""].itertuples():
-        bad = printable(cell.bad, 160)
-        notes.append(f"! {cell_name(cell)}: {bad}")
-    return notes
 
 
 def _alt(title: str, chosen: list[Family]) -> str:

@@ -10,11 +10,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from dpeval.analysis.figures import style
-from dpeval.analysis.figures.cells import CELL, Family, device_word
+from dpeval.analysis.figures.configurations import CELL, Family, device_word
+from dpeval.analysis.figures.figure_data import Drawing, Sheet, UnsupportedError
 from dpeval.analysis.figures.panels import MOST_PANELS
 from dpeval.analysis.figures.scaling import speedups
-from dpeval.analysis.figures.sheet import Drawing, Sheet, UnsupportedError
-from dpeval.analysis.names import cell_name
+from dpeval.analysis.frame.labels import cell_name
 
 _LOSS, _GAIN, _WHOLE = "#d55e00", "#3fb893", "#0b5a8f"
 

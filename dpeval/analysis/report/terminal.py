@@ -10,9 +10,9 @@ import pandas as pd
 from rich.markup import escape
 from rich.table import Table
 
-from dpeval.analysis.choice import Choice
-from dpeval.analysis.compare import Change
-from dpeval.analysis.findings import Findings
+from dpeval.analysis.scaling.best_configuration import Choice
+from dpeval.analysis.scaling.compare import Change
+from dpeval.analysis.scaling.findings import Findings
 from dpeval.tables import make_table
 
 MOST_SERIES = 12

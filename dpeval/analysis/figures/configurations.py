@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from dpeval.analysis.frame import CONFIGURATION
+from dpeval.analysis.frame.runs_frame import CONFIGURATION
 from dpeval.record import PHASES
 
 FAMILY = tuple(name for name in CONFIGURATION if name not in ("num_devices", "batch"))

@@ -72,7 +72,7 @@ def choose(
     call too many equal (Schenker & Gentleman 2001, The American Statistician 55(3)).
 
     Args:
-        measured: :func:`dpeval.analysis.scaling.points`.
+        measured: :func:`dpeval.analysis.scaling.speedup.points`.
         objective: one of :data:`OBJECTIVES`.
         min_efficiency: leave out what is below it; default: none, and for ``efficient``
             :data:`MIN_EFFICIENCY`.

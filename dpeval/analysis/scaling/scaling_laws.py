@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dpeval.analysis.pool import UNSEEN_SPREAD, student
-from dpeval.analysis.scaling import FAMILY, having, log_halves
+from dpeval.analysis.scaling.pooling import UNSEEN_SPREAD, student
+from dpeval.analysis.scaling.speedup import FAMILY, having, log_halves
 
 Floats = NDArray[np.float64]
 

@@ -25,8 +25,8 @@ import pandas as pd
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
-from dpeval.analysis import charts, tabulate
 from dpeval.analysis.figures import FigureInfo, Sheet
+from dpeval.analysis.report import interactive_charts, report_tables
 from dpeval.errors import DpevalError
 
 FILE_NAME = "report.html"
@@ -67,7 +67,7 @@ def write(data: ReportData) -> Path:
 def render(data: ReportData) -> str:
     """The page as text."""
     runs = data.sheet.runs
-    groups = charts.groups(data.sheet)
+    groups = interactive_charts.groups(data.sheet)
     script, plotly = _asset("report.js"), _plotly()
     environment = jinja2.Environment(
         loader=jinja2.BaseLoader(),
@@ -88,13 +88,13 @@ def render(data: ReportData) -> str:
         data=data,
         runs=runs,
         figures=[(figure, _picture(data.folder, figure)) for figure in data.figures],
-        facts=tabulate.facts(runs),
-        table=tabulate.rows(runs),
-        columns=tabulate.COLUMNS,
-        most_rows=tabulate.MOST_ROWS,
-        series=tabulate.series(runs, data.differences),
-        warnings=tabulate.warnings(runs),
-        commands=tabulate.commands(runs),
+        facts=report_tables.facts(runs),
+        table=report_tables.rows(runs),
+        columns=report_tables.COLUMNS,
+        most_rows=report_tables.MOST_ROWS,
+        series=report_tables.series(runs, data.differences),
+        warnings=report_tables.warnings(runs),
+        commands=report_tables.commands(runs),
     )
 
 
@@ -104,10 +104,10 @@ def _title(runs: pd.DataFrame) -> str:
     return f"dpeval: {shown}" if shown else "dpeval"
 
 
-def _plain(group: charts.Group) -> dict[str, Any]:
+def _plain(group: interactive_charts.Group) -> dict[str, Any]:
     return {
         "label": group.label,
-        "charts": {chart.key: charts.finite(chart.spec) for chart in group.charts},
+        "charts": {chart.key: interactive_charts.finite(chart.spec) for chart in group.charts},
     }
 
 
@@ -125,7 +125,9 @@ def _picture(folder: Path, figure: FigureInfo) -> str:
 
 @cache
 def _asset(name: str) -> str:
-    return (resources.files("dpeval.analysis") / "templates" / name).read_text(encoding="utf-8")
+    return (resources.files("dpeval.analysis.report") / "templates" / name).read_text(
+        encoding="utf-8"
+    )
 
 
 @cache

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from dpeval.analysis.figures.sheet import Sheet
-from dpeval.analysis.names import cell_name
+from dpeval.analysis.figures.figure_data import Sheet
+from dpeval.analysis.frame.labels import cell_name
 
 _MOST = 12
 

@@ -1,24 +1,15 @@
-"""Claims that need an explanation: efficiency above 1, throughput that falls with more devices.
-
-Super-linear speed-up is nearly always a baseline that was slower than it should have been
-(Helmbold & McDowell 1990, "Modeling speedup(n) greater than n", IEEE TPDS 1(2)); so every such
-claim is shown with whatever the records hold against it.
-"""
+"""What the records hold against a claim: one finder per cause, each a sentence or nothing."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import pandas as pd
 
-from dpeval.analysis.efficiency import MEANING, Waterfall
-from dpeval.analysis.frame import CONFIGURATION
-from dpeval.analysis.names import configuration
-from dpeval.analysis.scaling import FAMILY
+from dpeval.analysis.scaling.efficiency import MEANING, Waterfall
 from dpeval.record import PHASES
 
 OUTLIER_SHARE = 0.10
@@ -30,8 +21,6 @@ INPUT_SHARE = 0.05
 NOISE_SHARE = 0.05
 FULL_SHARE = 0.90
 """A rank this near its memory budget may be swapping or freeing and allocating anew."""
-UNKNOWN_MARGIN = 0.02
-"""A difference beyond this is a claim where no interval is known."""
 GAIN = 1.03
 RISE = 0.05
 UNEVEN = 1.05
@@ -41,28 +30,7 @@ FAULT_SHARE = 0.03
 
 
 @dataclass(frozen=True)
-class Claim:
-    """Something surprising, and the evidence at hand."""
-
-    key: dict[str, Any]
-    """Values of :data:`~dpeval.analysis.frame.CONFIGURATION`."""
-    kind: str
-    """super-linear, dip, surprise or images."""
-    text: str
-    causes: tuple[str, ...]
-    """Codes of what was found, for programs; empty: nothing in the records explains it."""
-    evidence: tuple[str, ...]
-    """The same in words."""
-
-    @property
-    def sentence(self) -> str:
-        """The claim with its evidence."""
-        found = "; ".join(self.evidence)
-        return f"{self.text}: {found}." if found else f"{self.text}; nothing recorded explains it."
-
-
-@dataclass(frozen=True)
-class _Pair:
+class Pair:
     """A configuration and the one that it is held against, with their runs."""
 
     base: dict[str, Any]
@@ -73,109 +41,10 @@ class _Pair:
     before: Waterfall | None = None
 
 
-Finder = Callable[[_Pair], str | None]
+Finder = Callable[[Pair], str | None]
 
 
-def claims(runs: pd.DataFrame, measured: pd.DataFrame, waterfalls: list[Waterfall]) -> list[Claim]:
-    """Every claim of :func:`~dpeval.analysis.scaling.points`' rows, with its evidence."""
-    if measured.empty:
-        return []
-    # Only the runs of claims are needed, and grouping all is what costs.
-    good = runs[(runs["status"] == "ok") & runs["img_per_s"].notna()]
-    places = good.groupby(CONFIGURATION, dropna=False).indices
-    known = {tuple(item.key.values()): item for item in waterfalls}
-
-    def pair(base: dict[str, Any], cell: dict[str, Any]) -> _Pair:
-        keys = [tuple(row[name] for name in CONFIGURATION) for row in (base, cell)]
-        return _Pair(
-            base, cell, good.iloc[places[keys[0]]], good.iloc[places[keys[1]]],
-            known.get(keys[1]), known.get(keys[0]),
-        )  # fmt: skip
-
-    found: list[Claim] = []
-    for _, group in measured.groupby(FAMILY, dropna=False, sort=True):
-        rows = [
-            {str(k): v for k, v in row.items()}
-            for row in group.sort_values("num_devices").to_dict("records")
-        ]
-        found += [claim for row in rows for claim in _images(row, pair(row, row))]
-        for before, row in pairwise(rows):
-            if _is_super_linear(row, pair(rows[0], row)):
-                found.append(_super_linear(pair(rows[0], row)))
-            if _exceeds(before["img_per_s"], before["low"], row["img_per_s"], row["high"]):
-                found.append(_dip(pair(before, row)))
-            elif row["efficiency_low"] > before["efficiency_high"] and before is not rows[0]:
-                found.append(_surprise(pair(rows[0], before), row))
-    return found
-
-
-def _exceeds(value: float, low: float, other: float, other_high: float) -> bool:
-    """Whether `value` is above `other` beyond their intervals, or clearly where none is known."""
-    if math.isnan(low) or math.isnan(other_high):
-        return value > other * (1 + UNKNOWN_MARGIN)
-    return low > other_high
-
-
-def _is_super_linear(row: dict[str, Any], against: _Pair) -> bool:
-    if _exceeds(row["efficiency"], row["efficiency_low"], 1.0, 1.0):
-        return True
-    # A cold repetition of the baseline both makes the claim and widens the interval that hides it.
-    return bool(row["efficiency"] > 1 + UNKNOWN_MARGIN) and _outlier(against) is not None
-
-
-def _key(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: row[name] for name in CONFIGURATION}
-
-
-def _name(row: dict[str, Any]) -> str:
-    return configuration(int(row["num_devices"]), int(row["batch"]), row["scaling"])
-
-
-def _super_linear(pair: _Pair) -> Claim:
-    row = pair.cell
-    known = not math.isnan(row["efficiency_low"])
-    ends = f"{row['efficiency_low']:.2f} to {row['efficiency_high']:.2f}"
-    text = (
-        f"{_name(row)}: efficiency {row['efficiency']:.2f} "
-        f"({ends if known else 'no interval known'}) is above 1, a claim to be explained"
-    )
-    return _claim("super-linear", text, pair, _SUPER_LINEAR)
-
-
-def _dip(pair: _Pair) -> Claim:
-    row, before = pair.cell, pair.base
-    text = (
-        f"{_name(row)} is slower than {int(before['num_devices'])}: {row['img_per_s']:.4g} "
-        f"against {before['img_per_s']:.4g} img/s"
-    )
-    return _claim("dip", text, pair, _SLOW)
-
-
-def _surprise(pair: _Pair, after: dict[str, Any]) -> Claim:
-    row = pair.cell
-    text = (
-        f"{_name(row)} falls short: efficiency {row['efficiency']:.2f}, and "
-        f"{after['efficiency']:.2f} with more devices ({int(after['num_devices'])})"
-    )
-    return _claim("surprise", text, pair, _SLOW)
-
-
-def _claim(kind: str, text: str, pair: _Pair, finders: dict[str, Finder]) -> Claim:
-    found = {code: words for code, finder in finders.items() if (words := finder(pair))}
-    return Claim(_key(pair.cell), kind, text, tuple(found), tuple(found.values()))
-
-
-def _images(row: dict[str, Any], pair: _Pair) -> Iterator[Claim]:
-    asked, done = pair.cell_runs["global_batch"].median(), row["images_per_step"]
-    if pd.isna(asked) or pd.isna(done) or asked == done:
-        return
-    text = f"{_name(row)} processes {done:g} of the {asked:g} images asked for in a step"
-    share = done / asked
-    said = f"speed-up by time alone would be {1 / share:.2f} times what the images say"
-    yield Claim(_key(row), "images", text, ("images_not_processed",), (said,))
-
-
-def _outlier(pair: _Pair) -> str | None:
+def outlier(pair: Pair) -> str | None:
     times = pair.base_runs["step_s"]
     if len(times) < 3:
         return None
@@ -194,7 +63,7 @@ def _outlier(pair: _Pair) -> str | None:
     )
 
 
-def _first_step(pair: _Pair) -> str | None:
+def _first_step(pair: Pair) -> str | None:
     runs = pair.base_runs
     if bool((runs["steps"] <= 1).any()):
         return (
@@ -206,7 +75,7 @@ def _first_step(pair: _Pair) -> str | None:
     return None
 
 
-def _unsteady(pair: _Pair) -> str | None:
+def _unsteady(pair: Pair) -> str | None:
     which = [
         name
         for name, runs in (("its baseline", pair.base_runs), ("it", pair.cell_runs))
@@ -215,7 +84,7 @@ def _unsteady(pair: _Pair) -> str | None:
     return f"{' and '.join(which)} never became steady" if which else None
 
 
-def _threads(pair: _Pair) -> str | None:
+def _threads(pair: Pair) -> str | None:
     one, many = pair.base["threads"], pair.cell["threads"]
     if pd.isna(one) or pd.isna(many) or one == many:
         return None
@@ -227,14 +96,14 @@ def _waits(row: dict[str, Any]) -> float:
     return 0.0 if math.isnan(share) else share
 
 
-def _input_bound(pair: _Pair) -> str | None:
+def _input_bound(pair: Pair) -> str | None:
     one, many = _waits(pair.base), _waits(pair.cell)
     if one < INPUT_SHARE or one <= many:
         return None
     return f"its baseline waited for data during {one:.0%} of a step, and it {many:.0%}"
 
 
-def _page_faults(pair: _Pair) -> str | None:
+def _page_faults(pair: Pair) -> str | None:
     one, many = pair.base["page_fault_share"], pair.cell["page_fault_share"]
     if pd.isna(one) or pd.isna(many) or one - many < FAULT_SHARE:
         return None
@@ -253,7 +122,7 @@ def _machine(slower: dict[str, Any], other: dict[str, Any], name: str) -> str | 
     )
 
 
-def _starved(pair: _Pair) -> str | None:
+def _starved(pair: Pair) -> str | None:
     peak, budget = pair.base["peak_bytes"], pair.base["budget_bytes"]
     if pd.notna(peak) and pd.notna(budget) and budget > 0 and peak >= FULL_SHARE * budget:
         return f"its baseline filled {peak / budget:.0%} of its memory"
@@ -263,14 +132,14 @@ def _starved(pair: _Pair) -> str | None:
     return None
 
 
-def _accumulated(pair: _Pair) -> str | None:
+def _accumulated(pair: Pair) -> str | None:
     one, many = pair.base["micro_batches"], pair.cell["micro_batches"]
     if pd.isna(one) or pd.isna(many) or one <= many:
         return None
     return f"its baseline split a batch into {one:g} micro-batches, and it into {many:g}"
 
 
-def _noisy(pair: _Pair) -> str | None:
+def _noisy(pair: Pair) -> str | None:
     for name, row, runs in (
         ("its baseline", pair.base, pair.base_runs),
         ("it", pair.cell, pair.cell_runs),
@@ -286,7 +155,7 @@ def _noisy(pair: _Pair) -> str | None:
     return None
 
 
-def _regime(pair: _Pair) -> str | None:
+def _regime(pair: Pair) -> str | None:
     factors = pair.waterfall.factors if pair.waterfall is not None else []
     gain = next((f.value for f in factors if f.parts == ("granularity",)), math.nan)
     if not gain > GAIN:
@@ -298,7 +167,7 @@ def _regime(pair: _Pair) -> str | None:
     )
 
 
-def _hardware(pair: _Pair) -> str | None:
+def _hardware(pair: Pair) -> str | None:
     for column, name in (("cpu_model", "CPU"), ("gpu_name", "GPU"), ("host", "host")):
         one, many = (set(runs[column]) - {""} for runs in (pair.base_runs, pair.cell_runs))
         if one and many and one != many:
@@ -309,11 +178,11 @@ def _hardware(pair: _Pair) -> str | None:
     return None
 
 
-def _oversubscribed(pair: _Pair) -> str | None:
+def _oversubscribed(pair: Pair) -> str | None:
     return "it has more compute threads than cores" if pair.cell["oversubscribed"] else None
 
 
-def _uneven(pair: _Pair) -> str | None:
+def _uneven(pair: Pair) -> str | None:
     row = pair.cell
     fullest, images = row["per_device_batch_max"], row["images_per_step"]
     if pd.isna(fullest) or pd.isna(images):
@@ -327,7 +196,7 @@ def _uneven(pair: _Pair) -> str | None:
     )
 
 
-def _straggler(pair: _Pair) -> str | None:
+def _straggler(pair: Pair) -> str | None:
     one, many = pair.base["balance"], pair.cell["balance"]
     if pd.isna(many) or many > 1 - RISE or (pd.notna(one) and many > one - RISE):
         return None
@@ -336,7 +205,7 @@ def _straggler(pair: _Pair) -> str | None:
     return f"its load balance is {many:.2f}{where}"
 
 
-def _phase(pair: _Pair) -> str | None:
+def _phase(pair: Pair) -> str | None:
     """The phase beside forward and backward whose share of the step rose most."""
     rises = {
         phase: float(pair.cell[f"{phase}_s"]) / float(pair.cell["step_s"])
@@ -353,7 +222,7 @@ def _phase(pair: _Pair) -> str | None:
     return f"{name} takes {share:.0%} of its step, {known[phase] * 100:.0f} points more"
 
 
-def _factor(pair: _Pair) -> str | None:
+def _factor(pair: Pair) -> str | None:
     """The factor of the waterfall that fell most."""
     if pair.waterfall is None:
         return None
@@ -368,13 +237,13 @@ def _factor(pair: _Pair) -> str | None:
     return f"its {' × '.join(parts)} is {value:.2f}{against} ({what})"
 
 
-def _nodes(pair: _Pair) -> str | None:
+def _nodes(pair: Pair) -> str | None:
     one, many = pair.base["num_nodes"], pair.cell["num_nodes"]
     return f"it spans {many:g} hosts, and fewer devices {one:g}" if many > one else None
 
 
-_SUPER_LINEAR: dict[str, Finder] = {
-    "baseline_outlier": _outlier,
+OF_SUPER_LINEAR: dict[str, Finder] = {
+    "baseline_outlier": outlier,
     "baseline_first_step": _first_step,
     "unsteady": _unsteady,
     "other_threads": _threads,
@@ -387,7 +256,7 @@ _SUPER_LINEAR: dict[str, Finder] = {
     "faster_regime": _regime,
     "other_hardware": _hardware,
 }
-_SLOW: dict[str, Finder] = {
+OF_SLOW: dict[str, Finder] = {
     "oversubscribed": _oversubscribed,
     "uneven_shares": _uneven,
     "more_nodes": _nodes,

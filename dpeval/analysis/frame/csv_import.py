@@ -17,7 +17,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from dpeval import __version__
-from dpeval.analysis.columns import text
+from dpeval.analysis.frame.columns import text
 from dpeval.assemble import throughput
 from dpeval.config import deal
 from dpeval.errors import ConfigError, nearest

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dpeval.analysis.figures.cells import GIB, Family, device_word, shortfall
+from dpeval.analysis.figures.configurations import GIB, Family, device_word, shortfall
+from dpeval.analysis.figures.figure_data import Sheet
 from dpeval.analysis.figures.memory import rank_batch
 from dpeval.analysis.figures.scaling import speedups
-from dpeval.analysis.figures.sheet import Sheet
 from dpeval.analysis.figures.style import PHASE_NAMES
-from dpeval.analysis.names import device_count
+from dpeval.analysis.frame.labels import device_count
 from dpeval.record import PHASES
 
 MOST_FAMILIES = 12

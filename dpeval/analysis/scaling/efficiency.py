@@ -15,8 +15,8 @@ from typing import Any
 
 import pandas as pd
 
-from dpeval.analysis.frame import CONFIGURATION
-from dpeval.analysis.scaling import FAMILY
+from dpeval.analysis.frame.runs_frame import CONFIGURATION
+from dpeval.analysis.scaling.speedup import FAMILY
 
 INPUT = "input"
 GRANULARITY = "granularity"
@@ -64,7 +64,7 @@ class Waterfall:
     """The factors of one configuration; their product is its efficiency."""
 
     key: dict[str, Any]
-    """Values of :data:`~dpeval.analysis.frame.CONFIGURATION`."""
+    """Values of :data:`~dpeval.analysis.frame.runs_frame.CONFIGURATION`."""
     efficiency: float
     factors: list[Factor]
 
@@ -74,7 +74,7 @@ class Waterfall:
 
 
 def waterfalls(measured: pd.DataFrame) -> list[Waterfall]:
-    """The factors of every configuration of :func:`~dpeval.analysis.scaling.points`.
+    """The factors of every configuration of :func:`~dpeval.analysis.scaling.speedup.points`.
 
     Only where one device was measured: against another baseline the windows mean nothing.
     """

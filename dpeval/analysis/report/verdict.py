@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dpeval.analysis import choice
-from dpeval.analysis.choice import Candidate, Choice
-from dpeval.analysis.efficiency import MEANING, REMAINDER, Waterfall
-from dpeval.analysis.explain import FAULT_SHARE
-from dpeval.analysis.findings import Findings
-from dpeval.analysis.laws import Curve
-from dpeval.analysis.names import cell_name, device_count
-from dpeval.analysis.scaling import having
+from dpeval.analysis.frame.labels import cell_name, device_count
+from dpeval.analysis.scaling import best_configuration
+from dpeval.analysis.scaling.best_configuration import Candidate, Choice
+from dpeval.analysis.scaling.efficiency import MEANING, REMAINDER, Waterfall
+from dpeval.analysis.scaling.evidence import FAULT_SHARE
+from dpeval.analysis.scaling.findings import Findings
+from dpeval.analysis.scaling.scaling_laws import Curve
+from dpeval.analysis.scaling.speedup import having
 
 MOST_FAMILIES = 12
 WINDOWS_AGREE = 0.1
@@ -96,10 +96,10 @@ def _where(findings: Findings, chosen: Choice) -> str:
 def _best(chosen: Choice, best: Candidate, row: dict[str, Any]) -> str:
     hardware, is_weak = chosen.key["hardware"], chosen.key["scaling"] == "weak"
     words = {
-        choice.THROUGHPUT.name: "is fastest on",
-        choice.DEVICE_SECONDS.name: "takes the fewest device-seconds per image on",
-        choice.ENERGY.name: "takes the least energy per image on",
-        choice.EFFICIENT.name: "is fastest above the floor of efficiency on",
+        best_configuration.THROUGHPUT.name: "is fastest on",
+        best_configuration.DEVICE_SECONDS.name: "takes the fewest device-seconds per image on",
+        best_configuration.ENERGY.name: "takes the least energy per image on",
+        best_configuration.EFFICIENT.name: "is fastest above the floor of efficiency on",
     }[chosen.objective.name]
     at = f"batch {best.batch}{' per device' * is_weak}"
     stand_in = " with stand-in data" if row["stand_in"] else ""

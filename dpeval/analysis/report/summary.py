@@ -11,12 +11,13 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
 from dpeval import __version__
-from dpeval.analysis import efficiency, verdict
-from dpeval.analysis.columns import COLUMNS
-from dpeval.analysis.findings import Findings
-from dpeval.analysis.laws import Curve, Estimate, Fit
-from dpeval.analysis.pool import POOLED
-from dpeval.analysis.scaling import POINT_COLUMNS
+from dpeval.analysis.frame.columns import COLUMNS
+from dpeval.analysis.report import verdict
+from dpeval.analysis.scaling import efficiency
+from dpeval.analysis.scaling.findings import Findings
+from dpeval.analysis.scaling.pooling import POOLED
+from dpeval.analysis.scaling.scaling_laws import Curve, Estimate, Fit
+from dpeval.analysis.scaling.speedup import POINT_COLUMNS
 
 FILE_NAME = "summary.json"
 VERSION = 1
@@ -41,7 +42,7 @@ class Parameter(Part):
 
 
 class FittedLaw(Part):
-    """One law fitted to one curve; see :class:`dpeval.analysis.laws.Fit`."""
+    """One law fitted to one curve; see :class:`dpeval.analysis.scaling.scaling_laws.Fit`."""
 
     law: str
     source: str

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dpeval.analysis.pool import UNSEEN_SPREAD, student
+from dpeval.analysis.scaling.pooling import UNSEEN_SPREAD, student
 
 FAMILY_ERROR = 0.05
 """Chance that anything at all is called different where nothing is."""
@@ -74,7 +74,7 @@ def compare(before: pd.DataFrame, after: pd.DataFrame, allowed: float = 0.0) -> 
     :data:`FAMILY_ERROR` whatever their dependence.
 
     Args:
-        before, after: one row per run (:data:`dpeval.analysis.columns.COLUMNS`).
+        before, after: one row per run (:data:`dpeval.analysis.frame.columns.COLUMNS`).
         allowed: how much slower the second may be, as a share (0.03 for 3 %).
     """
     sides = [_by_configuration(runs) for runs in (before, after)]

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dpeval.analysis.frame import COLUMNS, CONFIGURATION
+from dpeval.analysis.frame.runs_frame import COLUMNS, CONFIGURATION
 from dpeval.record import PHASES
 
 UNSEEN_SPREAD = 0.01

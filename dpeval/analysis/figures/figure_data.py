@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from dpeval.analysis.figures.cells import Family, cells, common_words, families
+from dpeval.analysis.figures.configurations import Family, cells, common_words, families
 from dpeval.errors import RecordError
 from dpeval.record import FILE_NAME, Record, read
 
@@ -31,8 +31,8 @@ class Models:
 
     factors: pd.DataFrame = field(default_factory=pd.DataFrame)
     """A row per configuration and factor, in order: the columns of a cell
-    (:data:`~dpeval.analysis.figures.cells.CELL`), `factor` (name) and `value`; the product over
-    a configuration is its efficiency."""
+    (:data:`~dpeval.analysis.figures.configurations.CELL`), `factor` (name) and `value`; the
+    product over a configuration is its efficiency."""
     laws: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Curves of the laws that the data support: the columns of a cell without `num_devices`,
     `law` (name), `devices`, `speedup`, `low` and `high` (95 % band)."""
@@ -44,7 +44,7 @@ class Sheet:
 
     runs: pd.DataFrame
     table: pd.DataFrame
-    """One row per configuration; see :func:`dpeval.analysis.figures.cells.cells`."""
+    """One row per configuration; see :func:`dpeval.analysis.figures.configurations.cells`."""
     families: list[Family]
     models: Models = field(default_factory=Models)
 
@@ -57,7 +57,7 @@ class Sheet:
         """Prepare what the figures draw.
 
         Args:
-            runs: one row per run (:data:`dpeval.analysis.frame.COLUMNS`).
+            runs: one row per run (:data:`dpeval.analysis.frame.runs_frame.COLUMNS`).
             pooled: one row per configuration, with `img_per_s`, `low`, `high`.
             models: laws and efficiency factors, where they were computed.
         """

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from dpeval import __version__
-from dpeval.analysis import columns
-from dpeval.analysis.reader import Line
+from dpeval.analysis.frame import columns
+from dpeval.analysis.frame.reader import Line
 from dpeval.record import SCHEMA_VERSION
 
 FILE_NAME = ".cache.parquet"

@@ -1,6 +1,6 @@
 """Records to two tidy frames: one row per run, and one row per rank, step and phase.
 
-Every column is documented with its unit in :data:`~dpeval.analysis.columns.COLUMNS`.
+Every column is documented with its unit in :data:`~dpeval.analysis.frame.columns.COLUMNS`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 import pandas as pd
 
 from dpeval import record
-from dpeval.analysis import cache, reader, series
-from dpeval.analysis.columns import BOOLEANS, COLUMNS, INTEGERS, OBJECTS, TEXTS, row, text
+from dpeval.analysis.frame import cohorts, frame_cache, reader
+from dpeval.analysis.frame.columns import BOOLEANS, COLUMNS, INTEGERS, OBJECTS, TEXTS, row, text
 from dpeval.errors import RecordError
 from dpeval.record import PHASES, Record
 
@@ -30,7 +30,7 @@ class Loaded:
     """All readable runs and what could not be read."""
 
     runs: pd.DataFrame
-    """One row per run, columns :data:`~dpeval.analysis.columns.COLUMNS`, oldest first."""
+    """One row per run, columns :data:`~dpeval.analysis.frame.columns.COLUMNS`, oldest first."""
     problems: list[str]
     """One line for each file that was left out, and why."""
     from_cache: int = 0
@@ -60,19 +60,19 @@ def load(paths: Iterable[Path], cached: Path | None = None) -> Loaded:
             size and time of change) is not parsed twice; None: none.
     """
     files = find(paths)
-    known = cache.read(cached) if cached is not None else cache.Cache()
+    known = frame_cache.read(cached) if cached is not None else frame_cache.Cache()
     stamps = {file: _stamp(file) for file in files}
     fresh = [file for file in files if not known.has(str(file), stamps[file])]
     lines = dict(zip(fresh, reader.parse_all(fresh), strict=True))
     rows: list[dict[str, Any]] = []
     problems: list[str] = []
-    entries: list[cache.Entry] = []
+    entries: list[frame_cache.Entry] = []
     for file in files:
         line = lines[file] if file in lines else known.get(str(file))
         (problems if isinstance(line, str) else rows).append(line)  # type: ignore[arg-type]
-        entries.append(cache.Entry(str(file), stamps[file], line))
+        entries.append(frame_cache.Entry(str(file), stamps[file], line))
     if cached is not None and (fresh or len(files) != len(known)):
-        cache.write(cached, entries)
+        frame_cache.write(cached, entries)
     return _loaded(rows, problems, len(files) - len(fresh))
 
 
@@ -89,13 +89,13 @@ def of_records(records: Iterable[tuple[Record, Path]]) -> Loaded:
 
 def _loaded(rows: Sequence[dict[str, Any]], problems: list[str], from_cache: int) -> Loaded:
     runs = typed({name: [line.get(name) for line in rows] for name in COLUMNS})
-    runs["series"] = series.assign(runs)
+    runs["series"] = cohorts.assign(runs)
     runs = runs.sort_values(["started_at", "path"], ignore_index=True)
-    return Loaded(runs, problems, from_cache, series.differences(runs))
+    return Loaded(runs, problems, from_cache, cohorts.differences(runs))
 
 
 def typed(values: dict[str, list[Any]]) -> pd.DataFrame:
-    """A frame of :data:`~dpeval.analysis.columns.COLUMNS` with each column's type."""
+    """A frame of :data:`~dpeval.analysis.frame.columns.COLUMNS` with each column's type."""
     made = {}
     for name in COLUMNS:
         column = values[name]

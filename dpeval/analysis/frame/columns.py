@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from dpeval import yardstick
-from dpeval.analysis import series
+from dpeval.analysis.frame import cohorts
 from dpeval.errors import RecordError
 from dpeval.record import PHASES, Ablation, Record, readings
 
@@ -238,8 +238,8 @@ def _asked(run: Record) -> dict[str, Any]:
         "per_device_batch_max": max(batches, default=None),
         "micro_batches": plan.micro_batches if plan is not None else 1,
         "oversubscribed": any("oversubscribed" in note for note in plan.notes) if plan else False,
-        "task": sys.intern(series.task(run)),
-        "place": sys.intern(series.place(run)),
+        "task": sys.intern(cohorts.task(run)),
+        "place": sys.intern(cohorts.place(run)),
     }
 
 

@@ -6,13 +6,26 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from dpeval.analysis import choice, efficiency, explain, laws, pool, scaling
-from dpeval.analysis.choice import Choice, Objective
-from dpeval.analysis.efficiency import Waterfall
-from dpeval.analysis.explain import Claim
-from dpeval.analysis.frame import CONFIGURATION, Loaded
-from dpeval.analysis.laws import Curve
-from dpeval.analysis.scaling import POINT_COLUMNS
+from dpeval.analysis.frame.runs_frame import CONFIGURATION, Loaded
+from dpeval.analysis.scaling import (
+    claims,
+    efficiency,
+    pooling,
+    scaling_laws,
+    speedup,
+)
+from dpeval.analysis.scaling.best_configuration import (
+    EFFICIENT,
+    OBJECTIVES,
+    THROUGHPUT,
+    Choice,
+    Objective,
+    choose,
+)
+from dpeval.analysis.scaling.claims import Claim
+from dpeval.analysis.scaling.efficiency import Waterfall
+from dpeval.analysis.scaling.scaling_laws import Curve
+from dpeval.analysis.scaling.speedup import POINT_COLUMNS
 
 
 @dataclass(frozen=True)
@@ -21,9 +34,10 @@ class Findings:
 
     loaded: Loaded
     pooled: pd.DataFrame
-    """One row per configuration (:data:`~dpeval.analysis.pool.POOLED`), missing ones included."""
+    """One row per configuration (:data:`~dpeval.analysis.scaling.pooling.POOLED`), missing ones
+    included."""
     points: pd.DataFrame
-    """The measured ones with :data:`~dpeval.analysis.scaling.POINT_COLUMNS`."""
+    """The measured ones with :data:`~dpeval.analysis.scaling.speedup.POINT_COLUMNS`."""
     curves: list[Curve]
     waterfalls: list[Waterfall]
     claims: list[Claim]
@@ -42,7 +56,7 @@ class Findings:
 
 def find(
     loaded: Loaded,
-    objective: Objective = choice.THROUGHPUT,
+    objective: Objective = THROUGHPUT,
     min_efficiency: float | None = None,
 ) -> Findings:
     """Compute everything from the runs.
@@ -52,26 +66,28 @@ def find(
         objective: what the verdict calls best; the others are computed, too.
         min_efficiency: the floor that the user set.
     """
-    pooled = pool.pool(loaded.runs)
-    points = scaling.points(pooled)
+    pooled = pooling.pool(loaded.runs)
+    points = speedup.points(pooled)
     waterfalls = efficiency.waterfalls(points)
-    holes = pool.missing(pooled)
+    holes = pooling.missing(pooled)
     if len(holes):
         pooled = pd.concat([pooled, holes.astype(pooled.dtypes)], ignore_index=True)
         pooled = pooled.sort_values(CONFIGURATION, ignore_index=True)
-    objectives = dict.fromkeys([objective, *choice.OBJECTIVES.values()])
+    objectives = dict.fromkeys([objective, *OBJECTIVES.values()])
     return Findings(
         loaded=loaded,
         pooled=pooled,
         points=points,
-        curves=laws.fit_all(points),
+        curves=scaling_laws.fit_all(points),
         waterfalls=waterfalls,
-        claims=explain.claims(loaded.runs, points, waterfalls),
+        claims=claims.claims(loaded.runs, points, waterfalls),
         choices=[
             found
             for one in objectives
-            for found in choice.choose(
-                points, one, min_efficiency if one in (objective, choice.EFFICIENT) else None
+            for found in choose(
+                points,
+                one,
+                min_efficiency if one in (objective, EFFICIENT) else None,
             )
         ],
         objective=objective,

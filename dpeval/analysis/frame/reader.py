@@ -19,7 +19,7 @@ from typing import Any
 
 import dpeval
 from dpeval import record
-from dpeval.analysis.columns import row, text
+from dpeval.analysis.frame.columns import row, text
 from dpeval.errors import RecordError
 from dpeval.machine import allowed_cpus
 
@@ -66,7 +66,7 @@ def _elsewhere(files: Sequence[Path]) -> list[Line]:
     found = os.environ.get("PYTHONPATH")
     path = os.pathsep.join([root, found]) if found else root
     done = subprocess.run(
-        [sys.executable, "-m", "dpeval.analysis.reader"],
+        [sys.executable, "-m", "dpeval.analysis.frame.reader"],
         input=pickle.dumps([str(file) for file in files]),
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": path},

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dpeval.analysis.frame import CONFIGURATION
+from dpeval.analysis.frame.runs_frame import CONFIGURATION
 
 Floats = NDArray[np.float64]
 

@@ -1,0 +1,226 @@
+"""The whole analysis: records in; tables, figures, a report and a few sentences out."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from dpeval import record
+from dpeval.analysis.frame import csv_import, frame_cache, runs_frame
+from dpeval.analysis.frame.runs_frame import Loaded
+from dpeval.analysis.report import summary, terminal, verdict
+from dpeval.analysis.scaling import best_configuration, compare, efficiency, scaling_laws
+from dpeval.analysis.scaling.best_configuration import Objective
+from dpeval.analysis.scaling.findings import Findings, find
+from dpeval.errors import ConfigError, SlowerError
+from dpeval.tables import make_console
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked of an analysis."""
+
+    objective: Objective = best_configuration.THROUGHPUT
+    min_efficiency: float | None = None
+    """Leave out of the choice what is below it."""
+    pdf: bool = False
+    """Also print the report to a PDF."""
+    figures: bool = True
+    """Draw figures and write the report, not the tables alone."""
+
+
+def analyze(
+    paths: Sequence[Path],
+    out: Path | None = None,
+    console: Console | None = None,
+    options: Options | None = None,
+) -> Path:
+    """Analyse every record below `paths`; returns the folder of what was made.
+
+    Args:
+        paths: folders with records.
+        out: where to write; default: ``analysis`` below the first path.
+        console: where to say what was found.
+        options: see :class:`Options`.
+
+    Raises:
+        ConfigError: a path does not exist or holds no readable record, or `out` cannot be
+            written.
+        DpevalError: a PDF was asked for and could not be made.
+    """
+    console = console or make_console()
+    _check_there(paths)
+    out = _made(out or (paths[0] if paths[0].is_dir() else paths[0].parent) / "analysis")
+    loaded = runs_frame.load(paths, out / frame_cache.FILE_NAME)
+    _check_readable(loaded, paths, console)
+    return present(loaded, out, console, options or Options())
+
+
+def _check_there(paths: Sequence[Path]) -> None:
+    for path in paths:
+        if not path.exists():
+            raise ConfigError(f"{path} does not exist; give a folder that a sweep has written")
+
+
+def _check_readable(loaded: Loaded, paths: Sequence[Path], console: Console) -> None:
+    if loaded.runs.empty:
+        _tell_problems(loaded, console)
+        where = ", ".join(str(path) for path in paths)
+        raise ConfigError(f"there is no readable metrics.json below {where}")
+
+
+def _made(out: Path) -> Path:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{out} cannot be made ({error.strerror}); name a folder to write to with --out"
+        ) from error
+    return out
+
+
+def present(loaded: Loaded, out: Path, console: Console, options: Options) -> Path:
+    """Compute everything from `loaded`, write it into `out` and say it; returns `out`."""
+    _tell_problems(loaded, console)
+    findings = find(loaded, options.objective, options.min_efficiency)
+    findings.summary.to_csv(out / "summary.csv", index=False)
+    loaded.runs.to_csv(out / "runs.csv", index=False)
+    loaded.runs.to_parquet(out / "runs.parquet", index=False)
+    for table in terminal.tables(findings):
+        console.print(table)
+    if options.figures:
+        _illustrate(findings, out, console, options)
+    else:
+        summary.write(summary.summarise(findings), out / summary.FILE_NAME)
+        for sentence in (*verdict.sentences(findings), *verdict.claims(findings)):
+            console.print(escape(sentence))
+    names = ("summary.csv", "runs.csv", "runs.parquet", summary.FILE_NAME)
+    console.print(escape(f"tables: {', '.join(str(out / name) for name in names)}"))
+    return out
+
+
+_MOST_PROBLEMS = 20
+
+
+def _tell_problems(loaded: Loaded, console: Console) -> None:
+    for problem in loaded.problems[:_MOST_PROBLEMS]:
+        console.print(escape(f"left out: {problem}"), style="yellow")
+    more = len(loaded.problems) - _MOST_PROBLEMS
+    if more > 0:
+        console.print(f"left out: {more} more, all in summary.json", style="yellow")
+
+
+def _illustrate(findings: Findings, out: Path, console: Console, options: Options) -> None:
+    """Figures, the report and the words."""
+    # Late: matplotlib takes a second to import, and tables alone do not need it.
+    from dpeval.analysis import figures
+    from dpeval.analysis.report import cautions, html_report
+
+    models = figures.Models(
+        factors=efficiency.table(findings.waterfalls),
+        laws=scaling_laws.bands(findings.curves, findings.points),
+    )
+    sheet = figures.Sheet.of(findings.loaded.runs, findings.pooled, models)
+    drawn = figures.draw_all(sheet, out)
+    for figure in drawn:
+        if figure.drawn:
+            console.print(escape(f"figure: {out / figure.stem}.png"))
+        else:
+            console.print(escape(f"not drawn: {figure.title} ({figure.why_not})"))
+    said = verdict.sentences(findings)
+    doubts = [*cautions.cautions(sheet), *verdict.lacking(findings)]
+    warned = [*verdict.claims(findings), *doubts]
+    summary.write(summary.summarise(findings, warned), out / summary.FILE_NAME)
+    page = html_report.write(
+        html_report.ReportData(
+            sheet=sheet,
+            figures=drawn,
+            folder=out,
+            verdict=said,
+            cautions=warned,
+            problems=findings.loaded.problems,
+            differences=findings.loaded.differences,
+        )
+    )
+    for sentence in said:
+        console.print(escape(sentence))
+    for sentence in verdict.claims(findings):
+        console.print(escape(f"to be explained: {sentence}"), style="yellow")
+    for sentence in doubts:
+        console.print(escape(f"not trustworthy: {sentence}"), style="yellow")
+    if options.pdf:
+        console.print(escape(f"report as PDF: {html_report.to_pdf(page, out / 'report.pdf')}"))
+    console.print(escape(f"report: {page}"))
+
+
+def compare_sweeps(before: Path, after: Path, out: Path | None, allowed: float | None) -> None:
+    """Print the second sweep against the first and keep it as ``comparison.csv``.
+
+    Args:
+        before, after: folders with records.
+        out: where to write; default: ``analysis`` below `after`.
+        allowed: how much slower the second may be, as a share; None: there is no gate.
+
+    Raises:
+        ConfigError: a folder does not exist, or nothing in both can be compared.
+        SlowerError: a configuration is slower than allowed, or is measured no more.
+    """
+    console, sides = make_console(), []
+    for path in (before, after):
+        _check_there([path])
+        loaded = runs_frame.load([path])
+        _check_readable(loaded, [path], console)
+        _tell_problems(loaded, console)
+        sides.append(loaded.runs)
+    found = compare.compare(sides[0], sides[1], allowed or 0.0)
+    out = _made(out or (after if after.is_dir() else after.parent) / "analysis")
+    compare.table(found).to_csv(out / "comparison.csv", index=False)
+    console.print(terminal.changes(found))
+    tested = [change for change in found if change.status == ("ok", "ok")]
+    changed = sum(change.is_different for change in tested)
+    console.print(
+        f"{changed} of {len(tested)} configurations changed (family-wise error "
+        f"{compare.FAMILY_ERROR:.0%}); table: {escape(str(out / 'comparison.csv'))}"
+    )
+    if not tested and not any(change.is_lost for change in found):
+        raise ConfigError(f"no configuration was measured in both {before} and {after}")
+    slower = [change for change in found if change.is_slower]
+    if allowed is not None and slower:
+        raise SlowerError(
+            f"{len(slower)} of {len(found)} configurations are slower than {before} by more than "
+            f"{allowed:.1%}, or are measured no more"
+        )
+
+
+def analyze_csv(
+    files: Sequence[Path], mapped: csv_import.Mapped, out: Path | None, options: Options
+) -> Path:
+    """Analyse CSV files with one row per rank; returns the folder of what was made.
+
+    Args:
+        files: the CSV files.
+        mapped: which of their columns is what.
+        out: where to write; default: ``analysis`` beside the first file.
+        options: see :class:`Options`.
+
+    Raises:
+        ConfigError: no run can be made from the files, or `out` cannot be written.
+    """
+    records, problems = csv_import.read(files, mapped)
+    out = _made(out or files[0].parent / "analysis")
+    folder = out / "records-from-csv"
+    shutil.rmtree(folder, ignore_errors=True)
+    for number, run in enumerate(records):
+        record.write(run, folder / f"{number:06d}" / record.FILE_NAME)
+    if not records:
+        said = problems[0] if problems else "no row"
+        raise ConfigError(f"no run could be made from {files[0]}: {said}")
+    loaded = runs_frame.load([folder])
+    loaded = dataclasses.replace(loaded, problems=[*problems, *loaded.problems])
+    return present(loaded, out, make_console(), options)

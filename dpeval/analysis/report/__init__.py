@@ -1,0 +1,1 @@
+"""Findings as text, terminal tables, ``summary.json`` and an HTML report."""

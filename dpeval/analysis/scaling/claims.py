@@ -1,0 +1,145 @@
+"""Claims that need an explanation: efficiency above 1, throughput that falls with more devices.
+
+Super-linear speed-up is nearly always a baseline that was slower than it should have been
+(Helmbold & McDowell 1990, "Modeling speedup(n) greater than n", IEEE TPDS 1(2)); so every such
+claim is shown with whatever the records hold against it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import pandas as pd
+
+from dpeval.analysis.frame.labels import configuration
+from dpeval.analysis.frame.runs_frame import CONFIGURATION
+from dpeval.analysis.scaling.efficiency import Waterfall
+from dpeval.analysis.scaling.evidence import OF_SLOW, OF_SUPER_LINEAR, Finder, Pair, outlier
+from dpeval.analysis.scaling.speedup import FAMILY
+
+UNKNOWN_MARGIN = 0.02
+"""A difference beyond this is a claim where no interval is known."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Something surprising, and the evidence at hand."""
+
+    key: dict[str, Any]
+    """Values of :data:`~dpeval.analysis.frame.runs_frame.CONFIGURATION`."""
+    kind: str
+    """super-linear, dip, surprise or images."""
+    text: str
+    causes: tuple[str, ...]
+    """Codes of what was found, for programs; empty: nothing in the records explains it."""
+    evidence: tuple[str, ...]
+    """The same in words."""
+
+    @property
+    def sentence(self) -> str:
+        """The claim with its evidence."""
+        found = "; ".join(self.evidence)
+        return f"{self.text}: {found}." if found else f"{self.text}; nothing recorded explains it."
+
+
+def claims(runs: pd.DataFrame, measured: pd.DataFrame, waterfalls: list[Waterfall]) -> list[Claim]:
+    """Every claim of :func:`~dpeval.analysis.scaling.speedup.points`' rows, with its evidence."""
+    if measured.empty:
+        return []
+    # Only the runs of claims are needed, and grouping all is what costs.
+    good = runs[(runs["status"] == "ok") & runs["img_per_s"].notna()]
+    places = good.groupby(CONFIGURATION, dropna=False).indices
+    known = {tuple(item.key.values()): item for item in waterfalls}
+
+    def pair(base: dict[str, Any], cell: dict[str, Any]) -> Pair:
+        keys = [tuple(row[name] for name in CONFIGURATION) for row in (base, cell)]
+        return Pair(
+            base, cell, good.iloc[places[keys[0]]], good.iloc[places[keys[1]]],
+            known.get(keys[1]), known.get(keys[0]),
+        )  # fmt: skip
+
+    found: list[Claim] = []
+    for _, group in measured.groupby(FAMILY, dropna=False, sort=True):
+        rows = [
+            {str(k): v for k, v in row.items()}
+            for row in group.sort_values("num_devices").to_dict("records")
+        ]
+        found += [claim for row in rows for claim in _images(row, pair(row, row))]
+        for before, row in pairwise(rows):
+            if _is_super_linear(row, pair(rows[0], row)):
+                found.append(_super_linear(pair(rows[0], row)))
+            if _exceeds(before["img_per_s"], before["low"], row["img_per_s"], row["high"]):
+                found.append(_dip(pair(before, row)))
+            elif row["efficiency_low"] > before["efficiency_high"] and before is not rows[0]:
+                found.append(_surprise(pair(rows[0], before), row))
+    return found
+
+
+def _exceeds(value: float, low: float, other: float, other_high: float) -> bool:
+    """Whether `value` is above `other` beyond their intervals, or clearly where none is known."""
+    if math.isnan(low) or math.isnan(other_high):
+        return value > other * (1 + UNKNOWN_MARGIN)
+    return low > other_high
+
+
+def _is_super_linear(row: dict[str, Any], against: Pair) -> bool:
+    if _exceeds(row["efficiency"], row["efficiency_low"], 1.0, 1.0):
+        return True
+    # A cold repetition of the baseline both makes the claim and widens the interval that hides it.
+    return bool(row["efficiency"] > 1 + UNKNOWN_MARGIN) and outlier(against) is not None
+
+
+def _key(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: row[name] for name in CONFIGURATION}
+
+
+def _name(row: dict[str, Any]) -> str:
+    return configuration(int(row["num_devices"]), int(row["batch"]), row["scaling"])
+
+
+def _super_linear(pair: Pair) -> Claim:
+    row = pair.cell
+    known = not math.isnan(row["efficiency_low"])
+    ends = f"{row['efficiency_low']:.2f} to {row['efficiency_high']:.2f}"
+    text = (
+        f"{_name(row)}: efficiency {row['efficiency']:.2f} "
+        f"({ends if known else 'no interval known'}) is above 1, a claim to be explained"
+    )
+    return _claim("super-linear", text, pair, OF_SUPER_LINEAR)
+
+
+def _dip(pair: Pair) -> Claim:
+    row, before = pair.cell, pair.base
+    text = (
+        f"{_name(row)} is slower than {int(before['num_devices'])}: {row['img_per_s']:.4g} "
+        f"against {before['img_per_s']:.4g} img/s"
+    )
+    return _claim("dip", text, pair, OF_SLOW)
+
+
+def _surprise(pair: Pair, after: dict[str, Any]) -> Claim:
+    row = pair.cell
+    text = (
+        f"{_name(row)} falls short: efficiency {row['efficiency']:.2f}, and "
+        f"{after['efficiency']:.2f} with more devices ({int(after['num_devices'])})"
+    )
+    return _claim("surprise", text, pair, OF_SLOW)
+
+
+def _claim(kind: str, text: str, pair: Pair, finders: dict[str, Finder]) -> Claim:
+    found = {code: words for code, finder in finders.items() if (words := finder(pair))}
+    return Claim(_key(pair.cell), kind, text, tuple(found), tuple(found.values()))
+
+
+def _images(row: dict[str, Any], pair: Pair) -> Iterator[Claim]:
+    asked, done = pair.cell_runs["global_batch"].median(), row["images_per_step"]
+    if pd.isna(asked) or pd.isna(done) or asked == done:
+        return
+    text = f"{_name(row)} processes {done:g} of the {asked:g} images asked for in a step"
+    share = done / asked
+    said = f"speed-up by time alone would be {1 / share:.2f} times what the images say"
+    yield Claim(_key(row), "images", text, ("images_not_processed",), (said,))
