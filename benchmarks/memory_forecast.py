@@ -22,9 +22,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
-from dpeval import cli, models, strategies, supervise
+from dpeval import cli, supervise
 from dpeval.board import COLUMNS, Board
 from dpeval.clock import PhaseClock
+from dpeval.components import models, strategies
+from dpeval.components.optimizers import build_optimizer
 from dpeval.config import Config
 from dpeval.devices import grad_scaler, open_device, set_numerics
 from dpeval.forecast import forecast
@@ -92,7 +94,7 @@ def rank(config: Config, plan: Plan, pipe: Connection) -> None:
         feed=RandomFeed(plan.global_batch, config.dataset.image_px, channels_last),
         model=model.train(),
         wrapped=strategies.ddp(model, config.strategy, device, clock),
-        optimizer=models.build_optimizer(config.optimizer, model),
+        optimizer=build_optimizer(config.optimizer, model),
         scaler=grad_scaler(device, config.precision),
     )
     for step in range(STEPS):

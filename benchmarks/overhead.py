@@ -28,6 +28,8 @@ from torch.nn.parallel import DistributedDataParallel
 from dpeval import cli
 from dpeval.board import COLUMNS, Board
 from dpeval.clock import PhaseClock
+from dpeval.components.models import build
+from dpeval.components.optimizers import build_optimizer
 from dpeval.conditions import ConditionSampler
 from dpeval.control import Control
 from dpeval.data import prepare
@@ -35,7 +37,6 @@ from dpeval.data.loading.loaders import Feed
 from dpeval.devices import open_device
 from dpeval.fixed_work import FixedWork
 from dpeval.machine import detect
-from dpeval.models import build, build_optimizer
 from dpeval.plan import make_plan
 from dpeval.supervise import serve_store
 from dpeval.worker import (

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dpeval import models, nvml, pace
+from dpeval import nvml, pace
+from dpeval.components import models
 from dpeval.config import Config, to_plain
 from dpeval.errors import RecordError
 from dpeval.forecast import PROCESS_BYTES, forecast

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from dpeval import devices, models, run, supervise
+from dpeval import devices, run, supervise
+from dpeval.components import models
+from dpeval.components.optimizers import build_optimizer
 from dpeval.config import Config, DatasetConfig
 from dpeval.console import Reporter
 from dpeval.data import Source, prepare, used
@@ -44,7 +46,7 @@ class Session:
         """
         buildable = (str(config.model), str(config.optimizer))
         if buildable not in self._buildable:
-            models.build_optimizer(config.optimizer, models.check(config.model))
+            build_optimizer(config.optimizer, models.check(config.model))
             self._buildable.add(buildable)
         plan = self._in_time(config, make_plan(config, self.machine), folder, node)
         job = Job(config, plan, folder, tuple(overrides), node)

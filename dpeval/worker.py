@@ -18,12 +18,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import PrefixStore, Store, TCPStore
-from torch.nn import functional
 
-from dpeval import models, strategies
 from dpeval.ablation import AblationSeries, run_ablation
 from dpeval.board import Board, Stage
 from dpeval.clock import PhaseClock
+from dpeval.components import models, strategies
+from dpeval.components.loss import GlobalMeanLoss
+from dpeval.components.optimizers import build_optimizer
 from dpeval.config import Config
 from dpeval.control import Control
 from dpeval.data import Source
@@ -34,6 +35,7 @@ from dpeval.heap import keep_freed_memory
 from dpeval.measure import StopReason
 from dpeval.oom import be_first_to_go, is_out_of_memory
 from dpeval.plan import Plan
+from dpeval.util.importing import locate
 from dpeval.yardstick import Yardstick
 
 
@@ -116,29 +118,6 @@ class Trainer:
         weight = self.plan.ranks[self.rank].weight
         sums = torch.stack(self.losses).float().cpu().view(-1, self.parts).sum(1)
         return [float(loss) / weight for loss in sums]
-
-
-class GlobalMeanLoss(nn.Module):
-    """Cross entropy in which every image counts ``1 / global_batch``.
-
-    Summed over micro-batches and ranks it is the mean over the global batch, however that was
-    dealt out, and its gradient is that mean's. The factor goes in as class weights, which the
-    loss's own kernel applies: a multiplication more, or a gradient for backward to begin with,
-    shows in a step of 10 ms.
-    """
-
-    def __init__(self, global_batch: int) -> None:
-        super().__init__()
-        self._share = 1 / global_batch
-        self._weights: Tensor | None = None
-
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The part of this micro-batch; `logits` are [b, classes], `labels` [b]."""
-        if self._weights is None:
-            # Half precision would round the share; autocast computes this loss in float32.
-            precise = torch.promote_types(logits.dtype, torch.float32)
-            self._weights = logits.new_full(logits.shape[1:], self._share, dtype=precise)
-        return functional.cross_entropy(logits, labels, self._weights, reduction="sum")
 
 
 def training_loop(trainer: Trainer, control: Control) -> int:
@@ -337,7 +316,7 @@ def build_trainer(task: RankTask, device: Device, clock: PhaseClock, timer: Setu
         spare_cpus=plan.ranks[task.rank].spare_cpus,
     )
     timer.lap("data")
-    strategy = models.locate(config.strategy._target_, key="strategy._target_")
+    strategy = locate(config.strategy._target_, key="strategy._target_")
     wrapped = strategy(model, config.strategy, device, clock)
     if config.compile:
         wrapped = strategies.Wrapped(torch.compile(wrapped.module), wrapped.no_sync)
@@ -351,7 +330,7 @@ def build_trainer(task: RankTask, device: Device, clock: PhaseClock, timer: Setu
         feed=feed,
         model=model,
         wrapped=wrapped,
-        optimizer=models.build_optimizer(config.optimizer, model),
+        optimizer=build_optimizer(config.optimizer, model),
         scaler=grad_scaler(device, config.precision),
     )
 

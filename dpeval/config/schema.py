@@ -46,7 +46,7 @@ class ModelConfig:
     """What is trained: a callable and its keyword arguments."""
 
     name: str = MISSING
-    _target_: str = "dpeval.models.torchvision_classifier"
+    _target_: str = "dpeval.components.torchvision_classifier"
     """Importable callable returning a ``torch.nn.Module``; called as ``target(**args)``."""
     args: dict[str, Any] = field(default_factory=dict[str, Any])
 
@@ -90,7 +90,7 @@ class StrategyConfig:
     """How ranks agree on one update; the keys of ``DistributedDataParallel``."""
 
     name: str = "ddp"
-    _target_: str = "dpeval.strategies.ddp"
+    _target_: str = "dpeval.components.ddp"
     bucket_cap_mb: float = bounded(25.0, above=0)
     broadcast_buffers: bool = True
     gradient_as_bucket_view: bool = False

@@ -15,9 +15,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dpeval import calibrated, strategies
 from dpeval.board import COLUMNS
 from dpeval.clock import PhaseClock
+from dpeval.components import calibrated, strategies
 from dpeval.config import StrategyConfig
 from dpeval.devices import CpuDevice
 
@@ -43,7 +43,9 @@ def main() -> None:
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
     rows = np.zeros((steps, len(COLUMNS)))
     clock = PhaseClock(CpuDevice(), rows)
-    model = calibrated.build(forward_s=0.01, backward_s=backward_s, gradient_mib=gradient_mib)
+    model = calibrated.calibrated_model(
+        forward_s=0.01, backward_s=backward_s, gradient_mib=gradient_mib
+    )
     config = StrategyConfig(bucket_cap_mb=bucket_mb)
     wrapped = strategies.ddp(model, config, CpuDevice(), clock)
     images, labels = torch.zeros(2, 3, 1, 1), torch.tensor([0, 1])

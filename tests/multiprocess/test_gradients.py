@@ -12,13 +12,14 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from dpeval import strategies
 from dpeval.board import COLUMNS
 from dpeval.clock import PhaseClock
+from dpeval.components import strategies
+from dpeval.components.loss import GlobalMeanLoss
 from dpeval.config import StrategyConfig, deal
 from dpeval.devices import CpuDevice
 from dpeval.supervise import serve_store
-from dpeval.worker import GlobalMeanLoss, micro_batches
+from dpeval.worker import micro_batches
 
 
 def model() -> nn.Module:
@@ -69,7 +70,7 @@ def rank_main(rank: int, world: int, batch: int, micro: int, port: int, pipe: Co
 def test_the_update_is_the_one_device_update(world: int, batch: int, micro: int) -> None:
     bare = model()
     images, labels = data(batch)
-    alone = strategies.none(bare, StrategyConfig(), CpuDevice(), None)  # type: ignore[arg-type]
+    alone = strategies.single_device(bare, StrategyConfig(), CpuDevice(), None)  # type: ignore[arg-type]
     whole = [[(images, labels)]]
     expected = parameters_after(alone, bare, nn.CrossEntropyLoss(), whole * 3)
     context = multiprocessing.get_context("spawn")

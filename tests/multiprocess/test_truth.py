@@ -37,7 +37,7 @@ def known(slower: float) -> tuple[str, ...]:
         f"model.args.forward_s={FORWARD_S * slower}",
         f"model.args.backward_s={BACKWARD_S * slower}",
         "model.args.gradient_mib=0",
-        "optimizer.name=dpeval.calibrated.TimedSGD",
+        "optimizer.name=dpeval.components.TimedSGD",
         f"+optimizer.args.step_s={OPTIMIZER_S * slower}",
     )
 

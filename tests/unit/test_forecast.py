@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from dpeval import models
+from dpeval.components import models
 from dpeval.config import (
     Config,
     DatasetConfig,

@@ -24,7 +24,7 @@ from dpeval.walk import flops_per_image
 QUICK = MeasureConfig(min_warmup_steps=2, min_steps=6, time_limit_s=20)
 SMALL = ModelConfig(
     name="resnet18",
-    _target_="dpeval.models.torchvision_classifier",
+    _target_="dpeval.components.torchvision_classifier",
     args={"name": "resnet18", "num_classes": 10},
 )
 GOLDEN = Path(__file__).parent / "golden"
@@ -77,7 +77,7 @@ def test_operations_are_those_that_the_literature_counts() -> None:
     config = Config(model=SMALL, dataset=DatasetConfig(name="noise", _target_="", image_px=224))
 
     def build() -> nn.Module:
-        from dpeval import models
+        from dpeval.components import models
 
         return models.build(SMALL)
 
@@ -128,7 +128,7 @@ def test_a_run_is_judged_by_its_model_its_operations_and_its_past(tmp_path: Path
     assert foresight.too_short(light, make_plan(light, machine), tmp_path) is None
     slow = dataclasses.replace(
         light,
-        model=ModelConfig("calibrated", "dpeval.calibrated.build", {"forward_s": 0.5}),
+        model=ModelConfig("calibrated", "dpeval.components.calibrated_model", {"forward_s": 0.5}),
     )
     line = foresight.too_short(slow, make_plan(slow, machine), tmp_path)
     assert line is not None

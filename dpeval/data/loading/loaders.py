@@ -29,6 +29,7 @@ from dpeval.data.loading.readers import (
 from dpeval.data.loading.sampler import ShardedSampler
 from dpeval.data.sources.source import Source
 from dpeval.devices import Device
+from dpeval.util.importing import locate
 
 MAX_WORKERS = 16
 """Per rank; one core decodes about a thousand full-size images a second."""
@@ -106,9 +107,6 @@ def make_feed(
     """
     share = Share(source, config, shares, rank, seed, device, channels_last, spare_cpus)
     if source.feed:
-        # Late, for it is needed by a user's own feed alone.
-        from dpeval.models import locate
-
         feed: Feed = locate(source.feed, key="the data set's feed")(share)
         return feed
     return LOADERS[config.loader](share)

@@ -11,6 +11,7 @@ from dpeval.data.sources.progress import Say
 from dpeval.data.sources.source import Source, data_root, one_line
 from dpeval.errors import DataError
 from dpeval.record import DatasetUsed
+from dpeval.util.importing import locate
 
 Make = Callable[[DatasetConfig, Path, Say], object]
 """What ``dataset._target_`` names: from the configuration and the data's folder to a source."""
@@ -23,9 +24,6 @@ def prepare(config: DatasetConfig, say: Say = print) -> Source:
         DataError: the data is absent or damaged and cannot be mended.
         ConfigError: ``dataset._target_`` cannot be imported.
     """
-    # Late: models imports torch, which the processes that only generate images do without.
-    from dpeval.models import locate
-
     make: Callable[[DatasetConfig, Path, Say], object] = locate(
         config._target_, key="dataset._target_"
     )

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 from torch import nn
 
-from dpeval.config import ModelConfig, OptimizerConfig
+from dpeval.config import ModelConfig
 from dpeval.errors import ConfigError, nearest
+from dpeval.util.importing import locate
 
 
 def build(config: ModelConfig) -> nn.Module:
@@ -60,47 +59,3 @@ def torchvision_classifier(name: str, num_classes: int, **args: Any) -> nn.Modul
     return cast(
         nn.Module, torchvision.models.get_model(name, weights=None, num_classes=num_classes, **args)
     )
-
-
-def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """Any class of ``torch.optim`` by name, or an importable one by its dotted path.
-
-    Raises:
-        ConfigError: there is no such optimizer, or it refuses its arguments.
-    """
-    path = config.name if "." in config.name else f"torch.optim.{config.name}"
-    target = locate(path, key="optimizer.name")
-    arguments = dict(config.args)
-    try:
-        return cast(torch.optim.Optimizer, target(model.parameters(), **arguments))
-    except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"optimizer.name={config.name} refuses optimizer.args={arguments}: {error}"
-        ) from error
-
-
-def locate(path: str, *, key: str) -> Callable[..., Any]:
-    """Import ``package.module.name``.
-
-    Raises:
-        ConfigError: naming `key` and the part that cannot be found.
-    """
-    module_name, _, name = path.rpartition(".")
-    if not module_name:
-        raise ConfigError(f"{key}={path} is not of the form package.module.name")
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name and not (module_name + ".").startswith(error.name + "."):
-            raise
-        raise ConfigError(
-            f"{key}={path}: there is no module '{error.name}' on the import path; "
-            "install it or start dpeval from the folder that holds it"
-        ) from error
-    try:
-        found = getattr(module, name)
-    except AttributeError:
-        raise ConfigError(
-            f"{key}={path}: module '{module_name}' has no '{name}'{nearest(name, dir(module))}"
-        ) from None
-    return cast("Callable[..., Any]", found)

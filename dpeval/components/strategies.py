@@ -32,7 +32,9 @@ class Wrapped:
     no_sync: Callable[[], AbstractContextManager[Any]]
 
 
-def none(model: nn.Module, config: StrategyConfig, device: Device, clock: PhaseClock) -> Wrapped:
+def single_device(
+    model: nn.Module, config: StrategyConfig, device: Device, clock: PhaseClock
+) -> Wrapped:
     """One device without a wrapper."""
     return Wrapped(model, nullcontext)
 

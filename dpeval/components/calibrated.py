@@ -55,7 +55,7 @@ class Faults:
         return float(factor)
 
 
-def build(
+def calibrated_model(
     forward_s: float = 0.004,
     backward_s: float = 0.006,
     layers: int = 4,
@@ -143,7 +143,7 @@ class _Timed(torch.autograd.Function):
 
 
 class TimedSGD(torch.optim.SGD):
-    """SGD whose step takes `step_s` seconds: ``optimizer.name=dpeval.calibrated.TimedSGD``."""
+    """SGD whose step takes `step_s` seconds: ``optimizer.name=dpeval.components.TimedSGD``."""
 
     def __init__(self, params: Any, step_s: float = 0.0, **arguments: Any) -> None:
         super().__init__(params, **arguments)
@@ -192,8 +192,8 @@ class TimedFeed:
         pass
 
 
-def source(config: DatasetConfig, root: Path, say: Say) -> Source:
-    """A source without images whose feed is :func:`feed`."""
+def calibrated_source(config: DatasetConfig, root: Path, say: Say) -> Source:
+    """A source without images whose feed is :func:`calibrated_feed`."""
     return Source(
         requested=config.name,
         used=config.name,
@@ -201,11 +201,11 @@ def source(config: DatasetConfig, root: Path, say: Say) -> Source:
         num_classes=config.num_classes,
         train_files=[],
         train_labels=[],
-        feed="dpeval.calibrated.feed",
+        feed="dpeval.components.calibrated_feed",
     )
 
 
-def feed(share: Share) -> TimedFeed:
+def calibrated_feed(share: Share) -> TimedFeed:
     """The feed of one rank; see :class:`TimedFeed`."""
     return TimedFeed(
         batch=share.shares[share.rank],
