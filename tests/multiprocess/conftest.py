@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from dpeval import record
-from dpeval.record import Record
+from dpeval.record.schema import Record
 
 ROOT = Path(__file__).resolve().parents[2]
 CALIBRATED = ("model=calibrated", "dataset=calibrated", "measure=quick", "analyze=false")
