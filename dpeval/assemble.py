@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dpeval import __version__, caveats, measure, yardstick
-from dpeval.board import COLUMNS, Board
+from dpeval.board import COLUMNS, Board, Floats
+from dpeval.conditions import Conditions
 from dpeval.config import identity, to_plain
-from dpeval.record.conditions import Conditions
-from dpeval.record.machine import Environment
-from dpeval.record.measurement import StopReason, Window
-from dpeval.record.phases import OWN_PHASES, PHASES
-from dpeval.record.schema import (
+from dpeval.machine import Environment
+from dpeval.measure import StopReason, Window
+from dpeval.record import (
+    OWN_PHASES,
+    PHASES,
     Ablation,
     AblationBlock,
     Bucket,
@@ -32,7 +33,6 @@ from dpeval.record.schema import (
     Throughput,
     readings,
 )
-from dpeval.util.arrays import Floats
 
 if TYPE_CHECKING:
     from dpeval.run import Job

@@ -13,8 +13,9 @@ from multiprocessing.context import BaseContext
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from dpeval.util.arrays import Floats
+Floats = NDArray[np.float64]
 
 COLUMNS = (
     "begin",

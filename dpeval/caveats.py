@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 
 from dpeval.faults import Fault, faults
-from dpeval.record.measurement import Window
-from dpeval.record.phases import OWN_PHASES
-from dpeval.record.schema import Record, Warning
+from dpeval.measure import Window
+from dpeval.record import OWN_PHASES, Record, Warning
 
 
 def find(record: Record) -> list[Warning]:

@@ -21,8 +21,7 @@ import torch
 from torch import Tensor
 
 from dpeval.errors import MachineError
-from dpeval.machine import resident
-from dpeval.record.machine import Gpu
+from dpeval.machine import Gpu, resident
 
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -8,8 +8,7 @@ import time
 import numpy as np
 import torch
 
-from dpeval.record.reference_times import PAGES, ReferenceTimes
-from dpeval.util.arrays import Floats
+from dpeval.yardstick import PAGES, Floats, Yardstick
 
 SIDE, PRODUCTS = 96, 40
 """Three matrices of 36 KiB stay in a core's cache; about 0.7 ms in all."""
@@ -44,9 +43,9 @@ class FixedWork:
         self.pause_s = max(INTERVAL_S, (time.monotonic() - begin_s) / COST_SHARE)
 
     @property
-    def readings(self) -> ReferenceTimes:
+    def readings(self) -> Yardstick:
         """All times so far."""
-        return ReferenceTimes(
+        return Yardstick(
             step=list(self._step),
             product_s=[times[0] for times in self._times],
             page_s=[times[1] for times in self._times],

@@ -4,37 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from functools import cache
+from typing import get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from dpeval.config.schema import (
-    Config,
-    DatasetConfig,
-    HardwareConfig,
-    MeasureConfig,
-    MemoryConfig,
-    ModelConfig,
-    OptimizerConfig,
-    ScalingConfig,
-    StrategyConfig,
-    SweepConfig,
-)
+from dpeval.config.schema import Config
+from dpeval.config.suggestions import suggest_key
 from dpeval.config.validation import check
-from dpeval.errors import ConfigError, nearest
-
-GROUPS: dict[str, type] = {
-    "hardware": HardwareConfig,
-    "model": ModelConfig,
-    "dataset": DatasetConfig,
-    "scaling": ScalingConfig,
-    "strategy": StrategyConfig,
-    "optimizer": OptimizerConfig,
-    "measure": MeasureConfig,
-    "memory": MemoryConfig,
-    "sweep": SweepConfig,
-}
+from dpeval.errors import ConfigError
 
 SCHEMA_NAME = "dpeval_schema"
 
@@ -66,7 +46,7 @@ def from_hydra(composed: DictConfig) -> Config:
         ConfigError: an interpolation, type, bound or rule does not hold; one line naming the
             key, its value and the nearest valid choice.
     """
-    _check_known(composed, Config, "")
+    _check_known(composed)
     try:
         config = OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:
@@ -82,29 +62,45 @@ def wording(error: OmegaConfBaseException) -> str:
     key = error.full_key or ""
     if isinstance(error, MissingMandatoryValue):
         return f"{key} has no value; give one with {key}=…"
-    found = re.match(r"Key '[^']+' (?:is )?not in '\w+'", str(error))
-    if found:
-        return f"there is no key '{key}'{nearest(key, all_keys())}"
+    if re.match(r"Key '[^']+' (?:is )?not in ", str(error)):
+        siblings = map(str, error.parent_node or ())
+        return f"there is no key '{key}'{suggest_key(key, list(siblings), all_keys())}"
+    if "does not support deletion" in str(error):
+        return f"'{key}' cannot be removed; set it with {key}=…"
     return f"{key}: {str(error).strip().splitlines()[0]}"
 
 
-def all_keys(node: type | None = None, prefix: str = "") -> list[str]:
+def all_keys(node: type = Config, prefix: str = "") -> list[str]:
     """Every key that a user can write, dotted."""
     keys: list[str] = []
-    for item in dataclasses.fields(node or Config):
-        keys.append(f"{prefix}{item.name}")
-        inner = GROUPS.get(item.name) if node is None else None
-        if inner is not None:
-            keys += all_keys(inner, f"{item.name}.")
+    for name, group in _fields(node).items():
+        keys.append(f"{prefix}{name}")
+        if group is not None:
+            keys += all_keys(group, f"{prefix}{name}.")
     return keys
 
 
-def _check_known(composed: DictConfig, node: type, prefix: str) -> None:
-    """Refuse keys that were added with ``+``: the schema alone says what there is."""
-    known = {item.name for item in dataclasses.fields(node)}
-    for key in map(str, composed):
-        name = f"{prefix}{key}"
-        if key not in known:
-            raise ConfigError(f"there is no key '{name}'{nearest(name, all_keys())}")
-        if not prefix and key in GROUPS and not OmegaConf.is_missing(composed, key):
-            _check_known(composed[key], GROUPS[key], f"{key}.")
+@cache
+def _fields(node: type) -> dict[str, type | None]:
+    """The keys of a dataclass, and of each the dataclass inside, where it is a group."""
+    hints = get_type_hints(node)
+    return {
+        item.name: hints[item.name] if dataclasses.is_dataclass(hints[item.name]) else None
+        for item in dataclasses.fields(node)
+    }
+
+
+def _check_known(composed: DictConfig, node: type = Config, prefix: str = "") -> None:
+    """Refuse keys that were added with ``+``: the schema alone says what there is.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    fields = _fields(node)
+    for name in map(str, composed):
+        if name not in fields:
+            key = f"{prefix}{name}"
+            raise ConfigError(f"there is no key '{key}'{suggest_key(key, [*fields], all_keys())}")
+    for name, group in fields.items():
+        if group is not None:
+            _check_known(composed[name], group, f"{prefix}{name}.")

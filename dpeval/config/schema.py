@@ -1,43 +1,43 @@
 """The typed configuration: every key with its type, its unit, its bounds and its meaning.
 
 Hydra composes the YAML files of ``conf/`` onto these dataclasses, so a wrong key or type is
-refused while composing (:mod:`dpeval.config.composition`); bounds and the rules that join keys
-are checked afterwards (:mod:`dpeval.config.validation`).
+refused while composing (:mod:`dpeval.config.composition`). OmegaConf reads the types and skips
+the bounds that are annotated to them; pydantic reads both (:mod:`dpeval.config.bounds`). Rules
+that join keys are in :mod:`dpeval.config.validation`. The text below a key is its description.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from omegaconf import MISSING
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from dpeval.config.bounds import bounded
+from dpeval.config.bounds import BOUNDS_CONFIG, OneOf
 from dpeval.config.site import SiteConfig
-
-PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
-
-MEMORY_FORMATS = ("channels_last", "contiguous")
 
 
 @dataclass(frozen=True)
 class HardwareConfig:
     """What one device is and where ranks run."""
 
-    kind: str = bounded("cpu", choices=("cpu", "gpu"))
-    cores_per_device: int = bounded(1, low=1)
+    kind: Annotated[str, OneOf("cpu", "gpu")] = "cpu"
+    """What a device is: a process pinned to CPU cores, or a CUDA GPU."""
+    cores_per_device: PositiveInt = 1
     """CPU cores of one rank: its compute threads under cpu, its host cores under gpu."""
     oversubscribe: bool = False
     """Allow more ranks than there are cores (CPU only); such a run measures contention."""
-    memory_gib: float | None = bounded(None, above=0)
+    memory_gib: PositiveFloat | None = None
     """Memory budget of one device in GiB; null: what the device, cgroup or host leaves."""
     keep_memory: bool = False
-    """Let ranks keep freed host memory for the next step instead of giving it back to the system
-    and taking it anew, page by page (GNU C library: M_TRIM_THRESHOLD=-1, M_MMAP_MAX=0)."""
+    """Let ranks keep freed host memory for the next step instead of returning it to the system
+    and faulting it in again, page by page (GNU C library: M_TRIM_THRESHOLD=-1, M_MMAP_MAX=0)."""
     interface: str | None = None
     """Network interface for gloo and NCCL between nodes; null: loopback on one node."""
-    startup_timeout_s: float = bounded(900.0, above=0)
-    hang_timeout_s: float = bounded(60.0, above=0)
+    startup_timeout_s: PositiveFloat = 900.0
+    """How long all ranks together may take to start, to the first step."""
+    hang_timeout_s: PositiveFloat = 60.0
     """A run without a new step for this long (and 10 longest steps) is ended as hung."""
 
 
@@ -46,9 +46,11 @@ class ModelConfig:
     """What is trained: a callable and its keyword arguments."""
 
     name: str = MISSING
+    """Name of the model, as records and figures show it."""
     _target_: str = "dpeval.components.torchvision_classifier"
-    """Importable callable returning a ``torch.nn.Module``; called as ``target(**args)``."""
+    """Importable callable that returns a ``torch.nn.Module``; called as ``target(**args)``."""
     args: dict[str, Any] = field(default_factory=dict[str, Any])
+    """Keyword arguments of the callable."""
 
 
 @dataclass(frozen=True)
@@ -56,33 +58,39 @@ class DatasetConfig:
     """What is fed."""
 
     name: str = MISSING
+    """Name of the dataset, as records and figures show it."""
     _target_: str = MISSING
-    """Importable callable that makes the data ready once and returns a ``DatasetUsed``."""
+    """Importable callable that prepares the data once and returns a ``dpeval.data.Source``."""
     root: str | None = None
     """Folder of the data; null: ``$DPEVAL_DATA`` or ``~/.cache/dpeval``."""
-    num_classes: int = bounded(10, low=1)
-    image_px: int = bounded(224, low=1, high=20_000)
+    num_classes: PositiveInt = 10
+    """Number of classes of the labels."""
+    image_px: Annotated[int, Field(ge=1, le=20_000)] = 224
     """Side of the square images that the model sees, in pixels."""
-    size: str = bounded("full", choices=("full", "320px", "160px"))
-    """Which Imagenette archive (imagenette only)."""
-    train_images: int = bounded(2_000, low=1)
+    size: Annotated[str, OneOf("full", "320px", "160px")] = "full"
+    """Which Imagenette archive (imagenette and imagenette_like only)."""
+    train_images: PositiveInt = 2_000
     """How many images to generate (imagenette_like only)."""
-    on_missing: str = bounded("generate", choices=("generate", "error"))
-    download_timeout_s: float = bounded(5.0, above=0)
+    on_missing: Annotated[str, OneOf("generate", "error")] = "generate"
+    """What to do where the data cannot be had: generate images in its place, or stop."""
+    download_timeout_s: PositiveFloat = 5.0
     """How long to wait for the download's first byte before the data counts as unreachable."""
-    loader: str = bounded("jpeg", choices=("jpeg", "cached", "resident", "constant"))
-    augment: str = bounded("random_resized_crop", choices=("random_resized_crop", "none"))
-    workers: int | None = bounded(None, low=0)
-    """Threads per rank that make batches ahead; null: as many as there are spare cores."""
-    delay_s: float = bounded(0.0, low=0)
-    """How long every batch keeps the rank waiting (calibrated only)."""
+    loader: Annotated[str, OneOf("jpeg", "cached", "resident", "constant")] = "jpeg"
+    """How images are fed to a rank."""
+    augment: Annotated[str, OneOf("random_resized_crop", "none")] = "random_resized_crop"
+    """Random crops and mirroring, or the middle square of every image."""
+    workers: NonNegativeInt | None = None
+    """Processes per rank that read ahead; null: as many as there are spare cores."""
+    delay_s: NonNegativeFloat = 0.0
+    """How long every batch keeps the rank waiting, in seconds (calibrated only)."""
 
 
 @dataclass(frozen=True)
 class ScalingConfig:
     """What `batch` means when devices are added."""
 
-    kind: str = bounded("strong", choices=("strong", "weak"))
+    kind: Annotated[str, OneOf("strong", "weak")] = "strong"
+    """strong: `batch` is the global batch; weak: `batch` is the per-device batch."""
 
 
 @dataclass(frozen=True)
@@ -90,11 +98,17 @@ class StrategyConfig:
     """How ranks agree on one update; the keys of ``DistributedDataParallel``."""
 
     name: str = "ddp"
+    """Name of the strategy, as records and figures show it."""
     _target_: str = "dpeval.components.ddp"
-    bucket_cap_mb: float = bounded(25.0, above=0)
+    """Importable callable that wraps the model."""
+    bucket_cap_mb: PositiveFloat = 25.0
+    """Size of a gradient bucket in MiB (ddp only)."""
     broadcast_buffers: bool = True
+    """Broadcast rank 0's buffers (BatchNorm statistics) in every forward pass (ddp only)."""
     gradient_as_bucket_view: bool = False
+    """Let gradients be views of the buckets, which saves their memory once (ddp only)."""
     static_graph: bool = False
+    """Promise that every step uses the same parameters in the same order (ddp only)."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +116,9 @@ class OptimizerConfig:
     """Any class of ``torch.optim`` by name, with its keyword arguments."""
 
     name: str = "SGD"
+    """A class of ``torch.optim``, or the import path of another one."""
     args: dict[str, Any] = field(default_factory=dict[str, Any])
+    """Keyword arguments of the class."""
 
 
 @dataclass(frozen=True)
@@ -110,16 +126,20 @@ class MeasureConfig:
     """How long to measure and how sure to be."""
 
     name: str = "standard"
-    rel_precision: float = bounded(0.02, above=0, high=1.0)
+    """Name of the preset."""
+    rel_precision: Annotated[float, Field(gt=0, le=1)] = 0.02
     """Stop once the 95 % interval of the mean step time is at most ± this fraction of it."""
-    min_warmup_steps: int = bounded(5, low=1)
-    min_steps: int = bounded(30, low=2)
-    max_steps: int = bounded(2_000, low=2, high=100_000)
-    time_limit_s: float = bounded(120.0, low=1)
-    """Wall time of warm-up and main window together."""
+    min_warmup_steps: PositiveInt = 5
+    """Least number of steps before the main window."""
+    min_steps: Annotated[int, Field(ge=2)] = 30
+    """Least number of steps of the main window."""
+    max_steps: Annotated[int, Field(ge=2, le=100_000)] = 2_000
+    """Largest number of steps of warm-up and main window together."""
+    time_limit_s: Annotated[float, Field(ge=1)] = 120.0
+    """Wall time of warm-up and main window together, in seconds."""
     ablation: bool = True
     """Also measure without gradient synchronisation and with one rank alone."""
-    ablation_share: float = bounded(0.5, above=0, high=2.0)
+    ablation_share: Annotated[float, Field(gt=0, le=2)] = 0.5
     """Time for the ablation windows, as a fraction of the main window's."""
     conditions: bool = True
     """Sample the machine's condition from outside the ranks."""
@@ -129,7 +149,8 @@ class MeasureConfig:
 class MemoryConfig:
     """What to do when a run is forecast to exceed its memory."""
 
-    on_excess: str = bounded("skip", choices=("skip", "accumulate", "try", "error"))
+    on_excess: Annotated[str, OneOf("skip", "accumulate", "try", "error")] = "skip"
+    """Skip the run, split its batch into micro-batches, run it all the same, or stop."""
 
 
 @dataclass(frozen=True)
@@ -137,14 +158,18 @@ class SweepConfig:
     """How a sweep treats what earlier sweeps left."""
 
     resume: str | None = None
+    """Folder of a sweep: run only what has no result there yet."""
     skip_done: bool = False
-    time_limit_s: float | None = bounded(None, above=0)
+    """Leave out what any sweep of the study has measured."""
+    time_limit_s: PositiveFloat | None = None
     """Refuse a sweep whose runs could take longer than this together; null: no limit."""
 
 
 @dataclass(frozen=True)
 class Config:
     """One run, composed. Field names are the keys a user writes."""
+
+    __pydantic_config__ = BOUNDS_CONFIG
 
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -158,18 +183,25 @@ class Config:
     site: SiteConfig = field(default_factory=SiteConfig)
     study: str = "default"
     """Name of the study; the folder under ``outputs/``."""
-    num_devices: int = bounded(1, low=1)
-    num_nodes: int = bounded(1, low=1)
-    batch: int = bounded(32, low=1)
+    num_devices: PositiveInt = 1
+    """World size: number of ranks, each with a device of its own."""
+    num_nodes: PositiveInt = 1
+    """Number of machines that the ranks are dealt to in equal blocks."""
+    batch: PositiveInt = 32
     """Images per step: of all devices together under strong scaling, per device under weak."""
-    precision: str = bounded("fp32", choices=PRECISIONS)
-    memory_format: str = bounded("channels_last", choices=MEMORY_FORMATS)
+    precision: Annotated[str, OneOf("fp32", "tf32", "bf16", "fp16")] = "fp32"
+    """Number format of the forward and backward pass; bf16 and fp16 are autocast."""
+    memory_format: Annotated[str, OneOf("channels_last", "contiguous")] = "channels_last"
+    """Order of the dimensions of images and convolutions in memory."""
     compile: bool = False
+    """Compile the model with ``torch.compile``."""
     deterministic: bool = False
-    seed: int = bounded(0, low=0, high=2**32 - 1)
-    repeat: int = bounded(1, low=1, high=1_000)
+    """Use deterministic algorithms only."""
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    """Seed of weights, order of images and crops."""
+    repeat: Annotated[int, Field(ge=1, le=1_000)] = 1
     """Whole-process repetitions of every configuration of a sweep, interleaved."""
-    repetition: int = bounded(0, low=0)
+    repetition: NonNegativeInt = 0
     """Which repetition this run is; set by the sweep."""
     analyze: bool = True
     """Draw the figures when a sweep ends."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
-from dpeval.config.bounds import bounded
+from pydantic import PositiveFloat, PositiveInt
+
+from dpeval.config.bounds import OneOf
 
 
 @dataclass(frozen=True)
@@ -13,16 +15,18 @@ class SiteConfig:
     """What a cluster wants to be told beyond what each run needs; says nothing about a run."""
 
     name: str = "generic"
+    """Name of the site."""
     partition: str | None = None
     """SLURM partition or OAR queue; null: the site's default."""
     account: str | None = None
     """SLURM account or OAR project."""
     qos: str | None = None
+    """SLURM quality of service."""
     constraint: str | None = None
     """SLURM ``--constraint`` of every job."""
     gpu_constraint: str | None = None
     """SLURM ``--constraint`` of jobs with GPUs, instead of `constraint`."""
-    gpu_option: str = bounded("gpus_per_node", choices=("gpus_per_node", "gres"))
+    gpu_option: Annotated[str, OneOf("gpus_per_node", "gres")] = "gpus_per_node"
     """How SLURM is asked for GPUs here."""
     gpu_type: str | None = None
     """Type in SLURM's GPU request (``a100``); OAR: see `gpu_properties`."""
@@ -38,7 +42,7 @@ class SiteConfig:
     """Ask for whole nodes: nobody else's work disturbs what is measured."""
     ask_memory: bool = True
     """Ask SLURM for memory; false where the site derives it from the cores."""
-    cores_per_gpu: int = bounded(1, low=1)
+    cores_per_gpu: PositiveInt = 1
     """Least number of CPU cores to ask for with every GPU."""
     setup: list[str] = field(default_factory=list[str])
     """Shell lines to run in the job before Python (modules, environment)."""
@@ -62,7 +66,7 @@ class SiteConfig:
     """The site lets a job go back to the queue."""
     besteffort: bool = False
     """OAR: take nodes that nobody else wants, and give them back when somebody does."""
-    startup_s: float = bounded(300.0, above=0)
+    startup_s: PositiveFloat = 300.0
     """Time asked for beyond the measured windows: start, data, first step."""
     options: dict[str, Any] = field(default_factory=dict[str, Any])
     """Further options of sbatch or oarsub by their long names."""

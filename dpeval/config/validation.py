@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from typing import Any
 
+from dpeval.config.bounds import check_bounds
 from dpeval.config.schema import Config, MeasureConfig
-from dpeval.errors import ConfigError, nearest
+from dpeval.errors import ConfigError
 
 QUIET_VARIATION = 0.005
 """Standard deviation over mean of the steps of a very quiet machine."""
@@ -19,7 +18,7 @@ def check(config: Config) -> None:
     Raises:
         ConfigError: on the first that does not hold.
     """
-    _check_bounds(config, "")
+    check_bounds(config)
     _check_batch(config)
     _check_precision(config)
     _check_measure(config.measure)
@@ -38,33 +37,6 @@ def check(config: Config) -> None:
             f"num_devices={config.num_devices} cannot be dealt evenly to num_nodes="
             f"{config.num_nodes}; choose a multiple of {config.num_nodes}"
         )
-
-
-def _check_bounds(node: Any, prefix: str) -> None:
-    for item in dataclasses.fields(node):
-        value, key = getattr(node, item.name), f"{prefix}{item.name}"
-        if dataclasses.is_dataclass(value):
-            _check_bounds(value, f"{key}.")
-        elif value is not None and item.metadata:
-            _check_bound(key, value, item.metadata)
-
-
-def _check_bound(key: str, value: Any, bound: Any) -> None:
-    choices, low, high, above = (bound[name] for name in ("choices", "low", "high", "above"))
-    if choices is not None:
-        if value not in choices:
-            raise ConfigError(
-                f"{key}={value} is not one of {', '.join(choices)}{nearest(value, choices)}"
-            )
-        return
-    if not math.isfinite(value):
-        raise ConfigError(f"{key}={value} is not a finite number; give one that is")
-    if low is not None and value < low:
-        raise ConfigError(f"{key}={value} is too small; the smallest valid value is {low}")
-    if above is not None and value <= above:
-        raise ConfigError(f"{key}={value} is too small; it must be above {above}")
-    if high is not None and value > high:
-        raise ConfigError(f"{key}={value} is too large; the largest valid value is {high}")
 
 
 def _check_batch(config: Config) -> None:

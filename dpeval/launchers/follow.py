@@ -17,8 +17,7 @@ from dpeval import record
 from dpeval.errors import RecordError
 from dpeval.launchers.manifest import Manifest, SentRun
 from dpeval.launchers.scheduler import UNKNOWN, Ending, JobState, Scheduler, unique
-from dpeval.util.frozen import Frozen
-from dpeval.util.units import MIB
+from dpeval.schema import Frozen
 
 PROGRESS_NAME = "progress.json"
 Standing = Literal[
@@ -37,7 +36,7 @@ FINAL: frozenset[Standing] = frozenset(
     ("ok", "skipped", "oom", "failed", "interrupted", "lost", "left out", "not sent")
 )
 _LOG_BYTES = 2_000
-_FULL_DISK_BYTES = MIB
+_FULL_DISK_BYTES = 2**20
 
 
 class Progress(Frozen):

@@ -1,1 +1,1 @@
-"""Helpers that know nothing of measuring: files, units, tables, frozen values, imports."""
+"""Small helpers that know nothing of dpeval's subject."""

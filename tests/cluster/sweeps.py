@@ -6,8 +6,7 @@ import re
 from pathlib import Path
 
 from dpeval.launchers import manifest as manifests
-from dpeval.record.io import read
-from dpeval.record.schema import Record
+from dpeval.record import Record, read
 from tests.cluster.conftest import Cluster, wait_until
 
 

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from dpeval.analysis.frame.runs_frame import CONFIGURATION
-from dpeval.util.arrays import Floats
+
+Floats = NDArray[np.float64]
 
 FAMILY = [name for name in CONFIGURATION if name != "num_devices"]
 """What points of one scaling curve share."""

@@ -1,0 +1,100 @@
+"""The nearest valid choice to a word: by what it means to people, then by how it is spelt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+from dpeval.errors import nearest
+
+VALUE_MEANINGS: dict[str, tuple[str, ...]] = {
+    # hardware
+    "gpu": ("cuda", "gpus", "nvidia", "a100", "h100", "v100"),
+    "cpu": ("cpus", "core", "cores"),
+    # precision
+    "fp32": ("float32", "float", "single", "32"),
+    "tf32": ("tensorfloat32", "tensorfloat"),
+    "bf16": ("bfloat16", "bfloat", "bf16-mixed"),
+    "fp16": ("float16", "half", "amp", "mixed", "16", "16-mixed"),
+    # memory_format
+    "channels_last": ("nhwc",),
+    "contiguous": ("nchw", "channels_first", "contiguous_format"),
+    # strategy
+    "ddp": ("distributed_data_parallel", "distributeddataparallel", "dp", "data_parallel"),
+    "none": ("off", "no", "false", "single_device"),
+    # hydra/launcher
+    "slurm": ("sbatch", "srun", "submitit"),
+    "oar": ("oarsub",),
+    "local": ("basic", "joblib", "localhost"),
+    # measure
+    "quick": ("fast", "short"),
+    "standard": ("default", "normal"),
+    "rigorous": ("precise", "accurate", "long", "slow"),
+    # scaling
+    "strong": ("fixed", "global"),
+    "weak": ("per_device", "per_gpu", "local"),
+    # memory.on_excess, dataset.on_missing
+    "accumulate": ("gradient_accumulation", "micro_batch"),
+    "try": ("ignore", "warn", "force"),
+    "error": ("raise", "fail", "abort", "stop"),
+    "generate": ("synthetic", "fake"),
+    # dataset.loader
+    "cached": ("memory", "ram", "memmap"),
+    "jpeg": ("disk", "files", "jpg"),
+    "resident": ("device", "gpu", "cuda"),
+    "constant": ("synthetic", "fake", "dummy", "random"),
+}
+"""What other tools and people call a choice."""
+
+KEY_MEANINGS: dict[str, tuple[str, ...]] = {
+    "num_devices": ("devices", "gpus", "num_gpus", "cpus", "cores", "ranks", "world_size"),
+    "num_nodes": ("nodes", "nnodes"),
+    "batch": ("batch_size", "bs", "global_batch", "global_batch_size", "per_device_batch_size"),
+    "precision": ("dtype", "amp"),
+    "optimizer.args.lr": ("lr", "learning_rate"),
+    "dataset.image_px": ("image_size", "img_size", "resolution"),
+    "dataset.root": ("data_dir", "data_root"),
+    "dataset.workers": ("num_workers",),
+    "site.options": ("additional_parameters",),
+    "repeat": ("repeats", "repetitions", "runs"),
+}
+"""What other tools call a key."""
+
+
+def suggest_value(word: str, choices: Iterable[str]) -> str:
+    """``"; did you mean 'gpu'?"`` for the choice nearest to `word`, or ``""``."""
+    known = list(choices)
+    plain = word.lower()
+    for choice in known:
+        if plain == choice.lower() or plain in VALUE_MEANINGS.get(choice, ()):
+            return _did_you_mean(choice)
+    return nearest(plain, known)
+
+
+def suggest_key(key: str, siblings: Sequence[str], everywhere: Sequence[str]) -> str:
+    """``"; did you mean 'site.partition'?"`` for the key nearest to `key`, or ``""``.
+
+    Args:
+        key: the dotted key that was asked for.
+        siblings: the names of the keys in its own group, without the group's.
+        everywhere: every dotted key; a known name may only have been written in a wrong group.
+    """
+    group, _, name = key.rpartition(".")
+    prefix = f"{group}." if group else ""
+    for sibling in get_close_matches(name, siblings, n=1, cutoff=0.75):
+        return _did_you_mean(prefix + sibling)
+    for known, meanings in KEY_MEANINGS.items():
+        if name in meanings:
+            return _did_you_mean(known)
+    for known in everywhere:
+        if known.rpartition(".")[2] == name:
+            return _did_you_mean(known)
+    for sibling in get_close_matches(name, siblings, n=1, cutoff=0.5):
+        return _did_you_mean(prefix + sibling)
+    for known in get_close_matches(key, everywhere, n=1, cutoff=0.8):
+        return _did_you_mean(known)
+    return ""
+
+
+def _did_you_mean(choice: str) -> str:
+    return f"; did you mean '{choice}'?"
