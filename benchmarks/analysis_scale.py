@@ -36,7 +36,7 @@ MODELS = 12
 
 def templates() -> list[dict[str, Any]]:
     """Records of 40 configurations, of which some ran out of memory."""
-    from dpeval.record import Cause
+    from dpeval.record.schema import Cause
     from tests.records import make_record
 
     made = []

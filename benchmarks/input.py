@@ -37,7 +37,7 @@ from dpeval.config import DatasetConfig
 from dpeval.data import Source, prepare
 from dpeval.data.loading.loaders import Feed, make_feed
 from dpeval.devices import CpuDevice
-from dpeval.tables import make_console, make_table
+from dpeval.util.tables import make_console, make_table
 
 SIZES = {224: "full", 128: "160px"}
 IMAGES = 600

@@ -31,7 +31,8 @@ from dpeval.config import Config
 from dpeval.devices import grad_scaler, open_device, set_numerics
 from dpeval.forecast import forecast
 from dpeval.machine import allowed_cpus, detect
-from dpeval.plan import Plan, make_plan
+from dpeval.plan import make_plan
+from dpeval.record.plan import Plan
 from dpeval.worker import Trainer, train_step
 
 MIB = 2**20

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dpeval import __version__, caveats, measure, yardstick
-from dpeval.board import COLUMNS, Board, Floats
-from dpeval.conditions import Conditions
+from dpeval.board import COLUMNS, Board
 from dpeval.config import identity, to_plain
-from dpeval.machine import Environment
-from dpeval.measure import StopReason, Window
-from dpeval.record import (
-    OWN_PHASES,
-    PHASES,
+from dpeval.record.conditions import Conditions
+from dpeval.record.machine import Environment
+from dpeval.record.measurement import StopReason, Window
+from dpeval.record.phases import OWN_PHASES, PHASES
+from dpeval.record.schema import (
     Ablation,
     AblationBlock,
     Bucket,
@@ -33,6 +32,7 @@ from dpeval.record import (
     Throughput,
     readings,
 )
+from dpeval.util.arrays import Floats
 
 if TYPE_CHECKING:
     from dpeval.run import Job

@@ -13,9 +13,8 @@ from multiprocessing.context import BaseContext
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from dpeval.util.arrays import Floats
 
 COLUMNS = (
     "begin",

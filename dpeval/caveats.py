@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from dpeval.faults import Fault, faults
-from dpeval.measure import Window
-from dpeval.record import OWN_PHASES, Record, Warning
+from dpeval.record.measurement import Window
+from dpeval.record.phases import OWN_PHASES
+from dpeval.record.schema import Record, Warning
 
 
 def find(record: Record) -> list[Warning]:

@@ -9,14 +9,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from dpeval.board import COLUMNS, Floats
+from dpeval.board import COLUMNS
 from dpeval.devices import Device
+from dpeval.record.phases import MARKED_PHASES
+from dpeval.util.arrays import Floats
 
 DRAIN_EVERY_S = 0.5
 """Rows of short steps are written many at a time: a row alone costs its step 15 µs of cold code.
 This much may be missing of what a killed rank had measured."""
 _OUTSIDE = "the phase clock was used outside start_step … end_step"
-_PHASES = ("data", "h2d", "forward", "backward", "comm_exposed", "optimizer")
 _READY = "last gradient ready"
 
 
@@ -138,7 +139,7 @@ class PhaseClock:
             row[phase] += elapsed(last, stamp)
             last = stamp
         row["begin"], row["step"] = step.host_s, elapsed(step.begin, step.end)
-        row["other"] = row["step"] - sum(row[phase] for phase in _PHASES)
+        row["other"] = row["step"] - sum(row[phase] for phase in MARKED_PHASES)
         if step.reduces:
             row["comm"], row["comm_hidden"] = self._communication(step, ready)
         # Once as a whole: numpy takes longer over one element than Python over all of them.

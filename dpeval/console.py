@@ -14,9 +14,10 @@ from rich.table import Table
 
 from dpeval.board import Stage
 from dpeval.errors import RunFailed, RunInterrupted
-from dpeval.record import PHASES, Record
+from dpeval.record.phases import PHASE_WORDS, PHASES
+from dpeval.record.schema import Record
 from dpeval.run import Job, Snapshot
-from dpeval.tables import make_console, make_table
+from dpeval.util.tables import make_console, make_table
 
 STAGE_WORDS = {
     Stage.STARTING: "starting",
@@ -24,15 +25,6 @@ STAGE_WORDS = {
     Stage.MEASURING: "measuring",
     Stage.ABLATION: "taking apart",
     Stage.FINISHED: "done",
-}
-PHASE_WORDS = {
-    "data": "waiting for data",
-    "h2d": "copy to device",
-    "forward": "forward",
-    "backward": "backward",
-    "comm_exposed": "exposed communication",
-    "optimizer": "optimizer",
-    "other": "other",
 }
 PLAIN_EVERY_S = 10.0
 LIVE_EVERY_S = 0.5

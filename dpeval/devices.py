@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from dpeval.errors import MachineError
-from dpeval.machine import Gpu, resident
+from dpeval.machine import resident
+from dpeval.record.machine import Gpu
 
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

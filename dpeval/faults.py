@@ -10,9 +10,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dpeval.intervals import Floats, dot, mean_interval
-from dpeval.measure import DRIFT_SIZE, MIN_TESTED, Steady, Window, winsorised
-from dpeval.schema import Frozen
+from dpeval.intervals import dot, mean_interval
+from dpeval.measure import DRIFT_SIZE, MIN_TESTED, Steady, winsorised
+from dpeval.record.measurement import Window
+from dpeval.util.arrays import Floats
+from dpeval.util.frozen import Frozen
+from dpeval.util.units import MAD_TO_STD
 
 STRAGGLER_SIZE = 0.10
 """A rank this much slower than the median of the others holds everybody up for as long; SMT
@@ -111,7 +114,7 @@ def _excess(series: Floats, rank: int) -> float:
     excess = series[rank] / reference - 1
     medians = np.median(others, axis=1)
     centre = float(np.median(medians))
-    spread = 1.4826 * float(np.median(np.abs(medians - centre))) / centre
+    spread = MAD_TO_STD * float(np.median(np.abs(medians - centre))) / centre
     size = float(np.median(excess))
     real = mean_interval(excess, STRAGGLER_CONFIDENCE).low > 0 and size > STRAGGLER_SPREADS * spread
     return size if real else 0.0
@@ -165,7 +168,7 @@ def _variation(series: Floats) -> float:
     drawn_in = winsorised(series)
     time = np.arange(len(series), dtype=np.float64) - (len(series) - 1) / 2
     residual: Floats = drawn_in - dot(time, drawn_in) / dot(time, time) * time
-    return 1.4826 * float(np.median(np.abs(residual - np.median(residual)))) / median
+    return MAD_TO_STD * float(np.median(np.abs(residual - np.median(residual)))) / median
 
 
 def _tail(series: Floats) -> tuple[int, float]:
@@ -186,7 +189,7 @@ def _cold_start(step_s: Sequence[Floats], first: int) -> list[Fault]:
     if len(steady) < 3:
         return []
     typical = float(np.median(steady))
-    spread = 1.4826 * float(np.median(np.abs(steady - typical)))
+    spread = MAD_TO_STD * float(np.median(np.abs(steady - typical)))
     limit = typical + max(COLD_SIZE * typical, COLD_SPREADS * spread)
     slow = 1
     while slow < first and series[slow] > limit:

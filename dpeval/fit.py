@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 from dpeval.config import Config, MeasureConfig, MemoryConfig, ScalingConfig
 from dpeval.errors import ConfigError, MachineError, RunFailed
-from dpeval.memory import Budget, NoForecast
-from dpeval.schema import Frozen
+from dpeval.memory import NoForecast
+from dpeval.record.memory import Budget
+from dpeval.util.frozen import Frozen
+from dpeval.util.units import GIB
 
 if TYPE_CHECKING:
     from dpeval.run import Job, Snapshot
 
-GIB = 2**30
 TRY = MeasureConfig(
     name="fit",
     rel_precision=0.05,
@@ -283,7 +284,7 @@ class Fitter:
 
 def table(cases: list[Case]) -> Any:
     """One row per case."""
-    from dpeval.tables import make_table
+    from dpeval.util.tables import make_table
 
     headings = ("model", "devices", "px", "precision", "budget", "forecast", "confirmed",
                 "peak there", "img/s", "tries")  # fmt: skip
@@ -313,7 +314,7 @@ def run_fit(arguments: list[str]) -> Fit:
         ConfigError, MachineError, RunFailed: see :meth:`Fitter.case`.
     """
     from dpeval import cli
-    from dpeval.tables import make_console
+    from dpeval.util.tables import make_console
 
     combinations = expand([item for item in arguments if item not in ("-m", "--multirun")])
     configs = [(cli.compose(overrides), overrides) for overrides in combinations]

@@ -8,7 +8,8 @@ import time
 import numpy as np
 import torch
 
-from dpeval.yardstick import PAGES, Floats, Yardstick
+from dpeval.record.reference_times import PAGES, ReferenceTimes
+from dpeval.util.arrays import Floats
 
 SIDE, PRODUCTS = 96, 40
 """Three matrices of 36 KiB stay in a core's cache; about 0.7 ms in all."""
@@ -43,9 +44,9 @@ class FixedWork:
         self.pause_s = max(INTERVAL_S, (time.monotonic() - begin_s) / COST_SHARE)
 
     @property
-    def readings(self) -> Yardstick:
+    def readings(self) -> ReferenceTimes:
         """All times so far."""
-        return Yardstick(
+        return ReferenceTimes(
             step=list(self._step),
             product_s=[times[0] for times in self._times],
             page_s=[times[1] for times in self._times],

@@ -20,9 +20,10 @@ from torch.utils._pytree import tree_leaves
 from dpeval.components.optimizers import build_optimizer
 from dpeval.config import Config, OptimizerConfig, StrategyConfig
 from dpeval.errors import ConfigError
-from dpeval.heap import MIB, CachingHeap, GlibcHeap, Heap, replay
+from dpeval.heap import CachingHeap, GlibcHeap, Heap, replay
 from dpeval.ledger import Ledger, tensor_bytes
-from dpeval.memory import Forecast
+from dpeval.record.memory import Forecast
+from dpeval.util.units import MIB
 from dpeval.walk import Walk, first_line, meta_model, walk_step
 
 PROCESS_BYTES = (390 if torch.version.cuda else 200) * MIB

@@ -13,12 +13,14 @@ from dpeval.components import models
 from dpeval.config import Config, to_plain
 from dpeval.errors import RecordError
 from dpeval.forecast import PROCESS_BYTES, forecast
-from dpeval.machine import Machine
-from dpeval.memory import Budget, Decision, Forecast, NoForecast, budget, decide
+from dpeval.memory import Decision, NoForecast, budget, decide
 from dpeval.pace import Pace, Past, past_of
 from dpeval.peaks import Peak, learned, peak_of, work_key
-from dpeval.plan import Plan
-from dpeval.record import Record, below, read
+from dpeval.record.io import below, read
+from dpeval.record.machine import Machine
+from dpeval.record.memory import Budget, Forecast
+from dpeval.record.plan import Plan
+from dpeval.record.schema import Record
 from dpeval.walk import flops_per_image
 
 

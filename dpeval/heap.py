@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from dpeval.errors import MachineError
+from dpeval.util.units import KIB, MIB
 
-KIB, MIB = 2**10, 2**20
 PAGE = 4 * KIB
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Parameters of mallopt(3)."""

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 from dpeval import cli, supervise
 from dpeval.config import Config, DatasetConfig
 from dpeval.data import Source, prepare
-from dpeval.schema import Frozen
-from dpeval.tables import make_console, make_table
+from dpeval.util.frozen import Frozen
+from dpeval.util.tables import make_console, make_table
 
 if TYPE_CHECKING:
     from dpeval.devices import Device

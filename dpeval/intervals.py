@@ -10,11 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from dpeval.schema import Frozen
-
-Floats = NDArray[np.float64]
+from dpeval.record.measurement import Interval
+from dpeval.util.arrays import Floats
 
 BATCHES = 10
 """Batch means of a long series; 10 to 30 serve best (Schmeiser 1982, Oper. Res. 30(3))."""
@@ -24,21 +22,6 @@ BATCH_EXCESS = 1.63
 quantile of chi-squared with BATCHES - 1 degrees of freedom, over those degrees."""
 RANGE_SHARE = 1e-12
 """Rounding makes a constant series seem to vary by about this fraction; it is taken as constant."""
-
-
-class Interval(Frozen):
-    """A mean with its 95 % interval; the unit is the series'."""
-
-    mean: float
-    low: float
-    high: float
-    effective_samples: float
-    """How many independent samples the autocorrelated series is worth."""
-
-    @property
-    def rel_half_width(self) -> float:
-        """Half-width over mean."""
-        return (self.high - self.low) / 2 / self.mean if self.mean else float("inf")
 
 
 def mean_interval(series: Sequence[float] | Floats, confidence: float = 0.95) -> Interval:

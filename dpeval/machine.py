@@ -15,7 +15,8 @@ import psutil
 
 from dpeval import cgroups
 from dpeval.kernel_files import ROOT, read_text
-from dpeval.schema import Frozen
+from dpeval.record.machine import Cpu, Environment, Gpu, Machine
+from dpeval.util.frozen import Frozen
 
 PACKAGES = (
     "torch",
@@ -35,67 +36,6 @@ _GIT_TIMEOUT_S = 5.0
 _EFFICIENCY_CAPACITY = 0.75
 """A core with less than this share of the fastest core's capacity is of a slower kind; what
 favoured cores of one kind have above the others is a few per cent."""
-
-
-class Cpu(Frozen):
-    """One logical CPU that this process may use."""
-
-    cpu: int
-    core: int
-    """Physical core; equal for SMT siblings, unique over sockets."""
-    socket: int
-    numa: int
-    efficiency: bool = False
-    """One of the slower cores of a processor that has two kinds."""
-
-
-class Gpu(Frozen):
-    """One CUDA GPU."""
-
-    index: int
-    name: str
-    total_bytes: int
-    uuid: str = ""
-    numa: int | None = None
-    """The NUMA node that its PCI slot is near to; None where that is not known."""
-
-
-class Machine(Frozen):
-    """What this process may use of this host."""
-
-    host: str
-    cpus: list[Cpu]
-    gpus: list[Gpu]
-    memory_bytes: int
-    """The least of host memory and the limits that cgroups set on this process."""
-    cpu_quota: float | None = None
-    """CPUs' worth of time that cgroups allow this process; None without a limit."""
-
-
-class Environment(Frozen):
-    """Where and with what a run was made."""
-
-    host: str
-    cpu_model: str
-    logical_cpus: int
-    """Of the whole host, as are cores, sockets and NUMA nodes; `allowed_cpus` is this process'."""
-    physical_cores: int
-    sockets: int
-    numa_nodes: int
-    allowed_cpus: list[int]
-    gpus: list[Gpu]
-    memory_bytes: int
-    kernel: str
-    os: str
-    python: str
-    versions: dict[str, str]
-    """torch, torchvision, numpy, hydra-core, … and cuda, cudnn, nccl where present."""
-    git_commit: str | None
-    git_dirty: bool | None
-    variables: dict[str, str] = {}
-    """Environment variables that change speed: OMP_*, MKL_*, GLOO_*, NCCL_*, CUDA_*, …"""
-    cpu_quota: float | None = None
-    """CPUs' worth of time that cgroups allow; None without a limit."""
 
 
 def detect(gpus: Sequence[Gpu] = (), root: Path = ROOT) -> Machine:

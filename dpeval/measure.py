@@ -9,41 +9,15 @@ start-up, stop when the interval is narrow enough).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
 from dpeval.config import MeasureConfig
-from dpeval.intervals import (
-    Floats,
-    Interval,
-    dot,
-    effective_samples,
-    lag_one,
-    mean_interval,
-    naive_interval,
-)
-from dpeval.schema import Frozen
-
-__all__ = [
-    "Balance",
-    "Decision",
-    "Interval",
-    "Steady",
-    "StopReason",
-    "Window",
-    "decide",
-    "load_balance",
-    "main_interval",
-    "mean_interval",
-    "naive_interval",
-    "steady_start",
-    "steps_for_a_mean",
-    "window",
-    "winsorised",
-]
-
-StopReason = Literal["precision", "time_limit", "max_steps", "interrupted"]
+from dpeval.intervals import dot, effective_samples, lag_one, mean_interval
+from dpeval.record.measurement import Balance, Interval, StopReason, Window
+from dpeval.util.arrays import Floats
+from dpeval.util.frozen import Frozen
+from dpeval.util.units import MAD_TO_STD
 
 RULE = "MSER on winsorised steps, then a test for a trend in the rest"
 DRIFT_SIZE = 0.03
@@ -75,23 +49,6 @@ class Decision(Frozen):
     reason: StopReason | None
     first: int
     interval: Interval | None
-
-
-class Window(Frozen):
-    """The main window: which steps were measured and how sure their mean is."""
-
-    first: int
-    """Index of the first measured step; the steps before it are warm-up."""
-    steps: int
-    """Number of measured steps."""
-    steady: bool
-    stopped_by: StopReason
-    step_s: Interval
-    """Mean step time of the slowest rank, s."""
-    rule: str
-    """How the beginning of the steady state was found."""
-    drift: float = 0.0
-    """Change along the fitted line over the window, as a fraction of the mean."""
 
 
 def steps_for_a_mean(config: MeasureConfig) -> int:
@@ -133,7 +90,7 @@ def winsorised(values: Floats) -> Floats:
     """`values` drawn in to 5 robust deviations around the median of their second half."""
     late = values[len(values) // 2 :]
     centre = float(np.median(late))
-    spread = 1.4826 * float(np.median(np.abs(late - centre)))
+    spread = MAD_TO_STD * float(np.median(np.abs(late - centre)))
     # A series without any spread must not have its cold start drawn in to nothing.
     reach = 5 * max(spread, 0.01 * centre)
     return np.minimum(np.maximum(values, centre - reach), centre + reach)
@@ -227,16 +184,6 @@ def window(
         rule=RULE,
         drift=begin.drift,
     )
-
-
-class Balance(Frozen):
-    """How evenly ranks are loaded."""
-
-    value: float
-    """Mean over max of the ranks' compute time: POP's load balance efficiency, in (0, 1]."""
-    slowest_rank: int
-    compute_s: list[float]
-    """Median compute time of a step, per rank."""
 
 
 def load_balance(compute_s: Sequence[Floats]) -> Balance:

@@ -23,8 +23,8 @@ from pydantic import TypeAdapter, ValidationError
 from dpeval.board import Board
 from dpeval.config import Config
 from dpeval.errors import MachineError
-from dpeval.plan import Plan, RankPlan
-from dpeval.schema import Frozen
+from dpeval.record.plan import Plan, RankPlan
+from dpeval.util.frozen import Frozen
 
 if TYPE_CHECKING:
     from dpeval.supervise import Failure, Outcome

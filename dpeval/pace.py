@@ -17,7 +17,7 @@ import torch
 from dpeval.config import MeasureConfig
 from dpeval.devices import AUTOCAST_DTYPES
 from dpeval.measure import steps_for_a_mean
-from dpeval.record import Record
+from dpeval.record.schema import Record
 
 MARGIN = 2.0
 """How much faster than expected a step may be: a machine that was busy when its speed was taken,

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from dpeval.memory import ALLOWANCES, Forecast
-from dpeval.record import Record
+from dpeval.record.memory import ALLOWANCES, Forecast
+from dpeval.record.schema import Record
 
 SAME = ("model", "optimizer", "precision", "memory_format", "compile")
 SAME_DATASET = ("image_px", "loader")

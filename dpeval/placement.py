@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from itertools import chain
 
-from dpeval.machine import Cpu, Machine
-from dpeval.schema import Frozen
+from dpeval.record.machine import Cpu, Machine
+from dpeval.util.frozen import Frozen
 
 
 class Assignment(Frozen):

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Protocol
 
 from dpeval import assemble, nodes, record, supervise
 from dpeval.board import Board, Stage
-from dpeval.conditions import Conditions, ConditionSampler
+from dpeval.conditions import ConditionSampler
 from dpeval.config import Config
-from dpeval.machine import Environment
 from dpeval.nodes import Node
 from dpeval.placement import stay_off
-from dpeval.plan import Plan, RankPlan
-from dpeval.record import Cause, DatasetUsed, MemoryRecord, Record
+from dpeval.record.conditions import Conditions
+from dpeval.record.machine import Environment
+from dpeval.record.plan import Plan, RankPlan
+from dpeval.record.schema import Cause, DatasetUsed, MemoryRecord, Record
 
 if TYPE_CHECKING:
     from dpeval.data import Source

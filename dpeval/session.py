@@ -13,11 +13,13 @@ from dpeval.console import Reporter
 from dpeval.data import Source, prepare, used
 from dpeval.errors import ConfigError, MachineError
 from dpeval.foresight import Foresight, study_folder
-from dpeval.machine import Environment, Machine, detect, environment
+from dpeval.machine import detect, environment
 from dpeval.memory import NoForecast
 from dpeval.nodes import Node
-from dpeval.plan import Plan, make_plan
-from dpeval.record import Cause, MemoryRecord, Record
+from dpeval.plan import make_plan
+from dpeval.record.machine import Environment, Machine
+from dpeval.record.plan import Plan
+from dpeval.record.schema import Cause, MemoryRecord, Record
 from dpeval.run import Job
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from dpeval.record import Record
+    from dpeval.record.schema import Record
 
 
 def run_one(composed: DictConfig) -> Record:

@@ -32,11 +32,11 @@ from dpeval.data.loading.loaders import Feed, make_feed
 from dpeval.devices import Device, autocast, grad_scaler, open_device, set_numerics
 from dpeval.fixed_work import FixedWork
 from dpeval.heap import keep_freed_memory
-from dpeval.measure import StopReason
 from dpeval.oom import be_first_to_go, is_out_of_memory
-from dpeval.plan import Plan
+from dpeval.record.measurement import StopReason
+from dpeval.record.plan import Plan
+from dpeval.record.reference_times import ReferenceTimes
 from dpeval.util.importing import locate
-from dpeval.yardstick import Yardstick
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class RankResult:
     ablation: list[AblationSeries]
     images_read: int
     measured_rows: int
-    yardstick: Yardstick | None = None
+    yardstick: ReferenceTimes | None = None
 
 
 @dataclass(frozen=True)

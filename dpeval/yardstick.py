@@ -13,15 +13,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
-from pydantic import model_validator
 
-from dpeval.schema import Frozen
+from dpeval.record.reference_times import ReferenceTimes
 
-Floats = NDArray[np.float64]
-
-PAGES = 256
-"""About 0.5 ms; less than a huge page, which the system might give in their place."""
 CHANGE = 0.03
 """A change of the machine's speed below this is on most machines always there."""
 SCORE = 5.0
@@ -31,50 +25,18 @@ PARTS = 3
 MIN_READINGS = 6 * PARTS
 
 
-class Yardstick(Frozen):
-    """The times of one rank's fixed work; equally long lists."""
-
-    step: list[int] = []
-    """How many steps had been taken."""
-    product_s: list[float] = []
-    """Products of small matrices."""
-    page_s: list[float] = []
-    """One page taken fresh from the system and touched."""
-
-    @model_validator(mode="after")
-    def _even(self) -> Yardstick:
-        if not len(self.step) == len(self.product_s) == len(self.page_s):
-            raise ValueError("the lists of fixed work differ in length")
-        return self
-
-    def within(self, first: int, last: int) -> Yardstick:
-        """The readings after step `first` and before step `last`."""
-        chosen = [i for i, step in enumerate(self.step) if first < step < last]
-        return Yardstick(
-            step=[self.step[i] for i in chosen],
-            product_s=[self.product_s[i] for i in chosen],
-            page_s=[self.page_s[i] for i in chosen],
-        )
-
-    @property
-    def work_s(self) -> Floats:
-        """Per reading, the time of all of it, s."""
-        both: Floats = np.array(self.product_s) + PAGES * np.array(self.page_s)
-        return both
-
-
-def typical_s(readings: Sequence[Yardstick]) -> float | None:
+def typical_s(readings: Sequence[ReferenceTimes]) -> float | None:
     """The median time of the fixed work over ranks and readings, s; None without any."""
     values = [value for one in readings for value in one.work_s]
     return float(np.median(values)) if values else None
 
 
-def page_s(readings: Sequence[Yardstick]) -> float | None:
+def page_s(readings: Sequence[ReferenceTimes]) -> float | None:
     """What a page fault takes where nothing holds it up, s; None without any reading."""
     return min((value for one in readings for value in one.page_s), default=None)
 
 
-def changed(readings: Yardstick) -> tuple[float, float] | None:
+def changed(readings: ReferenceTimes) -> tuple[float, float] | None:
     """The fastest and the slowest third's median work, s, where they differ beyond chance."""
     work = readings.work_s
     if len(work) < MIN_READINGS:
@@ -91,7 +53,7 @@ def changed(readings: Yardstick) -> tuple[float, float] | None:
     return low, high
 
 
-def words(readings: Sequence[Yardstick]) -> list[str]:
+def words(readings: Sequence[ReferenceTimes]) -> list[str]:
     """What the readings of a run's ranks say against its figures, in words."""
     found = [(pair, rank) for rank, one in enumerate(readings) if (pair := changed(one))]
     if not found:

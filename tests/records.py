@@ -14,10 +14,10 @@ from dpeval.analysis.frame import runs_frame
 from dpeval.analysis.scaling.findings import Findings, find
 from dpeval.assemble import throughput
 from dpeval.config import MeasureConfig, deal
-from dpeval.machine import Environment
-from dpeval.plan import Plan, RankPlan
-from dpeval.record import (
-    PHASES,
+from dpeval.record.machine import Environment
+from dpeval.record.phases import PHASES
+from dpeval.record.plan import Plan, RankPlan
+from dpeval.record.schema import (
     Ablation,
     AblationBlock,
     Cause,

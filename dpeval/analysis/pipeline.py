@@ -19,7 +19,7 @@ from dpeval.analysis.scaling import best_configuration, compare, efficiency, sca
 from dpeval.analysis.scaling.best_configuration import Objective
 from dpeval.analysis.scaling.findings import Findings, find
 from dpeval.errors import ConfigError, SlowerError
-from dpeval.tables import make_console
+from dpeval.util.tables import make_console
 
 
 @dataclass(frozen=True)

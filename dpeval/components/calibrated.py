@@ -22,6 +22,7 @@ from dpeval.config import DatasetConfig
 from dpeval.data.loading.loaders import Share
 from dpeval.data.sources.progress import Say
 from dpeval.data.sources.source import Source
+from dpeval.util.units import MIB
 
 PR_SET_TIMERSLACK = 29
 
@@ -87,7 +88,7 @@ class CalibratedModel(nn.Module):
         self._faults, self._step = faults, 0
         self._rank = dist.get_rank() if dist.is_initialized() else 0
         self._generator = np.random.default_rng(self._rank)
-        per_layer = max(1, int(gradient_mib * 2**20 / 4 / layers))
+        per_layer = max(1, int(gradient_mib * MIB / 4 / layers))
         self.layers = nn.ParameterList([torch.zeros(per_layer) for _ in range(layers)])
         self.head = nn.Parameter(torch.zeros(num_classes))
         _exact_sleep()

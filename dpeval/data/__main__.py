@@ -23,7 +23,7 @@ from dpeval.data.sources import inventory
 from dpeval.data.sources.progress import Advance, Say, amount
 from dpeval.data.sources.source import Source, store
 from dpeval.errors import DataError
-from dpeval.tables import make_console, make_table
+from dpeval.util.tables import make_console, make_table
 
 EPILOG = """examples:
   python -m dpeval.data prepare dataset=imagenette_160

@@ -10,10 +10,10 @@ from dpeval.errors import MachineError
 from dpeval.launchers.base import SweepJob
 from dpeval.launchers.job import JobSpec
 from dpeval.launchers.unmeasured import unmeasured
-from dpeval.memory import Budget, Decision, Forecast, NoForecast, decide
-from dpeval.record import Cause, MemoryRecord
-
-GIB = 2**30
+from dpeval.memory import Decision, NoForecast, decide
+from dpeval.record.memory import Budget, Forecast
+from dpeval.record.schema import Cause, MemoryRecord, Scheduler
+from dpeval.util.units import GIB
 
 
 class Ahead:
@@ -26,7 +26,7 @@ class Ahead:
     def __init__(self) -> None:
         # Late: torch takes seconds to import, and a sweep that is all done needs none of it.
         from dpeval.foresight import Foresight
-        from dpeval.machine import Machine
+        from dpeval.record.machine import Machine
 
         nowhere = Machine(host="", cpus=[], gpus=[], memory_bytes=0)
         self._foresight = Foresight(nowhere)
@@ -76,7 +76,7 @@ def leave_record(job: SweepJob, decision: Decision, launcher: str) -> None:
         requeue=0,
     )
     cause = Cause(kind="memory", message=decision.line)
-    made = unmeasured(spec, "skipped", cause, record.Scheduler(kind=launcher, job_id=""))
+    made = unmeasured(spec, "skipped", cause, Scheduler(kind=launcher, job_id=""))
     memory = MemoryRecord(
         forecast=decision.forecast,
         budget=decision.budget,

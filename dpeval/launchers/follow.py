@@ -17,7 +17,8 @@ from dpeval import record
 from dpeval.errors import RecordError
 from dpeval.launchers.manifest import Manifest, SentRun
 from dpeval.launchers.scheduler import UNKNOWN, Ending, JobState, Scheduler, unique
-from dpeval.schema import Frozen
+from dpeval.util.frozen import Frozen
+from dpeval.util.units import MIB
 
 PROGRESS_NAME = "progress.json"
 Standing = Literal[
@@ -36,7 +37,7 @@ FINAL: frozenset[Standing] = frozenset(
     ("ok", "skipped", "oom", "failed", "interrupted", "lost", "left out", "not sent")
 )
 _LOG_BYTES = 2_000
-_FULL_DISK_BYTES = 2**20
+_FULL_DISK_BYTES = MIB
 
 
 class Progress(Frozen):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dpeval.record import Scheduler
+from dpeval.record.schema import Scheduler
 
 
 def show_oar_gpus(environment: Any) -> None:

@@ -32,8 +32,8 @@ from dpeval.launchers.inside import describe_job, oar_nodes, show_oar_gpus
 from dpeval.launchers.neighbours import Watch
 from dpeval.launchers.unmeasured import unmeasured
 from dpeval.nodes import Node
-from dpeval.record import Cause, Record
-from dpeval.schema import Frozen
+from dpeval.record.schema import Cause, Record
+from dpeval.util.frozen import Frozen
 
 if TYPE_CHECKING:
     from dpeval.session import Session

@@ -12,7 +12,7 @@ from dpeval.config import identity
 from dpeval.console import Reporter
 from dpeval.launchers.base import SweepJob, SweepLauncher
 from dpeval.launchers.resume import left_out
-from dpeval.record import Record
+from dpeval.record.schema import Record
 from dpeval.run import Job
 from dpeval.session import Session
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from dpeval.errors import LaunchError
-from dpeval.schema import Frozen
+from dpeval.util.frozen import Frozen
 
 FILE_NAME = "sweep.json"
 

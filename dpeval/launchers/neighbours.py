@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from dpeval.errors import LaunchError
 from dpeval.launchers.scheduler import ask, parse_oarstat
-from dpeval.record import Scheduler, Warning
+from dpeval.record.schema import Scheduler, Warning
 
 DETAIL = "OTHER_JOBS_ON_NODES"
 """Where the record's scheduler details tell of them."""

@@ -16,14 +16,14 @@ from typing import Any
 
 from dpeval.config import Config, LauncherOptions, SiteConfig
 from dpeval.errors import ConfigError, LaunchError
-from dpeval.memory import Forecast
+from dpeval.record.memory import Forecast
+from dpeval.util.units import GIB
 
-_GIB = 2**30
-_CPU_OVERHEAD_BYTES = 2 * _GIB
+_CPU_OVERHEAD_BYTES = 2 * GIB
 """The parent process, the fork server and the page cache that a cgroup charges to the job."""
 _SIGNAL_EARLY_S = 60
 """SLURM may send the warning this much earlier than asked (sbatch(1), ``--signal``)."""
-_GPU_HOST_BYTES = 4 * _GIB
+_GPU_HOST_BYTES = 4 * GIB
 """Host memory of one rank that drives a GPU: CUDA libraries, pinned batches, decoders."""
 
 
@@ -66,13 +66,11 @@ def _memory_mib(config: Config, devices: int, forecast: Forecast | None) -> int 
     if config.hardware.kind == "gpu":
         return round_up_mib(devices * _GPU_HOST_BYTES)
     if config.hardware.memory_gib is not None:
-        return round_up_mib(devices * int(config.hardware.memory_gib * _GIB) + _CPU_OVERHEAD_BYTES)
+        return round_up_mib(devices * int(config.hardware.memory_gib * GIB) + _CPU_OVERHEAD_BYTES)
     if forecast is None:
         # Unknown is no reason to leave it to the site: its default is often 100 MB a core.
         return (
-            None
-            if config.site.exclusive
-            else round_up_mib(devices * 2 * _GIB + _CPU_OVERHEAD_BYTES)
+            None if config.site.exclusive else round_up_mib(devices * 2 * GIB + _CPU_OVERHEAD_BYTES)
         )
     return round_up_mib(devices * forecast.total_bytes + _CPU_OVERHEAD_BYTES)
 
@@ -83,7 +81,7 @@ def round_up_mib(size_bytes: int) -> int:
     Coarse on purpose: forecasts that differ by a few MiB would otherwise make every run of a
     sweep a request of its own, and no two of them could share an array.
     """
-    gib = max(size_bytes, 1) / _GIB
+    gib = max(size_bytes, 1) / GIB
     power = 2.0 ** max(0, math.floor(math.log2(gib))) if gib > 1 else 1.0
     for step in (power, 1.5 * power, 2 * power):
         if gib <= step:

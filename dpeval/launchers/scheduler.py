@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from dpeval.errors import LaunchError
-from dpeval.schema import Frozen
+from dpeval.util.frozen import Frozen
 
 State = Literal["queued", "running", "ended", "unknown"]
 Ending = Literal[

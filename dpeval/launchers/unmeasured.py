@@ -8,8 +8,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from dpeval import __version__
-from dpeval.machine import Environment
-from dpeval.record import Cause, Record, Scheduler, Status
+from dpeval.record.machine import Environment
+from dpeval.record.schema import Cause, Record, Scheduler, Status
 
 if TYPE_CHECKING:
     from dpeval.launchers.job import JobSpec

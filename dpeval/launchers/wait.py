@@ -20,7 +20,8 @@ from dpeval.launchers.job import SPEC_NAME, JobSpec
 from dpeval.launchers.manifest import Manifest
 from dpeval.launchers.scheduler import Scheduler, scheduler, unique
 from dpeval.launchers.unmeasured import unmeasured
-from dpeval.record import Cause, Status
+from dpeval.record import schema
+from dpeval.record.schema import Cause, Status
 
 _SILENCE_S = 600.0
 """How long a scheduler may fail to answer before waiting for it is given up."""
@@ -146,7 +147,7 @@ def settle(status: RunStatus, sweep_dir: Path, launcher: str) -> None:
             spec,
             _STATUSES.get(status.standing, "failed"),
             Cause(kind=status.kind, message=status.text, log=status.log),
-            record.Scheduler(kind=launcher, job_id=status.run.job_id or ""),
+            schema.Scheduler(kind=launcher, job_id=status.run.job_id or ""),
         )
         handle, name = tempfile.mkstemp(prefix=".metrics-", suffix=".tmp", dir=folder)
     except (OSError, ValueError):

@@ -1,1 +1,1 @@
-"""Small helpers that know nothing of dpeval's subject."""
+"""Helpers that know nothing of measuring: files, units, tables, frozen values, imports."""

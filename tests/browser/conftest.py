@@ -14,8 +14,8 @@ from playwright.sync_api import Page, Playwright, sync_playwright
 from dpeval import record
 from dpeval.analysis.pipeline import analyze
 from dpeval.analysis.report.html_report import find_browser
-from dpeval.memory import Budget, Forecast
-from dpeval.record import Cause, MemoryRecord, Record
+from dpeval.record.memory import Budget, Forecast
+from dpeval.record.schema import Cause, MemoryRecord, Record, Warning
 from tests.records import make_record
 
 FLAGS = [
@@ -55,7 +55,7 @@ def study() -> list[Record]:
     runs.append(
         make_record(
             2, 32, 0.7, config=config, study=HOSTILE, command=HOSTILE,
-            warnings=[record.Warning(code="x", text=HOSTILE)],
+            warnings=[Warning(code="x", text=HOSTILE)],
         )
     )  # fmt: skip
     return runs

@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 from dpeval.launchers import manifest as manifests
-from dpeval.record import Record, read
+from dpeval.record.io import read
+from dpeval.record.schema import Record
 from tests.cluster.conftest import Cluster, wait_until
 
 

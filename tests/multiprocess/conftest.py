@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,14 @@ import psutil
 import pytest
 
 from dpeval import record
-from dpeval.record import Record
+from dpeval.record.schema import Record
+from tests.multiprocess.announcing import PREFIX
 
 ROOT = Path(__file__).resolve().parents[2]
 CALIBRATED = ("model=calibrated", "dataset=calibrated", "measure=quick", "analyze=false")
 """Sleeps instead of computing, so that many ranks fit on few cores and times are known."""
+ANNOUNCING = (*CALIBRATED, "model._target_=tests.multiprocess.announcing.build")
+"""The same, for :func:`ranks_of`."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ def train(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> Callab
 
     def run(*overrides: str) -> Finished:
         process = start(*overrides)
-        out, err = process.communicate(timeout=240)
+        out, err = process.communicate(timeout=280)
         return Finished(process.returncode, out, err, tmp_path)
 
     return run
@@ -94,23 +98,34 @@ def descendants(pid: int) -> list[psutil.Process]:
     return list(psutil.Process(pid).children(recursive=True))
 
 
-def ranks_of(pid: int, count: int, timeout_s: float = 60.0) -> list[psutil.Process]:
-    """The `count` rank processes below `pid`, once all of them train."""
-    import time
-
+def ranks_of(
+    process: subprocess.Popen[str], folder: Path, count: int, timeout_s: float = 150.0
+) -> list[psutil.Process]:
+    """The `count` ranks of ``ANNOUNCING`` that `process` started in `folder`, once all have
+    trained for long enough that there is something to keep."""
     deadline_s = time.monotonic() + timeout_s
-    while time.monotonic() < deadline_s:
-        # A rank leads its own process group; the forkserver and its tracker do not.
-        found = [child for child in descendants(pid) if os.getpgid(child.pid) == child.pid]
-        if len(found) == count and all(child.num_threads() > 1 for child in found):
-            time.sleep(2.0)
-            return sorted(found, key=lambda child: child.pid)
+    while time.monotonic() < deadline_s and process.poll() is None:
+        pids = [int(path.name.removeprefix(PREFIX)) for path in folder.glob(f"{PREFIX}*")]
+        if len(pids) == count:
+            return [psutil.Process(pid) for pid in sorted(pids)]
         time.sleep(0.05)
-    raise AssertionError(f"no {count} ranks below {pid} within {timeout_s} s")
+    raise AssertionError(f"no {count} ranks of {process.pid} trained within {timeout_s} s")
 
 
-def wait_for_none(processes: list[psutil.Process], timeout_s: float = 10.0) -> None:
+def wait_for_none(processes: list[psutil.Process], timeout_s: float = 60.0) -> None:
     """All of `processes` end by themselves."""
-    _, alive = psutil.wait_procs(processes, timeout=timeout_s)
-    left = [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+    deadline_s = time.monotonic() + timeout_s
+    left = processes
+    while (left := [process for process in left if lives(process)]) and (
+        time.monotonic() < deadline_s
+    ):
+        time.sleep(0.05)
     assert not left, f"orphans: {left}"
+
+
+def lives(process: psutil.Process) -> bool:
+    """Whether `process` runs; one that nobody has reaped yet does not."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False

@@ -10,7 +10,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -20,6 +19,7 @@ from dpeval import input_bench
 from dpeval.config import DatasetConfig
 from dpeval.data import Source, prepare
 from dpeval.data.sources import pixel_cache
+from tests.multiprocess.conftest import ROOT, wait_for_none
 from tests.unit.data.conftest import (  # noqa: F401  # fixtures are used by name
     FolderOf,
     folder_of,
@@ -27,7 +27,6 @@ from tests.unit.data.conftest import (  # noqa: F401  # fixtures are used by nam
     store,
 )
 
-ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["dataset=imagenette_like", "dataset.train_images=20", "dataset.image_px=32"]
 
 
@@ -122,10 +121,9 @@ def test_workers_end_with_their_rank_however_it_ends(source: Source, tmp_path: P
         "print(*[child.pid for child in multiprocessing.active_children()], flush=True)\n"
         "time.sleep(60)\n"
     )
-    root = Path(__file__).resolve().parents[2]
     rank = subprocess.Popen(
         [sys.executable, str(program)],
-        env={**os.environ, "PYTHONPATH": str(root)},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         text=True,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -139,14 +137,4 @@ def test_workers_end_with_their_rank_however_it_ends(source: Source, tmp_path: P
     rank.send_signal(signal.SIGKILL)
     rank.wait()
     rank.stdout.close()
-    deadline_s = time.monotonic() + 5
-    while time.monotonic() < deadline_s and any(_lives(worker) for worker in workers):
-        time.sleep(0.02)
-    assert not [worker for worker in workers if _lives(worker)]
-
-
-def _lives(process: psutil.Process) -> bool:
-    try:
-        return bool(process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
+    wait_for_none(workers)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.multiprocess.conftest import (
+    ANNOUNCING,
     CALIBRATED,
     Finished,
     descendants,
@@ -22,11 +23,14 @@ from tests.multiprocess.conftest import (
 Start = Callable[..., subprocess.Popen[str]]
 Train = Callable[..., Finished]
 FOUR = (*CALIBRATED, "num_devices=4", "hardware.oversubscribe=true")
-ENDLESS = ("measure.rel_precision=4e-5", "measure.time_limit_s=120", "measure.max_steps=90000")
+ENDLESS = (
+    *ANNOUNCING, "num_devices=4", "hardware.oversubscribe=true",
+    "measure.rel_precision=4e-5", "measure.time_limit_s=250", "measure.max_steps=90000",
+)  # fmt: skip
 
 
 def ended(process: subprocess.Popen[str], folder: Path) -> Finished:
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=120)
     return Finished(process.returncode, out, err, folder)
 
 
@@ -46,16 +50,15 @@ def test_a_rank_that_raises_is_named_and_the_sweep_goes_on(train: Train) -> None
     assert "2 of 2 runs did not end well" in done.err
 
 
-def test_a_rank_that_is_killed_ends_the_run_within_seconds(start: Start, tmp_path: Path) -> None:
-    process = start(*FOUR, *ENDLESS)
-    ranks = ranks_of(process.pid, 4)
-    begin_s = time.monotonic()
+def test_a_rank_that_is_killed_ends_the_run(start: Start, tmp_path: Path) -> None:
+    process = start(*ENDLESS)
+    ranks = ranks_of(process, tmp_path, 4)
     ranks[1].kill()
     done = ended(process, tmp_path)
-    assert time.monotonic() - begin_s < 10
     assert done.status == 1
     cause = done.record.cause
     assert cause is not None
+    # Not "hang", which is found only after seconds of silence.
     assert (cause.kind, cause.signal) == ("signal", "SIGKILL")
     assert cause.rank is not None
     assert done.record.ranks[0].step_s, "what was measured until then is kept"
@@ -63,8 +66,8 @@ def test_a_rank_that_is_killed_ends_the_run_within_seconds(start: Start, tmp_pat
 
 
 def test_a_rank_that_stands_still_is_found_hung(start: Start, tmp_path: Path) -> None:
-    process = start(*FOUR, *ENDLESS)
-    ranks = ranks_of(process.pid, 4)
+    process = start(*ENDLESS)
+    ranks = ranks_of(process, tmp_path, 4)
     ranks[2].suspend()
     done = ended(process, tmp_path)
     assert done.record.status == "failed"
@@ -79,8 +82,8 @@ def test_a_rank_that_stands_still_is_found_hung(start: Start, tmp_path: Path) ->
 def test_a_signal_keeps_what_was_measured(
     start: Start, tmp_path: Path, number: signal.Signals
 ) -> None:
-    process = start("-m", *FOUR, *ENDLESS, "batch=8,16")
-    ranks = ranks_of(process.pid, 4)
+    process = start("-m", *ENDLESS, "batch=8,16")
+    ranks = ranks_of(process, tmp_path, 4)
     process.send_signal(number)
     done = ended(process, tmp_path)
     assert done.status == 130
@@ -98,8 +101,8 @@ def test_a_signal_keeps_what_was_measured(
 
 def test_ctrl_c_in_a_terminal_reaches_the_parent_alone(start: Start, tmp_path: Path) -> None:
     """A terminal sends the signal to the whole foreground group."""
-    process = start(*FOUR, *ENDLESS)
-    ranks = ranks_of(process.pid, 4)
+    process = start(*ENDLESS)
+    ranks = ranks_of(process, tmp_path, 4)
     os.killpg(process.pid, signal.SIGINT)
     done = ended(process, tmp_path)
     assert done.record.status == "interrupted"
@@ -108,8 +111,8 @@ def test_ctrl_c_in_a_terminal_reaches_the_parent_alone(start: Start, tmp_path: P
 
 
 def test_no_orphan_when_the_parent_is_killed(start: Start, tmp_path: Path) -> None:
-    process = start(*FOUR, *ENDLESS)
-    ranks_of(process.pid, 4)
+    process = start(*ENDLESS)
+    ranks_of(process, tmp_path, 4)
     below = descendants(process.pid)
     process.kill()
     process.wait()
@@ -118,8 +121,9 @@ def test_no_orphan_when_the_parent_is_killed(start: Start, tmp_path: Path) -> No
     assert list(tmp_path.glob("outputs/**/metrics.json")) == []
 
 
-def test_ranks_that_finish_leave_no_process(start: Start, tmp_path: Path) -> None:
-    process = start(*FOUR)
-    ranks = ranks_of(process.pid, 4)
-    assert ended(process, tmp_path).status == 0
-    wait_for_none(ranks)
+def test_ranks_that_finish_leave_no_process(train: Train) -> None:
+    done = train(*FOUR)
+    assert done.status == 0
+    pids = [rank.pid for rank in done.record.ranks]
+    assert len(set(pids)) == 4
+    assert not any(psutil.pid_exists(pid) for pid in pids)

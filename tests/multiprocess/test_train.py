@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from dpeval import record
-from dpeval.record import PHASES
+import dpeval
+from dpeval.record.phases import PHASES
 from tests.multiprocess.conftest import CALIBRATED, Finished
 
 Train = Callable[..., Finished]
@@ -53,7 +53,7 @@ def test_a_real_model_trains_on_two_ranks_and_leaves_a_whole_record(train: Train
         assert (hidden <= whole + 1e-9).all()
     slowest = max(sum(rank.step_s[run.window.first :]) for rank in run.ranks)
     assert run.throughput.img_per_s == pytest.approx(8 * run.window.steps / slowest, rel=1e-6)
-    schema = json.loads(Path(record.__file__).with_name("metrics.schema.json").read_text())
+    schema = json.loads(Path(dpeval.__file__).with_name("metrics.schema.json").read_text())
     jsonschema.validate(json.loads(run.model_dump_json()), schema)
     assert "exposed communication" in done.out
 

@@ -10,7 +10,7 @@ import pytest
 
 from dpeval.analysis.frame import runs_frame
 from dpeval.analysis.scaling.findings import find
-from dpeval.record import Record
+from dpeval.record.schema import Record
 from tests.multiprocess.conftest import Finished
 
 Train = Callable[..., Finished]

@@ -17,7 +17,8 @@ from dpeval.analysis.frame import runs_frame
 from dpeval.analysis.pipeline import analyze
 from dpeval.analysis.scaling import pooling
 from dpeval.analyze import main
-from dpeval.record import Cause, Record
+from dpeval.record.phases import PHASES
+from dpeval.record.schema import Cause, Record
 from tests.records import make_record
 
 NO_CORES = Cause(kind="devices", message="8 CPU devices were asked for")
@@ -43,7 +44,7 @@ def test_a_row_says_what_the_record_says(tmp_path: Path) -> None:
     assert row["img_per_s"] == run.throughput.img_per_s
     assert row["num_devices"] == 2
     assert row["step_s"] == pytest.approx(0.5, rel=0.02)
-    assert sum(row[f"{phase}_s"] for phase in record.PHASES) == pytest.approx(row["step_s"])
+    assert sum(row[f"{phase}_s"] for phase in PHASES) == pytest.approx(row["step_s"])
 
 
 def test_what_cannot_be_read_is_told_and_the_rest_goes_on(tmp_path: Path) -> None:

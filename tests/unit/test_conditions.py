@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from dpeval.conditions import Conditions, ConditionSampler, bad_words
+from dpeval.conditions import ConditionSampler, bad_words
 from dpeval.placement import stay_off
+from dpeval.record.conditions import Conditions
 from dpeval.sensors import Clocks, Meter, Rapl
 from tests.unit.trees import grow, process, stat_of_cpus, topology
 

@@ -9,10 +9,10 @@ import pytest
 
 from dpeval.analysis.frame import csv_import
 from dpeval.analysis.report import verdict
-from dpeval.conditions import Conditions
-from dpeval.measure import Balance
-from dpeval.record import Cause, Record, Scheduler, Warning
-from dpeval.yardstick import PAGES, Yardstick
+from dpeval.record.conditions import Conditions
+from dpeval.record.measurement import Balance
+from dpeval.record.reference_times import PAGES, ReferenceTimes
+from dpeval.record.schema import Cause, Record, Scheduler, Warning
 from tests.records import ablation, findings, make_record, perfect
 
 FAST = perfect(2, 32, 0.4)  # 2.5 times as fast as the 1 s of one device
@@ -49,7 +49,7 @@ def with_phase(run: Record, phase: str, share: float) -> Record:
 def with_fixed_work(run: Record, faults_per_step: float, work_s: float = 1.2e-3) -> Record:
     """The same run with page faults of 2 µs on every rank and a machine of a set speed."""
     count = len(run.ranks[0].step_s)
-    work = Yardstick(
+    work = ReferenceTimes(
         step=list(range(1, count)),
         product_s=[work_s - PAGES * 2e-6] * (count - 1),
         page_s=[2e-6] * (count - 1),

@@ -22,8 +22,8 @@ from dpeval.analysis.figures.figure_data import UnsupportedError
 from dpeval.analysis.figures.memory import memory
 from dpeval.analysis.frame import runs_frame
 from dpeval.analysis.scaling import pooling
-from dpeval.memory import Budget, Forecast
-from dpeval.record import Cause, DatasetUsed, MemoryRecord, Record
+from dpeval.record.memory import Budget, Forecast
+from dpeval.record.schema import Cause, DatasetUsed, MemoryRecord, Record
 from tests.records import make_record
 
 GIB = 2**30

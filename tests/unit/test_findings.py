@@ -27,7 +27,7 @@ from dpeval.analysis.scaling.best_configuration import ENERGY, OBJECTIVES, THROU
 from dpeval.analysis.scaling.findings import Findings, find
 from dpeval.analyze import main
 from dpeval.errors import ConfigError
-from dpeval.record import Cause, Record
+from dpeval.record.schema import Cause, Record
 from tests.records import ablation, findings, make_record, perfect
 
 

@@ -19,8 +19,9 @@ from dpeval.config import (
 )
 from dpeval.errors import ConfigError
 from dpeval.forecast import forecast, optimizer_bytes
-from dpeval.heap import KIB, MIB, CachingHeap, GlibcHeap, Heap
+from dpeval.heap import CachingHeap, GlibcHeap, Heap
 from dpeval.memory import NoForecast
+from dpeval.util.units import KIB, MIB
 from dpeval.walk import walk_step
 
 CPU = torch.device("cpu")

@@ -14,16 +14,8 @@ from hypothesis import strategies as st
 
 import dpeval.machine
 from dpeval import cgroups
-from dpeval.machine import (
-    Gpu,
-    Machine,
-    detect,
-    environment,
-    git_state,
-    memory_limit,
-    parse_cpu_list,
-    read_cpus,
-)
+from dpeval.machine import detect, environment, git_state, memory_limit, parse_cpu_list, read_cpus
+from dpeval.record.machine import Gpu, Machine
 from tests.unit.trees import grow, topology
 
 GIB = 2**30

@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 
 from dpeval.config import MeasureConfig
 from dpeval.faults import faults
+from dpeval.intervals import mean_interval, naive_interval
 from dpeval.measure import (
     decide,
     load_balance,
-    mean_interval,
-    naive_interval,
     steady_start,
     window,
 )

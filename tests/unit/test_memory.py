@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from dpeval.config import HardwareConfig
 from dpeval.errors import MachineError
 from dpeval.fit import Try, expand, largest, search
-from dpeval.machine import Gpu, Machine
-from dpeval.memory import GIB, Budget, Decision, Forecast, budget, decide, node_free
+from dpeval.memory import Decision, budget, decide, node_free
 from dpeval.oom import KillCounter, is_out_of_memory, kill_counters, killed_for_memory
 from dpeval.peaks import Peak, learned
+from dpeval.record.machine import Gpu, Machine
+from dpeval.record.memory import Budget, Forecast
+from dpeval.util.units import GIB
 from tests.unit.trees import grow
 
 MIB = 2**20

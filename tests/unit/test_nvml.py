@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from dpeval.conditions import Conditions, ConditionSampler, bad_words
+from dpeval.conditions import ConditionSampler, bad_words
 from dpeval.nvml import GpuReader, connect, open_reader
+from dpeval.record.conditions import Conditions
 from tests.unit.trees import grow, process, stat_of_cpus
 
 

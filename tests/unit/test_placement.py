@@ -7,8 +7,8 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpeval.machine import Cpu, Gpu, Machine
 from dpeval.placement import assign_cpus, cpus_near_gpus, order_cpus
+from dpeval.record.machine import Cpu, Gpu, Machine
 
 
 def host(

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from dpeval import cli
 from dpeval.config import deal
-from dpeval.machine import Cpu, Gpu, Machine
 from dpeval.placement import assign_cpus, cpus_near_gpus, order_cpus
 from dpeval.plan import make_plan
+from dpeval.record.machine import Cpu, Gpu, Machine
 
 
 def machine(cores: int = 4, *, smt: int = 1, numa: int = 1, gpus: int = 0) -> Machine:

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import dpeval
 from dpeval import record
 from dpeval.errors import RecordError
 from tests.records import make_record
 
-SCHEMA = Path(record.__file__).with_name("metrics.schema.json")
+SCHEMA = Path(dpeval.__file__).with_name("metrics.schema.json")
 
 
 def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ from dpeval.launchers.resources import (
     slurm_parameters,
 )
 from dpeval.launchers.submission import oar_script, oarsub_command, sbatch_file
-from dpeval.memory import Forecast
+from dpeval.record.memory import Forecast
 
 OPTIONS = LauncherOptions(signal_s=30)
 GIB = 2**30

@@ -21,7 +21,7 @@ from dpeval.launchers.scheduler import (
     scheduler,
     slurm_state,
 )
-from dpeval.record import Scheduler
+from dpeval.record.schema import Scheduler
 
 SQUEUE = """4_1|PENDING|JobArrayTaskLimit|
 6|PENDING|Resources|

@@ -8,19 +8,19 @@ from pydantic import ValidationError
 
 from dpeval import yardstick
 from dpeval.fixed_work import INTERVAL_S, FixedWork
-from dpeval.yardstick import PAGES, Yardstick
+from dpeval.record.reference_times import PAGES, ReferenceTimes
 
 
-def readings(work_ms: list[float]) -> Yardstick:
+def readings(work_ms: list[float]) -> ReferenceTimes:
     work_s = [value / 1e3 for value in work_ms]
-    return Yardstick(
+    return ReferenceTimes(
         step=list(range(1, len(work_s) + 1)),
         product_s=[value / 2 for value in work_s],
         page_s=[value / 2 / PAGES for value in work_s],
     )
 
 
-def noisy(generator: np.random.Generator, levels: list[float], spread: float) -> Yardstick:
+def noisy(generator: np.random.Generator, levels: list[float], spread: float) -> ReferenceTimes:
     values = [level * np.exp(generator.normal(0, spread)) for level in levels]
     return readings([float(value) for value in values])
 
@@ -44,7 +44,7 @@ def test_of_a_thousand_even_machines_none_is_told() -> None:
 
 def test_few_readings_say_nothing() -> None:
     assert yardstick.changed(readings([1.0] * 8 + [2.0] * 9)) is None
-    assert yardstick.typical_s([Yardstick()]) is None
+    assert yardstick.typical_s([ReferenceTimes()]) is None
     assert yardstick.page_s([]) is None
 
 
@@ -63,7 +63,7 @@ def test_the_typical_work_is_the_median_over_ranks_and_readings() -> None:
 
 def test_readings_that_do_not_belong_together_are_refused() -> None:
     with pytest.raises(ValidationError, match="differ in length"):
-        Yardstick(step=[1, 2], product_s=[1e-3], page_s=[1e-6, 1e-6])
+        ReferenceTimes(step=[1, 2], product_s=[1e-3], page_s=[1e-6, 1e-6])
 
 
 def test_fixed_work_keeps_every_reading_and_says_how_long_to_leave_it() -> None:

@@ -20,7 +20,7 @@ from dpeval.analysis.figures.panels import (
     shade_oversubscribed,
 )
 from dpeval.analysis.frame.labels import device_count
-from dpeval.record import PHASES
+from dpeval.record.phases import PHASE_WORDS, PHASES
 
 
 def time_components(sheet: Sheet) -> Drawing:
@@ -82,7 +82,7 @@ def _sentence(family: Family, batch: int, points: pd.DataFrame) -> str:
     largest = max(parts, key=lambda phase: float(parts[phase]), default="other")
     return (
         f"{family.label} {family.batch_name} {batch}: at {device_count(last.num_devices)} a step "
-        f"takes {last.step_s:.3g} s, most of it {style.PHASE_NAMES[largest]}."
+        f"takes {last.step_s:.3g} s, most of it {PHASE_WORDS[largest]}."
     ).strip()
 
 
@@ -94,7 +94,7 @@ def _present(panel: Panel) -> list[str]:
 def _legend(figure: Figure, present: set[str]) -> None:
     handles = [
         Patch(facecolor=style.PHASE_STYLE[phase][0], hatch=style.PHASE_STYLE[phase][1],
-              edgecolor="white", label=style.PHASE_NAMES[phase])
+              edgecolor="white", label=PHASE_WORDS[phase])
         for phase in PHASES if phase in present
     ]  # fmt: skip
     figure.legend(handles=handles, loc="outside right center", handleheight=1.3, reverse=True)

@@ -12,13 +12,13 @@ from typing import Any
 import pandas as pd
 
 from dpeval.analysis.frame.runs_frame import CONFIGURATION
-from dpeval.record import PHASES
+from dpeval.record.phases import PHASES
+from dpeval.util.units import GIB
 
 FAMILY = tuple(name for name in CONFIGURATION if name not in ("num_devices", "batch"))
 """Columns whose values must be equal for points to share a panel."""
 CELL = (*FAMILY, "num_devices", "batch")
 PHASE_COLUMNS = tuple(f"{phase}_s" for phase in PHASES)
-GIB = 2**30
 
 _MOST_BATCHES = 8
 _HARDWARE = {"cpu": "CPU", "gpu": "GPU"}

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 from dpeval.analysis.figures.configurations import Family, cells, common_words, families
 from dpeval.errors import RecordError
-from dpeval.record import FILE_NAME, Record, read
+from dpeval.record.io import FILE_NAME, read
+from dpeval.record.schema import Record
 
 
 class UnsupportedError(Exception):

@@ -10,10 +10,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
 from dpeval.analysis.figures import style
-from dpeval.analysis.figures.configurations import GIB, Family
+from dpeval.analysis.figures.configurations import Family
 from dpeval.analysis.figures.figure_data import Drawing, Sheet, UnsupportedError
 from dpeval.analysis.figures.panels import Panel, grid, left_out
 from dpeval.analysis.frame.labels import cell_name
+from dpeval.util.units import GIB
 
 _PEAK, _FORECAST, _BUDGET = "#0b5a8f", "#5c5c5c", "#d55e00"
 

@@ -15,7 +15,8 @@ from dpeval.analysis.figures import style
 from dpeval.analysis.figures.configurations import FAMILY, printable
 from dpeval.analysis.figures.figure_data import Drawing, Sheet, UnsupportedError
 from dpeval.analysis.frame.labels import configuration
-from dpeval.record import PHASES, RankRecord, Record
+from dpeval.record.phases import PHASE_WORDS, PHASES
+from dpeval.record.schema import RankRecord, Record
 
 MOST_RUNS = 24
 MOST_RANKS = 16
@@ -253,7 +254,7 @@ def _timeline_legend(axes: Axes, ranks: Sequence[RankRecord], step: int) -> None
     ]  # fmt: skip
     handles = [
         Patch(facecolor=style.PHASE_STYLE[phase][0], hatch=style.PHASE_STYLE[phase][1],
-              edgecolor="white", label=style.PHASE_NAMES[phase])
+              edgecolor="white", label=PHASE_WORDS[phase])
         for phase in present
     ]  # fmt: skip
     handles.append(Patch(facecolor="#f2b183", label="hidden communication"))

@@ -33,16 +33,6 @@ PHASE_STYLE = {
     "other": ("#c9c9c9", ""),
 }
 """Fill and hatch per phase: Okabe-Ito hues spread in lightness, so that grey prints keep them."""
-PHASE_NAMES = {
-    "data": "data wait",
-    "h2d": "copy to device",
-    "forward": "forward",
-    "backward": "backward",
-    "comm_exposed": "exposed communication",
-    "optimizer": "optimizer",
-    "other": "other",
-}
-
 _RC: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 9,

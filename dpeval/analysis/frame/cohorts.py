@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from dpeval.record import Record
+from dpeval.record.schema import Record
 
 NOT_TASK = frozenset(
     [

@@ -19,7 +19,8 @@ import numpy as np
 from dpeval import yardstick
 from dpeval.analysis.frame import cohorts
 from dpeval.errors import RecordError
-from dpeval.record import PHASES, Ablation, Record, readings
+from dpeval.record.phases import PHASES
+from dpeval.record.schema import Ablation, Record, readings
 
 VERSION = 3
 """Raised whenever :func:`row` says something else for the same record: caches then start anew."""

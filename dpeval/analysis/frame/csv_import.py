@@ -21,10 +21,12 @@ from dpeval.analysis.frame.columns import text
 from dpeval.assemble import throughput
 from dpeval.config import deal
 from dpeval.errors import ConfigError, nearest
-from dpeval.machine import Environment
-from dpeval.measure import Balance, Interval, Window, load_balance
-from dpeval.plan import Plan, RankPlan
-from dpeval.record import PHASES, PhaseStats, RankRecord, Record
+from dpeval.measure import load_balance
+from dpeval.record.machine import Environment
+from dpeval.record.measurement import Balance, Interval, Window
+from dpeval.record.phases import PHASES
+from dpeval.record.plan import Plan, RankPlan
+from dpeval.record.schema import PhaseStats, RankRecord, Record
 
 Share = Literal["floor", "even", "nominal"]
 SHARES: tuple[Share, ...] = ("floor", "even", "nominal")

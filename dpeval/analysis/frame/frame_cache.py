@@ -13,7 +13,7 @@ from typing import Any
 from dpeval import __version__
 from dpeval.analysis.frame import columns
 from dpeval.analysis.frame.reader import Line
-from dpeval.record import SCHEMA_VERSION
+from dpeval.record.io import SCHEMA_VERSION
 
 FILE_NAME = ".cache.parquet"
 _KEY = b"dpeval"

@@ -22,11 +22,12 @@ from dpeval import record
 from dpeval.analysis.frame.columns import row, text
 from dpeval.errors import RecordError
 from dpeval.machine import allowed_cpus
+from dpeval.util.units import MIB
 
 Line = dict[str, Any] | str
 """A run's row, or why it has none."""
 
-MOST_BYTES = 256 * 2**20
+MOST_BYTES = 256 * MIB
 """A larger file is no record: 100,000 steps of 100 ranks take less."""
 PARALLEL_FROM = 2_000
 """Starting processes takes about a second; fewer records are read sooner than that."""

@@ -16,7 +16,8 @@ from dpeval import record
 from dpeval.analysis.frame import cohorts, frame_cache, reader
 from dpeval.analysis.frame.columns import BOOLEANS, COLUMNS, INTEGERS, OBJECTS, TEXTS, row, text
 from dpeval.errors import RecordError
-from dpeval.record import PHASES, Record
+from dpeval.record.phases import PHASES
+from dpeval.record.schema import Record
 
 __all__ = ["COLUMNS", "CONFIGURATION", "Loaded", "find", "load", "of_records", "row"]
 
@@ -42,7 +43,7 @@ class Loaded:
         """The long frame: one row per run, rank, step and phase; read anew from the records.
 
         Columns: `path` (folder of the record), `rank`, `step` (from the run's first), `phase`
-        (one of :data:`~dpeval.record.PHASES`, or ``step`` for the whole), `seconds`, `measured`
+        (one of :data:`PHASES`, or ``step`` for the whole), `seconds`, `measured`
         (False: warm-up). A record that is gone by now is left out.
         """
         parts = list(_step_parts(self.runs["path"]))

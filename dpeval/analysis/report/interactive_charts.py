@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dpeval.analysis.figures.configurations import GIB, Family, device_word, shortfall
+from dpeval.analysis.figures.configurations import Family, device_word, shortfall
 from dpeval.analysis.figures.figure_data import Sheet
 from dpeval.analysis.figures.memory import rank_batch
 from dpeval.analysis.figures.scaling import speedups
-from dpeval.analysis.figures.style import PHASE_NAMES
 from dpeval.analysis.frame.labels import device_count
-from dpeval.record import PHASES
+from dpeval.record.phases import PHASE_WORDS, PHASES
+from dpeval.util.units import GIB
 
 MOST_FAMILIES = 12
 _MOST_PATHS = 3
@@ -273,14 +273,14 @@ def _components(family: Family, runs: Runs) -> Chart:
         if not any(values):
             continue
         hover = [
-            f"{_head(family, cell)}<br>{PHASE_NAMES[phase]}: {value * 1e3:.4g} ms, "
+            f"{_head(family, cell)}<br>{PHASE_WORDS[phase]}: {value * 1e3:.4g} ms, "
             f"{value / cell.step_s:.1%} of the step{_marks(cell)}<br>{_where(runs, cell)}"
             for cell, value in zip(cells, values, strict=True)
         ]
         traces.append(
             {
                 "type": "bar",
-                "name": PHASE_NAMES[phase],
+                "name": PHASE_WORDS[phase],
                 "x": axis,
                 "y": [value * 1e3 for value in values],
                 "text": hover,

@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from dpeval.analysis.figures.configurations import GIB
 from dpeval.analysis.frame.labels import configuration
+from dpeval.util.units import GIB
 
 MOST_ROWS = 2_000
 _MOST_TEXT = 200

@@ -13,11 +13,11 @@ from rich.table import Table
 from dpeval.analysis.scaling.best_configuration import Choice
 from dpeval.analysis.scaling.compare import Change
 from dpeval.analysis.scaling.findings import Findings
-from dpeval.tables import make_table
+from dpeval.util.tables import make_table
+from dpeval.util.units import GIB
 
 MOST_SERIES = 12
 MOST_ROWS = 100
-_GIB = 2**30
 _HEADINGS = (
     "devices", "batch", "img/s", "± 95 %", "speedup", "efficiency", "exposed comm.", "runs",
     "notes",
@@ -83,7 +83,7 @@ def _shown(value: float, form: str) -> str:
 def _need(row: dict[str, Any]) -> str:
     need, have = row["forecast_bytes"], row["budget_bytes"]
     if row["status"] in ("oom", "skipped") and pd.notna(need) and pd.notna(have) and need > have:
-        return f"needs {need / _GIB:.1f} GiB, has {have / _GIB:.1f} GiB"
+        return f"needs {need / GIB:.1f} GiB, has {have / GIB:.1f} GiB"
     return textwrap.shorten(str(row["cause"]), 60, placeholder=" …")
 
 

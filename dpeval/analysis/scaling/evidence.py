@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 
 from dpeval.analysis.scaling.efficiency import MEANING, Waterfall
-from dpeval.record import PHASES
+from dpeval.record.phases import PHASES
+from dpeval.util.units import MAD_TO_STD
 
 OUTLIER_SHARE = 0.10
 """A repetition this far from the median of the others …"""
@@ -49,7 +50,7 @@ def outlier(pair: Pair) -> str | None:
     if len(times) < 3:
         return None
     centre = float(times.median())
-    spread = 1.4826 * float((times - centre).abs().median())
+    spread = MAD_TO_STD * float((times - centre).abs().median())
     far = times[(times - centre > OUTLIER_SHARE * centre)
                 & (times - centre > OUTLIER_SCORE * spread)]  # fmt: skip
     if far.empty:

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dpeval.analysis.frame.runs_frame import COLUMNS, CONFIGURATION
-from dpeval.record import PHASES
+from dpeval.record.phases import PHASES
 
 UNSEEN_SPREAD = 0.01
 """Relative standard deviation between runs that is assumed where nothing was repeated: a run's own

@@ -8,12 +8,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from dpeval.analysis.scaling.pooling import UNSEEN_SPREAD, student
 from dpeval.analysis.scaling.speedup import FAMILY, having, log_halves
-
-Floats = NDArray[np.float64]
+from dpeval.util.arrays import Floats
 
 REFUSED_P = 0.01
 """A law whose misfit is less likely than this by chance is not supported by the data."""

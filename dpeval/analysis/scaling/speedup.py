@@ -10,11 +10,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from dpeval.analysis.frame.runs_frame import CONFIGURATION
-
-Floats = NDArray[np.float64]
+from dpeval.util.arrays import Floats
 
 FAMILY = [name for name in CONFIGURATION if name != "num_devices"]
 """What points of one scaling curve share."""

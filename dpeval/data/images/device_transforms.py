@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dpeval.util.units import MIB
+
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 """Per channel, of ImageNet, for pixels in [0, 1] (torchvision's reference training)."""
-PART_BYTES = 1 << 20
+PART_BYTES = MIB
 """float32 normalised at a time on CPU: the second pass over it then meets the first one's results
 in the core's own cache. Smaller parts cost more calls (a quarter more time at 256 KiB)."""
 

@@ -25,8 +25,9 @@ from dpeval.data.sources.progress import Say, amount, progress
 from dpeval.data.sources.source import Source, making, one_line
 from dpeval.data.sources.synthetic import WNIDS, imagenette_like
 from dpeval.errors import DataError
+from dpeval.util.units import MIB
 
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = MIB
 READ_TIMEOUT_S = 60.0
 RETRY_AFTER_S = 600.0
 """A sweep of many runs must not wait for an absent network once per run."""

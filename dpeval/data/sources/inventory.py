@@ -15,7 +15,7 @@ from dpeval.data.sources import imagenette, pixel_cache, synthetic
 from dpeval.data.sources.image_folder import EXTENSIONS
 from dpeval.data.sources.progress import Say, progress
 from dpeval.errors import DataError, nearest
-from dpeval.schema import Frozen
+from dpeval.util.frozen import Frozen
 
 Kind = Literal["data set", "archive", "cache", "left over"]
 LEFT_OVER = (".part", ".generating", ".extracting", ".building", ".unreachable", ".tmp")

@@ -27,7 +27,8 @@ from dpeval.data.images.augment import middle_square
 from dpeval.data.sources.progress import Say, progress
 from dpeval.data.sources.source import Source, making, one_line, store
 from dpeval.errors import DataError
-from dpeval.schema import Frozen
+from dpeval.util.frozen import Frozen
+from dpeval.util.units import GIB
 
 MARGIN = 8 / 7
 """Side of a squashed image over the side that the model sees, as 256 px for 224 px is usual."""
@@ -148,7 +149,7 @@ def build(path: Path, files: list[Path], shape: Layout, wanted: str, source: str
     done = building.stat().st_size // kind.itemsize if building.exists() else 0
     needed = (len(files) - done) * kind.itemsize
     _require_room(path, needed)
-    what = f"decoding {len(files):,} images once to {shape.side_px} px ({needed / 2**30:.2f} GiB)"
+    what = f"decoding {len(files):,} images once to {shape.side_px} px ({needed / GIB:.2f} GiB)"
     with (
         building.open("r+b" if building.exists() else "w+b") as file,
         progress(say, what, len(files), "images", done=done) as advance,
@@ -182,8 +183,8 @@ def _require_room(path: Path, needed: int) -> None:
     free = shutil.disk_usage(path.parent).free
     if free < needed:
         raise DataError(
-            f"{path} needs {needed / 2**30:.2f} GiB more and {path.parent} has "
-            f"{free / 2**30:.2f} GiB free; free space there, choose another folder with "
+            f"{path} needs {needed / GIB:.2f} GiB more and {path.parent} has "
+            f"{free / GIB:.2f} GiB free; free space there, choose another folder with "
             "DPEVAL_DATA, or use dataset.loader=jpeg, which needs no cache"
         )
 

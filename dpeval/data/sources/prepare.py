@@ -10,7 +10,7 @@ from dpeval.data.sources import pixel_cache
 from dpeval.data.sources.progress import Say
 from dpeval.data.sources.source import Source, data_root, one_line
 from dpeval.errors import DataError
-from dpeval.record import DatasetUsed
+from dpeval.record.schema import DatasetUsed
 from dpeval.util.importing import locate
 
 Make = Callable[[DatasetConfig, Path, Say], object]

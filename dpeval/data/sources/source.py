@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from dpeval.config import DatasetConfig
 from dpeval.data.sources.progress import Say
 from dpeval.errors import DataError
-from dpeval.schema import Frozen
+from dpeval.util.frozen import Frozen
 
 LOCK_WAIT_S = 3600.0
 

@@ -6,31 +6,18 @@ counts from the first step of the run; ``window.first`` says where the steady st
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from dpeval.conditions import Conditions
-from dpeval.errors import RecordError
-from dpeval.machine import Environment
-from dpeval.measure import Balance, Window
-from dpeval.memory import Budget, Forecast
-from dpeval.plan import Plan
-from dpeval.schema import Frozen
-from dpeval.yardstick import Yardstick
-
-SCHEMA_VERSION = 1
-FILE_NAME = "metrics.json"
-
-PHASES = ("data", "h2d", "forward", "backward", "comm_exposed", "optimizer", "other")
-"""The parts of a step, in order; they add up to it. `other` is the remainder."""
-OWN_PHASES = tuple(phase for phase in PHASES if phase != "comm_exposed")
-"""The parts in which a rank works on its own; in the rest of a step it waits for others."""
+from dpeval.record.conditions import Conditions
+from dpeval.record.machine import Environment
+from dpeval.record.measurement import Balance, Window
+from dpeval.record.memory import Budget, Forecast
+from dpeval.record.plan import Plan
+from dpeval.record.reference_times import ReferenceTimes
+from dpeval.util.frozen import Frozen
 
 Status = Literal["ok", "skipped", "oom", "failed", "interrupted"]
 
@@ -121,7 +108,7 @@ class RankRecord(Frozen):
     baseline_bytes: int | None = None
     """Memory of the rank before the model was built (interpreter, libraries, CUDA context)."""
     threads: int = 1
-    yardstick: Yardstick | None = None
+    yardstick: ReferenceTimes | None = None
     """Fixed work between steps, on CPU ranks: how fast the machine itself was."""
 
 
@@ -235,83 +222,9 @@ class Record(Frozen):
     """What this record cannot say (for records made from foreign files)."""
 
 
-def readings(ranks: Sequence[RankRecord], window: Window | None) -> list[Yardstick]:
+def readings(ranks: Sequence[RankRecord], window: Window | None) -> list[ReferenceTimes]:
     """What each CPU rank's fixed work took within the main window."""
     if window is None:
         return []
     last = window.first + window.steps
     return [rank.yardstick.within(window.first, last) for rank in ranks if rank.yardstick]
-
-
-def write(record: Record, path: Path) -> None:
-    """Write `record` to `path` so that a reader finds the old file, the new one, or none.
-
-    Raises:
-        OSError: the folder cannot be written (no space, no permission).
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".metrics-", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(record.model_dump_json(indent=None))
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def read(path: Path) -> Record:
-    """Read a record of any version that dpeval ever wrote.
-
-    Raises:
-        RecordError: not JSON, not a dpeval record, cut off, or of a later version.
-    """
-    try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise RecordError(f"{path}: cannot be read ({error.strerror})") from error
-    return parse(text, str(path))
-
-
-def below(folder: Path) -> Iterator[Path]:
-    """Every record's file below `folder`, in no order; none where there is no such folder."""
-    # Path.rglob takes four times as long on a tree of 100,000 folders.
-    for base, _, names in os.walk(folder):
-        if FILE_NAME in names:
-            yield Path(base) / FILE_NAME
-
-
-def parse(text: bytes, name: str) -> Record:
-    """Parse the bytes of a ``metrics.json``; `name` is for messages.
-
-    Raises:
-        RecordError: see :func:`read`.
-    """
-    try:
-        return Record.model_validate_json(text)
-    except ValidationError as error:
-        raise RecordError(f"{name}: {_why(text, error)}") from error
-
-
-def _why(text: bytes, error: ValidationError) -> str:
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
-        return "is not complete JSON"
-    if not isinstance(content, dict) or "schema_version" not in content:
-        return "is not a dpeval record (no schema_version)"
-    version = content["schema_version"]
-    if version != SCHEMA_VERSION:
-        return f"has schema version {str(version)[:20]}; this dpeval reads up to {SCHEMA_VERSION}"
-    first = error.errors(include_input=False, include_url=False)[0]
-    where = ".".join(str(part)[:40] for part in first["loc"])
-    return f"is not a valid record: {where}: {first['msg']}"
-
-
-def json_schema() -> dict[str, Any]:
-    """The JSON Schema (2020-12) of ``metrics.json``."""
-    return Record.model_json_schema()

@@ -1,0 +1,62 @@
+"""The condition of the machine while a run measured."""
+
+from __future__ import annotations
+
+from dpeval.util.frozen import Frozen
+
+MIN_ELAPSED_S = 1.0
+"""Below this the kernel's 10 ms ticks say nothing about shares of a per cent."""
+
+
+class Conditions(Frozen):
+    """Sampled from outside the ranks while they measured."""
+
+    samples: int
+    interval_s: float
+    """Mean time between samples."""
+    elapsed_s: float = 0.0
+    """From the first sample to the last."""
+    cpu_mhz: dict[str, float] = {}
+    """Median, min and max over samples of the ranks' cores."""
+    steal_share: float | None = None
+    """Share of the ranks' CPUs' time that a hypervisor gave to others."""
+    interrupt_share: float | None = None
+    """Share of the ranks' CPUs' time spent on interrupts, the ranks' own network traffic
+    included."""
+    busy_share: dict[str, float] = {}
+    """Per CPU of the ranks: share of its time in any process."""
+    foreign_share: dict[str, float] = {}
+    """Per CPU of the ranks: share of its time taken by other processes."""
+    sibling_share: dict[str, float] = {}
+    """Per SMT sibling of the ranks' CPUs that no rank uses: share taken by other processes."""
+    taken_by: list[str] = []
+    """Other processes that ran on the ranks' CPUs, the greediest first."""
+    quota_share: float | None = None
+    """Share of the ranks' CPUs' time during which a cgroup quota stopped this job."""
+    heat_events: int | None = None
+    """How often heat made the processor slow the ranks' cores down."""
+    context_switches_per_s: float | None = None
+    """Of the ranks' main threads, all ranks together."""
+    major_faults: int | None = None
+    minor_faults_per_s: float | None = None
+    """Of all ranks together. One takes about 2 µs: thousands in every step mean that the C library
+    gives memory back to the system and takes it anew, which is part of a training's cost."""
+    load_average: float | None = None
+    memory_bytes_per_s: float | None = None
+    """To and from memory, by all cores of the host."""
+    gpus: dict[str, dict[str, float]] = {}
+    """Per GPU: sm_mhz, temperature_c, power_w, throttled_share, foreign_processes, …"""
+    energy_j: float | None = None
+    """Between the first sample and the last; divide by `elapsed_s` for power."""
+    energy_source: str = ""
+    unreadable: list[str] = []
+    """What this machine does not let be read."""
+    bad: list[str] = []
+    """Conditions that make the figures suspect, in words."""
+
+    @property
+    def power_w(self) -> float | None:
+        """Mean power; over the throughput in img/s it is the energy per image, J."""
+        if self.energy_j is None or self.elapsed_s < MIN_ELAPSED_S:
+            return None
+        return self.energy_j / self.elapsed_s

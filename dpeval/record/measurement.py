@@ -1,0 +1,51 @@
+"""What was measured: the main window, its mean step and the balance of the ranks."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from dpeval.util.frozen import Frozen
+
+StopReason = Literal["precision", "time_limit", "max_steps", "interrupted"]
+
+
+class Interval(Frozen):
+    """A mean with its 95 % interval; the unit is the series'."""
+
+    mean: float
+    low: float
+    high: float
+    effective_samples: float
+    """How many independent samples the autocorrelated series is worth."""
+
+    @property
+    def rel_half_width(self) -> float:
+        """Half-width over mean."""
+        return (self.high - self.low) / 2 / self.mean if self.mean else float("inf")
+
+
+class Window(Frozen):
+    """The main window: which steps were measured and how sure their mean is."""
+
+    first: int
+    """Index of the first measured step; the steps before it are warm-up."""
+    steps: int
+    """Number of measured steps."""
+    steady: bool
+    stopped_by: StopReason
+    step_s: Interval
+    """Mean step time of the slowest rank, s."""
+    rule: str
+    """How the beginning of the steady state was found."""
+    drift: float = 0.0
+    """Change along the fitted line over the window, as a fraction of the mean."""
+
+
+class Balance(Frozen):
+    """How evenly ranks are loaded."""
+
+    value: float
+    """Mean over max of the ranks' compute time: POP's load balance efficiency, in (0, 1]."""
+    slowest_rank: int
+    compute_s: list[float]
+    """Median compute time of a step, per rank."""

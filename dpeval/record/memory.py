@@ -1,0 +1,39 @@
+"""The forecast of a rank's memory, and what it may use."""
+
+from __future__ import annotations
+
+from dpeval.util.frozen import Frozen
+
+ALLOWANCES = ("fragmentation", "runtime", "process", "workspace", "context", "allowance")
+
+
+class Forecast(Frozen):
+    """Forecast peak memory of the fullest rank, in bytes, by part."""
+
+    total_bytes: int
+    parts: dict[str, int]
+    """At the fullest moment: parameters, gradients, optimizer, buckets, activations, input,
+    transient; and the allowances: fragmentation, runtime and process (CPU), or fragmentation,
+    workspace and context (GPU); with source ``fit``, `allowance` stands for them. They add up to
+    `total_bytes`."""
+    source: str
+    """``model`` (counted without data) or ``fit`` (a line through measured peaks)."""
+
+    @property
+    def counted_bytes(self) -> int:
+        """The total without the allowances."""
+        return self.total_bytes - sum(self.parts.get(name, 0) for name in ALLOWANCES)
+
+    def with_allowance_of(self, other: Forecast) -> Forecast:
+        """What is counted here with the allowances that stand in `other`."""
+        counted = {name: size for name, size in self.parts.items() if name not in ALLOWANCES}
+        allowances = {name: size for name, size in other.parts.items() if name in ALLOWANCES}
+        parts = counted | allowances
+        return Forecast(total_bytes=sum(parts.values()), parts=parts, source=other.source)
+
+
+class Budget(Frozen):
+    """Memory that one rank may use, in bytes, and who sets it."""
+
+    bytes: int
+    source: str

@@ -1,0 +1,23 @@
+"""The phases of a step: their names in a record, and the words a person reads for them."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+Phase = Literal["data", "h2d", "forward", "backward", "comm_exposed", "optimizer", "other"]
+
+PHASES: tuple[str, ...] = get_args(Phase)
+"""The phases in order; their times add up to the step."""
+MARKED_PHASES: tuple[str, ...] = tuple(phase for phase in PHASES if phase != "other")
+"""The phases that a rank marks; `other` is what remains of the step."""
+OWN_PHASES: tuple[str, ...] = tuple(phase for phase in PHASES if phase != "comm_exposed")
+"""The phases in which a rank works on its own; in the rest of a step it waits for others."""
+PHASE_WORDS: dict[str, str] = {
+    "data": "data wait",
+    "h2d": "copy to device",
+    "forward": "forward",
+    "backward": "backward",
+    "comm_exposed": "exposed communication",
+    "optimizer": "optimizer",
+    "other": "other",
+}

@@ -1,0 +1,44 @@
+"""What every rank was planned to do."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from dpeval.util.frozen import Frozen
+
+
+class RankPlan(Frozen):
+    """One rank's share."""
+
+    rank: int
+    node: int
+    local_rank: int
+    device: str
+    """``cpu`` or ``cuda:<index>``."""
+    gpu_uuid: str = ""
+    """The GPU itself, whatever ``CUDA_VISIBLE_DEVICES`` makes of its index."""
+    cpus: list[int]
+    """Logical CPUs it is pinned to."""
+    spare_cpus: list[int] = []
+    """Logical CPUs that no rank computes on and that this rank's data workers may use."""
+    threads: int
+    batch: int
+    """Images per step of this rank."""
+    weight: float
+    """Factor on this rank's mean loss in that of the global batch: batch / global_batch."""
+
+
+class Plan(Frozen):
+    """What will be run."""
+
+    world_size: int
+    global_batch: int
+    micro_batches: int = 1
+    backend: str
+    ranks: list[RankPlan]
+    notes: list[str] = []
+    """What a reader of the figures should know (oversubscribed, SMT siblings shared, …)."""
+    skip: str | None = None
+    """Why this run is not started; None where it is."""
+    skip_kind: Literal["devices", "time_limit"] = "devices"
+    """What it lacks, as in a record's cause."""

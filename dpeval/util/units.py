@@ -1,0 +1,7 @@
+"""Units of size, and the constant that turns a median deviation into a standard one."""
+
+from __future__ import annotations
+
+KIB, MIB, GIB = 2**10, 2**20, 2**30
+MAD_TO_STD = 1.4826
+"""A normal variable's standard deviation over its median absolute deviation, 1 / Φ⁻¹(3/4)."""

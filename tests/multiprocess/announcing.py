@@ -1,0 +1,33 @@
+"""A calibrated model whose ranks announce, each in a file, that they are well into training."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from torch import nn
+
+from dpeval import calibrated
+
+STEPS = 30
+"""More than the warm-up and the least window of ``measure=quick`` together."""
+PREFIX = "training-"
+"""A rank's file in the working directory: this and its process id."""
+
+
+def build(**args: Any) -> nn.Module:
+    """The model of :func:`dpeval.calibrated.build`; its ranks announce step `STEPS`."""
+    model = calibrated.build(**args)
+    steps = 0
+
+    def count(*_: object) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == STEPS:
+            Path(f"{PREFIX}{os.getpid()}").touch()
+
+    if dist.is_initialized():  # else it is only being looked at, before the ranks start
+        model.register_forward_pre_hook(count)
+    return model
