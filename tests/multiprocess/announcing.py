@@ -9,7 +9,7 @@ from typing import Any
 import torch.distributed as dist
 from torch import nn
 
-from dpeval import calibrated
+from dpeval.components import calibrated
 
 STEPS = 30
 """More than the warm-up and the least window of ``measure=quick`` together."""
@@ -18,7 +18,7 @@ PREFIX = "training-"
 
 
 def build(**args: Any) -> nn.Module:
-    """The model of :func:`dpeval.calibrated.build`; its ranks announce step `STEPS`."""
+    """The model of :func:`dpeval.components.calibrated.build`; its ranks announce step `STEPS`."""
     model = calibrated.build(**args)
     steps = 0
 
