@@ -13,9 +13,10 @@ import numpy as np
 from dpeval import __version__, caveats, measure, yardstick
 from dpeval.board import COLUMNS, Board
 from dpeval.config import identity, to_plain
+from dpeval.record.codes import Status, StopReason
 from dpeval.record.conditions import Conditions
 from dpeval.record.machine import Environment
-from dpeval.record.measurement import StopReason, Window
+from dpeval.record.measurement import Window
 from dpeval.record.phases import OWN_PHASES, PHASES
 from dpeval.record.schema import (
     Ablation,
@@ -28,7 +29,6 @@ from dpeval.record.schema import (
     RankRecord,
     Record,
     SetupTimes,
-    Status,
     Throughput,
     readings,
 )

@@ -17,7 +17,7 @@ from dpeval.clock import PhaseClock
 from dpeval.config import MeasureConfig
 from dpeval.fixed_work import FixedWork
 from dpeval.measure import decide
-from dpeval.record.measurement import StopReason
+from dpeval.record.codes import StopReason
 
 CHECK_EVERY_S, MOST_CHECK_EVERY_S = 0.5, 2.0
 CHECK_SHARE = 0.05

@@ -12,6 +12,7 @@ import numpy as np
 
 from dpeval.intervals import dot, mean_interval
 from dpeval.measure import DRIFT_SIZE, MIN_TESTED, Steady, winsorised
+from dpeval.record.codes import DiagnosticCode
 from dpeval.record.measurement import Window
 from dpeval.util.arrays import Floats
 from dpeval.util.frozen import Frozen
@@ -47,8 +48,7 @@ buckets do show in steps of 10 ms."""
 class Fault(Frozen):
     """Something found wrong in the step series, named."""
 
-    code: str
-    """straggler, input_bound, jitter, cold_start or drift."""
+    code: DiagnosticCode
     text: str
     ranks: list[int] = []
 

@@ -14,7 +14,8 @@ import numpy as np
 
 from dpeval.config import MeasureConfig
 from dpeval.intervals import dot, effective_samples, lag_one, mean_interval
-from dpeval.record.measurement import Balance, Interval, StopReason, Window
+from dpeval.record.codes import StopReason
+from dpeval.record.measurement import Balance, Interval, Window
 from dpeval.util.arrays import Floats
 from dpeval.util.frozen import Frozen
 from dpeval.util.units import MAD_TO_STD

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import psutil
@@ -24,6 +23,7 @@ from dpeval.board import Board
 from dpeval.config import Config
 from dpeval.errors import MachineError
 from dpeval.record.plan import Plan, RankPlan
+from dpeval.util.files import replacing, write_atomically
 from dpeval.util.frozen import Frozen
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 PART_TIMEOUT_S = 60.0
 """How long node 0 waits for what another node measured, once its own ranks have ended."""
-PEER = "peer"
+PEER: Literal["peer"] = "peer"
 """Kind of a failure that is only another node's."""
 
 
@@ -103,7 +103,7 @@ def interface_of(config: Config) -> tuple[str, str]:
 
 def announce(node: Node, host: str, port: int) -> None:
     """Tell the other nodes where node 0 serves the store."""
-    _write(_meeting_path(node), _Address(host=host, port=port).model_dump_json())
+    write_atomically(_meeting_path(node), _Address(host=host, port=port).model_dump_json())
 
 
 def find(node: Node, config: Config) -> Meeting:
@@ -140,7 +140,7 @@ class Alarm:
 
     def raise_(self) -> None:
         """Tell the other nodes that this one's ranks have failed."""
-        _write(self._path(self._node.index), "")
+        write_atomically(self._path(self._node.index), "")
 
     def heard(self) -> Failure | None:
         """The failure that another node has told of; looks once a second."""
@@ -167,11 +167,9 @@ def leave_part(
     own = [rank for rank in plan.ranks if rank.node == node.index]
     steps = {rank.rank: board.steps(rank.local_rank) for rank in own}
     path = _part_path(node, node.index)
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        rows = {str(rank.rank): board.rows(rank.local_rank)[: steps[rank.rank]] for rank in own}
+    rows = {str(rank.rank): board.rows(rank.local_rank)[: steps[rank.rank]] for rank in own}
+    with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **rows)  # type: ignore[arg-type]  # its stub knows no ** of arrays
-    os.replace(temporary, path)
     results = TypeAdapter(list[RankResult]).dump_json(list(outcome.results.values()))
     failure = TypeAdapter(Failure | None).dump_json(outcome.failure)
     part = _Part(
@@ -183,7 +181,7 @@ def leave_part(
         interrupted_by=outcome.interrupted_by,
     )
     # Written last: node 0 reads the series when it sees this.
-    _write(path.with_suffix(".json"), part.model_dump_json())
+    write_atomically(path.with_suffix(".json"), part.model_dump_json())
 
 
 def gather(node: Node, plan: Plan, board: Board, outcome: Outcome, pids: dict[int, int]) -> Plan:
@@ -246,9 +244,3 @@ def _meeting_path(node: Node) -> Path:
 
 def _part_path(node: Node, index: int) -> Path:
     return node.folder / f".node-{index}-{node.attempt}.npz"
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_suffix(f".tmp{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -22,6 +22,7 @@ from dpeval import oom
 from dpeval.board import COLUMNS, Board, Stage
 from dpeval.config import HardwareConfig
 from dpeval.machine import resident
+from dpeval.record.codes import FailureCode
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext
@@ -42,8 +43,7 @@ COLLECTIVE_ERRORS = ("gloo", "nccl", "connection closed by peer", "connection re
 class Failure:
     """Why the ranks of a run were ended."""
 
-    kind: str
-    """exception, oom, signal, exit, hang, startup, interrupt, peer, lost_node."""
+    kind: FailureCode
     rank: int | None
     message: str
     exception: str | None = None

@@ -33,7 +33,7 @@ from dpeval.devices import Device, autocast, grad_scaler, open_device, set_numer
 from dpeval.fixed_work import FixedWork
 from dpeval.heap import keep_freed_memory
 from dpeval.oom import be_first_to_go, is_out_of_memory
-from dpeval.record.measurement import StopReason
+from dpeval.record.codes import StopReason
 from dpeval.record.plan import Plan
 from dpeval.record.reference_times import ReferenceTimes
 from dpeval.util.importing import locate

@@ -14,6 +14,7 @@ from dpeval.analysis.frame import runs_frame
 from dpeval.analysis.scaling.findings import Findings, find
 from dpeval.assemble import throughput
 from dpeval.config import MeasureConfig, deal
+from dpeval.record.codes import Status
 from dpeval.record.machine import Environment
 from dpeval.record.phases import PHASES
 from dpeval.record.plan import Plan, RankPlan
@@ -26,7 +27,6 @@ from dpeval.record.schema import (
     RankRecord,
     Record,
     SetupTimes,
-    Status,
 )
 
 SHARES = {

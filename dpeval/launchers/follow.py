@@ -17,18 +17,16 @@ from dpeval import record
 from dpeval.errors import RecordError
 from dpeval.launchers.manifest import Manifest, SentRun
 from dpeval.launchers.scheduler import UNKNOWN, Ending, JobState, Scheduler, unique
+from dpeval.record.codes import CauseCode, Status
+from dpeval.util.files import replacing
 from dpeval.util.frozen import Frozen
 from dpeval.util.units import MIB
 
 PROGRESS_NAME = "progress.json"
 Standing = Literal[
+    Status,
     "queued",
     "running",
-    "ok",
-    "skipped",
-    "oom",
-    "failed",
-    "interrupted",
     "lost",
     "left out",
     "not sent",
@@ -56,8 +54,8 @@ class RunStatus(Frozen):
 
     run: SentRun
     standing: Standing
-    kind: str = ""
-    """The cause's kind where the run did not end well."""
+    kind: CauseCode | Literal[""] = ""
+    """The cause's code where the run is not ``ok``."""
     text: str = ""
     log: str = ""
     """The end of the job's log, where it explains something."""
@@ -69,7 +67,7 @@ class _Headline:
     """The few fields of a record that a status needs."""
 
     status: Standing
-    kind: str
+    kind: CauseCode | Literal[""]
     message: str
     img_per_s: float | None
 
@@ -170,7 +168,7 @@ def read_progress(folder: Path) -> Progress | None:
         return None
 
 
-_ENDINGS: Mapping[Ending, tuple[Standing, str, str]] = {
+_ENDINGS: Mapping[Ending, tuple[Standing, CauseCode, str]] = {
     "cancelled": ("interrupted", "cancelled", "cancelled from outside before it could record"),
     "preempted": ("interrupted", "preempted", "preempted before it could record"),
     "timeout": ("failed", "time_limit", "ended at the job's time limit without a record"),
@@ -232,7 +230,5 @@ def counts(statuses: Sequence[RunStatus]) -> str:
 
 def write_progress(progress: Progress, folder: Path) -> None:
     """Tell whoever looks; a full disk or a gone folder must not end a run."""
-    temporary = folder / f".{PROGRESS_NAME}.{os.getpid()}"
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError), replacing(folder / PROGRESS_NAME) as temporary:
         temporary.write_text(progress.model_dump_json(), encoding="utf-8")
-        temporary.replace(folder / PROGRESS_NAME)

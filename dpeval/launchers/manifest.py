@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from dpeval.errors import LaunchError
+from dpeval.util.files import write_atomically
 from dpeval.util.frozen import Frozen
 
 FILE_NAME = "sweep.json"
@@ -52,17 +51,7 @@ def write(manifest: Manifest, sweep_dir: Path) -> None:
         OSError: the folder cannot be written.
     """
     sweep_dir.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".sweep-", suffix=".tmp", dir=sweep_dir)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(manifest.model_dump_json(indent=1) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, sweep_dir / FILE_NAME)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    write_atomically(sweep_dir / FILE_NAME, manifest.model_dump_json(indent=1) + "\n")
 
 
 def read(sweep_dir: Path) -> Manifest:

@@ -8,8 +8,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from dpeval import __version__
+from dpeval.record.codes import Status
 from dpeval.record.machine import Environment
-from dpeval.record.schema import Cause, Record, Scheduler, Status
+from dpeval.record.schema import Cause, Record, Scheduler
 
 if TYPE_CHECKING:
     from dpeval.launchers.job import JobSpec

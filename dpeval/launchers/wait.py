@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shlex
 import sys
-import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -21,7 +19,9 @@ from dpeval.launchers.manifest import Manifest
 from dpeval.launchers.scheduler import Scheduler, scheduler, unique
 from dpeval.launchers.unmeasured import unmeasured
 from dpeval.record import schema
-from dpeval.record.schema import Cause, Status
+from dpeval.record.codes import Status
+from dpeval.record.schema import Cause
+from dpeval.util.files import write_new
 
 _SILENCE_S = 600.0
 """How long a scheduler may fail to answer before waiting for it is given up."""
@@ -146,22 +146,12 @@ def settle(status: RunStatus, sweep_dir: Path, launcher: str) -> None:
         made = unmeasured(
             spec,
             _STATUSES.get(status.standing, "failed"),
-            Cause(kind=status.kind, message=status.text, log=status.log),
+            Cause(kind=status.kind or "lost", message=status.text, log=status.log),
             schema.Scheduler(kind=launcher, job_id=status.run.job_id or ""),
         )
-        handle, name = tempfile.mkstemp(prefix=".metrics-", suffix=".tmp", dir=folder)
+        write_new(path, made.model_dump_json() + "\n")
     except (OSError, ValueError):
         return  # a full disk or a removed folder: the status still says what happened
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(made.model_dump_json() + "\n")
-        os.chmod(name, 0o644)
-        with contextlib.suppress(OSError):
-            os.link(name, path)
-    except OSError:
-        return
-    finally:
-        Path(name).unlink(missing_ok=True)
 
 
 _STATUSES: dict[str, Status] = {"oom": "oom", "interrupted": "interrupted"}

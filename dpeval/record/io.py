@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from pydantic import ValidationError
 
 from dpeval.errors import RecordError
 from dpeval.record.schema import Record
+from dpeval.util.files import write_atomically
 
 SCHEMA_VERSION = 1
 FILE_NAME = "metrics.json"
@@ -25,18 +25,7 @@ def write(record: Record, path: Path) -> None:
         OSError: the folder cannot be written (no space, no permission).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".metrics-", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(record.model_dump_json(indent=None))
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    write_atomically(path, record.model_dump_json(indent=None) + "\n")
 
 
 def read(path: Path) -> Record:

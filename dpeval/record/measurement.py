@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
+from dpeval.record.codes import StopReason
 from dpeval.util.frozen import Frozen
-
-StopReason = Literal["precision", "time_limit", "max_steps", "interrupted"]
 
 
 class Interval(Frozen):

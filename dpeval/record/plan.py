@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
+from dpeval.record.codes import SkipCode
 from dpeval.util.frozen import Frozen
 
 
@@ -40,5 +39,5 @@ class Plan(Frozen):
     """What a reader of the figures should know (oversubscribed, SMT siblings shared, …)."""
     skip: str | None = None
     """Why this run is not started; None where it is."""
-    skip_kind: Literal["devices", "time_limit"] = "devices"
+    skip_kind: SkipCode = "devices"
     """What it lacks, as in a record's cause."""

@@ -1,4 +1,4 @@
-"""The record of one run: the schema of ``metrics.json``, its atomic write, its reading.
+"""The record of one run: the schema of ``metrics.json``.
 
 Times are in seconds, sizes in bytes, throughput in images per second. Every series of steps
 counts from the first step of the run; ``window.first`` says where the steady state begins.
@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from dpeval.record.codes import CauseCode, Status, WarningCode
 from dpeval.record.conditions import Conditions
 from dpeval.record.machine import Environment
 from dpeval.record.measurement import Balance, Window
@@ -19,14 +20,11 @@ from dpeval.record.plan import Plan
 from dpeval.record.reference_times import ReferenceTimes
 from dpeval.util.frozen import Frozen
 
-Status = Literal["ok", "skipped", "oom", "failed", "interrupted"]
-
 
 class Cause(Frozen):
     """Why a run is not ``ok``."""
 
-    kind: str
-    """One word: devices, memory, exception, signal, hang, interrupt, time_limit, lost, …"""
+    kind: CauseCode
     message: str
     rank: int | None = None
     exception: str | None = None
@@ -36,12 +34,13 @@ class Cause(Frozen):
 
 
 class Warning(Frozen):
-    """Something that makes a figure less trustworthy, in words."""
+    """Something that makes a figure less trustworthy."""
 
-    code: str
-    """Stable, for programs: unsteady, imprecise, input_bound, straggler, jitter, stand_in, …"""
+    code: WarningCode
     text: str
+    """One sentence for people."""
     ranks: list[int] = []
+    """The ranks it applies to; empty: the whole run."""
 
 
 class DatasetUsed(Frozen):

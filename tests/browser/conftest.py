@@ -55,7 +55,7 @@ def study() -> list[Record]:
     runs.append(
         make_record(
             2, 32, 0.7, config=config, study=HOSTILE, command=HOSTILE,
-            warnings=[Warning(code="x", text=HOSTILE)],
+            warnings=[Warning(code="plan", text=HOSTILE)],
         )
     )  # fmt: skip
     return runs

@@ -9,6 +9,7 @@ import pytest
 
 from dpeval.analysis.frame import csv_import
 from dpeval.analysis.report import verdict
+from dpeval.record.codes import WarningCode
 from dpeval.record.conditions import Conditions
 from dpeval.record.measurement import Balance
 from dpeval.record.reference_times import PAGES, ReferenceTimes
@@ -66,7 +67,7 @@ def unsteady(run: Record) -> Record:
     return run.model_copy(update={"window": run.window.model_copy(update={"steady": False})})
 
 
-def warned(run: Record, code: str) -> Record:
+def warned(run: Record, code: WarningCode) -> Record:
     return run.model_copy(update={"warnings": [Warning(code=code, text=code)]})
 
 

@@ -22,6 +22,7 @@ from dpeval.analysis.figures.figure_data import UnsupportedError
 from dpeval.analysis.figures.memory import memory
 from dpeval.analysis.frame import runs_frame
 from dpeval.analysis.scaling import pooling
+from dpeval.record.codes import CauseCode
 from dpeval.record.memory import Budget, Forecast
 from dpeval.record.schema import Cause, DatasetUsed, MemoryRecord, Record
 from tests.records import make_record
@@ -91,7 +92,7 @@ def test_an_absent_cell_is_hatched_and_says_what_it_needs() -> None:
     ],
 )
 def test_an_absent_cell_says_what_it_lacked_in_the_words_that_fit(
-    kind: str, message: str, shown: str
+    kind: CauseCode, message: str, shown: str
 ) -> None:
     cause = Cause(kind=kind, message=message)
     absent = make_record(4, 32, status="skipped", cause=cause)

@@ -401,7 +401,7 @@ def test_a_summary_is_valid_json_without_nan(tmp_path: Path) -> None:
 
 
 def test_pooling_and_points_of_nothing_are_empty() -> None:
-    runs = findings([make_record(1, status="failed", cause=Cause(kind="x", message="y"))])
+    runs = findings([make_record(1, status="failed", cause=Cause(kind="exit", message="y"))])
     assert runs.points.empty
     assert efficiency.table(runs.waterfalls).empty
     assert speedup.points(pooling.pool(runs.loaded.runs)).empty

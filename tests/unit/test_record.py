@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 import dpeval
 from dpeval import record
 from dpeval.errors import RecordError
+from dpeval.record.codes import CauseCode, WarningCode
+from dpeval.record.schema import Cause, Warning
 from tests.records import make_record
 
 SCHEMA = Path(dpeval.__file__).with_name("metrics.schema.json")
@@ -77,6 +81,30 @@ def test_what_is_no_record_is_told_in_a_line(text: bytes, words: str) -> None:
 def test_nothing_but_a_record_error_leaves_the_reader(text: bytes) -> None:
     with pytest.raises(RecordError):
         record.parse(text, "file")
+
+
+def test_a_code_that_is_not_listed_is_refused_where_it_is_made_and_where_it_is_read() -> None:
+    with pytest.raises(ValidationError, match="input_bond"):
+        Warning.model_validate({"code": "input_bond", "text": ""})
+    with pytest.raises(ValidationError, match="oomm"):
+        Cause.model_validate({"kind": "oomm", "message": ""})
+    text = make_record(1, warnings=[Warning(code="jitter", text="")]).model_dump_json()
+    with pytest.raises(RecordError, match=r"not a valid record: warnings\.0\.code"):
+        record.parse(text.replace("jitter", "jiter").encode(), "file")
+
+
+def test_every_code_that_a_record_may_hold_is_read() -> None:
+    """Records keep their codes: none of these may be renamed or dropped."""
+    causes = (
+        "bug cancelled devices disk_full exception exit hang interrupt lost lost_node memory "
+        "node_fail oom oom_kill peer preempted record refused setup signal time_limit"
+    )
+    codes = (
+        "cold_start conditions drift imprecise input_bound jitter loss plan shared_node stand_in "
+        "straggler unsteady"
+    )
+    assert {*causes.split()} <= {*get_args(CauseCode)}
+    assert {*codes.split()} <= {*get_args(WarningCode)}
 
 
 def test_infinities_and_nans_are_refused() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from dpeval.analysis.frame.runs_frame import CONFIGURATION
+from dpeval.record.codes import SHORT_CAUSES
 from dpeval.record.phases import PHASES
 from dpeval.util.units import GIB
 
@@ -22,8 +23,6 @@ PHASE_COLUMNS = tuple(f"{phase}_s" for phase in PHASES)
 
 _MOST_BATCHES = 8
 _HARDWARE = {"cpu": "CPU", "gpu": "GPU"}
-_IN_SHORT = {"devices": "too few devices", "time_limit": "too little time"}
-"""Kinds of causes whose whole line is too long for the place of a cell."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,7 @@ def _gathered(runs: pd.DataFrame) -> pd.DataFrame:
     work["steady"] = runs["steady"].ne(False) | ~ok  # None: not known of foreign files
     for name in ("stand_in", "oversubscribed"):
         work[name] = runs[name].eq(True)
-    why = runs["cause_kind"].map(_IN_SHORT).fillna(runs["cause"])
+    why = runs["cause_kind"].map(SHORT_CAUSES).fillna(runs["cause"])
     work["why"] = why.mask(why.eq(""))
     work["bad"] = runs["conditions_bad"].mask(runs["conditions_bad"].eq("") | ~ok)
     table = work.groupby(list(CELL), dropna=False, sort=True).agg(_rules(work)).reset_index()

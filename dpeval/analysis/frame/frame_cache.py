@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from dpeval import __version__
 from dpeval.analysis.frame import columns
 from dpeval.analysis.frame.reader import Line
 from dpeval.record.io import SCHEMA_VERSION
+from dpeval.util.files import replacing
 
 FILE_NAME = ".cache.parquet"
 _KEY = b"dpeval"
@@ -98,15 +98,10 @@ def write(path: Path, entries: Sequence[Entry]) -> None:
         if name != "series":
             arrays[name] = pa.array([line.get(name) for line in lines], _type(name))
     table = pa.table(arrays).replace_schema_metadata({_KEY: _version()})
-    name = ""
-    try:
+    with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".cache-", suffix=".tmp", dir=path.parent)
-        os.close(handle)
-        pq.write_table(table, name)
-        os.replace(name, path)
-    except OSError:
-        Path(name).unlink(missing_ok=True) if name else None
+        with replacing(path) as temporary:
+            pq.write_table(table, temporary)
 
 
 def _type(name: str) -> Any:

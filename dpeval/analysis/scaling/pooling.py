@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dpeval.analysis.frame.runs_frame import COLUMNS, CONFIGURATION
+from dpeval.record.codes import AbsenceCode, Status
 from dpeval.record.phases import PHASES
 
 UNSEEN_SPREAD = 0.01
@@ -62,7 +63,7 @@ POOLED: dict[str, str] = {
     "budget_bytes": "memory a rank may use, bytes",
 }
 
-_WORST_FIRST = ("oom", "skipped", "failed", "interrupted")
+_WORST_FIRST: tuple[Status, ...] = ("oom", "skipped", "failed", "interrupted")
 _HIGHEST = ("per_device_batch_max", "micro_batches", "threads", "num_nodes", "images_per_step")
 FEWEST_ORDERED = 6
 """From so many repetitions on the extremes alone hold the median in 95 % of cases: 2 / 2**6."""
@@ -125,10 +126,19 @@ def _worst(statuses: pd.Series[Any]) -> str:
     return next((status for status in _WORST_FIRST if status in present), "failed")
 
 
+_ABSENCE_WORDS: dict[AbsenceCode, str] = {
+    "steps": "too few steps to measure",
+    "missing": "no record, though its neighbours have one",
+}
+
+
+def _absence(code: AbsenceCode) -> dict[str, str]:
+    return {"cause": _ABSENCE_WORDS[code], "cause_kind": code}
+
+
 def _cause(group: pd.DataFrame, column: str) -> str:
     found = next((str(value) for value in group[column] if value), "") if len(group) else ""
-    unmeasured = {"cause": "too few steps to measure", "cause_kind": "steps"}[column]
-    return found or unmeasured
+    return found or _absence("steps")[column]
 
 
 def _mean(values: pd.Series[float]) -> float:
@@ -240,7 +250,7 @@ def missing(pooled: pd.DataFrame) -> pd.DataFrame:
                     "batch": batch,
                     "runs": 0, "n_runs": 0, "ok": 0,
                     "status": "missing", "statuses": "", "centre": "",
-                    "cause": "no record, though its neighbours have one", "cause_kind": "missing",
+                    **_absence("missing"),
                     "model": group["model"].iloc[0], "study": group["study"].iloc[0],
                     "stand_in": False, "oversubscribed": False, "steady": False,
                 }

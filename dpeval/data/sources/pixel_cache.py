@@ -27,6 +27,7 @@ from dpeval.data.images.augment import middle_square
 from dpeval.data.sources.progress import Say, progress
 from dpeval.data.sources.source import Source, making, one_line, store
 from dpeval.errors import DataError
+from dpeval.util.files import write_atomically
 from dpeval.util.frozen import Frozen
 from dpeval.util.units import GIB
 
@@ -174,9 +175,7 @@ def build(path: Path, files: list[Path], shape: Layout, wanted: str, source: str
         fingerprint=wanted,
         crc32=crc32,
     )
-    temporary = path.with_suffix(".json.tmp")
-    temporary.write_text(meta.model_dump_json())
-    temporary.replace(path.with_suffix(".json"))
+    write_atomically(path.with_suffix(".json"), meta.model_dump_json())
 
 
 def _require_room(path: Path, needed: int) -> None:
