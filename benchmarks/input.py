@@ -36,7 +36,7 @@ from dpeval import record
 from dpeval.config import DatasetConfig
 from dpeval.data import Source, prepare
 from dpeval.data.loading.loaders import Feed, make_feed
-from dpeval.devices import CpuDevice
+from dpeval.devices.cpu import CpuDevice
 from dpeval.util.tables import make_console, make_table
 
 SIZES = {224: "full", 128: "160px"}

@@ -22,18 +22,21 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
-from dpeval import cli, supervise
-from dpeval.board import COLUMNS, Board
-from dpeval.clock import PhaseClock
+from dpeval import cli
 from dpeval.components import models, strategies
 from dpeval.components.optimizers import build_optimizer
 from dpeval.config import Config
-from dpeval.devices import grad_scaler, open_device, set_numerics
-from dpeval.forecast import forecast
-from dpeval.machine import allowed_cpus, detect
-from dpeval.plan import make_plan
+from dpeval.devices.numerics import grad_scaler, set_numerics
+from dpeval.devices.select import open_device
+from dpeval.instruments.phase_clock import PhaseClock
+from dpeval.instruments.step_buffer import COLUMNS, Board
+from dpeval.planning.memory_forecast import forecast
+from dpeval.planning.rank_plan import make_plan
 from dpeval.record.plan import Plan
-from dpeval.worker import Trainer, train_step
+from dpeval.run import forkserver
+from dpeval.system.topology import allowed_cpus, detect
+from dpeval.worker.loop import train_step
+from dpeval.worker.trainer import Trainer
 
 MIB = 2**20
 STEPS = 4
@@ -83,7 +86,7 @@ def rank(config: Config, plan: Plan, pipe: Connection) -> None:
     channels_last = config.memory_format == "channels_last"
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
-    board = Board(supervise.context(), 1, STEPS)
+    board = Board(forkserver.context(), 1, STEPS)
     clock = PhaseClock(device, board.rows(0))
     assert board.rows(0).shape == (STEPS, len(COLUMNS))
     trainer = Trainer(
@@ -107,8 +110,8 @@ def rank(config: Config, plan: Plan, pipe: Connection) -> None:
 
 def measure(config: Config, plan: Plan) -> tuple[int, int]:
     """(baseline, peak) of a fresh process that trains `config`, in bytes."""
-    ours, theirs = supervise.context().Pipe(duplex=False)
-    process = supervise.context().Process(target=rank, args=(config, plan, theirs))
+    ours, theirs = forkserver.context().Pipe(duplex=False)
+    process = forkserver.context().Process(target=rank, args=(config, plan, theirs))
     process.start()
     theirs.close()
     try:

@@ -5,9 +5,10 @@
         hardware.oversubscribe=true num_devices=8
 
 Each rank holds one model, one feed and two DDP wrappers: one bare, one with dpeval's hook. Blocks
-of steps of the bare loop below and of :func:`dpeval.worker.train_step` take turns, so a machine
-that drifts slows both alike. The ratio of medians is printed with a bootstrapped 95 % interval:
-where ranks share cores, single steps vary by 18 %, and 60 pairs of blocks know it to 2 % only.
+of steps of the bare loop below and of :func:`dpeval.worker.loop.train_step` take turns, so a
+machine that drifts slows both alike. The ratio of medians is printed with a bootstrapped 95 %
+interval: where ranks share cores, single steps vary by 18 %, and 60 pairs of blocks know it to 2 %
+only.
 """
 
 from __future__ import annotations
@@ -26,27 +27,23 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dpeval import cli
-from dpeval.board import COLUMNS, Board
-from dpeval.clock import PhaseClock
 from dpeval.components.models import build
 from dpeval.components.optimizers import build_optimizer
-from dpeval.conditions import ConditionSampler
-from dpeval.control import Control
 from dpeval.data import prepare
 from dpeval.data.loading.loaders import Feed
-from dpeval.devices import open_device
-from dpeval.fixed_work import FixedWork
-from dpeval.machine import detect
-from dpeval.plan import make_plan
-from dpeval.supervise import serve_store
-from dpeval.worker import (
-    RankTask,
-    SetupTimer,
-    Trainer,
-    build_trainer,
-    rendezvous,
-    train_step,
-)
+from dpeval.devices.select import open_device
+from dpeval.instruments.phase_clock import PhaseClock
+from dpeval.instruments.reference_work import FixedWork
+from dpeval.instruments.step_buffer import COLUMNS, Board
+from dpeval.instruments.stop_sync import Control
+from dpeval.planning.rank_plan import make_plan
+from dpeval.run.forkserver import serve_store
+from dpeval.system.conditions import ConditionSampler
+from dpeval.system.topology import detect
+from dpeval.worker.loop import train_step
+from dpeval.worker.messages import RankTask
+from dpeval.worker.rank_process import rendezvous
+from dpeval.worker.trainer import SetupTimer, Trainer, build_trainer
 
 BLOCK_S = 0.4
 

@@ -32,9 +32,9 @@ from dpeval.analysis.frame.labels import configuration
 from dpeval.analysis.scaling.pooling import interval
 from dpeval.cli import compose
 from dpeval.config import MeasureConfig
-from dpeval.intervals import mean_interval, naive_interval
-from dpeval.measure import Decision, decide, steady_start
 from dpeval.record.measurement import Interval
+from dpeval.stats.intervals import mean_interval, naive_interval
+from dpeval.stats.steady_state import Decision, decide, steady_start
 
 Series = np.ndarray[Any, np.dtype[np.float64]]
 EPOCH_STEPS = 9_469 // 32

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 from dpeval.config import Config, MeasureConfig, MemoryConfig, ScalingConfig
 from dpeval.errors import ConfigError, MachineError, RunFailed
-from dpeval.memory import NoForecast
+from dpeval.planning.memory_budget import NoForecast
 from dpeval.record.memory import Budget
 from dpeval.util.frozen import Frozen
 from dpeval.util.units import GIB
 
 if TYPE_CHECKING:
-    from dpeval.run import Job, Snapshot
+    from dpeval.run.job import Job, Snapshot
 
 TRY = MeasureConfig(
     name="fit",
@@ -175,8 +175,8 @@ class Fitter:
     """Finds the largest batch of configurations on this machine."""
 
     def __init__(self, say: Callable[[str], None], folder: Path) -> None:
-        from dpeval.console import make_reporter
-        from dpeval.session import Session
+        from dpeval.run.console import make_reporter
+        from dpeval.run.session import Session
 
         self._say, self._folder = say, folder
         self._session = Session(make_reporter())
@@ -243,9 +243,9 @@ class Fitter:
     def _attempt(
         self, config: Config, batch: int, budget: Budget, folder: Path, overrides: list[str]
     ) -> Try:
-        from dpeval import run
         from dpeval.data import used
         from dpeval.data.loading import noise
+        from dpeval.run import execute
 
         asked = dataclasses.replace(
             config,
@@ -258,7 +258,7 @@ class Fitter:
         if job.plan.skip is not None:
             raise MachineError(job.plan.skip)
         source = noise.source(config.dataset)
-        record = run.execute(
+        record = execute.execute(
             job,
             source,
             used(source, config.dataset),

@@ -19,14 +19,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpeval import cli, supervise
+from dpeval import cli
 from dpeval.config import Config, DatasetConfig
 from dpeval.data import Source, prepare
+from dpeval.run import forkserver
 from dpeval.util.frozen import Frozen
 from dpeval.util.tables import make_console, make_table
 
 if TYPE_CHECKING:
-    from dpeval.devices import Device
+    from dpeval.devices.base import Device
 
 LOADERS = ("jpeg", "cached", "resident", "constant")
 WITH_WORKERS = ("jpeg", "cached")
@@ -69,7 +70,7 @@ def bench(overrides: list[str], seconds: float, out: Path) -> None:
     console = make_console()
     config = cli.compose(overrides)
     # The server imports torch while data are made ready, and must be the first to be started.
-    supervise.warm_up()
+    forkserver.warm_up()
     sources = {
         loader: prepare(dataclasses.replace(config.dataset, loader=loader), console.print)
         for loader in LOADERS
@@ -113,7 +114,7 @@ def drain(
 ) -> Row:
     """Take batches for `seconds` as fast as they come, in a child process pinned to `cpus`."""
     # A process of its own per row: pinning and threads cannot be taken back in this one.
-    context = supervise.context()
+    context = forkserver.context()
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(
         target=_drain, args=(theirs, config, dataset, source, cpus, seconds), daemon=False
@@ -138,7 +139,7 @@ def _drain(
 ) -> None:  # fmt: skip
     from multiprocessing.connection import Connection
 
-    from dpeval.devices import open_device
+    from dpeval.devices.select import open_device
     from dpeval.errors import DpevalError
 
     assert isinstance(pipe, Connection)

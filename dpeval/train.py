@@ -21,10 +21,10 @@ def run_one(composed: DictConfig) -> Record:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from dpeval import console
     from dpeval.config import from_hydra
     from dpeval.errors import ConfigError
-    from dpeval.session import Session
+    from dpeval.run import console
+    from dpeval.run.session import Session
 
     config = from_hydra(composed)
     hydra_config = HydraConfig.get()
@@ -49,8 +49,9 @@ def main() -> int:
     """The command line; returns the exit status."""
     import hydra
 
-    from dpeval import cli, console
+    from dpeval import cli
     from dpeval.errors import DpevalError
+    from dpeval.run import console
 
     def command() -> None:
         records: list[Record] = []

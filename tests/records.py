@@ -9,10 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from dpeval import measure
 from dpeval.analysis.frame import runs_frame
 from dpeval.analysis.scaling.findings import Findings, find
-from dpeval.assemble import throughput
 from dpeval.config import MeasureConfig, deal
 from dpeval.record.codes import Status
 from dpeval.record.machine import Environment
@@ -28,6 +26,9 @@ from dpeval.record.schema import (
     Record,
     SetupTimes,
 )
+from dpeval.stats import steady_state
+from dpeval.stats import throughput as throughput_module
+from dpeval.stats.throughput import throughput
 
 SHARES = {
     "data": 0.01,
@@ -132,7 +133,7 @@ def _measured(
     generator = np.random.default_rng([seed, len(ranks)])
     series = step_s * (1 + noise * generator.standard_normal(steps + 3))
     config = MeasureConfig(min_warmup_steps=3, min_steps=2)
-    window = measure.window(series, "precision", config)
+    window = steady_state.window(series, "precision", config)
     main = series[window.first :]
     made = [
         RankRecord(
@@ -164,7 +165,7 @@ def _measured(
         "throughput": throughput(global_batch, [main for _ in ranks], window.stopped_by),
         "ranks": made,
         "setup": SetupTimes(total_s=0.5, first_step_s=2 * step_s),
-        "balance": measure.load_balance([main for _ in ranks]),
+        "balance": throughput_module.load_balance([main for _ in ranks]),
     }
 
 

@@ -18,9 +18,9 @@ from torch import nn
 from torch.distributed import GradBucket
 from torch.nn.parallel import DistributedDataParallel
 
-from dpeval.clock import PhaseClock
 from dpeval.config import StrategyConfig
-from dpeval.devices import Device
+from dpeval.devices.base import Device
+from dpeval.instruments.phase_clock import PhaseClock
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dpeval.errors import MachineError
 from dpeval.launchers.base import SweepJob
 from dpeval.launchers.job import JobSpec
 from dpeval.launchers.unmeasured import unmeasured
-from dpeval.memory import Decision, NoForecast, decide
+from dpeval.planning.memory_budget import Decision, NoForecast, decide
 from dpeval.record.memory import Budget, Forecast
 from dpeval.record.schema import Cause, MemoryRecord, Scheduler
 from dpeval.util.units import GIB
@@ -25,7 +25,7 @@ class Ahead:
 
     def __init__(self) -> None:
         # Late: torch takes seconds to import, and a sweep that is all done needs none of it.
-        from dpeval.foresight import Foresight
+        from dpeval.planning.predictor import Foresight
         from dpeval.record.machine import Machine
 
         nowhere = Machine(host="", cpus=[], gpus=[], memory_bytes=0)

@@ -31,12 +31,13 @@ from dpeval.launchers.follow import PROGRESS_NAME, Progress, write_progress
 from dpeval.launchers.inside import describe_job, oar_nodes, show_oar_gpus
 from dpeval.launchers.neighbours import Watch
 from dpeval.launchers.unmeasured import unmeasured
-from dpeval.nodes import Node
 from dpeval.record.schema import Cause, Record
+from dpeval.run import forkserver
+from dpeval.run.job import Node
 from dpeval.util.frozen import Frozen
 
 if TYPE_CHECKING:
-    from dpeval.session import Session
+    from dpeval.run.session import Session
 
 SPEC_NAME = "job.json"
 ATTEMPTS_NAME = "attempts.jsonl"
@@ -252,9 +253,9 @@ def _session(folder: Path | None) -> Session:
     """A session that prints to the job's log and leaves its progress in `folder`."""
     from rich.console import Console
 
-    from dpeval.console import PlainReporter
-    from dpeval.run import Job, Snapshot
-    from dpeval.session import Session
+    from dpeval.run.console import PlainReporter
+    from dpeval.run.job import Job, Snapshot
+    from dpeval.run.session import Session
 
     class JobReporter(PlainReporter):
         """Prints to the job's log, and tells `dpeval.status` how far the run is."""
@@ -279,7 +280,7 @@ def _session(folder: Path | None) -> Session:
 
 
 def _execute(config: Config, folder: Path, spec: JobSpec, node: Node | None) -> Record:
-    from dpeval import assemble
+    from dpeval.run import record_builder
 
     try:
         session = _session(folder)
@@ -297,10 +298,12 @@ def _execute(config: Config, folder: Path, spec: JobSpec, node: Node | None) -> 
     except KeyboardInterrupt:
         message = "told to end by the scheduler before the first step"
         cause = Cause(kind="interrupt", message=message)
-        return assemble.blank(job, session.environment, begun, status="interrupted", cause=cause)
+        return record_builder.blank(
+            job, session.environment, begun, status="interrupted", cause=cause
+        )
     except DpevalError as error:
         cause = Cause(kind="setup", message=str(error), exception=type(error).__name__)
-        return assemble.blank(job, session.environment, begun, status="failed", cause=cause)
+        return record_builder.blank(job, session.environment, begun, status="failed", cause=cause)
 
 
 @contextlib.contextmanager
@@ -310,7 +313,6 @@ def _told_to_end() -> Iterator[list[str]]:
     The fork server is started while USR2 is ignored: it keeps that over its exec, and so do the
     ranks; where the scheduler signals every process of a job they would die of it otherwise.
     """
-    from dpeval import supervise
 
     stops: list[str] = []
 
@@ -319,7 +321,7 @@ def _told_to_end() -> Iterator[list[str]]:
         os.kill(os.getpid(), signal.SIGTERM)
 
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-    supervise.warm_up()
+    forkserver.warm_up()
     previous = signal.signal(signal.SIGUSR2, warn)
     # After a preemption SLURM sends CONT and TERM; submitit has bent both to nothing.
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -7,14 +7,14 @@ from pathlib import Path
 from hydra.core.utils import run_job
 from omegaconf import DictConfig
 
-from dpeval import console
 from dpeval.config import identity
-from dpeval.console import Reporter
 from dpeval.launchers.base import SweepJob, SweepLauncher
 from dpeval.launchers.resume import left_out
 from dpeval.record.schema import Record
-from dpeval.run import Job
-from dpeval.session import Session
+from dpeval.run import console
+from dpeval.run.console import Reporter
+from dpeval.run.job import Job
+from dpeval.run.session import Session
 
 
 class LocalLauncher(SweepLauncher):

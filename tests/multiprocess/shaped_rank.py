@@ -15,11 +15,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dpeval.board import COLUMNS
-from dpeval.clock import PhaseClock
 from dpeval.components import calibrated, strategies
 from dpeval.config import StrategyConfig
-from dpeval.devices import CpuDevice
+from dpeval.devices.cpu import CpuDevice
+from dpeval.instruments.phase_clock import PhaseClock
+from dpeval.instruments.step_buffer import COLUMNS
 
 
 def ddps_own_times(

@@ -15,24 +15,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpeval import cli
-from dpeval.ablation import (
+from dpeval.data import prepare
+from dpeval.devices.select import open_device
+from dpeval.instruments.phase_clock import PhaseClock
+from dpeval.instruments.step_buffer import Board
+from dpeval.planning.rank_plan import make_plan
+from dpeval.run.forkserver import serve_store
+from dpeval.system.topology import detect
+from dpeval.worker.ablation import (
     KINDS,
     MAX_ROUNDS,
     MAX_STEPS_PER_BLOCK,
     MIN_ROUNDS,
     MIN_STEPS_PER_BLOCK,
-    AblationSeries,
     run_ablation,
     schedule,
 )
-from dpeval.board import Board
-from dpeval.clock import PhaseClock
-from dpeval.data import prepare
-from dpeval.devices import open_device
-from dpeval.machine import detect
-from dpeval.plan import make_plan
-from dpeval.supervise import serve_store
-from dpeval.worker import RankTask, SetupTimer, Trainer, build_trainer, rendezvous, train_step
+from dpeval.worker.loop import train_step
+from dpeval.worker.messages import AblationSeries, RankTask
+from dpeval.worker.rank_process import rendezvous
+from dpeval.worker.trainer import SetupTimer, Trainer, build_trainer
 
 STEPS = 4
 

@@ -111,7 +111,7 @@ def test_workers_end_with_their_rank_however_it_ends(source: Source, tmp_path: P
         "import dataclasses, multiprocessing, sys, time\n"
         "from dpeval.data import Source\n"
         "from dpeval.data.loading.loaders import make_feed\n"
-        "from dpeval.devices import CpuDevice\n"
+        "from dpeval.devices.base import CpuDevice\n"
         "from tests.unit.data.conftest import CONFIG\n"
         "source = Source.model_validate_json(sys.stdin.read())\n"
         "config = dataclasses.replace(CONFIG, loader='jpeg', workers=2)\n"

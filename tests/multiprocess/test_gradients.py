@@ -12,14 +12,14 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from dpeval.board import COLUMNS
-from dpeval.clock import PhaseClock
 from dpeval.components import strategies
 from dpeval.components.loss import GlobalMeanLoss
 from dpeval.config import StrategyConfig, deal
-from dpeval.devices import CpuDevice
-from dpeval.supervise import serve_store
-from dpeval.worker import micro_batches
+from dpeval.devices.cpu import CpuDevice
+from dpeval.instruments.phase_clock import PhaseClock
+from dpeval.instruments.step_buffer import COLUMNS
+from dpeval.run.forkserver import serve_store
+from dpeval.worker.loop import micro_batches
 
 
 def model() -> nn.Module:

@@ -11,9 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpeval.board import COLUMNS
-from dpeval.clock import PhaseClock
-from dpeval.devices import CpuDevice
+from dpeval.devices.cpu import CpuDevice
+from dpeval.instruments.phase_clock import PhaseClock
+from dpeval.instruments.step_buffer import COLUMNS
 
 
 @dataclass

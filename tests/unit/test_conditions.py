@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from dpeval.conditions import ConditionSampler, bad_words
-from dpeval.placement import stay_off
 from dpeval.record.conditions import Conditions
-from dpeval.sensors import Clocks, Meter, Rapl
+from dpeval.system.conditions import ConditionSampler, bad_words
+from dpeval.system.process import stay_off
+from dpeval.system.sensors import Clocks, Meter, Rapl
 from tests.unit.trees import grow, process, stat_of_cpus, topology
 
 CPU0 = "sys/devices/system/cpu/cpu0"

@@ -8,12 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from dpeval.board import COLUMNS, Board
-from dpeval.clock import PhaseClock
 from dpeval.config import MeasureConfig
-from dpeval.control import CHECK_EVERY_S, CHECK_SHARE, MOST_CHECK_EVERY_S, Control
-from dpeval.devices import CpuDevice
-from dpeval.fixed_work import FixedWork
+from dpeval.devices.cpu import CpuDevice
+from dpeval.instruments.phase_clock import PhaseClock
+from dpeval.instruments.reference_work import FixedWork
+from dpeval.instruments.step_buffer import COLUMNS, Board
+from dpeval.instruments.stop_sync import CHECK_EVERY_S, CHECK_SHARE, MOST_CHECK_EVERY_S, Control
 
 STEP_S = 0.025
 NEVER_SURE = MeasureConfig(
@@ -46,7 +46,9 @@ class CostlyWork(FixedWork):
 def looks(monkeypatch: pytest.MonkeyPatch) -> tuple[dict[int, str], int, FixedWork]:
     """What is posted in a run of steps of 25 ms that a minute ends; its steps; its work."""
     now = SimpleNamespace(s=0.0)
-    monkeypatch.setattr("dpeval.control.time", SimpleNamespace(monotonic=lambda: now.s))
+    monkeypatch.setattr(
+        "dpeval.instruments.stop_sync.time", SimpleNamespace(monotonic=lambda: now.s)
+    )
     board = Board(multiprocessing.get_context("spawn"), 1, NEVER_SURE.max_steps)
     rows = board.rows(0)
     clock = PhaseClock(CpuDevice(), rows)

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from dpeval import devices
-from dpeval.board import COLUMNS
-from dpeval.clock import PhaseClock
-from dpeval.devices import CpuDevice, CudaDevice, open_device
+from dpeval.devices import cuda as cuda_module
+from dpeval.devices import numerics
+from dpeval.devices.cpu import CpuDevice
+from dpeval.devices.cuda import CudaDevice
+from dpeval.devices.select import open_device
 from dpeval.errors import MachineError
+from dpeval.instruments.phase_clock import PhaseClock
+from dpeval.instruments.step_buffer import COLUMNS
 
 
 class Recorder:
@@ -111,7 +114,7 @@ def _open_in_place(name: str) -> None:
 def test_no_gpu_is_an_empty_list() -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    assert devices.cuda_gpus() == []
+    assert cuda_module.cuda_gpus() == []
 
 
 def test_cpu_peak_follows_what_is_touched() -> None:
@@ -125,7 +128,7 @@ def test_cpu_peak_follows_what_is_touched() -> None:
 
 @pytest.mark.parametrize(("precision", "enabled"), [("fp32", False), ("bf16", True)])
 def test_autocast_only_where_asked(precision: str, enabled: bool) -> None:
-    with devices.autocast(CpuDevice(), precision):
+    with numerics.autocast(CpuDevice(), precision):
         made = torch.ones(2, 2) @ torch.ones(2, 2)
     assert (made.dtype == torch.bfloat16) is enabled
-    assert not devices.grad_scaler(CpuDevice(), precision).is_enabled()
+    assert not numerics.grad_scaler(CpuDevice(), precision).is_enabled()

@@ -18,11 +18,11 @@ from dpeval.config import (
     StrategyConfig,
 )
 from dpeval.errors import ConfigError
-from dpeval.forecast import forecast, optimizer_bytes
-from dpeval.heap import CachingHeap, GlibcHeap, Heap
-from dpeval.memory import NoForecast
+from dpeval.planning.allocator_model import CachingHeap, GlibcHeap, Heap
+from dpeval.planning.fake_step import walk_step
+from dpeval.planning.memory_budget import NoForecast
+from dpeval.planning.memory_forecast import forecast, optimizer_bytes
 from dpeval.util.units import KIB, MIB
-from dpeval.walk import walk_step
 
 CPU = torch.device("cpu")
 

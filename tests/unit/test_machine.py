@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import dpeval.machine
-from dpeval import cgroups
-from dpeval.machine import detect, environment, git_state, memory_limit, parse_cpu_list, read_cpus
+import dpeval.system.topology
 from dpeval.record.machine import Gpu, Machine
+from dpeval.system import cgroups
+from dpeval.system.environment import environment, git_state
+from dpeval.system.topology import detect, memory_limit, parse_cpu_list, read_cpus
 from tests.unit.trees import grow, topology
 
 GIB = 2**30
@@ -35,9 +36,9 @@ def test_a_narrower_affinity_is_respected() -> None:
     keep = max(os.sched_getaffinity(0))
     code = (
         f"import os; os.sched_setaffinity(0, [{keep}]); "
-        "from dpeval.machine import detect; print([cpu.cpu for cpu in detect().cpus])"
+        "from dpeval.system.topology import detect; print([cpu.cpu for cpu in detect().cpus])"
     )
-    package = str(Path(dpeval.machine.__file__).parents[1])
+    package = str(Path(dpeval.system.topology.__file__).parents[2])
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
@@ -49,8 +50,11 @@ def test_a_narrower_affinity_is_respected() -> None:
 
 
 def test_nothing_here_imports_torch() -> None:
-    code = "import sys, dpeval.conditions, dpeval.placement; print('torch' in sys.modules)"
-    package = str(Path(dpeval.machine.__file__).parents[1])
+    code = (
+        "import sys, dpeval.planning.cpu_affinity, dpeval.system.conditions; "
+        "print('torch' in sys.modules)"
+    )
+    package = str(Path(dpeval.system.topology.__file__).parents[2])
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

@@ -11,14 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpeval.config import MeasureConfig
-from dpeval.faults import faults
-from dpeval.intervals import mean_interval, naive_interval
-from dpeval.measure import (
-    decide,
-    load_balance,
-    steady_start,
-    window,
-)
+from dpeval.stats.diagnostics import faults
+from dpeval.stats.intervals import mean_interval, naive_interval
+from dpeval.stats.steady_state import decide, steady_start, window
+from dpeval.stats.throughput import load_balance
 
 Series = np.ndarray[Any, np.dtype[np.float64]]
 CONFIG = MeasureConfig(min_warmup_steps=3, min_steps=10, rel_precision=0.02, time_limit_s=60)

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from dpeval.config import HardwareConfig
 from dpeval.errors import MachineError
 from dpeval.fit import Try, expand, largest, search
-from dpeval.memory import Decision, budget, decide, node_free
-from dpeval.oom import KillCounter, is_out_of_memory, kill_counters, killed_for_memory
-from dpeval.peaks import Peak, learned
+from dpeval.planning.measured_peaks import Peak, learned
+from dpeval.planning.memory_budget import Decision, budget, decide, node_free
 from dpeval.record.machine import Gpu, Machine
 from dpeval.record.memory import Budget, Forecast
+from dpeval.system.oom import KillCounter, is_out_of_memory, kill_counters, killed_for_memory
 from dpeval.util.units import GIB
 from tests.unit.trees import grow
 

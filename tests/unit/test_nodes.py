@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from dpeval import nodes
-from dpeval.nodes import PEER, Alarm, Node
+from dpeval.run import multi_node
+from dpeval.run.job import Node
+from dpeval.run.multi_node import Alarm
+from dpeval.run.outcome import PEER
 
 
 def test_a_failure_is_heard_by_the_others_and_not_by_a_later_attempt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nodes, "LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(multi_node, "LOOK_EVERY_S", 0.0)
     first, second = (Alarm(Node(index, 2, tmp_path, "7-0")) for index in range(2))
     assert first.heard() is None
     second.raise_()

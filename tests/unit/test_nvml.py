@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from dpeval.conditions import ConditionSampler, bad_words
-from dpeval.nvml import GpuReader, connect, open_reader
 from dpeval.record.conditions import Conditions
+from dpeval.system.conditions import ConditionSampler, bad_words
+from dpeval.system.nvml import GpuReader, connect, open_reader
 from tests.unit.trees import grow, process, stat_of_cpus
 
 
@@ -153,7 +153,9 @@ def watched(root: Path, monkeypatch: pytest.MonkeyPatch, nvml: Nvml) -> Conditio
     zone = "sys/class/powercap/intel-rapl:0"
     files = stat_of_cpus(cpu0=0) | process(10, 0)
     grow(root, files | {f"{zone}/name": "package-0\n", f"{zone}/energy_uj": "0\n"})
-    monkeypatch.setattr("dpeval.conditions.open_reader", lambda *given: connect(nvml, *given))
+    monkeypatch.setattr(
+        "dpeval.system.conditions.open_reader", lambda *given: connect(nvml, *given)
+    )
     now = [0.0]
     sampler = ConditionSampler({10: [0]}, gpus={0: "aa"}, root=root, clock=lambda: now[0])
     sampler.sample()

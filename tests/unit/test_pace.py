@@ -12,14 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from dpeval import measure, pace, record
+from dpeval import record
 from dpeval.config import Config, DatasetConfig, MeasureConfig, ModelConfig
-from dpeval.foresight import Foresight
-from dpeval.machine import detect
-from dpeval.memory import NoForecast
-from dpeval.pace import Past
-from dpeval.plan import make_plan
-from dpeval.walk import flops_per_image
+from dpeval.planning import step_time_bound
+from dpeval.planning.fake_step import flops_per_image
+from dpeval.planning.memory_budget import NoForecast
+from dpeval.planning.predictor import Foresight
+from dpeval.planning.rank_plan import make_plan
+from dpeval.planning.step_time_bound import Past
+from dpeval.stats import steady_state
+from dpeval.system.topology import detect
 
 QUICK = MeasureConfig(min_warmup_steps=2, min_steps=6, time_limit_s=20)
 SMALL = ModelConfig(
@@ -35,16 +37,16 @@ def test_a_time_is_refused_exactly_where_it_ends_before_there_is_a_window(
     step_s: float, limit_s: float, warmup: int
 ) -> None:
     config = MeasureConfig(min_warmup_steps=warmup, min_steps=6, time_limit_s=limit_s)
-    refused = pace.too_short(config, [pace.known(step_s)])
+    refused = step_time_bound.too_short(config, [step_time_bound.known(step_s)])
     finished = 1
-    while finished * step_s < limit_s and finished < measure.steps_for_a_mean(config):
+    while finished * step_s < limit_s and finished < steady_state.steps_for_a_mean(config):
         finished += 1
-    assert (refused is not None) == (finished < measure.steps_for_a_mean(config))
+    assert (refused is not None) == (finished < steady_state.steps_for_a_mean(config))
 
 
 def test_the_line_says_what_was_asked_what_is_the_case_and_what_to_give() -> None:
-    line = pace.too_short(
-        dataclasses.replace(QUICK, time_limit_s=1), [pace.counted(4e11, 32, 1e11)]
+    line = step_time_bound.too_short(
+        dataclasses.replace(QUICK, time_limit_s=1), [step_time_bound.counted(4e11, 32, 1e11)]
     )
     assert line == (
         "measure.time_limit_s=1 leaves no time for a mean, which takes 4 steps, here of 2 s at "
@@ -55,22 +57,22 @@ def test_the_line_says_what_was_asked_what_is_the_case_and_what_to_give() -> Non
 
 def test_earlier_runs_bound_a_step_by_their_work_on_as_many_images_or_fewer() -> None:
     past = [Past(1, 16, 0.5), Past(2, 32, 1.0), Past(2, 64, 2.0), Past(8, 32, 4.0)]
-    found = pace.remembered(2, 48, past)
+    found = step_time_bound.remembered(2, 48, past)
     assert found is not None
     assert (found.step_s, found.sure_s) == (1.0, 0.5)
-    assert pace.remembered(2, 8, past) is None
-    assert pace.remembered(1, 48, past) == pace.remembered(1, 16, past)
+    assert step_time_bound.remembered(2, 8, past) is None
+    assert step_time_bound.remembered(1, 48, past) == step_time_bound.remembered(1, 16, past)
 
 
 def test_only_undisturbed_runs_that_measured_teach_a_pace() -> None:
     runs = [record.read(path) for path in sorted(GOLDEN.glob("*/metrics.json"))]
     for run in runs:
         disturbed = run.conditions is not None and bool(run.conditions.bad)
-        assert (pace.past_of(run) is not None) == (run.status == "ok" and not disturbed)
-    (first, *_) = [run for run in runs if pace.past_of(run) is not None]
+        assert (step_time_bound.past_of(run) is not None) == (run.status == "ok" and not disturbed)
+    (first, *_) = [run for run in runs if step_time_bound.past_of(run) is not None]
     assert first.conditions is not None
     bad = first.conditions.model_copy(update={"bad": ["cores 0,1 lost 40 % of their time"]})
-    assert pace.past_of(first.model_copy(update={"conditions": bad})) is None
+    assert step_time_bound.past_of(first.model_copy(update={"conditions": bad})) is None
 
 
 def test_operations_are_those_that_the_literature_counts() -> None:
@@ -106,7 +108,7 @@ def test_taking_a_cores_speed_leaves_the_process_its_threads() -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(threads + 1)
     try:
-        assert 1e8 < pace.core_flops_per_s("fp32") < 1e13
+        assert 1e8 < step_time_bound.core_flops_per_s("fp32") < 1e13
         assert torch.get_num_threads() == threads + 1
     finally:
         torch.set_num_threads(threads)
@@ -144,7 +146,7 @@ def test_a_sweep_is_planned_from_one_look_at_its_folder_and_forecast_from_a_new_
         looks.append(folder)
         return iter(())
 
-    monkeypatch.setattr("dpeval.foresight.below", below)
+    monkeypatch.setattr("dpeval.planning.predictor.below", below)
     machine = detect()
     foresight = Foresight(machine)
     config = Config(

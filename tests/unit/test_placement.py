@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpeval.placement import assign_cpus, cpus_near_gpus, order_cpus
+from dpeval.planning.cpu_affinity import assign_cpus, cpus_near_gpus, order_cpus
 from dpeval.record.machine import Cpu, Gpu, Machine
 
 

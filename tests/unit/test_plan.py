@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from dpeval import cli
 from dpeval.config import deal
-from dpeval.placement import assign_cpus, cpus_near_gpus, order_cpus
-from dpeval.plan import make_plan
+from dpeval.planning.cpu_affinity import assign_cpus, cpus_near_gpus, order_cpus
+from dpeval.planning.rank_plan import make_plan
 from dpeval.record.machine import Cpu, Gpu, Machine
 
 

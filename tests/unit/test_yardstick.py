@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from dpeval import yardstick
-from dpeval.fixed_work import INTERVAL_S, FixedWork
+from dpeval.instruments.reference_work import INTERVAL_S, FixedWork
 from dpeval.record.reference_times import PAGES, ReferenceTimes
+from dpeval.stats import machine_speed
 
 
 def readings(work_ms: list[float]) -> ReferenceTimes:
@@ -29,7 +29,7 @@ def test_a_machine_that_slows_down_is_told_with_the_rank_that_saw_it() -> None:
     generator = np.random.default_rng(0)
     even = noisy(generator, [1.4] * 30, 0.01)
     slower = noisy(generator, [1.4] * 20 + [1.5] * 10, 0.01)
-    (told,) = yardstick.words([even, slower])
+    (told,) = machine_speed.words([even, slower])
     assert told.startswith("the machine itself was up to 7% slower")
     assert "rank 1 1.40 to 1.50 ms" in told
 
@@ -38,14 +38,16 @@ def test_of_a_thousand_even_machines_none_is_told() -> None:
     generator = np.random.default_rng(1)
     for spread in (0.005, 0.02, 0.1):
         for count in (18, 30, 200):
-            told = [yardstick.changed(noisy(generator, [1.0] * count, spread)) for _ in range(120)]
+            told = [
+                machine_speed.changed(noisy(generator, [1.0] * count, spread)) for _ in range(120)
+            ]
             assert not any(told), (spread, count)
 
 
 def test_few_readings_say_nothing() -> None:
-    assert yardstick.changed(readings([1.0] * 8 + [2.0] * 9)) is None
-    assert yardstick.typical_s([ReferenceTimes()]) is None
-    assert yardstick.page_s([]) is None
+    assert machine_speed.changed(readings([1.0] * 8 + [2.0] * 9)) is None
+    assert machine_speed.typical_s([ReferenceTimes()]) is None
+    assert machine_speed.page_s([]) is None
 
 
 def test_readings_of_a_window_are_those_between_its_steps() -> None:
@@ -56,9 +58,9 @@ def test_readings_of_a_window_are_those_between_its_steps() -> None:
 
 
 def test_the_typical_work_is_the_median_over_ranks_and_readings() -> None:
-    assert yardstick.typical_s([readings([1.0, 2.0]), readings([7.0])]) == pytest.approx(2e-3)
+    assert machine_speed.typical_s([readings([1.0, 2.0]), readings([7.0])]) == pytest.approx(2e-3)
     # A page fault costs the least that it took: what held others up was something else.
-    assert yardstick.page_s([readings([1.024, 9.0])]) == pytest.approx(2e-6)
+    assert machine_speed.page_s([readings([1.024, 9.0])]) == pytest.approx(2e-6)
 
 
 def test_readings_that_do_not_belong_together_are_refused() -> None:

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from dpeval import yardstick
 from dpeval.analysis.frame import cohorts
 from dpeval.errors import RecordError
 from dpeval.record.phases import PHASES
 from dpeval.record.schema import Ablation, Record, readings
+from dpeval.stats import machine_speed
 
 VERSION = 3
 """Raised whenever :func:`row` says something else for the same record: caches then start anew."""
@@ -343,12 +343,15 @@ def _around(run: Record) -> dict[str, Any]:
 def _fixed_work(run: Record) -> dict[str, float | None]:
     """What fixed work between steps tells, of the machine and of the cost of page faults."""
     seen = readings(run.ranks, run.window)
-    found = {"machine_s": _positive(yardstick.typical_s(seen))}
+    found = {"machine_s": _positive(machine_speed.typical_s(seen))}
     if run.window is None or run.conditions is None or run.conditions.minor_faults_per_s is None:
         return found
     # Faults are those of the ranks on the recording process' host.
     here = sum(rank.host in ("", run.environment.host) for rank in run.ranks)
-    faults_per_s, page_s = run.conditions.minor_faults_per_s / max(1, here), yardstick.page_s(seen)
+    faults_per_s, page_s = (
+        run.conditions.minor_faults_per_s / max(1, here),
+        machine_speed.page_s(seen),
+    )
     return found | {
         "page_faults": faults_per_s * run.window.step_s.mean,
         "page_fault_share": faults_per_s * page_s if page_s is not None else None,

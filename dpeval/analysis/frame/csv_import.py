@@ -18,15 +18,14 @@ import pandas as pd
 
 from dpeval import __version__
 from dpeval.analysis.frame.columns import text
-from dpeval.assemble import throughput
 from dpeval.config import deal
 from dpeval.errors import ConfigError, nearest
-from dpeval.measure import load_balance
 from dpeval.record.machine import Environment
 from dpeval.record.measurement import Balance, Interval, Window
 from dpeval.record.phases import PHASES
 from dpeval.record.plan import Plan, RankPlan
 from dpeval.record.schema import PhaseStats, RankRecord, Record
+from dpeval.stats.throughput import load_balance, throughput
 
 Share = Literal["floor", "even", "nominal"]
 SHARES: tuple[Share, ...] = ("floor", "even", "nominal")

@@ -28,7 +28,7 @@ from dpeval.data.loading.readers import (
 )
 from dpeval.data.loading.sampler import ShardedSampler
 from dpeval.data.sources.source import Source
-from dpeval.devices import Device
+from dpeval.devices.base import Device
 from dpeval.util.importing import locate
 
 MAX_WORKERS = 16

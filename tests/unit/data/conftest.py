@@ -14,7 +14,7 @@ from PIL import Image
 from dpeval.config import DatasetConfig
 from dpeval.data import Source, prepare
 from dpeval.data.loading.loaders import Feed, make_feed
-from dpeval.devices import CpuDevice
+from dpeval.devices.cpu import CpuDevice
 
 FolderOf = Callable[..., DatasetConfig]
 CONFIG = DatasetConfig(

@@ -28,7 +28,8 @@ from dpeval.data.loading.loaders import (
     make_feed,
 )
 from dpeval.data.loading.sampler import ShardedSampler
-from dpeval.devices import CopyAhead, CpuDevice
+from dpeval.devices.cpu import CpuDevice
+from dpeval.devices.cuda import CopyAhead
 from dpeval.errors import DataError
 from tests.unit.data.conftest import CONFIG
 

@@ -1,0 +1,1 @@
+"""CPU and CUDA behind one small interface."""

@@ -1,0 +1,132 @@
+"""CUDA devices; the only file that calls ``torch.cuda`` for timing, memory and copies.
+
+Everything here follows PyTorch's documentation ("CUDA semantics", ``torch.cuda.Event``, "CUDA
+Best Practices") and is short on purpose: it has to be checkable by eye. Tests drive
+:class:`CudaDevice` with a recording stand-in for ``torch.cuda``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dpeval.devices.base import Sender
+from dpeval.record.machine import Gpu
+
+
+class CudaDevice:
+    """One CUDA GPU; times are read from events on the current stream."""
+
+    is_cuda = True
+
+    def __init__(self, index: int) -> None:
+        torch.cuda.set_device(index)
+        self.torch_device = torch.device("cuda", index)
+
+    def stamp(self) -> Any:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def is_past(self, stamp: Any) -> bool:
+        return bool(stamp.query())
+
+    def elapsed_s(self, begin: Any, end: Any) -> float:
+        return float(begin.elapsed_time(end)) / 1e3
+
+    def finish(self) -> None:
+        torch.cuda.synchronize()
+
+    def reset_peak(self) -> None:
+        torch.cuda.reset_peak_memory_stats()
+
+    def memory_bytes(self) -> int:
+        return int(torch.cuda.memory_reserved())
+
+    def peak_bytes(self) -> int | None:
+        return int(torch.cuda.max_memory_reserved())
+
+    def free_bytes(self) -> int | None:
+        return int(torch.cuda.mem_get_info()[0])
+
+    def release(self) -> None:
+        torch.cuda.empty_cache()
+
+    def sender(self) -> Sender:
+        return CopyAhead(self.torch_device)
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A batch on its way to the device."""
+
+    tensors: tuple[Tensor, ...]
+    done: torch.cuda.Event
+
+
+class CopyAhead:
+    """Copies each batch on a stream of its own while the one before it is computed.
+
+    As in PyTorch's documentation ("CUDA semantics": streams, pinned memory,
+    ``Tensor.record_stream``) and NVIDIA's Apex prefetcher.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)
+
+    def ahead(self, batches: Iterator[tuple[Tensor, ...]]) -> Iterator[Sent]:
+        """`batches`, which lie in pinned memory, each sent before the one before it is used."""
+        before: Sent | None = None
+        for batch in batches:
+            sent = self._send(batch)
+            if before is not None:
+                yield before
+            before = sent
+
+    def _send(self, batch: tuple[Tensor, ...]) -> Sent:
+        with torch.cuda.stream(self._stream):
+            tensors = tuple(part.to(self._device, non_blocking=True) for part in batch)
+            done = torch.cuda.Event()
+            done.record()
+        return Sent(tensors, done)
+
+    def receive(self, sent: Sent) -> tuple[Tensor, ...]:
+        """The batch, usable on the current stream from here on; the host does not wait."""
+        current = torch.cuda.current_stream(self._device)
+        current.wait_event(sent.done)
+        for part in sent.tensors:
+            # Its memory came from the other stream: not to be given away before this one is done.
+            part.record_stream(current)
+        return sent.tensors
+
+
+def cuda_gpus() -> list[Gpu]:
+    """The CUDA GPUs that this process sees, without creating a context on any of them."""
+    if not torch.cuda.is_available():
+        return []
+    found = []
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        found.append(
+            Gpu(
+                index=index,
+                name=properties.name,
+                total_bytes=properties.total_memory,
+                uuid=str(getattr(properties, "uuid", "")),
+            )
+        )
+    return found
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of CUDA, cuDNN and NCCL that torch was built with."""
+    versions = {"cuda": torch.version.cuda or ""}
+    if torch.cuda.is_available():
+        versions["cudnn"] = str(torch.backends.cudnn.version() or "")
+        versions["nccl"] = ".".join(str(part) for part in torch.cuda.nccl.version())
+    return {name: version for name, version in versions.items() if version}

@@ -1,0 +1,1 @@
+"""What measures inside a rank: marks, shared memory, the decision to stop."""

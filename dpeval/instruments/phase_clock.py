@@ -1,0 +1,169 @@
+"""The phase clock: marks the boundaries inside a step and never waits for the device."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from dpeval.devices.base import Device
+from dpeval.instruments.step_buffer import COLUMNS
+from dpeval.record.phases import MARKED_PHASES
+from dpeval.util.arrays import Floats
+
+DRAIN_EVERY_S = 0.5
+"""Rows of short steps are written many at a time: a row alone costs its step 15 µs of cold code.
+This much may be missing of what a killed rank had measured."""
+_OUTSIDE = "the phase clock was used outside start_step … end_step"
+_READY = "last gradient ready"
+
+
+@dataclass(slots=True)
+class _Reduce:
+    """One bucket's all-reduce within one step."""
+
+    bucket: int
+    nbytes: int
+    begin: Any
+    end: Any = None
+
+
+@dataclass(slots=True)
+class _Step:
+    """The stamps of one step; their differences are read once the device is past the last."""
+
+    index: int
+    host_s: float
+    begin: Any
+    marks: list[tuple[str, Any]] = field(default_factory=list[tuple[str, Any]])
+    reduces: list[_Reduce] = field(default_factory=list[_Reduce])
+    end: Any = None
+
+
+class _NoStep:
+    """Stands where a step's lists are, outside of one."""
+
+    def append(self, item: object) -> None:
+        raise RuntimeError(_OUTSIDE)
+
+
+_NO_STEP = _NoStep()
+
+
+class PhaseClock:
+    """Times every step of one rank by phase and writes them into its board rows.
+
+    On CPU a stamp is ``perf_counter``; on CUDA it is an event on the current stream, whose
+    time is read in :meth:`drain` after the device has passed it, so no synchronisation enters
+    a step. A phase is the span between two marks; ``other`` is what remains of the step, so
+    phases add up to the step by construction. `backward` ends when the last gradient is ready;
+    from there to the end of the backward call the rank only waits for communication
+    (``comm_exposed``).
+    """
+
+    def __init__(self, device: Device, rows: Floats) -> None:
+        self._device, self._rows = device, rows
+        # Each of these is used several times in every step, where looking things up shows.
+        self._stamp = device.stamp
+        self._marks: list[tuple[str, Any]] | _NoStep = _NO_STEP
+        self._reduces: list[_Reduce] | _NoStep = _NO_STEP
+        self._open: _Step | None = None
+        self._pending: deque[_Step] = deque()
+        self._drained_s = -math.inf
+        self.bucket_s: dict[int, tuple[int, list[float]]] = {}
+        """Per bucket index: its bytes and the all-reduce time of every step, s."""
+        self.finished = 0
+        """Steps whose rows are complete."""
+
+    def start_step(self, index: int, host_s: float) -> None:
+        """Begin step `index`; `host_s` is the host's monotonic time, for timelines."""
+        self._open = step = _Step(index, host_s, self._stamp())
+        self._marks, self._reduces = step.marks, step.reduces
+
+    def mark(self, phase: str) -> None:
+        """Assign the time since the previous mark to `phase`; a phase may be marked repeatedly."""
+        self._marks.append((phase, self._stamp()))
+
+    def end_step(self) -> None:
+        """Close the step; now and then write the rows of those that the device has finished."""
+        step = self._open
+        if step is None:
+            raise RuntimeError(_OUTSIDE)
+        step.end = self._stamp()
+        self._open, self._marks, self._reduces = None, _NO_STEP, _NO_STEP
+        self._pending.append(step)
+        if step.host_s - self._drained_s >= DRAIN_EVERY_S:
+            self.drain()
+            self._drained_s = step.host_s
+
+    def drain(self) -> None:
+        """Write the rows of closed steps that the device is past; call after ``finish`` too."""
+        while self._pending and self._device.is_past(self._pending[0].end):
+            self._write(self._pending.popleft())
+
+    @contextmanager
+    def diverted(self, rows: Floats) -> Iterator[None]:
+        """Write the steps of this block, counted from 0, into `rows` instead."""
+        saved = self._rows, self.finished, self.bucket_s
+        self._rows, self.finished, self.bucket_s = rows, 0, {}
+        try:
+            yield
+        finally:
+            self._rows, self.finished, self.bucket_s = saved
+
+    def bucket_ready(self, bucket: int, nbytes: int, *, is_last: bool) -> _Reduce:
+        """A bucket's gradients are complete and its all-reduce begins now."""
+        stamp = self._stamp()
+        reduce = _Reduce(bucket, nbytes, stamp)
+        self._reduces.append(reduce)
+        if is_last:
+            self._marks.append((_READY, stamp))
+        return reduce
+
+    def bucket_done(self, reduce: _Reduce) -> None:
+        """The all-reduce that :meth:`bucket_ready` returned has ended."""
+        reduce.end = self._stamp()
+
+    def _write(self, step: _Step) -> None:
+        elapsed = self._device.elapsed_s
+        row = dict.fromkeys(COLUMNS, 0.0)
+        last, ready = step.begin, None
+        for phase, stamp in step.marks:
+            if phase == _READY:
+                phase, ready = "backward", stamp
+            elif phase == "backward" and ready is not None:
+                phase = "comm_exposed"
+            row[phase] += elapsed(last, stamp)
+            last = stamp
+        row["begin"], row["step"] = step.host_s, elapsed(step.begin, step.end)
+        row["other"] = row["step"] - sum(row[phase] for phase in MARKED_PHASES)
+        if step.reduces:
+            row["comm"], row["comm_hidden"] = self._communication(step, ready)
+        # Once as a whole: numpy takes longer over one element than Python over all of them.
+        self._rows[step.index] = list(row.values())
+        self.finished = step.index + 1
+
+    def _communication(self, step: _Step, ready: Any) -> tuple[float, float]:
+        """Time with at least one all-reduce under way, and the part of it before the last
+        gradient was `ready`, s."""
+        elapsed, origin = self._device.elapsed_s, step.begin
+        ready_s = elapsed(origin, ready) if ready is not None else 0.0
+        total_s = hidden_s = covered_s = 0.0
+        for reduce in step.reduces:
+            begin_s = elapsed(origin, reduce.begin)
+            end_s = elapsed(origin, reduce.end if reduce.end is not None else step.end)
+            nbytes, series = self.bucket_s.setdefault(reduce.bucket, (reduce.nbytes, []))
+            if nbytes != reduce.nbytes:
+                # DDP rebuilds its buckets after the first step, in the order gradients came.
+                series = []
+                self.bucket_s[reduce.bucket] = (reduce.nbytes, series)
+            series.append(end_s - begin_s)
+            new_s = max(begin_s, covered_s)
+            if end_s > new_s:
+                total_s += end_s - new_s
+                hidden_s += max(0.0, min(end_s, ready_s) - new_s)
+                covered_s = end_s
+        return total_s, hidden_s

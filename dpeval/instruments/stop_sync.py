@@ -1,0 +1,112 @@
+"""How all ranks stop at the same step without a collective in every step.
+
+Rank 0 decides, at steps that all ranks know in advance, and posts its decision in the
+rendezvous store; the others read it there. Between two such steps (half a second apart, up to two
+in a long run) nothing is exchanged. The time this takes lies between steps and enters none of
+them; nor does that of the fixed work by which the machine's speed is judged, which all ranks do at
+one step, so that none waits for another.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+from dpeval.config import MeasureConfig
+from dpeval.instruments.phase_clock import PhaseClock
+from dpeval.instruments.reference_work import FixedWork
+from dpeval.instruments.step_buffer import COLUMNS, Board, Stage
+from dpeval.record.codes import StopReason
+from dpeval.stats.steady_state import decide
+
+CHECK_EVERY_S, MOST_CHECK_EVERY_S = 0.5, 2.0
+CHECK_SHARE = 0.05
+"""Of the time so far may pass until the next look. Where ranks share cores a look costs them 3 ms
+and leaves them out of step, which shows in many looks at short steps."""
+
+
+class Store(Protocol):
+    """The part of ``torch.distributed.Store`` that is used here."""
+
+    def set(self, key: str, value: str) -> None: ...
+
+    def get(self, key: str) -> bytes: ...
+
+
+class Control:
+    """Tells one rank's loop whether to take another step."""
+
+    def __init__(
+        self,
+        rank: int,
+        local_rank: int,
+        store: Store | None,
+        board: Board,
+        clock: PhaseClock,
+        config: MeasureConfig,
+        fixed_work: FixedWork | None = None,
+    ) -> None:
+        self._rank, self._local_rank, self._store = rank, local_rank, store
+        self._board, self._clock, self._config = board, clock, config
+        self._fixed_work = fixed_work
+        self._begin_s = time.monotonic()
+        self._until = 1
+        self._told = 0
+        self._stage = Stage.WARM_UP
+        self.stopped_by: StopReason | None = None
+
+    def go_on(self, steps: int) -> bool:
+        """Whether to take another step after `steps` of them; equal on all ranks."""
+        finished = self._clock.finished
+        if finished != self._told:
+            self._board.beat(self._local_rank, self._stage, finished)
+            self._told = finished
+        if steps < self._until:
+            return True
+        message = self._decide(steps) if self._rank == 0 else self._hear(steps)
+        verdict, _, value = message.partition(":")
+        if verdict == "stop":
+            self.stopped_by = value  # type: ignore[assignment]  # rank 0 posts only StopReasons
+            return False
+        if verdict == "work" and self._fixed_work is not None:
+            self._fixed_work.do(steps)
+        self._until = int(value)
+        return True
+
+    def _hear(self, steps: int) -> str:
+        assert self._store is not None  # only rank 0 of a world of one has no store
+        return self._store.get(f"control/{steps}").decode()
+
+    def _decide(self, steps: int) -> str:
+        message = self._verdict(steps)
+        if self._store is not None:
+            self._store.set(f"control/{steps}", message)
+        return message
+
+    def _verdict(self, steps: int) -> str:
+        self._clock.drain()
+        finished = self._clock.finished
+        elapsed_s = time.monotonic() - self._begin_s
+        if self._board.stop_requested:
+            return "stop:interrupted"
+        if finished == 0:
+            return f"go:{steps + 1}"
+        rows = self._board.rows(self._local_rank)
+        step_s = rows[:finished, COLUMNS.index("step")]
+        decision = decide(step_s, elapsed_s, self._config)
+        if decision.interval is not None:
+            self._stage = Stage.MEASURING
+            self._board.publish(
+                self._local_rank, decision.interval.mean, decision.interval.rel_half_width, 0.0
+            )
+        if decision.reason is not None:
+            return f"stop:{decision.reason}"
+        ahead = self._steps_ahead(steps, elapsed_s, max(float(step_s[-1]), 1e-6))
+        is_due = self._fixed_work is not None and self._fixed_work.is_due(step_s)
+        return f"{'work' if is_due else 'go'}:{steps + ahead}"
+
+    def _steps_ahead(self, steps: int, elapsed_s: float, recent_s: float) -> int:
+        """How many steps to take until the next look: one at least, and past no limit."""
+        pause_s = min(max(CHECK_EVERY_S, CHECK_SHARE * elapsed_s), MOST_CHECK_EVERY_S)
+        pause_s = min(pause_s, self._config.time_limit_s - elapsed_s)
+        return max(1, min(int(pause_s / recent_s), steps, self._config.max_steps - steps))

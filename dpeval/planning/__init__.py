@@ -1,0 +1,1 @@
+"""Configuration and machine to what every rank does and needs; starts nothing."""

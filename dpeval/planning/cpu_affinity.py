@@ -1,0 +1,191 @@
+"""Which CPUs each rank gets: physical cores first, NUMA node by node, SMT siblings last."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import chain
+
+from dpeval.record.machine import Cpu, Machine
+from dpeval.util.frozen import Frozen
+
+
+class Assignment(Frozen):
+    """The CPUs of each rank, or none where there are not enough."""
+
+    cpus: list[list[int]]
+    """One list per rank; empty where the machine has too few."""
+    notes: list[str] = []
+    """What makes these ranks slower than ranks that have cores of their own."""
+
+
+def order_cpus(cpus: Sequence[Cpu]) -> list[Cpu]:
+    """The order in which ranks take CPUs.
+
+    First one CPU of every physical core, efficiency cores after the others, NUMA node by node;
+    then, in the same order, the second of every core, and so on.
+    """
+    seen: Counter[int] = Counter()
+    turn: dict[int, int] = {}
+    for item in sorted(cpus, key=lambda item: item.cpu):
+        turn[item.cpu] = seen[item.core]
+        seen[item.core] += 1
+    return sorted(
+        cpus, key=lambda item: (turn[item.cpu], item.efficiency, item.numa, item.core, item.cpu)
+    )
+
+
+def assign_cpus(
+    machine: Machine, ranks: int, cores_per_device: int, *, oversubscribe: bool = False
+) -> Assignment:
+    """Give every rank `cores_per_device` CPUs of its own.
+
+    No two of them lie on one physical core while there are cores enough. A rank's CPUs lie on
+    one NUMA node where one has room for them. Where siblings must be used, a rank rather
+    shares a core with itself than with another rank. With `oversubscribe`, CPUs are dealt out
+    again from the first when they are used up.
+    """
+    ordered = order_cpus(machine.cpus)
+    if ranks * cores_per_device > len(ordered):
+        if not oversubscribe or not ordered:
+            return Assignment(cpus=[])
+        return _oversubscribed(ordered, ranks, cores_per_device)
+    shares = _share(ordered, ranks, cores_per_device)
+    return Assignment(
+        cpus=[[item.cpu for item in share] for share in shares], notes=_notes(machine, shares)
+    )
+
+
+def _oversubscribed(ordered: Sequence[Cpu], ranks: int, cores: int) -> Assignment:
+    wanted = ranks * cores
+    numbers = [ordered[index % len(ordered)].cpu for index in range(wanted)]
+    shares = [sorted(set(numbers[at : at + cores])) for at in range(0, wanted, cores)]
+    note = f"oversubscribed: {wanted} compute threads share {len(ordered)} logical CPUs"
+    return Assignment(cpus=shares, notes=[note])
+
+
+def _share(ordered: Sequence[Cpu], ranks: int, cores: int) -> list[list[Cpu]]:
+    """Deal ranks to NUMA nodes; those for which no node has room get what is left over."""
+    firsts = _first_of_cores(ordered)
+    pool = firsts if ranks * cores <= len(firsts) else list(ordered)
+    nodes: dict[int, list[Cpu]] = {}
+    for item in pool:
+        nodes.setdefault(item.numa, []).append(item)
+    counts = _ranks_per_node(nodes, ranks, cores)
+    shares: list[list[Cpu]] = []
+    for numa, count in counts.items():
+        shares += _share_node(nodes[numa], count, cores)
+    taken = set(chain.from_iterable(shares))
+    left = [item for item in pool if item not in taken]
+    straddling = [left[at : at + cores] for at in range(0, len(left), cores)]
+    return shares + straddling[: ranks - len(shares)]
+
+
+def _ranks_per_node(nodes: dict[int, list[Cpu]], ranks: int, cores: int) -> dict[int, int]:
+    """How many whole ranks each NUMA node takes: the first that has idle cores enough, or else
+    the one with most idle cores."""
+    counts = dict.fromkeys(nodes, 0)
+    physical = {numa: len(_first_of_cores(cpus)) for numa, cpus in nodes.items()}
+    for _ in range(ranks):
+        idle = {numa: max(0, physical[numa] - counts[numa] * cores) for numa in nodes}
+        free = {numa: len(nodes[numa]) - counts[numa] * cores for numa in nodes}
+        fitting = [numa for numa in nodes if free[numa] >= cores]
+        if not fitting:
+            break
+        best = max(
+            fitting, key=lambda numa: (min(idle[numa], cores), free[numa] * (idle[numa] < cores))
+        )
+        counts[best] += 1
+    return counts
+
+
+def _share_node(cpus: Sequence[Cpu], ranks: int, cores: int) -> list[list[Cpu]]:
+    """Deal whole physical cores to the ranks of one node, then CPUs from each rank's cores."""
+    firsts = _first_of_cores(cpus)[: ranks * cores]
+    shares: list[list[Cpu]] = []
+    for rank in range(ranks):
+        begin, end = (len(firsts) * (rank + step) // ranks for step in (0, 1))
+        mine = {item.core for item in firsts[begin:end]}
+        shares.append([item for item in cpus if item.core in mine][:cores])
+    taken = set(chain.from_iterable(shares))
+    left = iter([item for item in cpus if item not in taken])
+    return [share + [next(left) for _ in range(cores - len(share))] for share in shares]
+
+
+def _first_of_cores(ordered: Sequence[Cpu]) -> list[Cpu]:
+    """The first CPU of every physical core, in order."""
+    firsts: dict[int, Cpu] = {}
+    for item in ordered:
+        firsts.setdefault(item.core, item)
+    return list(firsts.values())
+
+
+def _notes(machine: Machine, shares: Sequence[Sequence[Cpu]]) -> list[str]:
+    given = list(chain.from_iterable(shares))
+    notes = []
+    threads = Counter(item.core for item in given)
+    shared = sum(count > 1 for count in threads.values())
+    if shared:
+        notes.append(
+            f"{len(given)} compute threads on {len(threads)} physical cores: {shared} of the cores "
+            f"run{'s' * (shared == 1)} more than one of them (SMT siblings)"
+        )
+    for rank, share in enumerate(shares):
+        numa = sorted({item.numa for item in share})
+        if len(numa) > 1:
+            notes.append(f"rank {rank} has cores on NUMA nodes {', '.join(map(str, numa))}")
+    slow = sum(item.efficiency for item in given)
+    if 0 < slow < len(given):
+        notes.append(
+            f"{slow} of {len(given)} compute threads run on efficiency cores, which are slower"
+        )
+    if machine.cpu_quota is not None and machine.cpu_quota < len(given):
+        notes.append(
+            f"a cgroup quota allows {machine.cpu_quota:g} CPUs' worth of time to {len(given)} "
+            "compute threads: they will be stopped for a part of it"
+        )
+    return notes
+
+
+def cpus_near_gpus(machine: Machine, indices: Sequence[int]) -> list[list[int]]:
+    """Share all CPUs out among GPU ranks, those near its GPU first in each rank's list.
+
+    Whole physical cores are dealt out as evenly as possible, near ones as long as there are
+    any; what is left on other nodes makes up the rest. With fewer cores than ranks, some ranks
+    share a core near their GPU.
+    """
+    ordered = order_cpus(machine.cpus)
+    if not ordered:
+        return [[] for _ in indices]
+    numa = {gpu.index: gpu.numa for gpu in machine.gpus}
+    homes = [numa.get(index) for index in indices]
+    claims = Counter(homes)
+    free = _first_of_cores(ordered)
+    shares: list[list[Cpu]] = [[] for _ in indices]
+    while free and shares:
+        left = Counter(item.numa for item in free)
+        # In every round ranks whose node has cores left come before those that go elsewhere,
+        # and these go where most is left for each rank that is at home there.
+        rank = min(range(len(homes)), key=lambda at: (len(shares[at]), homes[at] not in left))
+        home = homes[rank] if homes[rank] in left else None
+        node = home if home is not None else max(left, key=lambda at: left[at] / (claims[at] + 1))
+        core = next(item for item in free if item.numa == node)
+        free.remove(core)
+        shares[rank].append(core)
+    return [
+        [item.cpu for item in _whole_cores(ordered, share)]
+        or [_nearest(ordered, numa.get(index), rank).cpu]
+        for rank, (index, share) in enumerate(zip(indices, shares, strict=True))
+    ]
+
+
+def _whole_cores(ordered: Sequence[Cpu], firsts: Sequence[Cpu]) -> list[Cpu]:
+    """All CPUs of the cores of `firsts`, in their order, siblings last."""
+    place = {item.core: at for at, item in enumerate(firsts)}
+    own = [item for item in ordered if item.core in place and item not in firsts]
+    return [*firsts, *sorted(own, key=lambda item: place[item.core])]
+
+
+def _nearest(ordered: Sequence[Cpu], numa: int | None, turn: int) -> Cpu:
+    near = [item for item in ordered if item.numa == numa] or ordered
+    return near[turn % len(near)]

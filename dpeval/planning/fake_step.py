@@ -1,0 +1,218 @@
+"""Walks one forward and backward pass of a model with tensors that have sizes and no data."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from dpeval.config import Config
+from dpeval.devices.numerics import AUTOCAST_DTYPES
+from dpeval.planning.allocator_model import Event
+from dpeval.planning.memory_budget import NoForecast
+from dpeval.planning.storage_tracker import Ledger, Moment, pretend
+
+UNWALKABLE = (RuntimeError, NotImplementedError, TypeError, ValueError)
+"""What a model raises that looks at values, which tensors without data do not have."""
+
+
+@dataclass(frozen=True)
+class Walk:
+    """One pass over one micro-batch, walked without data."""
+
+    parameters: tuple[int, ...]
+    """Bytes of each parameter and buffer, in order."""
+    gradients: tuple[int, ...]
+    """Bytes of each gradient."""
+    activations: int
+    """Saved for the backward pass, with what else lives between the passes."""
+    peak: Moment
+    events: tuple[Event, ...]
+    first_drop: int
+    """Where in `events` the parameters' gradients begin to be let go."""
+
+
+def meta_model(config: Config, build: Callable[[], nn.Module]) -> nn.Module:
+    """The model on the ``meta`` device, in its memory format, ready to be trained."""
+    with torch.device("meta"):
+        model = build()
+        if config.memory_format == "channels_last":
+            model = model.to(memory_format=torch.channels_last)
+    return model.train()
+
+
+def flops_per_image(config: Config, images: int, build: Callable[[], nn.Module]) -> float:
+    """Floating-point operations of one forward and backward pass per image.
+
+    Products of matrices and convolutions alone, a product and its sum counted as two.
+
+    Args:
+        images: how many to walk with; two or more, for batch normalisation.
+
+    Raises:
+        NoForecast: see :func:`walk_step`.
+    """
+    px = config.dataset.image_px
+    try:
+        model = meta_model(config, build)
+        pixels = torch.empty(images, 3, px, px, device="meta")
+        labels = torch.empty(images, dtype=torch.int64, device="meta")
+        with FlopCounterMode(display=False) as counter:
+            nn.functional.cross_entropy(model(pixels), labels).backward()
+    except UNWALKABLE as error:
+        raise _no_forecast(config, "speed", error) from error
+    return float(counter.get_total_flops()) / images
+
+
+def walk_step(
+    config: Config,
+    images: int,
+    num_classes: int,
+    build: Callable[[], nn.Module],
+    device: torch.device,
+    *,
+    held_gradients: bool,
+    backward: bool = True,
+) -> Walk:
+    """Walk one forward and backward pass over `images` images with fake tensors on `device`.
+
+    Args:
+        held_gradients: gradients exist before the pass and are added to.
+        backward: without it the walk ends between the passes; a fake CUDA tensor cannot go
+            backward where there is no GPU.
+
+    Raises:
+        NoForecast: the model needs data (a value, a file, a size it makes of a value).
+    """
+    px = config.dataset.image_px
+    channels_last = config.memory_format == "channels_last"
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    mode = FakeTensorMode()
+    try:
+        model = meta_model(config, build)
+        pretend(model, mode, device)
+        pixels = torch.empty(images, 3, px, px, device="meta").to(memory_format=layout)
+        labels = torch.empty(images, dtype=torch.int64, device="meta")
+        x, y = FakeTensor(mode, pixels, device), FakeTensor(mode, labels, device)
+        trained = [item for item in model.parameters() if item.requires_grad]
+        with mode:
+            for item in trained if held_gradients else ():
+                item.grad = torch.zeros_like(item)
+        there = [*model.parameters(), *model.buffers(), x, y]
+        there += [item.grad for item in trained if item.grad is not None]
+        ledger = Ledger(there, None if device.type == "cuda" else onednn_scratch(channels_last))
+        if not held_gradients:
+            for item in trained:
+                item.register_post_accumulate_grad_hook(lambda p: ledger.count_gradient(p.nbytes))
+        with mode, ledger:
+            with _autocast(device.type, config.precision), _fused_attention(device.type):
+                loss = nn.functional.cross_entropy(model(x), y)
+            activations = ledger.end_forward()
+            if backward:
+                loss.backward()
+        del loss
+    except UNWALKABLE as error:
+        raise _no_forecast(config, "memory", error) from error
+    first_drop = len(ledger.events)
+    model.zero_grad(set_to_none=True)
+    del x, y
+    return Walk(
+        parameters=tuple(item.nbytes for item in (*model.parameters(), *model.buffers())),
+        gradients=tuple(item.nbytes for item in trained),
+        activations=activations,
+        peak=ledger.peak,
+        events=tuple(ledger.events),
+        first_drop=first_drop,
+    )
+
+
+def _no_forecast(config: Config, what: str, error: Exception) -> NoForecast:
+    return NoForecast(
+        f"model={config.model.name} cannot be walked without data ({first_line(error)}); "
+        f"its {what} is not forecast"
+    )
+
+
+def onednn_scratch(channels_last: bool) -> Callable[[str, Sequence[Any], Any], list[int]]:
+    """What oneDNN allocates inside a convolution: weights, and planar images, in its own layout.
+
+    Measured by the peak of single operations with every tensor in pages of its own.
+    """
+
+    def scratch(name: str, arguments: Sequence[Any], result: Any) -> list[int]:
+        if name == "aten::convolution":
+            images, weight = arguments[:2]
+            return [weight.nbytes] + ([] if channels_last else [images.nbytes, result.nbytes])
+        if name == "aten::convolution_backward":
+            gradient, images, weight = arguments[:3]
+            own = [weight.nbytes, weight.nbytes]
+            return own + ([] if channels_last else [gradient.nbytes, images.nbytes])
+        return []
+
+    return scratch
+
+
+@contextlib.contextmanager
+def _autocast(kind: str, precision: str) -> Iterator[None]:
+    """Autocast as on a device of `kind`, also where this machine has none of it."""
+    if precision not in AUTOCAST_DTYPES:
+        yield
+        return
+    # torch.autocast("cuda") turns itself off where there is no GPU.
+    before = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
+    torch.set_autocast_enabled(kind, True)
+    torch.set_autocast_dtype(kind, AUTOCAST_DTYPES[precision])
+    torch.autocast_increment_nesting()
+    try:
+        yield
+    finally:
+        if torch.autocast_decrement_nesting() == 0:
+            torch.clear_autocast_cache()
+        torch.set_autocast_enabled(kind, before[0])
+        torch.set_autocast_dtype(kind, before[1])
+
+
+@contextlib.contextmanager
+def _fused_attention(kind: str) -> Iterator[None]:
+    """On CUDA, attention by the memory-efficient kernel, which keeps as much as flash kernels do.
+
+    Where there is no GPU, fake CUDA tensors would take the unfused path, which keeps every
+    attention matrix and which CUDA itself uses for unusual shapes alone.
+    """
+    functional = nn.functional
+    original = functional.scaled_dot_product_attention
+
+    def fused(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        **_: Any,
+    ) -> Tensor:
+        if torch.is_autocast_enabled(kind):
+            dtype = torch.get_autocast_dtype(kind)
+            query, key, value = (item.to(dtype) for item in (query, key, value))
+        kernel = torch.ops.aten._scaled_dot_product_efficient_attention
+        kept: Tensor = kernel(query, key, value, attn_mask, True, dropout_p, is_causal)[0]
+        return kept
+
+    if kind == "cuda":
+        functional.scaled_dot_product_attention = fused  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        functional.scaled_dot_product_attention = original
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, 200 characters at most."""
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__

@@ -1,0 +1,222 @@
+"""How much memory one rank will need, how much there is, and what to do about it. No torch."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+from dpeval.config import HardwareConfig
+from dpeval.errors import DpevalError
+from dpeval.record.machine import Machine
+from dpeval.record.memory import Budget, Forecast
+from dpeval.system import cgroups
+from dpeval.util.frozen import Frozen
+from dpeval.util.units import GIB, MIB
+
+
+class NoForecast(DpevalError):
+    """The model or optimizer does something that cannot be counted without data."""
+
+
+class Decision(Frozen):
+    """What becomes of a run, from its forecast and its budget."""
+
+    action: Literal["run", "accumulate", "try", "skip", "error"]
+    micro_batches: int = 1
+    forecast: Forecast
+    """With `micro_batches` parts."""
+    budget: Budget
+    devices_needed: int | None = None
+    """The smallest device count at which this batch fits; None where none is known to."""
+    line: str
+    """What the user is told."""
+
+
+def budget(
+    hardware: HardwareConfig,
+    machine: Machine,
+    ranks_on_node: int,
+    *,
+    shared_bytes: int = 0,
+    gpu_free_bytes: Sequence[int] = (),
+    variables: Mapping[str, str] | None = None,
+    root: Path = cgroups.ROOT,
+) -> Budget:
+    """Memory that each of `ranks_on_node` ranks may use on `machine`.
+
+    What the user states (``hardware.memory_gib``) is taken as it is. A GPU rank may use what is
+    free of its GPU. CPU ranks share what the host, the cgroups above this process and the
+    scheduler leave free now.
+
+    Args:
+        shared_bytes: what ranks share with the server that forks them, and so cost once.
+        gpu_free_bytes: free memory of each GPU in use, where it can be read.
+        variables: the environment; ``os.environ`` by default.
+    """
+    if hardware.memory_gib is not None:
+        return Budget(bytes=int(hardware.memory_gib * GIB), source="hardware.memory_gib")
+    if hardware.kind == "gpu":
+        total = min((gpu.total_bytes for gpu in machine.gpus[:ranks_on_node]), default=0)
+        if gpu_free_bytes:
+            return Budget(bytes=min(total, *gpu_free_bytes), source="free GPU memory")
+        return Budget(bytes=total, source="GPU memory")
+    node = node_free(variables, root)
+    left = max(0, node.bytes - shared_bytes)
+    each = left // ranks_on_node + min(shared_bytes, node.bytes)
+    share = f", shared by {ranks_on_node} ranks" if ranks_on_node > 1 else ""
+    return Budget(bytes=each, source=node.source + share)
+
+
+def node_free(variables: Mapping[str, str] | None = None, root: Path = cgroups.ROOT) -> Budget:
+    """The least of what host, cgroups (v1, v2) and scheduler leave this process now."""
+    found = [Budget(bytes=psutil.virtual_memory().available, source="free memory of the host")]
+    for folder in cgroups.folders("memory", root):
+        free = cgroups.memory_left(folder)
+        if free is not None:
+            found.append(
+                Budget(bytes=free, source=f"memory limit of cgroup {cgroups.display_name(folder)}")
+            )
+    limit = _scheduler_limit(os.environ if variables is None else variables)
+    if limit is not None:
+        found.append(limit)
+    return min(found, key=lambda item: item.bytes)
+
+
+def _scheduler_limit(variables: Mapping[str, str]) -> Budget | None:
+    """SLURM's memory of this job on this node; it sets these variables in MiB, 0 for all."""
+    for name, factor in (("SLURM_MEM_PER_NODE", "1"), ("SLURM_MEM_PER_CPU", "SLURM_CPUS_ON_NODE")):
+        try:
+            mib = int(variables[name]) * int(variables.get(factor, factor))
+        except (KeyError, ValueError):
+            continue
+        if mib > 0:
+            return Budget(bytes=mib * MIB, source=name)
+    return None
+
+
+def decide(
+    on_excess: str,
+    shares: Sequence[int],
+    forecast_at: Callable[[int, int], Forecast],
+    budget_at: Callable[[int], Budget],
+    *,
+    strong: bool = True,
+) -> Decision:
+    """Choose what becomes of a run; starts nothing.
+
+    Args:
+        on_excess: the policy, ``memory.on_excess``.
+        shares: images per step of every rank.
+        forecast_at: forecast of a rank from its images per step and its micro-batches.
+        budget_at: budget of one rank when that many ranks run.
+        strong: the global batch stays as it is when devices are added.
+    """
+    images, devices = max(shares), len(shares)
+    there, whole = budget_at(devices), forecast_at(images, 1)
+    if whole.total_bytes <= there.bytes:
+        line = f"{_gib(whole.total_bytes)} forecast of {_gib(there.bytes)} per rank"
+        return Decision(action="run", forecast=whole, budget=there, line=line)
+    excess = (
+        f"batch {images} per rank is forecast to need {_gib(whole.total_bytes)} and "
+        f"{_gib(there.bytes)} are there ({there.source})"
+    )
+    needed = _devices_needed(sum(shares), devices, forecast_at, budget_at) if strong else None
+    advice = (
+        f"this batch fits on {needed} device{'s' * (needed > 1)} or more"
+        if needed
+        else "a smaller batch or memory.on_excess=accumulate may fit"
+    )
+    if on_excess == "accumulate":
+        parts = _micro_batches_needed(shares, forecast_at, there)
+        if parts is not None:
+            return Decision(
+                action="accumulate",
+                micro_batches=parts,
+                forecast=forecast_at(images, parts),
+                budget=there,
+                devices_needed=needed,
+                line=f"{excess}: accumulating over {parts} micro-batches of "
+                f"{math.ceil(images / parts)}",
+            )
+        advice = "not even micro-batches of one image fit"
+    action: Literal["skip", "try", "error"] = "skip"
+    what = f"skipped; {advice}"
+    if on_excess == "try":
+        action, what = "try", "tried all the same (memory.on_excess=try)"
+    elif on_excess == "error":
+        action, what = "error", advice
+    return Decision(
+        action=action,
+        forecast=whole,
+        budget=there,
+        devices_needed=needed,
+        line=f"{excess}: {what}",
+    )
+
+
+def _devices_needed(
+    global_batch: int,
+    devices: int,
+    forecast_at: Callable[[int, int], Forecast],
+    budget_at: Callable[[int], Budget],
+) -> int | None:
+    """The smallest count above `devices` whose fullest rank fits; None: none does.
+
+    Counts that leave the fullest rank as full as a smaller count did are passed over, and a
+    line through two forecasts passes over those that cannot fit by far.
+    """
+    last = math.ceil(global_batch / devices)
+    guess = _line(forecast_at, last)
+    for count in range(devices + 1, global_batch + 1):
+        images, there = math.ceil(global_batch / count), budget_at(count).bytes
+        if guess(images) > there * 1.1:
+            continue
+        if _fits(forecast_at, images, 1, there):
+            return count
+    return None
+
+
+def _micro_batches_needed(
+    shares: Sequence[int], forecast_at: Callable[[int, int], Forecast], there: Budget
+) -> int | None:
+    """The smallest number of micro-batches that fits: equal ones wherever the shares allow."""
+    images = max(shares)
+    equal = [parts for parts in range(2, images + 1) if not any(item % parts for item in shares)]
+    candidates = equal or list(range(2, images + 1))
+    if not candidates:
+        return None
+    guess = _line(lambda size, _: forecast_at(images, math.ceil(images / size)), images // 2)
+    for parts in candidates:
+        if guess(math.ceil(images / parts)) > there.bytes * 1.1:
+            continue
+        if _fits(forecast_at, images, parts, there.bytes):
+            return parts
+    return None
+
+
+def _fits(forecast_at: Callable[[int, int], Forecast], images: int, parts: int, there: int) -> bool:
+    """Whether the forecast fits; a size that cannot even be walked does not."""
+    try:
+        return forecast_at(images, parts).total_bytes <= there
+    except NoForecast:
+        return False
+
+
+def _line(forecast_at: Callable[[int, int], Forecast], large: int) -> Callable[[int], float]:
+    """Total bytes over images, by the line through two forecasts."""
+    # Batch normalisation cannot train on one value per channel, which one image may be.
+    small = min(2, large)
+    if small == large:
+        return lambda _: 0.0  # one point is no line: everything has to be tried
+    high, low = forecast_at(large, 1).total_bytes, forecast_at(small, 1).total_bytes
+    slope = (high - low) / (large - small)
+    return lambda images: low + slope * (images - small)
+
+
+def _gib(nbytes: int) -> str:
+    return f"{nbytes / GIB:.2f} GiB"

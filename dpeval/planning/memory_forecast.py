@@ -1,0 +1,264 @@
+"""Forecasts the peak memory of one rank by counting what its steps would hold; runs nothing.
+
+The training step is walked with fake tensors, which have sizes and no data, and every storage
+is counted once while it lives: what autograd saves for the backward pass, gradients, results.
+The trace of allocations is then replayed on a model of the allocator, which tells what it would
+really take. What cannot be counted is an allowance, named and sized at the top of this file.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from dpeval.components.optimizers import build_optimizer
+from dpeval.config import Config, OptimizerConfig, StrategyConfig
+from dpeval.errors import ConfigError
+from dpeval.planning.allocator_model import CachingHeap, GlibcHeap, Heap, replay
+from dpeval.planning.fake_step import Walk, first_line, meta_model, walk_step
+from dpeval.planning.storage_tracker import Ledger, tensor_bytes
+from dpeval.record.memory import Forecast
+from dpeval.util.units import MIB
+
+PROCESS_BYTES = (390 if torch.version.cuda else 200) * MIB
+"""CPU rank: interpreter and libraries with nothing built, without pages of files (measured: 390 MiB
+with the CUDA build of torch 2.14). Ranks share most of it with the server that forks them."""
+RUNTIME_BYTES = 40 * MIB
+"""CPU rank: oneDNN's compiled kernels and descriptors, autograd's graph, gloo's buffers."""
+FRAGMENTATION_SHARE = 0.12
+"""CPU rank: holes in the heap that the replay misses (small objects between tensors), as a
+share of what a step allocates; see ``benchmarks/memory_forecast.py``."""
+CONTEXT_BYTES = 512 * MIB
+"""GPU rank: CUDA context and loaded kernels (300-520 MiB by generation of GPU)."""
+NCCL_BYTES = 256 * MIB
+"""GPU rank among several: NCCL's channels and buffers."""
+WORKSPACE_BYTES = 96 * MIB
+"""GPU rank: cuBLAS (8 MiB, 32 MiB on Hopper) and cuDNN work areas."""
+REPLAYED_STEPS = 3
+"""The first makes the optimizer's state, the second meets the holes, the third settles."""
+
+
+def forecast(
+    config: Config,
+    per_device_batch: int,
+    num_classes: int,
+    build: Callable[[], nn.Module],
+    micro_batches: int = 1,
+    process_bytes: int | None = None,
+) -> Forecast:
+    """Forecast the peak memory of one rank of a run.
+
+    Under cpu `total_bytes` is the peak resident memory of the rank's process, interpreter and
+    libraries included and pages of files left out, as ``RankRecord.peak_bytes`` is. Under gpu
+    it is what the rank takes of its GPU, the CUDA context included; ``peak_bytes`` leaves
+    ``parts["context"]`` out. A run with ``compile=true`` is forecast as if it were not compiled.
+
+    Args:
+        per_device_batch: images per step of the fullest rank.
+        build: makes the model; called under ``torch.device("meta")``.
+        micro_batches: parts into which that batch is cut.
+        process_bytes: baseline of a CPU rank where it has been measured.
+
+    Raises:
+        NoForecast: the model or the optimizer cannot be walked without data.
+    """
+    gpu = config.hardware.kind == "gpu"
+    images = math.ceil(per_device_batch / micro_batches)
+    ddp = config.strategy.name != "none"
+    views = ddp and config.strategy.gradient_as_bucket_view
+    held = micro_batches > 1 or views
+    state, update = optimizer_bytes(config.optimizer, meta_model(config, build), foreach=gpu)
+    walk = walk_step(config, images, num_classes, build, torch.device("cpu"), held_gradients=held)
+    gradients = sum(walk.gradients)
+    input_bytes = per_device_batch * 3 * config.dataset.image_px**2 * (4 + 1)
+    static = {
+        "parameters": sum(walk.parameters),
+        "optimizer": state,
+        "buckets": gradients if ddp and not views else 0,
+        "input": input_bytes,
+    }
+    in_step = _peak_parts(walk, gradients, update, held=held)
+    counted = sum(static.values()) + sum(in_step.values())
+    setting = _Setting(walk, state, input_bytes, _buckets(config.strategy, walk.gradients), held)
+    if gpu:
+        growth = _cuda_growth(config, images, num_classes, build, walk, held_gradients=held)
+        in_step["activations"] += growth
+        taken = _taken(CachingHeap(), setting)
+        allowances = {
+            "fragmentation": max(0, taken - counted),
+            "workspace": WORKSPACE_BYTES,
+            "context": CONTEXT_BYTES + (NCCL_BYTES if config.num_devices > 1 else 0),
+        }
+    else:
+        taken = _taken(GlibcHeap(keeps=config.hardware.keep_memory), setting)
+        dynamic = max(0, taken - static["parameters"])
+        allowances = {
+            "fragmentation": max(0, taken - counted) + int(FRAGMENTATION_SHARE * dynamic),
+            "runtime": RUNTIME_BYTES,
+            "process": PROCESS_BYTES if process_bytes is None else process_bytes,
+        }
+    parts = static | in_step | allowances
+    return Forecast(total_bytes=sum(parts.values()), parts=parts, source="model")
+
+
+def _peak_parts(walk: Walk, gradients: int, update: int, *, held: bool) -> dict[str, int]:
+    """What the fullest moment holds: within the two passes, or in the optimizer's update."""
+    passes = walk.peak.total + (gradients if held else 0)
+    if gradients + update > passes:
+        return {"gradients": gradients, "activations": 0, "transient": update}
+    return {
+        "gradients": gradients if held else walk.peak.gradients,
+        "activations": walk.peak.activations,
+        "transient": walk.peak.transient,
+    }
+
+
+def _cuda_growth(
+    config: Config,
+    images: int,
+    num_classes: int,
+    build: Callable[[], nn.Module],
+    on_cpu: Walk,
+    *,
+    held_gradients: bool,
+) -> int:
+    """How much more the kernels and the autocast rules of CUDA save for the backward pass."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        on_cuda = walk_step(
+            config,
+            images,
+            num_classes,
+            build,
+            torch.device("cuda", 0),
+            held_gradients=held_gradients,
+            backward=False,
+        )
+    return on_cuda.activations - on_cpu.activations
+
+
+def optimizer_bytes(config: OptimizerConfig, model: nn.Module, *, foreach: bool) -> tuple[int, int]:
+    """What an optimizer keeps between steps and what a step needs on top of it, in bytes.
+
+    Counted over two steps on the ``meta`` device. An optimizer that looks at values is run on
+    a small matrix instead and its appetite scaled to the model.
+
+    Args:
+        foreach: assume the multi-tensor implementation, the default on CUDA.
+
+    Raises:
+        ConfigError: the optimizer cannot take a plain step.
+    """
+    try:
+        return _optimizer_bytes(config, model, foreach=foreach)
+    except (RuntimeError, NotImplementedError):
+        sample = nn.Linear(64, 64, bias=False)
+        try:
+            state, update = _optimizer_bytes(config, sample, foreach=foreach)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise ConfigError(_no_plain_step(config, error)) from error
+        share = tensor_bytes(model.parameters()) / tensor_bytes(sample.parameters())
+        return int(state * share), int(update * share)
+    except TypeError as error:
+        raise ConfigError(_no_plain_step(config, error)) from error
+
+
+def _no_plain_step(config: OptimizerConfig, error: Exception) -> str:
+    return (
+        f"optimizer.name={config.name} cannot take a plain step of training "
+        f"({first_line(error)}); use one that needs neither a closure nor special parameters"
+    )
+
+
+def _optimizer_bytes(
+    config: OptimizerConfig, model: nn.Module, *, foreach: bool
+) -> tuple[int, int]:
+    optimizer = build_optimizer(config, model)
+    for group in optimizer.param_groups:
+        if foreach and "foreach" in group and group["foreach"] is None and not group.get("fused"):
+            group["foreach"] = True
+    trained = [item for item in model.parameters() if item.requires_grad]
+    for item in trained:
+        item.grad = torch.zeros_like(item)
+    try:
+        optimizer.step()
+        kept = [leaf for leaf in tree_leaves(dict(optimizer.state)) if isinstance(leaf, Tensor)]
+        kept = [leaf for leaf in kept if leaf.numel() > 1]
+        gradients = [item.grad for item in trained if item.grad is not None]
+        ledger = Ledger([*trained, *gradients, *kept])
+        with ledger:
+            optimizer.step()
+    finally:
+        model.zero_grad(set_to_none=True)
+    return tensor_bytes(kept), ledger.peak.total
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """What surrounds the walked pass in a real training."""
+
+    walk: Walk
+    optimizer: int
+    input: int
+    buckets: tuple[int, ...]
+    held: bool
+
+
+def _buckets(strategy: StrategyConfig, gradients: Sequence[int]) -> tuple[int, ...]:
+    """Sizes of DDP's buckets: filled from the last parameter, the first holds 1 MiB."""
+    if strategy.name == "none":
+        return ()
+    sizes, filled, limit = [], 0, 1 * MIB
+    for nbytes in reversed(gradients):
+        filled += nbytes
+        if filled >= limit:
+            sizes.append(filled)
+            filled, limit = 0, int(strategy.bucket_cap_mb * MIB)
+    return tuple([*sizes, filled] if filled else sizes)
+
+
+def _taken(heap: Heap, setting: _Setting) -> int:
+    """What the allocator holds at its fullest over the first steps of a training, in bytes."""
+    walk = setting.walk
+    counter = iter(range(10**12, 2 * 10**12))
+
+    def new(nbytes: int) -> int:
+        key = next(counter)
+        heap.allocate(key, nbytes)
+        return key
+
+    for nbytes in walk.parameters:
+        new(nbytes)
+    for nbytes in setting.buckets:
+        new(nbytes)
+    if setting.held and not setting.buckets:
+        for nbytes in walk.gradients:
+            new(nbytes)
+    made = walk.events[: walk.first_drop]
+    dropped = walk.events[walk.first_drop :]
+    # uint8, its float copy, and the normalised images that the model sees.
+    pixels = setting.input // 5
+    for step in range(REPLAYED_STEPS):
+        shift = (step + 1) * 10**8
+        raw, copy, images = new(pixels), new(4 * pixels), new(4 * pixels)
+        heap.free(copy)
+        replay(heap, made, shift)
+        if step == 0:
+            for share in _split(setting.optimizer, walk.gradients):
+                new(share)
+        replay(heap, dropped, shift)
+        heap.free(raw)
+        heap.free(images)
+    return heap.peak
+
+
+def _split(total: int, like: Sequence[int]) -> list[int]:
+    """`total` bytes in pieces whose sizes are in the proportion of `like`."""
+    whole = sum(like)
+    return [total * nbytes // whole for nbytes in like] if whole else []

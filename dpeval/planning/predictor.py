@@ -1,0 +1,225 @@
+"""Looks ahead for a session: every run's memory, budget and time, each counted once."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from dpeval.components import models
+from dpeval.config import Config, to_plain
+from dpeval.errors import RecordError
+from dpeval.planning import step_time_bound
+from dpeval.planning.fake_step import flops_per_image
+from dpeval.planning.measured_peaks import Peak, learned, peak_of, work_key
+from dpeval.planning.memory_budget import Decision, NoForecast, budget, decide
+from dpeval.planning.memory_forecast import PROCESS_BYTES, forecast
+from dpeval.planning.step_time_bound import Pace, Past, past_of
+from dpeval.record.io import below, read
+from dpeval.record.machine import Machine
+from dpeval.record.memory import Budget, Forecast
+from dpeval.record.plan import Plan
+from dpeval.record.schema import Record
+from dpeval.system import nvml
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What the record of one run teaches about others that do the same work."""
+
+    key: tuple[str, ...]
+    host: str
+    peak: Peak | None
+    past: Past | None
+
+    @classmethod
+    def of(cls, record: Record) -> Lesson:
+        return cls(
+            work_key(record.config), record.environment.host, peak_of(record), past_of(record)
+        )
+
+
+class Foresight:
+    """Forecasts and decides for the runs of one session on `machine`."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._counted: dict[tuple[str, int, int], Forecast | NoForecast] = {}
+        self._told_s_of: dict[str, float | None] = {}
+        self._speeds: dict[str, float] = {}
+        self._flops_of: dict[tuple[str, int], float | None] = {}
+        self._listed: dict[Path, list[Path]] = {}
+        self._read: dict[Path, Lesson | None] = {}
+
+    def counted(self, config: Config, images: int, micro_batches: int = 1) -> Forecast:
+        """The forecast by counting alone; see :func:`dpeval.planning.memory_forecast.forecast`.
+
+        Raises:
+            NoForecast: the model cannot be walked without data.
+        """
+        several = config.num_devices > 1
+        what = json.dumps([*work_key(to_plain(config)), several, config.dataset.num_classes])
+        key = (what, images, micro_batches)
+        if key not in self._counted:
+            try:
+                self._counted[key] = forecast(
+                    config,
+                    images,
+                    config.dataset.num_classes,
+                    lambda: models.build(config.model),
+                    micro_batches,
+                )
+            except NoForecast as error:
+                self._counted[key] = error
+        found = self._counted[key]
+        if isinstance(found, NoForecast):
+            raise found
+        return found
+
+    def forecast(self, config: Config, images: int, folder: Path | None = None) -> Forecast:
+        """The forecast, with the allowance that measured peaks under `folder` suggest by now.
+
+        Raises:
+            NoForecast: the model cannot be walked without data.
+        """
+        self._look_again(folder)
+        return self._forecast(config, images, 1, folder)
+
+    def _forecast(
+        self, config: Config, images: int, micro_batches: int, folder: Path | None
+    ) -> Forecast:
+        counted = self.counted(config, images, micro_batches)
+        peaks = [item.peak for item in self._lessons(folder, config) if item.peak is not None]
+        if not peaks:
+            return counted
+        if micro_batches == 1:
+            return learned(counted, images, peaks)
+        part = math.ceil(images / micro_batches)
+        undivided = learned(self.counted(config, part), part, peaks)
+        return counted.with_allowance_of(undivided)
+
+    def decide(self, config: Config, plan: Plan, folder: Path | None = None) -> Decision:
+        """What becomes of the run of `config` as planned; starts nothing.
+
+        Args:
+            folder: where earlier records of the same study lie.
+
+        Raises:
+            NoForecast: the model cannot be walked without data.
+        """
+        self._look_again(folder)
+        return decide(
+            config.memory.on_excess,
+            [rank.batch for rank in plan.ranks],
+            lambda images, parts: self._forecast(config, images, parts, folder),
+            self.budget_at(config),
+            strong=config.scaling.kind == "strong",
+        )
+
+    def too_short(self, config: Config, plan: Plan, folder: Path) -> str | None:
+        """Why the time of the run of `config` leaves no room for a mean; None where it may.
+
+        Args:
+            folder: where earlier records of the same study lie. Those of before the first
+                question count: a sweep asks for all of its runs before any of them starts.
+        """
+        images = max(rank.batch for rank in plan.ranks)
+        past = [
+            item.past
+            for item in self._lessons(folder, config)
+            if item.past is not None and item.host == self._machine.host
+        ]
+        paces = [
+            self._expected(config, images),
+            step_time_bound.remembered(plan.world_size, images, past),
+        ]
+        return step_time_bound.too_short(config.measure, [one for one in paces if one is not None])
+
+    def _expected(self, config: Config, images: int) -> Pace | None:
+        """The pace by what the model says or by its operations; None where neither tells.
+
+        What a GPU does in a second is not known before there are ranks on it.
+        """
+        told_s = self._told_s(config)
+        if told_s is not None:
+            return step_time_bound.known(told_s + config.dataset.delay_s)
+        if config.hardware.kind == "gpu":
+            return None
+        flops, speed = self._flops(config), self._core_speed(config.precision)
+        threads = config.hardware.cores_per_device
+        return (
+            step_time_bound.counted(flops * images, images, speed * threads)
+            if flops is not None
+            else None
+        )
+
+    def budget_at(self, config: Config) -> Callable[[int], Budget]:
+        """The budget of one rank, from the number of ranks of the whole run."""
+        gpu = config.hardware.kind == "gpu"
+        free = nvml.free_bytes([item.uuid for item in self._machine.gpus]) if gpu else []
+
+        def at(devices: int) -> Budget:
+            ranks = math.ceil(devices / config.num_nodes)
+            return budget(
+                config.hardware,
+                self._machine,
+                ranks,
+                shared_bytes=PROCESS_BYTES,
+                gpu_free_bytes=free[:ranks],
+            )
+
+        return at
+
+    def _told_s(self, config: Config) -> float | None:
+        """How long the model says that a step of it takes at least; None where it says nothing."""
+        # Building a model takes 60 ms, and a sweep plans many runs of one.
+        key = str(config.model)
+        if key not in self._told_s_of:
+            self._told_s_of[key] = getattr(models.check(config.model), "least_step_s", None)
+        return self._told_s_of[key]
+
+    def _flops(self, config: Config) -> float | None:
+        """Operations of one image; None where the model cannot be walked without data."""
+        key = str(config.model), config.dataset.image_px
+        if key not in self._flops_of:
+            try:
+                found: float | None = flops_per_image(config, 2, lambda: models.build(config.model))
+            except NoForecast:
+                found = None
+            self._flops_of[key] = found
+        return self._flops_of[key]
+
+    def _core_speed(self, precision: str) -> float:
+        if precision not in self._speeds:
+            self._speeds[precision] = step_time_bound.core_flops_per_s(precision)
+        return self._speeds[precision]
+
+    def _lessons(self, folder: Path | None, config: Config) -> list[Lesson]:
+        """What runs under `folder` teach whose ranks did the same work, with whatever batch."""
+        if folder is None:
+            return []
+        if folder not in self._listed:
+            self._listed[folder] = sorted(below(folder))
+        key = work_key(to_plain(config))
+        found = [self._lesson(path) for path in self._listed[folder]]
+        return [item for item in found if item is not None and item.key == key]
+
+    def _look_again(self, folder: Path | None) -> None:
+        """Let the next question see the records that have come into `folder` since the last."""
+        if folder is not None:
+            self._listed.pop(folder, None)
+
+    def _lesson(self, path: Path) -> Lesson | None:
+        if path not in self._read:
+            try:
+                self._read[path] = Lesson.of(read(path))
+            except RecordError:
+                self._read[path] = None
+        return self._read[path]
+
+
+def study_folder(folder: Path, study: str) -> Path:
+    """The folder of all runs of `study` that holds the run folder `folder`."""
+    return next((above for above in folder.parents if above.name == study), folder.parent)

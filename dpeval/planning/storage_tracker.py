@@ -1,0 +1,129 @@
+"""Counts the storages that a step of training creates and lets go, without doing the step."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from dpeval.planning.allocator_model import Event
+
+Scratch = Callable[[str, Sequence[Any], Any], Sequence[int]]
+"""From an operation's name, arguments and result to the bytes of its inner work areas."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What is held at one moment beyond what was there before the step, in bytes."""
+
+    total: int = 0
+    activations: int = 0
+    """Of the storages that the forward pass leaves for the backward pass, those still held."""
+    gradients: int = 0
+    """Gradients of parameters that the step has made so far."""
+
+    @property
+    def transient(self) -> int:
+        """What only the operations under way need: results, inner gradients, work areas."""
+        return self.total - self.activations - self.gradients
+
+
+class Ledger(TorchDispatchMode):
+    """Adds up every storage while it lives, each once, however many tensors view it.
+
+    Works on tensors without data (``meta``, fake): a storage knows its size all the same.
+    """
+
+    def __init__(self, there: Iterable[Tensor], scratch: Scratch | None = None) -> None:
+        """`there` are the tensors that exist before the step and are not counted."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak = Moment()
+        self.events: list[Event] = []
+        """Allocations and frees in order; an :class:`Event` with a negative key is scratch."""
+        self._scratch = scratch
+        # Held, so that no later storage can take the address of one of them.
+        self._there = [tensor.untyped_storage() for tensor in there]
+        self._known = {storage._cdata for storage in self._there}
+        self._live: dict[int, Event] = {}
+        self._kept: dict[int, int] = {}
+        self._now = self._activations = self._gradients = self._count = 0
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._hold(leaf.untyped_storage())
+        inner = self._scratch(func._schema.name, args, result) if self._scratch else ()
+        for place, nbytes in enumerate(inner):
+            self.events.append(Event(-1 - place, nbytes))
+        for place in range(len(inner)):
+            self.events.append(Event(-1 - place, None))
+        if self._now + sum(inner) > self.peak.total:
+            self.peak = Moment(self._now + sum(inner), self._activations, self._gradients)
+        return result
+
+    def _hold(self, storage: torch.UntypedStorage) -> None:
+        address = storage._cdata
+        if address in self._known or address in self._live:
+            return
+        self._count += 1
+        event = Event(self._count, storage.nbytes())
+        self._live[address] = event
+        self.events.append(event)
+        self._now += storage.nbytes()
+        weakref.finalize(storage, self._drop, address).atexit = False
+
+    def _drop(self, address: int) -> None:
+        event = self._live.pop(address)
+        self.events.append(Event(event.key, None))
+        self._now -= event.nbytes or 0
+        self._activations -= self._kept.pop(address, 0)
+
+    def end_forward(self) -> int:
+        """Call between the passes: whatever lives now was kept for the backward pass, bytes."""
+        self._kept = {address: event.nbytes or 0 for address, event in self._live.items()}
+        self._activations = self._now
+        return self._now
+
+    def count_gradient(self, nbytes: int) -> None:
+        """Call when the gradient of a parameter is complete."""
+        self._gradients += nbytes
+
+
+def pretend(model: nn.Module, mode: FakeTensorMode, device: torch.device) -> None:
+    """Replace the parameters and buffers of a ``meta`` model by fake ones on `device`.
+
+    Fake tensors have a device without having data there, so that the kernels' choices
+    (attention) and autocast are those of `device`. A tensor used twice stays one.
+    """
+    parameters: dict[nn.Parameter, nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is None:
+                continue
+            if parameter not in parameters:
+                fake = FakeTensor(mode, parameter.detach(), device)
+                parameters[parameter] = nn.Parameter(fake, parameter.requires_grad)
+            module._parameters[name] = parameters[parameter]
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = FakeTensor(mode, buffer, device)
+
+
+def tensor_bytes(tensors: Iterable[Tensor]) -> int:
+    """Bytes of the storages behind `tensors`, each counted once."""
+    storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage() for tensor in tensors}
+    return sum(storage.nbytes() for storage in storages.values())

@@ -1,0 +1,1 @@
+"""One run on this machine: prepared, started, watched, ended, recorded."""

@@ -1,0 +1,315 @@
+"""What a person sees while runs go on: live in a terminal, plain lines when piped."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Table
+
+from dpeval.errors import RunFailed, RunInterrupted
+from dpeval.instruments.step_buffer import Stage
+from dpeval.record.phases import PHASE_WORDS, PHASES
+from dpeval.record.schema import Record
+from dpeval.run.job import Job, Snapshot
+from dpeval.util.tables import make_console, make_table
+
+STAGE_WORDS = {
+    Stage.STARTING: "starting",
+    Stage.WARM_UP: "warm-up",
+    Stage.MEASURING: "measuring",
+    Stage.ABLATION: "taking apart",
+    Stage.FINISHED: "done",
+}
+PLAIN_EVERY_S = 10.0
+LIVE_EVERY_S = 0.5
+"""Drawing takes processor time from ranks where no core is spare: no more often than this."""
+
+
+class Reporter(Protocol):
+    """Tells a person what goes on."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    def say(self, line: str) -> None: ...
+
+    def sweep_started(self, jobs: list[Job], folder: Path) -> None: ...
+
+    def run_started(self, job: Job) -> None: ...
+
+    def progress(self, job: Job, snapshot: Snapshot) -> None: ...
+
+    def run_ended(self, job: Job, record: Record) -> None: ...
+
+    def sweep_ended(self, jobs: list[Job], records: list[Record], folder: Path) -> None: ...
+
+    def one(self, record: Record, folder: Path) -> None: ...
+
+
+def make_reporter() -> Reporter:
+    """Live display where standard output is a terminal, plain lines elsewhere."""
+    console = make_console()
+    return LiveReporter(console) if console.is_terminal else PlainReporter(console)
+
+
+class PlainReporter:
+    """One line per event."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._count = self._total = 0
+        self._last_s = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        pass
+
+    def say(self, line: str) -> None:
+        self.console.print(escape(line))
+
+    def sweep_started(self, jobs: list[Job], folder: Path) -> None:
+        self._total = len(jobs)
+        self.say(f"{len(jobs)} runs, one after another; records in {folder}")
+
+    def run_started(self, job: Job) -> None:
+        self._count += 1
+        self._last_s = time.monotonic()
+        if job.plan.skip is None:
+            self.say(f"{self._position()}{describe(job)}: started")
+
+    def progress(self, job: Job, snapshot: Snapshot) -> None:
+        if time.monotonic() - self._last_s < PLAIN_EVERY_S:
+            return
+        self._last_s = time.monotonic()
+        self.say(f"{self._position()}{describe(job)}: {progress_words(snapshot)}")
+
+    def run_ended(self, job: Job, record: Record) -> None:
+        self.say(f"{self._position()}{describe(job)}: {outcome_words(record)}")
+        for warning in record.warnings:
+            self.say(f"    warning: {warning.text}")
+
+    def sweep_ended(self, jobs: list[Job], records: list[Record], folder: Path) -> None:
+        self.console.print(summary_table(jobs, records))
+        self.say(f"records: {folder}")
+
+    def one(self, record: Record, folder: Path) -> None:
+        self.console.print(run_table(record))
+        self.say(f"record: {folder / 'metrics.json'}")
+
+    def _position(self) -> str:
+        return f"[{self._count}/{self._total}] " if self._total else ""
+
+
+class LiveReporter(PlainReporter):
+    """A line per finished run and one live line for the run that is under way."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self._bar = Progress(
+            TextColumn("{task.fields[position]}[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[words]}"),
+            console=console,
+            auto_refresh=False,
+            transient=True,
+        )
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def run_started(self, job: Job) -> None:
+        self._count += 1
+        self._last_s = time.monotonic()
+        self._task = self._bar.add_task(
+            escape(describe(job)), total=1.0, words="starting", position=escape(self._position())
+        )
+        self._bar.refresh()
+
+    def progress(self, job: Job, snapshot: Snapshot) -> None:
+        if time.monotonic() - self._last_s < LIVE_EVERY_S or self._task is None:
+            return
+        self._last_s = time.monotonic()
+        self._bar.update(
+            self._task, completed=share_done(job, snapshot), words=progress_words(snapshot, job)
+        )
+        self._bar.refresh()
+
+    def run_ended(self, job: Job, record: Record) -> None:
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+            self._task = None
+            self._bar.refresh()
+        super().run_ended(job, record)
+
+
+def describe(job: Job) -> str:
+    """One run in a few words."""
+    config = job.config
+    unit = "GPU" if config.hardware.kind == "gpu" else "core"
+    cores = config.num_devices * (
+        config.hardware.cores_per_device if config.hardware.kind == "cpu" else 1
+    )
+    each = " each" if config.scaling.kind == "weak" else ""
+    again = f", repetition {config.repetition + 1}/{config.repeat}" if config.repeat > 1 else ""
+    many = "s" * (cores != 1)
+    return f"{config.model.name} on {cores} {unit}{many}, batch {config.batch}{each}{again}"
+
+
+def progress_words(snapshot: Snapshot, job: Job | None = None) -> str:
+    """Stage, steps done, speed with its interval so far, and the most time that can be left."""
+    words = f"{STAGE_WORDS[snapshot.stage]}, {snapshot.steps} steps"
+    if snapshot.img_per_s:
+        words += f", {snapshot.img_per_s:.1f} img/s ± {snapshot.rel_half_width:.1%}"
+    if job is not None and snapshot.stage in (Stage.WARM_UP, Stage.MEASURING):
+        left_s = max(0.0, job.config.measure.time_limit_s - snapshot.elapsed_s)
+        words += f", at most {left_s:.0f} s left"
+    return words
+
+
+def share_done(job: Job, snapshot: Snapshot) -> float:
+    """How far a run has come towards its precision or its limit, whichever is nearer."""
+    limit = snapshot.elapsed_s / job.config.measure.time_limit_s
+    if not snapshot.rel_half_width:
+        return min(0.99, limit)
+    # An interval shrinks with the square root of the samples.
+    precision = (job.config.measure.rel_precision / snapshot.rel_half_width) ** 2
+    return min(0.99, max(limit, precision))
+
+
+def outcome_words(record: Record) -> str:
+    """The result of one run in a line."""
+    if record.throughput is not None and record.window is not None:
+        found = record.throughput
+        half = (found.high - found.low) / 2
+        text = f"{found.img_per_s:.2f} img/s ± {half:.2f} ({record.window.steps} steps)"
+    else:
+        text = ""
+    if record.status == "ok":
+        return text
+    reason = record.cause.message if record.cause is not None else ""
+    return f"{record.status.upper()}: {reason}" + (f" — until then {text}" if text else "")
+
+
+def run_table(record: Record) -> Table | str:
+    """Where the time of a step goes, by phase, on the slowest rank; how it ended, without steps."""
+    slowest = record.throughput.slowest_rank if record.throughput is not None else 0
+    stats = record.ranks[slowest].stats if record.ranks else {}
+    if not stats:
+        return escape(outcome_words(record))
+    table = make_table(
+        escape(outcome_words(record)),
+        {
+            "phase": "left",
+            "median": "right",
+            "mean": "right",
+            "5 % … 95 %": "right",
+            "share": "right",
+        },
+    )
+    whole_s = stats["step"].mean_s
+    for phase in (*PHASES, "step"):
+        item = stats[phase]
+        table.add_row(
+            PHASE_WORDS.get(phase, "whole step"),
+            seconds(item.median_s),
+            seconds(item.mean_s),
+            f"{seconds(item.p05_s)} … {seconds(item.p95_s)}",
+            f"{item.mean_s / whole_s:.1%}",
+            end_section=phase == PHASES[-1],
+        )
+    return table
+
+
+def summary_table(jobs: list[Job], records: list[Record]) -> Table:
+    """One row per run of a sweep."""
+    table = make_table(
+        "What was measured",
+        {
+            "run": "left",
+            "status": "left",
+            "img/s": "right",
+            "± 95 %": "right",
+            "median step": "right",
+            "exposed comm.": "right",
+            "data wait": "right",
+        },
+    )
+    for job, record in zip(jobs, records, strict=False):
+        table.add_row(escape(describe(job)), *_cells(record))
+    return table
+
+
+def _cells(record: Record) -> list[str]:
+    found = record.throughput
+    if found is None or record.window is None or not record.ranks:
+        reason = record.cause.kind if record.cause is not None else ""
+        return [f"{record.status} ({reason})" if reason else record.status, *["–"] * 5]
+    stats = record.ranks[found.slowest_rank].stats
+    step_s = stats["step"].mean_s
+    mark = "" if record.window.steady else " (unsteady)"
+    return [
+        f"{record.status}{mark}",
+        f"{found.img_per_s:.2f}",
+        f"{(found.high - found.low) / 2:.2f}",
+        seconds(stats["step"].median_s),
+        f"{stats['comm_exposed'].mean_s / step_s:.1%}",
+        f"{stats['data'].mean_s / step_s:.1%}",
+    ]
+
+
+def seconds(value_s: float) -> str:
+    """A time with a unit that suits its size."""
+    if abs(value_s) >= 1:
+        return f"{value_s:.2f} s"
+    if abs(value_s) >= 1e-3:
+        return f"{value_s * 1e3:.2f} ms"
+    return f"{value_s * 1e6:.0f} µs"
+
+
+def raise_for(records: list[Record], planned: int) -> None:
+    """Tell by an error, and so by the exit status, that not all went well.
+
+    Raises:
+        RunInterrupted: the work was ended before its last run.
+        RunFailed: some runs failed or ran out of memory.
+    """
+    if records and records[-1].status == "interrupted":
+        raise RunInterrupted(
+            f"interrupted in run {len(records)} of {planned}; what was measured is recorded"
+        )
+    bad = [record for record in records if record.status in ("failed", "oom")]
+    if bad:
+        causes = {record.cause.message for record in bad if record.cause is not None}
+        raise RunFailed(
+            f"{len(bad)} of {planned} run{'s' * (planned > 1)} did not end well: "
+            + "; ".join(sorted(causes))
+        )

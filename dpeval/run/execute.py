@@ -1,0 +1,155 @@
+"""One run: a plan becomes ranks, their marks become exactly one record, whatever happens."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+
+from dpeval import record
+from dpeval.config import Config
+from dpeval.data import Source
+from dpeval.instruments.step_buffer import Board, Stage
+from dpeval.record.conditions import Conditions
+from dpeval.record.machine import Environment
+from dpeval.record.plan import RankPlan
+from dpeval.record.schema import Cause, DatasetUsed, Record
+from dpeval.run import forkserver, multi_node, rank_supervisor, record_builder
+from dpeval.run.job import Job, Meeting, Snapshot, Watcher
+from dpeval.run.outcome import Outcome
+from dpeval.system.conditions import ConditionSampler
+from dpeval.system.process import stay_off
+from dpeval.worker.messages import RankTask
+
+
+def skip(job: Job, environment: Environment, reason: Cause) -> Record:
+    """Record a run that is not started, and why."""
+    skipped = record_builder.blank(job, environment, _now(), status="skipped", cause=reason)
+    record.write(skipped, job.folder / record.FILE_NAME)
+    return skipped
+
+
+def execute(
+    job: Job, source: Source, dataset: DatasetUsed, environment: Environment, watcher: Watcher
+) -> Record:
+    """Run `job` on this machine and leave its record in ``job.folder``.
+
+    Every ending leaves a record: ``ok``, ``oom``, ``failed`` or ``interrupted``. A bug in dpeval
+    itself is recorded as ``failed`` too, and then raised.
+    """
+    begun, begun_s = _now(), time.monotonic()
+    path = job.folder / record.FILE_NAME
+    blank = record_builder.blank(job, environment, begun, dataset=dataset)
+    try:
+        made = _measure(job, source, blank, begun_s, watcher)
+    except BaseException as error:
+        cause = Cause(kind="bug", message=str(error), exception=type(error).__name__)
+        failed = blank.model_copy(
+            update={"status": "failed", "cause": cause, "wall_s": time.monotonic() - begun_s}
+        )
+        record.write(failed, path)
+        raise
+    record.write(made, path)
+    return made
+
+
+def _measure(job: Job, source: Source, blank: Record, begun_s: float, watcher: Watcher) -> Record:
+    interface, host = job.config.hardware.interface or "lo", "127.0.0.1"
+    if job.node is not None:
+        interface, host = multi_node.interface_of(job.config)
+    board = _board(job)
+    store, port = forkserver.serve_store(host)
+    if job.node is not None:
+        multi_node.announce(job.node, host, port)
+    meeting = Meeting(host, port, interface)
+    outcome, pids, conditions = _run_ranks(job, source, board, meeting, watcher)
+    if job.node is not None:
+        plan = multi_node.gather(job.node, job.plan, board, outcome, pids)
+        job, blank = replace(job, plan=plan), blank.model_copy(update={"plan": plan})
+    del store  # served the ranks until the last of them had ended
+    return record_builder.finish(blank, job, board, outcome, conditions, begun_s, pids)
+
+
+def assist(job: Job, source: Source, watcher: Watcher) -> bool:
+    """Run this node's ranks of a run that node 0 records; return whether they ended well."""
+    assert job.node is not None
+    board = _board(job)
+    outcome, pids, _ = _run_ranks(
+        job, source, board, multi_node.find(job.node, job.config), watcher
+    )
+    multi_node.leave_part(job.node, job.plan, board, outcome, pids)
+    return outcome.failure is None
+
+
+def _board(job: Job) -> Board:
+    return Board(forkserver.context(), job.plan.world_size, job.config.measure.max_steps)
+
+
+def _run_ranks(
+    job: Job, source: Source, board: Board, meeting: Meeting, watcher: Watcher
+) -> tuple[Outcome, dict[int, int], Conditions | None]:
+    """Start and watch this node's ranks; return when all of them have ended."""
+    config = job.config
+    index = job.node.index if job.node is not None else 0
+    here = [rank for rank in job.plan.ranks if rank.node == index]
+    env = _environment_of_ranks(config, meeting.interface)
+    tasks = [
+        RankTask(config, job.plan, rank.rank, source, meeting.host, meeting.port, env)
+        for rank in here
+    ]
+    ranks = rank_supervisor.Ranks(tasks, board, config.hardware)
+    pids = dict(ranks.pids)
+    sampler = _sampler(here, pids) if config.measure.conditions else None
+    alarm = multi_node.Alarm(job.node) if job.node is not None else None
+    with stay_off({cpu for rank in here for cpu in rank.cpus}):
+        elsewhere = alarm.heard if alarm is not None else lambda: None
+        outcome = ranks.watch(_ticker(job, board, sampler, watcher), elsewhere)
+    if alarm is not None and outcome.failure is not None and outcome.failure.kind != "interrupt":
+        alarm.raise_()
+    return outcome, pids, sampler.finish() if sampler is not None else None
+
+
+def _ticker(
+    job: Job, board: Board, sampler: ConditionSampler | None, watcher: Watcher
+) -> Callable[[], None]:
+    begin_s = time.monotonic()
+
+    def tick() -> None:
+        stage = board.stage(0)
+        if sampler is not None and stage == Stage.MEASURING:
+            sampler.sample()
+        step_s, rel_half_width, _ = board.estimate(0)
+        watcher.progress(
+            job,
+            Snapshot(
+                stage=stage,
+                steps=board.steps(0),
+                elapsed_s=time.monotonic() - begin_s,
+                img_per_s=job.plan.global_batch / step_s if step_s else 0.0,
+                rel_half_width=rel_half_width,
+            ),
+        )
+
+    return tick
+
+
+def _sampler(ranks: list[RankPlan], pids: dict[int, int]) -> ConditionSampler:
+    on_gpus = [rank for rank in ranks if rank.device != "cpu"]
+    gpus = {int(rank.device.removeprefix("cuda:")): rank.gpu_uuid for rank in on_gpus}
+    return ConditionSampler({pids[rank.rank]: rank.cpus for rank in ranks}, gpus=gpus)
+
+
+def _environment_of_ranks(config: Config, interface: str) -> dict[str, str]:
+    """Variables that keep ranks on one interface and their thread pools at their size."""
+    threads = str(config.hardware.cores_per_device)
+    return {
+        "GLOO_SOCKET_IFNAME": interface,
+        "NCCL_SOCKET_IFNAME": interface,
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+    }
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="milliseconds")

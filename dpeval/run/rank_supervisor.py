@@ -1,0 +1,210 @@
+"""Start the ranks of one node, watch them, and end every one of them, whatever happens."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing import connection
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from types import FrameType
+
+from dpeval.config import HardwareConfig
+from dpeval.instruments.step_buffer import Board, Stage
+from dpeval.run.forkserver import context
+from dpeval.run.hang_detector import HangDetector
+from dpeval.run.outcome import Failure, Outcome, first_cause, killed_for_memory
+from dpeval.system import oom
+from dpeval.system.process import resident
+from dpeval.worker.messages import RankFailure, RankResult, RankTask
+
+POLL_S = 0.2
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Ranks:
+    """The processes of one node's ranks."""
+
+    def __init__(self, tasks: list[RankTask], board: Board, hardware: HardwareConfig) -> None:
+        from dpeval.worker.rank_process import run_rank
+
+        self._hardware, self._board = hardware, board
+        self._local = {task.rank: task.plan.ranks[task.rank].local_rank for task in tasks}
+        self._processes: dict[int, BaseProcess] = {}
+        self._pipes: dict[int, Connection] = {}
+        self._messages: dict[int, RankResult | RankFailure] = {}
+        self._closed: set[int] = set()
+        self._deadline_s = float("inf")
+        self._kills = oom.kill_counters()
+        self._on_cpu = {task.rank for task in tasks if task.plan.ranks[task.rank].device == "cpu"}
+        for task in tasks:
+            ours, theirs = context().Pipe()
+            process = context().Process(
+                target=run_rank, args=(task, board, theirs), name=f"rank{task.rank}", daemon=False
+            )
+            process.start()
+            theirs.close()
+            self._processes[task.rank], self._pipes[task.rank] = process, ours
+
+    @property
+    def pids(self) -> dict[int, int]:
+        """Process id per rank."""
+        return {rank: process.pid or 0 for rank, process in self._processes.items()}
+
+    def watch(
+        self, on_tick: Callable[[], None], elsewhere: Callable[[], Failure | None]
+    ) -> Outcome:
+        """Wait until all ranks have told their result, one fails, or a signal asks to stop.
+
+        `on_tick` is called between polls, in this process, and so is `elsewhere`, which tells of
+        a failure on another node. All ranks have ended on return.
+        """
+        outcome = Outcome()
+        hang = HangDetector(self._board, self._hardware, list(self._local.values()), self.pids)
+        try:
+            with _signals() as received:
+                while len(outcome.results) < len(self._processes) and outcome.failure is None:
+                    self._wait()
+                    self._note_peaks(outcome)
+                    self._sort_messages(outcome)
+                    outcome.failure = outcome.failure or self._dead() or hang.check() or elsewhere()
+                    self._heed(received, outcome, hang.longest_step_s)
+                    if outcome.failure is None:
+                        on_tick()
+                if outcome.failure is not None:
+                    self._wait_for_others(outcome)
+        finally:
+            self.end()
+        return outcome
+
+    def _wait(self) -> None:
+        waiting: list[Connection | int] = [
+            *(
+                pipe
+                for rank, pipe in self._pipes.items()
+                if rank not in self._messages and rank not in self._closed
+            ),
+            *(
+                process.sentinel
+                for rank, process in self._processes.items()
+                if rank not in self._messages
+            ),
+        ]
+        ready = connection.wait(waiting, POLL_S)
+        for rank, pipe in self._pipes.items():
+            if pipe in ready:
+                try:
+                    self._messages[rank] = pipe.recv()
+                except (EOFError, OSError):
+                    self._closed.add(rank)
+
+    def _note_peaks(self, outcome: Outcome) -> None:
+        """Keep what each rank holds: one that the kernel ends cannot tell it any more."""
+        for rank, pid in self.pids.items():
+            held = resident(pid) if rank in self._on_cpu else None
+            if held is not None:
+                outcome.peak_bytes[rank] = max(held.peak_bytes, outcome.peak_bytes.get(rank, 0))
+
+    def _killed_for_memory(self, code: int) -> str | None:
+        if code != -signal.SIGKILL:
+            return None
+        return oom.killed_for_memory(self._kills, oom.kill_counters())
+
+    def _sort_messages(self, outcome: Outcome) -> None:
+        for rank, message in self._messages.items():
+            if isinstance(message, RankResult):
+                outcome.results[rank] = message
+        failures = [item for item in self._messages.values() if not isinstance(item, RankResult)]
+        for item in failures:
+            if item.peak_bytes is not None:
+                outcome.peak_bytes[item.rank] = item.peak_bytes
+        if failures:
+            outcome.failure = first_cause(failures)
+
+    def _dead(self) -> Failure | None:
+        """The first rank that ended without a word."""
+        for rank, process in self._processes.items():
+            code = process.exitcode
+            if code is None or rank in self._messages:
+                continue
+            if rank not in self._closed and self._pipes[rank].poll():
+                continue  # it ended with a word that is still to be heard
+            if code < 0:
+                name = signal.Signals(-code).name
+                place = self._killed_for_memory(code)
+                if place is not None:
+                    return killed_for_memory(rank, place, name)
+                return Failure("signal", rank, f"rank {rank} was ended by {name}", signal=name)
+            return Failure("exit", rank, f"rank {rank} left with exit status {code} and no result")
+        return None
+
+    def _wait_for_others(self, outcome: Outcome) -> None:
+        """Hear what else ends within a moment, so that the cause is named and not its echo."""
+        deadline_s = time.monotonic() + 0.5
+        while time.monotonic() < deadline_s and len(self._messages) < len(self._processes):
+            if all(process.exitcode is not None for process in self._processes.values()):
+                break
+            self._wait()
+        dead = self._dead()
+        if dead is not None and dead.kind in ("signal", "oom"):
+            outcome.failure = dead
+            return
+        first = outcome.failure
+        self._sort_messages(outcome)
+        if first is not None and first.kind in ("signal", "hang", "oom"):
+            outcome.failure = first
+
+    def _heed(self, received: list[str], outcome: Outcome, longest_step_s: float) -> None:
+        """On the first signal ask for a clean stop; on a second, or when it takes long, end."""
+        if not received:
+            return
+        if outcome.interrupted_by is None:
+            outcome.interrupted_by = received[0]
+            self._board.request_stop()
+            self._deadline_s = time.monotonic() + max(10.0, 3 * longest_step_s)
+        measuring = any(self._board.steps(local) for local in self._local.values())
+        ablating = any(self._board.stage(local) >= Stage.ABLATION for local in self._local.values())
+        if len(received) > 1 or not measuring or ablating or time.monotonic() > self._deadline_s:
+            outcome.failure = outcome.failure or Failure(
+                "interrupt", None, f"ended by {received[0]}", signal=received[0]
+            )
+
+    def end(self) -> None:
+        """End every rank and its helpers; returns when none is left."""
+        for rank, process in self._processes.items():
+            if rank in self._messages:
+                process.join(2.0)
+            if process.exitcode is None and process.pid:
+                # The rank leads its own group unless it had no time to make one.
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.kill()
+        for process in self._processes.values():
+            process.join()
+        for pipe in self._pipes.values():
+            pipe.close()
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[str]]:
+    """Collect the names of stop signals instead of dying of them."""
+    received: list[str] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        received.append(signal.Signals(number).name)
+
+    previous = {}
+    try:
+        for number in STOP_SIGNALS:
+            previous[number] = signal.signal(number, note)
+    except ValueError:
+        # Signal handlers can be set in the main thread alone; elsewhere the caller has its own.
+        previous = {}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,331 @@
+"""From what the ranks left on the board and told at their end to one record."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import time
+import uuid
+from typing import Any
+
+import numpy as np
+
+from dpeval import __version__
+from dpeval.config import identity, to_plain
+from dpeval.instruments.step_buffer import COLUMNS, Board
+from dpeval.record.codes import Status, StopReason
+from dpeval.record.conditions import Conditions
+from dpeval.record.machine import Environment
+from dpeval.record.measurement import Window
+from dpeval.record.phases import OWN_PHASES, PHASES
+from dpeval.record.schema import (
+    Ablation,
+    AblationBlock,
+    Bucket,
+    Cause,
+    DatasetUsed,
+    Loss,
+    PhaseStats,
+    RankRecord,
+    Record,
+    SetupTimes,
+    readings,
+)
+from dpeval.run.job import Job
+from dpeval.run.outcome import Failure, Outcome
+from dpeval.stats import machine_speed, record_warnings, steady_state
+from dpeval.stats import throughput as throughput_module
+from dpeval.stats.throughput import throughput
+from dpeval.util.arrays import Floats
+from dpeval.worker.messages import RankResult
+
+LOSS_STEPS = 5
+
+
+def blank(
+    job: Job,
+    environment: Environment,
+    started_at: str,
+    *,
+    status: Status = "failed",
+    cause: Cause | None = None,
+    dataset: DatasetUsed | None = None,
+) -> Record:
+    """A record that says what was asked and where, before anything is measured."""
+    config = job.config
+    return Record(
+        dpeval_version=__version__,
+        run_id=uuid.uuid4().hex,
+        identity=identity(config),
+        status=status,
+        cause=cause,
+        study=config.study,
+        repetition=config.repetition,
+        started_at=started_at,
+        wall_s=0.0,
+        command=shlex.join(["python", "-m", "dpeval.train", *job.overrides]),
+        overrides=list(job.overrides),
+        config=to_plain(config),
+        plan=job.plan,
+        dataset=dataset,
+        environment=environment,
+        memory=job.memory,
+    )
+
+
+def finish(
+    record: Record,
+    job: Job,
+    board: Board,
+    outcome: Outcome,
+    conditions: Conditions | None,
+    begun_s: float,
+    pids: dict[int, int],
+) -> Record:
+    """Complete `record` with whatever the run left, also where it did not come to its end."""
+    steps = min((board.steps(local) for local in range(board.ranks)), default=0)
+    ended = len(outcome.results) == len(pids)
+    fields: dict[str, Any] = {
+        "status": _status(outcome, ended),
+        "cause": _cause(outcome, ended),
+        "wall_s": time.monotonic() - begun_s,
+        "conditions": conditions,
+    }
+    if steps:
+        fields |= _series(job, board, outcome, steps, begun_s, pids)
+        if conditions is not None:
+            seen = readings(fields["ranks"], fields["window"])
+            bad = conditions.bad + machine_speed.words(seen)
+            fields["conditions"] = conditions.model_copy(update={"bad": bad})
+        if fields["status"] == "ok" and fields["window"] is None:
+            fields |= {"status": "failed", "cause": _cut_short(job, board, steps)}
+        power_w = conditions.power_w if conditions is not None else None
+        # The other nodes of a run use energy that is not seen from here.
+        if power_w is not None and job.node is None and "throughput" in fields:
+            fields["energy_j_per_img"] = power_w / fields["throughput"].img_per_s
+    elif fields["status"] == "oom":
+        # Not one step, but how much each rank held is what such a run has to tell.
+        fields["ranks"] = [
+            _rank(job, rank.rank, board.rows(rank.rank)[:0], None, outcome, pids)
+            for rank in job.plan.ranks
+        ]
+    made = record.model_copy(update=fields)
+    return made.model_copy(update={"warnings": record_warnings.find(made)})
+
+
+def _status(outcome: Outcome, ended: bool) -> Status:
+    if outcome.interrupted_by is not None:
+        return "interrupted"
+    if ended and outcome.failure is None:
+        return "ok"
+    return "oom" if outcome.failure is not None and outcome.failure.kind == "oom" else "failed"
+
+
+def _cause(outcome: Outcome, ended: bool) -> Cause | None:
+    if outcome.interrupted_by is not None:
+        what = "what was measured until then is kept" if ended else "the ranks had to be ended"
+        return Cause(
+            kind="interrupt",
+            message=f"{outcome.interrupted_by} asked the run to end; {what}",
+            signal=outcome.interrupted_by,
+        )
+    failure: Failure | None = outcome.failure
+    if failure is None:
+        return None
+    return Cause(
+        kind=failure.kind,
+        message=failure.message,
+        rank=failure.rank,
+        exception=failure.exception,
+        signal=failure.signal,
+        log=failure.log,
+    )
+
+
+def _cut_short(job: Job, board: Board, steps: int) -> Cause:
+    """Why a run that did nothing wrong has no mean: its time ended before there was a window."""
+    steady_state = job.config.measure
+    step_s = float(np.median(_column(board.rows(0)[:steps], "step")))
+    enough_s = math.ceil((steady_state.min_warmup_steps + steady_state.min_steps) * step_s)
+    return Cause(
+        kind="time_limit",
+        message=(
+            f"measure.time_limit_s={steady_state.time_limit_s:g} was over after {steps} "
+            f"step{'s' * (steps != 1)} of {step_s:.3g} s, too few for a mean; "
+            f"give measure.time_limit_s={enough_s} or more"
+        ),
+    )
+
+
+def _series(
+    job: Job, board: Board, outcome: Outcome, steps: int, begun_s: float, pids: dict[int, int]
+) -> dict[str, Any]:
+    """Everything that is read from the step series, cut to the steps that all ranks finished."""
+    rows = [board.rows(local)[:steps].copy() for local in range(board.ranks)]
+    step_s = [_column(table, "step") for table in rows]
+    stopped_by = _stopped_by(outcome)
+    slowest = int(np.argmax([series.sum() for series in step_s]))
+    window = _window(step_s[slowest], stopped_by, job)
+    ranks = [_rank(job, rank, table, window, outcome, pids) for rank, table in enumerate(rows)]
+    fields: dict[str, Any] = {
+        "ranks": ranks,
+        "window": window,
+        "setup": _setup(rows, outcome, begun_s),
+    }
+    if window is not None:
+        main = slice(window.first, window.first + window.steps)
+        fields["throughput"] = throughput(
+            job.plan.global_batch, [series[main] for series in step_s], window.stopped_by
+        )
+        compute = [sum_columns(table[main], OWN_PHASES) for table in rows]
+        fields["balance"] = throughput_module.load_balance(compute)
+    fields["loss"] = _loss(job, outcome)
+    fields["ablation"] = _ablation(outcome)
+    return fields
+
+
+def _column(table: Floats, name: str) -> Floats:
+    return table[:, COLUMNS.index(name)]
+
+
+def sum_columns(table: Floats, names: tuple[str, ...]) -> Floats:
+    """The sum of the named columns, per step."""
+    total: Floats = table[:, [COLUMNS.index(name) for name in names]].sum(axis=1)
+    return total
+
+
+def _stopped_by(outcome: Outcome) -> StopReason:
+    result = outcome.results.get(0)
+    return result.stopped_by if result is not None else "interrupted"
+
+
+def _window(step_s: Floats, stopped_by: StopReason, job: Job) -> Window | None:
+    if len(step_s) < steady_state.steps_for_a_mean(job.config.measure):
+        return None
+    return steady_state.window(step_s, stopped_by, job.config.measure)
+
+
+def _rank(
+    job: Job,
+    rank: int,
+    table: Floats,
+    window: Window | None,
+    outcome: Outcome,
+    pids: dict[int, int],
+) -> RankRecord:
+    result = outcome.results.get(rank)
+    plan = job.plan.ranks[rank]
+    first, last = (window.first, window.first + window.steps) if window is not None else (0, 0)
+    return RankRecord(
+        rank=rank,
+        host=result.host if result is not None else "",
+        pid=pids.get(rank, 0),
+        cpus=plan.cpus,
+        device=plan.device,
+        batch=plan.batch,
+        threads=plan.threads,
+        begin_s=_rounded(_column(table, "begin")),
+        step_s=_rounded(_column(table, "step")),
+        phase_s={phase: _rounded(_column(table, phase)) for phase in PHASES},
+        comm_s=_rounded(_column(table, "comm")),
+        comm_hidden_s=_rounded(_column(table, "comm_hidden")),
+        stats={name: _stats(_column(table, name)[first:last]) for name in (*PHASES, "step")}
+        if last > first
+        else {},
+        buckets=_buckets(result, first, last),
+        peak_bytes=result.peak_bytes if result is not None else outcome.peak_bytes.get(rank),
+        baseline_bytes=result.baseline_bytes if result is not None else None,
+        yardstick=result.yardstick if result is not None else None,
+    )
+
+
+def _rounded(series: Floats) -> list[float]:
+    """Seconds to the nanosecond: no clock here is finer, and records stay small."""
+    return [round(float(value), 9) for value in series]
+
+
+def _stats(series: Floats) -> PhaseStats:
+    low, median, high = np.quantile(series, (0.05, 0.5, 0.95))
+    return PhaseStats(
+        median_s=float(median), mean_s=float(series.mean()), p05_s=float(low), p95_s=float(high)
+    )
+
+
+def _buckets(result: RankResult | None, first: int, last: int) -> list[Bucket]:
+    if result is None:
+        return []
+    # Buckets are rebuilt after the first step, so a series can lack it: count from the end.
+    taken = last - first
+    return [
+        Bucket(
+            bytes=nbytes,
+            allreduce_median_s=float(np.median(series[-taken:])),
+            allreduce_s=_rounded(np.array(series[-taken:])),
+        )
+        for _, (nbytes, series) in sorted(result.buckets.items())
+        if series and taken > 0
+    ]
+
+
+def _setup(rows: list[Floats], outcome: Outcome, begun_s: float) -> SetupTimes:
+    """What came before the first step; the parts are the slowest rank's."""
+    parts: dict[str, float] = {}
+    for result in outcome.results.values():
+        for name, value in result.setup_s.items():
+            parts[name] = max(value, parts.get(name, 0.0))
+    first_begin_s = min(float(_column(table, "begin")[0]) for table in rows)
+    return SetupTimes(
+        total_s=max(0.0, first_begin_s - begun_s),
+        first_step_s=max(float(_column(table, "step")[0]) for table in rows),
+        parts_s=parts,
+    )
+
+
+def _loss(job: Job, outcome: Outcome) -> Loss | None:
+    """Mean loss over the global batch, of the first and the last steps."""
+    if len(outcome.results) < len(job.plan.ranks):
+        return None
+    weights = [rank.weight for rank in job.plan.ranks]
+    series = [outcome.results[rank.rank].losses for rank in job.plan.ranks]
+    total = [
+        sum(weight * loss for weight, loss in zip(weights, step, strict=True))
+        for step in zip(*series, strict=False)
+    ]
+    return Loss(start=_finite_mean(total[:LOSS_STEPS]), end=_finite_mean(total[-LOSS_STEPS:]))
+
+
+def _finite_mean(values: list[float]) -> float | None:
+    mean = float(np.mean(values)) if values else math.nan
+    return mean if math.isfinite(mean) else None
+
+
+def _ablation(outcome: Outcome) -> Ablation | None:
+    results = [outcome.results[rank] for rank in sorted(outcome.results)]
+    if not results or not results[0].ablation:
+        return None
+    blocks = [
+        AblationBlock(
+            kind=series[0].kind,
+            step_s=[_rounded(np.array(one.step_s)) for one in series if one.step_s],
+        )
+        for series in zip(*(result.ablation for result in results), strict=True)
+    ]
+
+    def typical_s(kind: str) -> float:
+        slowest = [
+            max(step)
+            for block in blocks
+            if block.kind == kind
+            for step in zip(*block.step_s, strict=True)
+        ]
+        return float(np.median(slowest))
+
+    normal_s, no_sync_s, alone_s = typical_s("normal"), typical_s("no_sync"), typical_s("alone")
+    return Ablation(
+        blocks=blocks,
+        normal_s=normal_s,
+        no_sync_s=no_sync_s,
+        alone_s=alone_s,
+        comm_cost_s=normal_s - no_sync_s,
+        sharing_cost_s=no_sync_s - alone_s,
+    )

@@ -1,0 +1,158 @@
+"""One sitting on one machine: what is found out, prepared and started once for all its runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from dpeval.components import models
+from dpeval.components.optimizers import build_optimizer
+from dpeval.config import Config, DatasetConfig
+from dpeval.data import Source, prepare, used
+from dpeval.devices import cuda
+from dpeval.errors import ConfigError, MachineError
+from dpeval.planning.memory_budget import NoForecast
+from dpeval.planning.predictor import Foresight, study_folder
+from dpeval.planning.rank_plan import make_plan
+from dpeval.record.machine import Environment, Machine
+from dpeval.record.plan import Plan
+from dpeval.record.schema import Cause, MemoryRecord, Record
+from dpeval.run import execute, forkserver
+from dpeval.run.console import Reporter
+from dpeval.run.job import Job, Node
+from dpeval.system.environment import environment
+from dpeval.system.topology import detect
+
+
+class Session:
+    """Plans runs for this machine and executes them one after another; runs never share it."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.reporter = reporter
+        # The server imports torch while this process looks at the machine and the data.
+        forkserver.warm_up()
+        self.machine: Machine = detect(cuda.cuda_gpus())
+        self.environment: Environment = environment(
+            self.machine, extra_versions=cuda.library_versions()
+        )
+        self.foresight = Foresight(self.machine)
+        self._sources: dict[DatasetConfig, Source] = {}
+        self._buildable: set[tuple[str, str]] = set()
+
+    def job(
+        self, config: Config, folder: Path, overrides: list[str], node: Node | None = None
+    ) -> Job:
+        """Plan one run for this machine; `overrides` are what was asked for on top of defaults.
+
+        Raises:
+            ConfigError: the model or the optimizer cannot be built as asked.
+        """
+        buildable = (str(config.model), str(config.optimizer))
+        if buildable not in self._buildable:
+            build_optimizer(config.optimizer, models.check(config.model))
+            self._buildable.add(buildable)
+        plan = self._in_time(config, make_plan(config, self.machine), folder, node)
+        job = Job(config, plan, folder, tuple(overrides), node)
+        if config.memory.on_excess == "error":
+            self.look_ahead(job)
+        return job
+
+    def _in_time(self, config: Config, plan: Plan, folder: Path, node: Node | None) -> Plan:
+        """`plan`, not to be started where its time leaves no room for a mean.
+
+        Nodes of one run must agree whether it starts, and each would judge by its own speed: a
+        run of several is tried.
+        """
+        if plan.skip is not None or node is not None:
+            return plan
+        line = self.foresight.too_short(config, plan, study_folder(folder, config.study))
+        if line is None:
+            return plan
+        return plan.model_copy(update={"skip": line, "skip_kind": "time_limit"})
+
+    def look_ahead(self, job: Job) -> Job:
+        """`job` with its memory forecast, and its micro-batches where it needs any.
+
+        Raises:
+            MachineError: it is forecast to exceed its memory and ``memory.on_excess=error``.
+        """
+        if job.plan.skip is not None:
+            return job
+        folder = study_folder(job.folder, job.config.study)
+        try:
+            decision = self.foresight.decide(job.config, job.plan, folder)
+        except NoForecast as error:
+            return replace(job, memory=MemoryRecord(decision=str(error)))
+        if decision.action == "error":
+            raise MachineError(decision.line)
+        memory = MemoryRecord(
+            forecast=decision.forecast,
+            budget=decision.budget,
+            action=decision.action,
+            decision=decision.line,
+            devices_needed=decision.devices_needed,
+        )
+        plan = job.plan.model_copy(update={"micro_batches": decision.micro_batches})
+        return replace(job, memory=memory, plan=plan)
+
+    def require_any(self, jobs: list[Job]) -> None:
+        """Stop before anything starts where none of `jobs` can start here.
+
+        Raises:
+            ConfigError, MachineError: with the reason of the smallest run.
+        """
+        if any(job.plan.skip is None for job in jobs):
+            return
+        hasty = [job for job in jobs if job.plan.skip_kind == "time_limit"]
+        if hasty:
+            raise ConfigError(str(min(hasty, key=lambda job: job.config.batch).plan.skip))
+        smallest = min(jobs, key=lambda job: job.plan.world_size)
+        if self.machine.gpus or smallest.config.hardware.kind != "gpu":
+            raise MachineError(str(smallest.plan.skip))
+        counts = sorted({job.plan.world_size for job in jobs})
+        raise MachineError(
+            f"hardware=gpu num_devices={','.join(map(str, counts))} was asked for and "
+            f"{self.machine.host} has no CUDA GPU that this process can use; use hardware=cpu"
+        )
+
+    def prepare_all(self, jobs: list[Job]) -> None:
+        """Make the data of every job that will run ready, before any of them starts.
+
+        Raises:
+            DataError: some data cannot be made ready.
+        """
+        for job in jobs:
+            if job.plan.skip is None:
+                self.prepare(job.config.dataset)
+
+    def prepare(self, config: DatasetConfig) -> Source:
+        """The data of one configuration, downloaded or made at most once per session."""
+        if config not in self._sources:
+            self._sources[config] = prepare(config, self.reporter.say)
+        return self._sources[config]
+
+    def assist(self, job: Job) -> bool:
+        """Run this node's ranks of a run that node 0 records; return whether they ended well."""
+        if job.plan.skip is not None:
+            return True  # node 0 has skipped it as well, and says so
+        return execute.assist(job, self.prepare(job.config.dataset), self.reporter)
+
+    def execute(self, job: Job) -> Record:
+        """Run or skip one job; its record lies in ``job.folder`` on return."""
+        job = self.look_ahead(job)
+        self.reporter.run_started(job)
+        if job.memory.action not in ("run", "skip"):
+            self.reporter.say(f"memory: {job.memory.decision}")
+        if job.plan.skip is not None:
+            reason = Cause(kind=job.plan.skip_kind, message=job.plan.skip)
+            record = execute.skip(job, self.environment, reason)
+        elif job.memory.action == "skip":
+            reason = Cause(kind="memory", message=job.memory.decision)
+            record = execute.skip(job, self.environment, reason)
+        else:
+            source = self.prepare(job.config.dataset)
+            record = execute.execute(
+                job, source, used(source, job.config.dataset), self.environment, self.reporter
+            )
+        self.reporter.run_ended(job, record)
+        return record

@@ -1,0 +1,1 @@
+"""Pure functions of series: steady state, intervals, throughput, diagnostics."""

@@ -1,0 +1,202 @@
+"""What is wrong with a run, named from its series: large enough to matter, and not chance.
+
+Every rule asks for both a practical size, as real machines are noisier than any simulation,
+and significance, so that short or noisy runs are not accused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dpeval.record.codes import DiagnosticCode
+from dpeval.record.measurement import Window
+from dpeval.stats.intervals import dot, mean_interval
+from dpeval.stats.steady_state import DRIFT_SIZE, MIN_TESTED, Steady, winsorised
+from dpeval.util.arrays import Floats
+from dpeval.util.frozen import Frozen
+from dpeval.util.units import MAD_TO_STD
+
+STRAGGLER_SIZE = 0.10
+"""A rank this much slower than the median of the others holds everybody up for as long; SMT
+siblings, turbo clocks and the core that also serves interrupts differ by up to half of it."""
+STRAGGLER_CONFIDENCE = 0.99
+STRAGGLER_SPREADS = 3.0
+"""… and it stands out from the others by this many robust deviations of theirs."""
+INPUT_SHARE = 0.05
+"""More than this share of the step spent waiting for data is worth a faster loader."""
+JITTER_SIZE = 0.10
+"""Robust coefficient of variation of the compute time; a quiet machine has 1 to 3 %."""
+TAIL_FACTOR = 1.5
+"""A step that took this many times the median is an outlier, …"""
+TAIL_SHARE = 0.05
+"""… and outliers whose excess is this share of the window's time move its mean noticeably, …"""
+TAIL_STEPS = 3
+"""… unless they are so few that they may have been a single event."""
+COLD_SIZE = 0.25
+"""Steps beyond the first that are this much slower than the steady state are a cold start, …"""
+COLD_SPREADS = 4.0
+"""… if that is this many robust deviations of the steady state, …"""
+COLD_STEPS = 2
+"""… and there are this many of them: the first step is always slow and no news, …"""
+COLD_EXCESS = 1.0
+"""… and together they cost this many steady steps: a few milliseconds of page faults and new
+buckets do show in steps of 10 ms."""
+
+
+class Fault(Frozen):
+    """Something found wrong in the step series, named."""
+
+    code: DiagnosticCode
+    text: str
+    ranks: list[int] = []
+
+
+def faults(
+    begin: Window | Steady,
+    step_s: Sequence[Floats],
+    compute_s: Sequence[Floats],
+    data_s: Sequence[Floats],
+    batches: Sequence[int] | None = None,
+) -> list[Fault]:
+    """Name what is wrong with a run.
+
+    Args:
+        begin: where the steady state begins.
+        step_s, compute_s, data_s: per rank, for all steps from the first: the whole step, the
+            time in which the rank worked on its own (without waiting for data or others), and
+            the time it waited for data, s.
+        batches: per rank, images per step; a rank with a larger share may take longer.
+    """
+    first = begin.first
+    compute = [series[first:] for series in compute_s]
+    found = _stragglers(compute, list(batches or [1] * len(compute)))
+    found += _input_bound([series[first:] for series in data_s], [s[first:] for s in step_s])
+    found += _jitter(compute)
+    found += _cold_start(step_s, first)
+    if not begin.steady and abs(begin.drift) > DRIFT_SIZE:
+        change = "slower" if begin.drift > 0 else "faster"
+        text = f"steps became {abs(begin.drift):.0%} {change} over the measured window"
+        found.append(Fault(code="drift", text=text))
+    return found
+
+
+def _stragglers(compute_s: Sequence[Floats], batches: Sequence[int]) -> list[Fault]:
+    """Ranks that compute longer than the others, both by step and by image."""
+    if len(compute_s) < 2 or len(compute_s[0]) < MIN_TESTED // 2:
+        return []
+    by_step = np.stack([winsorised(series) for series in compute_s])
+    by_image = by_step / np.array(batches)[:, None]
+    return [
+        Fault(
+            code="straggler",
+            text=f"rank {rank} computes {excess:.0%} longer than the others, who wait for it",
+            ranks=[rank],
+        )
+        for rank in range(len(by_step))
+        if (excess := min(_excess(by_step, rank), _excess(by_image, rank))) > STRAGGLER_SIZE
+    ]
+
+
+def _excess(series: Floats, rank: int) -> float:
+    """By which fraction `rank` is typically slower than the other rows; 0 if it may be chance.
+
+    Compared step by step, so that what slows all ranks at once does not count.
+
+    Args:
+        series: times, shape [ranks, steps].
+    """
+    others = np.delete(series, rank, axis=0)
+    reference = np.median(others, axis=0)
+    if reference.min() <= 0:
+        return 0.0
+    excess = series[rank] / reference - 1
+    medians = np.median(others, axis=1)
+    centre = float(np.median(medians))
+    spread = MAD_TO_STD * float(np.median(np.abs(medians - centre))) / centre
+    size = float(np.median(excess))
+    real = mean_interval(excess, STRAGGLER_CONFIDENCE).low > 0 and size > STRAGGLER_SPREADS * spread
+    return size if real else 0.0
+
+
+def _input_bound(data_s: Sequence[Floats], step_s: Sequence[Floats]) -> list[Fault]:
+    """Ranks that wait for data, not counting the longest wait: one stall is not a slow loader."""
+    shares = []
+    for data, step in zip(data_s, step_s, strict=True):
+        kept = np.arange(len(data)) != np.argmax(data) if len(data) > 1 else slice(0)
+        total_s = float(step[kept].sum())
+        shares.append(float(data[kept].sum()) / total_s if total_s > 0 else 0.0)
+    ranks = [rank for rank, share in enumerate(shares) if share > INPUT_SHARE]
+    if not ranks:
+        return []
+    text = f"{max(shares):.0%} of the step was spent waiting for data: the run is input-bound"
+    return [Fault(code="input_bound", text=text, ranks=ranks)]
+
+
+def _jitter(compute_s: Sequence[Floats]) -> list[Fault]:
+    """Steps of equal work that take unequal time: mostly, or in a heavy tail of outliers."""
+    spreads = [_variation(series) for series in compute_s]
+    ranks = [rank for rank, spread in enumerate(spreads) if spread > JITTER_SIZE]
+    if ranks:
+        text = (
+            f"compute time varies by {max(spreads):.0%} from step to step "
+            "(robust standard deviation)"
+        )
+        return [Fault(code="jitter", text=text, ranks=ranks)]
+    tails = [_tail(series) for series in compute_s]
+    ranks = [rank for rank, (count, _) in enumerate(tails) if count]
+    if not ranks:
+        return []
+    count, share = max(tails, key=lambda tail: tail[1])
+    text = (
+        f"{count} of {len(compute_s[0])} steps computed more than {TAIL_FACTOR:g} times as long "
+        f"as the median step; that took {share:.0%} of the window"
+    )
+    return [Fault(code="jitter", text=text, ranks=ranks)]
+
+
+def _variation(series: Floats) -> float:
+    """Robust standard deviation over median, around a fitted line, so that drift is no jitter.
+
+    Not from differences of neighbours: where other processes come and go, steps are slow for a
+    while, and neighbours differ by a third of what steps do.
+    """
+    median = float(np.median(series))
+    if len(series) < MIN_TESTED or median <= 0:
+        return 0.0
+    drawn_in = winsorised(series)
+    time = np.arange(len(series), dtype=np.float64) - (len(series) - 1) / 2
+    residual: Floats = drawn_in - dot(time, drawn_in) / dot(time, time) * time
+    return MAD_TO_STD * float(np.median(np.abs(residual - np.median(residual)))) / median
+
+
+def _tail(series: Floats) -> tuple[int, float]:
+    """Number of outliers and the share of the time that they cost; zeros if it is no matter."""
+    total_s = float(series.sum())
+    if total_s <= 0:
+        return 0, 0.0
+    median = float(np.median(series))
+    late = series[series > TAIL_FACTOR * median]
+    share = float((late - median).sum()) / total_s
+    return (len(late), share) if len(late) >= TAIL_STEPS and share > TAIL_SHARE else (0, 0.0)
+
+
+def _cold_start(step_s: Sequence[Floats], first: int) -> list[Fault]:
+    """Slow steps at the beginning, beyond the first, which is always slow."""
+    series = np.max(list(step_s), axis=0)
+    steady = series[first:]
+    if len(steady) < 3:
+        return []
+    typical = float(np.median(steady))
+    spread = MAD_TO_STD * float(np.median(np.abs(steady - typical)))
+    limit = typical + max(COLD_SIZE * typical, COLD_SPREADS * spread)
+    slow = 1
+    while slow < first and series[slow] > limit:
+        slow += 1
+    excess = float((series[1:slow] / typical - 1).sum())
+    if slow - 1 < COLD_STEPS or excess < COLD_EXCESS:
+        return []
+    factor = float(np.mean(series[1:slow])) / typical
+    text = f"cold start: the first {slow} steps were {factor:.1f} times as slow; they are left out"
+    return [Fault(code="cold_start", text=text)]

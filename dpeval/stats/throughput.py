@@ -1,0 +1,52 @@
+"""Throughput and load balance of a window."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dpeval.record.codes import StopReason
+from dpeval.record.measurement import Balance
+from dpeval.record.schema import (
+    Throughput,
+)
+from dpeval.stats import steady_state
+from dpeval.util.arrays import Floats
+
+
+def load_balance(compute_s: Sequence[Floats]) -> Balance:
+    """Load balance of the ranks' compute times (POP efficiency model, https://pop-coe.eu).
+
+    Args:
+        compute_s: per rank, the time of each step in which it worked on its own, s.
+    """
+    medians = [float(np.median(series)) for series in compute_s]
+    worst = max(medians)
+    return Balance(
+        value=float(np.mean(medians)) / worst if worst > 0 else 1.0,
+        slowest_rank=int(np.argmax(medians)),
+        compute_s=medians,
+    )
+
+
+def throughput(global_batch: int, step_s: list[Floats], stopped_by: StopReason) -> Throughput:
+    """Images of all ranks over the time of the slowest rank, img/s.
+
+    The interval is that of the slowest rank's mean step, turned over: more time is less speed.
+
+    Args:
+        global_batch: images that all ranks together process in a step.
+        step_s: per rank, the step times of the window, s.
+        stopped_by: what ended the window.
+    """
+    slowest = int(np.argmax([series.sum() for series in step_s]))
+    interval = steady_state.main_interval(step_s[slowest], stopped_by)
+    low_s = max(interval.low, float(step_s[slowest].min()) / 2)
+    return Throughput(
+        img_per_s=global_batch / interval.mean,
+        low=global_batch / interval.high,
+        high=global_batch / low_s,
+        median_img_per_s=global_batch / float(np.median(step_s[slowest])),
+        slowest_rank=slowest,
+    )

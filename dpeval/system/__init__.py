@@ -1,0 +1,1 @@
+"""The machine as the kernel and the drivers show it."""

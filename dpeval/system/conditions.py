@@ -1,0 +1,300 @@
+"""The machine's condition while a run measured, sampled from outside the ranks.
+
+The process that watches the ranks calls :meth:`ConditionSampler.sample` between its polls, so
+nothing runs inside of a rank. Shares of time come from counters that the kernel keeps, of which
+the first and the last reading are enough; clocks and temperatures are sampled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dpeval.record.conditions import MIN_ELAPSED_S, Conditions
+from dpeval.system import cgroups
+from dpeval.system.cpu_accounting import CpuTimes, RankTimes
+from dpeval.system.nvml import GpuReader, open_reader
+from dpeval.system.procfs import ROOT, KernelFile
+from dpeval.system.sensors import (
+    Clocks,
+    Meter,
+    Rapl,
+    heat_meter,
+    memory_meter,
+    name_cores,
+    siblings_of,
+)
+
+INTERVAL_S = 1.0
+BEGIN_INTERVAL_S = 0.2
+"""Between samples of the first seconds, so that short runs have an end to compare with."""
+COST_SHARE = 0.002
+"""Sampling takes at most this share of one core's time: where it is slow, it is done less."""
+LOST_SHARE = 0.02
+"""A step waits for its slowest rank, so a core that loses more than this makes the mean leave
+the interval of ± 2 % that measure=standard promises."""
+SIBLING_SHARE = 0.1
+"""A busy SMT sibling takes about a quarter of its core's speed, so a tenth of that is 2-3 %."""
+FAULTS_PER_S = 10.0
+"""A fault waits 0.1 to 10 ms for its disk: at this rate about 1 % of the time."""
+THROTTLED_SHARE = 0.05
+"""Of the samples: one in twenty is more than a single odd reading in a short run."""
+_TICKS_PER_S = 100
+"""The least rate at which a kernel looks at who is running (CONFIG_HZ)."""
+_NAMED_TAKERS = 3
+
+
+class ConditionSampler:
+    """Watches the CPUs and GPUs of a run's ranks; call :meth:`sample` as often as you like."""
+
+    def __init__(
+        self,
+        rank_cpus: Mapping[int, Sequence[int]],
+        *,
+        gpus: Mapping[int, str] | None = None,
+        root: Path = ROOT,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`rank_cpus` maps the process id of every rank to the CPUs it is pinned to, `gpus` the
+        CUDA index of every rank's GPU to its UUID; ``/proc`` and ``/sys`` lie under `root`."""
+        self._clock = clock
+        self._cpus = sorted({cpu for cpus in rank_cpus.values() for cpu in cpus})
+        self._siblings = siblings_of(self._cpus, root)
+        self._times = RankTimes(rank_cpus, root / "proc")
+        self._clocks = Clocks(self._cpus, root)
+        self._heat: Meter = heat_meter(self._cpus, root)
+        self._memory: Meter = memory_meter(root)
+        self._rapl = Rapl(root)
+        self._gpus: GpuReader | str | None = open_reader(gpus, list(rank_cpus)) if gpus else None
+        self._quotas = [KernelFile(folder / "cpu.stat") for folder in cgroups.folders("cpu", root)]
+        self._quota_s: list[float] = []
+        self._loads: list[float] = []
+        self._samples = 0
+        self._begin_s = self._last_s = math.nan
+        self._next_s = self._look_s = -math.inf
+
+    def sample(self) -> None:
+        """Take a sample if it is time for one and all ranks live."""
+        now_s = self._clock()
+        if now_s < self._next_s:
+            return
+        if now_s >= self._look_s:
+            self._look_around()
+            now_s = self._clock()
+        begin_cost_s = time.thread_time()
+        if not self._times.sample():
+            return
+        if self._samples == 0:
+            self._begin_s = now_s
+        self._last_s = now_s
+        self._samples += 1
+        self._read_sensors()
+        every_s = INTERVAL_S if now_s - self._begin_s > 2 * INTERVAL_S else BEGIN_INTERVAL_S
+        self._next_s = now_s + max(every_s, (time.thread_time() - begin_cost_s) / COST_SHARE)
+
+    def _look_around(self) -> None:
+        """Find processes that came and went, ever more rarely."""
+        begin_cost_s, now_s = time.thread_time(), self._clock()
+        self._times.look_around()
+        elapsed_s = now_s - self._begin_s if self._samples else 0.0
+        cost_s = time.thread_time() - begin_cost_s
+        self._look_s = now_s + max(INTERVAL_S, elapsed_s / 4, cost_s / COST_SHARE)
+
+    def _read_sensors(self) -> None:
+        for sensor in (self._clocks, self._heat, self._memory, self._rapl):
+            sensor.read()
+        if isinstance(self._gpus, GpuReader):
+            self._gpus.sample()
+        stopped_s = cgroups.throttled_s(file.read() for file in self._quotas)
+        if stopped_s is not None:
+            self._quota_s.append(stopped_s)
+        with contextlib.suppress(OSError):
+            self._loads.append(os.getloadavg()[0])
+
+    def finish(self) -> Conditions:
+        """What was seen, with whatever makes the figures suspect in words."""
+        elapsed_s = self._last_s - self._begin_s if self._samples else 0.0
+        seen = Conditions(
+            samples=self._samples,
+            interval_s=elapsed_s / (self._samples - 1) if self._samples > 1 else 0.0,
+            elapsed_s=elapsed_s,
+            cpu_mhz=self._clocks.spread(),
+            heat_events=self._heat.risen,
+            load_average=float(np.mean(self._loads)) if self._loads else None,
+        )
+        if isinstance(self._gpus, GpuReader):
+            seen = seen.model_copy(update={"gpus": self._gpus.finish()})
+        if elapsed_s >= MIN_ELAPSED_S:
+            seen = seen.model_copy(update={**self._shares(elapsed_s), **self._energy(elapsed_s)})
+        seen = seen.model_copy(update={"unreadable": self._unreadable(seen)})
+        self._times.close()
+        if isinstance(self._gpus, GpuReader):
+            self._gpus.close()
+        return seen.model_copy(update={"bad": bad_words(seen) + self._clocks.words()})
+
+    def _shares(self, elapsed_s: float) -> dict[str, object]:
+        times = self._times.cpu_times()
+        mine = [times[cpu] for cpu in self._cpus if cpu in times]
+        if not mine:
+            return {}
+        all_s = elapsed_s * len(mine)
+        foreign_s = self._times.foreign_s()
+        sibling_s = self._sibling_s(times)
+        lost = {**foreign_s, **sibling_s}
+        least_s = LOST_SHARE / 2 * elapsed_s
+        robbed = [cpu for cpu, lost_s in lost.items() if lost_s > least_s]
+        return {
+            "steal_share": sum(cpu.steal_s for cpu in mine) / all_s,
+            "interrupt_share": sum(cpu.interrupt_s for cpu in mine) / all_s,
+            "busy_share": {
+                str(cpu): times[cpu].work_s / elapsed_s for cpu in self._cpus if cpu in times
+            },
+            "foreign_share": {str(cpu): lost_s / elapsed_s for cpu, lost_s in foreign_s.items()},
+            "sibling_share": {str(cpu): lost_s / elapsed_s for cpu, lost_s in sibling_s.items()},
+            "taken_by": self._times.takers(robbed, least_s)[:_NAMED_TAKERS],
+            "quota_share": (self._quota_s[-1] - self._quota_s[0]) / all_s
+            if self._quota_s
+            else None,
+            "context_switches_per_s": self._times.switches() / elapsed_s,
+            "major_faults": self._times.major_faults(),
+            "minor_faults_per_s": self._times.minor_faults() / elapsed_s,
+        }
+
+    def _sibling_s(self, times: Mapping[int, CpuTimes]) -> dict[int, float]:
+        """Others' time on siblings: that in processes less what ranks' helpers may have used."""
+        busy = {cpu: times[cpu].work_s for cpu in self._siblings if cpu in times}
+        all_s = sum(busy.values())
+        if all_s == 0:
+            return busy
+        foreign_s = max(0.0, all_s - self._times.elsewhere_s())
+        return {cpu: work_s * foreign_s / all_s for cpu, work_s in busy.items()}
+
+    def _energy(self, elapsed_s: float) -> dict[str, object]:
+        """Energy of the GPUs and of the processors, as far as it can be read.
+
+        Nothing where a run's GPUs do not tell theirs: the rest would pass for the whole.
+        """
+        moved = self._memory.risen
+        found: dict[str, object] = {
+            "memory_bytes_per_s": moved / elapsed_s if moved is not None else None
+        }
+        host_j = self._rapl.energy_j
+        if self._gpus is None:
+            if host_j is not None:
+                found |= {"energy_j": host_j, "energy_source": self._rapl.source}
+            return found
+        gpu_j = self._gpus.energy_j if isinstance(self._gpus, GpuReader) else None
+        if gpu_j is not None and host_j is not None:
+            source = f"NVML (the ranks' GPUs) and {self._rapl.source}"
+            found |= {"energy_j": gpu_j + host_j, "energy_source": source}
+        elif gpu_j is not None:
+            found |= {"energy_j": gpu_j, "energy_source": "NVML (the ranks' GPUs alone)"}
+        return found
+
+    def _unreadable(self, seen: Conditions) -> list[str]:
+        is_short = seen.elapsed_s < MIN_ELAPSED_S
+        found = []
+        if is_short:
+            found.append(
+                f"shares of time and energy (watched for {seen.elapsed_s:.1f} s, at least "
+                f"{MIN_ELAPSED_S:.0f} s are needed)"
+            )
+        elif not seen.foreign_share:
+            found.append("time of other processes")
+        if not seen.cpu_mhz:
+            found.append("CPU clock")
+        if seen.heat_events is None:
+            found.append("CPU throttling by heat")
+        if self._memory.risen is None:
+            found.append("memory bandwidth")
+        if self._rapl.energy_j is None:
+            why = "its counters cannot be read" if self._rapl.is_there else "no RAPL"
+            found.append(f"energy of the CPUs ({why})")
+        if isinstance(self._gpus, str):
+            found.append(f"clocks, power, energy, other processes of the GPUs ({self._gpus})")
+        for name, gpu in seen.gpus.items():
+            missing = sorted(_GPU_READINGS - gpu.keys())
+            found += [f"GPU {name}: {', '.join(missing)}"] if missing else []
+        return found
+
+
+_GPU_READINGS = {"sm_mhz", "temperature_c", "power_w", "throttled_share", "foreign_processes"}
+
+
+def bad_words(seen: Conditions) -> list[str]:
+    """Conditions that make the figures suspect, one sentence each."""
+    words = []
+    robbed = {
+        int(cpu): share
+        for cpu, share in seen.foreign_share.items()
+        if share > LOST_SHARE + _tick_error(seen.busy_share.get(cpu, 0.5), seen.elapsed_s)
+    }
+    by = f": {', '.join(seen.taken_by)}" if seen.taken_by else ""
+    if robbed:
+        words.append(
+            f"{name_cores(robbed)} lost {_range(robbed)} of {_their(robbed)} time to other "
+            f"processes{by}"
+        )
+    shared = {int(cpu): share for cpu, share in seen.sibling_share.items() if share > SIBLING_SHARE}
+    if shared:
+        words.append(
+            f"the SMT sibling{'s' * (len(shared) > 1)} {','.join(map(str, sorted(shared)))} of the "
+            f"ranks' cores gave {_range(shared)} of {_their(shared)} time to other processes"
+            f"{by if not robbed else ''}"
+        )
+    if (seen.steal_share or 0.0) > LOST_SHARE:
+        words.append(
+            f"the hypervisor took {_percent(seen.steal_share or 0.0)} of the cores' time (steal)"
+        )
+    if (seen.quota_share or 0.0) > LOST_SHARE:
+        words.append(
+            f"a cgroup quota stopped this job for {_percent(seen.quota_share or 0.0)} of the "
+            "cores' time"
+        )
+    if seen.heat_events:
+        words.append(f"heat slowed the ranks' cores down {seen.heat_events} times")
+    if seen.elapsed_s and (seen.major_faults or 0) / seen.elapsed_s > FAULTS_PER_S:
+        words.append(f"{seen.major_faults} page faults of the ranks went to a disk")
+    return words + _bad_gpu_words(seen)
+
+
+def _bad_gpu_words(seen: Conditions) -> list[str]:
+    words = []
+    for name, gpu in seen.gpus.items():
+        throttled, others = gpu.get("throttled_share", 0.0), gpu.get("foreign_processes", 0.0)
+        if throttled > THROTTLED_SHARE:
+            words.append(f"GPU {name} was throttled in {_percent(throttled)} of the samples")
+        if others:
+            words.append(
+                f"GPU {name} was shared with {others:.0f} other process{'es' * (others > 1)}"
+            )
+    return words
+
+
+def _tick_error(busy_share: float, elapsed_s: float) -> float:
+    """Three standard errors of a share that is counted by looking once a tick who runs.
+
+    A kernel without exact accounting of CPUs (CONFIG_TICK_CPU_ACCOUNTING) does that, while it
+    counts a process' own time exactly: a core that is half idle seems more or less busy.
+    """
+    share = min(1.0, max(0.0, busy_share))
+    return 3 * math.sqrt(share * (1 - share) / (_TICKS_PER_S * elapsed_s)) if elapsed_s else 1.0
+
+
+def _their(cpus: Sequence[int] | Mapping[int, float]) -> str:
+    return "their" if len(cpus) > 1 else "its"
+
+
+def _range(shares: Mapping[int, float]) -> str:
+    low, high = _percent(min(shares.values())), _percent(max(shares.values()))
+    return high if low == high else f"{low.removesuffix(' %')} to {high}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"

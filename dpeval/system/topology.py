@@ -1,0 +1,123 @@
+"""What this host is: its processors as this process may use them, its memory, its software."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import psutil
+
+from dpeval.record.machine import Cpu, Gpu, Machine
+from dpeval.system import cgroups
+from dpeval.system.procfs import ROOT, read_text
+
+_EFFICIENCY_CAPACITY = 0.75
+"""A core with less than this share of the fastest core's capacity is of a slower kind; what
+favoured cores of one kind have above the others is a few per cent."""
+
+
+def detect(gpus: Sequence[Gpu] = (), root: Path = ROOT) -> Machine:
+    """Find what this process may use: its CPUs, its memory, `gpus` and the nodes they are near.
+
+    `root` is the file system that ``/proc`` and ``/sys`` are read from.
+    """
+    return Machine(
+        host=socket.gethostname(),
+        cpus=read_cpus(allowed_cpus(), root),
+        gpus=_near(gpus, root),
+        memory_bytes=memory_limit(root),
+        cpu_quota=cgroups.cpu_quota(root),
+    )
+
+
+def allowed_cpus() -> list[int]:
+    """The logical CPUs that the scheduler, container or user left to this process."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def memory_limit(root: Path = ROOT) -> int:
+    """The least of the host's memory and the cgroup limits above this process, bytes."""
+    return min([int(psutil.virtual_memory().total), *cgroups.memory_limits(root)])
+
+
+def read_cpus(numbers: Iterable[int], root: Path = ROOT) -> list[Cpu]:
+    """Where these CPUs sit; each is a core of its own where ``/sys`` does not tell."""
+    system = root / "sys/devices/system"
+    node_of = {
+        cpu: int(folder.name.removeprefix("node"))
+        for folder in (system / "node").glob("node[0-9]*")
+        for cpu in parse_cpu_list(read_text(folder / "cpulist"))
+    }
+    numbers = sorted(numbers)
+    slow = _efficiency_cores(numbers, root)
+    core_of: dict[int, int] = {}
+    socket_of: dict[int, int] = {}
+    for number in numbers:
+        if number in core_of:
+            continue
+        folder = system / f"cpu/cpu{number}/topology"
+        # Core numbers are those of the hardware: they start anew on every socket, and on some
+        # machines on every die. The list of siblings is unique.
+        siblings = read_text(folder / "core_cpus_list") or read_text(
+            folder / "thread_siblings_list"
+        )
+        package = read_text(folder / "physical_package_id").strip()
+        for sibling in {number, *parse_cpu_list(siblings)}:
+            core_of[sibling] = number
+            socket_of[sibling] = int(package) if package.isdigit() else 0
+    return [
+        Cpu(
+            cpu=number,
+            core=core_of[number],
+            socket=socket_of[number],
+            numa=node_of.get(number, socket_of[number]),
+            efficiency=number in slow,
+        )
+        for number in numbers
+    ]
+
+
+def _efficiency_cores(numbers: Sequence[int], root: Path) -> set[int]:
+    atoms = parse_cpu_list(read_text(root / "sys/devices/cpu_atom/cpus"))
+    if atoms:
+        return set(atoms)
+    folder = root / "sys/devices/system/cpu"
+    words = {cpu: read_text(folder / f"cpu{cpu}/cpu_capacity").strip() for cpu in numbers}
+    capacity = {cpu: int(word) for cpu, word in words.items() if word.isdigit()}
+    least = _EFFICIENCY_CAPACITY * max(capacity.values(), default=0)
+    return {cpu for cpu, value in capacity.items() if value < least}
+
+
+def parse_cpu_list(text: str) -> list[int]:
+    """The numbers in the kernel's list format.
+
+    >>> parse_cpu_list("0-2,8")
+    [0, 1, 2, 8]
+    """
+    found: list[int] = []
+    for part in text.strip().split(","):
+        first, _, last = part.partition("-")
+        if first.isdigit():
+            found += range(int(first), int(last or first) + 1)
+    return found
+
+
+def _near(gpus: Sequence[Gpu], root: Path) -> list[Gpu]:
+    """`gpus` with the NUMA node of each, as far as NVIDIA's driver and the PCI bus tell."""
+    node_of: dict[str, int] = {}
+    for entry in (root / "proc/driver/nvidia/gpus").glob("*/information"):
+        uuid = re.search(r"GPU UUID:\s*(?:GPU-)?(\S+)", read_text(entry))
+        node = read_text(root / f"sys/bus/pci/devices/{entry.parent.name}/numa_node").strip()
+        if uuid is not None and node.isdigit():  # -1: the firmware does not tell
+            node_of[uuid[1].lower()] = int(node)
+    return [
+        gpu
+        if gpu.numa is not None
+        else gpu.model_copy(update={"numa": node_of.get(gpu.uuid.lower().removeprefix("gpu-"))})
+        for gpu in gpus
+    ]

@@ -1,0 +1,1 @@
+"""One rank. Start reading at :mod:`dpeval.worker.loop`."""

@@ -1,0 +1,149 @@
+"""Short windows after the main one that take the cost of data parallelism apart.
+
+Three kinds of block in turn, so that drift hits all alike: ``normal`` steps as ever,
+``no_sync`` steps in which every rank keeps its gradients, and steps of one rank ``alone``
+while the others wait without using a core. Their differences are the cost of communication
+and the cost of sharing the machine, measured in one run (compare the POP efficiency model,
+https://pop-coe.eu/node/69, where transfer and serialisation are told apart by an ideal network).
+
+The state that was trained is put back before every block, so a block never trains on what
+another left, and nothing that the record reports is disturbed.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from dpeval.instruments.step_buffer import COLUMNS, Board, Stage
+from dpeval.worker.messages import AblationSeries, Kind
+from dpeval.worker.trainer import Trainer
+
+KINDS: tuple[Kind, ...] = ("normal", "no_sync", "alone")
+MIN_ROUNDS, MAX_ROUNDS = 2, 4
+MIN_STEPS_PER_BLOCK, MAX_STEPS_PER_BLOCK = 3, 50
+_ALIGNED_BYTES = 64
+"""Where a tensor of any type may begin."""
+
+
+class Store(Protocol):
+    """The part of ``torch.distributed.Store`` that is used here."""
+
+    def set(self, key: str, value: str) -> None: ...
+
+    def get(self, key: str) -> bytes: ...
+
+    def add(self, key: str, amount: int) -> int: ...
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How many rounds of the three blocks, and how many steps a block has."""
+
+    rounds: int
+    steps: int
+
+
+def schedule(window_s: float, step_s: float, share: float) -> Schedule:
+    """Fit the blocks into `share` of the main window's time; at least two rounds of three steps,
+    and more rounds rather than longer blocks."""
+    affordable = share * window_s / max(step_s, 1e-9) / len(KINDS)
+    rounds = int(min(MAX_ROUNDS, max(MIN_ROUNDS, affordable / MIN_STEPS_PER_BLOCK)))
+    steps = int(min(MAX_STEPS_PER_BLOCK, max(MIN_STEPS_PER_BLOCK, affordable / rounds)))
+    return Schedule(rounds, steps)
+
+
+def run_ablation(
+    trainer: Trainer,
+    train_step: Callable[..., None],
+    store: Store,
+    board: Board,
+    main_steps: int,
+) -> list[AblationSeries]:
+    """Run the blocks on this rank; all ranks must call it. Returns one series per block."""
+    if trainer.plan.world_size == 1:
+        return []
+    plan = _agree(trainer, store, board, main_steps)
+    saved = _Saved(trainer)
+    _barrier(store, "ablation/begin", trainer.plan.world_size)
+    # Having made a copy is a change of state, too.
+    _block(trainer, train_step, trainer.config.measure.min_warmup_steps, sync=True)
+    series: list[AblationSeries] = []
+    local_rank = trainer.plan.ranks[trainer.rank].local_rank
+    for block in range(plan.rounds * len(KINDS)):
+        kind = KINDS[block % len(KINDS)]
+        saved.restore()
+        _barrier(store, f"ablation/{block}", trainer.plan.world_size)
+        if kind == "alone" and trainer.rank != 0:
+            series.append(AblationSeries(kind, []))
+        else:
+            steps = _block(trainer, train_step, plan.steps, sync=kind == "normal")
+            series.append(AblationSeries(kind, steps))
+        board.beat(local_rank, Stage.ABLATION, main_steps)
+    # Nobody leaves while another still measures.
+    _barrier(store, "ablation/end", trainer.plan.world_size)
+    saved.restore()
+    return series
+
+
+def _agree(trainer: Trainer, store: Store, board: Board, main_steps: int) -> Schedule:
+    """Rank 0 sizes the blocks from its own steps; the others read it."""
+    if trainer.rank == 0:
+        rows = board.rows(trainer.plan.ranks[0].local_rank)
+        step_s = rows[:main_steps, COLUMNS.index("step")]
+        measure = trainer.config.measure
+        sized = schedule(float(step_s.sum()), float(np.median(step_s)), measure.ablation_share)
+        store.set("ablation/schedule", f"{sized.rounds}:{sized.steps}")
+    rounds, steps = store.get("ablation/schedule").decode().split(":")
+    return Schedule(int(rounds), int(steps))
+
+
+def _block(
+    trainer: Trainer, train_step: Callable[..., None], steps: int, *, sync: bool
+) -> list[float]:
+    """Take `steps` steps after one that is not counted: the first after a change is not steady."""
+    rows = np.zeros((steps + 1, len(COLUMNS)))
+    with trainer.clock.diverted(rows):
+        for index in range(steps + 1):
+            train_step(trainer, index, sync=sync)
+        trainer.device.finish()
+        trainer.clock.drain()
+    return [float(value) for value in rows[1:, COLUMNS.index("step")]]
+
+
+class _Saved:
+    """A copy of the trained state, put back where it lies.
+
+    Tensors made anew, as loading a state dict does, would leave the heap in another state than
+    training did: steps then give memory back and fault it in again, which slows them by a tenth.
+    So the copy lies outside the heap, in the host's memory, and goes back into the same tensors.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        lives = [*trainer.model.state_dict().values()]
+        for state in trainer.optimizer.state.values():
+            lives += [value for value in state.values() if isinstance(value, torch.Tensor)]
+        lives = [tensor for tensor in lives if tensor.numel()]
+        sizes = [-(-tensor.nbytes // _ALIGNED_BYTES) * _ALIGNED_BYTES for tensor in lives]
+        memory = mmap.mmap(-1, max(1, sum(sizes)))
+        self._kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+        for tensor, begin in zip(lives, np.cumsum([0, *sizes[:-1]]).tolist(), strict=True):
+            room = torch.frombuffer(memory, dtype=tensor.dtype, count=tensor.numel(), offset=begin)
+            self._kept.append((tensor, room.view(tensor.shape).copy_(tensor)))
+
+    def restore(self) -> None:
+        with torch.no_grad():
+            for tensor, kept in self._kept:
+                tensor.copy_(kept)
+
+
+def _barrier(store: Store, key: str, world_size: int) -> None:
+    """Wait for all ranks on the store: a waiting rank blocks on a socket and uses no core."""
+    if store.add(f"{key}/count", 1) == world_size:
+        store.set(f"{key}/open", "1")
+    store.get(f"{key}/open")

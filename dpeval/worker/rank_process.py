@@ -1,0 +1,148 @@
+"""The process of one rank: set-up, loop, ablation, result or failure."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+import traceback
+from datetime import timedelta
+from multiprocessing.connection import Connection
+
+import torch.distributed as dist
+from torch.distributed import PrefixStore, Store, TCPStore
+
+from dpeval.devices.base import Device
+from dpeval.devices.select import open_device
+from dpeval.errors import DpevalError
+from dpeval.instruments.phase_clock import PhaseClock
+from dpeval.instruments.reference_work import FixedWork
+from dpeval.instruments.step_buffer import Board, Stage
+from dpeval.instruments.stop_sync import Control
+from dpeval.system.oom import is_out_of_memory
+from dpeval.system.process import be_first_to_go, keep_freed_memory
+from dpeval.worker.ablation import run_ablation
+from dpeval.worker.loop import train_step, training_loop
+from dpeval.worker.messages import AblationSeries, RankFailure, RankResult, RankTask
+from dpeval.worker.trainer import SetupTimer, build_trainer
+
+
+def run_rank(task: RankTask, board: Board, pipe: Connection) -> None:
+    """The whole life of a rank's process; its last act is to send a result or a failure."""
+    # An own process group: Ctrl-C reaches the parent alone, which ends ranks in order, and a
+    # rank's helpers end with it.
+    os.setpgid(0, 0)
+    be_first_to_go()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, args=(pipe,), daemon=True).start()
+    os.environ.update(task.env)
+    device: Device | None = None
+    try:
+        if task.config.hardware.keep_memory:
+            keep_freed_memory()
+        rank = task.plan.ranks[task.rank]
+        device = open_device(rank.device, rank.cpus, rank.threads)
+        message: RankResult | RankFailure = _live(task, board, device)
+    except BaseException as error:
+        message = _failure(task.rank, error, device)
+    pipe.send(message)
+    # Leave without tearing libraries down: a peer that failed can make their exit hang.
+    pipe.close()
+    _save_coverage()
+    os._exit(0 if isinstance(message, RankResult) else 1)
+
+
+def _save_coverage() -> None:
+    """Let a coverage measurement of the tests see what ran in this process."""
+    import sys
+
+    if "coverage" in sys.modules:
+        from coverage import Coverage
+
+        current = Coverage.current()
+        if current is not None:
+            current.stop()
+            current.save()
+
+
+def _end_with_parent(pipe: Connection) -> None:
+    """End this rank and its helpers when the parent is gone, however it went."""
+    try:
+        pipe.recv()
+    except (EOFError, OSError):
+        os.killpg(0, signal.SIGKILL)
+
+
+def _live(task: RankTask, board: Board, device: Device) -> RankResult:
+    config, plan = task.config, task.plan
+    local_rank = plan.ranks[task.rank].local_rank
+    board.beat(local_rank, Stage.STARTING, 0)
+    timer = SetupTimer()
+    baseline_bytes = device.memory_bytes()
+    device.reset_peak()
+    store = rendezvous(task)
+    timer.lap("rendezvous")
+    clock = PhaseClock(device, board.rows(local_rank))
+    trainer = build_trainer(task, device, clock, timer)
+    is_watched = config.measure.conditions and not device.is_cuda
+    fixed_work = FixedWork() if is_watched else None
+    control = Control(task.rank, local_rank, store, board, clock, config.measure, fixed_work)
+    training_loop(trainer, control)
+    device.finish()
+    clock.drain()
+    board.beat(local_rank, Stage.ABLATION, clock.finished)
+    peak_bytes, rows = device.peak_bytes(), clock.finished
+    losses = trainer.step_losses()
+    assert control.stopped_by is not None  # the loop ends only when it is set
+    series: list[AblationSeries] = []
+    if config.measure.ablation and control.stopped_by != "interrupted" and store is not None:
+        series = run_ablation(trainer, train_step, store, board, rows)
+    board.beat(local_rank, Stage.FINISHED, rows)
+    trainer.feed.close()
+    return RankResult(
+        rank=task.rank,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        stopped_by=control.stopped_by,
+        losses=losses,
+        peak_bytes=peak_bytes,
+        baseline_bytes=baseline_bytes,
+        setup_s=timer.laps_s,
+        buckets=clock.bucket_s,
+        ablation=series,
+        images_read=trainer.feed.images_read,
+        measured_rows=rows,
+        yardstick=fixed_work.readings if fixed_work is not None else None,
+    )
+
+
+def _failure(rank: int, error: BaseException, device: Device | None) -> RankFailure:
+    return RankFailure(
+        rank=rank,
+        at_s=time.monotonic(),
+        exception=type(error).__name__,
+        message=str(error).strip() or type(error).__name__,
+        log=traceback.format_exc(limit=-20),
+        user_error=isinstance(error, DpevalError),
+        out_of_memory=is_out_of_memory(error),
+        peak_bytes=device.peak_bytes() if device is not None else None,
+    )
+
+
+def rendezvous(task: RankTask) -> Store | None:
+    """Join the process group through the store that the parent serves; None for a lone rank."""
+    if task.plan.world_size == 1 and task.config.strategy.name == "none":
+        return None
+    timeout = timedelta(seconds=task.config.hardware.startup_timeout_s)
+    store = TCPStore(task.store_host, task.store_port, None, False, timeout)
+    dist.init_process_group(
+        task.plan.backend,
+        store=PrefixStore("group", store),
+        rank=task.rank,
+        world_size=task.plan.world_size,
+        timeout=timeout,
+    )
+    return store

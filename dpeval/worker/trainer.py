@@ -1,0 +1,114 @@
+"""One rank's model, data, strategy and optimizer, ready for the loop."""
+
+from __future__ import annotations
+
+import time
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpeval.components import models, strategies
+from dpeval.components.loss import GlobalMeanLoss
+from dpeval.components.optimizers import build_optimizer
+from dpeval.config import Config
+from dpeval.data.loading.loaders import Feed, make_feed
+from dpeval.devices.base import Device
+from dpeval.devices.numerics import autocast, grad_scaler, set_numerics
+from dpeval.instruments.phase_clock import PhaseClock
+from dpeval.record.plan import Plan
+from dpeval.util.importing import locate
+from dpeval.worker.messages import RankTask
+
+
+@dataclass
+class Trainer:
+    """One rank's objects, ready for the loop."""
+
+    config: Config
+    plan: Plan
+    rank: int
+    device: Device
+    clock: PhaseClock
+    feed: Feed
+    model: nn.Module
+    """The bare model; `wrapped` holds it for training."""
+    wrapped: strategies.Wrapped
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    parts: int = field(init=False)
+    """Micro-batches of this rank in one step."""
+    criterion: GlobalMeanLoss = field(init=False)
+    autocast: AbstractContextManager[Any] = field(init=False)
+    losses: list[Tensor] = field(default_factory=list[Tensor])
+    """One per micro-batch and step, detached."""
+
+    def __post_init__(self) -> None:
+        self.parts = min(self.plan.micro_batches, self.plan.ranks[self.rank].batch)
+        self.criterion = GlobalMeanLoss(self.plan.global_batch)
+        self.autocast = autocast(self.device, self.config.precision)
+
+    def step_losses(self) -> list[float]:
+        """The mean loss of this rank's images in every step."""
+        weight = self.plan.ranks[self.rank].weight
+        sums = torch.stack(self.losses).float().cpu().view(-1, self.parts).sum(1)
+        return [float(loss) / weight for loss in sums]
+
+
+class SetupTimer:
+    """Wall time of the parts of the set-up, s."""
+
+    def __init__(self) -> None:
+        self._last_s = time.monotonic()
+        self.laps_s: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        now_s = time.monotonic()
+        self.laps_s[name], self._last_s = now_s - self._last_s, now_s
+
+
+def build_trainer(task: RankTask, device: Device, clock: PhaseClock, timer: SetupTimer) -> Trainer:
+    """This rank's model, data, strategy and optimizer; the process group is joined already.
+
+    Raises:
+        DpevalError: some part cannot be made as the configuration asks.
+    """
+    config, plan = task.config, task.plan
+    set_numerics(config.precision, deterministic=config.deterministic)
+    torch.manual_seed(config.seed)
+    model = models.build(config.model).to(device.torch_device)
+    channels_last = config.memory_format == "channels_last"
+    if channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    model.train()
+    timer.lap("model")
+    feed = make_feed(
+        task.source,
+        config.dataset,
+        shares=[rank.batch for rank in plan.ranks],
+        rank=task.rank,
+        seed=config.seed,
+        device=device,
+        channels_last=channels_last,
+        spare_cpus=plan.ranks[task.rank].spare_cpus,
+    )
+    timer.lap("data")
+    strategy = locate(config.strategy._target_, key="strategy._target_")
+    wrapped = strategy(model, config.strategy, device, clock)
+    if config.compile:
+        wrapped = strategies.Wrapped(torch.compile(wrapped.module), wrapped.no_sync)
+    timer.lap("wrap")
+    return Trainer(
+        config=config,
+        plan=plan,
+        rank=task.rank,
+        device=device,
+        clock=clock,
+        feed=feed,
+        model=model,
+        wrapped=wrapped,
+        optimizer=build_optimizer(config.optimizer, model),
+        scaler=grad_scaler(device, config.precision),
+    )
