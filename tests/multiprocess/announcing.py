@@ -18,8 +18,8 @@ PREFIX = "training-"
 
 
 def build(**args: Any) -> nn.Module:
-    """The model of :func:`dpeval.components.calibrated.build`; its ranks announce step `STEPS`."""
-    model = calibrated.build(**args)
+    """The model of :func:`dpeval.components.calibrated.calibrated_model`; its ranks announce step `STEPS`."""
+    model = calibrated.calibrated_model(**args)
     steps = 0
 
     def count(*_: object) -> None:
