@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
-from dpeval import cli
+from dpeval.commands import hydra_app
 from dpeval.components import models, strategies
 from dpeval.components.optimizers import build_optimizer
 from dpeval.config import Config
@@ -148,7 +148,7 @@ def cases(names: list[str]) -> list[tuple[Config, int]]:
         for precision in ("fp32", "bf16"):
             for batch in batches:
                 overrides = [f"model={name}", f"batch={batch}", f"precision={precision}"]
-                config = cli.compose([*overrides, f"dataset.image_px={px}"])
+                config = hydra_app.compose([*overrides, f"dataset.image_px={px}"])
                 found.append((config, batch))
     return found
 

@@ -26,7 +26,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dpeval import cli
+from dpeval.commands import hydra_app
 from dpeval.components.models import build
 from dpeval.components.optimizers import build_optimizer
 from dpeval.data import prepare
@@ -129,7 +129,7 @@ def ratio(pairs: list[tuple[list[float], list[float]]]) -> tuple[float, float, f
 
 def measure(overrides: list[str]) -> tuple[float, float, float, float]:
     """Ratio, its interval and the bare step (s) of the slowest rank's blocks."""
-    config = cli.compose(
+    config = hydra_app.compose(
         [
             "measure.rel_precision=1e-4",
             "measure.time_limit_s=1e6",

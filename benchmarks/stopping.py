@@ -30,7 +30,7 @@ import numpy as np
 from dpeval import record
 from dpeval.analysis.frame.labels import configuration
 from dpeval.analysis.scaling.pooling import interval
-from dpeval.cli import compose
+from dpeval.commands.hydra_app import compose
 from dpeval.config import MeasureConfig
 from dpeval.record.measurement import Interval
 from dpeval.stats.intervals import mean_interval, naive_interval

@@ -10,7 +10,7 @@ from dpeval.analysis import pipeline
 from dpeval.analysis.frame import csv_import
 from dpeval.analysis.pipeline import Options
 from dpeval.analysis.scaling import best_configuration
-from dpeval.cli import run_main
+from dpeval.commands.main import run_main
 from dpeval.errors import ConfigError
 
 

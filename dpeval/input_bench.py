@@ -19,7 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpeval import cli
+from dpeval.commands.hydra_app import compose
+from dpeval.commands.main import run_main
 from dpeval.config import Config, DatasetConfig
 from dpeval.data import Source, prepare
 from dpeval.run import forkserver
@@ -58,7 +59,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("outputs/input_bench"))
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for dpeval.train")
     asked = parser.parse_args()
-    return cli.run_main(lambda: bench(asked.overrides, asked.seconds, asked.out))
+    return run_main(lambda: bench(asked.overrides, asked.seconds, asked.out))
 
 
 def bench(overrides: list[str], seconds: float, out: Path) -> None:
@@ -68,7 +69,7 @@ def bench(overrides: list[str], seconds: float, out: Path) -> None:
         ConfigError, DataError: wrong overrides, or data that cannot be made ready.
     """
     console = make_console()
-    config = cli.compose(overrides)
+    config = compose(overrides)
     # The server imports torch while data are made ready, and must be the first to be started.
     forkserver.warm_up()
     sources = {

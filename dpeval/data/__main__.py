@@ -17,7 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from dpeval import cli
+from dpeval.commands.hydra_app import compose
+from dpeval.commands.main import run_main
 from dpeval.data import prepare
 from dpeval.data.sources import inventory
 from dpeval.data.sources.progress import Advance, Say, amount
@@ -67,7 +68,7 @@ def main() -> int:
         "list": lambda: _list(),
         "delete": lambda: inventory.delete(store(), asked.names, say),
     }
-    return cli.run_main(commands[asked.command])
+    return run_main(commands[asked.command])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -89,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _prepare(overrides: list[str], say: Say) -> None:
-    config = cli.compose(overrides).dataset
+    config = compose(overrides).dataset
     source = prepare(config, say)
     say(_line(source))
     if source.note:
@@ -109,7 +110,7 @@ def _verify(what: list[str], say: Say) -> None:
     overrides = [word for word in what if "=" in word]
     wrong: list[str] = []
     if overrides:
-        source = prepare(cli.compose([*overrides, "dataset.loader=jpeg"]).dataset, say)
+        source = prepare(compose([*overrides, "dataset.loader=jpeg"]).dataset, say)
         root = Path(source.root)
         files = [root / name for name in source.train_files + source.val_files]
         wrong = inventory.damaged_images(files, root, say)

@@ -65,8 +65,11 @@ class SweepLauncher(Launcher):
     def carry_out(self, jobs: list[SweepJob], sweep_dir: Path) -> None:
         """Run or submit `jobs`, in this order.
 
+        A run that fails is recorded and no error: :mod:`dpeval.commands.callbacks` reads the
+        records when the sweep ends.
+
         Raises:
-            DpevalError: once every job's fate is recorded, when some did not end well.
+            DpevalError: the sweep as a whole could not be carried out.
         """
 
     def _compose(

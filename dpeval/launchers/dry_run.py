@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dpeval.launchers.resources import Group, Resources
+from dpeval.launchers.schedulers.resources import Group, Resources
 
 
 def describe_groups(groups: Sequence[Group], labels: Sequence[str], texts: Sequence[str]) -> str:

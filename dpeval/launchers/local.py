@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from dpeval.config import identity
 from dpeval.launchers.base import SweepJob, SweepLauncher
-from dpeval.launchers.resume import left_out
+from dpeval.launchers.tracking.resume import left_out
 from dpeval.record.schema import Record
 from dpeval.run import console
 from dpeval.run.console import Reporter
@@ -37,9 +37,6 @@ class LocalLauncher(SweepLauncher):
                 if records[-1].status == "interrupted":
                     break
             reporter.sweep_ended(planned, records, sweep_dir)
-        if jobs[0].config.analyze:
-            _analyze(sweep_dir)
-        console.raise_for(records, len(jobs))
 
     def _without_done(
         self, jobs: list[SweepJob], sweep_dir: Path, reporter: Reporter
@@ -70,10 +67,3 @@ class LocalLauncher(SweepLauncher):
         record = returned.return_value
         assert isinstance(record, Record)
         return record
-
-
-def _analyze(sweep_dir: Path) -> None:
-    # Late: pandas and matplotlib take a second that a run must not wait for.
-    from dpeval.analysis.pipeline import analyze
-
-    analyze([sweep_dir])

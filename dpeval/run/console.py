@@ -12,7 +12,6 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
-from dpeval.errors import RunFailed, RunInterrupted
 from dpeval.instruments.step_buffer import Stage
 from dpeval.record.phases import PHASE_WORDS, PHASES
 from dpeval.record.schema import Record
@@ -293,23 +292,3 @@ def seconds(value_s: float) -> str:
     if abs(value_s) >= 1e-3:
         return f"{value_s * 1e3:.2f} ms"
     return f"{value_s * 1e6:.0f} µs"
-
-
-def raise_for(records: list[Record], planned: int) -> None:
-    """Tell by an error, and so by the exit status, that not all went well.
-
-    Raises:
-        RunInterrupted: the work was ended before its last run.
-        RunFailed: some runs failed or ran out of memory.
-    """
-    if records and records[-1].status == "interrupted":
-        raise RunInterrupted(
-            f"interrupted in run {len(records)} of {planned}; what was measured is recorded"
-        )
-    bad = [record for record in records if record.status in ("failed", "oom")]
-    if bad:
-        causes = {record.cause.message for record in bad if record.cause is not None}
-        raise RunFailed(
-            f"{len(bad)} of {planned} run{'s' * (planned > 1)} did not end well: "
-            + "; ".join(sorted(causes))
-        )

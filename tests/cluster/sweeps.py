@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from dpeval.launchers import manifest as manifests
+from dpeval.launchers.tracking import manifest as manifests
 from dpeval.record.io import read
 from dpeval.record.schema import Record
 from tests.cluster.conftest import Cluster, wait_until

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from dpeval.launchers import manifest as manifests
+from dpeval.launchers.tracking import manifest as manifests
 from tests.cluster.conftest import LONG, TEST_USER, TINY, Cluster, wait_until
 from tests.cluster.sweeps import job_ids, records, standing, wait_for_words
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpeval import cli
+from dpeval.commands import hydra_app
 from dpeval.data import prepare
 from dpeval.devices.select import open_device
 from dpeval.instruments.phase_clock import PhaseClock
@@ -101,7 +101,7 @@ def rank_main(task: RankTask, board: Board, pipe: Connection) -> None:
 @pytest.fixture(scope="module")
 def seen(data_root: Path) -> list[Seen]:
     """Two ranks of ResNet-18 that take a few steps and then the blocks."""
-    config = cli.compose(
+    config = hydra_app.compose(
         ["model=resnet18", "batch=8", "num_devices=2", "hardware.oversubscribe=true",
          "dataset=imagenette_like", "dataset.train_images=100", "dataset.image_px=32",
          "measure.max_steps=100",

@@ -59,10 +59,10 @@ PREPARE = """
 import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-from dpeval import cli
+from dpeval.commands.main import run_main
 from dpeval.config import DatasetConfig
 from dpeval.data import prepare
-sys.exit(cli.run_main(lambda: prepare(DatasetConfig(
+sys.exit(run_main(lambda: prepare(DatasetConfig(
     name="image_folder", _target_="dpeval.data.image_folder", image_px=32, loader="cached",
     num_classes=2, root=sys.argv[1]))))
 """

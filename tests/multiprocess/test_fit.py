@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from dpeval.fit import Fit
+from dpeval.commands.batch_search import Fit
 from tests.multiprocess.conftest import Finished
 
 GIB = 2**30

@@ -11,15 +11,15 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from dpeval import cli
+from dpeval.commands import hydra_app
 from dpeval.launchers.compose import Composer
 
 
 @pytest.fixture(scope="module")
 def loader() -> Iterator[tuple[Any, DictConfig]]:
     """Hydra's loader and the master configuration of a sweep."""
-    cli.register()
-    with initialize_config_dir(str(cli.conf_dir()), version_base="1.3"):
+    hydra_app.register()
+    with initialize_config_dir(str(hydra_app.conf_dir()), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         yield loader, loader.load_configuration("config", ["measure=quick"], RunMode.MULTIRUN)
 

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpeval import cli
+from dpeval.commands import hydra_app
 from dpeval.config import Config, check, identity
 from dpeval.errors import ConfigError
 
 
 def test_defaults_compose() -> None:
-    config = cli.compose([])
+    config = hydra_app.compose([])
     assert (config.model.name, config.dataset.name, config.batch) == (
         "densenet121",
         "imagenette",
@@ -31,10 +31,10 @@ def test_every_option_composes(group: str) -> None:
         "torchvision": ["model.name=resnet18"],
         "image_folder": ["dataset.root=/x", "dataset.num_classes=3"],
     }
-    options = sorted(path.stem for path in (cli.conf_dir() / group).glob("*.yaml"))
+    options = sorted(path.stem for path in (hydra_app.conf_dir() / group).glob("*.yaml"))
     assert options
     for option in options:
-        cli.compose([f"{group}={option}", *needed.get(option, [])])
+        hydra_app.compose([f"{group}={option}", *needed.get(option, [])])
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_every_option_composes(group: str) -> None:
 )
 def test_wrong_words_are_one_clear_line(override: str, words: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        cli.compose([override])
+        hydra_app.compose([override])
     message = str(caught.value)
     assert words in message
     assert "\n" not in message
@@ -90,7 +90,7 @@ def test_a_users_own_file_beside_the_working_directory(tmp_path: Path) -> None:
     own = tmp_path / "conf" / "model"
     own.mkdir(parents=True)
     (own / "mine.yaml").write_text("name: mine\n_target_: my_package.build\nargs: {width: 3}\n")
-    config = cli.compose(["model=mine"])
+    config = hydra_app.compose(["model=mine"])
     assert config.model._target_ == "my_package.build"
     assert config.model.args == {"width": 3}
 
@@ -100,18 +100,18 @@ def test_a_wrong_key_in_a_users_file_names_the_file(tmp_path: Path) -> None:
     own.mkdir(parents=True)
     (own / "mine.yaml").write_text("nmae: mine\n")
     with pytest.raises(ConfigError, match=r"did you mean 'model.name'\? \(in model/mine.yaml\)"):
-        cli.compose(["model=mine"])
+        hydra_app.compose(["model=mine"])
 
 
 def test_weak_scaling_takes_the_batch_per_device() -> None:
-    assert cli.compose(["scaling=weak", "batch=1", "num_devices=4"]).batch == 1
+    assert hydra_app.compose(["scaling=weak", "batch=1", "num_devices=4"]).batch == 1
 
 
 def test_identity_ignores_where_output_goes_and_nothing_else() -> None:
-    base = cli.compose([])
-    assert identity(cli.compose(["study=other", "analyze=false"])) == identity(base)
+    base = hydra_app.compose([])
+    assert identity(hydra_app.compose(["study=other", "analyze=false"])) == identity(base)
     for change in ("seed=1", "batch=16", "model=resnet18", "measure.rel_precision=0.03"):
-        assert identity(cli.compose([change])) != identity(base)
+        assert identity(hydra_app.compose([change])) != identity(base)
 
 
 @given(batch=st.integers(-5, 200), devices=st.integers(-5, 200))

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dpeval.commands.batch_search import Try, expand, largest, search
 from dpeval.config import HardwareConfig
 from dpeval.errors import MachineError
-from dpeval.fit import Try, expand, largest, search
 from dpeval.planning.measured_peaks import Peak, learned
 from dpeval.planning.memory_budget import Decision, budget, decide, node_free
 from dpeval.record.machine import Gpu, Machine
@@ -244,10 +244,10 @@ def test_lists_of_values_become_every_combination() -> None:
 
 
 def test_a_scheduler_is_not_asked_for_what_cannot_fit_its_stated_budget() -> None:
-    from dpeval.cli import compose
-    from dpeval.launchers.ahead import Ahead
+    from dpeval.commands.hydra_app import compose
+    from dpeval.launchers.preflight import Preflight
 
-    ahead = Ahead()
+    ahead = Preflight()
     common = ["model=resnet18", "dataset.image_px=64", "num_devices=2"]
     refused = ahead.refusal(compose([*common, "batch=4096", "hardware.memory_gib=1"]))
     assert refused is not None

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpeval import cli
+from dpeval.commands.hydra_app import compose
 from dpeval.config import deal
 from dpeval.planning.cpu_affinity import assign_cpus, cpus_near_gpus, order_cpus
 from dpeval.planning.rank_plan import make_plan
@@ -44,15 +44,15 @@ def test_deal_loses_no_image_and_differs_by_at_most_one(images: int, devices: in
 
 
 def test_strong_scaling_keeps_the_work_and_weak_scaling_the_share() -> None:
-    strong = make_plan(cli.compose(["num_devices=3", "batch=16"]), machine())
+    strong = make_plan(compose(["num_devices=3", "batch=16"]), machine())
     assert [rank.batch for rank in strong.ranks] == [6, 5, 5]
     assert sum(rank.weight for rank in strong.ranks) == pytest.approx(1)
-    weak = make_plan(cli.compose(["num_devices=3", "batch=16", "scaling=weak"]), machine())
+    weak = make_plan(compose(["num_devices=3", "batch=16", "scaling=weak"]), machine())
     assert (weak.global_batch, [rank.batch for rank in weak.ranks]) == (48, [16, 16, 16])
 
 
 def test_too_few_cores_is_a_skip_with_the_reason() -> None:
-    plan = make_plan(cli.compose(["num_devices=5"]), machine(4))
+    plan = make_plan(compose(["num_devices=5"]), machine(4))
     assert plan.skip is not None
     assert "5 CPU devices" in plan.skip
     assert "hardware.oversubscribe=true" in plan.skip
@@ -60,19 +60,19 @@ def test_too_few_cores_is_a_skip_with_the_reason() -> None:
 
 
 def test_oversubscribing_is_said() -> None:
-    plan = make_plan(cli.compose(["num_devices=5", "hardware.oversubscribe=true"]), machine(4))
+    plan = make_plan(compose(["num_devices=5", "hardware.oversubscribe=true"]), machine(4))
     assert plan.skip is None
     assert "oversubscribed" in plan.notes[0]
 
 
 def test_no_gpu_names_the_way_on() -> None:
-    plan = make_plan(cli.compose(["hardware=gpu"]), machine())
+    plan = make_plan(compose(["hardware=gpu"]), machine())
     assert plan.skip is not None
     assert "use hardware=cpu" in plan.skip
 
 
 def test_gpus_share_the_cores_near_them() -> None:
-    plan = make_plan(cli.compose(["hardware=gpu", "num_devices=2"]), machine(8, numa=2, gpus=2))
+    plan = make_plan(compose(["hardware=gpu", "num_devices=2"]), machine(8, numa=2, gpus=2))
     assert plan.backend == "nccl"
     assert [rank.device for rank in plan.ranks] == ["cuda:0", "cuda:1"]
     assert [rank.cpus for rank in plan.ranks] == [[0, 1, 2, 3], [4, 5, 6, 7]]
@@ -129,5 +129,5 @@ def test_shared_physical_cores_are_noted() -> None:
 
 def test_threads_are_set_at_every_device_count() -> None:
     for devices in (1, 2):
-        config = dataclasses.replace(cli.compose([]), num_devices=devices)
+        config = dataclasses.replace(compose([]), num_devices=devices)
         assert {rank.threads for rank in make_plan(config, machine()).ranks} == {1}

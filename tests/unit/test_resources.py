@@ -22,19 +22,18 @@ from dpeval.config import (
     identity,
 )
 from dpeval.errors import ConfigError, LaunchError
-from dpeval.launchers.oar import OarLauncher
-from dpeval.launchers.resources import (
+from dpeval.launchers.schedulers.base import one_line
+from dpeval.launchers.schedulers.oar import Oar, oar_parameters
+from dpeval.launchers.schedulers.oar_submission import oar_script, oarsub_command
+from dpeval.launchers.schedulers.resources import (
     Group,
     check_folder,
     group,
     job_name,
-    oar_parameters,
-    one_line,
     resolve,
     round_up_mib,
-    slurm_parameters,
 )
-from dpeval.launchers.submission import oar_script, oarsub_command, sbatch_file
+from dpeval.launchers.schedulers.slurm import sbatch_file, slurm_parameters
 from dpeval.record.memory import Forecast
 
 OPTIONS = LauncherOptions(signal_s=30)
@@ -258,10 +257,10 @@ def test_parameters_are_plain_json() -> None:
 
 
 def test_oar_gets_runs_beyond_the_limit_as_waves_that_wait_for_each_other() -> None:
-    launcher = OarLauncher(array_parallelism=2)
+    options = LauncherOptions(array_parallelism=2)
     found = resolve(gpu(2), None, OPTIONS)
     parameters = oar_parameters(found, SiteConfig(), OPTIONS, "n")
-    text = launcher.text(Group(found, parameters, (0, 1, 2, 3, 4)), Path())
+    text = Oar().preview(Group(found, parameters, (0, 1, 2, 3, 4)), Path(), options)
     first, second, third = text.splitlines()
     assert "--array 2" in first
     assert "-a" not in shlex.split(first)

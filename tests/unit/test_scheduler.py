@@ -9,16 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpeval.errors import LaunchError
-from dpeval.launchers import neighbours
-from dpeval.launchers.inside import oar_gpus, show_oar_gpus
-from dpeval.launchers.scheduler import (
-    JobState,
+from dpeval.launchers.in_job.node_sharing import DETAIL, NodeWatch
+from dpeval.launchers.schedulers import oar as oar_module
+from dpeval.launchers.schedulers import slurm as slurm_module
+from dpeval.launchers.schedulers.base import JobState
+from dpeval.launchers.schedulers.oar import Oar, oar_gpus, oar_state, parse_oarstat
+from dpeval.launchers.schedulers.registry import scheduler
+from dpeval.launchers.schedulers.slurm import (
+    Slurm,
     latest,
-    oar_state,
-    parse_oarstat,
     parse_sacct,
     parse_squeue,
-    scheduler,
     slurm_state,
 )
 from dpeval.record.schema import Scheduler
@@ -153,10 +154,10 @@ def test_visible_gpus_are_set_where_oar_sets_none(tmp_path: Any) -> None:
     path = tmp_path / "resources"
     path.write_text(PROPERTIES)
     environment = {"OAR_RESOURCE_PROPERTIES_FILE": str(path)}
-    show_oar_gpus(environment)
+    Oar().expose_gpus(environment)
     assert environment["CUDA_VISIBLE_DEVICES"] == "0,2"
     already = {**environment, "CUDA_VISIBLE_DEVICES": "7"}
-    show_oar_gpus(already)
+    Oar().expose_gpus(already)
     assert already["CUDA_VISIBLE_DEVICES"] == "7"
 
 
@@ -179,9 +180,10 @@ OAR_JOBS = """{
 def test_other_jobs_on_the_nodes_are_told(
     monkeypatch: pytest.MonkeyPatch, job: Scheduler, answer: str, told: str
 ) -> None:
-    monkeypatch.setattr(neighbours, "ask", lambda _: answer)
-    details, warnings = neighbours.Watch(job, {"SLURM_JOB_ID": "8"}).told()
-    assert details == {neighbours.DETAIL: told}
+    for module in (slurm_module, oar_module):
+        monkeypatch.setattr(module, "ask", lambda _: answer)
+    details, warnings = NodeWatch(scheduler(job.kind), job, {"SLURM_JOB_ID": "8"}).told()
+    assert details == {DETAIL: told}
     assert [warning.code for warning in warnings] == ["shared_node"] * (told != "none")
 
 
@@ -191,7 +193,7 @@ def test_a_scheduler_that_cannot_be_asked_is_not_taken_for_an_empty_node(
     def refuse(command: list[str]) -> str:
         raise LaunchError("squeue is not installed here")
 
-    monkeypatch.setattr(neighbours, "ask", refuse)
-    details, warnings = neighbours.Watch(Scheduler(kind="slurm", job_id="8"), {}).told()
-    assert details[neighbours.DETAIL] == "not known: squeue is not installed here"
+    monkeypatch.setattr(slurm_module, "ask", refuse)
+    details, warnings = NodeWatch(Slurm(), Scheduler(kind="slurm", job_id="8"), {}).told()
+    assert details[DETAIL] == "not known: squeue is not installed here"
     assert warnings == []

@@ -13,11 +13,12 @@ from rich.console import Console
 
 from dpeval import record
 from dpeval.errors import LaunchError, RunFailed, RunInterrupted
-from dpeval.launchers.follow import FINAL, RunStatus, counts, look
-from dpeval.launchers.job import SPEC_NAME, JobSpec
-from dpeval.launchers.manifest import Manifest
-from dpeval.launchers.scheduler import Scheduler, scheduler, unique
-from dpeval.launchers.unmeasured import unmeasured
+from dpeval.launchers.schedulers.base import Scheduler, unique
+from dpeval.launchers.schedulers.registry import scheduler
+from dpeval.launchers.tracking import job_spec
+from dpeval.launchers.tracking.job_spec import unmeasured
+from dpeval.launchers.tracking.manifest import Manifest
+from dpeval.launchers.tracking.run_status import FINAL, RunStatus, counts, look
 from dpeval.record import schema
 from dpeval.record.codes import Status
 from dpeval.record.schema import Cause
@@ -34,7 +35,7 @@ def wait_for(manifest: Manifest, sweep_dir: Path, poll_s: float, console: Consol
 
     Raises:
         RunInterrupted: Ctrl-C; the jobs go on or were cancelled, as the user chose.
-        RunFailed: some runs did not end well.
+        RunFailed: a run failed without a record, and none could be written for it.
     """
     asked = scheduler(manifest.launcher)
     try:
@@ -47,11 +48,16 @@ def wait_for(manifest: Manifest, sweep_dir: Path, poll_s: float, console: Consol
     for status in statuses:
         settle(status, sweep_dir, manifest.launcher)
     console.print(f"all runs have ended: {counts(statuses)}", markup=False)
-    bad = [item for item in statuses if item.standing in ("failed", "oom", "lost", "interrupted")]
-    if bad:
+    silent = [
+        item
+        for item in statuses
+        if item.standing in ("failed", "oom", "lost", "interrupted")
+        and not (sweep_dir / item.run.folder / record.FILE_NAME).exists()
+    ]
+    if silent:
         raise RunFailed(
-            f"{len(bad)} of {len(statuses)} runs did not end well: "
-            + "; ".join(sorted({item.text for item in bad}))
+            f"{len(silent)} of {len(statuses)} runs failed and no record could be written: "
+            + "; ".join(sorted({item.text for item in silent}))
         )
 
 
@@ -142,7 +148,7 @@ def settle(status: RunStatus, sweep_dir: Path, launcher: str) -> None:
     if status.standing in ("left out", "not sent", "queued", "running") or path.exists():
         return
     try:
-        spec = JobSpec.model_validate_json((folder / SPEC_NAME).read_bytes())
+        spec = job_spec.read(folder)
         made = unmeasured(
             spec,
             _STATUSES.get(status.standing, "failed"),

@@ -11,23 +11,23 @@ import pytest
 from dpeval import record
 from dpeval.config import Config, DatasetConfig, ModelConfig, SweepConfig, identity, to_plain
 from dpeval.errors import ConfigError, LaunchError
-from dpeval.launchers import manifest as manifests
-from dpeval.launchers.follow import Progress, RunStatus, counts, look, write_progress
-from dpeval.launchers.job import SPEC_NAME, JobSpec, rebuild
-from dpeval.launchers.manifest import Manifest, SentRun
-from dpeval.launchers.resume import left_out
-from dpeval.launchers.scheduler import Ending, JobState
-from dpeval.launchers.wait import cancel, settle
+from dpeval.launchers.in_job.run_job import rebuild
+from dpeval.launchers.schedulers.base import Ending, JobState
+from dpeval.launchers.schedulers.slurm import Slurm
+from dpeval.launchers.tracking import manifest as manifests
+from dpeval.launchers.tracking.job_spec import SPEC_NAME, JobSpec
+from dpeval.launchers.tracking.manifest import Manifest, SentRun
+from dpeval.launchers.tracking.resume import left_out
+from dpeval.launchers.tracking.run_status import Progress, RunStatus, counts, look, write_progress
+from dpeval.launchers.tracking.wait import cancel, settle
 
 CONFIG = Config(
     model=ModelConfig(name="calibrated"), dataset=DatasetConfig(name="d", _target_="t"), batch=16
 )
 
 
-class Answers:
-    """A scheduler with set answers."""
-
-    kind = "slurm"
+class Answers(Slurm):
+    """SLURM with set answers."""
 
     def __init__(self, **states: JobState) -> None:
         self.states = {key.removeprefix("job"): state for key, state in states.items()}

@@ -1,84 +1,21 @@
-"""What every command shares: Hydra with dpeval's configuration, and errors told in one line."""
+"""Errors told in one line, and the exit status of a command."""
 
 from __future__ import annotations
 
 import os
 import re
 import sys
-from collections.abc import Callable
-from pathlib import Path
-from types import ModuleType
+from collections.abc import Callable, Sequence
 
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
-from hydra.core.config_search_path import ConfigSearchPath
-from hydra.core.plugins import Plugins
-from hydra.errors import (
-    HydraException,
-    MissingConfigException,
-    OverrideParseException,
-)
-from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from dpeval.config import Config, from_hydra, register_schema, wording
-from dpeval.errors import ConfigError, DpevalError, nearest
+from dpeval.config import wording
+from dpeval.errors import ConfigError, DpevalError, RunFailed, RunInterrupted, nearest
+from dpeval.record.schema import Record
 
 
-def conf_dir() -> Path:
-    """Where the packaged YAML files lie: inside an installed package, beside it in a clone."""
-    package = Path(__file__).resolve().parent
-    inside = package / "conf"
-    return inside if inside.is_dir() else package.parent / "conf"
-
-
-class UserConf(SearchPathPlugin):
-    """Adds ``./conf`` of the working directory, so that a new option is one new file there."""
-
-    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        own = Path.cwd() / "conf"
-        if own.is_dir() and own.resolve() != conf_dir().resolve():
-            search_path.append(provider="user", path=f"file://{own}")
-
-
-def register() -> None:
-    """Make dpeval's schema, search path and launchers known to Hydra, once per process.
-
-    Hydra instantiates plugins of its ``hydra_plugins`` namespace alone. A package of that name
-    would be imported by every Hydra application of the environment, so the classes are entered
-    there while dpeval runs, and only then.
-    """
-    import hydra_plugins
-
-    from dpeval.launchers.compose import CartesianSweeper
-    from dpeval.launchers.local import LocalLauncher
-    from dpeval.launchers.oar import OarLauncher
-    from dpeval.launchers.slurm import SlurmLauncher
-
-    register_schema()
-    entry = ModuleType("hydra_plugins.dpeval")
-    for plugin in (UserConf, LocalLauncher, SlurmLauncher, OarLauncher, CartesianSweeper):
-        plugin.__module__ = entry.__name__
-        setattr(entry, plugin.__name__, plugin)
-        Plugins.instance().register(plugin)
-    sys.modules[entry.__name__] = hydra_plugins.dpeval = entry
-
-
-def compose(overrides: list[str]) -> Config:
-    """Compose and check one configuration from command-line overrides.
-
-    Raises:
-        ConfigError: see :func:`dpeval.config.from_hydra`.
-    """
-    register()
-    try:
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return from_hydra(hydra_compose("config", overrides=overrides))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise translate(error) from error
-
-
-def run_main(function: Callable[[], None]) -> int:
+def run_main(function: Callable[[], object]) -> int:
     """Run a command; return its exit status. A user's mistake is one line, a bug a traceback."""
     # Hydra would print its own errors and leave with status 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -139,3 +76,24 @@ def _missing_option(error: MissingConfigException) -> str:
     if group == "model":
         message += f" (any torchvision classifier: model=torchvision model.name={option})"
     return message
+
+
+def raise_for_status(records: Sequence[Record]) -> None:
+    """Say by an error, and so by the exit status, that some of `records` hold no measurement.
+
+    Raises:
+        RunInterrupted: the user ended the work.
+        RunFailed: runs failed, ran out of memory, or were ended by their scheduler.
+    """
+    if any(record.status == "interrupted" and record.scheduler is None for record in records):
+        count = len(records)
+        raise RunInterrupted(
+            f"interrupted; what was measured is recorded ({count} run{'s' * (count != 1)})"
+        )
+    bad = [record for record in records if record.status in ("failed", "oom", "interrupted")]
+    if bad:
+        causes = {record.cause.message for record in bad if record.cause is not None}
+        raise RunFailed(
+            f"{len(bad)} of {len(records)} run{'s' * (len(records) != 1)} failed: "
+            + "; ".join(sorted(causes))
+        )

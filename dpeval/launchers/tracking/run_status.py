@@ -15,8 +15,8 @@ from pydantic import ValidationError
 
 from dpeval import record
 from dpeval.errors import RecordError
-from dpeval.launchers.manifest import Manifest, SentRun
-from dpeval.launchers.scheduler import UNKNOWN, Ending, JobState, Scheduler, unique
+from dpeval.launchers.schedulers.base import UNKNOWN, Ending, JobState, Scheduler, unique
+from dpeval.launchers.tracking.manifest import Manifest, SentRun
 from dpeval.record.codes import CauseCode, Status
 from dpeval.util.files import replacing
 from dpeval.util.frozen import Frozen

@@ -11,15 +11,16 @@ from typing import Any
 from submitit.core import core, utils
 from submitit_oar import oar
 
-from dpeval.launchers.submission import oar_script, oarsub_command, waves, worker_command
+from dpeval.launchers.schedulers.base import worker_command
+from dpeval.launchers.schedulers.oar_submission import oar_script, oarsub_command, waves
 
 
 class OarExecutor(oar.OarExecutor):  # type: ignore[misc]  # untyped base
     """Submits a script file instead of an inline command, and every option as one argument.
 
-    An inline command loses line breaks and comments of the set-up and every option with a
-    space; see :func:`dpeval.launchers.submission.oarsub_command`. Jobs of an array are told
-    apart by their ids as numbers (submitit-oar sorts them as text).
+    An inline command loses line breaks and comments of the set-up and every option with a space;
+    see :func:`oarsub_command`. Ids within an array are ordered as numbers (submitit-oar orders
+    them as text).
     """
 
     carried: tuple[str, ...] = ()

@@ -1,36 +1,13 @@
-"""The files and command lines that a scheduler is given; the dry run prints the very same."""
+"""The command line and the script that OAR is given; the dry run prints the very same."""
 
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dpeval.launchers.resources import Group
-
 Item = TypeVar("Item")
-
-
-def worker_command(folder: Path, python: str = sys.executable) -> str:
-    """The shell command that runs one pickled submission of `folder` inside a job."""
-    return f"{shlex.quote(python)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
-
-
-def sbatch_file(group: Group, folder: Path, python: str = sys.executable) -> str:
-    """The batch file that submitit writes for `group`."""
-    from submitit.slurm.slurm import _make_sbatch_string
-
-    count = len(group.members)
-    return str(
-        _make_sbatch_string(
-            command=worker_command(folder, python),
-            folder=folder,
-            map_count=count if count > 1 else None,
-            **group.parameters,
-        )
-    )
 
 
 def oarsub_command(parameters: Mapping[str, Any], script: Path, count: int | None) -> list[str]:

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dpeval import record
-from dpeval.config import Config, deal, identity, to_plain
+from dpeval.config import Config, deal
 from dpeval.errors import MachineError
 from dpeval.launchers.base import SweepJob
-from dpeval.launchers.job import JobSpec
-from dpeval.launchers.unmeasured import unmeasured
+from dpeval.launchers.tracking.job_spec import JobSpec, unmeasured
 from dpeval.planning.memory_budget import Decision, NoForecast, decide
 from dpeval.record.memory import Budget, Forecast
 from dpeval.record.schema import Cause, MemoryRecord, Scheduler
 from dpeval.util.units import GIB
 
 
-class Ahead:
+class Preflight:
     """Forecasts a sweep's runs for machines that are not this one.
 
     What a node will have free is not known here, so a run is refused in advance only where its
@@ -68,13 +67,7 @@ def _shares(config: Config) -> Sequence[int]:
 
 def leave_record(job: SweepJob, decision: Decision, launcher: str) -> None:
     """Leave the record of a run that was not submitted because it does not fit."""
-    spec = JobSpec(
-        launcher=launcher,
-        config=to_plain(job.config),
-        overrides=list(job.overrides),
-        identity=identity(job.config),
-        requeue=0,
-    )
+    spec = JobSpec.of(launcher, job.config, job.overrides, requeue=0)
     cause = Cause(kind="memory", message=decision.line)
     made = unmeasured(spec, "skipped", cause, Scheduler(kind=launcher, job_id=""))
     memory = MemoryRecord(

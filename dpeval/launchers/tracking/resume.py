@@ -9,8 +9,9 @@ from pathlib import Path
 from dpeval import record
 from dpeval.config import SweepConfig
 from dpeval.errors import ConfigError, LaunchError
-from dpeval.launchers import manifest as manifests
-from dpeval.launchers.scheduler import scheduler, unique
+from dpeval.launchers.schedulers.base import unique
+from dpeval.launchers.schedulers.registry import scheduler
+from dpeval.launchers.tracking import manifest as manifests
 
 
 def left_out(

@@ -7,58 +7,42 @@ import os
 import secrets
 import signal
 import sys
-from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from rich.console import Console
 
-from dpeval.config import Config, LauncherOptions, identity, to_plain
+from dpeval.config import Config, LauncherOptions, identity
 from dpeval.errors import LaunchError
-from dpeval.launchers import manifest as manifests
-from dpeval.launchers.ahead import Ahead, leave_record
 from dpeval.launchers.base import SweepJob, SweepLauncher
 from dpeval.launchers.dry_run import describe_groups
-from dpeval.launchers.job import SPEC_NAME, CarriedPreparation, CarriedRun, JobSpec
-from dpeval.launchers.manifest import Manifest, SentRun
-from dpeval.launchers.resources import (
+from dpeval.launchers.in_job.run_job import CarriedPreparation, CarriedRun
+from dpeval.launchers.preflight import Preflight, leave_record
+from dpeval.launchers.schedulers.registry import scheduler
+from dpeval.launchers.schedulers.resources import (
     Group,
-    Resources,
     check_folder,
     group,
     job_name,
     resolve,
 )
-from dpeval.launchers.resume import left_out
-from dpeval.launchers.wait import wait_for
+from dpeval.launchers.tracking import job_spec
+from dpeval.launchers.tracking import manifest as manifests
+from dpeval.launchers.tracking.job_spec import JobSpec
+from dpeval.launchers.tracking.manifest import Manifest, SentRun
+from dpeval.launchers.tracking.resume import left_out
+from dpeval.launchers.tracking.wait import wait_for
 
 
 class SchedulerLauncher(SweepLauncher):
-    """What SLURM and OAR have in common."""
+    """Sends runs to a scheduler of :mod:`dpeval.launchers.schedulers.registry`."""
 
-    kind: ClassVar[str]
-
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, scheduler_name: str, **options: Any) -> None:
         super().__init__()
+        self.scheduler = scheduler(scheduler_name)
         self.options = LauncherOptions(**options)
-
-    @abstractmethod
-    def translate(self, name: str) -> Callable[[Resources, Any], dict[str, Any]]:
-        """How a run's resources and site become the executor's parameters."""
-
-    @abstractmethod
-    def text(self, group: Group, folder: Path) -> str:
-        """What the scheduler would be given for `group`, for the dry run."""
-
-    @abstractmethod
-    def executor(self, folder: Path, parameters: dict[str, Any], config: Config) -> Any:
-        """The submitit executor."""
-
-    @abstractmethod
-    def after(self, parameters: dict[str, Any], job_id: str) -> dict[str, Any]:
-        """`parameters` with the condition that job `job_id` has ended well."""
 
     def carry_out(self, jobs: list[SweepJob], sweep_dir: Path) -> None:
         """Submit `jobs` and, unless ``wait=false``, follow them to their ends."""
@@ -67,28 +51,19 @@ class SchedulerLauncher(SweepLauncher):
         console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
         identities = [identity(job.config) for job in jobs]
         skipped = left_out(identities, jobs[0].config.sweep, sweep_dir.parent, sweep_dir)
-        ahead = Ahead()
-        skipped |= self._refused(ahead, jobs, identities, skipped, console)
+        preflight = Preflight()
+        skipped |= self._refused(preflight, jobs, identities, skipped, console)
         token = secrets.token_hex(3)
-        needs = [
-            (
-                position,
-                resolve(job.config, ahead.forecast(job.config), self.options),
-                job.config.site,
-            )
-            for position, job in enumerate(jobs)
-            if identities[position] not in skipped
-        ]
-        groups = group(needs, self.translate(job_name(jobs[0].config.study, token)))
+        groups = self._groups(preflight, jobs, identities, skipped, token)
         folder, labels = sweep_dir / ".submitit", labels_of(jobs)
         if self.options.dry_run:
-            texts = [self.text(one, folder) for one in groups]
+            texts = [self.scheduler.preview(one, folder, self.options) for one in groups]
             console.print(describe_groups(groups, labels, texts), markup=False)
             return
         if self.options.prepare == "parent":
-            _prepare([jobs[position].config for position, _, _ in needs], console)
+            _prepare([jobs[at].config for one in groups for at in one.members], console)
         manifest = Manifest(
-            launcher=self.kind,
+            launcher=self.scheduler.name,
             token=token,
             study=jobs[0].config.study,
             created_at=datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -109,13 +84,36 @@ class SchedulerLauncher(SweepLauncher):
         _tell(manifest, groups, sweep_dir, console)
         if self.options.wait:
             wait_for(manifest, sweep_dir, self.options.poll_s, console)
-            if jobs[0].config.analyze:
-                _analyze(sweep_dir)
-        _raise_refused(manifest)
+        else:
+            _raise_refused(manifest)
+
+    def _groups(
+        self,
+        preflight: Preflight,
+        jobs: list[SweepJob],
+        identities: list[str],
+        skipped: dict[str, str],
+        token: str,
+    ) -> list[Group]:
+        """The submissions: every run that is not skipped, equal requests together."""
+        name = job_name(jobs[0].config.study, token)
+        needs = [
+            (
+                position,
+                resolve(job.config, preflight.forecast(job.config), self.options),
+                job.config.site,
+            )
+            for position, job in enumerate(jobs)
+            if identities[position] not in skipped
+        ]
+        return group(
+            needs,
+            lambda resources, site: self.scheduler.parameters(resources, site, self.options, name),
+        )
 
     def _refused(
         self,
-        ahead: Ahead,
+        preflight: Preflight,
         jobs: list[SweepJob],
         identities: list[str],
         skipped: dict[str, str],
@@ -124,13 +122,13 @@ class SchedulerLauncher(SweepLauncher):
         """Record the runs that cannot fit their memory; returns why, by identity."""
         refused: dict[str, str] = {}
         for job, mark in zip(jobs, identities, strict=True):
-            decision = None if mark in skipped else ahead.refusal(job.config)
+            decision = None if mark in skipped else preflight.refusal(job.config)
             if decision is None:
                 continue
             refused[mark] = decision.line
             console.print(f"{' '.join(job.overrides)}: {decision.line}", markup=False)
             if not self.options.dry_run:
-                leave_record(job, decision, self.kind)
+                leave_record(job, decision, self.scheduler.name)
         return refused
 
     def _send(
@@ -143,13 +141,13 @@ class SchedulerLauncher(SweepLauncher):
         folder.chmod(0o700)
         manifests.write(manifest, sweep_dir)
         for position in (position for one in groups for position in one.members):
-            _write_spec(jobs[position], self.kind, self.options.requeue)
+            job_spec.write(self._spec(jobs[position]), jobs[position].folder)
         if self.options.prepare == "job" and groups:
             manifest = self._send_preparation(jobs, groups[0], manifest, sweep_dir)
         for one in groups:
             parameters = one.parameters
             if manifest.prepare_job_id is not None:
-                parameters = self.after(parameters, manifest.prepare_job_id)
+                parameters = self.scheduler.after(parameters, manifest.prepare_job_id)
             members = [jobs[position] for position in one.members]
             calls = [CarriedRun(str(job.folder.absolute())) for job in members]
             with _not_torn_apart():
@@ -165,11 +163,11 @@ class SchedulerLauncher(SweepLauncher):
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
         try:
-            executor = self.executor(folder, parameters, config)
+            executor = self.scheduler.executor(folder, parameters, config.site, self.options)
             sent = executor.submit_array(calls)
         except (FailedJobError, FailedSubmissionError, OSError) as error:
             told = [line.strip() for line in str(error).splitlines() if line.strip()]
-            return [None] * len(calls), f"{self.kind} refused it: {' '.join(told[-2:])}"
+            return [None] * len(calls), f"{self.scheduler.name} refused it: {' '.join(told[-2:])}"
         return [job.job_id for job in sent], None
 
     def _send_preparation(
@@ -178,7 +176,7 @@ class SchedulerLauncher(SweepLauncher):
         """One job with one run's resources that prepares every data set of the sweep."""
         folder = Path(manifest.submitit_folder)
         distinct = {str(job.config.dataset): job for job in jobs}
-        specs = tuple(_spec(job, self.kind, 0).model_dump_json() for job in distinct.values())
+        specs = tuple(self._spec(job).model_dump_json() for job in distinct.values())
         ids, refused = self._submit(
             folder, like.parameters, [CarriedPreparation(specs)], jobs[0].config
         )
@@ -188,6 +186,10 @@ class SchedulerLauncher(SweepLauncher):
         manifests.write(manifest, sweep_dir)
         return manifest
 
+    def _spec(self, job: SweepJob) -> JobSpec:
+        requeue = self.options.requeue if job.config.site.requeue else 0
+        return JobSpec.of(self.scheduler.name, job.config, job.overrides, requeue)
+
 
 def labels_of(jobs: Sequence[SweepJob]) -> list[str]:
     """Each run in the words of the overrides that not all runs have in common."""
@@ -196,22 +198,6 @@ def labels_of(jobs: Sequence[SweepJob]) -> list[str]:
         " ".join(word for word in job.overrides if word not in common) or f"run {job.number}"
         for job in jobs
     ]
-
-
-def _spec(job: SweepJob, kind: str, requeue: int) -> JobSpec:
-    return JobSpec(
-        launcher=kind,
-        config=to_plain(job.config),
-        overrides=list(job.overrides),
-        identity=identity(job.config),
-        requeue=requeue if job.config.site.requeue else 0,
-    )
-
-
-def _write_spec(job: SweepJob, kind: str, requeue: int) -> None:
-    job.folder.mkdir(parents=True, exist_ok=True)
-    text = _spec(job, kind, requeue).model_dump_json()
-    (job.folder / SPEC_NAME).write_text(text + "\n", encoding="utf-8")
 
 
 def _noted(
@@ -271,10 +257,3 @@ def _raise_refused(manifest: Manifest) -> None:
             f"{len(refused)} of {len(manifest.runs)} runs were not accepted: "
             + "; ".join(dict.fromkeys(str(run.refused) for run in refused))
         )
-
-
-def _analyze(sweep_dir: Path) -> None:
-    # Late: pandas and matplotlib take a second that submitting must not wait for.
-    from dpeval.analysis.pipeline import analyze
-
-    analyze([sweep_dir])

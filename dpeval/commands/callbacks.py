@@ -1,0 +1,56 @@
+"""The end of a sweep, whichever launcher ran it: analysis and exit status."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from dpeval import record
+from dpeval.commands.main import raise_for_status
+
+
+class LeaveHydra(BaseException):
+    """Carries an error out of a callback: Hydra turns every Exception of one into a warning."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class SweepEnd(Callback):
+    """Hydra's callback of every sweep (``hydra.callbacks`` in ``conf/config.yaml``)."""
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """Analyse the sweep, unless its jobs are still to run.
+
+        Raises:
+            LeaveHydra: carries a DpevalError (some runs failed, records cannot be analysed) or a
+                bug.
+        """
+        launcher = config.hydra.launcher
+        if launcher.get("dry_run", False) or not launcher.get("wait", True):
+            return
+        try:
+            end_sweep(Path(str(config.hydra.sweep.dir)), bool(config.analyze))
+        except Exception as error:
+            raise LeaveHydra(error) from error
+
+
+def end_sweep(sweep_dir: Path, analyze: bool) -> None:
+    """Analyse the records below `sweep_dir`, then tell whether all runs were measured.
+
+    Raises:
+        RunFailed, RunInterrupted: see :func:`dpeval.commands.main.raise_for_status`.
+    """
+    records = [record.read(path) for path in record.below(sweep_dir)]
+    if not records:
+        return  # every run was left out: done elsewhere
+    if analyze:
+        # Late: pandas and matplotlib take a second that no run should wait for.
+        from dpeval.analysis import pipeline
+
+        pipeline.analyze([sweep_dir])
+    raise_for_status(records)

@@ -1,0 +1,85 @@
+"""Hydra with dpeval's configuration, launchers and sweeper."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import hydra
+import hydra_plugins
+from hydra import initialize_config_dir
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from dpeval.commands.callbacks import LeaveHydra
+from dpeval.commands.main import translate
+from dpeval.config import Config, from_hydra, register_schema
+from dpeval.launchers.compose import CartesianSweeper
+from dpeval.launchers.local import LocalLauncher
+from dpeval.launchers.scheduler_launcher import SchedulerLauncher
+
+
+def conf_dir() -> Path:
+    """Where the packaged YAML files lie: inside an installed package, beside it in a clone."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
+
+
+class UserConf(SearchPathPlugin):
+    """Adds ``./conf`` of the working directory, so that a new option is one new file there."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        own = Path.cwd() / "conf"
+        if own.is_dir() and own.resolve() != conf_dir().resolve():
+            search_path.append(provider="user", path=f"file://{own}")
+
+
+def register() -> None:
+    """Make dpeval's schema, search path and launchers known to Hydra, once per process.
+
+    Hydra instantiates plugins of its ``hydra_plugins`` namespace alone. A package of that name
+    would be imported by every Hydra application of the environment, so the classes are entered
+    there while dpeval runs, and only then.
+    """
+    register_schema()
+    entry = ModuleType("hydra_plugins.dpeval")
+    for plugin in (UserConf, LocalLauncher, SchedulerLauncher, CartesianSweeper):
+        plugin.__module__ = entry.__name__
+        setattr(entry, plugin.__name__, plugin)
+        Plugins.instance().register(plugin)
+    sys.modules[entry.__name__] = hydra_plugins.dpeval = entry
+
+
+def compose(overrides: list[str]) -> Config:
+    """Compose and check one configuration from command-line overrides.
+
+    Raises:
+        ConfigError: see :func:`dpeval.config.from_hydra`.
+    """
+    register()
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            return from_hydra(hydra.compose("config", overrides=overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise translate(error) from error
+
+
+def run(task: Callable[[DictConfig], None]) -> None:
+    """Run Hydra's command line: `task` for one configuration, or a sweep through a launcher.
+
+    Raises:
+        DpevalError: a sweep could not be started, or some of its runs failed.
+    """
+    register()
+    start = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
+    try:
+        start(task)()
+    except LeaveHydra as left:
+        raise left.error from None

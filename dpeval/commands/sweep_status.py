@@ -1,0 +1,81 @@
+"""Where every run of a sweep stands, printed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from rich.console import Console, Group
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from dpeval.launchers.schedulers.registry import scheduler
+from dpeval.launchers.tracking import manifest as manifests
+from dpeval.launchers.tracking.run_status import FINAL, RunStatus, counts, look
+from dpeval.launchers.tracking.wait import line, settle
+
+_COLOURS = {
+    "ok": "green",
+    "running": "cyan",
+    "queued": "blue",
+    "failed": "red",
+    "oom": "red",
+    "lost": "red",
+    "interrupted": "yellow",
+}
+
+
+def statuses_of(sweep_dir: Path) -> list[RunStatus]:
+    """Where every run stands; runs that ended without a record are given one.
+
+    Raises:
+        LaunchError: not a sweep's folder, or the scheduler does not answer.
+    """
+    manifest = manifests.read(sweep_dir)
+    found = look(manifest, sweep_dir, scheduler(manifest.launcher))
+    for status in found:
+        # What looks lost may be a record that a network file system does not show yet.
+        if status.standing != "lost":
+            settle(status, sweep_dir, manifest.launcher)
+    return found
+
+
+def as_table(found: list[RunStatus]) -> Table:
+    """One row per run."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("run", justify="right")
+    table.add_column("overrides", max_width=48)
+    table.add_column("job", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    table.add_column("img/s", justify="right", no_wrap=True)
+    table.add_column("what is known")
+    for item in found:
+        colour = _COLOURS.get(item.standing, "default")
+        table.add_row(
+            str(item.run.number),
+            escape(item.run.label),
+            item.run.job_id or "–",
+            f"[{colour}]{item.standing}[/]",
+            f"{item.img_per_s:.2f}" if item.img_per_s is not None else "–",
+            escape(item.text),
+        )
+    return table
+
+
+def show(sweep_dir: Path) -> bool:
+    """Print where the sweep stands; return whether all of it has ended."""
+    found = statuses_of(sweep_dir)
+    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    summary = Text(f"{sweep_dir}: {counts(found)}", style="bold")
+    if console.is_terminal:
+        console.print(Group(summary, as_table(found)))
+    else:
+        console.print(summary)
+        for item in found:
+            console.print(f"{item.run.number}: {line(item)}", markup=False)
+    for item in found:
+        if item.log and item.standing in ("failed", "oom", "lost"):
+            console.print(f"\nend of the log of run {item.run.number}:", style="bold")
+            console.print("\n".join(item.log.splitlines()[-8:]), markup=False)
+    return all(item.standing in FINAL for item in found)

@@ -1,0 +1,66 @@
+"""Training from the command line: one run, or a sweep through a launcher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from dpeval.commands import hydra_app
+from dpeval.commands.main import raise_for_status
+from dpeval.config import from_hydra
+from dpeval.errors import ConfigError, DpevalError
+from dpeval.record.schema import Record
+
+
+def train() -> None:
+    """Run what the command line asks for.
+
+    Raises:
+        DpevalError: nothing could be started, or some runs failed.
+    """
+    records: list[Record] = []
+    errors: list[DpevalError] = []
+
+    def task(composed: DictConfig) -> None:
+        # Hydra prints a trace of what a task raises, so no user's mistake may leave it.
+        try:
+            records.append(run_one(composed))
+        except DpevalError as error:
+            errors.append(error)
+
+    hydra_app.run(task)
+    if errors:
+        raise errors[0]
+    raise_for_status(records)
+
+
+def run_one(composed: DictConfig) -> Record:
+    """Run the one composed configuration in Hydra's output folder and return its record.
+
+    Raises:
+        ConfigError, MachineError, DataError: before anything starts.
+    """
+    # Late: the session imports torch.
+    from dpeval.run import console
+    from dpeval.run.session import Session
+
+    config = from_hydra(composed)
+    hydra_config = HydraConfig.get()
+    if config.repeat > 1 and hydra_config.mode == RunMode.RUN:
+        raise ConfigError(
+            f"repeat={config.repeat} repeats every configuration of a sweep, interleaved; "
+            "add -m to make this a sweep"
+        )
+    reporter = console.make_reporter()
+    session = Session(reporter)
+    folder = Path(hydra_config.runtime.output_dir)
+    job = session.job(config, folder, list(hydra_config.overrides.task))
+    session.require_any([job])
+    session.prepare_all([job])
+    with reporter:
+        record = session.execute(job)
+        reporter.one(record, job.folder)
+    return record

@@ -1,0 +1,1 @@
+"""One module per scheduler, a small core and the registry."""

@@ -1,0 +1,289 @@
+"""OAR: what oarsub is asked for, what oarstat answers, what a job knows of itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from dpeval.config import Config, LauncherOptions, SiteConfig
+from dpeval.errors import LaunchError
+from dpeval.launchers.schedulers import oar_nodes
+from dpeval.launchers.schedulers.base import (
+    Ending,
+    JobState,
+    Scheduler,
+    State,
+    ask,
+    chosen,
+    one_line,
+    site_options,
+)
+from dpeval.launchers.schedulers.oar_submission import oarsub_command, waves
+from dpeval.launchers.schedulers.resources import Group, Resources
+from dpeval.record import schema
+from dpeval.run.job import Node
+
+RESUBMIT_STATUS = 99
+"""Exit status after which OAR submits an ``idempotent`` job again."""
+_DETAILS = (
+    "OAR_PROJECT_NAME",
+    "OAR_JOB_WALLTIME",
+    "OAR_ARRAY_INDEX",
+    "CUDA_VISIBLE_DEVICES",
+)
+"""Variables of a job that its run's record keeps."""
+
+
+class Oar(Scheduler):
+    """OAR through submitit-oar, mended (:mod:`dpeval.launchers.schedulers.oar_executor`)."""
+
+    name = "oar"
+    _at_once = 500
+    """Ids per command line, far below the length that a kernel takes."""
+
+    def parameters(
+        self, resources: Resources, site: SiteConfig, options: LauncherOptions, job_name: str
+    ) -> dict[str, Any]:
+        return oar_parameters(resources, site, options, job_name)
+
+    def preview(self, group: Group, folder: Path, options: LauncherOptions) -> str:
+        script = folder / "<submission>.sh"
+        lines, parameters = [], group.parameters
+        for wave in waves(group.members, options.array_parallelism):
+            singly = bool(options.requeue) and len(wave) > 1
+            line = shlex.join(oarsub_command(parameters, script, None if singly else len(wave)))
+            lines.append(line)
+            if singly:
+                lines.append(f"({len(wave)} times: OAR resubmits no element of an array)")
+            parameters = self.after(group.parameters, "<each job above>")
+        return "\n".join(lines)
+
+    def executor(
+        self, folder: Path, parameters: dict[str, Any], site: SiteConfig, options: LauncherOptions
+    ) -> Any:
+        # Late: it imports submitit.
+        from dpeval.launchers.schedulers.oar_executor import OarExecutor
+
+        if OarExecutor.affinity() < 0:
+            raise LaunchError(
+                "oarsub is not installed here: submit from a frontend of the OAR cluster, or "
+                "look at the submission with hydra.launcher.dry_run=true"
+            )
+        executor = OarExecutor(folder)
+        executor.carried = tuple(site.environment)
+        executor.singly = bool(options.requeue)
+        executor.at_once = options.array_parallelism
+        executor.update_parameters(**parameters)
+        return executor
+
+    def after(self, parameters: dict[str, Any], job_id: str) -> dict[str, Any]:
+        additional = {**parameters["additional_parameters"], "a": job_id}
+        return {**parameters, "additional_parameters": additional}
+
+    def query(self, job_ids: Sequence[str]) -> dict[str, JobState]:
+        found: dict[str, JobState] = {}
+        for first in range(0, len(job_ids), self._at_once):
+            some = job_ids[first : first + self._at_once]
+            found |= self._query(some)
+        return found
+
+    def _query(self, job_ids: Sequence[str]) -> dict[str, JobState]:
+        ids = ",".join(str(int(job_id)) for job_id in job_ids)
+        # One question, whatever the number of jobs: -j given N times costs N queries.
+        jobs = parse_oarstat(ask(["oarstat", "-f", "-J", "--sql", f"job_id IN ({ids})"]))
+        again = parse_oarstat(ask(["oarstat", "-f", "-J", "--sql", f"resubmit_job_id IN ({ids})"]))
+        found = {job_id: oar_state(job) for job_id, job in jobs.items()}
+        if again:
+            later = self._query(list(again))
+            for job_id, job in again.items():
+                found[str(job["resubmit_job_id"])] = later.get(job_id, oar_state(job))
+        return found
+
+    def cancel(self, job_ids: Sequence[str]) -> None:
+        if not job_ids:
+            return
+        ids = ",".join(str(int(job_id)) for job_id in job_ids)
+        again = parse_oarstat(ask(["oarstat", "-f", "-J", "--sql", f"resubmit_job_id IN ({ids})"]))
+        ask(["oardel", *job_ids, *again])
+
+    def describe_job(self, environment: Mapping[str, str]) -> schema.Scheduler:
+        return schema.Scheduler(
+            kind=self.name,
+            job_id=environment.get("OAR_JOB_ID", ""),
+            array_id=environment.get("OAR_ARRAY_ID"),
+            nodes=oar_nodes.hosts(environment),
+            details=chosen(environment, _DETAILS),
+        )
+
+    def node_in_job(self, environment: Mapping[str, str], count: int, folder: Path) -> Node:
+        index = int(environment.get(oar_nodes.NODE_VARIABLE, "0"))
+        return Node(index, count, folder, environment["OAR_JOB_ID"])
+
+    def other_jobs(self, job: schema.Scheduler, environment: Mapping[str, str]) -> dict[str, str]:
+        running = parse_oarstat(ask(["oarstat", "-f", "-J", "--sql", "state = 'Running'"]))
+        here = set(job.nodes)
+        return {
+            job_id: str(other.get("owner") or other.get("job_user") or "?")
+            for job_id, other in running.items()
+            if job_id != job.job_id and here & set(other.get("assigned_network_address") or [])
+        }
+
+    def expose_gpus(self, environment: MutableMapping[str, str]) -> None:
+        path = environment.get("OAR_RESOURCE_PROPERTIES_FILE")
+        if path is None or "CUDA_VISIBLE_DEVICES" in environment:
+            return
+        devices = oar_gpus(Path(path).read_text(encoding="utf-8", errors="replace"))
+        if devices:
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, devices))
+
+    def further_nodes(self, config: Config, node: Node | None) -> AbstractContextManager[None]:
+        return oar_nodes.started(config, node)
+
+    def requeue(self, environment: Mapping[str, str]) -> int:
+        return RESUBMIT_STATUS
+
+
+def oar_gpus(properties: str, host: str | None = None) -> list[int]:
+    """Device numbers in OAR's resource file (lines ``gpudevice = '0' , host = 'node1' , …``).
+
+    Of several nodes the job's first counts (`host` None): OAR starts the job there.
+    """
+    found: dict[str, set[int]] = {}
+    for line in properties.splitlines():
+        fields = dict(re.findall(r"(\w+)\s*=\s*'([^']*)'", line))
+        where = fields.get("network_address") or fields.get("host") or ""
+        devices = found.setdefault(where, set())
+        if fields.get("gpudevice", "").isdigit():
+            devices.add(int(fields["gpudevice"]))
+    if not found:
+        return []
+    return sorted(found.get(host or next(iter(found)), set()))
+
+
+def oar_parameters(
+    resources: Resources, site: SiteConfig, options: LauncherOptions, job_name: str
+) -> dict[str, Any]:
+    """Keyword arguments of :class:`dpeval.launchers.schedulers.oar_executor.OarExecutor`.
+
+    The whole ``-l`` request is written here: submitit-oar 1.1.2 knows neither other names of
+    the GPU level nor ``gpus_per_node=0`` (it sends ``/gpu=0``, which oarsub refuses), and
+    raises ValueError on memory, cores per task and tasks per node. ``/gpu=N`` alone promises
+    no single node, so ``/nodes=`` always comes first.
+    """
+    hours, minutes = divmod(resources.time_min, 60)
+    request = f"/nodes={resources.nodes}"
+    if not resources.exclusive:
+        level = f"/{one_line('site.gpu_level', site.gpu_level)}={resources.gpus}"
+        request += level if resources.gpus else f"/core={resources.cores}"
+    kinds = ["besteffort"] if site.besteffort else []
+    if site.requeue and options.requeue:
+        kinds.append("idempotent")
+    additional: dict[str, Any] = {
+        "l": f"{request},walltime={hours:02}:{minutes:02}:00",
+        "checkpoint": str(options.signal_s),
+        **site_options(site),
+    }
+    if kinds:
+        additional["t"] = kinds
+    if site.account is not None:
+        additional["project"] = one_line("site.account", site.account)
+    properties = _oar_properties(resources, site)
+    if properties:
+        additional["p"] = properties
+    parameters: dict[str, Any] = {
+        "n": job_name,
+        "timeout_min": resources.time_min,
+        "additional_parameters": additional,
+    }
+    if site.partition is not None:
+        parameters["queue"] = one_line("site.partition", site.partition)
+    if site.setup:
+        parameters["setup"] = list(site.setup)
+    return parameters
+
+
+def _oar_properties(resources: Resources, site: SiteConfig) -> str:
+    parts = [site.properties]
+    if resources.gpus and site.gpu_properties:
+        parts.append(site.gpu_properties.replace("{gpus}", str(resources.gpus)))
+    if resources.memory_mib is not None and site.memory_properties:
+        parts.append(site.memory_properties.replace("{mib}", str(resources.memory_mib)))
+    return _joined(one_line("site.properties", part) for part in parts if part)
+
+
+def _joined(parts: Iterable[str]) -> str:
+    found = list(parts)
+    return found[0] if len(found) == 1 else " AND ".join(f"({part})" for part in found)
+
+
+def parse_oarstat(text: str) -> dict[str, dict[str, Any]]:
+    """The JSON of ``oarstat -f -J``; no job at all is an empty text."""
+    if not text.strip():
+        return {}
+    try:
+        jobs = json.loads(text)
+    except ValueError as error:
+        raise LaunchError(f"oarstat answered what is not JSON: {text.strip()[:80]!r}") from error
+    return jobs if isinstance(jobs, dict) else {}
+
+
+_OAR_RUNNING = ("Running", "Finishing", "Suspended", "Resuming", "Launching", "toLaunch")
+
+
+def oar_state(job: Mapping[str, Any]) -> JobState:
+    """One job of ``oarstat -f -J`` in dpeval's words.
+
+    An exit code says little here: submitit-oar ends with 0 after an exception, and a job killed
+    from inside is Terminated like any other. The run's record decides.
+    """
+    word = str(job.get("state", ""))
+    nodes = ",".join(job.get("assigned_network_address") or [])
+    if word in ("Terminated", "Error"):
+        ending, reason = _oar_ending(word, job)
+        return JobState(state="ended", ending=ending, reason=reason, nodes=nodes)
+    state: State = "running" if word in _OAR_RUNNING else "queued"
+    reason = word if state == "running" else _waiting(word, str(job.get("message") or ""))
+    return JobState(state=state, reason=reason, nodes=nodes)
+
+
+def _oar_ending(word: str, job: Mapping[str, Any]) -> tuple[Ending, str]:
+    events = {str(event["type"]): str(event["description"]) for event in job.get("events") or []}
+    for name, ending in _OAR_EVENTS:
+        for kind, description in events.items():
+            if name in kind:
+                return ending, description
+    code = job.get("exit_code")
+    if word == "Terminated" and not code:
+        return "completed", word
+    return "failed", f"{word} with {_wait_status(code)}"
+
+
+_OAR_EVENTS: tuple[tuple[str, Ending], ...] = (
+    # In order of what explains most: a job over its walltime is "fragged" as a cancelled one is.
+    ("WALLTIME", "timeout"),
+    ("BESTEFFORT_KILL", "preempted"),
+    ("NODE", "node_fail"),
+    ("PING_CHECKER", "node_fail"),
+    ("FRAG_JOB_REQUEST", "cancelled"),
+)
+
+
+def _wait_status(code: object) -> str:
+    if not isinstance(code, int):
+        return "no exit code"
+    if os.WIFSIGNALED(code):
+        return f"signal {os.WTERMSIG(code)}"
+    return f"exit code {os.WEXITSTATUS(code)}"
+
+
+def _waiting(word: str, message: str) -> str:
+    """OAR's message holds the request and, where it has one, the reason to wait."""
+    told = re.sub(r"\([^)]*\)", "", message).strip()
+    reasons = [part for part in told.split(",") if not re.match(r"^\s*[A-Z]=", part)]
+    return ", ".join([word, *reasons]) if reasons else word

@@ -1,0 +1,107 @@
+"""The further nodes of an OAR job: OAR starts a job on its first node and leaves the rest idle."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from dpeval.config import Config
+from dpeval.errors import LaunchError
+from dpeval.run.job import Node
+
+NODE_VARIABLE = "DPEVAL_NODE"
+"""Index of a node that node 0 of an OAR job has started."""
+_REFUSAL_S = 2.0
+
+
+def hosts(environment: Mapping[str, str]) -> list[str]:
+    """The hosts of this job, the first one first."""
+    try:
+        lines = Path(environment["OAR_NODEFILE"]).read_text(encoding="utf-8").split()
+    except (KeyError, OSError):
+        return []
+    return list(dict.fromkeys(lines))
+
+
+@contextlib.contextmanager
+def started(config: Config, node: Node | None) -> Iterator[None]:
+    """Run this program on the further nodes too, for as long as the context lasts.
+
+    Raises:
+        LaunchError: OAR gave fewer nodes than asked, or one refuses the remote shell.
+    """
+    if node is None:
+        yield
+        return
+    given = hosts(os.environ)
+    if len(given) < node.count:
+        raise LaunchError(f"num_nodes={node.count}, and OAR gave {', '.join(given) or 'none'}")
+    shells = []
+    try:
+        for index, host in enumerate(given[1 : node.count], 1):
+            script = node.folder / f".node-{index}-{node.attempt}.sh"
+            # The environment may hold secrets: nobody else may read it, not for a moment.
+            with os.fdopen(os.open(script, os.O_WRONLY | os.O_CREAT, 0o700), "w") as file:
+                file.write(_node_script(index))
+            command = f"/bin/bash {shlex.quote(str(script))} {shlex.quote(str(node.folder))}"
+            log = (node.folder / f"node-{index}.log").open("ab")
+            with log:
+                shells.append(
+                    subprocess.Popen(
+                        [*config.site.remote_shell, host, command],
+                        stdin=subprocess.DEVNULL,
+                        stdout=log,
+                        stderr=subprocess.STDOUT,
+                    )
+                )
+        _check_started(shells, node.folder)
+        yield
+    finally:
+        for process in shells:
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.terminate()
+
+
+def _check_started(shells: Sequence[subprocess.Popen[bytes]], folder: Path) -> None:
+    """A remote shell that is refused ends at once, and its node would be waited for in vain.
+
+    Raises:
+        LaunchError: one has ended already.
+    """
+    deadline_s = time.monotonic() + _REFUSAL_S
+    while time.monotonic() < deadline_s:
+        for index, process in enumerate(shells, 1):
+            if process.poll():
+                log = (folder / f"node-{index}.log").read_text(errors="replace").strip()
+                raise LaunchError(
+                    f"node {index} could not be started (site.remote_shell, status "
+                    f"{process.returncode}): {log[-300:]}"
+                )
+        time.sleep(0.1)
+
+
+def _node_script(index: int) -> str:
+    """A shell script that runs this program on another node, in this process's environment."""
+    carried = {
+        name: value
+        for name, value in os.environ.items()
+        if name.isidentifier() and name not in ("HOSTNAME", "PWD", "CUDA_VISIBLE_DEVICES")
+    }
+    carried[NODE_VARIABLE] = str(index)
+    exports = [f"export {name}={shlex.quote(value)}" for name, value in carried.items()]
+    return "\n".join(
+        [
+            *exports,
+            f"cd {shlex.quote(str(Path.cwd()))} || exit 1",
+            f'exec {shlex.quote(sys.executable)} -u -m dpeval.launchers.in_job.run_job "$1"',
+            "",
+        ]
+    )

@@ -1,0 +1,115 @@
+"""What a submitted run is given, and the record of one that ended before it could write its own."""
+
+from __future__ import annotations
+
+import shlex
+import uuid
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from dpeval import __version__
+from dpeval.config import Config, identity, to_plain
+from dpeval.record.codes import Status
+from dpeval.record.machine import Environment
+from dpeval.record.schema import Cause, Record, Scheduler
+from dpeval.util.frozen import Frozen
+
+SPEC_NAME = "job.json"
+
+
+class JobSpec(Frozen):
+    """Everything a job needs to know of its run."""
+
+    launcher: str
+    config: dict[str, Any]
+    overrides: list[str]
+    identity: str
+    requeue: int
+    """How often this run may go back to the queue after an interruption."""
+
+    @classmethod
+    def of(cls, launcher: str, config: Config, overrides: tuple[str, ...], requeue: int) -> JobSpec:
+        """The specification of a run.
+
+        Args:
+            launcher: name of the scheduler.
+            config: the run's configuration.
+            overrides: what was asked for on top of the defaults.
+            requeue: see the field.
+        """
+        return cls(
+            launcher=launcher,
+            config=to_plain(config),
+            overrides=list(overrides),
+            identity=identity(config),
+            requeue=requeue,
+        )
+
+
+def write(spec: JobSpec, folder: Path) -> None:
+    """Leave `spec` in the run's folder.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / SPEC_NAME).write_text(spec.model_dump_json() + "\n", encoding="utf-8")
+
+
+def read(folder: Path) -> JobSpec:
+    """The specification in `folder`.
+
+    Raises:
+        OSError: there is none.
+        ValueError: it is damaged.
+    """
+    return JobSpec.model_validate_json((folder / SPEC_NAME).read_bytes())
+
+
+def unmeasured(spec: JobSpec, status: Status, cause: Cause, scheduler: Scheduler) -> Record:
+    """A record of what was asked and why nothing was measured.
+
+    Args:
+        spec: the run as it was submitted.
+        status: how it ended.
+        cause: why.
+        scheduler: the job.
+
+    Returns:
+        A record whose ``missing`` names the fields that nobody can know.
+    """
+    nowhere = Environment(
+        host="",
+        cpu_model="",
+        logical_cpus=0,
+        physical_cores=0,
+        sockets=0,
+        numa_nodes=0,
+        allowed_cpus=[],
+        gpus=[],
+        memory_bytes=0,
+        kernel="",
+        os="",
+        python="",
+        versions={},
+        git_commit=None,
+        git_dirty=None,
+    )
+    return Record(
+        dpeval_version=__version__,
+        run_id=uuid.uuid4().hex,
+        identity=spec.identity,
+        status=status,
+        cause=cause,
+        study=str(spec.config["study"]),
+        repetition=int(spec.config["repetition"]),
+        started_at=datetime.now().astimezone().isoformat(timespec="milliseconds"),
+        wall_s=0.0,
+        command=shlex.join(["python", "-m", "dpeval.train", *spec.overrides]),
+        overrides=spec.overrides,
+        config=spec.config,
+        environment=nowhere,
+        scheduler=scheduler,
+        missing=["environment", "started_at", "wall_s", "plan", "ranks", "dataset"],
+    )
