@@ -9,10 +9,41 @@ bash scripts/setup.sh dev
 bin=${DPEVAL_VENV:-.venv}/bin
 tiers=("$@")
 [ ${#tiers[@]} -gt 0 ] || tiers=(unit multiprocess cluster browser)
-"$bin/ruff" check .
-"$bin/ruff" format --check .
-"$bin/mypy"
+times=() failed=()
+
+# Run one part and note how long it took; the other parts run even where it fails.
+part() {
+  local name=$1 begin=$SECONDS
+  shift
+  "$@" || failed+=("$name")
+  local took=$((SECONDS - begin))
+  times+=("$(printf '%-16s %3d min %02d s' "$name" $((took / 60)) $((took % 60)))")
+}
+lint() { "$bin/ruff" check . && "$bin/ruff" format --check . && "$bin/mypy"; }
+alone() { "$bin/coverage" run -m pytest "$@"; }
+# Two at a time: most of such a test is a program that starts, or one that waits for a scheduler.
+# Tests that share a cluster or a costly fixture name a common xdist_group.
+two_at_once() {
+  COVERAGE_FILE=.coverage.two_at_once.$1 "$bin/python" -m pytest -n 2 --dist loadgroup \
+    --cov --cov-report= "${@:2}"
+}
+
 rm -f .coverage .coverage.*
-"$bin/coverage" run -m pytest "${tiers[@]/#/tests/}"
+part "lint and types" lint
+for tier in "${tiers[@]}"; do
+  case $tier in
+    multiprocess)
+      part multiprocess two_at_once "$tier" tests/multiprocess -m "not timing"
+      part timing alone tests/multiprocess -m timing
+      ;;
+    cluster) part cluster two_at_once "$tier" tests/cluster ;;
+    *) part "$tier" alone "tests/$tier" ;;
+  esac
+done
 "$bin/coverage" combine --quiet
 "$bin/coverage" report | tail -n 3
+printf '%s\n' "${times[@]}" "$(printf '%-16s %3d min %02d s' total $((SECONDS / 60)) $((SECONDS % 60)))"
+if [ ${#failed[@]} -gt 0 ]; then
+  echo "failed: ${failed[*]}" >&2
+  exit 1
+fi

@@ -7,13 +7,15 @@ tests are skipped and say so.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -91,6 +93,35 @@ class Cluster:
 
     def _sweeps(self, study: str) -> list[Path]:
         return sorted((self.work / "outputs" / study).glob("*/sweep.json"))
+
+
+@dataclass(frozen=True)
+class Calls:
+    """How often the scheduler's commands were called, from outside its jobs."""
+
+    log: Path
+
+    def count(self) -> Counter[str]:
+        return Counter(self.log.read_text().split())
+
+
+def counted(cluster: Cluster, *commands: str) -> tuple[Cluster, Calls]:
+    """`cluster` with each of its `commands` behind a script that notes the call."""
+    folder = cluster.work / "counted"
+    folder.mkdir()
+    calls = Calls(folder / "calls.log")
+    calls.log.touch()
+    for name in commands:
+        script = folder / name
+        # A job inherits the PATH of whoever submits it; what it asks is not counted.
+        script.write_text(
+            "#!/bin/sh\n"
+            f'[ -n "$SLURM_JOB_ID" ] || echo {name} >>{shlex.quote(str(calls.log))}\n'
+            f'exec {shutil.which(name)} "$@"\n'
+        )
+        script.chmod(0o755)
+    path = os.pathsep.join([str(folder), cluster.environment["PATH"]])
+    return replace(cluster, environment={**cluster.environment, "PATH": path}), calls
 
 
 def wait_until(happened: Callable[[], bool], timeout_s: float, what: Callable[[], str]) -> None:

@@ -10,14 +10,17 @@ import signal
 import stat
 import subprocess
 import time
+from collections import Counter
 from pathlib import Path
 
 import psutil
 import pytest
 
 from dpeval.launchers.tracking import manifest as manifests
-from tests.cluster.conftest import LONG, TEST_USER, TINY, Cluster, wait_until
+from tests.cluster.conftest import LONG, TEST_USER, TINY, Cluster, counted, wait_until
 from tests.cluster.sweeps import job_ids, records, standing, wait_for_words
+
+pytestmark = pytest.mark.xdist_group("slurm")
 
 
 def accounted(cluster: Cluster, sweep: Path) -> list[dict[str, str]]:
@@ -319,27 +322,25 @@ def test_a_full_disk_is_told_even_where_the_job_could_write_nothing(slurm: Clust
 
 @pytest.mark.timeout(3600)
 def test_many_runs_none_lost_none_doubled(slurm: Cluster) -> None:
-    count = int(os.environ.get("DPEVAL_MANY", "24"))
+    """What a submission and a look cost the scheduler does not grow with the number of runs."""
+    count = int(os.environ.get("DPEVAL_MANY", "12"))
     batches = ",".join(str(size) for size in range(4, 4 + count))
-    begun_s = time.monotonic()
+    slurm, calls = counted(slurm, "sbatch", "squeue", "sacct")
     done, sweep = slurm.sweep(*TINY, "measure.time_limit_s=1", f"batch={batches}",
                               "site.exclusive=false", "hydra.launcher.array_parallelism=4",
                               "hydra.launcher.wait=false")  # fmt: skip
-    submitted_s = time.monotonic() - begun_s
     assert f"{count} runs sent" in done.stdout, done.stdout + done.stderr
-    assert submitted_s <= 20, f"submission took {submitted_s:.1f} s"
-    looks = []
+    assert calls.count()["sbatch"] == 1
+    deadline_s = time.monotonic() + 3000
     while True:
-        look_s = time.monotonic()
+        before = calls.count()
         shown = slurm.module("status", str(sweep)).stdout
-        looks.append(time.monotonic() - look_s)
+        assert calls.count() - before <= Counter(squeue=1, sacct=1)
         if f"{count} ok" in shown:
             break
         assert not re.search(r"^\d+: .*: (lost|failed|oom|interrupted)", shown, re.M), shown
-        assert time.monotonic() - begun_s < 3000
-        time.sleep(10)
-    print(f"submission {submitted_s:.1f} s, status at most {max(looks):.2f} s")
-    assert max(looks) <= 2
+        assert time.monotonic() < deadline_s
+        time.sleep(5)
     made = records(sweep)
     assert len({record.run_id for record in made}) == count
     # They were allowed to share nodes, so some say who was there.

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 # Somebody else on the machine can spoil one attempt; the instrument is wrong if it stays wrong.
-pytestmark = pytest.mark.flaky(reruns=2, reruns_delay=5)
+pytestmark = [pytest.mark.timing, pytest.mark.flaky(reruns=2, reruns_delay=5)]
 
 ROOT = Path(__file__).resolve().parents[2]
 LINK_BITS_PER_S = 0.95e9

@@ -15,7 +15,7 @@ from tests.multiprocess.conftest import Finished
 
 Train = Callable[..., Finished]
 # Somebody else on the machine can spoil one attempt; the instrument is wrong if it stays wrong.
-pytestmark = pytest.mark.flaky(reruns=2, reruns_delay=5)
+pytestmark = [pytest.mark.timing, pytest.mark.flaky(reruns=2, reruns_delay=5)]
 
 FORWARD_S, BACKWARD_S, DATA_S, OPTIMIZER_S = 0.12, 0.18, 0.06, 0.06
 STEP_S = FORWARD_S + BACKWARD_S + DATA_S + OPTIMIZER_S
