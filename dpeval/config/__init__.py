@@ -5,7 +5,7 @@ Imports neither torch nor data code.
 
 from __future__ import annotations
 
-from dpeval.config.batch import deal
+from dpeval.config.batch import deal, global_batch_size, per_device_batch_sizes
 from dpeval.config.composition import from_hydra, register_schema, wording
 from dpeval.config.identity import identity, to_plain
 from dpeval.config.launcher import LauncherOptions
@@ -40,7 +40,9 @@ __all__ = [
     "check",
     "deal",
     "from_hydra",
+    "global_batch_size",
     "identity",
+    "per_device_batch_sizes",
     "register_schema",
     "to_plain",
     "wording",

@@ -1,6 +1,8 @@
-"""How a global batch is shared by ranks."""
+"""What ``batch`` means on several devices: the global batch and every rank's share of it."""
 
 from __future__ import annotations
+
+from dpeval.config.schema import Config
 
 
 def deal(images: int, devices: int) -> list[int]:
@@ -11,3 +13,20 @@ def deal(images: int, devices: int) -> list[int]:
     """
     share, rest = divmod(images, devices)
     return [share + (rank < rest) for rank in range(devices)]
+
+
+def global_batch_size(scaling: str, batch: int, devices: int) -> int:
+    """Images per step of all ranks.
+
+    Args:
+        scaling: ``strong``: `batch` is the global batch; ``weak``: it is that of each device.
+        batch: the user's ``batch``, images per step.
+        devices: the world size.
+    """
+    return batch * devices if scaling == "weak" else batch
+
+
+def per_device_batch_sizes(config: Config) -> list[int]:
+    """Images per step of every rank, by rank; they add up to the global batch."""
+    devices = config.num_devices
+    return deal(global_batch_size(config.scaling.kind, config.batch, devices), devices)

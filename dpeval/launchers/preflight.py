@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from dpeval import record
-from dpeval.config import Config, deal
+from dpeval.config import Config, per_device_batch_sizes
 from dpeval.errors import MachineError
 from dpeval.launchers.base import SweepJob
 from dpeval.launchers.tracking.job_spec import JobSpec, unmeasured
@@ -33,7 +31,7 @@ class Preflight:
     def forecast(self, config: Config) -> Forecast | None:
         """Memory of the fullest rank; None where its model cannot be walked without data."""
         try:
-            return self._foresight.counted(config, max(_shares(config)))
+            return self._foresight.counted(config, max(per_device_batch_sizes(config)))
         except NoForecast:
             return None
 
@@ -49,7 +47,7 @@ class Preflight:
         budget = Budget(bytes=int(stated * GIB), source="hardware.memory_gib")
         decision = decide(
             config.memory.on_excess,
-            _shares(config),
+            per_device_batch_sizes(config),
             lambda images, parts: self._foresight.counted(config, images, parts),
             lambda _: budget,
             strong=config.scaling.kind == "strong",
@@ -57,12 +55,6 @@ class Preflight:
         if decision.action == "error":
             raise MachineError(decision.line)
         return decision if decision.action == "skip" else None
-
-
-def _shares(config: Config) -> Sequence[int]:
-    if config.scaling.kind == "weak":
-        return [config.batch] * config.num_devices
-    return deal(config.batch, config.num_devices)
 
 
 def leave_record(job: SweepJob, decision: Decision, launcher: str) -> None:

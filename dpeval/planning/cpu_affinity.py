@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import chain
 
 from dpeval.record.machine import Cpu, Machine
+from dpeval.record.plan import OVERSUBSCRIBED
 from dpeval.util.frozen import Frozen
 
 
@@ -60,7 +61,7 @@ def _oversubscribed(ordered: Sequence[Cpu], ranks: int, cores: int) -> Assignmen
     wanted = ranks * cores
     numbers = [ordered[index % len(ordered)].cpu for index in range(wanted)]
     shares = [sorted(set(numbers[at : at + cores])) for at in range(0, wanted, cores)]
-    note = f"oversubscribed: {wanted} compute threads share {len(ordered)} logical CPUs"
+    note = f"{OVERSUBSCRIBED}: {wanted} compute threads share {len(ordered)} logical CPUs"
     return Assignment(cpus=shares, notes=[note])
 
 

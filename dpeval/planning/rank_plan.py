@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dpeval.config import Config, deal
+from dpeval.config import Config, per_device_batch_sizes
 from dpeval.planning.cpu_affinity import assign_cpus, cpus_near_gpus
 from dpeval.record.machine import Machine
 from dpeval.record.plan import Plan, RankPlan
@@ -13,13 +13,11 @@ from dpeval.record.plan import Plan, RankPlan
 def make_plan(config: Config, machine: Machine) -> Plan:
     """Decide what every rank does on `machine`, or why the run cannot start there.
 
-    Under strong scaling `batch` is dealt out to the ranks; under weak scaling each rank gets it.
     With several nodes, `machine` stands for every node: ranks are dealt to nodes in blocks.
     """
     world_size = config.num_devices
-    weak = config.scaling.kind == "weak"
-    global_batch = config.batch * world_size if weak else config.batch
-    shares = deal(global_batch, world_size)
+    shares = per_device_batch_sizes(config)
+    global_batch = sum(shares)
     local_ranks = world_size // config.num_nodes
     places, notes, lacking = _place(config, machine, local_ranks)
     ranks = [

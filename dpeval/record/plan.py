@@ -27,6 +27,10 @@ class RankPlan(Frozen):
     """Factor on this rank's mean loss in that of the global batch: batch / global_batch."""
 
 
+OVERSUBSCRIBED = "oversubscribed"
+"""How the note of a plan begins that gives ranks more compute threads than there are CPUs."""
+
+
 class Plan(Frozen):
     """What will be run."""
 
@@ -41,3 +45,8 @@ class Plan(Frozen):
     """Why this run is not started; None where it is."""
     skip_kind: SkipCode = "devices"
     """What it lacks, as in a record's cause."""
+
+    @property
+    def is_oversubscribed(self) -> bool:
+        """Whether more compute threads than CPUs were planned."""
+        return any(OVERSUBSCRIBED in note for note in self.notes)

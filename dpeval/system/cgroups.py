@@ -34,7 +34,12 @@ def memory_limits(root: Path = ROOT) -> list[int]:
         text = read_text(folder / "memory.stat")
         words += re.findall(r"^hierarchical_memory_limit (\d+)", text, re.M)
         found += [int(word) for word in words if word.strip().isdigit()]
-    return [limit for limit in found if 0 < limit < _NO_LIMIT_BYTES]
+    return [limit for limit in found if is_limit(limit)]
+
+
+def is_limit(limit_bytes: int) -> bool:
+    """Whether a number in a group's file of limits limits anything."""
+    return 0 < limit_bytes < _NO_LIMIT_BYTES
 
 
 def cpu_quota(root: Path = ROOT) -> float | None:
@@ -111,8 +116,7 @@ def memory_left(folder: Path) -> int | None:
             usage = int((folder / usage_name).read_text())
         except (OSError, ValueError):
             continue
-        # v1 says "no limit" by the largest multiple of a page.
-        return None if limit >= 2**60 else max(0, limit - usage + _page_cache(folder))
+        return max(0, limit - usage + _page_cache(folder)) if is_limit(limit) else None
     return None
 
 

@@ -62,7 +62,7 @@ def test_too_few_cores_is_a_skip_with_the_reason() -> None:
 def test_oversubscribing_is_said() -> None:
     plan = make_plan(compose(["num_devices=5", "hardware.oversubscribe=true"]), machine(4))
     assert plan.skip is None
-    assert "oversubscribed" in plan.notes[0]
+    assert plan.is_oversubscribed
 
 
 def test_no_gpu_names_the_way_on() -> None:

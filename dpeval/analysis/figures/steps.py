@@ -86,7 +86,7 @@ def _run_name(record: Record) -> str:
         marks.append("unsteady")
     if record.dataset is not None and record.dataset.is_stand_in:
         marks.append("stand-in data")
-    if record.plan is not None and any("oversubscribed" in note for note in record.plan.notes):
+    if record.plan is not None and record.plan.is_oversubscribed:
         marks.append("oversubscribed")
     mark = f" ({', '.join(marks)})" if marks else ""
     return name + mark

@@ -238,7 +238,7 @@ def _asked(run: Record) -> dict[str, Any]:
         "images_per_step": sum(batches) or None,
         "per_device_batch_max": max(batches, default=None),
         "micro_batches": plan.micro_batches if plan is not None else 1,
-        "oversubscribed": any("oversubscribed" in note for note in plan.notes) if plan else False,
+        "oversubscribed": plan.is_oversubscribed if plan else False,
         "task": sys.intern(cohorts.task(run)),
         "place": sys.intern(cohorts.place(run)),
     }
