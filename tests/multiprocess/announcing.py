@@ -18,7 +18,7 @@ PREFIX = "training-"
 
 
 def build(**args: Any) -> nn.Module:
-    """The model of :func:`dpeval.components.calibrated.calibrated_model`; its ranks announce step `STEPS`."""
+    """The calibrated model; each of its ranks announces its step :data:`STEPS`."""
     model = calibrated.calibrated_model(**args)
     steps = 0
 
