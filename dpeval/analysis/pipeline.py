@@ -17,8 +17,10 @@ from dpeval.analysis.frame.runs_frame import Loaded
 from dpeval.analysis.report import summary, terminal, verdict
 from dpeval.analysis.scaling import best_configuration, compare, efficiency, scaling_laws
 from dpeval.analysis.scaling.best_configuration import Objective
+from dpeval.analysis.scaling.compare import Change
 from dpeval.analysis.scaling.findings import Findings, find
 from dpeval.errors import ConfigError, SlowerError
+from dpeval.util.plural import some_of
 from dpeval.util.tables import make_console
 
 
@@ -169,7 +171,7 @@ def compare_sweeps(before: Path, after: Path, out: Path | None, allowed: float |
 
     Raises:
         ConfigError: a folder does not exist, or nothing in both can be compared.
-        SlowerError: a configuration is slower than allowed, or is measured no more.
+        SlowerError: a configuration is slower than allowed, or failed in `after` alone.
     """
     console, sides = make_console(), []
     for path in (before, after):
@@ -184,18 +186,30 @@ def compare_sweeps(before: Path, after: Path, out: Path | None, allowed: float |
     console.print(terminal.changes(found))
     tested = [change for change in found if change.status == ("ok", "ok")]
     changed = sum(change.is_different for change in tested)
-    console.print(
-        f"{changed} of {len(tested)} configurations changed (family-wise error "
-        f"{compare.FAMILY_ERROR:.0%}); table: {escape(str(out / 'comparison.csv'))}"
-    )
+    if tested:
+        console.print(
+            f"{some_of(changed, len(tested), 'configuration')} changed (family-wise error "
+            f"{compare.FAMILY_ERROR:.0%}); table: {escape(str(out / 'comparison.csv'))}"
+        )
     if not tested and not any(change.is_lost for change in found):
         raise ConfigError(f"no configuration was measured in both {before} and {after}")
-    slower = [change for change in found if change.is_slower]
-    if allowed is not None and slower:
-        raise SlowerError(
-            f"{len(slower)} of {len(found)} configurations are slower than {before} by more than "
-            f"{allowed:.1%}, or are measured no more"
-        )
+    if allowed is not None and any(change.is_slower for change in found):
+        raise SlowerError(_slower(found, before, after, allowed))
+
+
+def _slower(found: Sequence[Change], before: Path, after: Path, allowed: float) -> str:
+    """What the gate found, in one line."""
+    lost = sum(change.is_lost for change in found)
+    slower = sum(change.is_slower for change in found) - lost
+    said = []
+    if slower:
+        which = some_of(slower, len(found), "configuration")
+        verb = "are" if slower > 1 else "is"
+        said.append(f"{which} {verb} slower than in {before} by more than {allowed:.1%}")
+    if lost:
+        which = some_of(lost, len(found), "configuration")
+        said.append(f"{which} failed in {after} and had not in {before}")
+    return "; ".join(said)
 
 
 def analyze_csv(

@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from dpeval.config import wording
 from dpeval.errors import ConfigError, DpevalError, RunFailed, RunInterrupted, nearest
 from dpeval.record.schema import Record
+from dpeval.util.plural import counted, some_of
 
 
 def run_main(function: Callable[[], object]) -> int:
@@ -88,12 +89,11 @@ def raise_for_status(records: Sequence[Record]) -> None:
     if any(record.status == "interrupted" and record.scheduler is None for record in records):
         count = len(records)
         raise RunInterrupted(
-            f"interrupted; what was measured is recorded ({count} run{'s' * (count != 1)})"
+            f"interrupted; what was measured is recorded ({counted(count, 'run')})"
         )
     bad = [record for record in records if record.status in ("failed", "oom", "interrupted")]
     if bad:
         causes = {record.cause.message for record in bad if record.cause is not None}
         raise RunFailed(
-            f"{len(bad)} of {len(records)} run{'s' * (len(records) != 1)} failed: "
-            + "; ".join(sorted(causes))
+            f"{some_of(len(bad), len(records), 'run')} failed: " + "; ".join(sorted(causes))
         )

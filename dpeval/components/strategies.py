@@ -29,7 +29,14 @@ class Wrapped:
 
     module: Callable[..., Any]
     """Takes images [b, 3, px, px], returns logits [b, classes]."""
-    no_sync: Callable[[], AbstractContextManager[Any]]
+    no_sync: Callable[[], AbstractContextManager[Any]] = nullcontext
+    """Left as it is where the strategy cannot keep gradients on their rank: there is then no
+    ablation."""
+
+    @property
+    def can_keep_gradients(self) -> bool:
+        """Whether a step without synchronisation can be taken."""
+        return self.no_sync is not nullcontext
 
 
 def single_device(

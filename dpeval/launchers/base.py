@@ -19,6 +19,7 @@ from omegaconf import DictConfig, open_dict
 from dpeval.config import Config, from_hydra
 from dpeval.errors import ConfigError
 from dpeval.launchers.compose import Composer
+from dpeval.util.plural import counted
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def check_time(configs: list[Config]) -> None:
     )
     if limit_s is not None and total_s > limit_s:
         raise ConfigError(
-            f"{len(configs)} runs of up to {total_s / len(configs):.0f} s each can take "
+            f"{counted(len(configs), 'run')} of up to {total_s / len(configs):.0f} s each can take "
             f"{total_s:.0f} s and sweep.time_limit_s={limit_s:g}; use fewer repeats or "
             "configurations, or a shorter measure.time_limit_s"
         )

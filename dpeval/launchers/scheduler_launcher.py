@@ -34,6 +34,7 @@ from dpeval.launchers.tracking.job_spec import JobSpec
 from dpeval.launchers.tracking.manifest import Manifest, SentRun
 from dpeval.launchers.tracking.resume import left_out
 from dpeval.launchers.tracking.wait import wait_for
+from dpeval.util.plural import counted
 
 
 class SchedulerLauncher(SweepLauncher):
@@ -242,8 +243,8 @@ def _tell(manifest: Manifest, groups: list[Group], sweep_dir: Path, console: Con
     sent = [run for run in manifest.runs if run.job_id is not None]
     out = sum(run.left_out is not None for run in manifest.runs)
     console.print(
-        f"{len(sent)} runs sent to {manifest.launcher} in {len(groups)} "
-        f"submission{'s' * (len(groups) != 1)}"
+        f"{counted(len(sent), 'run')} sent to {manifest.launcher} in "
+        f"{counted(len(groups), 'submission')}"
         + (f"; {out} left out (done or on their way)" * bool(out)),
         markup=False,
     )
@@ -254,6 +255,6 @@ def _raise_refused(manifest: Manifest) -> None:
     refused = [run for run in manifest.runs if run.refused is not None]
     if refused:
         raise LaunchError(
-            f"{len(refused)} of {len(manifest.runs)} runs were not accepted: "
+            f"{len(refused)} of {counted(len(manifest.runs), 'run')} not accepted: "
             + "; ".join(dict.fromkeys(str(run.refused) for run in refused))
         )

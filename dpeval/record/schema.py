@@ -95,9 +95,11 @@ class RankRecord(Frozen):
     step_s: list[float]
     """Time of every step, warm-up included."""
     phase_s: dict[str, list[float]]
-    """Per phase of :data:`PHASES`, one value per step of `step_s`."""
+    """Per phase of :data:`PHASES`, one value per step of `step_s`. `comm_exposed` is absent where
+    the strategy does not time its communication, which is then part of `backward`."""
     comm_s: list[float] = []
-    """Per step: the time during which at least one all-reduce was under way."""
+    """Per step: the time during which at least one all-reduce was under way; empty where the
+    strategy does not time it."""
     comm_hidden_s: list[float] = []
     """Per step: the part of `comm_s` that ran while the backward pass still computed."""
     stats: dict[str, PhaseStats] = {}
@@ -218,7 +220,7 @@ class Record(Frozen):
     memory: MemoryRecord = Field(default_factory=MemoryRecord)
     warnings: list[Warning] = []
     missing: list[str] = []
-    """What this record cannot say (for records made from foreign files)."""
+    """What this record cannot say, one line each."""
 
 
 def readings(ranks: Sequence[RankRecord], window: Window | None) -> list[ReferenceTimes]:

@@ -16,6 +16,7 @@ from dpeval.instruments.step_buffer import Stage
 from dpeval.record.phases import PHASE_WORDS, PHASES
 from dpeval.record.schema import Record
 from dpeval.run.job import Job, Snapshot
+from dpeval.util.plural import counted
 from dpeval.util.tables import make_console, make_table
 
 STAGE_WORDS = {
@@ -87,7 +88,7 @@ class PlainReporter:
 
     def sweep_started(self, jobs: list[Job], folder: Path) -> None:
         self._total = len(jobs)
-        self.say(f"{len(jobs)} runs, one after another; records in {folder}")
+        self.say(f"{counted(len(jobs), 'run')}, one after another; records in {folder}")
 
     def run_started(self, job: Job) -> None:
         self._count += 1
@@ -185,7 +186,7 @@ def describe(job: Job) -> str:
 
 def progress_words(snapshot: Snapshot, job: Job | None = None) -> str:
     """Stage, steps done, speed with its interval so far, and the most time that can be left."""
-    words = f"{STAGE_WORDS[snapshot.stage]}, {snapshot.steps} steps"
+    words = f"{STAGE_WORDS[snapshot.stage]}, {counted(snapshot.steps, 'step')}"
     if snapshot.img_per_s:
         words += f", {snapshot.img_per_s:.1f} img/s ± {snapshot.rel_half_width:.1%}"
     if job is not None and snapshot.stage in (Stage.WARM_UP, Stage.MEASURING):
@@ -209,7 +210,7 @@ def outcome_words(record: Record) -> str:
     if record.throughput is not None and record.window is not None:
         found = record.throughput
         half = (found.high - found.low) / 2
-        text = f"{found.img_per_s:.2f} img/s ± {half:.2f} ({record.window.steps} steps)"
+        text = f"{found.img_per_s:.2f} img/s ± {half:.2f} ({counted(record.window.steps, 'step')})"
     else:
         text = ""
     if record.status == "ok":
@@ -236,9 +237,13 @@ def run_table(record: Record) -> Table | str:
     )
     whole_s = stats["step"].mean_s
     for phase in (*PHASES, "step"):
-        item = stats[phase]
+        words = PHASE_WORDS.get(phase, "whole step")
+        item = stats.get(phase)
+        if item is None:
+            table.add_row(words, "not measured", *["–"] * 3)
+            continue
         table.add_row(
-            PHASE_WORDS.get(phase, "whole step"),
+            words,
             seconds(item.median_s),
             seconds(item.mean_s),
             f"{seconds(item.p05_s)} … {seconds(item.p95_s)}",
@@ -274,13 +279,14 @@ def _cells(record: Record) -> list[str]:
         return [f"{record.status} ({reason})" if reason else record.status, *["–"] * 5]
     stats = record.ranks[found.slowest_rank].stats
     step_s = stats["step"].mean_s
+    exposed = stats.get("comm_exposed")
     mark = "" if record.window.steady else " (unsteady)"
     return [
         f"{record.status}{mark}",
         f"{found.img_per_s:.2f}",
         f"{(found.high - found.low) / 2:.2f}",
         seconds(stats["step"].median_s),
-        f"{stats['comm_exposed'].mean_s / step_s:.1%}",
+        f"{exposed.mean_s / step_s:.1%}" if exposed is not None else "not measured",
         f"{stats['data'].mean_s / step_s:.1%}",
     ]
 

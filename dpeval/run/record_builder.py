@@ -40,6 +40,11 @@ from dpeval.util.arrays import Floats
 from dpeval.worker.messages import RankResult
 
 LOSS_STEPS = 5
+BOUND = "ablation: strategy '{strategy}' cannot keep gradients on their rank"
+UNTIMED = (
+    "exposed communication and load balance: strategy '{strategy}' does not time its "
+    "communication, which is part of backward"
+)
 
 
 def blank(
@@ -167,6 +172,7 @@ def _series(
     slowest = int(np.argmax([series.sum() for series in step_s]))
     window = _window(step_s[slowest], stopped_by, job)
     ranks = [_rank(job, rank, table, window, outcome, pids) for rank, table in enumerate(rows)]
+    has_comm = [is_communication_measured(table, job.plan.world_size) for table in rows]
     fields: dict[str, Any] = {
         "ranks": ranks,
         "window": window,
@@ -178,10 +184,28 @@ def _series(
             job.plan.global_batch, [series[main] for series in step_s], window.stopped_by
         )
         compute = [sum_columns(table[main], OWN_PHASES) for table in rows]
-        fields["balance"] = throughput_module.load_balance(compute)
+        # Without it, waiting for others is a part of backward, and ranks seem equally busy.
+        if all(has_comm):
+            fields["balance"] = throughput_module.load_balance(compute)
     fields["loss"] = _loss(job, outcome)
     fields["ablation"] = _ablation(outcome)
+    is_bound = any(result.is_bound_to_synchronise for result in outcome.results.values())
+    lacking = {UNTIMED: not all(has_comm), BOUND: is_bound}
+    strategy = job.config.strategy.name
+    fields["missing"] = [text.format(strategy=strategy) for text, is_so in lacking.items() if is_so]
     return fields
+
+
+def is_communication_measured(table: Floats, world_size: int) -> bool:
+    """Whether the strategy tells the phase clock of its all-reduces, as ``ddp`` does.
+
+    A lone rank has nothing to communicate: its zeros are true.
+
+    Args:
+        table: the rows of one rank's board, shape [steps, columns].
+        world_size: ranks of the run.
+    """
+    return world_size == 1 or not len(table) or bool(_column(table, "comm").any())
 
 
 def _column(table: Floats, name: str) -> Floats:
@@ -216,6 +240,8 @@ def _rank(
     result = outcome.results.get(rank)
     plan = job.plan.ranks[rank]
     first, last = (window.first, window.first + window.steps) if window is not None else (0, 0)
+    has_comm = is_communication_measured(table, job.plan.world_size)
+    phases = PHASES if has_comm else OWN_PHASES
     return RankRecord(
         rank=rank,
         host=result.host if result is not None else "",
@@ -226,10 +252,10 @@ def _rank(
         threads=plan.threads,
         begin_s=_rounded(_column(table, "begin")),
         step_s=_rounded(_column(table, "step")),
-        phase_s={phase: _rounded(_column(table, phase)) for phase in PHASES},
-        comm_s=_rounded(_column(table, "comm")),
-        comm_hidden_s=_rounded(_column(table, "comm_hidden")),
-        stats={name: _stats(_column(table, name)[first:last]) for name in (*PHASES, "step")}
+        phase_s={phase: _rounded(_column(table, phase)) for phase in phases},
+        comm_s=_rounded(_column(table, "comm")) if has_comm else [],
+        comm_hidden_s=_rounded(_column(table, "comm_hidden")) if has_comm else [],
+        stats={name: _stats(_column(table, name)[first:last]) for name in (*phases, "step")}
         if last > first
         else {},
         buckets=_buckets(result, first, last),

@@ -66,7 +66,8 @@ def run_ablation(
     main_steps: int,
 ) -> list[AblationSeries]:
     """Run the blocks on this rank; all ranks must call it. Returns one series per block."""
-    if trainer.plan.world_size == 1:
+    # A rank alone would wait for the others for ever where a step cannot keep its gradients.
+    if trainer.plan.world_size == 1 or not trainer.wrapped.can_keep_gradients:
         return []
     plan = _agree(trainer, store, board, main_steps)
     saved = _Saved(trainer)

@@ -41,6 +41,8 @@ class RankResult:
     ablation: list[AblationSeries]
     images_read: int
     measured_rows: int
+    is_bound_to_synchronise: bool = False
+    """An ablation was asked for, and the strategy cannot keep gradients on their rank."""
     yardstick: ReferenceTimes | None = None
 
 

@@ -98,6 +98,7 @@ def _live(task: RankTask, board: Board, device: Device) -> RankResult:
     losses = trainer.step_losses()
     assert control.stopped_by is not None  # the loop ends only when it is set
     series: list[AblationSeries] = []
+    is_bound = plan.world_size > 1 and not trainer.wrapped.can_keep_gradients
     if config.measure.ablation and control.stopped_by != "interrupted" and store is not None:
         series = run_ablation(trainer, train_step, store, board, rows)
     board.beat(local_rank, Stage.FINISHED, rows)
@@ -115,6 +116,7 @@ def _live(task: RankTask, board: Board, device: Device) -> RankResult:
         ablation=series,
         images_read=trainer.feed.images_read,
         measured_rows=rows,
+        is_bound_to_synchronise=config.measure.ablation and is_bound,
         yardstick=fixed_work.readings if fixed_work is not None else None,
     )
 

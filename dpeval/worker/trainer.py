@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -98,7 +98,7 @@ def build_trainer(task: RankTask, device: Device, clock: PhaseClock, timer: Setu
     strategy = locate(config.strategy._target_, key="strategy._target_")
     wrapped = strategy(model, config.strategy, device, clock)
     if config.compile:
-        wrapped = strategies.Wrapped(torch.compile(wrapped.module), wrapped.no_sync)
+        wrapped = replace(wrapped, module=torch.compile(wrapped.module))
     timer.lap("wrap")
     return Trainer(
         config=config,

@@ -112,7 +112,7 @@ def test_resume_after_half_of_the_sweep_was_cancelled(slurm: Cluster) -> None:
 def test_finished_runs_are_not_sent_again(slurm: Cluster) -> None:
     _, first = slurm.sweep(*TINY, "batch=16,32")
     done, second = slurm.sweep(*TINY, "batch=16,32,48", f"sweep.resume={first}")
-    assert "1 runs sent" in done.stdout, done.stdout + done.stderr
+    assert "1 run sent" in done.stdout, done.stdout + done.stderr
     assert [run.left_out is None for run in manifests.read(second).runs] == [False, False, True]
     assert [record.status for record in records(second)] == ["ok"]
 

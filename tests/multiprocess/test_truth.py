@@ -116,12 +116,40 @@ def test_the_waterfall_finds_the_factors_that_were_built_in(train: Train) -> Non
             "granularity": 0.5,
             "contention": 1.0,
             "load balance": 1 / 1.5,
-            "exposed communication": 1.0,
+            "gradient synchronisation": 1.0,
             "remainder": 1.0,
         },
         rel=0.05,
     )
     assert math.prod(factors.values()) == pytest.approx(waterfall.efficiency)
+
+
+def test_communication_that_a_strategy_does_not_time_is_not_measured(train: Train) -> None:
+    """Never a 0 or a factor of 1.0: that would say that communication costs nothing."""
+    own = ("strategy.name=own", "strategy._target_=tests.multiprocess.untimed.plain_ddp")
+    done = train("-m", *FAST, *own, "num_devices=1,2", "measure.ablation=true")
+    assert done.status == 0, done.err
+    assert "not measured" in done.out
+    one, two = done.records
+    assert one.ranks[0].stats["comm_exposed"].mean_s == 0, "a lone rank has nothing to communicate"
+    assert one.missing == []
+    for rank in two.ranks:
+        assert "comm_exposed" not in rank.phase_s
+        assert "comm_exposed" not in rank.stats
+        assert rank.comm_s == rank.comm_hidden_s == []
+    assert two.balance is None, "waiting for others is a part of backward here"
+    assert two.ablation is None, "a rank alone would wait for the other for ever"
+    assert [line.split(":")[0] for line in two.missing] == [
+        "exposed communication and load balance",
+        "ablation",
+    ]
+    found = find(runs_frame.load([done.folder / "outputs"]))
+    assert found.loaded.runs["comm_exposed_s"].isna().tolist() == [False, True]
+    (waterfall,) = found.waterfalls
+    (merged,) = (f for f in waterfall.factors if "gradient synchronisation" in f.parts)
+    assert len(merged.parts) > 1
+    assert "exposed communication not measured" in merged.note
+    assert math.prod(f.value for f in waterfall.factors) == pytest.approx(waterfall.efficiency)
 
 
 def test_all_ranks_stop_at_the_same_step(train: Train) -> None:

@@ -47,7 +47,7 @@ def test_known_factors_are_found_and_multiply_to_the_efficiency() -> None:
             "granularity": (16 / 0.6) / 32,
             "contention": 0.6 / 0.75,
             "load balance": 1.0,
-            "exposed communication": 0.75 / 0.8,
+            "gradient synchronisation": 0.75 / 0.8,
             "remainder": 1.0,
         },
         rel=1e-6,
@@ -58,7 +58,7 @@ def test_known_factors_are_found_and_multiply_to_the_efficiency() -> None:
 def test_windows_unlike_the_main_one_are_told(normal_s: float, is_doubted: bool) -> None:
     many = perfect(2, 32, 0.8, ablation=ablation(normal_s, [0.75, 0.75], 0.6))
     said = " ".join(verdict.sentences(findings([perfect(1), many])))
-    assert "exposed communication" in said
+    assert "gradient synchronisation" in said
     assert ("took 1.25 times the main window's step" in said) is is_doubted
     assert ("no factor is surer" in said) is is_doubted
 
@@ -96,6 +96,24 @@ def test_without_windows_factors_are_merged_and_say_so() -> None:
     merged = next(factor for factor in waterfall.factors if len(factor.parts) > 1)
     assert {"granularity", "contention"} <= set(merged.parts)
     assert "no ablation windows" in merged.note
+    factors(found)
+
+
+def test_untimed_communication_is_no_factor_of_one() -> None:
+    many = perfect(2, 32, 0.8)
+    ranks = [
+        rank.model_copy(
+            update={"stats": {k: v for k, v in rank.stats.items() if k != "comm_exposed"}}
+        )
+        for rank in many.ranks
+    ]
+    many = many.model_copy(update={"ranks": ranks, "balance": None})
+    found = findings([perfect(1), many])
+    assert math.isnan(found.points["comm_exposed_s"].iloc[1])
+    (waterfall,) = found.waterfalls
+    (merged,) = (f for f in waterfall.factors if "gradient synchronisation" in f.parts)
+    assert len(merged.parts) > 1
+    assert "exposed communication not measured" in merged.note
     factors(found)
 
 

@@ -17,11 +17,15 @@ from matplotlib.ticker import NullLocator
 from dpeval.analysis.figures import style
 from dpeval.analysis.figures.configurations import Family, device_word, printable, shortfall
 from dpeval.analysis.frame.labels import cell_name
+from dpeval.util.plural import counted
 
 MOST_PANELS = 6
 _LANE_INCHES = 0.4
 UNSTEADY_NOTE = "Open marker: the run never became steady."
 OVERSUBSCRIBED_NOTE = "Grey band: more ranks than cores (oversubscribed); it measures contention."
+UNTIMED_NOTE = (
+    "Exposed communication was not measured everywhere: where it is absent, backward holds it."
+)
 INTERVAL_NOTE = "Error bars: 95 % interval."
 
 
@@ -104,10 +108,10 @@ def left_out(wanted: Sequence[tuple[Family, list[int]]]) -> str:
     batches = sum(len(family.batches) - len(chosen) for family, chosen in shown if len(chosen) > 1)
     notes = []
     if panels:
-        notes.append(f"{panels} more panel{'s' * (panels != 1)}")
+        notes.append(counted(panels, "more panel"))
     if batches:
-        notes.append(f"{batches} more batches")
-    return f"Not drawn for want of room: {', '.join(notes)} (see the tables)." if notes else ""
+        notes.append(counted(batches, "more batch", plural="more batches"))
+    return f"Not drawn for lack of space: {', '.join(notes)} (see the tables)." if notes else ""
 
 
 def _device_axis(axes: Axes, panel: Panel) -> None:
@@ -202,6 +206,11 @@ def mark_bad(panel: Panel) -> None:
             )  # fmt: skip
 
 
+def is_untimed(cells: pd.DataFrame) -> pd.Series[bool]:
+    """Which measured cells know their backward pass but not the communication in it."""
+    return cells["backward_s"].notna() & cells["comm_exposed_s"].isna()
+
+
 def notes_on(chosen: list[Family]) -> list[str]:
     """What a reader of any figure of these families must know."""
     notes = []
@@ -211,6 +220,8 @@ def notes_on(chosen: list[Family]) -> list[str]:
         notes.append(UNSTEADY_NOTE)
     if ok["oversubscribed"].any():
         notes.append(OVERSUBSCRIBED_NOTE)
+    if is_untimed(ok).any():
+        notes.append(UNTIMED_NOTE)
     for cell in ok[ok["bad"] != ""].itertuples():
         bad = printable(cell.bad, 160)
         notes.append(f"! {cell_name(cell)}: {bad}")

@@ -174,7 +174,7 @@ def _draw_map(panel: Panel, colours: Any, scale: Normalize) -> str:
     axes.grid(visible=False)
     if not math.isfinite(lowest[0]):
         return ""
-    return f"Lowest: {lowest[0]:.2f} at {lowest[1]} devices, {family.batch_name} {lowest[2]}."
+    return f"Lowest: {lowest[0]:.2f} at {device_count(lowest[1])}, {family.batch_name} {lowest[2]}."
 
 
 def _draw_efficiency(

@@ -17,6 +17,7 @@ from dpeval.analysis.figures.figure_data import Drawing, Sheet, UnsupportedError
 from dpeval.analysis.frame.labels import configuration
 from dpeval.record.phases import PHASE_WORDS, PHASES
 from dpeval.record.schema import RankRecord, Record
+from dpeval.util.plural import counted
 
 MOST_RUNS = 24
 MOST_RANKS = 16
@@ -52,7 +53,9 @@ def distribution(sheet: Sheet) -> Drawing:
         f"{len(records)} of {total} measured runs shown." if total > len(records) else "",
     ]
     style.footnotes(figure, notes)
-    return Drawing(figure, f"{title}: dots and boxes for {len(records)} runs, warm-up in grey.")
+    return Drawing(
+        figure, f"{title}: dots and boxes for {counted(len(records), 'run')}, warm-up in grey."
+    )
 
 
 def _telling_runs(sheet: Sheet) -> pd.DataFrame:

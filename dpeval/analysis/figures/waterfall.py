@@ -15,6 +15,7 @@ from dpeval.analysis.figures.figure_data import Drawing, Sheet, UnsupportedError
 from dpeval.analysis.figures.panels import MOST_PANELS
 from dpeval.analysis.figures.scaling import speedups
 from dpeval.analysis.frame.labels import cell_name
+from dpeval.util.plural import counted
 
 _LOSS, _GAIN, _WHOLE = "#d55e00", "#3fb893", "#0b5a8f"
 
@@ -47,7 +48,7 @@ def waterfall(sheet: Sheet) -> Drawing:
     notes = [
         "Left to right in every row: what remains of the ideal before and after the factor; the "
         "factors' product is the measured efficiency. ± and error bar: 95 % interval, where known.",
-        f"{more} more configurations are in the tables." if more else "",
+        f"{counted(more, 'more configuration')}: see the tables." if more else "",
     ]
     style.footnotes(figure, notes)
     return Drawing(figure, f"{title}: waterfalls of factors. " + " ".join(said))

@@ -21,6 +21,7 @@ from dpeval.analysis.figures.memory import rank_batch
 from dpeval.analysis.figures.scaling import speedups
 from dpeval.analysis.frame.labels import device_count
 from dpeval.record.phases import PHASE_WORDS, PHASES
+from dpeval.util.plural import counted
 from dpeval.util.units import GIB
 
 MOST_FAMILIES = 12
@@ -114,7 +115,7 @@ def _throughput(family: Family, runs: Runs) -> Chart:
         cells = list(family.measured(batch).itertuples())
         hover = [
             f"{_head(family, cell)}<br>{cell.img_per_s:.4g} img/s<br>"
-            f"95 % interval {cell.low:.4g} to {cell.high:.4g} img/s, {cell.n_runs} runs"
+            f"95 % interval {cell.low:.4g} to {cell.high:.4g} img/s, {counted(cell.n_runs, 'run')}"
             f"{_marks(cell)}<br>{_where(runs, cell)}"
             for cell in cells
         ]
@@ -376,5 +377,5 @@ def _best_words(family: Family) -> str:
     best = ok.loc[ok["img_per_s"].idxmax()]
     return (
         f"Highest: {best.img_per_s:.3g} img/s (95 % interval {best.low:.3g} to {best.high:.3g}) at "
-        f"{best.num_devices} devices, {family.batch_name} {best.batch}."
+        f"{device_count(best.num_devices)}, {family.batch_name} {best.batch}."
     )

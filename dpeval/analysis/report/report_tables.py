@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from dpeval.analysis.frame.labels import configuration
+from dpeval.util.plural import counted
 from dpeval.util.units import GIB
 
 MOST_ROWS = 2_000
@@ -68,7 +69,9 @@ def _row(run: Mapping[Any, Any]) -> Row:
         "img_per_s": _shown(rate, ".4g"),
         "interval": (_interval(run) if rate is not None else "", None),
         "step_s": _shown(step * 1e3 if step is not None else None, ".4g"),
-        "comm": _shown(share, ".1%"),
+        "comm": _shown(share, ".1%")
+        if share is not None or rate is None
+        else ("not measured", None),
         "peak": _shown(peak / GIB if peak is not None else None, ".2f"),
         "notes": (notes(run), None),
         "path": (_text(run["path"]), None),
@@ -129,7 +132,9 @@ def facts(runs: pd.DataFrame) -> str:
     )
     days = sorted(str(moment)[:10] for moment in runs["started_at"].dropna())
     when = days[0] if days and days[0] == days[-1] else f"{days[0]} to {days[-1]}" if days else ""
-    return " · ".join(part for part in (f"{len(runs)} runs ({said})", shown, when) if part)
+    return " · ".join(
+        part for part in (f"{counted(len(runs), 'run')} ({said})", shown, when) if part
+    )
 
 
 _ENVIRONMENT = {

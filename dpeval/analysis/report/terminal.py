@@ -13,6 +13,7 @@ from rich.table import Table
 from dpeval.analysis.scaling.best_configuration import Choice
 from dpeval.analysis.scaling.compare import Change
 from dpeval.analysis.scaling.findings import Findings
+from dpeval.util.plural import counted
 from dpeval.util.tables import make_table
 from dpeval.util.units import GIB
 
@@ -35,7 +36,8 @@ def tables(findings: Findings) -> Iterator[Table | str]:
     for name, group in groups[:MOST_SERIES]:
         yield configurations(group, str(name), best)
     if len(groups) > MOST_SERIES:
-        yield f"{len(groups) - MOST_SERIES} more series are in summary.csv"
+        more = len(groups) - MOST_SERIES
+        yield f"{more} more series: see summary.csv"
     yield from choices(findings)
 
 
@@ -49,13 +51,13 @@ def configurations(summary: pd.DataFrame, series: str, best: set[tuple[Any, ...]
         key = tuple(row[name] for name in ("series", "hardware", "scaling", "batch", "num_devices"))
         made.add_row(*_cells({str(k): v for k, v in row.items()}, is_best=key in best))
     if len(rows) > MOST_ROWS:
-        made.caption = f"{len(rows) - MOST_ROWS} more rows are in summary.csv"
+        made.caption = f"{counted(len(rows) - MOST_ROWS, 'more row')}: see summary.csv"
     return made
 
 
 def _cells(row: dict[str, Any], *, is_best: bool) -> list[str]:
     unit = "GPU" if row["hardware"] == "gpu" else "core"
-    devices = f"{row['num_devices']} {unit}{'s' * (row['num_devices'] != 1)}"
+    devices = counted(row["num_devices"], unit)
     batch = f"{row['batch']}{' each' * (row['scaling'] == 'weak')}"
     if row["status"] != "ok":
         kind = row["cause_kind"]
@@ -70,7 +72,7 @@ def _cells(row: dict[str, Any], *, is_best: bool) -> list[str]:
         _shown(half, ".2f"),
         _shown(row["speedup"], ".2f") if row["baseline_devices"] == 1 else "–",
         f"{row['efficiency']:.0%}" if row["baseline_devices"] == 1 else "–",
-        _shown(exposed, ".1%"),
+        _shown(exposed, ".1%") if pd.notna(exposed) else "not measured",
         f"{row['n_runs']}/{row['runs']}",
         _notes(row, is_best=is_best),
     ]
@@ -117,7 +119,7 @@ def changes(found: Sequence[Change]) -> Table:
             one.note,
         ]
         made.add_row(
-            f"{count} {unit}{'s' * (count != 1)}",
+            counted(count, unit),
             f"{one.key['batch']}{' each' * (one.key['scaling'] == 'weak')}",
             _shown(one.before, ".2f"), _shown(one.after, ".2f"), _shown(one.ratio, ".3f"),
             f"{one.low:.3f} to {one.high:.3f}" if pd.notna(one.low) else "–",
@@ -125,7 +127,7 @@ def changes(found: Sequence[Change]) -> Table:
             ", ".join(words for words in said if words),
         )  # fmt: skip
     if len(found) > MOST_ROWS:
-        made.caption = f"{len(found) - MOST_ROWS} more rows are in comparison.csv"
+        made.caption = f"{counted(len(found) - MOST_ROWS, 'more row')}: see comparison.csv"
     return made
 
 
@@ -147,7 +149,7 @@ def choices(findings: Findings) -> Iterator[Table]:
         lead = [str(series.index(one.key["series"]) + 1)] * (len(series) > 1)
         made.add_row(*lead, *_choice(one))
     if len(rows) > MOST_ROWS:
-        made.caption = f"{len(rows) - MOST_ROWS} more rows are in summary.json"
+        made.caption = f"{counted(len(rows) - MOST_ROWS, 'more row')}: see summary.json"
     yield made
 
 

@@ -16,6 +16,7 @@ from dpeval.analysis.scaling.evidence import FAULT_SHARE
 from dpeval.analysis.scaling.findings import Findings
 from dpeval.analysis.scaling.scaling_laws import Curve
 from dpeval.analysis.scaling.speedup import having
+from dpeval.util.plural import counted, some_of
 
 MOST_FAMILIES = 12
 WINDOWS_AGREE = 0.1
@@ -31,14 +32,14 @@ def sentences(findings: Findings) -> list[str]:
     ]  # fmt: skip
     said = [line for one in best[:MOST_FAMILIES] for line in _family(findings, one)]
     more = len(best) - MOST_FAMILIES
-    return said + [f"{more} more series are in the tables."] * (more > 0)
+    return said + [f"{more} more series: see the tables."] * (more > 0)
 
 
 def claims(findings: Findings) -> list[str]:
     """What must be explained before it is believed."""
     said = [claim.sentence for claim in findings.claims[:_MOST_CLAIMS]]
     more = len(findings.claims) - _MOST_CLAIMS
-    return said + [f"{more} more claims are in summary.json."] * (more > 0)
+    return said + [f"{counted(more, 'more claim')}: see summary.json."] * (more > 0)
 
 
 def lacking(findings: Findings) -> list[str]:
@@ -46,7 +47,7 @@ def lacking(findings: Findings) -> list[str]:
     runs = findings.loaded.runs
     counts = runs.loc[runs["lacks"] != "", "lacks"].value_counts()
     return [
-        f"Not recorded in {count} of {len(runs)} runs: {words}."
+        f"Not recorded in {some_of(count, len(runs), 'run')}: {words}."
         for words, count in counts.head(_MOST_CLAIMS).items()
     ]
 

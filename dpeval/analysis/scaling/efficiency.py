@@ -22,16 +22,16 @@ INPUT = "input"
 GRANULARITY = "granularity"
 CONTENTION = "contention"
 BALANCE = "load balance"
-COMMUNICATION = "exposed communication"
+SYNCHRONISATION = "gradient synchronisation"
 REMAINDER = "remainder"
-ORDER = (INPUT, GRANULARITY, CONTENTION, BALANCE, COMMUNICATION, REMAINDER)
+ORDER = (INPUT, GRANULARITY, CONTENTION, BALANCE, SYNCHRONISATION, REMAINDER)
 
 MEANING = {
     INPUT: "waits for data, longer than those of one device",
     GRANULARITY: "a smaller per-device batch, which computes less efficiently",
     CONTENTION: "ranks that share memory bandwidth, clocks and cores",
     BALANCE: "a slowest rank that holds up the others",
-    COMMUNICATION: "summing gradients: waits that backward does not hide, and what the transfer "
+    SYNCHRONISATION: "summing gradients: exposed communication, and what hidden communication "
     "takes from computing",
     REMAINDER: "outliers and drift, which the windows do not hold",
 }
@@ -107,7 +107,7 @@ def waterfall(base: dict[str, Any], cell: dict[str, Any]) -> Waterfall:
       waiting for data is counted above
     - load balance: B / (N b) · S' / S, the slowest rank against the first and the fullest share
       against the mean one
-    - exposed communication: S / A
+    - gradient synchronisation: S / A
     - remainder: A / T
 
     The product telescopes to X_N / (N X_1) = E. The first rank is the reference throughout, as
@@ -137,8 +137,8 @@ def _factors(base: dict[str, Any], cell: dict[str, Any]) -> Iterator[Factor]:
             yield Factor((BALANCE,), balance, math.nan)
         exposed = _known(cell["comm_exposed_s"])
         if exposed is not None and exposed < cell["step_s"]:
-            note = "from the phase clock: there are no windows without synchronisation"
-            yield Factor((COMMUNICATION,), 1 - exposed / cell["step_s"], math.nan, note)
+            note = "exposed communication alone, from the phase clock: no ablation windows"
+            yield Factor((SYNCHRONISATION,), 1 - exposed / cell["step_s"], math.nan, note)
         return
     yield from _windows(base, cell, waiting.value if waiting is not None else None)
 
@@ -161,7 +161,7 @@ def _windows(base: dict[str, Any], cell: dict[str, Any], waiting: float | None) 
     error = {name: _share(cell, name) for name in ("normal", "no_sync", "alone")}
     if no_sync is not None:
         value = no_sync / normal
-        yield Factor((COMMUNICATION,), value, _half(value, error["no_sync"], error["normal"]))
+        yield Factor((SYNCHRONISATION,), value, _half(value, error["no_sync"], error["normal"]))
     if no_sync is not None or alone is not None:
         value = normal / float(cell["step_s"])
         yield Factor((REMAINDER,), value, _half(value, error["normal"], _rate_error(cell)))
@@ -200,8 +200,10 @@ def _why(left: tuple[str, ...], cell: dict[str, Any]) -> str:
         lacking.append("no window without synchronisation")
     elif _known(cell["alone_s"]) is None:
         lacking.append("no window of one rank alone")
+    if _known(cell["normal_s"]) is None and _known(cell["comm_exposed_s"]) is None:
+        lacking.append("exposed communication not measured")
     if _known(cell["balance"]) is None:
-        lacking.append("no times per rank")
+        lacking.append("no load balance")
     if INPUT in left:
         lacking.append("no time spent waiting for data")
     together = "not told apart: " if len(left) > 1 else ""

@@ -20,6 +20,7 @@ from dpeval.launchers.tracking.manifest import Manifest, SentRun
 from dpeval.record.codes import CauseCode, Status
 from dpeval.util.files import replacing
 from dpeval.util.frozen import Frozen
+from dpeval.util.plural import counted
 from dpeval.util.units import MIB
 
 PROGRESS_NAME = "progress.json"
@@ -153,7 +154,7 @@ def _running(run: SentRun, state: JobState, folder: Path) -> RunStatus:
     progress = read_progress(folder)
     if progress is None:
         return RunStatus(run=run, standing="running", text=f"on {state.nodes}: starting")
-    text = f"on {progress.host}: {progress.stage}, {progress.steps} steps"
+    text = f"on {progress.host}: {progress.stage}, {counted(progress.steps, 'step')}"
     silent_s = time.time() - progress.at_s
     if silent_s > 60:
         text += f", silent for {silent_s:.0f} s"

@@ -23,6 +23,7 @@ from dpeval.record import schema
 from dpeval.record.codes import Status
 from dpeval.record.schema import Cause
 from dpeval.util.files import write_new
+from dpeval.util.plural import counted, some_of
 
 _SILENCE_S = 600.0
 """How long a scheduler may fail to answer before waiting for it is given up."""
@@ -56,7 +57,7 @@ def wait_for(manifest: Manifest, sweep_dir: Path, poll_s: float, console: Consol
     ]
     if silent:
         raise RunFailed(
-            f"{len(silent)} of {len(statuses)} runs failed and no record could be written: "
+            f"{some_of(len(silent), len(statuses), 'run')} failed and no record could be written: "
             + "; ".join(sorted({item.text for item in silent}))
         )
 
@@ -112,7 +113,7 @@ def _leave_or_cancel(
         answer = input("\nLeave the jobs to go on, or cancel them? [leave/cancel] ")
     if answer.strip().lower() in ("c", "cancel"):
         ended = cancel(manifest, sweep_dir, asked)
-        console.print(f"cancelled {len(ended)} jobs", markup=False)
+        console.print(f"cancelled {counted(len(ended), 'job')}", markup=False)
     else:
         console.print("the jobs go on", markup=False)
 

@@ -1,0 +1,31 @@
+"""Counts in sentences: ``1 run``, ``2 runs``, ``all 3 runs``."""
+
+from __future__ import annotations
+
+
+def counted(count: int, noun: str, *, plural: str = "") -> str:
+    """`count` with `noun` in the right number.
+
+    Args:
+        count: how many.
+        noun: in the singular.
+        plural: where an s is not enough (``processes``).
+    """
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"
+
+
+def some_of(count: int, total: int, noun: str) -> str:
+    """``no run``, ``the run`` (of one), ``1 of 2 runs``, ``both runs``, ``all 3 runs``.
+
+    Args:
+        count: how many of them.
+        total: how many there are, at least 1.
+        noun: in the singular.
+    """
+    if not count:
+        return f"no {noun}"
+    if total == 1:
+        return f"the {noun}"
+    if count < total:
+        return f"{count} of {total} {noun}s"
+    return f"both {noun}s" if total == 2 else f"all {total} {noun}s"
