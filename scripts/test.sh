@@ -19,7 +19,7 @@ part() {
   local took=$((SECONDS - begin))
   times+=("$(printf '%-16s %3d min %02d s' "$name" $((took / 60)) $((took % 60)))")
 }
-lint() { "$bin/ruff" check . && "$bin/ruff" format --check . && "$bin/mypy"; }
+lint() { "$bin/ruff" check . && "$bin/ruff" format --check . && "$bin/lint-imports" && "$bin/mypy"; }
 alone() { "$bin/coverage" run -m pytest "$@"; }
 # Two at a time: most of such a test is a program that starts, or one that waits for a scheduler.
 # Tests that share a cluster or a costly fixture name a common xdist_group.

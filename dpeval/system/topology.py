@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 from collections.abc import Iterable, Sequence
@@ -13,6 +12,7 @@ import psutil
 from dpeval.record.machine import Cpu, Gpu, Machine
 from dpeval.system import cgroups
 from dpeval.system.procfs import ROOT, read_text
+from dpeval.util.cpus import allowed_cpus
 
 _EFFICIENCY_CAPACITY = 0.75
 """A core with less than this share of the fastest core's capacity is of a slower kind; what
@@ -31,13 +31,6 @@ def detect(gpus: Sequence[Gpu] = (), root: Path = ROOT) -> Machine:
         memory_bytes=memory_limit(root),
         cpu_quota=cgroups.cpu_quota(root),
     )
-
-
-def allowed_cpus() -> list[int]:
-    """The logical CPUs that the scheduler, container or user left to this process."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
 
 
 def memory_limit(root: Path = ROOT) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from dpeval.analysis.figures import components, memory, scaling, steps, style, throughput, waterfall
 from dpeval.analysis.figures.figure_data import Drawing, Models, Sheet, UnsupportedError
-from dpeval.system.topology import allowed_cpus
+from dpeval.util.cpus import allowed_cpus
 
 __all__ = ["FigureInfo", "Models", "Sheet", "draw_all"]
 

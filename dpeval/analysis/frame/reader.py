@@ -21,7 +21,7 @@ import dpeval
 from dpeval import record
 from dpeval.analysis.frame.columns import row, text
 from dpeval.errors import RecordError
-from dpeval.system.topology import allowed_cpus
+from dpeval.util.cpus import allowed_cpus
 from dpeval.util.units import MIB
 
 Line = dict[str, Any] | str
