@@ -30,11 +30,12 @@ TRY = MeasureConfig(
     min_warmup_steps=2,
     min_steps=3,
     max_steps=8,
-    time_limit_s=120.0,
+    time_limit_s=3600.0,
     ablation=False,
     conditions=False,
 )
-"""Enough steps for the optimizer's state and the allocator's holes to be there."""
+"""Enough steps for the optimizer's state and the allocator's holes to be there. A try ends by its
+steps: how long they take says nothing about memory."""
 CLOSE_ENOUGH = 1 / 32
 """The search ends when the smallest batch that failed is this close above the largest that fit."""
 MAX_TRIES = 12

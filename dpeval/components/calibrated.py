@@ -83,7 +83,6 @@ class CalibratedModel(nn.Module):
         faults: Faults,
     ) -> None:
         super().__init__()
-        self.least_step_s = forward_s + backward_s
         self._forward_s, self._backward_s = forward_s / layers, backward_s / layers
         self._faults, self._step = faults, 0
         self._rank = dist.get_rank() if dist.is_initialized() else 0

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from dpeval.config import Config
 from dpeval.devices.numerics import AUTOCAST_DTYPES
@@ -45,29 +44,6 @@ def meta_model(config: Config, build: Callable[[], nn.Module]) -> nn.Module:
         if config.memory_format == "channels_last":
             model = model.to(memory_format=torch.channels_last)
     return model.train()
-
-
-def flops_per_image(config: Config, images: int, build: Callable[[], nn.Module]) -> float:
-    """Floating-point operations of one forward and backward pass per image.
-
-    Products of matrices and convolutions alone, a product and its sum counted as two.
-
-    Args:
-        images: how many to walk with; two or more, for batch normalisation.
-
-    Raises:
-        NoForecast: see :func:`walk_step`.
-    """
-    px = config.dataset.image_px
-    try:
-        model = meta_model(config, build)
-        pixels = torch.empty(images, 3, px, px, device="meta")
-        labels = torch.empty(images, dtype=torch.int64, device="meta")
-        with FlopCounterMode(display=False) as counter:
-            nn.functional.cross_entropy(model(pixels), labels).backward()
-    except UNWALKABLE as error:
-        raise _no_forecast(config, "speed", error) from error
-    return float(counter.get_total_flops()) / images
 
 
 def walk_step(
@@ -118,7 +94,7 @@ def walk_step(
                 loss.backward()
         del loss
     except UNWALKABLE as error:
-        raise _no_forecast(config, "memory", error) from error
+        raise _no_forecast(config, error) from error
     first_drop = len(ledger.events)
     model.zero_grad(set_to_none=True)
     del x, y
@@ -132,10 +108,10 @@ def walk_step(
     )
 
 
-def _no_forecast(config: Config, what: str, error: Exception) -> NoForecast:
+def _no_forecast(config: Config, error: Exception) -> NoForecast:
     return NoForecast(
         f"model={config.model.name} cannot be walked without data ({first_line(error)}); "
-        f"its {what} is not forecast"
+        "its memory is not forecast"
     )
 
 

@@ -12,13 +12,12 @@ from dpeval.components import models
 from dpeval.config import Config, to_plain
 from dpeval.errors import RecordError
 from dpeval.planning import step_time_bound
-from dpeval.planning.fake_step import flops_per_image
 from dpeval.planning.measured_peaks import Peak, learned, peak_of, work_key
 from dpeval.planning.memory_budget import Decision, NoForecast, budget, decide
 from dpeval.planning.memory_forecast import PROCESS_BYTES, forecast
-from dpeval.planning.step_time_bound import Pace, Past, past_of
+from dpeval.planning.step_time_bound import Setting, Timing, timing_of
 from dpeval.record.io import below, read
-from dpeval.record.machine import Machine
+from dpeval.record.machine import Environment, Machine
 from dpeval.record.memory import Budget, Forecast
 from dpeval.record.plan import Plan
 from dpeval.record.schema import Record
@@ -30,15 +29,12 @@ class Lesson:
     """What the record of one run teaches about others that do the same work."""
 
     key: tuple[str, ...]
-    host: str
     peak: Peak | None
-    past: Past | None
+    timing: Timing | None
 
     @classmethod
     def of(cls, record: Record) -> Lesson:
-        return cls(
-            work_key(record.config), record.environment.host, peak_of(record), past_of(record)
-        )
+        return cls(work_key(record.config), peak_of(record), timing_of(record))
 
 
 class Foresight:
@@ -47,9 +43,6 @@ class Foresight:
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
         self._counted: dict[tuple[str, int, int], Forecast | NoForecast] = {}
-        self._told_s_of: dict[str, float | None] = {}
-        self._speeds: dict[str, float] = {}
-        self._flops_of: dict[tuple[str, int], float | None] = {}
         self._listed: dict[Path, list[Path]] = {}
         self._read: dict[Path, Lesson | None] = {}
 
@@ -118,42 +111,21 @@ class Foresight:
             strong=config.scaling.kind == "strong",
         )
 
-    def too_short(self, config: Config, plan: Plan, folder: Path) -> str | None:
-        """Why the time of the run of `config` leaves no room for a mean; None where it may.
+    def too_short(
+        self, config: Config, plan: Plan, environment: Environment, folder: Path
+    ) -> str | None:
+        """Why the time limit of a run leaves no time for a mean; None unless that is proven.
 
         Args:
-            folder: where earlier records of the same study lie. Those of before the first
+            config: the run's configuration.
+            plan: what its ranks would do.
+            environment: where it would run.
+            folder: where earlier records of the same study lie. Those that were there at the first
                 question count: a sweep asks for all of its runs before any of them starts.
         """
-        images = max(rank.batch for rank in plan.ranks)
-        past = [
-            item.past
-            for item in self._lessons(folder, config)
-            if item.past is not None and item.host == self._machine.host
-        ]
-        paces = [
-            self._expected(config, images),
-            step_time_bound.remembered(plan.world_size, images, past),
-        ]
-        return step_time_bound.too_short(config.measure, [one for one in paces if one is not None])
-
-    def _expected(self, config: Config, images: int) -> Pace | None:
-        """The pace by what the model says or by its operations; None where neither tells.
-
-        What a GPU does in a second is not known before there are ranks on it.
-        """
-        told_s = self._told_s(config)
-        if told_s is not None:
-            return step_time_bound.known(told_s + config.dataset.delay_s)
-        if config.hardware.kind == "gpu":
-            return None
-        flops, speed = self._flops(config), self._core_speed(config.precision)
-        threads = config.hardware.cores_per_device
-        return (
-            step_time_bound.counted(flops * images, images, speed * threads)
-            if flops is not None
-            else None
-        )
+        setting = Setting.of(to_plain(config), environment, plan)
+        earlier = [item.timing for item in self._lessons(folder, config)]
+        return step_time_bound.too_short(config.measure, setting, earlier)
 
     def budget_at(self, config: Config) -> Callable[[int], Budget]:
         """The budget of one rank, from the number of ranks of the whole run."""
@@ -171,30 +143,6 @@ class Foresight:
             )
 
         return at
-
-    def _told_s(self, config: Config) -> float | None:
-        """How long the model says that a step of it takes at least; None where it says nothing."""
-        # Building a model takes 60 ms, and a sweep plans many runs of one.
-        key = str(config.model)
-        if key not in self._told_s_of:
-            self._told_s_of[key] = getattr(models.check(config.model), "least_step_s", None)
-        return self._told_s_of[key]
-
-    def _flops(self, config: Config) -> float | None:
-        """Operations of one image; None where the model cannot be walked without data."""
-        key = str(config.model), config.dataset.image_px
-        if key not in self._flops_of:
-            try:
-                found: float | None = flops_per_image(config, 2, lambda: models.build(config.model))
-            except NoForecast:
-                found = None
-            self._flops_of[key] = found
-        return self._flops_of[key]
-
-    def _core_speed(self, precision: str) -> float:
-        if precision not in self._speeds:
-            self._speeds[precision] = step_time_bound.core_flops_per_s(precision)
-        return self._speeds[precision]
 
     def _lessons(self, folder: Path | None, config: Config) -> list[Lesson]:
         """What runs under `folder` teach whose ranks did the same work, with whatever batch."""

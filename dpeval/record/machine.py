@@ -64,3 +64,6 @@ class Environment(Frozen):
     """Environment variables that change speed: OMP_*, MKL_*, GLOO_*, NCCL_*, CUDA_*, …"""
     cpu_quota: float | None = None
     """CPUs' worth of time that cgroups allow; None without a limit."""
+    cpu_features: list[str] = []
+    """Instruction sets that speed up arithmetic (avx2, avx512_bf16, amx_bf16, sve, …). Virtual
+    machines of one name and CPU model may differ in them, and bf16 by a factor with them."""

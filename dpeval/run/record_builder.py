@@ -149,15 +149,14 @@ def _cause(outcome: Outcome, ended: bool) -> Cause | None:
 
 def _cut_short(job: Job, board: Board, steps: int) -> Cause:
     """Why a run that did nothing wrong has no mean: its time ended before there was a window."""
-    steady_state = job.config.measure
+    limits = job.config.measure
     step_s = float(np.median(_column(board.rows(0)[:steps], "step")))
-    enough_s = math.ceil((steady_state.min_warmup_steps + steady_state.min_steps) * step_s)
     return Cause(
         kind="time_limit",
         message=(
-            f"measure.time_limit_s={steady_state.time_limit_s:g} was over after {steps} "
+            f"measure.time_limit_s={limits.time_limit_s:g} was over after {steps} "
             f"step{'s' * (steps != 1)} of {step_s:.3g} s, too few for a mean; "
-            f"give measure.time_limit_s={enough_s} or more"
+            f"give measure.time_limit_s={steady_state.seconds_for_a_window(limits, step_s)} or more"
         ),
     )
 

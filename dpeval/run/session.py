@@ -58,14 +58,16 @@ class Session:
         return job
 
     def _in_time(self, config: Config, plan: Plan, folder: Path, node: Node | None) -> Plan:
-        """`plan`, not to be started where its time leaves no room for a mean.
+        """`plan`, to be skipped where an earlier record proves its time limit too short.
 
-        Nodes of one run must agree whether it starts, and each would judge by its own speed: a
-        run of several is tried.
+        The nodes of one run must agree whether it starts and may see different records, so a run
+        on several nodes is always tried.
         """
         if plan.skip is not None or node is not None:
             return plan
-        line = self.foresight.too_short(config, plan, study_folder(folder, config.study))
+        line = self.foresight.too_short(
+            config, plan, self.environment, study_folder(folder, config.study)
+        )
         if line is None:
             return plan
         return plan.model_copy(update={"skip": line, "skip_kind": "time_limit"})

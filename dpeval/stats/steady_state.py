@@ -8,6 +8,7 @@ start-up, stop when the interval is narrow enough).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -55,6 +56,11 @@ class Decision(Frozen):
 def steps_for_a_mean(config: MeasureConfig) -> int:
     """The least number of steps of a run that has a mean with an interval."""
     return config.min_warmup_steps + 2
+
+
+def seconds_for_a_window(config: MeasureConfig, step_s: float) -> int:
+    """The time limit, s, that leaves time for the least warm-up and window, at `step_s` a step."""
+    return math.ceil((config.min_warmup_steps + config.min_steps) * step_s)
 
 
 def steady_start(step_s: Sequence[float] | Floats, floor: int) -> Steady:

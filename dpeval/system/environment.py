@@ -32,6 +32,7 @@ SPEED_VARIABLES = re.compile(
 )
 
 
+_ARITHMETIC = re.compile(r"^(avx|amx_|fma$|f16c$|asimd|sve|bf16$|i8mm$)")
 _GIT_TIMEOUT_S = 5.0
 
 
@@ -62,6 +63,7 @@ def environment(
             name: value for name, value in sorted(os.environ.items()) if SPEED_VARIABLES.match(name)
         },
         cpu_quota=machine.cpu_quota,
+        cpu_features=_cpu_features(root),
     )
 
 
@@ -84,6 +86,12 @@ def _cpu_model(root: Path) -> str:
     if arm is not None:
         return f"{platform.machine()} (implementer {arm[1]}, part {arm[2]})"
     return platform.processor() or platform.machine()
+
+
+def _cpu_features(root: Path) -> list[str]:
+    listed = re.search(r"^(?:flags|Features)\s*:(.*)$", read_text(root / "proc/cpuinfo"), re.M)
+    words = listed[1].split() if listed is not None else []
+    return sorted({word for word in words if _ARITHMETIC.match(word)})
 
 
 def git_state(folder: Path) -> tuple[str | None, bool | None]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dpeval.analysis.frame import runs_frame
 from dpeval.analysis.scaling.findings import find
+from dpeval.record import io
 from dpeval.record.schema import Record
 from tests.multiprocess.conftest import Finished
 
@@ -170,29 +172,37 @@ def test_a_time_limit_keeps_what_was_measured(train: Train) -> None:
     assert "measure.rel_precision=0.001" in told
 
 
-def test_a_window_shorter_than_steps_known_to_be_long_starts_nothing(train: Train) -> None:
+def test_a_time_limit_is_refused_only_where_an_earlier_record_proves_it_too_short(
+    train: Train, tmp_path: Path
+) -> None:
+    slow = (*CALIBRATED, "model.args.forward_s=0.7")
+    first = train(*slow).record
+    assert first.status == "ok"
+    # Whatever else this machine did meanwhile: a disturbed record would prove nothing.
+    assert first.conditions is not None
+    quiet = {"bad": [], "foreign_share": {"0": 0.0}}
+    seen = first.conditions.model_copy(update=quiet)
+    (path,) = tmp_path.glob("outputs/**/metrics.json")
+    io.write(first.model_copy(update={"conditions": seen}), path)
+
+    refused = train(*slow, "measure.time_limit_s=1")
+    assert refused.status == 2
+    assert "measure.time_limit_s=1 is too short" in refused.err
+    assert len(refused.err.strip().splitlines()) == 1
+    assert refused.records == [io.read(path)]
+
+    done = train("-m", *slow, "measure.time_limit_s=1,20")
+    assert done.status == 0, done.err
+    by_status = {run.status: run for run in done.records if run.run_id != first.run_id}
+    assert set(by_status) == {"skipped", "ok"}
+    assert by_status["skipped"].cause is not None
+    assert by_status["skipped"].cause.kind == "time_limit"
+
+
+def test_a_run_that_its_time_limit_ends_before_a_mean_is_recorded_with_the_time_it_needs(
+    train: Train,
+) -> None:
     done = train(*CALIBRATED, "model.args.forward_s=1.5", "measure.time_limit_s=1")
-    assert done.status == 2
-    assert "measure.time_limit_s=1 leaves no time for a mean" in done.err
-    assert len(done.err.strip().splitlines()) == 1
-    assert done.records == []
-
-
-def test_of_a_sweep_only_runs_without_time_for_a_window_are_skipped(train: Train) -> None:
-    limits = "measure.time_limit_s=1,5"
-    done = train("-m", *CALIBRATED, "model.args.forward_s=0.4", limits)
-    assert done.status == 0
-    hasty, unhurried = done.records
-    assert hasty.status == "skipped"
-    assert hasty.cause is not None
-    assert hasty.cause.kind == "time_limit"
-    assert unhurried.status == "ok"
-
-
-def test_a_window_shorter_than_a_step_is_told_and_no_mean_is_made_of_it(train: Train) -> None:
-    """Nothing told beforehand that the first steps would be that slow."""
-    slow = ("model.args.forward_s=0.0944", "model.args.faults={cold_steps: 99, cold_factor: 15}")
-    done = train(*CALIBRATED, *slow, "measure.time_limit_s=1")
     assert done.status == 1
     run = done.record
     assert run.status == "failed"

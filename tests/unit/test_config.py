@@ -57,7 +57,6 @@ def test_every_option_composes(group: str) -> None:
         ("precision=fp16", "needs hardware=gpu"),
         ("num_devices=33", "batch=32 cannot be shared by num_devices=33"),
         ("measure.max_steps=5", "leaves no window"),
-        ("measure.rel_precision=1e-6", "cannot be reached"),
         ("measure.time_limit_s=0.001", "the smallest valid value is 1"),
         ("repetition=1", "set by the sweep"),
         ("site.partitoin=x", "did you mean 'site.partition'?"),

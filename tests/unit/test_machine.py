@@ -264,6 +264,23 @@ def test_the_processor_is_named(tmp_path: Path, text: str, model: str) -> None:
     assert model in environment(detect(), root=tmp_path).cpu_model
 
 
+@pytest.mark.parametrize(
+    ("text", "features"),
+    [
+        ("flags\t\t: fpu sse2 smep fma avx avx2 avx512_bf16 amx_bf16\nbugs\t\t: \n",
+         ["amx_bf16", "avx", "avx2", "avx512_bf16", "fma"]),
+        ("Features\t: fp asimd crc32 sve bf16\nCPU part\t: 0xd0c\n", ["asimd", "bf16", "sve"]),
+        ("processor\t: 0\ncpu\t\t: POWER9 (raw)\n", []),
+    ],
+    ids=["x86", "arm", "power"],
+)  # fmt: skip
+def test_instruction_sets_that_speed_up_arithmetic_are_listed(
+    tmp_path: Path, text: str, features: list[str]
+) -> None:
+    grow(tmp_path, {"proc/cpuinfo": text})
+    assert environment(detect(), root=tmp_path).cpu_features == features
+
+
 def git(folder: Path, *arguments: str) -> str:
     command = ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -1,26 +1,25 @@
-"""How long a step takes at least, and which time limits leave no room for a mean."""
+"""Which time limits an earlier record proves too short, and which records prove nothing."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
 
-from dpeval import record
-from dpeval.config import Config, DatasetConfig, MeasureConfig, ModelConfig
+from dpeval.config import Config, DatasetConfig, MeasureConfig, ModelConfig, to_plain
 from dpeval.planning import step_time_bound
-from dpeval.planning.fake_step import flops_per_image
-from dpeval.planning.memory_budget import NoForecast
 from dpeval.planning.predictor import Foresight
 from dpeval.planning.rank_plan import make_plan
-from dpeval.planning.step_time_bound import Past
+from dpeval.planning.step_time_bound import MARGIN, Setting, Timing, timing_of
+from dpeval.record import io
+from dpeval.record.codes import CauseCode, Status
+from dpeval.record.schema import Cause, Record
 from dpeval.stats import steady_state
+from dpeval.system.environment import environment
 from dpeval.system.topology import detect
 
 QUICK = MeasureConfig(min_warmup_steps=2, min_steps=6, time_limit_s=20)
@@ -32,109 +31,135 @@ SMALL = ModelConfig(
 GOLDEN = Path(__file__).parent / "golden"
 
 
+def _clean() -> Record:
+    """A run that ended by itself on a machine that was watched and undisturbed."""
+    runs = (io.read(path) for path in sorted(GOLDEN.glob("*/metrics.json")))
+    return next(run for run in runs if timing_of(run) is not None)
+
+
+CLEAN = _clean()
+assert CLEAN.plan is not None
+assert CLEAN.conditions is not None
+SETTING = Setting.of(CLEAN.config, CLEAN.environment, CLEAN.plan)
+
+
 @given(step_s=st.floats(0.01, 1e3), limit_s=st.floats(1, 1e3), warmup=st.integers(1, 20))
-def test_a_time_is_refused_exactly_where_it_ends_before_there_is_a_window(
+def test_a_limit_is_refused_exactly_where_it_ends_a_run_of_twice_the_speed_before_a_mean(
     step_s: float, limit_s: float, warmup: int
 ) -> None:
     config = MeasureConfig(min_warmup_steps=warmup, min_steps=6, time_limit_s=limit_s)
-    refused = step_time_bound.too_short(config, [step_time_bound.known(step_s)])
+    refused = step_time_bound.too_short(config, SETTING, [Timing(SETTING, step_s)])
     finished = 1
-    while finished * step_s < limit_s and finished < steady_state.steps_for_a_mean(config):
+    while finished * step_s / MARGIN < limit_s and finished < steady_state.steps_for_a_mean(config):
         finished += 1
     assert (refused is not None) == (finished < steady_state.steps_for_a_mean(config))
 
 
-def test_the_line_says_what_was_asked_what_is_the_case_and_what_to_give() -> None:
-    line = step_time_bound.too_short(
-        dataclasses.replace(QUICK, time_limit_s=1), [step_time_bound.counted(4e11, 32, 1e11)]
+def test_the_refusal_says_what_was_asked_what_is_the_case_and_what_to_give() -> None:
+    config = MeasureConfig(min_warmup_steps=2, min_steps=6, time_limit_s=1)
+    assert step_time_bound.too_short(
+        config, SETTING, [Timing(SETTING, 3.0), Timing(SETTING, 2.0)]
+    ) == (
+        "measure.time_limit_s=1 is too short: a mean takes 4 steps, and no step of an earlier run "
+        "with these settings took less than 2 s; give measure.time_limit_s=16 or more"
     )
-    assert line == (
-        "measure.time_limit_s=1 leaves no time for a mean, which takes 4 steps, here of 2 s at "
-        "least (32 images per device are 400 GFLOP a step, and a device here does not reach "
-        "200 GFLOP/s); give measure.time_limit_s=32 or more"
+
+
+def test_a_run_of_which_no_record_tells_is_never_refused() -> None:
+    config = MeasureConfig(time_limit_s=1)
+    assert step_time_bound.too_short(config, SETTING, []) is None
+    assert step_time_bound.too_short(config, SETTING, [None]) is None
+
+
+def _other_config(**changes: Any) -> Callable[[Record], Record]:
+    return lambda run: run.model_copy(update={"config": run.config | changes})
+
+
+def _other_environment(**changes: Any) -> Callable[[Record], Record]:
+    return lambda run: run.model_copy(
+        update={"environment": run.environment.model_copy(update=changes)}
     )
 
 
-def test_earlier_runs_bound_a_step_by_their_work_on_as_many_images_or_fewer() -> None:
-    past = [Past(1, 16, 0.5), Past(2, 32, 1.0), Past(2, 64, 2.0), Past(8, 32, 4.0)]
-    found = step_time_bound.remembered(2, 48, past)
-    assert found is not None
-    assert (found.step_s, found.sure_s) == (1.0, 0.5)
-    assert step_time_bound.remembered(2, 8, past) is None
-    assert step_time_bound.remembered(1, 48, past) == step_time_bound.remembered(1, 16, past)
+def _other_rank(**changes: Any) -> Callable[[Record], Record]:
+    def changed(run: Record) -> Record:
+        assert run.plan is not None
+        first, *others = run.plan.ranks
+        ranks = [first.model_copy(update=changes), *others]
+        return run.model_copy(update={"plan": run.plan.model_copy(update={"ranks": ranks})})
+
+    return changed
 
 
-def test_only_undisturbed_runs_that_measured_teach_a_pace() -> None:
-    runs = [record.read(path) for path in sorted(GOLDEN.glob("*/metrics.json"))]
-    for run in runs:
-        disturbed = run.conditions is not None and bool(run.conditions.bad)
-        assert (step_time_bound.past_of(run) is not None) == (run.status == "ok" and not disturbed)
-    (first, *_) = [run for run in runs if step_time_bound.past_of(run) is not None]
-    assert first.conditions is not None
-    bad = first.conditions.model_copy(update={"bad": ["cores 0,1 lost 40 % of their time"]})
-    assert step_time_bound.past_of(first.model_copy(update={"conditions": bad})) is None
-
-
-def test_operations_are_those_that_the_literature_counts() -> None:
-    config = Config(model=SMALL, dataset=DatasetConfig(name="noise", _target_="", image_px=224))
-
-    def build() -> nn.Module:
-        from dpeval.components import models
-
-        return models.build(SMALL)
-
-    found = flops_per_image(config, 2, build)
-    # He et al. 2015, table 1: 1.8e9 products forward; backward twice that, but for the images.
-    assert found == pytest.approx(3 * 2 * 1.81e9, rel=0.05)
-    assert flops_per_image(config, 4, build) == pytest.approx(found)
-
-
-def test_a_model_that_looks_at_values_has_no_count() -> None:
-    class Looking(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(torch.zeros(10))
-
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            if images.sum() > 0:
-                return images.flatten(1)[:, :1] * self.weight
-            return images.flatten(1)[:, :10]
-
-    with pytest.raises(NoForecast, match="its speed is not forecast"):
-        flops_per_image(Config(model=SMALL), 2, Looking)
-
-
-def test_taking_a_cores_speed_leaves_the_process_its_threads() -> None:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(threads + 1)
-    try:
-        assert 1e8 < step_time_bound.core_flops_per_s("fp32") < 1e13
-        assert torch.get_num_threads() == threads + 1
-    finally:
-        torch.set_num_threads(threads)
-
-
-def test_a_run_is_judged_by_its_model_its_operations_and_its_past(tmp_path: Path) -> None:
-    machine = detect()
-    foresight = Foresight(machine)
-    heavy = Config(
-        model=SMALL,
-        dataset=DatasetConfig(name="noise", _target_="", image_px=224),
-        measure=dataclasses.replace(QUICK, time_limit_s=1),
-        batch=65_536,
+@pytest.mark.parametrize(
+    "changed",
+    [
+        _other_config(precision="bf16"),
+        _other_config(model=CLEAN.config["model"] | {"args": {"num_classes": 11}}),
+        _other_config(dataset=CLEAN.config["dataset"] | {"image_px": 32}),
+        _other_config(dataset=CLEAN.config["dataset"] | {"delay_s": 9.0}),
+        _other_environment(host="elsewhere"),
+        _other_environment(cpu_features=["avx2"]),
+        _other_environment(variables={"ONEDNN_MAX_CPU_ISA": "AVX2"}),
+        _other_environment(versions={"torch": "0"}),
+        _other_rank(batch=1),
+        _other_rank(threads=7),
+        _other_rank(cpus=[5]),
+    ],
+    ids=["precision", "model", "image size", "delay", "host", "instructions", "variables",
+         "versions", "batch", "threads", "cpus"],
+)  # fmt: skip
+def test_a_record_made_in_another_setting_proves_nothing(
+    changed: Callable[[Record], Record],
+) -> None:
+    config = MeasureConfig(time_limit_s=1)
+    slow = CLEAN.model_copy(
+        update={
+            "ranks": [
+                rank.model_copy(update={"step_s": [100.0] * len(rank.step_s)})
+                for rank in CLEAN.ranks
+            ]
+        }
     )
-    line = foresight.too_short(heavy, make_plan(heavy, machine), tmp_path)
-    assert line is not None
-    assert "65536 images per device" in line
-    light = dataclasses.replace(heavy, batch=1)
-    assert foresight.too_short(light, make_plan(light, machine), tmp_path) is None
-    slow = dataclasses.replace(
-        light,
-        model=ModelConfig("calibrated", "dpeval.components.calibrated_model", {"forward_s": 0.5}),
-    )
-    line = foresight.too_short(slow, make_plan(slow, machine), tmp_path)
-    assert line is not None
-    assert "as the model says" in line
+    assert step_time_bound.too_short(config, SETTING, [timing_of(slow)]) is not None
+    assert timing_of(changed(slow)) is not None
+    assert step_time_bound.too_short(config, SETTING, [timing_of(changed(slow))]) is None
+
+
+def test_how_long_and_where_to_a_run_was_measured_does_not_change_its_steps() -> None:
+    changes = {"measure": {}, "study": "another", "repetition": 3, "analyze": True, "site": {}}
+    other = timing_of(_other_config(**changes)(CLEAN))
+    assert other is not None
+    assert other.setting == SETTING
+
+
+def test_the_fastest_step_counts_and_the_first_does_not() -> None:
+    steps = [[0.1, 2.0, 5.0], [0.2, 4.0, 3.0]]
+    ranks = [CLEAN.ranks[0].model_copy(update={"step_s": series}) for series in steps]
+    timing = timing_of(CLEAN.model_copy(update={"ranks": ranks}))
+    assert timing is not None
+    assert timing.shortest_step_s == 4.0
+    alone = [rank.model_copy(update={"step_s": rank.step_s[:1]}) for rank in ranks]
+    assert timing_of(CLEAN.model_copy(update={"ranks": alone})) is None
+
+
+def test_only_undisturbed_runs_that_ended_by_themselves_or_at_their_limit_count() -> None:
+    def with_conditions(**changes: Any) -> Record:
+        assert CLEAN.conditions is not None
+        return CLEAN.model_copy(update={"conditions": CLEAN.conditions.model_copy(update=changes)})
+
+    def ended(status: Status, kind: CauseCode) -> Record:
+        return CLEAN.model_copy(update={"status": status, "cause": Cause(kind=kind, message="")})
+
+    assert timing_of(with_conditions(bad=["cores 0,1 lost 40 % of their time"])) is None
+    assert timing_of(with_conditions(foreign_share={})) is None
+    assert timing_of(CLEAN.model_copy(update={"conditions": None})) is None
+    assert timing_of(ended("failed", "exception")) is None
+    assert timing_of(ended("interrupted", "interrupt")) is None
+    assert timing_of(ended("failed", "time_limit")) == timing_of(CLEAN)
+    assert CLEAN.plan is not None
+    divided = CLEAN.plan.model_copy(update={"micro_batches": 2})
+    assert timing_of(CLEAN.model_copy(update={"plan": divided})) is None
 
 
 def test_a_sweep_is_planned_from_one_look_at_its_folder_and_forecast_from_a_new_one(
@@ -152,10 +177,31 @@ def test_a_sweep_is_planned_from_one_look_at_its_folder_and_forecast_from_a_new_
     config = Config(
         model=SMALL, dataset=DatasetConfig(name="noise", _target_="", image_px=32), measure=QUICK
     )
-    plan = make_plan(config, machine)
+    plan, here = make_plan(config, machine), environment(machine)
     for _ in range(3):
-        foresight.too_short(config, plan, tmp_path)
+        foresight.too_short(config, plan, here, tmp_path)
     assert looks == [tmp_path]
     foresight.forecast(config, 2, folder=tmp_path)
     foresight.decide(config, plan, tmp_path)
     assert looks == [tmp_path] * 3
+
+
+def test_a_records_own_configuration_and_plan_are_recognised_in_its_folder(tmp_path: Path) -> None:
+    machine = detect()
+    here = environment(machine)
+    config = Config(
+        model=SMALL,
+        dataset=DatasetConfig(name="noise", _target_="", image_px=224),
+        measure=MeasureConfig(time_limit_s=1),
+        batch=65_536,
+    )
+    plan = make_plan(config, machine)
+    assert Foresight(machine).too_short(config, plan, here, tmp_path) is None
+    long = [rank.model_copy(update={"step_s": [60.0] * 4}) for rank in CLEAN.ranks[:1]]
+    made = CLEAN.model_copy(
+        update={"config": to_plain(config), "plan": plan, "environment": here, "ranks": long}
+    )
+    io.write(made, tmp_path / "earlier" / io.FILE_NAME)
+    line = Foresight(machine).too_short(config, plan, here, tmp_path)
+    assert line is not None
+    assert "no step of an earlier run with these settings took less than 60 s" in line
