@@ -16,8 +16,8 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dpeval.commands.hydra_app import compose
 from dpeval.commands.main import run_main
@@ -26,9 +26,6 @@ from dpeval.data import Source, prepare
 from dpeval.run import forkserver
 from dpeval.util.frozen import Frozen
 from dpeval.util.tables import make_console, make_table
-
-if TYPE_CHECKING:
-    from dpeval.devices.base import Device
 
 LOADERS = ("jpeg", "cached", "resident", "constant")
 WITH_WORKERS = ("jpeg", "cached")
@@ -115,51 +112,19 @@ def drain(
 ) -> Row:
     """Take batches for `seconds` as fast as they come, in a child process pinned to `cpus`."""
     # A process of its own per row: pinning and threads cannot be taken back in this one.
-    context = forkserver.context()
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(
-        target=_drain, args=(theirs, config, dataset, source, cpus, seconds), daemon=False
-    )
-    process.start()
-    theirs.close()
-    try:
-        row = ours.recv()
-    except EOFError:
-        process.join()
-        raise RuntimeError(f"the process that drained {dataset.loader} died") from None
-    process.join()
-    if isinstance(row, Exception):
-        raise row
-    assert isinstance(row, Row)
-    return row
-
-
-def _drain(
-    pipe: object, config: Config, dataset: DatasetConfig, source: Source, cpus: list[int],
-    seconds: float,
-) -> None:  # fmt: skip
-    from multiprocessing.connection import Connection
-
-    from dpeval.devices.select import open_device
-    from dpeval.errors import DpevalError
-
-    assert isinstance(pipe, Connection)
-    try:
-        name = "cuda:0" if config.hardware.kind == "gpu" else "cpu"
-        device = open_device(name, cpus[:1], 1)
-        pipe.send(_measure(device, config, dataset, source, cpus, seconds))
-    except DpevalError as error:
-        pipe.send(error)
+    with ProcessPoolExecutor(1, mp_context=forkserver.context()) as pool:
+        return pool.submit(_measure, config, dataset, source, cpus, seconds).result()
 
 
 def _measure(
-    device: Device, config: Config, dataset: DatasetConfig, source: Source, cpus: list[int],
-    seconds: float,
-) -> Row:  # fmt: skip
+    config: Config, dataset: DatasetConfig, source: Source, cpus: list[int], seconds: float
+) -> Row:
     import psutil
 
     from dpeval.data.loading.loaders import make_feed
+    from dpeval.devices.select import open_device
 
+    device = open_device("cuda:0" if config.hardware.kind == "gpu" else "cpu", cpus[:1], 1)
     feed = make_feed(
         source,
         dataset,

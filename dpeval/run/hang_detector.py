@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
-from pathlib import Path
+
+import psutil
 
 from dpeval.config import HardwareConfig
 from dpeval.instruments.step_buffer import COLUMNS, Board
 from dpeval.run.outcome import Failure
+
+CPU_WINDOW_S = 2.0
+IDLE_HANG_S = 10.0
+"""No new step and no processor time used by any rank for this long: nothing will come."""
+_STOPPED = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
 
 
 class HangDetector:
@@ -69,25 +74,21 @@ class HangDetector:
         return f"hung: {what}" + (f"; rank {stuck} is stopped" if stuck is not None else "")
 
     def _stuck(self) -> int | None:
-        """A rank whose process is stopped (state T), where there is one."""
+        """A rank whose process is stopped or traced, where there is one."""
         for rank, pid in self._pids.items():
-            with contextlib.suppress(OSError, IndexError):
-                if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt":
+            with contextlib.suppress(psutil.Error):
+                if psutil.Process(pid).status() in _STOPPED:
                     return rank
         return None
 
 
 def _cpu_s(pid: int) -> float:
-    """Processor time that a process has used, s; 0 where it cannot be read."""
+    """Processor time that a process has used, s.
+
+    One that cannot be read passes for busy: it has ended, and another check says how.
+    """
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    except (OSError, IndexError):
+        times = psutil.Process(pid).cpu_times()
+    except psutil.Error:
         return time.monotonic()
-
-
-CPU_WINDOW_S = 2.0
-
-
-IDLE_HANG_S = 10.0
-"""No new step and no processor time used by any rank for this long: nothing will come."""
+    return float(times.user + times.system)

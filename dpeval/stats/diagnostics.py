@@ -12,11 +12,10 @@ import numpy as np
 
 from dpeval.record.codes import DiagnosticCode
 from dpeval.record.measurement import Window
-from dpeval.stats.intervals import dot, mean_interval
+from dpeval.stats.intervals import dot, mean_interval, robust_deviation
 from dpeval.stats.steady_state import DRIFT_SIZE, MIN_TESTED, Steady, winsorised
 from dpeval.util.arrays import Floats
 from dpeval.util.frozen import Frozen
-from dpeval.util.units import MAD_TO_STD
 
 STRAGGLER_SIZE = 0.10
 """A rank this much slower than the median of the others holds everybody up for as long; SMT
@@ -113,8 +112,7 @@ def _excess(series: Floats, rank: int) -> float:
         return 0.0
     excess = series[rank] / reference - 1
     medians = np.median(others, axis=1)
-    centre = float(np.median(medians))
-    spread = MAD_TO_STD * float(np.median(np.abs(medians - centre))) / centre
+    spread = robust_deviation(medians) / float(np.median(medians))
     size = float(np.median(excess))
     real = mean_interval(excess, STRAGGLER_CONFIDENCE).low > 0 and size > STRAGGLER_SPREADS * spread
     return size if real else 0.0
@@ -168,7 +166,7 @@ def _variation(series: Floats) -> float:
     drawn_in = winsorised(series)
     time = np.arange(len(series), dtype=np.float64) - (len(series) - 1) / 2
     residual: Floats = drawn_in - dot(time, drawn_in) / dot(time, time) * time
-    return MAD_TO_STD * float(np.median(np.abs(residual - np.median(residual)))) / median
+    return robust_deviation(residual) / median
 
 
 def _tail(series: Floats) -> tuple[int, float]:
@@ -189,8 +187,7 @@ def _cold_start(step_s: Sequence[Floats], first: int) -> list[Fault]:
     if len(steady) < 3:
         return []
     typical = float(np.median(steady))
-    spread = MAD_TO_STD * float(np.median(np.abs(steady - typical)))
-    limit = typical + max(COLD_SIZE * typical, COLD_SPREADS * spread)
+    limit = typical + max(COLD_SIZE * typical, COLD_SPREADS * robust_deviation(steady))
     slow = 1
     while slow < first and series[slow] > limit:
         slow += 1

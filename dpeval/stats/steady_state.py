@@ -16,10 +16,15 @@ import numpy as np
 from dpeval.config import MeasureConfig
 from dpeval.record.codes import StopReason
 from dpeval.record.measurement import Interval, Window
-from dpeval.stats.intervals import dot, effective_samples, lag_one, mean_interval
+from dpeval.stats.intervals import (
+    dot,
+    effective_samples,
+    lag_one,
+    mean_interval,
+    robust_deviation,
+)
 from dpeval.util.arrays import Floats
 from dpeval.util.frozen import Frozen
-from dpeval.util.units import MAD_TO_STD
 
 RULE = "MSER on winsorised steps, then a test for a trend in the rest"
 DRIFT_SIZE = 0.03
@@ -97,9 +102,8 @@ def winsorised(values: Floats) -> Floats:
     """`values` drawn in to 5 robust deviations around the median of their second half."""
     late = values[len(values) // 2 :]
     centre = float(np.median(late))
-    spread = MAD_TO_STD * float(np.median(np.abs(late - centre)))
     # A series without any spread must not have its cold start drawn in to nothing.
-    reach = 5 * max(spread, 0.01 * centre)
+    reach = 5 * max(robust_deviation(late), 0.01 * centre)
     return np.minimum(np.maximum(values, centre - reach), centre + reach)
 
 

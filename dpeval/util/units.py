@@ -3,5 +3,5 @@
 from __future__ import annotations
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
-MAD_TO_STD = 1.4826
+MAD_TO_STD = 1.482602218505602
 """A normal variable's standard deviation over its median absolute deviation, 1 / Φ⁻¹(3/4)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from dpeval import record
-from dpeval.analysis.frame import runs_frame
+from dpeval.analysis.frame import reader, runs_frame
 from dpeval.analysis.pipeline import analyze
 from dpeval.analysis.scaling import pooling
 from dpeval.analyze import main
@@ -56,6 +58,30 @@ def test_what_cannot_be_read_is_told_and_the_rest_goes_on(tmp_path: Path) -> Non
     assert len(loaded.runs) == 1
     assert len(loaded.problems) == 3
     assert all("\n" not in problem for problem in loaded.problems)
+
+
+MAIN_PID = os.getpid()
+
+
+def parse_or_die(file: Path) -> reader.Line:
+    """In a worker the third file ends the process, as the OOM killer does."""
+    if os.getpid() != MAIN_PID and file.parent.name == "2":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return file.parent.name
+
+
+def test_processes_read_what_one_reads_and_a_killed_one_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path, [make_record(1, batch) for batch in (8, 16, 24, 32, 40)])
+    files = [tmp_path / str(number) / "metrics.json" for number in range(5)]
+    serial = reader.parse_all(files)
+    monkeypatch.setattr(reader, "PARALLEL_FROM", 0)
+    monkeypatch.setattr(reader, "allowed_cpus", lambda: [0, 1])
+    monkeypatch.setattr(reader, "_CHUNK", 1)
+    assert reader.parse_all(files) == serial
+    monkeypatch.setattr(reader, "parse", parse_or_die)
+    assert reader.parse_all(files) == ["0", "1", "2", "3", "4"]
 
 
 def test_a_record_below_two_given_paths_counts_once(tmp_path: Path) -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import multiprocessing
 import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
 from dpeval.analysis.figures import components, memory, scaling, steps, style, throughput, waterfall
 from dpeval.analysis.figures.figure_data import Drawing, Models, Sheet, UnsupportedError
+from dpeval.errors import MachineError
 from dpeval.util.cpus import allowed_cpus
 
 __all__ = ["FigureInfo", "Models", "Sheet", "draw_all"]
@@ -38,6 +39,8 @@ class FigureInfo:
 
 
 _MOST_WORKERS = 4
+_inherited: tuple[Sheet, Path]
+"""What a worker of the pool draws from and where to; set there alone, once."""
 _CATALOGUE: tuple[tuple[str, str, Callable[[Sheet], Drawing]], ...] = (
     ("time_components", "Where the time of a step goes", components.time_components),
     ("throughput_cpu", "Throughput over CPU devices", throughput.over_cores),
@@ -55,56 +58,32 @@ _CATALOGUE: tuple[tuple[str, str, Callable[[Sheet], Drawing]], ...] = (
 def draw_all(sheet: Sheet, out: Path) -> list[FigureInfo]:
     """Draw every figure that `sheet` supports into `out`, an existing folder.
 
-    Figures are drawn side by side where there are cores: in forked processes, as they all need
-    the whole sheet.
+    Figures are drawn side by side where there are cores: in forked processes, which inherit the
+    sheet instead of unpickling it.
 
     Raises:
+        MachineError: a process was killed.
         OSError: `out` cannot be written.
     """
     workers = min(_MOST_WORKERS, len(allowed_cpus())) if sys.platform == "linux" else 1
     if workers == 1:
         return [_draw(sheet, out, *entry) for entry in _CATALOGUE]
     context = multiprocessing.get_context("fork")
-    turn = context.Value("i", 0)
-    pipes, processes = [], []
-    for _ in range(workers):
-        ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=_take_turns, args=(sheet, out, turn, theirs))
-        process.start()
-        theirs.close()
-        pipes.append(ours)
-        processes.append(process)
-    found: dict[int, FigureInfo] = {}
-    failed: BaseException | None = None
-    for pipe, process in zip(pipes, processes, strict=True):
-        try:
-            answer = pipe.recv()
-        except EOFError:
-            answer = RuntimeError("a process that draws figures died; is memory short?")
-        process.join()
-        if isinstance(answer, BaseException):
-            failed = failed or answer
-        else:
-            found |= answer
-    if failed is not None:
-        raise failed
-    return [found[position] for position in range(len(_CATALOGUE))]
-
-
-def _take_turns(sheet: Sheet, out: Path, turn: Synchronized[int], pipe: Connection) -> None:
-    """Draw the next figure that nobody has taken, until there is none; send what was drawn."""
-    made: dict[int, FigureInfo] = {}
     try:
-        while True:
-            with turn.get_lock():
-                position, turn.value = turn.value, turn.value + 1
-            if position >= len(_CATALOGUE):
-                break
-            made[position] = _draw(sheet, out, *_CATALOGUE[position])
-    except Exception as error:
-        pipe.send(error)
-    else:
-        pipe.send(made)
+        with ProcessPoolExecutor(workers, context, _inherit, (sheet, out)) as pool:
+            return list(pool.map(_draw_inherited, range(len(_CATALOGUE))))
+    except BrokenProcessPool as error:
+        raise MachineError("a process that draws figures was killed; is memory short?") from error
+
+
+def _inherit(sheet: Sheet, out: Path) -> None:
+    global _inherited
+    _inherited = sheet, out
+
+
+def _draw_inherited(position: int) -> FigureInfo:
+    sheet, out = _inherited
+    return _draw(sheet, out, *_CATALOGUE[position])
 
 
 def _draw(

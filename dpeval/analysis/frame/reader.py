@@ -1,23 +1,15 @@
-"""Records read one by one or by several processes: a row each, or one line why not.
-
-Run as a module it reads a pickled list of paths from standard input and writes the pickled lines
-to standard output. A pool of :mod:`multiprocessing` would run the caller's main script again in
-every worker, where it has no guard; a plain subprocess cannot.
-"""
+"""Records read one by one or by several processes: a row each, or one line why not."""
 
 from __future__ import annotations
 
 import gc
-import os
-import pickle
-import subprocess
-import sys
+import multiprocessing
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-import dpeval
 from dpeval import record
 from dpeval.analysis.frame.columns import row, text
 from dpeval.errors import RecordError
@@ -30,8 +22,10 @@ Line = dict[str, Any] | str
 MOST_BYTES = 256 * MIB
 """A larger file is no record: 100,000 steps of 100 ranks take less."""
 PARALLEL_FROM = 2_000
-"""Starting processes takes about a second; fewer records are read sooner than that."""
+"""Fewer records are read as soon by one process."""
 MOST_PROCESSES = 8
+_CHUNK = 100
+"""Records that a process takes at a time."""
 
 
 def parse(file: Path) -> Line:
@@ -52,41 +46,14 @@ def parse_all(files: Sequence[Path]) -> list[Line]:
     processes = min(len(allowed_cpus()), MOST_PROCESSES)
     if len(files) < PARALLEL_FROM or processes < 2:
         return [parse(file) for file in files]
-    shares = [files[start::processes] for start in range(processes)]
-    with ThreadPoolExecutor(processes) as pool:
-        parts = list(pool.map(_elsewhere, shares))
-    lines: list[Line] = [""] * len(files)
-    for start, part in enumerate(parts):
-        lines[start::processes] = part
-    return lines
-
-
-def _elsewhere(files: Sequence[Path]) -> list[Line]:
-    """The lines of `files`, read by a process of its own."""
-    root = str(Path(dpeval.__file__).resolve().parents[1])
-    found = os.environ.get("PYTHONPATH")
-    path = os.pathsep.join([root, found]) if found else root
-    done = subprocess.run(
-        [sys.executable, "-m", "dpeval.analysis.frame.reader"],
-        input=pickle.dumps([str(file) for file in files]),
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": path},
-        check=False,
-    )
-    if done.returncode:
-        # Killed for its memory, perhaps: what is left to do is done here.
-        return [parse(file) for file in files]
-    lines: list[Line] = pickle.loads(done.stdout)  # written by ourselves, just now
-    return lines
-
-
-def main() -> None:
-    """Answer one list of paths."""
-    # Rows only pile up here, and going through all of them again and again finds nothing to free.
-    gc.disable()
-    files = pickle.load(sys.stdin.buffer)
-    sys.stdout.buffer.write(pickle.dumps([parse(Path(file)) for file in files], protocol=5))
-
-
-if __name__ == "__main__":
-    main()
+    lines: list[Line] = []
+    # Forked: any other worker runs the caller's main script again, where it may have no guard.
+    # Rows only pile up in it, and the garbage collector would walk all of them again and again.
+    context = multiprocessing.get_context("fork")
+    try:
+        with ProcessPoolExecutor(processes, context, initializer=gc.disable) as pool:
+            for line in pool.map(parse, files, chunksize=_CHUNK):
+                lines.append(line)
+    except BrokenProcessPool:
+        pass  # a worker was killed, perhaps for its memory: the rest is read here
+    return lines + [parse(file) for file in files[len(lines) :]]

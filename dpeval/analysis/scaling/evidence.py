@@ -11,7 +11,7 @@ import pandas as pd
 
 from dpeval.analysis.scaling.efficiency import MEANING, Waterfall
 from dpeval.record.phases import PHASES
-from dpeval.util.units import MAD_TO_STD
+from dpeval.stats.intervals import robust_deviation
 
 OUTLIER_SHARE = 0.10
 """A repetition this far from the median of the others …"""
@@ -50,7 +50,7 @@ def outlier(pair: Pair) -> str | None:
     if len(times) < 3:
         return None
     centre = float(times.median())
-    spread = MAD_TO_STD * float((times - centre).abs().median())
+    spread = robust_deviation(times.dropna().to_numpy())
     far = times[(times - centre > OUTLIER_SHARE * centre)
                 & (times - centre > OUTLIER_SCORE * spread)]  # fmt: skip
     if far.empty:

@@ -218,11 +218,10 @@ def _median_interval(times: NDArray[np.float64]) -> tuple[float, float]:
         half = student(count - 1) * float(times.std(ddof=1)) / np.sqrt(count)
         centre = float(np.median(times))
         return max(centre - half, float(times.min()) / 2), centre + half
-    from scipy.stats import binom
+    from scipy.stats import quantile_test
 
-    # The interval from the k-th smallest to the k-th largest misses with 2 P(X < k), X ~ B(n, ½).
-    ordered, rank = np.sort(times), int(binom.ppf(0.025, count, 0.5)) - 1
-    return float(ordered[rank]), float(ordered[count - 1 - rank])
+    found = quantile_test(times, p=0.5).confidence_interval(0.95)
+    return float(found.low), float(found.high)
 
 
 def student(freedom: float) -> float:

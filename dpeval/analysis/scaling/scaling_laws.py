@@ -144,10 +144,13 @@ def fit_curve(group: pd.DataFrame, key: dict[str, Any]) -> Curve:
     fits, lacking = [], []
     for law in LAWS["weak" if key.get("scaling") == "weak" else "strong"]:
         needed = len(law.parameters) + 3
-        if len(devices) >= needed:
-            fits.append(fit(law, devices, rate, errors))
-        else:
+        if len(devices) < needed:
             lacking.append(f"{law.name} needs {needed}")
+            continue
+        try:
+            fits.append(fit(law, devices, rate, errors))
+        except RuntimeError:  # as where throughput falls and Amdahl's s grows without end
+            lacking.append(f"{law.name} does not converge")
     best = _best(fits)
     counts = [int(count) for count in devices]
     return Curve(key, counts, fits, best, _verdict(fits, best, lacking, len(counts)))
@@ -163,32 +166,47 @@ def _errors(group: pd.DataFrame) -> Floats | None:
 
 
 def fit(law: Law, devices: Floats, rate: Floats, errors: Floats | None) -> Fit:
-    """Fit one law; `rate` in img/s, `errors` the standard errors of its logarithm.
+    """Fit one law to the logarithm of throughput.
+
+    Args:
+        law: what to fit.
+        devices: device counts, shape [n].
+        rate: throughput at each of them, img/s, shape [n].
+        errors: standard errors of log `rate`, shape [n]; None where they are not known.
 
     Intervals are normal ones from the curvature at the optimum where errors are known and the
     misfit is one that they explain (χ² not beyond its 95 % point); else the errors are scaled by
     the residuals and Student's t is taken (Press et al. 2007, Numerical Recipes, section 15.6).
 
     Raises:
+        RuntimeError: the fit does not converge.
         ValueError: fewer points than parameters.
     """
-    from scipy.optimize import least_squares
+    from scipy.optimize import curve_fit
     from scipy.stats import chi2
 
     size = len(law.parameters) + 1
     if len(devices) < size:
         raise ValueError(f"{law.name} has {size} parameters, and there are {len(devices)} points")
-    weights = np.ones_like(rate) if errors is None else 1 / errors
+    sigma = np.ones_like(rate) if errors is None else errors
 
-    def residual(values: Floats) -> Floats:
-        shape = np.maximum(law.speedup(devices, [float(v) for v in values[1:]]), 1e-12)
-        return np.asarray((np.log(rate) - values[0] - np.log(shape)) * weights)
+    def log_rate(devices: Floats, log_one: float, *values: float) -> Floats:
+        return log_one + np.log(np.maximum(law.speedup(devices, values), 1e-12))
 
-    start = np.array([np.log(rate[0] / devices[0]), *law.start])
-    found = least_squares(residual, start, x_scale=np.array([1.0, *[0.1] * (size - 1)]))
-    squares, freedom = float((found.fun**2).sum()), len(devices) - size
+    found, covariance, told, *_ = curve_fit(
+        log_rate,
+        devices,
+        np.log(rate),
+        p0=[np.log(rate[0] / devices[0]), *law.start],
+        sigma=sigma,
+        absolute_sigma=True,
+        method="trf",
+        x_scale=[1.0, *[0.1] * (size - 1)],
+        full_output=True,
+    )
+    residuals = -told["fvec"]
+    squares, freedom = float((residuals**2).sum()), len(devices) - size
     misfit_p = float(chi2.sf(squares, freedom)) if errors is not None and freedom else None
-    covariance = np.linalg.pinv(found.jac.T @ found.jac)
     quantile = 1.96
     if errors is None or (misfit_p is not None and misfit_p < 0.05):
         covariance = covariance * squares / max(1, freedom)
@@ -196,11 +214,11 @@ def fit(law: Law, devices: Floats, rate: Floats, errors: Floats | None) -> Fit:
     spread = np.sqrt(np.diag(covariance))
     ends = [
         Estimate(float(v), float(v - quantile * s), float(v + quantile * s))
-        for v, s in zip(found.x, spread, strict=True)
+        for v, s in zip(found, spread, strict=True)
     ]
-    draws = _draw(found.x, covariance * (quantile / 1.96) ** 2)
+    draws = _draw(found, covariance * (quantile / 1.96) ** 2)
     one = Estimate(*(float(np.exp(v)) for v in (ends[0].value, ends[0].low, ends[0].high)))
-    off = np.expm1(found.fun / weights)
+    off = np.expm1(residuals * sigma)
     return Fit(
         law=law.name,
         source=law.source,
@@ -209,7 +227,7 @@ def fit(law: Law, devices: Floats, rate: Floats, errors: Floats | None) -> Fit:
         residuals={int(n): float(r) for n, r in zip(devices, off, strict=True)},
         aicc=_aicc(squares, len(devices), size, errors is not None),
         misfit_p=misfit_p,
-        peak_devices=_peak(found.x, draws) if law is USL else None,
+        peak_devices=_peak(found, draws) if law is USL else None,
         draws=draws,
     )
 

@@ -15,6 +15,7 @@ from dpeval.data.sources import imagenette, pixel_cache, synthetic
 from dpeval.data.sources.image_folder import EXTENSIONS
 from dpeval.data.sources.progress import Say, progress
 from dpeval.errors import DataError, nearest
+from dpeval.util.cpus import allowed_cpus
 from dpeval.util.frozen import Frozen
 
 Kind = Literal["data set", "archive", "cache", "left over"]
@@ -182,7 +183,7 @@ def damaged_images(files: list[Path], where: Path, say: Say) -> list[str]:
 
     wrong = []
     with (
-        ThreadPoolExecutor(min(pixel_cache.MAX_THREADS, os.cpu_count() or 1)) as pool,
+        ThreadPoolExecutor(min(pixel_cache.MAX_THREADS, len(allowed_cpus()))) as pool,
         progress(say, f"decoding every image in {where}", len(files), "images") as advance,
     ):
         for line in pool.map(check, files):

@@ -27,6 +27,7 @@ from dpeval.data.images.augment import middle_square
 from dpeval.data.sources.progress import Say, progress
 from dpeval.data.sources.source import Source, making, one_line, store
 from dpeval.errors import DataError
+from dpeval.util.cpus import allowed_cpus
 from dpeval.util.files import write_atomically
 from dpeval.util.frozen import Frozen
 from dpeval.util.units import GIB
@@ -205,7 +206,7 @@ def _decoded(files: list[Path], shape: Layout) -> Iterator[NDArray[Any]]:
         record["size"] = file.height, file.width
 
     # Decoding lets go of the interpreter's lock, so threads do.
-    with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(MAX_THREADS, len(allowed_cpus()))) as pool:
         for begin in range(0, len(files), CHUNK):
             part = files[begin : begin + CHUNK]
             records = np.zeros(len(part), record_type(shape.side_px))

@@ -8,7 +8,6 @@ both of which survive random crops and mirroring, so a network can learn it.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -25,6 +24,7 @@ from dpeval.config import DatasetConfig
 from dpeval.data.sources.image_folder import scan
 from dpeval.data.sources.progress import Say, progress
 from dpeval.data.sources.source import Source, making, one_line
+from dpeval.util.cpus import allowed_cpus
 
 VERSION = 3
 """Goes into the folder's name: a generator that changes makes a new folder."""
@@ -88,8 +88,7 @@ def _tasks(train_images: int) -> Iterator[tuple[str, range]]:
 def _processes() -> Executor:
     # Processes, because the arithmetic holds the interpreter's lock; from a forkserver, because
     # this process may have threads. Where that is shared with ranks, it is running already.
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    return ProcessPoolExecutor(workers, mp_context=get_context("forkserver"))
+    return ProcessPoolExecutor(len(allowed_cpus()), mp_context=get_context("forkserver"))
 
 
 def _write_images(folder: Path, short_px: int, task: tuple[str, range]) -> int:
