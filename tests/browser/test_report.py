@@ -28,7 +28,7 @@ def hover_text(page: Page, chart: str) -> str:
     page.mouse.move(box["x"] + box["width"] / 2 - 1, box["y"] + box["height"] / 2)
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     found = plot.locator(".hoverlayer .hovertext")
-    found.first.wait_for(timeout=10_000)
+    found.first.wait_for(timeout=60_000)
     return " ".join(found.all_text_contents())
 
 

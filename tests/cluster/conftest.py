@@ -55,7 +55,7 @@ class Cluster:
     python: tuple[str, ...] = (sys.executable,)
     work: Path = field(default_factory=Path)
 
-    def run(self, *command: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, timeout_s: float = 560) -> subprocess.CompletedProcess[str]:
         """Run a command with this cluster's environment in the test's folder."""
         return subprocess.run(
             command,
@@ -68,13 +68,13 @@ class Cluster:
         )
 
     def module(
-        self, name: str, *arguments: str, timeout_s: float = 300
+        self, name: str, *arguments: str, timeout_s: float = 560
     ) -> subprocess.CompletedProcess[str]:
         """``python -m dpeval.<name> <arguments>``."""
         return self.run(*self.python, "-m", f"dpeval.{name}", *arguments, timeout_s=timeout_s)
 
     def sweep(
-        self, *overrides: str, study: str = "study", timeout_s: float = 300
+        self, *overrides: str, study: str = "study", timeout_s: float = 560
     ) -> tuple[subprocess.CompletedProcess[str], Path]:
         """Send a sweep; return what it said and its folder (the study's newest)."""
         done = self.module(
@@ -160,7 +160,7 @@ def _started(script: str, **environment: str) -> Iterator[Path]:
             env=variables,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
             check=False,
         )
         assert up.returncode == 0, up.stdout + up.stderr

@@ -34,7 +34,7 @@ def standing(cluster: Cluster, sweep: Path) -> list[str]:
     return [line for line in done.stdout.splitlines() if re.match(r"^\d+: ", line)]
 
 
-def wait_for_words(cluster: Cluster, sweep: Path, words: str, timeout_s: float = 60) -> None:
+def wait_for_words(cluster: Cluster, sweep: Path, words: str, timeout_s: float = 240) -> None:
     """Until the first run's line of the status matches `words`."""
     seen: list[str] = []
 

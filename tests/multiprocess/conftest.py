@@ -87,7 +87,7 @@ def train(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> Callab
 
     def run(*overrides: str) -> Finished:
         process = start(*overrides)
-        out, err = process.communicate(timeout=280)
+        out, err = process.communicate(timeout=540)
         return Finished(process.returncode, out, err, tmp_path)
 
     return run

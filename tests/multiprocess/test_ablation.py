@@ -117,7 +117,7 @@ def seen(data_root: Path) -> list[Seen]:
         task = RankTask(config, plan, rank, source, "127.0.0.1", port, env={})
         context.Process(target=rank_main, args=(task, board, theirs), daemon=True).start()
         pipes.append(ours)
-    assert all(pipe.poll(120) for pipe in pipes), "a rank did not answer"
+    assert all(pipe.poll(400) for pipe in pipes), "a rank did not answer"
     told = [pipe.recv() for pipe in pipes]
     for pipe in pipes:
         pipe.send("done")

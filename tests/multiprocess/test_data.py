@@ -47,7 +47,7 @@ def test_two_sweeps_that_build_one_cache_build_it_once(folder_of: FolderOf, stor
     ]
     for process in processes:
         process.start()
-    (path, said), (other_path, other_said) = (answers.get(timeout=120) for _ in processes)
+    (path, said), (other_path, other_said) = (answers.get(timeout=400) for _ in processes)
     for process in processes:
         process.join()
     assert path == other_path

@@ -30,7 +30,7 @@ ENDLESS = (
 
 
 def ended(process: subprocess.Popen[str], folder: Path) -> Finished:
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     return Finished(process.returncode, out, err, folder)
 
 

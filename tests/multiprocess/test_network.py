@@ -67,7 +67,7 @@ def train(hosts: list[str], *arguments: float) -> list[dict[str, Any]]:
     ]  # fmt: skip
     told = []
     for rank in ranks:
-        out, err = rank.communicate(timeout=120)
+        out, err = rank.communicate(timeout=400)
         assert rank.returncode == 0, err
         told.append(json.loads(out.splitlines()[-1]))
     return told

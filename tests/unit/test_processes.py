@@ -53,21 +53,32 @@ def spent_s(pid: int) -> float:
     return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def let_spend(least_s: float, *pids: int) -> float:
+    """Wait until these processes have used `least_s` more of a processor; return how much."""
+    began_s = sum(map(spent_s, pids))
+    while (took_s := sum(map(spent_s, pids)) - began_s) < least_s:
+        time.sleep(0.02)
+    return took_s
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="needs Linux")
 def test_a_real_foreign_process_is_measured_and_named(start: Start) -> None:
-    rank, other = start("time.sleep(60)"), start(SPIN)
+    rank, other = start("time.sleep(600)"), start(SPIN)
     times = RankTimes({rank.pid: [CPU]}, Path("/proc"))
     times.look_around()
-    began_s = spent_s(other.pid)
     assert times.sample()
-    time.sleep(0.8)
+    # Read between the samples, so what lies between the readings lies between the samples too.
+    took_s = let_spend(0.5, other.pid)
     assert times.sample()
-    took_s = spent_s(other.pid) - began_s
     times.look_around()
     lost_s = times.foreign_s()[CPU]
     times.close()
     # Others may run here too: at least what this one took is lost, and no more than there was.
-    assert took_s - 0.1 <= lost_s <= times.cpu_times()[CPU].work_s + 0.02
+    assert took_s - 0.05 <= lost_s <= times.cpu_times()[CPU].work_s + 0.02
     assert f"(pid {other.pid})" in " ".join(times.takers([CPU], 0.5 * took_s))
     assert times.takers([CPU + 1000], 0.0) == []
 
@@ -77,28 +88,28 @@ def test_a_real_rank_and_its_helper_are_not_strangers(start: Start) -> None:
     # The rank leads its process group, as dpeval's do; the helper is forked from it.
     rank = start(f"os.fork()\n{SPIN}")
     times = RankTimes({rank.pid: [CPU]}, Path("/proc"))
-    time.sleep(0.1)
+    while not (helpers := children_of(rank.pid)):
+        time.sleep(0.01)
+    assert len(helpers) == 1
     times.look_around()
-    assert times.sample()
     began_s = time.monotonic()
-    time.sleep(0.8)
+    assert times.sample()
+    took_s = let_spend(0.5, rank.pid, helpers[0])
     assert times.sample()
     elapsed_s = time.monotonic() - began_s
     own_s = times.cpu_times()[CPU].work_s - times.foreign_s()[CPU]
     times.look_around()
     assert 0 < own_s <= elapsed_s + 0.1
     assert not any(f"(pid {rank.pid})" in name for name in times.takers([CPU], 0.0))
-    helpers = Path(f"/proc/{rank.pid}/task/{rank.pid}/children").read_text().split()
-    assert len(helpers) == 1
     # Half of the pair's time is the helper's: were it a stranger, it would be lost.
-    assert own_s >= 0.8 * (spent_s(rank.pid) + spent_s(int(helpers[0])) - 0.3)
+    assert own_s >= 0.8 * took_s
     assert not any(f"(pid {helpers[0]})" in name for name in times.takers([CPU], 0.0))
     times.close()
 
 
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="needs Linux")
 def test_a_rank_that_has_ended_ends_the_sampling(start: Start) -> None:
-    rank = start("time.sleep(60)")
+    rank = start("time.sleep(600)")
     times = RankTimes({rank.pid: [CPU]}, Path("/proc"))
     times.look_around()
     assert times.sample()
