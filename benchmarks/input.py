@@ -35,7 +35,7 @@ import torch
 from dpeval import record
 from dpeval.config import DatasetConfig
 from dpeval.data import Source, prepare
-from dpeval.data.loading.loaders import Feed, make_feed
+from dpeval.data.loading.loaders import Loader, make_loader
 from dpeval.devices.cpu import CpuDevice
 from dpeval.util.tables import make_console, make_table
 
@@ -96,8 +96,8 @@ def config_of(px: int, loader: str, augment: str = "random_resized_crop") -> Dat
     )
 
 
-def feed_of(config: DatasetConfig) -> Feed:
-    return make_feed(
+def loader_of(config: DatasetConfig) -> Loader:
+    return make_loader(
         prepare(config),
         config,
         shares=[BATCH],
@@ -117,7 +117,7 @@ def speeds(px: int, blocks: int) -> list[tuple[str, ...]]:
         "entropy decoding": entropy_block(source),
     }
     for loader in ("jpeg", "cached", "resident"):
-        feed = feed_of(config_of(px, loader))
+        feed = loader_of(config_of(px, loader))
         pipelines[loader] = lambda feed=feed: feed.put(feed.next())  # type: ignore[misc]
     taken = interleaved(pipelines, blocks)
     rows: list[tuple[str, ...]] = []
@@ -199,7 +199,7 @@ def bandwidths(px: int, blocks: int) -> list[tuple[str, ...]]:
 
     rows: list[tuple[str, ...]] = []
     for augment in ("none", "random_resized_crop"):
-        feed = feed_of(config_of(px, "resident", augment))
+        feed = loader_of(config_of(px, "resident", augment))
         taken = interleaved(
             {
                 "copies": lambda: plain_to.copy_(plain_from),
@@ -240,7 +240,7 @@ def shared_memory(px: int) -> tuple[str, ...]:
 
 def map_cache(config: DatasetConfig, source: Source, barrier: object, answers: object) -> None:
     """Open the feed, wait for the others, tell (resident, proportional) MiB of the cache."""
-    feed = feed_of(config)
+    feed = loader_of(config)
     for _ in range(5):
         feed.put(feed.next())
     barrier.wait()  # type: ignore[attr-defined]

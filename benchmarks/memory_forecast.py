@@ -53,7 +53,7 @@ CASES = {
 
 
 @dataclass
-class RandomFeed:
+class RandomLoader:
     """Hands out batches of random pixels the way the real feeds do."""
 
     batch: int
@@ -95,7 +95,7 @@ def rank(config: Config, plan: Plan, pipe: Connection) -> None:
         rank=0,
         device=device,
         clock=clock,
-        feed=RandomFeed(plan.global_batch, config.dataset.image_px, channels_last),
+        feed=RandomLoader(plan.global_batch, config.dataset.image_px, channels_last),
         model=model.train(),
         wrapped=strategies.ddp(model, config.strategy, device, clock),
         optimizer=build_optimizer(config.optimizer, model),

@@ -30,7 +30,7 @@ from dpeval.commands import hydra_app
 from dpeval.components.models import build
 from dpeval.components.optimizers import build_optimizer
 from dpeval.data import prepare
-from dpeval.data.loading.loaders import Feed
+from dpeval.data.loading.loaders import Loader
 from dpeval.devices.select import open_device
 from dpeval.instruments.phase_clock import PhaseClock
 from dpeval.instruments.reference_work import FixedWork
@@ -50,7 +50,7 @@ BLOCK_S = 0.4
 
 def bare_block(
     model: nn.Module,
-    feed: Feed,
+    feed: Loader,
     optimizer: torch.optim.Optimizer,
     autocast: AbstractContextManager[Any],
     steps: int,

@@ -121,11 +121,11 @@ def _measure(
 ) -> Row:
     import psutil
 
-    from dpeval.data.loading.loaders import make_feed
+    from dpeval.data.loading.loaders import make_loader
     from dpeval.devices.select import open_device
 
     device = open_device("cuda:0" if config.hardware.kind == "gpu" else "cpu", cpus[:1], 1)
-    feed = make_feed(
+    feed = make_loader(
         source,
         dataset,
         shares=[config.batch],

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dpeval.components.calibrated import (
     TimedSGD,
-    calibrated_feed,
+    calibrated_loader,
     calibrated_model,
     calibrated_source,
 )
@@ -19,7 +19,7 @@ from dpeval.components.strategies import Wrapped, ddp, single_device
 __all__ = [
     "TimedSGD",
     "Wrapped",
-    "calibrated_feed",
+    "calibrated_loader",
     "calibrated_model",
     "calibrated_source",
     "ddp",

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from dpeval.config import DatasetConfig
-from dpeval.data.loading.loaders import Share
+from dpeval.data.loading.loaders import Shard
 from dpeval.data.sources.progress import Say
 from dpeval.data.sources.source import Source
 from dpeval.util.units import MIB
@@ -64,7 +64,7 @@ def calibrated_model(
     num_classes: int = 10,
     faults: dict[str, Any] | None = None,
 ) -> nn.Module:
-    """The calibrated model: `layers` layers that share its times (s) and its gradients (MiB)."""
+    """The calibrated model: `layers` layers that shard its times (s) and its gradients (MiB)."""
     return CalibratedModel(
         forward_s, backward_s, layers, gradient_mib, num_classes, Faults(**(faults or {}))
     )
@@ -171,8 +171,8 @@ def _exact_sleep() -> None:
 
 
 @dataclass
-class TimedFeed:
-    """A feed of one-pixel images that keeps the rank waiting for a set time per batch."""
+class CalibratedLoader:
+    """A loader of one-pixel images that keeps the rank waiting for a set time per batch."""
 
     batch: int
     num_classes: int
@@ -193,23 +193,19 @@ class TimedFeed:
 
 
 def calibrated_source(config: DatasetConfig, root: Path, say: Say) -> Source:
-    """A source without images whose feed is :func:`calibrated_feed`."""
+    """A source without images whose loader is :func:`calibrated_loader`."""
     return Source(
-        requested=config.name,
-        used=config.name,
         root="",
         num_classes=config.num_classes,
-        train_files=[],
-        train_labels=[],
-        feed="dpeval.components.calibrated_feed",
+        loader="dpeval.components.calibrated_loader",
     )
 
 
-def calibrated_feed(share: Share) -> TimedFeed:
-    """The feed of one rank; see :class:`TimedFeed`."""
-    return TimedFeed(
-        batch=share.shares[share.rank],
-        num_classes=share.config.num_classes,
-        delay_s=share.config.delay_s,
-        device=share.device.torch_device,
+def calibrated_loader(shard: Shard) -> CalibratedLoader:
+    """The feed of one rank; see :class:`CalibratedLoader`."""
+    return CalibratedLoader(
+        batch=shard.batch,
+        num_classes=shard.config.num_classes,
+        delay_s=shard.config.delay_s,
+        device=shard.device.torch_device,
     )

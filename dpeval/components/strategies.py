@@ -10,7 +10,7 @@ over the global batch, whatever the shares.
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -20,7 +20,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dpeval.config import StrategyConfig
 from dpeval.devices.base import Device
+from dpeval.errors import ConfigError
 from dpeval.instruments.phase_clock import PhaseClock
+from dpeval.util.importing import check_arguments, locate
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,57 @@ class Wrapped:
     def can_keep_gradients(self) -> bool:
         """Whether a step without synchronisation can be taken."""
         return self.no_sync is not nullcontext
+
+
+class WrapModel(Protocol):
+    """What ``strategy._target_`` names."""
+
+    def __call__(
+        self,
+        model: nn.Module,
+        config: StrategyConfig,
+        device: Device,
+        clock: PhaseClock,
+        **args: Any,
+    ) -> Wrapped:
+        """Wrap the model so that gradients are summed over all ranks in backward.
+
+        Called in every rank, after the process group was joined.
+
+        Args:
+            model: on its device, in training mode.
+            config: the keys of ``strategy``.
+            device: the rank's device.
+            clock: to be told when a bucket's gradients are complete and when it is reduced.
+            args: ``strategy.args``.
+        """
+
+
+def check(config: StrategyConfig) -> None:
+    """Check, before any rank starts, that the strategy can be called as asked.
+
+    Raises:
+        ConfigError: its target cannot be imported or does not accept ``strategy.args``.
+    """
+    target = locate(config._target_, key="strategy._target_")
+    given = ("model", "config", "device", "clock")
+    check_arguments(target, given, config.args, key="strategy.args")
+
+
+def wrap(model: nn.Module, config: StrategyConfig, device: Device, clock: PhaseClock) -> Wrapped:
+    """Wrap `model` as `config` asks; see :class:`WrapModel`.
+
+    Raises:
+        ConfigError: the target cannot be imported or returns something else.
+    """
+    target = locate(config._target_, key="strategy._target_")
+    wrapped = target(model, config, device, clock, **config.args)
+    if not isinstance(wrapped, Wrapped):
+        raise ConfigError(
+            f"strategy={config.name}: {config._target_} returned a {type(wrapped).__name__}; "
+            "it must return a dpeval.components.Wrapped"
+        )
+    return wrapped
 
 
 def single_device(
@@ -62,6 +115,7 @@ def ddp(model: nn.Module, config: StrategyConfig, device: Device, clock: PhaseCl
         **buffers,
         gradient_as_bucket_view=config.gradient_as_bucket_view,
         static_graph=config.static_graph,
+        find_unused_parameters=config.find_unused_parameters,
     )
     group = dist.group.WORLD
     assert group is not None  # DDP has just used it

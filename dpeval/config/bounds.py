@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from pydantic import ConfigDict, GetCoreSchemaHandler, TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails, core_schema
+from pydantic_core import ErrorDetails, PydanticKnownError, core_schema
 
 from dpeval.config.suggestions import suggest_value
 from dpeval.errors import ConfigError
@@ -17,23 +17,37 @@ BOUNDS_CONFIG = ConfigDict(allow_inf_nan=False, revalidate_instances="always")
 """For the dataclass at the top; the ones inside follow it. An instance was made by OmegaConf,
 which knows the types and nothing of the bounds, so it is validated once more."""
 
+_IMPORT_PATH = "an import path (package.name)"
+
 
 @dataclass(frozen=True, init=False)
 class OneOf:
-    """The choices of a key: ``Annotated[str, OneOf("a", "b")]``.
+    """The choices of a key: ``Annotated[str, OneOf("a", "b")]``, or an import path instead.
 
     OmegaConf 2.3 refuses ``Literal``; it reads this annotation as ``str``, pydantic as ``Literal``.
     """
 
     choices: tuple[str, ...]
+    or_import_path: bool
 
-    def __init__(self, *choices: str) -> None:
+    def __init__(self, *choices: str, or_import_path: bool = False) -> None:
         object.__setattr__(self, "choices", choices)
+        object.__setattr__(self, "or_import_path", or_import_path)
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> core_schema.CoreSchema:
-        return core_schema.literal_schema(list(self.choices), metadata={"choices": self.choices})
+        if not self.or_import_path:
+            return core_schema.literal_schema(list(self.choices))
+        return core_schema.no_info_after_validator_function(
+            self._checked, core_schema.str_schema(), metadata={"examples": self.choices}
+        )
+
+    def _checked(self, value: str) -> str:
+        if value in self.choices or "." in value:
+            return value
+        expected = ", ".join(f"'{choice}'" for choice in self.choices)
+        raise PydanticKnownError("literal_error", {"expected": f"{expected} or {_IMPORT_PATH}"})
 
 
 def check_bounds(node: Any, prefix: str = "") -> None:
@@ -65,7 +79,9 @@ def _wording(error: ErrorDetails, prefix: str) -> str:
     match error["type"]:
         case "literal_error":
             choices = _choices(context)
-            return f"{asked} is not one of {', '.join(choices)}{suggest_value(str(value), choices)}"
+            other = f" or {_IMPORT_PATH}" if _IMPORT_PATH in context["expected"] else ""
+            suggestion = suggest_value(str(value), choices)
+            return f"{asked} is not one of {', '.join(choices)}{other}{suggestion}"
         case "finite_number":
             return f"{asked} is not a finite number; give one that is"
         case "greater_than_equal":

@@ -60,7 +60,10 @@ class DatasetConfig:
     name: str = MISSING
     """Name of the dataset, as records and figures show it."""
     _target_: str = MISSING
-    """Importable callable that prepares the data once and returns a ``dpeval.data.Source``."""
+    """Importable callable that prepares the data once and returns a ``dpeval.data.Source``; called
+    as ``target(config, root, say, **args)``, see :class:`dpeval.data.MakeSource`."""
+    args: dict[str, Any] = field(default_factory=dict[str, Any], hash=False)
+    """Keyword arguments of the callable."""
     root: str | None = None
     """Folder of the data; null: ``$DPEVAL_DATA`` or ``~/.cache/dpeval``."""
     num_classes: PositiveInt = 10
@@ -75,8 +78,13 @@ class DatasetConfig:
     """What to do where the data cannot be had: generate images in its place, or stop."""
     download_timeout_s: PositiveFloat = 5.0
     """How long to wait for the download's first byte before the data counts as unreachable."""
-    loader: Annotated[str, OneOf("jpeg", "cached", "resident", "constant")] = "jpeg"
-    """How images are fed to a rank."""
+    loader: Annotated[str, OneOf("jpeg", "cached", "resident", "constant", or_import_path=True)] = (
+        "jpeg"
+    )
+    """How images are fed to a rank: a loader of dpeval, or the import path of another one; called
+    as ``loader(shard, **loader_args)``, see :class:`dpeval.data.loading.loaders.Loader`."""
+    loader_args: dict[str, Any] = field(default_factory=dict[str, Any], hash=False)
+    """Keyword arguments of a loader named by its import path."""
     augment: Annotated[str, OneOf("random_resized_crop", "none")] = "random_resized_crop"
     """Random crops and mirroring, or the middle square of every image."""
     workers: NonNegativeInt | None = None
@@ -95,12 +103,15 @@ class ScalingConfig:
 
 @dataclass(frozen=True)
 class StrategyConfig:
-    """How ranks agree on one update; the keys of ``DistributedDataParallel``."""
+    """How ranks agree on one update."""
 
     name: str = "ddp"
     """Name of the strategy, as records and figures show it."""
     _target_: str = "dpeval.components.ddp"
-    """Importable callable that wraps the model."""
+    """Importable callable that wraps the model and returns a ``dpeval.components.Wrapped``; called
+    as ``target(model, config, device, clock, **args)``."""
+    args: dict[str, Any] = field(default_factory=dict[str, Any], hash=False)
+    """Keyword arguments of the callable."""
     bucket_cap_mb: PositiveFloat = 25.0
     """Size of a gradient bucket in MiB (ddp only)."""
     broadcast_buffers: bool = True
@@ -109,6 +120,8 @@ class StrategyConfig:
     """Let gradients be views of the buckets, which saves their memory once (ddp only)."""
     static_graph: bool = False
     """Promise that every step uses the same parameters in the same order (ddp only)."""
+    find_unused_parameters: bool = False
+    """Look in every step for parameters that the loss does not depend on (ddp only)."""
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,16 @@ from __future__ import annotations
 
 from dpeval.data.sources.image_folder import image_folder
 from dpeval.data.sources.imagenette import imagenette
-from dpeval.data.sources.prepare import prepare, used
+from dpeval.data.sources.prepare import MakeSource, prepare, used
 from dpeval.data.sources.source import Source
 from dpeval.data.sources.synthetic import imagenette_like
 
-__all__ = ["Source", "image_folder", "imagenette", "imagenette_like", "prepare", "used"]
+__all__ = [
+    "MakeSource",
+    "Source",
+    "image_folder",
+    "imagenette",
+    "imagenette_like",
+    "prepare",
+    "used",
+]

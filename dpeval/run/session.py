@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from dpeval.components import models
+from dpeval.components import models, strategies
 from dpeval.components.optimizers import build_optimizer
 from dpeval.config import Config, DatasetConfig
 from dpeval.data import Source, prepare, used
@@ -45,13 +45,14 @@ class Session:
         """Plan one run for this machine; `overrides` are what was asked for on top of defaults.
 
         Raises:
-            ConfigError: the model or the optimizer cannot be built as asked.
+            ConfigError: the model, the optimizer or the strategy cannot be built as asked.
         """
         buildable = (str(config.model), str(config.optimizer))
         if buildable not in self._buildable:
             build_optimizer(config.optimizer, models.check(config.model))
             self._buildable.add(buildable)
         plan = self._in_time(config, make_plan(config, self.machine), folder, node)
+        strategies.check(config.strategy)
         job = Job(config, plan, folder, tuple(overrides), node)
         if config.memory.on_excess == "error":
             self.look_ahead(job)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from dpeval.errors import ConfigError, nearest
@@ -34,3 +35,31 @@ def locate(path: str, *, key: str) -> Callable[..., Any]:
             f"{key}={path}: module '{module_name}' has no '{name}'{nearest(name, dir(module))}"
         ) from None
     return cast("Callable[..., Any]", found)
+
+
+def check_arguments(
+    target: Callable[..., Any], given: tuple[str, ...], args: Mapping[str, Any], *, key: str
+) -> None:
+    """Check, without a call, that `target` can be called as dpeval is going to call it.
+
+    Args:
+        target: what a key of the configuration names.
+        given: names of the positional arguments that dpeval passes.
+        args: the keyword arguments that the configuration adds.
+        key: the key of those, for the message.
+
+    Raises:
+        ConfigError: it takes other arguments.
+    """
+    try:
+        signature = inspect.signature(target)
+    except ValueError:
+        return  # written in C: only the call can tell
+    try:
+        signature.bind(*given, **args)
+    except TypeError as error:
+        name = f"{target.__module__}.{getattr(target, '__qualname__', target)}"
+        raise ConfigError(
+            f"{name} does not accept {key}={dict(args)}: {error}; it is called as "
+            f"{name.rpartition('.')[2]}({', '.join([*given, f'**{key}'])})"
+        ) from None

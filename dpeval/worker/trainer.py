@@ -14,12 +14,11 @@ from dpeval.components import models, strategies
 from dpeval.components.loss import GlobalMeanLoss
 from dpeval.components.optimizers import build_optimizer
 from dpeval.config import Config
-from dpeval.data.loading.loaders import Feed, make_feed
+from dpeval.data.loading.loaders import Loader, make_loader
 from dpeval.devices.base import Device
 from dpeval.devices.numerics import autocast, grad_scaler, set_numerics
 from dpeval.instruments.phase_clock import PhaseClock
 from dpeval.record.plan import Plan
-from dpeval.util.importing import locate
 from dpeval.worker.messages import RankTask
 
 
@@ -32,7 +31,7 @@ class Trainer:
     rank: int
     device: Device
     clock: PhaseClock
-    feed: Feed
+    feed: Loader
     model: nn.Module
     """The bare model; `wrapped` holds it for training."""
     wrapped: strategies.Wrapped
@@ -84,7 +83,7 @@ def build_trainer(task: RankTask, device: Device, clock: PhaseClock, timer: Setu
         model = model.to(memory_format=torch.channels_last)
     model.train()
     timer.lap("model")
-    feed = make_feed(
+    feed = make_loader(
         task.source,
         config.dataset,
         shares=[rank.batch for rank in plan.ranks],
@@ -95,8 +94,7 @@ def build_trainer(task: RankTask, device: Device, clock: PhaseClock, timer: Setu
         spare_cpus=plan.ranks[task.rank].spare_cpus,
     )
     timer.lap("data")
-    strategy = locate(config.strategy._target_, key="strategy._target_")
-    wrapped = strategy(model, config.strategy, device, clock)
+    wrapped = strategies.wrap(model, config.strategy, device, clock)
     if config.compile:
         wrapped = replace(wrapped, module=torch.compile(wrapped.module))
     timer.lap("wrap")

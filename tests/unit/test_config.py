@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import DictConfig, OmegaConf
 
 from dpeval.commands import hydra_app
 from dpeval.config import Config, check, identity
@@ -69,6 +71,10 @@ def test_every_option_composes(group: str) -> None:
         ("precision=Float32", "did you mean 'fp32'?"),
         ("precision=half", "did you mean 'fp16'?"),
         ("site.startup_s=0", "site.startup_s=0.0 is too small; it must be above 0"),
+        (
+            "dataset.loader=cache",
+            "constant or an import path (package.name); did you mean 'cached'?",
+        ),
         ("+site.foo=1", "there is no key 'site.foo'"),
         ("++measure.foo.bar=1", "there is no key 'measure.foo'"),
         ("~site.partition", "'site.partition'"),
@@ -92,6 +98,41 @@ def test_a_users_own_file_beside_the_working_directory(tmp_path: Path) -> None:
     config = hydra_app.compose(["model=mine"])
     assert config.model._target_ == "my_package.build"
     assert config.model.args == {"width": 3}
+
+
+def test_a_dataset_and_a_strategy_of_ones_own_take_keys_of_their_own(tmp_path: Path) -> None:
+    for group in ("dataset", "strategy"):
+        own = tmp_path / "conf" / group
+        own.mkdir(parents=True)
+        (own / "mine.yaml").write_text("name: mine\n_target_: mine.build\nargs: {width: 3}\n")
+    config = hydra_app.compose(["dataset=mine", "strategy=mine", "dataset.args.width=4"])
+    assert config.dataset.args == {"width": 4}
+    assert config.strategy.args == {"width": 3}
+    assert identity(config) != identity(hydra_app.compose(["dataset=mine", "strategy=mine"]))
+    assert identity(config) != identity(
+        hydra_app.compose(
+            ["dataset=mine", "strategy=mine", "dataset.args.width=4", "strategy.args.width=5"]
+        )
+    )
+
+
+def test_a_target_names_the_face_of_a_package_and_no_file_in_it() -> None:
+    """Such a path is part of a run's identity, which must outlast a move inside the package."""
+    found = 0
+    for path in hydra_app.conf_dir().rglob("*.yaml"):
+        composed = OmegaConf.load(path)
+        assert isinstance(composed, DictConfig)
+        target = composed.get("_target_", "")
+        if target.startswith("dpeval."):
+            package, _, name = target.rpartition(".")
+            assert package.count(".") == 1, (path, target)
+            assert name in importlib.import_module(package).__all__, (path, target)
+            found += 1
+    assert found >= 6
+
+
+def test_a_loader_may_be_an_import_path() -> None:
+    assert hydra_app.compose(["dataset.loader=my_package.Mine"]).dataset.loader == "my_package.Mine"
 
 
 def test_a_wrong_key_in_a_users_file_names_the_file(tmp_path: Path) -> None:

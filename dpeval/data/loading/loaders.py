@@ -1,4 +1,4 @@
-"""Feeds hand one rank its share of every global batch, as far out of the way as asked.
+"""Loaders hand one rank its shard of every global batch.
 
 ``jpeg`` decodes files in every step; ``cached`` crops pixels that were decoded once;
 ``resident`` keeps those pixels on the device and crops there; ``constant`` gives one batch
@@ -8,9 +8,9 @@ device, and the same step shows the same crops of the same images on every loade
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -27,8 +27,9 @@ from dpeval.data.loading.readers import (
     WholeReader,
 )
 from dpeval.data.loading.sampler import ShardedSampler
-from dpeval.data.sources.source import Source
+from dpeval.data.sources.source import CACHED_LOADERS, Source
 from dpeval.devices.base import Device
+from dpeval.errors import ConfigError
 from dpeval.util.importing import locate
 
 MAX_WORKERS = 16
@@ -37,10 +38,17 @@ CACHE_WORKERS = 2
 """Copying from the cache needs no more."""
 
 
-class Feed(Protocol):
-    """What a rank's loop needs of its data."""
+@runtime_checkable
+class Loader(Protocol):
+    """What a rank's loop needs of its data.
+
+    ``dataset.loader`` may name another one by its import path: a class, or a function that returns
+    one, called as ``loader(shard, **loader_args)`` with a :class:`Shard`. A class that sets
+    ``needs_cache = True`` finds the decoded images at ``shard.source.cache``.
+    """
 
     images_read: int
+    """How many images :meth:`put` has handed out."""
 
     def next(self) -> Any:
         """The next batch as the host has it: timed as `data`."""
@@ -56,35 +64,44 @@ class Feed(Protocol):
 
 
 @dataclass(frozen=True)
-class Share:
+class Shard:
     """What one rank is to read, and for which device."""
 
     source: Source
     config: DatasetConfig
     shares: Sequence[int]
+    """Images of each rank in one global batch."""
     rank: int
     seed: int
     device: Device
     channels_last: bool
     spare_cpus: Sequence[int]
+    """Logical CPUs on which this rank may read ahead."""
+
+    @property
+    def batch(self) -> int:
+        """This rank's images in one global batch."""
+        return self.shares[self.rank]
 
     def sampler(self) -> ShardedSampler:
+        """Which images this rank reads in which step."""
         return ShardedSampler(len(self.source.train_files), self.shares, self.rank, self.seed)
 
     def normaliser(self) -> Normaliser:
+        """Turns uint8 pixels on the device into what a model takes."""
         return Normaliser(self.device.torch_device, channels_last=self.channels_last)
 
     def workers(self) -> int:
         """Processes that read ahead: as asked, or else as many as have a core of their own."""
         if self.config.workers is not None:
             return self.config.workers
-        if self.config.loader == "jpeg":
+        if self.config.loader not in CACHED_LOADERS:
             return min(len(self.spare_cpus), MAX_WORKERS)
         # On CPU a crop out of the cache costs less than handing it from process to process.
         return min(len(self.spare_cpus), CACHE_WORKERS) if self.device.is_cuda else 0
 
 
-def make_feed(
+def make_loader(
     source: Source,
     config: DatasetConfig,
     *,
@@ -94,37 +111,55 @@ def make_feed(
     device: Device,
     channels_last: bool,
     spare_cpus: Sequence[int],
-) -> Feed:
-    """The feed of one rank.
+) -> Loader:
+    """The loader of one rank.
 
     Args:
+        source: the prepared data.
+        config: the keys of ``dataset``.
         shares: images of each rank in one global batch.
+        rank: the rank that reads.
+        seed: decides the order of the images and all augmentation.
+        device: where batches go.
+        channels_last: the order of dimensions in which the model takes images.
         spare_cpus: logical CPUs on which this rank may read ahead; with none it reads between
             its steps, and the time shows as waiting for data.
 
     Raises:
         DataError: fewer images than one global batch.
+        ConfigError: a loader of the user's own is not one.
     """
-    share = Share(source, config, shares, rank, seed, device, channels_last, spare_cpus)
-    if source.feed:
-        feed: Feed = locate(source.feed, key="the data set's feed")(share)
-        return feed
-    return LOADERS[config.loader](share)
+    shard = Shard(source, config, shares, rank, seed, device, channels_last, spare_cpus)
+    if source.loader:
+        return _own(source.loader, "the source's loader", shard, {})
+    if "." in config.loader:
+        return _own(config.loader, "dataset.loader", shard, config.loader_args)
+    return LOADERS[config.loader](shard)
 
 
-class HostFeed:
+def _own(path: str, key: str, shard: Shard, args: Mapping[str, Any]) -> Loader:
+    made = locate(path, key=key)(shard, **args)
+    if not isinstance(made, Loader):
+        raise ConfigError(
+            f"{key}={path} made a {type(made).__name__}; it must have images_read, next(), put() "
+            "and close(), as dpeval.data.loading.loaders.Loader describes"
+        )
+    return made
+
+
+class HostLoader:
     """Pixels come ready from the host: ``jpeg``, and ``cached`` on CPU."""
 
-    def __init__(self, share: Share, reader: Reader) -> None:
-        self._normalised = share.normaliser()
+    def __init__(self, shard: Shard, reader: Reader) -> None:
+        self._normalised = shard.normaliser()
         self._host = Batches(
             reader,
-            share.sampler(),
-            workers=share.workers(),
-            cpus=share.spare_cpus,
-            pinned=share.device.is_cuda,
+            shard.sampler(),
+            workers=shard.workers(),
+            cpus=shard.spare_cpus,
+            pinned=shard.device.is_cuda,
         )
-        self._sender = share.device.sender()
+        self._sender = shard.device.sender()
         self._batches: Iterator[Any] = self._sender.ahead(self._host)
         self.images_read = 0
 
@@ -143,30 +178,30 @@ class HostFeed:
         self._host.close()
 
 
-class DeviceCroppedFeed(HostFeed):
+class DeviceCroppedLoader(HostLoader):
     """Records come whole from the host and are cropped by the device: ``cached`` on CUDA."""
 
-    def __init__(self, share: Share) -> None:
-        table = CacheTable(share.source, share.config)
-        self._side_px, self._px = table.side_px, share.config.image_px
-        super().__init__(share, WholeReader(share.source, table))
+    def __init__(self, shard: Shard) -> None:
+        table = CacheTable(shard.source, shard.config)
+        self._side_px, self._px = table.side_px, shard.config.image_px
+        super().__init__(shard, WholeReader(shard.source, table))
 
     def _cropped(self, pixels: Tensor, *where: Tensor) -> Tensor:
         squares = split_rows(pixels, self._side_px)
         return crop_batch(squares, where[0], self._px)
 
 
-class ResidentFeed:
+class ResidentLoader:
     """Keeps all pixels on a CUDA device and crops there: the input costs next to nothing."""
 
-    def __init__(self, share: Share) -> None:
-        self._table = CacheTable(share.source, share.config)
-        self._px = share.config.image_px
-        self._device = share.device.torch_device
+    def __init__(self, shard: Shard) -> None:
+        self._table = CacheTable(shard.source, shard.config)
+        self._px = shard.config.image_px
+        self._device = shard.device.torch_device
         self._rows = self._table.rows.to(self._device)
-        self._labels = torch.tensor(share.source.train_labels, device=self._device)
-        self._normalised = share.normaliser()
-        self._steps = iter(share.sampler())
+        self._labels = torch.tensor(shard.source.train_labels, device=self._device)
+        self._normalised = shard.normaliser()
+        self._steps = iter(shard.sampler())
         self.images_read = 0
 
     def next(self) -> Tensor:
@@ -184,14 +219,14 @@ class ResidentFeed:
         pass
 
 
-class ConstantFeed:
+class ConstantLoader:
     """One batch, made once and given again and again: no training, only an upper bound."""
 
-    def __init__(self, share: Share) -> None:
-        reader = JpegReader(share.source, share.config.image_px, share.config.augment)
-        pixels, labels = reader(next(iter(share.sampler())))
-        device = share.device.torch_device
-        self._ready = share.normaliser()(pixels.to(device)), labels.to(device)
+    def __init__(self, shard: Shard) -> None:
+        reader = JpegReader(shard.source, shard.config.image_px, shard.config.augment)
+        pixels, labels = reader(next(iter(shard.sampler())))
+        device = shard.device.torch_device
+        self._ready = shard.normaliser()(pixels.to(device)), labels.to(device)
         self.images_read = 0
 
     def next(self) -> tuple[Tensor, Tensor]:
@@ -205,38 +240,38 @@ class ConstantFeed:
         pass
 
 
-def jpeg(share: Share) -> Feed:
+def jpeg(shard: Shard) -> Loader:
     """Decodes files in every step: what training really costs."""
-    config = share.config
-    return HostFeed(share, JpegReader(share.source, config.image_px, config.augment))
+    config = shard.config
+    return HostLoader(shard, JpegReader(shard.source, config.image_px, config.augment))
 
 
-def cached(share: Share) -> Feed:
+def cached(shard: Shard) -> Loader:
     """Crops pixels that were decoded once: on the host for CPU, on the device for CUDA."""
-    if share.device.is_cuda:
-        return DeviceCroppedFeed(share)
-    return _from_table(share, CacheTable(share.source, share.config))
+    if shard.device.is_cuda:
+        return DeviceCroppedLoader(shard)
+    return _from_table(shard, CacheTable(shard.source, shard.config))
 
 
-def resident(share: Share) -> Feed:
+def resident(shard: Shard) -> Loader:
     """The cache in the device's memory, which for CPU is the mapped file read in beforehand."""
-    if share.device.is_cuda:
-        return ResidentFeed(share)
-    table = CacheTable(share.source, share.config)
+    if shard.device.is_cuda:
+        return ResidentLoader(shard)
+    table = CacheTable(shard.source, shard.config)
     table.read_in()
-    return _from_table(share, table)
+    return _from_table(shard, table)
 
 
-def _from_table(share: Share, table: CacheTable) -> Feed:
-    px = share.config.image_px
+def _from_table(shard: Shard, table: CacheTable) -> Loader:
+    px = shard.config.image_px
     if table.side_px == px:
-        return HostFeed(share, GatherReader(share.source, table))
-    return HostFeed(share, CacheReader(share.source, table, px))
+        return HostLoader(shard, GatherReader(shard.source, table))
+    return HostLoader(shard, CacheReader(shard.source, table, px))
 
 
-LOADERS: dict[str, Callable[[Share], Feed]] = {
+LOADERS: dict[str, Callable[[Shard], Loader]] = {
     "jpeg": jpeg,
     "cached": cached,
     "resident": resident,
-    "constant": ConstantFeed,
+    "constant": ConstantLoader,
 }

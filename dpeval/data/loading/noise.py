@@ -6,40 +6,33 @@ import torch
 from torch import Tensor
 
 from dpeval.config import DatasetConfig
-from dpeval.data.loading.loaders import Share
+from dpeval.data.loading.loaders import Shard
 from dpeval.data.sources.source import Source
 
 
 def source(config: DatasetConfig) -> Source:
-    """A source without files, whose feed is :func:`feed`; batches of any size can be had."""
+    """A source without files; :class:`NoiseLoader` makes batches of any size."""
     return Source(
         requested="random pixels",
         used="random pixels",
         root="",
         num_classes=config.num_classes,
-        train_files=[],
-        train_labels=[],
-        feed="dpeval.data.loading.noise.feed",
+        loader="dpeval.data.loading.noise.NoiseLoader",
     )
 
 
-def feed(share: Share) -> NoiseFeed:
-    """The feed of one rank; see :class:`NoiseFeed`."""
-    return NoiseFeed(share)
-
-
-class NoiseFeed:
+class NoiseLoader:
     """Hands out uint8 pixels as the loaders do, so that its batches take the same memory."""
 
-    def __init__(self, share: Share) -> None:
-        self._share, self._normalised = share, share.normaliser()
+    def __init__(self, shard: Shard) -> None:
+        self._share, self._normalised = shard, shard.normaliser()
         self.images_read = 0
 
     def next(self) -> tuple[Tensor, Tensor]:
-        share = self._share
-        batch, px = share.shares[share.rank], share.config.image_px
+        shard = self._share
+        batch, px = shard.batch, shard.config.image_px
         pixels = torch.randint(0, 255, (batch, px, px, 3), dtype=torch.uint8)
-        return pixels, torch.arange(batch) % share.config.num_classes
+        return pixels, torch.arange(batch) % shard.config.num_classes
 
     def put(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         pixels, labels = (tensor.to(self._share.device.torch_device) for tensor in batch)

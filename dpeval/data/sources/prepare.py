@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Protocol
 
 from dpeval.config import DatasetConfig
 from dpeval.data.sources import pixel_cache
 from dpeval.data.sources.progress import Say
-from dpeval.data.sources.source import Source, data_root, one_line
-from dpeval.errors import DataError
+from dpeval.data.sources.source import CACHED_LOADERS, Source, data_root, one_line
+from dpeval.errors import ConfigError, DataError
 from dpeval.record.schema import DatasetUsed
-from dpeval.util.importing import locate
+from dpeval.util.importing import check_arguments, locate
 
-Make = Callable[[DatasetConfig, Path, Say], object]
-"""What ``dataset._target_`` names: from the configuration and the data's folder to a source."""
+
+class MakeSource(Protocol):
+    """What ``dataset._target_`` names."""
+
+    def __call__(self, config: DatasetConfig, root: Path, say: Say, **args: Any) -> Source:
+        """Prepare the data, unless it is there, and say where it lies and what its labels are.
+
+        Called in one process of every node, before any rank starts, for every run.
+
+        Args:
+            config: the keys of ``dataset``; ``num_classes`` must be true of the source.
+            root: folder for the data: ``dataset.root``, or dpeval's own.
+            say: tells the user one line.
+            args: ``dataset.args``.
+
+        Raises:
+            DataError: the data is absent or damaged; told in one line.
+        """
 
 
 def prepare(config: DatasetConfig, say: Say = print) -> Source:
@@ -22,21 +38,36 @@ def prepare(config: DatasetConfig, say: Say = print) -> Source:
 
     Raises:
         DataError: the data is absent or damaged and cannot be mended.
-        ConfigError: ``dataset._target_`` cannot be imported.
+        ConfigError: ``dataset._target_`` or ``dataset.loader`` cannot be imported, or does not
+            accept its arguments.
     """
-    make: Callable[[DatasetConfig, Path, Say], object] = locate(
-        config._target_, key="dataset._target_"
-    )
+    make = locate(config._target_, key="dataset._target_")
+    check_arguments(make, ("config", "root", "say"), config.args, key="dataset.args")
+    needs_cache = _needs_cache(config)
     with one_line(f"dataset={config.name}"):
-        source = _checked(make(config, data_root(config), say), config)
-        if config.loader in ("cached", "resident") and not source.feed:
+        source = _checked(make(config, data_root(config), say, **config.args), config)
+        if needs_cache and not source.loader:
             source = pixel_cache.ensure(source, config, say)
     return source
 
 
+def _needs_cache(config: DatasetConfig) -> bool:
+    """Whether the loader reads decoded images; a loader that cannot be had is refused here."""
+    if "." not in config.loader:
+        if config.loader_args:
+            raise ConfigError(
+                f"dataset.loader={config.loader} takes no dataset.loader_args, and "
+                f"{dict(config.loader_args)} was asked; they are for a loader of your own"
+            )
+        return config.loader in CACHED_LOADERS
+    loader = locate(config.loader, key="dataset.loader")
+    check_arguments(loader, ("shard",), config.loader_args, key="dataset.loader_args")
+    return bool(getattr(loader, "needs_cache", False))
+
+
 def _checked(source: object, config: DatasetConfig) -> Source:
     if not isinstance(source, Source):
-        raise DataError(
+        raise ConfigError(
             f"dataset={config.name}: {config._target_} returned a {type(source).__name__}; "
             "it must return a dpeval.data.Source"
         )
@@ -45,13 +76,20 @@ def _checked(source: object, config: DatasetConfig) -> Source:
             f"{source.root} has {source.num_classes} classes and dataset.num_classes="
             f"{config.num_classes}; set dataset.num_classes={source.num_classes}"
         )
-    return source
+    if len(source.train_files) != len(source.train_labels):
+        raise ConfigError(
+            f"dataset={config.name}: {config._target_} returned {len(source.train_files)} "
+            f"train_files and {len(source.train_labels)} train_labels; every file needs a label"
+        )
+    requested = source.requested or config.name
+    named = {"requested": requested, "used": source.used or requested}
+    return source.model_copy(update=named)
 
 
 def used(source: Source, config: DatasetConfig) -> DatasetUsed:
     """What the record says of the data."""
     note = source.note
-    if config.loader == "constant" and not source.feed:
+    if config.loader == "constant" and not source.loader:
         upper = "one batch is repeated: an upper bound of the speed, not a training"
         note = f"{note}; {upper}" if note else upper
     return DatasetUsed(
@@ -62,6 +100,6 @@ def used(source: Source, config: DatasetConfig) -> DatasetUsed:
         val_images=len(source.val_files),
         num_classes=source.num_classes,
         note=note,
-        loader="own" if source.feed else config.loader,
+        loader="own" if source.loader else config.loader,
         augment=config.augment,
     )

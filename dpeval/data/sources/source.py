@@ -16,25 +16,35 @@ from dpeval.errors import DataError
 from dpeval.util.frozen import Frozen
 
 LOCK_WAIT_S = 3600.0
+CACHED_LOADERS = ("cached", "resident")
+"""Loaders of dpeval that read decoded images; another one says so by ``needs_cache = True``."""
 
 
 class Source(Frozen):
-    """Prepared data: which files, with which labels. Travels to every rank."""
+    """Prepared data, as it travels to every rank: image files and their labels.
 
-    requested: str
-    used: str
+    Data that is no folder of images leaves the files out and names its own `loader`.
+    """
+
+    requested: str = ""
+    """The dataset that was asked for; "": its name in the configuration."""
+    used: str = ""
+    """What the images really are, where that differs."""
     root: str
     """Folder that the files' paths are relative to."""
     note: str = ""
+    """Anything a reader of the figures has to know about the data."""
     num_classes: int
-    train_files: list[str]
-    train_labels: list[int]
+    train_files: list[str] = []
+    train_labels: list[int] = []
+    """The class of each file, from 0."""
     val_files: list[str] = []
     val_labels: list[int] = []
     cache: str | None = None
     """The decoded images, where the loader wants them (:mod:`dpeval.data.sources.pixel_cache`)."""
-    feed: str = ""
-    """Importable feed factory of a source that is no folder of images; "" for the loaders."""
+    loader: str = ""
+    """Import path of the loader of a source that is no folder of images, called as
+    ``loader(shard)``; "": ``dataset.loader``."""
 
 
 def store() -> Path:

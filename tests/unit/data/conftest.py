@@ -13,7 +13,7 @@ from PIL import Image
 
 from dpeval.config import DatasetConfig
 from dpeval.data import Source, prepare
-from dpeval.data.loading.loaders import Feed, make_feed
+from dpeval.data.loading.loaders import Loader, make_loader
 from dpeval.devices.cpu import CpuDevice
 
 FolderOf = Callable[..., DatasetConfig]
@@ -56,9 +56,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
 
 
 @pytest.fixture
-def feed_of(source: Source) -> Iterator[Callable[..., Feed]]:
+def loader_of(source: Source) -> Iterator[Callable[..., Loader]]:
     """Make feeds of the stand-in; they are closed at the end."""
-    made: list[Feed] = []
+    made: list[Loader] = []
 
     def make(
         loader: str,
@@ -67,14 +67,14 @@ def feed_of(source: Source) -> Iterator[Callable[..., Feed]]:
         rank: int = 0,
         channels_last: bool = True,
         **keys: object,
-    ) -> Feed:
+    ) -> Loader:
         config = dataclasses.replace(
             CONFIG,
             root=str(Path(source.root).parent),
             loader=loader,
             **keys,  # type: ignore[arg-type]
         )
-        feed = make_feed(
+        feed = make_loader(
             prepare(config, silent),
             config,
             shares=shares,

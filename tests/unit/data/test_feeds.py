@@ -21,19 +21,20 @@ from dpeval.data.loading.loaders import (
     LOADERS as MAKERS,
 )
 from dpeval.data.loading.loaders import (
-    DeviceCroppedFeed,
-    Feed,
-    ResidentFeed,
-    Share,
-    make_feed,
+    DeviceCroppedLoader,
+    Loader,
+    ResidentLoader,
+    Shard,
+    make_loader,
 )
 from dpeval.data.loading.sampler import ShardedSampler
 from dpeval.devices.cpu import CpuDevice
 from dpeval.devices.cuda import CopyAhead
-from dpeval.errors import DataError
+from dpeval.errors import ConfigError, DataError
 from tests.unit.data.conftest import CONFIG
+from tests.unit.data.parts import Grey
 
-FeedOf = Callable[..., Feed]
+LoaderOf = Callable[..., Loader]
 LOADERS = ("jpeg", "cached", "resident")
 
 
@@ -41,9 +42,9 @@ LOADERS = ("jpeg", "cached", "resident")
 @pytest.mark.parametrize("augment", ["random_resized_crop", "none"])
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_every_feed_gives_normalised_images_and_their_labels(
-    feed_of: FeedOf, source: Source, loader: str, augment: str, channels_last: bool
+    loader_of: LoaderOf, source: Source, loader: str, augment: str, channels_last: bool
 ) -> None:
-    feed = feed_of(loader, shares=(5, 4), rank=1, augment=augment, channels_last=channels_last)
+    feed = loader_of(loader, shares=(5, 4), rank=1, augment=augment, channels_last=channels_last)
     images, labels = feed.put(feed.next())
     layout = torch.channels_last if channels_last else torch.contiguous_format
     assert images.shape == (4, 3, 32, 32)
@@ -59,10 +60,12 @@ def test_every_feed_gives_normalised_images_and_their_labels(
 @pytest.mark.parametrize("ranks", [1, 2, 3, 5])
 @pytest.mark.parametrize("loader", LOADERS)
 def test_equal_seeds_give_equal_images_at_every_rank_count(
-    feed_of: FeedOf, loader: str, ranks: int
+    loader_of: LoaderOf, loader: str, ranks: int
 ) -> None:
-    alone = feed_of(loader, shares=(16,))
-    together = [feed_of(loader, shares=tuple(deal(16, ranks)), rank=rank) for rank in range(ranks)]
+    alone = loader_of(loader, shares=(16,))
+    together = [
+        loader_of(loader, shares=tuple(deal(16, ranks)), rank=rank) for rank in range(ranks)
+    ]
     for _ in range(4):  # beyond the first epoch of 40 images
         images, labels = alone.put(alone.next())
         parts = [feed.put(feed.next()) for feed in together]
@@ -70,9 +73,9 @@ def test_equal_seeds_give_equal_images_at_every_rank_count(
         assert torch.equal(labels, torch.cat([part for _, part in parts]))
 
 
-def test_equal_seeds_show_the_same_crops_on_every_loader(feed_of: FeedOf) -> None:
+def test_equal_seeds_show_the_same_crops_on_every_loader(loader_of: LoaderOf) -> None:
     """The cache is smaller than the files, so pixels differ a little; crops and order do not."""
-    feeds = [feed_of(loader, image_px=96) for loader in LOADERS]
+    feeds = [loader_of(loader, image_px=96) for loader in LOADERS]
     for _ in range(3):
         (jpeg, labels), (cached, cached_labels), (resident, resident_labels) = (
             feed.put(feed.next()) for feed in feeds
@@ -88,8 +91,8 @@ def test_equal_seeds_show_the_same_crops_on_every_loader(feed_of: FeedOf) -> Non
         assert shifted < 0.8
 
 
-def test_without_augmentation_the_loaders_agree_to_the_bit(feed_of: FeedOf) -> None:
-    feeds = [feed_of(loader, augment="none") for loader in LOADERS]
+def test_without_augmentation_the_loaders_agree_to_the_bit(loader_of: LoaderOf) -> None:
+    feeds = [loader_of(loader, augment="none") for loader in LOADERS]
     for _ in range(3):
         jpeg, cached, resident = (feed.put(feed.next())[0].clone() for feed in feeds)
         assert torch.equal(jpeg, cached)
@@ -97,8 +100,10 @@ def test_without_augmentation_the_loaders_agree_to_the_bit(feed_of: FeedOf) -> N
 
 
 @pytest.mark.parametrize("loader", ["jpeg", "cached"])
-def test_batches_made_ahead_by_workers_are_the_same_batches(feed_of: FeedOf, loader: str) -> None:
-    here, ahead = feed_of(loader, workers=0), feed_of(loader, workers=2)
+def test_batches_made_ahead_by_workers_are_the_same_batches(
+    loader_of: LoaderOf, loader: str
+) -> None:
+    here, ahead = loader_of(loader, workers=0), loader_of(loader, workers=2)
     for _ in range(12):
         images, labels = here.put(here.next())
         images_ahead, labels_ahead = ahead.put(ahead.next())
@@ -106,18 +111,18 @@ def test_batches_made_ahead_by_workers_are_the_same_batches(feed_of: FeedOf, loa
         assert torch.equal(labels, labels_ahead)
 
 
-def test_reading_ahead_draws_nothing_from_the_models_random_numbers(feed_of: FeedOf) -> None:
+def test_reading_ahead_draws_nothing_from_the_models_random_numbers(loader_of: LoaderOf) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    feed = feed_of("jpeg", workers=1)
+    feed = loader_of("jpeg", workers=1)
     feed.next()
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_closing_a_feed_ends_its_workers(feed_of: FeedOf) -> None:
+def test_closing_a_feed_ends_its_workers(loader_of: LoaderOf) -> None:
     before = set(psutil.Process().children())
-    feed = feed_of("jpeg", workers=2)
+    feed = loader_of("jpeg", workers=2)
     feed.next()
     workers = set(psutil.Process().children()) - before
     assert len(workers) == 2
@@ -133,7 +138,7 @@ def test_an_image_that_is_damaged_later_is_named_in_one_line(
     source = prepare(config)
     bad = Path(source.root) / source.train_files[3]
     bad.write_bytes(bad.read_bytes()[:300])
-    feed = make_feed(
+    feed = make_loader(
         source,
         config,
         shares=[8],
@@ -149,9 +154,9 @@ def test_an_image_that_is_damaged_later_is_named_in_one_line(
     feed.close()
 
 
-def test_fewer_images_than_a_global_batch_is_one_clear_error(feed_of: FeedOf) -> None:
+def test_fewer_images_than_a_global_batch_is_one_clear_error(loader_of: LoaderOf) -> None:
     with pytest.raises(DataError, match=r"has 40 training images and one global batch needs 48"):
-        feed_of("cached", shares=(24, 24))
+        loader_of("cached", shares=(24, 24))
 
 
 def test_the_constant_loader_says_that_it_is_no_training(source: Source) -> None:
@@ -160,25 +165,50 @@ def test_the_constant_loader_says_that_it_is_no_training(source: Source) -> None
     assert "not a training" in said.note
 
 
+def test_a_loader_of_ones_own_is_named_by_its_path(loader_of: LoaderOf) -> None:
+    loader = loader_of("tests.unit.data.parts.Grey", loader_args={"brightness": 0.25})
+    assert isinstance(loader, Grey)
+    images, _ = loader.put(loader.next())
+    assert torch.equal(images, torch.full((8, 3, 32, 32), 0.25))
+    assert Path(str(loader.cache)).is_file()
+
+
+@pytest.mark.parametrize(
+    ("loader", "args", "words"),
+    [
+        ("jpeg", {"brightness": 1}, "takes no dataset.loader_args"),
+        ("tests.unit.data.parts.Grey", {"bright": 1}, "Grey does not accept dataset.loader_args="),
+        ("tests.unit.data.parts.no_loader", {}, "made a dict; it must have images_read, next()"),
+    ],
+)
+def test_a_wrong_loader_is_one_line(
+    loader_of: LoaderOf, loader: str, args: dict[str, object], words: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        loader_of(loader, loader_args=args)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 # --- what runs on CUDA, driven on CPU tensors --------------------------------------------------
 
 
-def share_of(source: Source, **keys: object) -> Share:
+def shard_of(source: Source, **keys: object) -> Shard:
     config = dataclasses.replace(
         CONFIG,
         root=str(Path(source.root).parent),
         image_px=96,
         **keys,  # type: ignore[arg-type]
     )
-    return Share(prepare(config), config, (8,), 0, 7, CpuDevice(), True, ())
+    return Shard(prepare(config), config, (8,), 0, 7, CpuDevice(), True, ())
 
 
-@pytest.mark.parametrize("kind", [ResidentFeed, DeviceCroppedFeed])
+@pytest.mark.parametrize("kind", [ResidentLoader, DeviceCroppedLoader])
 @pytest.mark.parametrize("augment", ["random_resized_crop", "none"])
 def test_crops_made_on_the_device_are_those_made_on_the_host(
-    source: Source, kind: Callable[[Share], Feed], augment: str
+    source: Source, kind: Callable[[Shard], Loader], augment: str
 ) -> None:
-    share = share_of(source, augment=augment)
+    share = shard_of(source, augment=augment)
     on_device, on_host = kind(share), MAKERS["cached"](share)
     for _ in range(6):
         images, labels = on_device.put(on_device.next())

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from dpeval.config import DatasetConfig
 from dpeval.data import Source, prepare
 from dpeval.data.sources import imagenette, synthetic
 from dpeval.data.sources.imagenette import Archive, download, extract, obtain
-from dpeval.errors import DataError
+from dpeval.errors import ConfigError, DataError
 from tests.unit.data.conftest import CONFIG, silent
 
 FolderOf = Callable[..., DatasetConfig]
@@ -141,10 +142,38 @@ def test_an_absent_folder_is_named(tmp_path: Path) -> None:
         prepare(config, silent)
 
 
-def test_something_else_than_a_source_is_refused(tmp_path: Path) -> None:
-    config = dataclasses.replace(CONFIG, _target_="dpeval.data.sources.source.data_root")
-    with pytest.raises((DataError, TypeError)):
+OWN = "tests.unit.data.parts"
+
+
+def test_a_dataset_of_ones_own_takes_its_own_arguments(store: Path) -> None:
+    config = dataclasses.replace(
+        CONFIG,
+        name="mine",
+        _target_=f"{OWN}.files_named",
+        args={"names": ["a.jpg", "b.jpg"]},
+        loader="jpeg",
+    )
+    source = prepare(config, silent)
+    assert source.train_files == ["a.jpg", "b.jpg"]
+    assert (source.requested, source.used, source.root) == ("mine", "mine", str(store))
+
+
+@pytest.mark.parametrize(
+    ("target", "args", "words"),
+    [
+        ("files_named", {}, "does not accept dataset.args={}: missing a required argument"),
+        ("files_named", {"nmaes": []}, "called as files_named(config, root, say, **dataset.args)"),
+        ("a_folder", {}, "returned a PosixPath; it must return a dpeval.data.Source"),
+        ("unlabelled", {}, "1 train_files and 0 train_labels; every file needs a label"),
+        ("absent", {}, "module 'tests.unit.data.parts' has no 'absent'"),
+    ],
+)
+def test_a_dataset_that_is_none_is_one_line(target: str, args: dict[str, Any], words: str) -> None:
+    config = dataclasses.replace(CONFIG, _target_=f"{OWN}.{target}", args=args, loader="jpeg")
+    with pytest.raises(ConfigError) as caught:
         prepare(config, silent)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.fixture
