@@ -34,7 +34,8 @@ from dpeval.planning.memory_forecast import forecast
 from dpeval.planning.rank_plan import make_plan
 from dpeval.record.plan import Plan
 from dpeval.run import forkserver
-from dpeval.system.topology import allowed_cpus, detect
+from dpeval.system.topology import detect
+from dpeval.util.cpus import allowed_cpus
 from dpeval.worker.loop import train_step
 from dpeval.worker.trainer import Trainer
 

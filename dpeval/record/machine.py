@@ -67,3 +67,23 @@ class Environment(Frozen):
     cpu_features: list[str] = []
     """Instruction sets that speed up arithmetic (avx2, avx512_bf16, amx_bf16, sve, …). Virtual
     machines of one name and CPU model may differ in them, and bf16 by a factor with them."""
+
+
+UNKNOWN_ENVIRONMENT = Environment(
+    host="",
+    cpu_model="",
+    logical_cpus=0,
+    physical_cores=0,
+    sockets=0,
+    numa_nodes=0,
+    allowed_cpus=[],
+    gpus=[],
+    memory_bytes=0,
+    kernel="",
+    os="",
+    python="",
+    versions={},
+    git_commit=None,
+    git_dirty=None,
+)
+"""Where nobody can tell where a run was made; its record names `environment` as missing."""

@@ -6,19 +6,26 @@ counts from the first step of the run; ``window.first`` says where the steady st
 
 from __future__ import annotations
 
+import shlex
+import uuid
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import Field
 
+from dpeval import __version__
 from dpeval.record.codes import CauseCode, Status, WarningCode
 from dpeval.record.conditions import Conditions
-from dpeval.record.machine import Environment
+from dpeval.record.machine import UNKNOWN_ENVIRONMENT, Environment
 from dpeval.record.measurement import Balance, Window
 from dpeval.record.memory import Budget, Forecast
 from dpeval.record.plan import Plan
 from dpeval.record.reference_times import ReferenceTimes
 from dpeval.util.frozen import Frozen
+
+UNKNOWN_FIELDS = ("environment", "started_at", "wall_s", "plan", "ranks", "dataset")
+"""What the record of a run misses that ended before it could say anything of its machine."""
 
 
 class Cause(Frozen):
@@ -229,3 +236,60 @@ def readings(ranks: Sequence[RankRecord], window: Window | None) -> list[Referen
         return []
     last = window.first + window.steps
     return [rank.yardstick.within(window.first, last) for rank in ranks if rank.yardstick]
+
+
+def now() -> str:
+    """The time, as a record tells it: ISO 8601 with offset."""
+    return datetime.now().astimezone().isoformat(timespec="milliseconds")
+
+
+def blank(
+    config: dict[str, Any],
+    identity: str,
+    overrides: Sequence[str],
+    status: Status,
+    cause: Cause | None,
+    *,
+    environment: Environment | None = None,
+    started_at: str | None = None,
+    plan: Plan | None = None,
+    dataset: DatasetUsed | None = None,
+    memory: MemoryRecord | None = None,
+    scheduler: Scheduler | None = None,
+) -> Record:
+    """The record of a run before its first step, or of one that never took it.
+
+    Args:
+        config: the resolved configuration, as plain values.
+        identity: its hash (:func:`dpeval.config.identity`).
+        overrides: what was asked for on top of the defaults; the command is made of them.
+        status: how the run ended, or will have ended if nothing more is recorded.
+        cause: why it is not ``ok``.
+        environment: where it ran; None if nobody can tell, which ``missing`` then says.
+        started_at: ISO 8601 with offset; now by default.
+        plan: what every rank was to do.
+        dataset: what was fed.
+        memory: forecast, budget and decision.
+        scheduler: the job that carried it.
+    """
+    is_known = environment is not None
+    return Record(
+        dpeval_version=__version__,
+        run_id=uuid.uuid4().hex,
+        identity=identity,
+        status=status,
+        cause=cause,
+        study=str(config["study"]),
+        repetition=int(config["repetition"]),
+        started_at=started_at or now(),
+        wall_s=0.0,
+        command=shlex.join(["python", "-m", "dpeval.train", *overrides]),
+        overrides=list(overrides),
+        config=config,
+        plan=plan,
+        dataset=dataset,
+        environment=environment or UNKNOWN_ENVIRONMENT,
+        scheduler=scheduler,
+        memory=memory or MemoryRecord(),
+        missing=[] if is_known else list(UNKNOWN_FIELDS),
+    )

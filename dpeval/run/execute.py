@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime
 
 from dpeval import record
 from dpeval.config import Config
@@ -14,7 +13,7 @@ from dpeval.instruments.step_buffer import Board, Stage
 from dpeval.record.conditions import Conditions
 from dpeval.record.machine import Environment
 from dpeval.record.plan import RankPlan
-from dpeval.record.schema import Cause, DatasetUsed, Record
+from dpeval.record.schema import Cause, DatasetUsed, Record, now
 from dpeval.run import forkserver, multi_node, rank_supervisor, record_builder
 from dpeval.run.job import Job, Meeting, Snapshot, Watcher
 from dpeval.run.outcome import Outcome
@@ -25,7 +24,7 @@ from dpeval.worker.messages import RankTask
 
 def skip(job: Job, environment: Environment, reason: Cause) -> Record:
     """Record a run that is not started, and why."""
-    skipped = record_builder.blank(job, environment, _now(), status="skipped", cause=reason)
+    skipped = record_builder.blank(job, environment, now(), status="skipped", cause=reason)
     record.write(skipped, job.folder / record.FILE_NAME)
     return skipped
 
@@ -38,7 +37,7 @@ def execute(
     Every ending leaves a record: ``ok``, ``oom``, ``failed`` or ``interrupted``. A bug in dpeval
     itself is recorded as ``failed`` too, and then raised.
     """
-    begun, begun_s = _now(), time.monotonic()
+    begun, begun_s = now(), time.monotonic()
     path = job.folder / record.FILE_NAME
     blank = record_builder.blank(job, environment, begun, dataset=dataset)
     try:
@@ -149,7 +148,3 @@ def _environment_of_ranks(config: Config, interface: str) -> dict[str, str]:
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
     }
-
-
-def _now() -> str:
-    return datetime.now().astimezone().isoformat(timespec="milliseconds")

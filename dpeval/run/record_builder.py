@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-import shlex
 import time
-import uuid
 from typing import Any
 
 import numpy as np
 
-from dpeval import __version__
 from dpeval.config import identity, to_plain
 from dpeval.instruments.step_buffer import COLUMNS, Board
+from dpeval.record import schema
 from dpeval.record.codes import Status, StopReason
 from dpeval.record.conditions import Conditions
 from dpeval.record.machine import Environment
@@ -57,23 +55,16 @@ def blank(
     dataset: DatasetUsed | None = None,
 ) -> Record:
     """A record that says what was asked and where, before anything is measured."""
-    config = job.config
-    return Record(
-        dpeval_version=__version__,
-        run_id=uuid.uuid4().hex,
-        identity=identity(config),
-        status=status,
-        cause=cause,
-        study=config.study,
-        repetition=config.repetition,
+    return schema.blank(
+        to_plain(job.config),
+        identity(job.config),
+        job.overrides,
+        status,
+        cause,
+        environment=environment,
         started_at=started_at,
-        wall_s=0.0,
-        command=shlex.join(["python", "-m", "dpeval.train", *job.overrides]),
-        overrides=list(job.overrides),
-        config=to_plain(config),
         plan=job.plan,
         dataset=dataset,
-        environment=environment,
         memory=job.memory,
     )
 

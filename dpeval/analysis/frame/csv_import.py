@@ -20,7 +20,7 @@ from dpeval import __version__
 from dpeval.analysis.frame.columns import text
 from dpeval.config import deal
 from dpeval.errors import ConfigError, nearest
-from dpeval.record.machine import Environment
+from dpeval.record.machine import UNKNOWN_ENVIRONMENT, Environment
 from dpeval.record.measurement import Balance, Interval, Window
 from dpeval.record.phases import PHASES
 from dpeval.record.plan import Plan, RankPlan
@@ -303,11 +303,7 @@ def _plan(devices: int, batch: int, shares: list[int], *, is_weak: bool) -> Plan
 
 
 def _environment(row: Mapping[Any, Any]) -> Environment:
-    return Environment(
-        host=_word(row, "host"), cpu_model="", logical_cpus=0, physical_cores=0, sockets=0,
-        numa_nodes=0, allowed_cpus=[], gpus=[], memory_bytes=0, kernel="", os="", python="",
-        versions={}, git_commit=None, git_dirty=None,
-    )  # fmt: skip
+    return UNKNOWN_ENVIRONMENT.model_copy(update={"host": _word(row, "host")})
 
 
 def _numbered(records: list[Record]) -> list[Record]:

@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +28,7 @@ from dpeval.launchers.tracking import job_spec
 from dpeval.launchers.tracking.job_spec import JobSpec, unmeasured
 from dpeval.launchers.tracking.run_status import PROGRESS_NAME, Progress, write_progress
 from dpeval.record import schema
-from dpeval.record.schema import Cause, Record
+from dpeval.record.schema import Cause, Record, now
 from dpeval.run.job import Node
 from dpeval.util.frozen import Frozen
 
@@ -183,7 +182,7 @@ def _execute(
         message = "told to end by the scheduler while the program was starting"
         cause = Cause(kind="interrupt", message=message)
         return unmeasured(spec, "interrupted", cause, own.describe_job(os.environ))
-    begun = datetime.now().astimezone().isoformat(timespec="milliseconds")
+    begun = now()
     try:
         with own.further_nodes(config, node):
             return session.execute(job)

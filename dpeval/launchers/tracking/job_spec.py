@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
-import uuid
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from dpeval import __version__
 from dpeval.config import Config, identity, to_plain
 from dpeval.record.codes import Status
-from dpeval.record.machine import Environment
-from dpeval.record.schema import Cause, Record, Scheduler
+from dpeval.record.schema import Cause, Record, Scheduler, blank
 from dpeval.util.frozen import Frozen
 
 SPEC_NAME = "job.json"
@@ -79,37 +74,4 @@ def unmeasured(spec: JobSpec, status: Status, cause: Cause, scheduler: Scheduler
     Returns:
         A record whose ``missing`` names the fields that nobody can know.
     """
-    nowhere = Environment(
-        host="",
-        cpu_model="",
-        logical_cpus=0,
-        physical_cores=0,
-        sockets=0,
-        numa_nodes=0,
-        allowed_cpus=[],
-        gpus=[],
-        memory_bytes=0,
-        kernel="",
-        os="",
-        python="",
-        versions={},
-        git_commit=None,
-        git_dirty=None,
-    )
-    return Record(
-        dpeval_version=__version__,
-        run_id=uuid.uuid4().hex,
-        identity=spec.identity,
-        status=status,
-        cause=cause,
-        study=str(spec.config["study"]),
-        repetition=int(spec.config["repetition"]),
-        started_at=datetime.now().astimezone().isoformat(timespec="milliseconds"),
-        wall_s=0.0,
-        command=shlex.join(["python", "-m", "dpeval.train", *spec.overrides]),
-        overrides=spec.overrides,
-        config=spec.config,
-        environment=nowhere,
-        scheduler=scheduler,
-        missing=["environment", "started_at", "wall_s", "plan", "ranks", "dataset"],
-    )
+    return blank(spec.config, spec.identity, spec.overrides, status, cause, scheduler=scheduler)
