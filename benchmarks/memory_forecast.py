@@ -83,7 +83,7 @@ def rank(config: Config, plan: Plan, pipe: Connection) -> None:
     device.reset_peak()
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     set_numerics(config.precision, deterministic=False)
-    model = models.build(config.model)
+    model = models.build(config.model, config.dataset.image_px)
     channels_last = config.memory_format == "channels_last"
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
@@ -129,7 +129,7 @@ def memtracker_bytes(config: Config, batch: int) -> int:
 
     px = config.dataset.image_px
     with FakeTensorMode():
-        model = models.build(config.model)
+        model = models.build(config.model, config.dataset.image_px)
         images, labels = torch.randn(batch, 3, px, px), torch.zeros(batch).long()
         tracker = MemTracker()
         tracker.track_external(model)
@@ -156,7 +156,7 @@ def cases(names: list[str]) -> list[tuple[Config, int]]:
 
 def line(config: Config, batch: int, memtracker: Callable[[Config, int], int] | None) -> float:
     """Print one row; return the relative error of the total."""
-    build = lambda: models.build(config.model)  # noqa: E731
+    build = lambda: models.build(config.model, config.dataset.image_px)  # noqa: E731
     begin_s = time.perf_counter()
     ahead = forecast(config, batch, config.dataset.num_classes, build)
     took_s = time.perf_counter() - begin_s

@@ -89,7 +89,7 @@ def rank_main(task: RankTask, board: Board, pipe: Connection) -> None:
     clock = PhaseClock(device, board.rows(rank))
     trainer = build_trainer(task, device, clock, SetupTimer())
     control = Control(rank, rank, store, board, clock, config.measure, FixedWork())
-    bare = build(config.model)
+    bare = build(config.model, config.dataset.image_px)
     if config.memory_format == "channels_last":
         bare = bare.to(memory_format=torch.channels_last)
     naked = DistributedDataParallel(bare)

@@ -29,7 +29,12 @@ class Preflight:
         self._foresight = Foresight(nowhere)
 
     def forecast(self, config: Config) -> Forecast | None:
-        """Memory of the fullest rank; None where its model cannot be walked without data."""
+        """Memory of the fullest rank; None where its model cannot be walked without data.
+
+        Raises:
+            ConfigError: the model or the optimizer cannot be built or trained as asked.
+        """
+        self._foresight.check(config)
         try:
             return self._foresight.counted(config, max(per_device_batch_sizes(config)))
         except NoForecast:

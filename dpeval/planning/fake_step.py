@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from dpeval.components.loss import GlobalMeanLoss, auxiliary_weight
 from dpeval.config import Config
 from dpeval.devices.numerics import AUTOCAST_DTYPES
 from dpeval.planning.allocator_model import Event
@@ -38,11 +39,15 @@ class Walk:
 
 
 def meta_model(config: Config, build: Callable[[], nn.Module]) -> nn.Module:
-    """The model on the ``meta`` device, in its memory format, ready to be trained."""
-    with torch.device("meta"):
-        model = build()
-        if config.memory_format == "channels_last":
-            model = model.to(memory_format=torch.channels_last)
+    """The model on the ``meta`` device, in its memory format, ready to be trained.
+
+    Args:
+        config: says the memory format.
+        build: makes the model, on ``meta`` or elsewhere.
+    """
+    model = build().to("meta")
+    if config.memory_format == "channels_last":
+        model = model.to(memory_format=torch.channels_last)
     return model.train()
 
 
@@ -59,12 +64,18 @@ def walk_step(
     """Walk one forward and backward pass over `images` images with fake tensors on `device`.
 
     Args:
+        config: precision, memory format and image size.
+        images: how many the pass is over.
+        num_classes: classes of their labels.
+        build: makes the model, on ``meta`` or elsewhere.
+        device: whose kernels and autocast rules to follow; it need not be there.
         held_gradients: gradients exist before the pass and are added to.
         backward: without it the walk ends between the passes; a fake CUDA tensor cannot go
             backward where there is no GPU.
 
     Raises:
         NoForecast: the model needs data (a value, a file, a size it makes of a value).
+        ConfigError: the model returns nothing that can be trained on.
     """
     px = config.dataset.image_px
     channels_last = config.memory_format == "channels_last"
@@ -82,13 +93,14 @@ def walk_step(
                 item.grad = torch.zeros_like(item)
         there = [*model.parameters(), *model.buffers(), x, y]
         there += [item.grad for item in trained if item.grad is not None]
+        criterion = GlobalMeanLoss(images, num_classes, auxiliary_weight(model))
         ledger = Ledger(there, None if device.type == "cuda" else onednn_scratch(channels_last))
         if not held_gradients:
             for item in trained:
                 item.register_post_accumulate_grad_hook(lambda p: ledger.count_gradient(p.nbytes))
         with mode, ledger:
             with _autocast(device.type, config.precision), _fused_attention(device.type):
-                loss = nn.functional.cross_entropy(model(x), y)
+                loss = criterion(_forward(config, model, x), y)
             activations = ledger.end_forward()
             if backward:
                 loss.backward()
@@ -106,6 +118,14 @@ def walk_step(
         events=tuple(ledger.events),
         first_drop=first_drop,
     )
+
+
+def _forward(config: Config, model: nn.Module, images: Tensor) -> object:
+    """What the model returns; an error of its own code means no more than that it needs data."""
+    try:
+        return model(images)
+    except Exception as error:
+        raise _no_forecast(config, error) from error
 
 
 def _no_forecast(config: Config, error: Exception) -> NoForecast:

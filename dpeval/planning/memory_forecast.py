@@ -60,13 +60,16 @@ def forecast(
     ``parts["context"]`` out. A run with ``compile=true`` is forecast as if it were not compiled.
 
     Args:
+        config: the run's configuration.
         per_device_batch: images per step of the fullest rank.
-        build: makes the model; called under ``torch.device("meta")``.
+        num_classes: classes of the labels.
+        build: makes the model, on ``meta`` or elsewhere.
         micro_batches: parts into which that batch is cut.
         process_bytes: baseline of a CPU rank where it has been measured.
 
     Raises:
-        NoForecast: the model or the optimizer cannot be walked without data.
+        NoForecast: the model cannot be walked without data.
+        ConfigError: the model or the optimizer cannot be built or trained as asked.
     """
     gpu = config.hardware.kind == "gpu"
     images = math.ceil(per_device_batch / micro_batches)

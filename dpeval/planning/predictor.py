@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dpeval.components import models
+from dpeval.components.check import check
 from dpeval.config import Config, to_plain
 from dpeval.errors import RecordError
 from dpeval.planning import step_time_bound
@@ -42,9 +43,22 @@ class Foresight:
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
+        self._checked: set[str] = set()
         self._counted: dict[tuple[str, int, int], Forecast | NoForecast] = {}
         self._listed: dict[Path, list[Path]] = {}
         self._read: dict[Path, Lesson | None] = {}
+
+    def check(self, config: Config) -> None:
+        """Refuse what cannot train; see :func:`dpeval.components.check.check`.
+
+        Raises:
+            ConfigError: the model, the optimizer or the strategy cannot be built or trained as
+                asked.
+        """
+        key = str((config.model, config.optimizer, config.strategy, config.dataset))
+        if key not in self._checked:
+            check(config)
+            self._checked.add(key)
 
     def counted(self, config: Config, images: int, micro_batches: int = 1) -> Forecast:
         """The forecast by counting alone; see :func:`dpeval.planning.memory_forecast.forecast`.
@@ -61,7 +75,7 @@ class Foresight:
                     config,
                     images,
                     config.dataset.num_classes,
-                    lambda: models.build(config.model),
+                    lambda: models.build_on_meta(config.model, config.dataset.image_px),
                     micro_batches,
                 )
             except NoForecast as error:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from dpeval.components import models, strategies
-from dpeval.components.optimizers import build_optimizer
 from dpeval.config import Config, DatasetConfig
 from dpeval.data import Source, prepare, used
 from dpeval.devices import cuda
@@ -37,7 +35,6 @@ class Session:
         )
         self.foresight = Foresight(self.machine)
         self._sources: dict[DatasetConfig, Source] = {}
-        self._buildable: set[tuple[str, str]] = set()
 
     def job(
         self, config: Config, folder: Path, overrides: list[str], node: Node | None = None
@@ -45,14 +42,10 @@ class Session:
         """Plan one run for this machine; `overrides` are what was asked for on top of defaults.
 
         Raises:
-            ConfigError: the model, the optimizer or the strategy cannot be built as asked.
+            ConfigError: the model, the optimizer or the strategy cannot be built or trained as asked.
         """
-        buildable = (str(config.model), str(config.optimizer))
-        if buildable not in self._buildable:
-            build_optimizer(config.optimizer, models.check(config.model))
-            self._buildable.add(buildable)
+        self.foresight.check(config)
         plan = self._in_time(config, make_plan(config, self.machine), folder, node)
-        strategies.check(config.strategy)
         job = Job(config, plan, folder, tuple(overrides), node)
         if config.memory.on_excess == "error":
             self.look_ahead(job)
@@ -144,7 +137,8 @@ class Session:
         """Run or skip one job; its record lies in ``job.folder`` on return."""
         job = self.look_ahead(job)
         self.reporter.run_started(job)
-        if job.memory.action not in ("run", "skip"):
+        not_known = job.memory.forecast is None and job.memory.decision
+        if not_known or job.memory.action not in ("run", "skip"):
             self.reporter.say(f"memory: {job.memory.decision}")
         if job.plan.skip is not None:
             reason = Cause(kind=job.plan.skip_kind, message=job.plan.skip)

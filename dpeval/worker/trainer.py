@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dpeval.components import models, strategies
-from dpeval.components.loss import GlobalMeanLoss
+from dpeval.components.loss import GlobalMeanLoss, auxiliary_weight
 from dpeval.components.optimizers import build_optimizer
 from dpeval.config import Config
 from dpeval.data.loading.loaders import Loader, make_loader
@@ -46,7 +46,9 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.parts = min(self.plan.micro_batches, self.plan.ranks[self.rank].batch)
-        self.criterion = GlobalMeanLoss(self.plan.global_batch)
+        self.criterion = GlobalMeanLoss(
+            self.plan.global_batch, self.config.dataset.num_classes, auxiliary_weight(self.model)
+        )
         self.autocast = autocast(self.device, self.config.precision)
 
     def step_losses(self) -> list[float]:
@@ -77,7 +79,7 @@ def build_trainer(task: RankTask, device: Device, clock: PhaseClock, timer: Setu
     config, plan = task.config, task.plan
     set_numerics(config.precision, deterministic=config.deterministic)
     torch.manual_seed(config.seed)
-    model = models.build(config.model).to(device.torch_device)
+    model = models.build(config.model, config.dataset.image_px).to(device.torch_device)
     channels_last = config.memory_format == "channels_last"
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
