@@ -1,6 +1,6 @@
 """What one row of the frame of runs holds: every column with its meaning and unit.
 
-:data:`COLUMNS` is the one definition; :func:`row` fills it from a record. Records may come from
+:data:`SCHEMA` is the one definition; :func:`row` fills it from a record. Records may come from
 anywhere, so text is cut and freed of control characters here, once, and a record that
 contradicts itself is refused.
 """
@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from dpeval.analysis.frame import cohorts
 from dpeval.errors import RecordError
@@ -25,127 +27,111 @@ from dpeval.stats import machine_speed
 VERSION = 3
 """Raised whenever :func:`row` says something else for the same record: caches then start anew."""
 
-COLUMNS: dict[str, str] = {
-    "path": "folder of the record",
-    "run_id": "this attempt",
-    "identity": "hash of the configuration",
-    "study": "name of the study",
-    "status": "ok, skipped, oom, failed, interrupted",
-    "cause": "why it is not ok",
-    "cause_kind": "the same in one word",
-    "repetition": "which repetition, from 0",
-    "series": "runs that may be compared: same machine, software, task",
-    "hardware": "cpu or gpu",
-    "model": "model",
-    "dataset_requested": "data that was asked for",
-    "dataset_used": "data that was fed",
-    "stand_in": "whether they differ",
-    "loader": "how it was fed",
-    "image_px": "side of the images, px",
-    "scaling": "strong or weak",
-    "strategy": "how ranks agree",
-    "precision": "arithmetic",
-    "memory_format": "layout of tensors",
-    "num_devices": "world size",
-    "num_nodes": "hosts",
-    "threads": "compute threads per rank",
-    "batch": "the batch that was asked for",
-    "global_batch": "images per step of all ranks, as asked for",
-    "images_per_step": "images that all ranks really process in a step",
-    "per_device_batch_max": "images per step of the fullest rank",
-    "micro_batches": "parts of a rank's batch",
-    "oversubscribed": "more compute threads than CPUs",
-    "steps": "measured steps",
-    "effective_steps": "independent steps that the measured ones are worth",
-    "steady": "whether a steady state was reached; None: not known",
-    "stopped_by": "why measuring ended",
-    "step_s": "mean step of the slowest rank, s",
-    "step_low_s": "lower end of its 95 % interval, s",
-    "step_high_s": "upper end, s",
-    "step_median_s": "median step of the slowest rank, s",
-    "img_per_s": "images of all ranks over the time of the slowest, img/s",
-    "img_per_s_low": "lower end of its 95 % interval, img/s",
-    "img_per_s_high": "upper end, img/s",
-    **{f"{phase}_s": f"mean of phase {phase} on the slowest rank, s" for phase in PHASES},
-    "comm_s": "mean time per step with an all-reduce under way, s",
-    "comm_hidden_s": "the part of it behind backward, s",
-    "first_step_s": "first step, s",
-    "setup_s": "run start to first step, s",
-    "wall_s": "whole run, s",
-    "balance": "mean over max compute time of the ranks",
-    "slowest_rank": "rank with the largest total time",
-    "normal_s": "ablation: median step as ever, s",
-    "no_sync_s": "ablation: without gradient synchronisation, s",
-    "alone_s": "ablation: the first rank alone, s",
-    "no_sync_first_s": "ablation: without synchronisation, of that same rank, s",
-    "alone_batch": "images per step of that rank",
-    "normal_se_s": "standard error of normal_s, s",
-    "no_sync_se_s": "standard error of no_sync_s, s",
-    "alone_se_s": "standard error of alone_s, s",
-    "peak_bytes": "peak memory of the fullest rank, bytes",
-    "forecast_bytes": "its forecast, bytes",
-    "budget_bytes": "memory a rank may use, bytes",
-    "energy_j_per_img": "energy, J/img",
-    "loss_start": "mean loss of the first steps",
-    "loss_end": "mean loss of the last steps",
-    "warnings": "what makes the figures less trustworthy, one per line",
-    "warning_codes": "the same for programs, separated by spaces",
-    "conditions_bad": "bad conditions of the machine, separated by '; '",
-    "major_faults": "pages read back from disk while measuring",
-    "page_faults": "page faults of a rank per step that no disk served",
-    "page_fault_share": "the least that they take of a step",
-    "machine_s": "fixed work between steps: how fast the machine itself was, s",
-    "lacks": "what the record cannot say, separated by '; '",
-    "host": "machine",
-    "cpu_model": "its CPU",
-    "gpu_name": "its first GPU",
-    "torch": "version of torch",
-    "git_commit": "commit of dpeval",
-    "command": "reproduces the run",
-    "started_at": "ISO 8601",
-    "task": "JSON: what was asked for that must be equal within a series",
-    "place": "JSON: machine, software and data that must be equal within a series",
-}
 
-TEXTS = frozenset(
+def _column(
+    name: str, meaning: str, unit: str = "", *, kind: pa.DataType, nullable: bool = False
+) -> pa.Field:
+    return pa.field(name, kind, nullable, metadata={"meaning": meaning, "unit": unit})
+
+
+_string = partial(_column, kind=pa.string())  # empty where it is not known
+_integer = partial(_column, kind=pa.int64())
+_boolean = partial(_column, kind=pa.bool_())
+_number = partial(_column, kind=pa.float64())  # NaN where it is not known
+
+SCHEMA = pa.schema(
     [
-        "path",
-        "run_id",
-        "identity",
-        "study",
-        "status",
-        "cause",
-        "cause_kind",
-        "series",
-        "hardware",
-        "model",
-        "dataset_requested",
-        "dataset_used",
-        "loader",
-        "scaling",
-        "strategy",
-        "precision",
-        "memory_format",
-        "stopped_by",
-        "warnings",
-        "warning_codes",
-        "conditions_bad",
-        "lacks",
-        "host",
-        "cpu_model",
-        "gpu_name",
-        "torch",
-        "git_commit",
-        "command",
-        "started_at",
-        "task",
-        "place",
+        _string("path", "folder of the record"),
+        _string("run_id", "this attempt"),
+        _string("identity", "hash of the configuration"),
+        _string("study", "name of the study"),
+        _string("status", "ok, skipped, oom, failed, interrupted"),
+        _string("cause", "why it is not ok"),
+        _string("cause_kind", "the same in one word"),
+        _integer("repetition", "which repetition, from 0"),
+        _string("series", "runs that may be compared: same machine, software, task"),
+        _string("hardware", "cpu or gpu"),
+        _string("model", "model"),
+        _string("dataset_requested", "data that was asked for"),
+        _string("dataset_used", "data that was fed"),
+        _boolean("stand_in", "whether they differ"),
+        _string("loader", "how it was fed"),
+        _number("image_px", "side of the images", "px"),
+        _string("scaling", "strong or weak"),
+        _string("strategy", "how ranks agree"),
+        _string("precision", "arithmetic"),
+        _string("memory_format", "layout of tensors"),
+        _integer("num_devices", "world size"),
+        _integer("num_nodes", "hosts"),
+        _number("threads", "compute threads per rank"),
+        _integer("batch", "the batch that was asked for"),
+        _number("global_batch", "images per step of all ranks, as asked for"),
+        _number("images_per_step", "images that all ranks really process in a step"),
+        _number("per_device_batch_max", "images per step of the fullest rank"),
+        _integer("micro_batches", "parts of a rank's batch"),
+        _boolean("oversubscribed", "more compute threads than CPUs"),
+        _number("steps", "measured steps"),
+        _number("effective_steps", "independent steps that the measured ones are worth"),
+        _boolean("steady", "whether a steady state was reached; None: not known", nullable=True),
+        _string("stopped_by", "why measuring ended"),
+        _number("step_s", "mean step of the slowest rank", "s"),
+        _number("step_low_s", "lower end of its 95 % interval", "s"),
+        _number("step_high_s", "upper end", "s"),
+        _number("step_median_s", "median step of the slowest rank", "s"),
+        _number("img_per_s", "images of all ranks over the time of the slowest", "img/s"),
+        _number("img_per_s_low", "lower end of its 95 % interval", "img/s"),
+        _number("img_per_s_high", "upper end", "img/s"),
+        *(
+            _number(f"{phase}_s", f"mean of phase {phase} on the slowest rank", "s")
+            for phase in PHASES
+        ),
+        _number("comm_s", "mean time per step with an all-reduce under way", "s"),
+        _number("comm_hidden_s", "the part of it behind backward", "s"),
+        _number("first_step_s", "first step", "s"),
+        _number("setup_s", "run start to first step", "s"),
+        _number("wall_s", "whole run", "s"),
+        _number("balance", "mean over max compute time of the ranks"),
+        _number("slowest_rank", "rank with the largest total time"),
+        _number("normal_s", "ablation: median step as ever", "s"),
+        _number("no_sync_s", "ablation: without gradient synchronisation", "s"),
+        _number("alone_s", "ablation: the first rank alone", "s"),
+        _number("no_sync_first_s", "ablation: without synchronisation, of that same rank", "s"),
+        _number("alone_batch", "images per step of that rank"),
+        _number("normal_se_s", "standard error of normal_s", "s"),
+        _number("no_sync_se_s", "standard error of no_sync_s", "s"),
+        _number("alone_se_s", "standard error of alone_s", "s"),
+        _number("peak_bytes", "peak memory of the fullest rank", "bytes"),
+        _number("forecast_bytes", "its forecast", "bytes"),
+        _number("budget_bytes", "memory a rank may use", "bytes"),
+        _number("energy_j_per_img", "energy", "J/img"),
+        _number("loss_start", "mean loss of the first steps"),
+        _number("loss_end", "mean loss of the last steps"),
+        _string("warnings", "what makes the figures less trustworthy, one per line"),
+        _string("warning_codes", "the same for programs, separated by spaces"),
+        _string("conditions_bad", "bad conditions of the machine, separated by '; '"),
+        _number("major_faults", "pages read back from disk while measuring"),
+        _number("page_faults", "page faults of a rank per step that no disk served"),
+        _number("page_fault_share", "the least that they take of a step"),
+        _number("machine_s", "fixed work between steps: how fast the machine itself was", "s"),
+        _string("lacks", "what the record cannot say, separated by '; '"),
+        _string("host", "machine"),
+        _string("cpu_model", "its CPU"),
+        _string("gpu_name", "its first GPU"),
+        _string("torch", "version of torch"),
+        _string("git_commit", "commit of dpeval"),
+        _string("command", "reproduces the run"),
+        _string("started_at", "ISO 8601"),
+        _string("task", "JSON: what was asked for that must be equal within a series"),
+        _string("place", "JSON: machine, software and data that must be equal within a series"),
     ]
 )
-INTEGERS = frozenset({"repetition", "num_devices", "num_nodes", "batch", "micro_batches"})
-BOOLEANS = frozenset({"stand_in", "oversubscribed"})
-OBJECTS = frozenset({"steady"})
-"""Of all others the type is float64, and what is not known is NaN."""
+"""Every column of the frame of runs: name, type, meaning and unit."""
+
+COLUMNS: dict[str, str] = {
+    field.name: b", ".join(filter(None, map(field.metadata.get, (b"meaning", b"unit")))).decode()
+    for field in SCHEMA
+}
+"""Meaning and unit by name."""
 
 MOST_TEXT = 400
 MOST_COMMAND = 4_000

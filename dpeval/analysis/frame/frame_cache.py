@@ -7,7 +7,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from dpeval import __version__
 from dpeval.analysis.frame import columns
@@ -17,7 +19,13 @@ from dpeval.util.files import replacing
 
 FILE_NAME = ".cache.parquet"
 _KEY = b"dpeval"
-_STAMP = ("file", "size", "mtime_ns", "problem")
+_STAMP = pa.schema(
+    {"file": pa.string(), "size": pa.int64(), "mtime_ns": pa.int64(), "problem": pa.string()}
+)
+# A file without a row has none of the columns, and a series is found for all runs at once.
+_SCHEMA = pa.schema(
+    [*_STAMP, *(each.with_nullable(True) for each in columns.SCHEMA if each.name != "series")]
+)
 
 
 @dataclass(frozen=True)
@@ -51,15 +59,12 @@ class Cache:
 def _version() -> bytes:
     """Changes whenever the same record may give another row."""
     return json.dumps(
-        [__version__, SCHEMA_VERSION, columns.VERSION, list(columns.COLUMNS)]
+        [__version__, SCHEMA_VERSION, columns.VERSION, [str(each) for each in columns.SCHEMA]]
     ).encode()
 
 
 def read(path: Path) -> Cache:
     """What `path` keeps; nothing where it is absent, damaged or of another version."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
         table = pq.read_table(path)
         if (table.schema.metadata or {}).get(_KEY) != _version():
@@ -68,7 +73,7 @@ def read(path: Path) -> Cache:
         files = [str(name) for name in values["file"]]
         stamps = list(zip(values["size"], values["mtime_ns"], strict=True))
         problems = values["problem"]
-        names = [name for name in values if name not in _STAMP]
+        names = [name for name in values if name not in _STAMP.names]
         lists = [values[name] for name in names]
     except (OSError, pa.ArrowException, KeyError, ValueError):
         return Cache()
@@ -83,32 +88,17 @@ def read(path: Path) -> Cache:
 
 def write(path: Path, entries: Sequence[Entry]) -> None:
     """Keep `entries`; where the folder cannot be written there is no cache, and no error."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    lines = [entry.line if isinstance(entry.line, dict) else {} for entry in entries]
-    problems = [entry.line if isinstance(entry.line, str) else "" for entry in entries]
-    arrays: dict[str, Any] = {
-        "file": pa.array([entry.file for entry in entries], pa.string()),
-        "size": pa.array([entry.stamp[0] for entry in entries], pa.int64()),
-        "mtime_ns": pa.array([entry.stamp[1] for entry in entries], pa.int64()),
-        "problem": pa.array(problems, pa.string()),
-    }
-    for name in columns.COLUMNS:
-        if name != "series":
-            arrays[name] = pa.array([line.get(name) for line in lines], _type(name))
-    table = pa.table(arrays).replace_schema_metadata({_KEY: _version()})
+    rows = [
+        {
+            "file": entry.file,
+            "size": entry.stamp[0],
+            "mtime_ns": entry.stamp[1],
+            **(entry.line if isinstance(entry.line, dict) else {"problem": entry.line}),
+        }
+        for entry in entries
+    ]
+    table = pa.Table.from_pylist(rows, _SCHEMA.with_metadata({_KEY: _version()}))
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             pq.write_table(table, temporary)
-
-
-def _type(name: str) -> Any:
-    import pyarrow as pa
-
-    if name in columns.TEXTS:
-        return pa.string()
-    if name in columns.INTEGERS:
-        return pa.int64()
-    return pa.bool_() if name in columns.BOOLEANS | columns.OBJECTS else pa.float64()

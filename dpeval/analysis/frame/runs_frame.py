@@ -1,6 +1,6 @@
 """Records to two tidy frames: one row per run, and one row per rank, step and phase.
 
-Every column is documented with its unit in :data:`~dpeval.analysis.frame.columns.COLUMNS`.
+Every column's type, meaning and unit stands in :data:`~dpeval.analysis.frame.columns.SCHEMA`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
 from dpeval import record
 from dpeval.analysis.frame import cohorts, frame_cache, reader
-from dpeval.analysis.frame.columns import BOOLEANS, COLUMNS, INTEGERS, OBJECTS, TEXTS, row, text
+from dpeval.analysis.frame.columns import COLUMNS, SCHEMA, row, text
 from dpeval.errors import RecordError
 from dpeval.record.phases import PHASES
 from dpeval.record.schema import Record
@@ -96,20 +97,15 @@ def _loaded(rows: Sequence[dict[str, Any]], problems: list[str], from_cache: int
 
 
 def typed(values: dict[str, list[Any]]) -> pd.DataFrame:
-    """A frame of :data:`~dpeval.analysis.frame.columns.COLUMNS` with each column's type."""
+    """A frame of :data:`~dpeval.analysis.frame.columns.SCHEMA` with each column's type."""
     made = {}
-    for name in COLUMNS:
-        column = values[name]
-        if name in TEXTS:
-            made[name] = pd.Series([value or "" for value in column], dtype=object)
-        elif name in INTEGERS:
-            made[name] = pd.Series(column, dtype="int64")
-        elif name in BOOLEANS:
-            made[name] = pd.Series(column, dtype=bool)
-        elif name in OBJECTS:
-            made[name] = pd.Series(column, dtype=object)
-        else:
-            made[name] = pd.Series(column, dtype="float64")
+    for column in SCHEMA:
+        listed = values[column.name]
+        if pa.types.is_string(column.type):
+            listed = [value or "" for value in listed]
+        # Strings, and whatever may be None, are objects.
+        dtype = object if column.nullable else column.type.to_pandas_dtype()
+        made[column.name] = pd.Series(listed, dtype=dtype)
     return pd.DataFrame(made)
 
 
