@@ -64,7 +64,7 @@ class Case(Frozen):
     image_px: int
     budget: Budget
     forecast_batch: int | None
-    """By counting alone; None where the model cannot be walked without data."""
+    """By counting alone; None if the model cannot run on fake tensors."""
     confirmed_batch: int
     """Largest that fit; 0 where not even one image does."""
     failed_batch: int | None

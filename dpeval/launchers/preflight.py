@@ -29,7 +29,7 @@ class Preflight:
         self._foresight = Foresight(nowhere)
 
     def forecast(self, config: Config) -> Forecast | None:
-        """Memory of the fullest rank; None where its model cannot be walked without data.
+        """Memory of the fullest rank; None if its model cannot run on fake tensors.
 
         Raises:
             ConfigError: the model or the optimizer cannot be built or trained as asked.

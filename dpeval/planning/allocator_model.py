@@ -1,8 +1,8 @@
-"""Replays a trace of allocations on a model of an allocator: what it takes from the system.
+"""Replays a trace of allocations on a model of an allocator to see how much memory it takes.
 
-What a process holds exceeds the sum of its tensors, because an allocator cannot always reuse
-the holes that freed tensors leave. Both models follow their allocator's source closely enough
-to place tensors of the sizes that training uses; neither is exact to the byte.
+A process holds more than the sum of its tensors, because an allocator cannot always reuse the
+holes that freed tensors leave. Both models follow their allocator's source closely enough to
+place tensors of the sizes that training uses; neither is exact to the byte.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class Event:
 
 
 class Heap(Protocol):
-    """An allocator that can be replayed on."""
+    """An allocator on which a trace can be replayed."""
 
     peak: int
-    """Most bytes that it held of the system's memory."""
+    """The most bytes that it held."""
 
     def allocate(self, key: int, nbytes: int) -> None: ...
 
@@ -38,7 +38,13 @@ class Heap(Protocol):
 
 
 def replay(heap: Heap, events: Iterable[Event], shift: int = 0) -> None:
-    """Apply `events` in order, their keys moved by `shift`."""
+    """Apply `events` in order.
+
+    Args:
+        heap: the allocator; changed in place.
+        events: allocations and frees.
+        shift: added to every key, so that one trace can be replayed several times.
+    """
     for event in events:
         if event.nbytes is None:
             heap.free(event.key + shift)
@@ -79,7 +85,7 @@ class FreeBlocks:
         return begin, size
 
     def remove(self, begin: int) -> None:
-        """Take the block that begins at `begin` out."""
+        """Remove the block that begins at `begin`."""
         size = self._size_at.pop(begin)
         del self._begin_of_end[begin + size]
         self._by_size.pop(bisect.bisect_left(self._by_size, (size, begin)))
@@ -88,10 +94,11 @@ class FreeBlocks:
 class GlibcHeap:
     """malloc of the GNU C library, one arena (mallopt(3), "M_MMAP_THRESHOLD").
 
-    Requests above the mmap threshold get pages of their own and give them back. The threshold
-    rises to the size of whatever was so freed, to 32 MiB at most, and the heap's free end is
-    trimmed only where it exceeds twice that. All else comes from one growing heap; with `keeps`
-    (:func:`keep_freed_memory`) everything does, and nothing is given back.
+    Requests above the mmap threshold get pages of their own, which are returned when freed. The
+    threshold rises to the size of each block freed that way, up to 32 MiB, and the free end of
+    the heap is trimmed only when it exceeds twice the threshold. Everything else comes from one
+    growing heap. With `keeps` (:func:`keep_freed_memory`), all requests do, and nothing is
+    returned.
     """
 
     MAX_THRESHOLD = 32 * MIB
@@ -147,7 +154,7 @@ class CachingHeap:
 
     Sizes are rounded to 512 bytes; those up to 1 MiB are cut from segments of 2 MiB, those
     below 10 MiB from segments of 20 MiB, larger ones get segments of their own, rounded to
-    2 MiB. Segments are kept.
+    2 MiB. Segments are never returned.
     """
 
     SMALL, SMALL_SEGMENT = 1 * MIB, 2 * MIB
@@ -184,5 +191,5 @@ class CachingHeap:
 
 
 def _round(value: int, unit: int) -> int:
-    """The least multiple of `unit` that is not below `value`."""
+    """`value` rounded up to a multiple of `unit`."""
     return -(-value // unit) * unit

@@ -12,12 +12,12 @@ from dpeval.util.frozen import Frozen
 
 
 class Assignment(Frozen):
-    """The CPUs of each rank, or none where there are not enough."""
+    """The CPUs of each rank; none if there are too few."""
 
     cpus: list[list[int]]
-    """One list per rank; empty where the machine has too few."""
+    """One list per rank; empty if the machine has too few."""
     notes: list[str] = []
-    """What makes these ranks slower than ranks that have cores of their own."""
+    """What makes these ranks slower than ranks with cores of their own."""
 
 
 def order_cpus(cpus: Sequence[Cpu]) -> list[Cpu]:
@@ -41,10 +41,15 @@ def assign_cpus(
 ) -> Assignment:
     """Give every rank `cores_per_device` CPUs of its own.
 
-    No two of them lie on one physical core while there are cores enough. A rank's CPUs lie on
-    one NUMA node where one has room for them. Where siblings must be used, a rank rather
-    shares a core with itself than with another rank. With `oversubscribe`, CPUs are dealt out
-    again from the first when they are used up.
+    As long as there are enough cores, no two CPUs are on one physical core. A rank's CPUs are on
+    one NUMA node if one has room for them. If SMT siblings must be used, a rank shares a core
+    with itself rather than with another rank.
+
+    Args:
+        machine: the CPUs that may be used.
+        ranks: how many ranks run on this machine.
+        cores_per_device: CPUs of each rank.
+        oversubscribe: when all CPUs are taken, start again from the first.
     """
     ordered = order_cpus(machine.cpus)
     if ranks * cores_per_device > len(ordered):
@@ -66,7 +71,7 @@ def _oversubscribed(ordered: Sequence[Cpu], ranks: int, cores: int) -> Assignmen
 
 
 def _share(ordered: Sequence[Cpu], ranks: int, cores: int) -> list[list[Cpu]]:
-    """Deal ranks to NUMA nodes; those for which no node has room get what is left over."""
+    """Deal ranks to NUMA nodes; ranks for which no node has room get the CPUs that remain."""
     firsts = _first_of_cores(ordered)
     pool = firsts if ranks * cores <= len(firsts) else list(ordered)
     nodes: dict[int, list[Cpu]] = {}
@@ -83,8 +88,8 @@ def _share(ordered: Sequence[Cpu], ranks: int, cores: int) -> list[list[Cpu]]:
 
 
 def _ranks_per_node(nodes: dict[int, list[Cpu]], ranks: int, cores: int) -> dict[int, int]:
-    """How many whole ranks each NUMA node takes: the first that has idle cores enough, or else
-    the one with most idle cores."""
+    """How many whole ranks each NUMA node takes: each rank goes to the first node with enough idle
+    cores, or else to the one with the most."""
     counts = dict.fromkeys(nodes, 0)
     physical = {numa: len(_first_of_cores(cpus)) for numa, cpus in nodes.items()}
     for _ in range(ranks):
@@ -143,7 +148,7 @@ def _notes(machine: Machine, shares: Sequence[Sequence[Cpu]]) -> list[str]:
     if machine.cpu_quota is not None and machine.cpu_quota < len(given):
         notes.append(
             f"a cgroup quota allows {machine.cpu_quota:g} CPUs' worth of time to {len(given)} "
-            "compute threads: they will be stopped for a part of it"
+            "compute threads: they will be throttled"
         )
     return notes
 
@@ -151,9 +156,8 @@ def _notes(machine: Machine, shares: Sequence[Sequence[Cpu]]) -> list[str]:
 def cpus_near_gpus(machine: Machine, indices: Sequence[int]) -> list[list[int]]:
     """Share all CPUs out among GPU ranks, those near its GPU first in each rank's list.
 
-    Whole physical cores are dealt out as evenly as possible, near ones as long as there are
-    any; what is left on other nodes makes up the rest. With fewer cores than ranks, some ranks
-    share a core near their GPU.
+    Whole physical cores are dealt out as evenly as possible: near ones while there are any, then
+    those of other nodes. With fewer cores than ranks, some ranks share a core near their GPU.
     """
     ordered = order_cpus(machine.cpus)
     if not ordered:

@@ -1,4 +1,4 @@
-"""Walks one forward and backward pass of a model with tensors that have sizes and no data."""
+"""Runs one forward and backward pass of a model on fake tensors, which have sizes but no data."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from dpeval.planning.memory_budget import NoForecast
 from dpeval.planning.storage_tracker import Ledger, Moment, pretend
 
 UNWALKABLE = (RuntimeError, NotImplementedError, TypeError, ValueError)
-"""What a model raises that looks at values, which tensors without data do not have."""
+"""What a model raises if it reads values, which fake tensors do not have."""
 
 
 @dataclass(frozen=True)
 class Walk:
-    """One pass over one micro-batch, walked without data."""
+    """One pass over one micro-batch, on fake tensors."""
 
     parameters: tuple[int, ...]
     """Bytes of each parameter and buffer, in order."""
     gradients: tuple[int, ...]
     """Bytes of each gradient."""
     activations: int
-    """Saved for the backward pass, with what else lives between the passes."""
+    """Saved for the backward pass, with everything else that is live between the passes."""
     peak: Moment
     events: tuple[Event, ...]
     first_drop: int
-    """Where in `events` the parameters' gradients begin to be let go."""
+    """Index in `events` from which the parameters' gradients are freed."""
 
 
 def meta_model(config: Config, build: Callable[[], nn.Module]) -> nn.Module:
@@ -61,20 +61,20 @@ def walk_step(
     held_gradients: bool,
     backward: bool = True,
 ) -> Walk:
-    """Walk one forward and backward pass over `images` images with fake tensors on `device`.
+    """Run one forward and backward pass over fake tensors on `device`.
 
     Args:
-        config: precision, memory format and image size.
-        images: how many the pass is over.
-        num_classes: classes of their labels.
+        config: image size, precision and memory format.
+        images: of the micro-batch.
+        num_classes: labels are below this.
         build: makes the model, on ``meta`` or elsewhere.
-        device: whose kernels and autocast rules to follow; it need not be there.
+        device: the device to imitate; it need not exist on this machine.
         held_gradients: gradients exist before the pass and are added to.
-        backward: without it the walk ends between the passes; a fake CUDA tensor cannot go
-            backward where there is no GPU.
+        backward: if false, stop between the passes; a fake CUDA tensor has no backward pass on
+            a machine without a GPU.
 
     Raises:
-        NoForecast: the model needs data (a value, a file, a size it makes of a value).
+        NoForecast: the model needs data (a value, a file, a size that depends on a value).
         ConfigError: the model returns nothing that can be trained on.
     """
     px = config.dataset.image_px
@@ -130,15 +130,15 @@ def _forward(config: Config, model: nn.Module, images: Tensor) -> object:
 
 def _no_forecast(config: Config, error: Exception) -> NoForecast:
     return NoForecast(
-        f"model={config.model.name} cannot be walked without data ({first_line(error)}); "
+        f"model={config.model.name} cannot run without data ({first_line(error)}); "
         "its memory is not forecast"
     )
 
 
 def onednn_scratch(channels_last: bool) -> Callable[[str, Sequence[Any], Any], list[int]]:
-    """What oneDNN allocates inside a convolution: weights, and planar images, in its own layout.
+    """What oneDNN allocates in a convolution: weights and planar images in a layout of its own.
 
-    Measured by the peak of single operations with every tensor in pages of its own.
+    Measured as the peak of single operations, with every tensor in pages of its own.
     """
 
     def scratch(name: str, arguments: Sequence[Any], result: Any) -> list[int]:
@@ -156,7 +156,7 @@ def onednn_scratch(channels_last: bool) -> Callable[[str, Sequence[Any], Any], l
 
 @contextlib.contextmanager
 def _autocast(kind: str, precision: str) -> Iterator[None]:
-    """Autocast as on a device of `kind`, also where this machine has none of it."""
+    """Autocast as on a device of `kind`, even if this machine has none."""
     if precision not in AUTOCAST_DTYPES:
         yield
         return

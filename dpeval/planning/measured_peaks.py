@@ -1,4 +1,4 @@
-"""The forecast learns: a line through the measured peaks of earlier runs replaces its allowance."""
+"""Replaces a forecast's allowances by a line through the measured peaks of earlier runs."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ SAME_DATASET = ("image_px", "loader")
 SAME_STRATEGY = ("name", "bucket_cap_mb", "gradient_as_bucket_view", "static_graph")
 SAME_HARDWARE = ("kind", "cores_per_device", "keep_memory")
 MIN_SPREAD = 1.5
-"""Largest over smallest batch from which a line is worth more than the counted slope: peaks of
-neighbouring batches differ by chance as much as by their images."""
+"""A line is fitted only if the largest batch is this many times the smallest: peaks of
+neighbouring batches differ as much by chance as by their images."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Peak:
 
 
 def work_key(config: dict[str, Any]) -> tuple[str, ...]:
-    """What decides a rank's memory and work besides its batch: equal for runs that teach others.
+    """What decides a rank's memory besides its batch: equal for runs that inform each other.
 
     Args:
         config: as in a record, or as :func:`dpeval.config.to_plain` gives it.
@@ -48,7 +48,7 @@ def work_key(config: dict[str, Any]) -> tuple[str, ...]:
 
 
 def peak_of(record: Record) -> Peak | None:
-    """The fullest rank's peak of a record; None where it teaches nothing."""
+    """The peak of the fullest rank of a record; None if it has none that counts."""
     if record.status != "ok" or record.plan is None or record.plan.micro_batches != 1:
         return None
     ranks = [rank for rank in record.ranks if rank.peak_bytes is not None]
@@ -64,11 +64,16 @@ def peak_of(record: Record) -> Peak | None:
 
 
 def learned(forecast: Forecast, images: int, peaks: Sequence[Peak]) -> Forecast:
-    """`forecast` with its allowance replaced by what `peaks` say; itself where they say nothing.
+    """`forecast` with its allowances replaced by what `peaks` show; unchanged if they show nothing.
 
-    With batches far enough apart the total is the least-squares line through the peaks; with
-    others it is the counted bytes plus the most that those runs needed beyond theirs. A GPU's
-    context is in no measured peak and stays.
+    If the batches are far enough apart, the total is the least-squares line through the peaks;
+    otherwise it is the counted bytes plus the most that those runs needed beyond theirs. A GPU's
+    context is in no measured peak and is kept.
+
+    Args:
+        forecast: counted, for `images` images.
+        images: per-device batch.
+        peaks: of earlier runs that did the same work (:func:`work_key`).
     """
     context = forecast.parts.get("context", 0)
     total = _line_at(images, peaks)
@@ -85,7 +90,7 @@ def learned(forecast: Forecast, images: int, peaks: Sequence[Peak]) -> Forecast:
 
 
 def _line_at(images: int, peaks: Sequence[Peak]) -> int | None:
-    """The line through the peaks; None where it does not rise or they are too close for one."""
+    """The line through the peaks; None if it does not rise or the batches are too close."""
     batches = [peak.images for peak in peaks]
     if not batches or max(batches) < MIN_SPREAD * min(batches):
         return None

@@ -1,4 +1,4 @@
-"""How much memory one rank will need, how much there is, and what to do about it. No torch."""
+"""How much memory one rank may use, and what to do if the forecast exceeds it. No torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dpeval.util.units import GIB, MIB
 
 
 class NoForecast(DpevalError):
-    """The model or optimizer does something that cannot be counted without data."""
+    """The model or optimizer does something that fake tensors cannot do."""
 
 
 class Decision(Frozen):
@@ -32,7 +32,7 @@ class Decision(Frozen):
     """With `micro_batches` parts."""
     budget: Budget
     devices_needed: int | None = None
-    """The smallest device count at which this batch fits; None where none is known to."""
+    """The smallest device count at which this batch is forecast to fit; None if there is none."""
     line: str
     """What the user is told."""
 
@@ -49,14 +49,17 @@ def budget(
 ) -> Budget:
     """Memory that each of `ranks_on_node` ranks may use on `machine`.
 
-    What the user states (``hardware.memory_gib``) is taken as it is. A GPU rank may use what is
-    free of its GPU. CPU ranks share what the host, the cgroups above this process and the
-    scheduler leave free now.
+    ``hardware.memory_gib`` is taken as given. A GPU rank may use the free memory of its GPU. CPU
+    ranks share what the host, the cgroups above this process and the scheduler leave free now.
 
     Args:
-        shared_bytes: what ranks share with the server that forks them, and so cost once.
-        gpu_free_bytes: free memory of each GPU in use, where it can be read.
+        hardware: kind of device and, if the user stated one, the budget.
+        machine: its GPUs.
+        ranks_on_node: how many ranks share the host's memory.
+        shared_bytes: what ranks share with the forkserver and thus take only once.
+        gpu_free_bytes: free memory of each GPU in use; empty if it cannot be read.
         variables: the environment; ``os.environ`` by default.
+        root: the cgroup file system.
     """
     if hardware.memory_gib is not None:
         return Budget(bytes=int(hardware.memory_gib * GIB), source="hardware.memory_gib")
@@ -73,7 +76,7 @@ def budget(
 
 
 def node_free(variables: Mapping[str, str] | None = None, root: Path = cgroups.ROOT) -> Budget:
-    """The least of what host, cgroups (v1, v2) and scheduler leave this process now."""
+    """The least that the host, cgroups (v1, v2) and scheduler leave this process now."""
     found = [Budget(bytes=psutil.virtual_memory().available, source="free memory of the host")]
     for folder in cgroups.folders("memory", root):
         free = cgroups.memory_left(folder)
@@ -113,8 +116,11 @@ def decide(
         on_excess: the policy, ``memory.on_excess``.
         shares: images per step of every rank.
         forecast_at: forecast of a rank from its images per step and its micro-batches.
-        budget_at: budget of one rank when that many ranks run.
-        strong: the global batch stays as it is when devices are added.
+        budget_at: budget of one rank if that many ranks run.
+        strong: the global batch stays the same when devices are added.
+
+    Raises:
+        NoForecast: from `forecast_at`.
     """
     images, devices = max(shares), len(shares)
     there, whole = budget_at(devices), forecast_at(images, 1)
@@ -122,12 +128,12 @@ def decide(
         line = f"{_gib(whole.total_bytes)} forecast of {_gib(there.bytes)} per rank"
         return Decision(action="run", forecast=whole, budget=there, line=line)
     excess = (
-        f"batch {images} per rank is forecast to need {_gib(whole.total_bytes)} and "
-        f"{_gib(there.bytes)} are there ({there.source})"
+        f"batch {images} per rank is forecast to need {_gib(whole.total_bytes)}, and "
+        f"{_gib(there.bytes)} is available ({there.source})"
     )
     needed = _devices_needed(sum(shares), devices, forecast_at, budget_at) if strong else None
     advice = (
-        f"this batch fits on {needed} device{'s' * (needed > 1)} or more"
+        f"by forecast, this batch fits on {needed} device{'s' * (needed > 1)} or more"
         if needed
         else "a smaller batch or memory.on_excess=accumulate may fit"
     )
@@ -147,7 +153,7 @@ def decide(
     action: Literal["skip", "try", "error"] = "skip"
     what = f"skipped; {advice}"
     if on_excess == "try":
-        action, what = "try", "tried all the same (memory.on_excess=try)"
+        action, what = "try", "run anyway (memory.on_excess=try)"
     elif on_excess == "error":
         action, what = "error", advice
     return Decision(
@@ -167,8 +173,7 @@ def _devices_needed(
 ) -> int | None:
     """The smallest count above `devices` whose fullest rank fits; None: none does.
 
-    Counts that leave the fullest rank as full as a smaller count did are passed over, and a
-    line through two forecasts passes over those that cannot fit by far.
+    A line through two forecasts rules out the counts that are far from fitting.
     """
     last = math.ceil(global_batch / devices)
     guess = _line(forecast_at, last)
@@ -184,7 +189,7 @@ def _devices_needed(
 def _micro_batches_needed(
     shares: Sequence[int], forecast_at: Callable[[int, int], Forecast], there: Budget
 ) -> int | None:
-    """The smallest number of micro-batches that fits: equal ones wherever the shares allow."""
+    """The smallest number of micro-batches that fits; equal ones if the shares allow."""
     images = max(shares)
     equal = [parts for parts in range(2, images + 1) if not any(item % parts for item in shares)]
     candidates = equal or list(range(2, images + 1))
@@ -200,7 +205,7 @@ def _micro_batches_needed(
 
 
 def _fits(forecast_at: Callable[[int, int], Forecast], images: int, parts: int, there: int) -> bool:
-    """Whether the forecast fits; a size that cannot even be walked does not."""
+    """Whether the forecast fits; a size without a forecast does not."""
     try:
         return forecast_at(images, parts).total_bytes <= there
     except NoForecast:

@@ -1,9 +1,9 @@
 """Forecasts the peak memory of one rank by counting what its steps would hold; runs nothing.
 
-The training step is walked with fake tensors, which have sizes and no data, and every storage
-is counted once while it lives: what autograd saves for the backward pass, gradients, results.
-The trace of allocations is then replayed on a model of the allocator, which tells what it would
-really take. What cannot be counted is an allowance, named and sized at the top of this file.
+The training step runs on fake tensors, which have sizes but no data, and every live storage is
+counted once: what autograd saves for the backward pass, gradients, results. The trace of
+allocations is then replayed on a model of the allocator to see what it would really take. What
+cannot be counted is an allowance, named and sized at the top of this file.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ NCCL_BYTES = 256 * MIB
 WORKSPACE_BYTES = 96 * MIB
 """GPU rank: cuBLAS (8 MiB, 32 MiB on Hopper) and cuDNN work areas."""
 REPLAYED_STEPS = 3
-"""The first makes the optimizer's state, the second meets the holes, the third settles."""
+"""The first creates the optimizer's state, the second meets the holes, the third settles."""
 
 
 def forecast(
@@ -60,15 +60,15 @@ def forecast(
     ``parts["context"]`` out. A run with ``compile=true`` is forecast as if it were not compiled.
 
     Args:
-        config: the run's configuration.
+        config: model, optimizer, strategy, precision, image size and kind of device.
         per_device_batch: images per step of the fullest rank.
-        num_classes: classes of the labels.
+        num_classes: labels are below this.
         build: makes the model, on ``meta`` or elsewhere.
-        micro_batches: parts into which that batch is cut.
-        process_bytes: baseline of a CPU rank where it has been measured.
+        micro_batches: parts into which that batch is divided.
+        process_bytes: baseline of a CPU rank, bytes, if it has been measured.
 
     Raises:
-        NoForecast: the model cannot be walked without data.
+        NoForecast: the model cannot run on fake tensors.
         ConfigError: the model or the optimizer cannot be built or trained as asked.
     """
     gpu = config.hardware.kind == "gpu"
@@ -131,7 +131,7 @@ def _cuda_growth(
     *,
     held_gradients: bool,
 ) -> int:
-    """How much more the kernels and the autocast rules of CUDA save for the backward pass."""
+    """How much more CUDA's kernels and autocast rules save for the backward pass, bytes."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         on_cuda = walk_step(
@@ -147,12 +147,14 @@ def _cuda_growth(
 
 
 def optimizer_bytes(config: OptimizerConfig, model: nn.Module, *, foreach: bool) -> tuple[int, int]:
-    """What an optimizer keeps between steps and what a step needs on top of it, in bytes.
+    """What an optimizer keeps between steps, and what a step needs on top of that, in bytes.
 
-    Counted over two steps on the ``meta`` device. An optimizer that looks at values is run on
-    a small matrix instead and its appetite scaled to the model.
+    Counted over two steps on the ``meta`` device. An optimizer that reads values runs on a small
+    matrix instead, and what it needs is scaled to the model.
 
     Args:
+        config: the optimizer and its arguments.
+        model: on the ``meta`` device.
         foreach: assume the multi-tensor implementation, the default on CUDA.
 
     Raises:
@@ -204,7 +206,7 @@ def _optimizer_bytes(
 
 @dataclass(frozen=True)
 class _Setting:
-    """What surrounds the walked pass in a real training."""
+    """What surrounds the pass in a real training; sizes in bytes."""
 
     walk: Walk
     optimizer: int
@@ -227,7 +229,7 @@ def _buckets(strategy: StrategyConfig, gradients: Sequence[int]) -> tuple[int, .
 
 
 def _taken(heap: Heap, setting: _Setting) -> int:
-    """What the allocator holds at its fullest over the first steps of a training, in bytes."""
+    """The most that the allocator holds over the first steps of a training, in bytes."""
     walk = setting.walk
     counter = iter(range(10**12, 2 * 10**12))
 

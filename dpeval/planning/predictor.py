@@ -1,4 +1,4 @@
-"""Looks ahead for a session: every run's memory, budget and time, each counted once."""
+"""Predicts for a session: each run's memory, budget and time, each computed once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from dpeval.system import nvml
 
 @dataclass(frozen=True)
 class Lesson:
-    """What the record of one run teaches about others that do the same work."""
+    """What the record of one run tells about others that do the same work."""
 
     key: tuple[str, ...]
     peak: Peak | None
@@ -63,8 +63,13 @@ class Foresight:
     def counted(self, config: Config, images: int, micro_batches: int = 1) -> Forecast:
         """The forecast by counting alone; see :func:`dpeval.planning.memory_forecast.forecast`.
 
+        Args:
+            config: the run's configuration.
+            images: per-device batch of the fullest rank.
+            micro_batches: parts into which that batch is divided.
+
         Raises:
-            NoForecast: the model cannot be walked without data.
+            NoForecast: the model cannot run on fake tensors.
         """
         several = config.num_devices > 1
         what = json.dumps([*work_key(to_plain(config)), several, config.dataset.num_classes])
@@ -86,10 +91,15 @@ class Foresight:
         return found
 
     def forecast(self, config: Config, images: int, folder: Path | None = None) -> Forecast:
-        """The forecast, with the allowance that measured peaks under `folder` suggest by now.
+        """The forecast, corrected by the peaks measured so far.
+
+        Args:
+            config: the run's configuration.
+            images: per-device batch of the fullest rank.
+            folder: where earlier records of the same study lie.
 
         Raises:
-            NoForecast: the model cannot be walked without data.
+            NoForecast: the model cannot run on fake tensors.
         """
         self._look_again(folder)
         return self._forecast(config, images, 1, folder)
@@ -108,13 +118,15 @@ class Foresight:
         return counted.with_allowance_of(undivided)
 
     def decide(self, config: Config, plan: Plan, folder: Path | None = None) -> Decision:
-        """What becomes of the run of `config` as planned; starts nothing.
+        """What to do with a run, from its forecast and its budget; starts nothing.
 
         Args:
+            config: the run's configuration.
+            plan: what its ranks would do.
             folder: where earlier records of the same study lie.
 
         Raises:
-            NoForecast: the model cannot be walked without data.
+            NoForecast: the model cannot run on fake tensors.
         """
         self._look_again(folder)
         return decide(
@@ -159,7 +171,7 @@ class Foresight:
         return at
 
     def _lessons(self, folder: Path | None, config: Config) -> list[Lesson]:
-        """What runs under `folder` teach whose ranks did the same work, with whatever batch."""
+        """What the runs under `folder` tell whose ranks did the same work, with any batch."""
         if folder is None:
             return []
         if folder not in self._listed:
@@ -169,7 +181,7 @@ class Foresight:
         return [item for item in found if item is not None and item.key == key]
 
     def _look_again(self, folder: Path | None) -> None:
-        """Let the next question see the records that have come into `folder` since the last."""
+        """Let the next question see records that were added to `folder` since the last one."""
         if folder is not None:
             self._listed.pop(folder, None)
 

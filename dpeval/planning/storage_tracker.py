@@ -1,4 +1,4 @@
-"""Counts the storages that a step of training creates and lets go, without doing the step."""
+"""Tracks the storages that a training step creates and frees, without computing the step."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from torch.utils._pytree import tree_leaves
 from dpeval.planning.allocator_model import Event
 
 Scratch = Callable[[str, Sequence[Any], Any], Sequence[int]]
-"""From an operation's name, arguments and result to the bytes of its inner work areas."""
+"""From an operation's name, arguments and result to the bytes of its workspaces."""
 
 
 @dataclass(frozen=True)
 class Moment:
-    """What is held at one moment beyond what was there before the step, in bytes."""
+    """What is held at one moment beyond what existed before the step, in bytes."""
 
     total: int = 0
     activations: int = 0
-    """Of the storages that the forward pass leaves for the backward pass, those still held."""
+    """Storages that the forward pass saved for the backward pass and that are still held."""
     gradients: int = 0
-    """Gradients of parameters that the step has made so far."""
+    """Gradients of parameters that the step has completed so far."""
 
     @property
     def transient(self) -> int:
-        """What only the operations under way need: results, inner gradients, work areas."""
+        """What only the current operations need: results, inner gradients, workspaces."""
         return self.total - self.activations - self.gradients
 
 
 class Ledger(TorchDispatchMode):
-    """Adds up every storage while it lives, each once, however many tensors view it.
+    """Adds up all live storages, each once, however many tensors view it.
 
-    Works on tensors without data (``meta``, fake): a storage knows its size all the same.
+    Works on tensors without data (``meta``, fake), because their storages have sizes too.
     """
 
     def __init__(self, there: Iterable[Tensor], scratch: Scratch | None = None) -> None:
@@ -93,7 +93,7 @@ class Ledger(TorchDispatchMode):
         self._activations -= self._kept.pop(address, 0)
 
     def end_forward(self) -> int:
-        """Call between the passes: whatever lives now was kept for the backward pass, bytes."""
+        """Call between the passes: all live bytes, which are saved for the backward pass."""
         self._kept = {address: event.nbytes or 0 for address, event in self._live.items()}
         self._activations = self._now
         return self._now
@@ -106,8 +106,13 @@ class Ledger(TorchDispatchMode):
 def pretend(model: nn.Module, mode: FakeTensorMode, device: torch.device) -> None:
     """Replace the parameters and buffers of a ``meta`` model by fake ones on `device`.
 
-    Fake tensors have a device without having data there, so that the kernels' choices
-    (attention) and autocast are those of `device`. A tensor used twice stays one.
+    Fake tensors have a device but no data on it, so the choice of kernels (attention) and
+    autocast are those of `device`. A tensor that is used twice stays one tensor.
+
+    Args:
+        model: on the ``meta`` device; changed in place.
+        mode: the mode that the step will run under.
+        device: the device to imitate; it need not exist on this machine.
     """
     parameters: dict[nn.Parameter, nn.Parameter] = {}
     for module in model.modules():
