@@ -42,7 +42,7 @@ class Session:
         """Plan one run for this machine; `overrides` are what was asked for on top of defaults.
 
         Raises:
-            ConfigError: the model, the optimizer or the strategy cannot be built or trained as asked.
+            ConfigError: the model, optimizer or strategy cannot be built or trained as asked.
         """
         self.foresight.check(config)
         plan = self._in_time(config, make_plan(config, self.machine), folder, node)

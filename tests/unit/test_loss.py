@@ -206,7 +206,7 @@ def test_a_model_that_needs_data_or_images_to_be_built_is_forecast_and_trains(
 def test_a_model_that_needs_data_to_train_is_not_refused_and_not_forecast() -> None:
     whole = config(Reading)
     check(whole)
-    with pytest.raises(NoForecast, match="cannot be walked without data"):
+    with pytest.raises(NoForecast, match="cannot run without data"):
         forecast(whole, 4, CLASSES, lambda: build(whole.model, 8))
 
 
