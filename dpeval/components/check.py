@@ -6,17 +6,17 @@ import torch
 
 from dpeval.components import strategies
 from dpeval.components.loss import GlobalMeanLoss
-from dpeval.components.models import build, build_on_meta
+from dpeval.components.models import build_on_meta
 from dpeval.components.optimizers import build_optimizer
 from dpeval.config import Config
-from dpeval.errors import ConfigError, DpevalError
+from dpeval.errors import DpevalError
 
 
 def check(config: Config) -> None:
     """Build the model and its optimizer, and compute the loss of two images without data.
 
-    Takes no memory. A model that looks at values cannot be built so: it is built on the CPU
-    instead, and whether its output can be trained on is left for the ranks to find.
+    Where the model's forward needs values, whether its output can be trained on is left for the
+    ranks to find.
 
     Raises:
         ConfigError: the model, the optimizer or the strategy cannot be built as asked, or the
@@ -24,12 +24,7 @@ def check(config: Config) -> None:
     """
     strategies.check(config.strategy)
     px, classes = config.dataset.image_px, config.dataset.num_classes
-    try:
-        model = build_on_meta(config.model, px)
-    except ConfigError:
-        # Without data or altogether? The error of the real one tells better than the one above.
-        build_optimizer(config.optimizer, build(config.model, px))
-        return
+    model = build_on_meta(config.model, px)
     build_optimizer(config.optimizer, model)
     try:
         with torch.device("meta"):
