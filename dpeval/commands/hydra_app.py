@@ -11,18 +11,20 @@ import hydra
 import hydra_plugins
 from hydra import initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dpeval.commands.callbacks import LeaveHydra
 from dpeval.commands.main import translate
-from dpeval.config import Config, from_hydra, register_schema
+from dpeval.config import Config, LauncherOptions, LocalOptions, from_hydra, register_schema
 from dpeval.launchers.compose import CartesianSweeper
 from dpeval.launchers.local import LocalLauncher
 from dpeval.launchers.scheduler_launcher import SchedulerLauncher
+from dpeval.launchers.schedulers.registry import SCHEDULERS
 
 
 def conf_dir() -> Path:
@@ -49,12 +51,24 @@ def register() -> None:
     there while dpeval runs, and only then.
     """
     register_schema()
+    _register_launcher("local", LocalOptions)
+    _register_launcher("scheduler", LauncherOptions)
+    for name, kind in SCHEDULERS.items():
+        _register_launcher(name, kind.options)
     entry = ModuleType("hydra_plugins.dpeval")
     for plugin in (UserConf, LocalLauncher, SchedulerLauncher, CartesianSweeper):
         plugin.__module__ = entry.__name__
         setattr(entry, plugin.__name__, plugin)
         Plugins.instance().register(plugin)
     sys.modules[entry.__name__] = hydra_plugins.dpeval = entry
+
+
+def _register_launcher(name: str, options: type) -> None:
+    """Make `options` the keys of ``hydra/launcher=<name>``, with those of a mapping open."""
+    node = OmegaConf.structured(options)
+    if "additional_parameters" in node:
+        OmegaConf.set_struct(node.additional_parameters, False)
+    ConfigStore.instance().store(group="hydra/launcher", name=name, node=node, provider="dpeval")
 
 
 def compose(overrides: list[str]) -> Config:

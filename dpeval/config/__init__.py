@@ -8,7 +8,7 @@ from __future__ import annotations
 from dpeval.config.batch import deal, global_batch_size, per_device_batch_sizes
 from dpeval.config.composition import from_hydra, register_schema, wording
 from dpeval.config.identity import identity, to_plain
-from dpeval.config.launcher import LauncherOptions
+from dpeval.config.launcher import LauncherOptions, LocalOptions
 from dpeval.config.schema import (
     Config,
     DatasetConfig,
@@ -29,6 +29,7 @@ __all__ = [
     "DatasetConfig",
     "HardwareConfig",
     "LauncherOptions",
+    "LocalOptions",
     "MeasureConfig",
     "MemoryConfig",
     "ModelConfig",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import secrets
 import signal
@@ -12,21 +13,25 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
 from rich.console import Console
 
-from dpeval.config import Config, LauncherOptions, identity
-from dpeval.errors import LaunchError
+from dpeval.config import Config, LauncherOptions, SiteConfig, identity
+from dpeval.errors import ConfigError, LaunchError, nearest
 from dpeval.launchers.base import SweepJob, SweepLauncher
 from dpeval.launchers.dry_run import describe_groups
 from dpeval.launchers.in_job.run_job import CarriedPreparation, CarriedRun
 from dpeval.launchers.preflight import Preflight, leave_record
-from dpeval.launchers.schedulers.registry import scheduler
+from dpeval.launchers.schedulers import registry
 from dpeval.launchers.schedulers.resources import (
     Group,
+    Resources,
     check_folder,
+    contradictions,
+    derive,
     group,
     job_name,
-    resolve,
+    override,
 )
 from dpeval.launchers.tracking import job_spec
 from dpeval.launchers.tracking import manifest as manifests
@@ -37,26 +42,38 @@ from dpeval.launchers.tracking.wait import wait_for
 from dpeval.util.plural import counted
 
 
-class SchedulerLauncher(SweepLauncher):
+class SchedulerLauncher(SweepLauncher, BaseSubmititLauncher):  # type: ignore[misc]  # untyped base
     """Sends runs to a scheduler of :mod:`dpeval.launchers.schedulers.registry`."""
 
-    def __init__(self, scheduler_name: str, **options: Any) -> None:
-        super().__init__()
-        self.scheduler = scheduler(scheduler_name)
-        self.options = LauncherOptions(**options)
+    def __init__(self, scheduler: str, **params: Any) -> None:
+        """Hydra's call with the keys of ``hydra/launcher``.
+
+        Raises:
+            ConfigError: a key is unknown to the scheduler, or its value not possible.
+        """
+        BaseSubmititLauncher.__init__(self, **params)
+        self.scheduler = registry.scheduler(scheduler)
+        self._EXECUTOR = self.scheduler.name
+        known = {item.name for item in dataclasses.fields(self.scheduler.options)}
+        for key in self.params:
+            if key not in known:
+                raise ConfigError(f"there is no key 'hydra.launcher.{key}'{nearest(key, known)}")
+        self.options: LauncherOptions = self.scheduler.options(
+            **{**self.params, "scheduler": scheduler}
+        )
 
     def carry_out(self, jobs: list[SweepJob], sweep_dir: Path) -> None:
         """Submit `jobs` and, unless ``wait=false``, follow them to their ends."""
         sweep_dir = sweep_dir.absolute()
-        check_folder(str(sweep_dir))
+        check_folder("hydra.sweep.dir", str(sweep_dir))
         console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
         identities = [identity(job.config) for job in jobs]
         skipped = left_out(identities, jobs[0].config.sweep, sweep_dir.parent, sweep_dir)
         preflight = Preflight()
         skipped |= self._refused(preflight, jobs, identities, skipped, console)
         token = secrets.token_hex(3)
-        groups = self._groups(preflight, jobs, identities, skipped, token)
-        folder, labels = sweep_dir / ".submitit", labels_of(jobs)
+        groups = self._groups(preflight, jobs, identities, skipped, token, console)
+        folder, labels = self._folder(), labels_of(jobs)
         if self.options.dry_run:
             texts = [self.scheduler.preview(one, folder, self.options) for one in groups]
             console.print(describe_groups(groups, labels, texts), markup=False)
@@ -95,18 +112,21 @@ class SchedulerLauncher(SweepLauncher):
         identities: list[str],
         skipped: dict[str, str],
         token: str,
+        console: Console,
     ) -> list[Group]:
         """The submissions: every run that is not skipped, equal requests together."""
-        name = job_name(jobs[0].config.study, token)
-        needs = [
-            (
-                position,
-                resolve(job.config, preflight.forecast(job.config), self.options),
-                job.config.site,
-            )
-            for position, job in enumerate(jobs)
-            if identities[position] not in skipped
-        ]
+        name = self.options.name or job_name(jobs[0].config.study, token)
+        needs: list[tuple[int, Resources, SiteConfig]] = []
+        warned: set[str] = set()
+        for position, job in enumerate(jobs):
+            if identities[position] in skipped:
+                continue
+            needed = derive(job.config, preflight.forecast(job.config), self.options)
+            for line in contradictions(job.config, needed, self.options):
+                if line not in warned:
+                    warned.add(line)
+                    console.print(line, markup=False)
+            needs.append((position, override(needed, self.options), job.config.site))
         return group(
             needs,
             lambda resources, site: self.scheduler.parameters(resources, site, self.options, name),
@@ -186,6 +206,16 @@ class SchedulerLauncher(SweepLauncher):
         manifest = manifest.model_copy(update={"prepare_job_id": ids[0]})
         manifests.write(manifest, sweep_dir)
         return manifest
+
+    def _folder(self) -> Path:
+        """Where submitit writes.
+
+        Raises:
+            LaunchError: schedulers cannot write logs there.
+        """
+        folder = Path(self.options.submitit_folder).absolute()
+        check_folder("hydra.launcher.submitit_folder", str(folder))
+        return folder
 
     def _spec(self, job: SweepJob) -> JobSpec:
         requeue = self.options.requeue if job.config.site.requeue else 0

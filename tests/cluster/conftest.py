@@ -32,7 +32,7 @@ TINY = (
     "measure.conditions=false",
     "hardware.oversubscribe=true",
     "site.startup_s=120",
-    "hydra.launcher.signal_s=15",
+    "hydra.launcher.signal_delay_s=15",
     "analyze=false",
 )
 """A run of a few seconds whose speed is known by construction."""

@@ -120,8 +120,8 @@ def test_cancel_ends_the_sweep_and_nothing_else(oar: Cluster) -> None:
 
 def test_warning_before_the_walltime_ends_cleanly_and_resubmits_once(oar: Cluster) -> None:
     # OAR resubmits only what ran for more than a minute.
-    done, sweep = oar.sweep(*LONG, SHARED, "batch=16", "hydra.launcher.time_min=2",
-                            "hydra.launcher.signal_s=40", "hydra.launcher.requeue=1",
+    done, sweep = oar.sweep(*LONG, SHARED, "batch=16", "hydra.launcher.timeout_min=2",
+                            "hydra.launcher.signal_delay_s=40", "hydra.launcher.requeue=1",
                             timeout_s=560)  # fmt: skip
     [found] = records(sweep)
     assert found.status == "interrupted", done.stdout

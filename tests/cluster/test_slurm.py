@@ -118,8 +118,8 @@ def test_finished_runs_are_not_sent_again(slurm: Cluster) -> None:
 
 
 def test_warning_before_the_time_limit_ends_cleanly_and_requeues_once(slurm: Cluster) -> None:
-    done, sweep = slurm.sweep(*LONG, "batch=16", "hydra.launcher.time_min=1",
-                              "hydra.launcher.signal_s=30", "hydra.launcher.requeue=1",
+    done, sweep = slurm.sweep(*LONG, "batch=16", "hydra.launcher.timeout_min=1",
+                              "hydra.launcher.signal_delay_s=30", "hydra.launcher.requeue=1",
                               timeout_s=560)  # fmt: skip
     [found] = records(sweep)
     assert found.status == "interrupted", done.stdout

@@ -28,15 +28,17 @@ from dpeval.launchers.schedulers.oar_submission import oar_script, oarsub_comman
 from dpeval.launchers.schedulers.resources import (
     Group,
     check_folder,
+    contradictions,
+    derive,
     group,
     job_name,
-    resolve,
+    override,
     round_up_mib,
 )
-from dpeval.launchers.schedulers.slurm import sbatch_file, slurm_parameters
+from dpeval.launchers.schedulers.slurm import SlurmOptions, sbatch_file, slurm_parameters
 from dpeval.record.memory import Forecast
 
-OPTIONS = LauncherOptions(signal_s=30)
+OPTIONS = LauncherOptions(signal_delay_s=30)
 GIB = 2**30
 NASTY = st.text(
     alphabet=st.one_of(st.sampled_from(list(" '\"$()`;&|<>*?~#!{}[]=:,\t")), st.characters()),
@@ -63,13 +65,13 @@ def gpu(devices: int, **site: Any) -> Config:
 
 
 def test_gpus_are_those_of_the_run_not_of_the_sweep() -> None:
-    asked = [resolve(gpu(n), None, OPTIONS).gpus for n in (1, 2, 3)]
+    asked = [derive(gpu(n), None, OPTIONS).gpus for n in (1, 2, 3)]
     assert asked == [1, 2, 3]
 
 
 def test_cpu_devices_ask_for_cores_and_no_gpu() -> None:
     hardware = HardwareConfig(cores_per_device=4)
-    found = resolve(config(hardware=hardware, num_devices=3), None, OPTIONS)
+    found = derive(config(hardware=hardware, num_devices=3), None, OPTIONS)
     assert (found.cores, found.gpus) == (12, 0)
     assert "gpus_per_node" not in slurm_parameters(found, SiteConfig(), OPTIONS, "n")
     shared = dataclasses.replace(found, exclusive=False)
@@ -78,13 +80,13 @@ def test_cpu_devices_ask_for_cores_and_no_gpu() -> None:
 
 
 def test_two_nodes_ask_for_half_of_the_devices_on_each() -> None:
-    found = resolve(dataclasses.replace(gpu(4), num_nodes=2), None, OPTIONS)
+    found = derive(dataclasses.replace(gpu(4), num_nodes=2), None, OPTIONS)
     assert (found.nodes, found.gpus) == (2, 2)
     assert slurm_parameters(found, SiteConfig(), OPTIONS, "n")["ntasks_per_node"] == 1
 
 
 def test_memory_covers_the_forecast_of_all_ranks_of_the_node() -> None:
-    found = resolve(config(num_devices=4), forecast(3 * GIB), OPTIONS)
+    found = derive(config(num_devices=4), forecast(3 * GIB), OPTIONS)
     assert found.memory_mib is not None
     assert found.memory_mib * 2**20 >= 4 * 3 * GIB
 
@@ -98,15 +100,14 @@ def test_rounding_up_covers_and_wastes_at_most_half(size: int) -> None:
 
 def test_time_covers_the_windows_the_start_and_the_signal() -> None:
     measure = MeasureConfig(time_limit_s=600, ablation=True, ablation_share=0.5)
-    found = resolve(config(measure=measure, site=SiteConfig(startup_s=60)), None, OPTIONS)
+    found = derive(config(measure=measure, site=SiteConfig(startup_s=60)), None, OPTIONS)
     assert found.time_min == 18  # (600 * 1.5 + 60 + 30 + 60) / 60 = 17.5
-    fixed = LauncherOptions(time_min=5)
-    assert resolve(config(measure=measure), None, fixed).time_min == 5
+    assert override(found, LauncherOptions(timeout_min=5)).time_min == 5
 
 
 def test_equal_requests_share_a_group_and_keep_their_order() -> None:
     runs = [gpu(n) for _ in range(2) for n in (2, 1, 2)]
-    needs = [(i, resolve(run, None, OPTIONS), run.site) for i, run in enumerate(runs)]
+    needs = [(i, derive(run, None, OPTIONS), run.site) for i, run in enumerate(runs)]
     groups = group(needs, lambda r, s: slurm_parameters(r, s, OPTIONS, "n"))
     assert [(g.parameters["gpus_per_node"], g.members) for g in groups] == [
         (2, (0, 2, 3, 5)),
@@ -120,12 +121,12 @@ def test_the_site_is_no_part_of_what_is_measured() -> None:
 
 def test_profiles_of_sites_translate_to_their_requests() -> None:
     nef = SiteConfig(gpu_level="gpunum", gpu_properties="gpu='YES'", exclusive=False)
-    found = resolve(dataclasses.replace(gpu(2), site=nef), None, OPTIONS)
+    found = derive(dataclasses.replace(gpu(2), site=nef), None, OPTIONS)
     asked = oar_parameters(found, nef, OPTIONS, "n")["additional_parameters"]
     assert asked["l"].startswith("/nodes=1/gpunum=2,walltime=")
     assert asked["p"] == "gpu='YES'"
     zay = SiteConfig(gpu_option="gres", gpu_type="v100", cores_per_gpu=10, ask_memory=False)
-    found = resolve(dataclasses.replace(gpu(2), site=zay), None, OPTIONS)
+    found = derive(dataclasses.replace(gpu(2), site=zay), None, OPTIONS)
     told = slurm_parameters(found, zay, OPTIONS, "n")
     assert (told["gres"], told["cpus_per_task"], "mem" in told) == ("gpu:v100:2", 20, False)
 
@@ -136,7 +137,7 @@ def test_properties_are_joined_so_that_each_holds() -> None:
         gpu_properties="gpu_count>={gpus}",
         memory_properties="memnode>={mib}",
     )
-    found = resolve(dataclasses.replace(gpu(2), site=site), None, OPTIONS)
+    found = derive(dataclasses.replace(gpu(2), site=site), None, OPTIONS)
     asked = oar_parameters(found, site, OPTIONS, "n")["additional_parameters"]
     assert asked["p"] == (
         f"(cluster='a' OR cluster='b') AND (gpu_count>=2) AND (memnode>={found.memory_mib})"
@@ -144,7 +145,7 @@ def test_properties_are_joined_so_that_each_holds() -> None:
 
 
 def test_requeue_only_where_asked_and_allowed() -> None:
-    found = resolve(gpu(1), None, OPTIONS)
+    found = derive(gpu(1), None, OPTIONS)
     again = LauncherOptions(requeue=1)
 
     def slurm(site: SiteConfig, options: LauncherOptions) -> bool:
@@ -158,7 +159,8 @@ def test_requeue_only_where_asked_and_allowed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("signal_s", 0), ("time_min", 0), ("prepare", "maybe"), ("poll_s", 0.0)]
+    ("key", "value"),
+    [("signal_delay_s", 0), ("timeout_min", 0), ("prepare", "maybe"), ("poll_s", 0.0)],
 )
 def test_wrong_options_are_refused_by_name(key: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=key):
@@ -185,15 +187,15 @@ def test_text_for_a_scheduler_has_one_line_or_is_refused(value: str) -> None:
 
 @pytest.mark.parametrize("folder", ["/a/%j", "/a\nb", "/a\\b", "/a/%A"])
 def test_folders_that_schedulers_rewrite_are_refused(folder: str) -> None:
-    with pytest.raises(LaunchError, match="sweep's folder"):
-        check_folder(folder)
+    with pytest.raises(LaunchError, match="which schedulers replace"):
+        check_folder("hydra.sweep.dir", folder)
 
 
 @given(st.text(alphabet=" '\"$()`;&|<>*é-a/", min_size=1, max_size=30))
 @settings(deadline=None)
 def test_sbatch_file_is_the_same_words_for_any_folder_and_account(text: str) -> None:
     site = SiteConfig(account=text, setup=["module load x"])
-    found = resolve(gpu(2), None, OPTIONS)
+    found = derive(gpu(2), None, OPTIONS)
     parameters = slurm_parameters(found, site, OPTIONS, "name")
     folder = Path("/sweep") / text.replace("/", "_")
     lines = sbatch_file(Group(found, parameters, (0, 1)), folder, "/py thon").splitlines()
@@ -213,7 +215,7 @@ def test_sbatch_file_is_the_same_words_for_any_folder_and_account(text: str) -> 
 @given(NASTY.filter(lambda text: all(ord(char) >= 32 and ord(char) != 127 for char in text)))
 def test_oarsub_gets_every_option_as_one_argument(text: str) -> None:
     site = SiteConfig(properties=text or None, partition="besteffort queue")
-    found = resolve(gpu(2), None, OPTIONS)
+    found = derive(gpu(2), None, OPTIONS)
     parameters = oar_parameters(found, site, OPTIONS, "name")
     folder = Path("/a b")
     command = oarsub_command(parameters, folder / "job's.sh", 3)
@@ -238,8 +240,72 @@ def test_environment_of_an_oar_job_arrives_as_it_was(tmp_path: Path, value: str)
     log.unlink()
 
 
+def asked_of_slurm(run: Config, site: SiteConfig, **options: Any) -> dict[str, Any]:
+    made = SlurmOptions(**options)
+    return slurm_parameters(override(derive(run, None, made), made), site, made, "n")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "parameter", "expected"),
+    [
+        ("partition", "fast", "partition", "fast"),
+        ("qos", "high", "qos", "high"),
+        ("account", "me", "account", "me"),
+        ("constraint", "a100", "constraint", "a100"),
+        ("exclude", "node[1-2]", "exclude", "node[1-2]"),
+        ("gres", "gpu:a100:2", "gres", "gpu:a100:2"),
+        ("mem_gb", 7, "mem", "7168M"),
+        ("mem_per_cpu", "2G", "mem_per_cpu", "2G"),
+        ("timeout_min", 3, "time", 3),
+        ("cpus_per_task", 9, "cpus_per_task", 9),
+        ("gpus_per_node", 4, "gpus_per_node", 4),
+        ("array_parallelism", 5, "array_parallelism", 5),
+        ("signal_delay_s", 17, "signal_delay_s", 17),
+        ("setup", ["module load y"], "setup", ["module load y"]),
+        ("stderr_to_stdout", True, "stderr_to_stdout", True),
+    ],
+)
+def test_keys_of_the_plugin_override_what_is_derived_and_the_site(
+    key: str, value: Any, parameter: str, expected: Any
+) -> None:
+    site = SiteConfig(
+        partition="p", qos="q", account="a", constraint="c", setup=["x"], ask_memory=False
+    )
+    asked = asked_of_slurm(gpu(2), site, **{key: value})
+    assert asked[parameter] == expected
+    assert "mem" not in asked or parameter == "mem"
+
+
+def test_a_generic_resource_replaces_the_derived_gpus() -> None:
+    asked = asked_of_slurm(gpu(2), SiteConfig(), gres="gpu:a100:2")
+    assert "gpus_per_node" not in asked
+    assert SlurmOptions(gres="gpu:a100:2").gpus_asked == 2
+    assert SlurmOptions(gres="gpu:3").gpus_asked == 3
+    assert SlurmOptions(gres="gpu:v100").gpus_asked == 1
+    assert SlurmOptions(gres="shard:8").gpus_asked is None
+
+
+def test_additional_parameters_win_and_are_checked() -> None:
+    site = SiteConfig(options={"hint": "nomultithread"})
+    asked = asked_of_slurm(gpu(1), site, additional_parameters={"hint": "multithread"})
+    assert asked["additional_parameters"]["hint"] == "multithread"
+    with pytest.raises(ConfigError, match="additional_parameters"):
+        asked_of_slurm(gpu(1), site, additional_parameters={"hint": "a\nrm"})
+
+
+def test_keys_that_give_less_than_a_run_needs_are_told() -> None:
+    needed = derive(gpu(4), None, OPTIONS)
+    [line] = contradictions(gpu(4), needed, SlurmOptions(gpus_per_node=2))
+    assert "GPUs per node" in line
+    assert contradictions(gpu(4), needed, SlurmOptions(gpus_per_node=8)) == []
+    with pytest.raises(ConfigError, match="num_nodes"):
+        contradictions(gpu(4), needed, SlurmOptions(nodes=2))
+    with pytest.raises(ConfigError, match="tasks_per_node"):
+        contradictions(gpu(4), needed, SlurmOptions(tasks_per_node=2))
+
+
 def test_a_group_of_one_is_no_array() -> None:
-    found = resolve(gpu(1), None, OPTIONS)
+    found = derive(gpu(1), None, OPTIONS)
     text = sbatch_file(
         Group(found, slurm_parameters(found, SiteConfig(), OPTIONS, "n"), (0,)), Path("/x")
     )
@@ -248,7 +314,7 @@ def test_a_group_of_one_is_no_array() -> None:
 
 
 def test_parameters_are_plain_json() -> None:
-    found = resolve(gpu(1), forecast(GIB), OPTIONS)
+    found = derive(gpu(1), forecast(GIB), OPTIONS)
     for parameters in (
         slurm_parameters(found, SiteConfig(), OPTIONS, "n"),
         oar_parameters(found, SiteConfig(), OPTIONS, "n"),
@@ -258,7 +324,7 @@ def test_parameters_are_plain_json() -> None:
 
 def test_oar_gets_runs_beyond_the_limit_as_waves_that_wait_for_each_other() -> None:
     options = LauncherOptions(array_parallelism=2)
-    found = resolve(gpu(2), None, OPTIONS)
+    found = derive(gpu(2), None, OPTIONS)
     parameters = oar_parameters(found, SiteConfig(), OPTIONS, "n")
     text = Oar().preview(Group(found, parameters, (0, 1, 2, 3, 4)), Path(), options)
     first, second, third = text.splitlines()

@@ -46,6 +46,8 @@ class Scheduler(ABC):
     """
 
     name: ClassVar[str]
+    options: ClassVar[type[LauncherOptions]] = LauncherOptions
+    """The keys of its ``hydra/launcher``."""
 
     # Submission
 
@@ -200,15 +202,15 @@ def one_line(key: str, value: object) -> str:
     return text
 
 
-def site_options(site: SiteConfig) -> dict[str, Any]:
-    """``site.options``, each checked; ``True`` stays a flag without a value.
+def plain_options(key: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """`options` of the user's key `key`, each checked; ``True`` stays a flag without a value.
 
     Raises:
         ConfigError: see :func:`one_line`.
     """
     return {
-        one_line("site.options", key): value if value is True else one_line("site.options", value)
-        for key, value in site.options.items()
+        one_line(key, name): value if value is True else one_line(key, value)
+        for name, value in options.items()
     }
 
 

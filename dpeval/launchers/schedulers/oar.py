@@ -8,6 +8,7 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from dpeval.launchers.schedulers.base import (
     ask,
     chosen,
     one_line,
-    site_options,
+    plain_options,
 )
 from dpeval.launchers.schedulers.oar_submission import oarsub_command, waves
 from dpeval.launchers.schedulers.resources import Group, Resources
@@ -40,10 +41,21 @@ _DETAILS = (
 """Variables of a job that its run's record keeps."""
 
 
+@dataclass
+class OarOptions(LauncherOptions):
+    """Keys of ``hydra/launcher=oar``."""
+
+    scheduler: str = "oar"
+    queue: str | None = None
+    """OAR queue; null: ``site.partition``."""
+    poll_s: float = 5.0
+
+
 class Oar(Scheduler):
     """OAR through submitit-oar, mended (:mod:`dpeval.launchers.schedulers.oar_executor`)."""
 
     name = "oar"
+    options = OarOptions
     _at_once = 500
     """Ids per command line, far below the length that a kernel takes."""
 
@@ -186,25 +198,33 @@ def oar_parameters(
         kinds.append("idempotent")
     additional: dict[str, Any] = {
         "l": f"{request},walltime={hours:02}:{minutes:02}:00",
-        "checkpoint": str(options.signal_s),
-        **site_options(site),
+        "checkpoint": str(options.signal_delay_s),
+        **plain_options("site.options", site.options),
     }
     if kinds:
         additional["t"] = kinds
-    if site.account is not None:
-        additional["project"] = one_line("site.account", site.account)
+    account = options.account or site.account
+    if account is not None:
+        additional["project"] = one_line("account", account)
     properties = _oar_properties(resources, site)
     if properties:
         additional["p"] = properties
+    additional |= plain_options(
+        "hydra.launcher.additional_parameters", options.additional_parameters
+    )
     parameters: dict[str, Any] = {
         "n": job_name,
         "timeout_min": resources.time_min,
         "additional_parameters": additional,
     }
-    if site.partition is not None:
-        parameters["queue"] = one_line("site.partition", site.partition)
-    if site.setup:
-        parameters["setup"] = list(site.setup)
+    queue = getattr(options, "queue", None) or site.partition
+    if queue is not None:
+        parameters["queue"] = one_line("queue", queue)
+    setup = site.setup if options.setup is None else options.setup
+    if setup:
+        parameters["setup"] = list(setup)
+    if options.stderr_to_stdout:
+        parameters["stderr_to_stdout"] = True
     return parameters
 
 

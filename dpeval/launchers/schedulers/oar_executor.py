@@ -37,7 +37,12 @@ class OarExecutor(oar.OarExecutor):  # type: ignore[misc]  # untyped base
     def _make_submission_file_text(self, command: str, uid: str) -> str:
         environment = {name: os.environ[name] for name in self.carried if name in os.environ}
         return oar_script(
-            command, self.folder, Path.cwd(), self.parameters.get("setup", []), environment
+            command,
+            self.folder,
+            Path.cwd(),
+            self.parameters.get("setup", []),
+            environment,
+            stderr_to_stdout=bool(self.parameters.get("stderr_to_stdout")),
         )
 
     def _make_submission_command(self, submission_file_path: Path) -> list[str]:

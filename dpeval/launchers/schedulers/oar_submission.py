@@ -50,14 +50,24 @@ def oar_script(
     directory: Path,
     setup: Sequence[str],
     environment: Mapping[str, str],
+    stderr_to_stdout: bool = False,
 ) -> str:
     """The file that an OAR job runs: OAR carries no environment into a job, so it sets it.
+
+    Args:
+        command: what to run at the end.
+        folder: where the logs go.
+        directory: the working directory.
+        setup: shell lines to run before `command`.
+        environment: variables to set.
+        stderr_to_stdout: write one log instead of two.
 
     The logs of job N are ``N_0_log.out`` and ``.err`` in `folder`, as submitit expects.
     ``exec`` puts Python in the shell's place, so that OAR's checkpoint signal reaches it.
     """
     logs = shlex.quote(f"{folder}/") + '"${OAR_JOB_ID}"_0_log'
-    lines = ["#!/bin/bash", f"exec </dev/null >>{logs}.out 2>>{logs}.err"]
+    errors = "2>&1" if stderr_to_stdout else f"2>>{logs}.err"
+    lines = ["#!/bin/bash", f"exec </dev/null >>{logs}.out {errors}"]
     lines += [
         f"export {name}={shlex.quote(value)}"
         for name, value in environment.items()

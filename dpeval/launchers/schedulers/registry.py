@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dpeval.errors import LaunchError
+from dpeval.errors import ConfigError, LaunchError
 from dpeval.launchers.schedulers.base import Scheduler
 from dpeval.launchers.schedulers.oar import Oar
 from dpeval.launchers.schedulers.slurm import Slurm
+from dpeval.util.importing import locate
 
 SCHEDULERS: dict[str, type[Scheduler]] = {
     "slurm": Slurm,
@@ -14,11 +15,20 @@ SCHEDULERS: dict[str, type[Scheduler]] = {
 
 
 def scheduler(name: str) -> Scheduler:
-    """The scheduler called `name`.
+    """The scheduler called `name`: one of the registry, or ``package.module.Class``.
 
     Raises:
-        LaunchError: there is none.
+        LaunchError: there is none of this name.
+        ConfigError: the class cannot be imported, or is no :class:`Scheduler`.
     """
+    if "." in name:
+        made = locate(name, key="hydra.launcher.scheduler")()
+        if not isinstance(made, Scheduler):
+            raise ConfigError(
+                f"hydra.launcher.scheduler={name} is not a subclass of "
+                f"{Scheduler.__module__}.{Scheduler.__name__}"
+            )
+        return made
     if name not in SCHEDULERS:
         raise LaunchError(
             f"'{name}' is not a scheduler; dpeval knows {', '.join(sorted(SCHEDULERS))}"

@@ -11,11 +11,11 @@ import json
 import math
 import re
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dpeval.config import Config, LauncherOptions, SiteConfig
-from dpeval.errors import LaunchError
+from dpeval.errors import ConfigError, LaunchError
 from dpeval.record.memory import Forecast
 from dpeval.util.units import GIB
 
@@ -45,8 +45,14 @@ class Resources:
         return self.nodes * (self.gpus or self.cores) * self.time_min / 60
 
 
-def resolve(config: Config, forecast: Forecast | None, options: LauncherOptions) -> Resources:
-    """What the run of `config` needs, `forecast` being its fullest rank's memory."""
+def derive(config: Config, forecast: Forecast | None, options: LauncherOptions) -> Resources:
+    """What the run of `config` needs.
+
+    Args:
+        config: the run.
+        forecast: memory of its fullest rank; None where it is not known.
+        options: the keys of ``hydra/launcher``; only the warning's lead time counts here.
+    """
     devices = config.num_devices // config.num_nodes
     gpu = config.hardware.kind == "gpu"
     cores_per_device = config.hardware.cores_per_device + (config.dataset.workers or 0)
@@ -57,9 +63,58 @@ def resolve(config: Config, forecast: Forecast | None, options: LauncherOptions)
         cores=devices * cores_per_device,
         gpus=devices if gpu else 0,
         memory_mib=_memory_mib(config, devices, forecast),
-        time_min=options.time_min or _time_min(config, options),
+        time_min=_time_min(config, options),
         exclusive=config.site.exclusive,
     )
+
+
+def override(resources: Resources, options: LauncherOptions) -> Resources:
+    """`resources` with whatever the keys of ``hydra/launcher`` say instead."""
+    given: dict[str, Any] = {
+        "nodes": options.nodes,
+        "cores": options.cpus_per_task,
+        "gpus": options.gpus_asked,
+        "memory_mib": None if options.mem_gb is None else options.mem_gb * 1024,
+        "time_min": options.timeout_min,
+    }
+    return replace(resources, **{key: value for key, value in given.items() if value is not None})
+
+
+def contradictions(config: Config, needed: Resources, options: LauncherOptions) -> list[str]:
+    """One line for every resource of which ``hydra/launcher`` gives a run less than it needs.
+
+    They are told and not refused: a key given there is what the user wants.
+
+    Args:
+        config: the run.
+        needed: what dpeval derived for it.
+        options: the keys of ``hydra/launcher``.
+
+    Raises:
+        ConfigError: nodes or tasks that no run could work with.
+    """
+    if options.nodes not in (None, needed.nodes):
+        raise ConfigError(
+            f"hydra.launcher.nodes={options.nodes} and num_nodes={needed.nodes} contradict each "
+            "other; set num_nodes alone"
+        )
+    if options.tasks_per_node not in (None, 1):
+        raise ConfigError(
+            f"hydra.launcher.tasks_per_node={options.tasks_per_node} is not possible: a run is one "
+            "task per node, which starts its ranks itself; set num_devices"
+        )
+    given = override(needed, options)
+    return [
+        f"{what}: hydra.launcher asks for {asked}, and num_devices={config.num_devices} "
+        f"batch={config.batch} needs {wanted}"
+        for what, asked, wanted in (
+            ("GPUs per node", given.gpus, needed.gpus),
+            ("cores per node", given.cores, needed.cores),
+            ("time limit in minutes", given.time_min, needed.time_min),
+            ("memory per node in MiB", given.memory_mib, needed.memory_mib),
+        )
+        if asked is not None and wanted is not None and asked < wanted
+    ]
 
 
 def _memory_mib(config: Config, devices: int, forecast: Forecast | None) -> int | None:
@@ -92,7 +147,9 @@ def round_up_mib(size_bytes: int) -> int:
 def _time_min(config: Config, options: LauncherOptions) -> int:
     measure = config.measure
     windows_s = measure.time_limit_s * (1 + (measure.ablation_share if measure.ablation else 0))
-    return math.ceil((windows_s + config.site.startup_s + options.signal_s + _SIGNAL_EARLY_S) / 60)
+    return math.ceil(
+        (windows_s + config.site.startup_s + options.signal_delay_s + _SIGNAL_EARLY_S) / 60
+    )
 
 
 @dataclass(frozen=True)
@@ -128,8 +185,8 @@ def job_name(study: str, token: str) -> str:
     return f"dpeval-{plain or 'sweep'}-{token}"
 
 
-def check_folder(folder: str) -> None:
-    """Check that schedulers can write their logs to `folder`.
+def check_folder(key: str, folder: str) -> None:
+    """Check that schedulers can write their logs to the `folder` of a user's `key`.
 
     Raises:
         LaunchError: it holds a control character, or what SLURM and submitit replace in paths.
@@ -137,6 +194,6 @@ def check_folder(folder: str) -> None:
     bad = next((char for char in folder if ord(char) < 32 or char in "%\\"), None)
     if bad is not None:
         raise LaunchError(
-            f"the sweep's folder {folder!r} contains {bad!r}, which schedulers replace in "
-            "the paths of logs; choose another with hydra.sweep.dir or study"
+            f"{key}={folder!r} contains {bad!r}, which schedulers replace in the paths of logs; "
+            "choose another folder"
         )

@@ -7,8 +7,11 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
 
 from dpeval.config import LauncherOptions, SiteConfig
 from dpeval.errors import LaunchError
@@ -21,7 +24,7 @@ from dpeval.launchers.schedulers.base import (
     ask,
     chosen,
     one_line,
-    site_options,
+    plain_options,
     worker_command,
 )
 from dpeval.launchers.schedulers.resources import Group, Resources
@@ -39,10 +42,30 @@ _DETAILS = (
 """Variables of a job that its run's record keeps."""
 
 
+@dataclass
+class SlurmOptions(LauncherOptions, SlurmQueueConf):  # type: ignore[misc]  # untyped base
+    """Keys of ``hydra/launcher=slurm``: those of ``submitit_slurm`` and dpeval's own.
+
+    They override the site's: ``hydra.launcher.partition`` wins over ``site.partition``.
+    """
+
+    scheduler: str = "slurm"
+    requeue: int = 1
+
+    @property
+    def gpus_asked(self) -> int | None:
+        # gpu, gpu:2 and gpu:a100:2 are the forms of one generic resource.
+        found = re.search(r"\bgpu\b(?::[^:,]*[^:,\d][^:,]*)?(?::(\d+))?", self.gres or "")
+        if found is not None:
+            return int(found[1] or 1)
+        return self.gpus_per_task if self.gpus_per_task is not None else self.gpus_per_node
+
+
 class Slurm(Scheduler):
     """SLURM through submitit, squeue (what waits and runs) and sacct (what has ended)."""
 
     name = "slurm"
+    options = SlurmOptions
 
     def parameters(
         self, resources: Resources, site: SiteConfig, options: LauncherOptions, job_name: str
@@ -149,7 +172,7 @@ def slurm_parameters(
         "ntasks_per_node": 1,
         "cpus_per_task": resources.cores,
         "time": resources.time_min,
-        "signal_delay_s": options.signal_s,
+        "signal_delay_s": options.signal_delay_s,
         "array_parallelism": options.array_parallelism,
         "srun_args": [
             *([] if resources.exclusive else shared),
@@ -158,12 +181,12 @@ def slurm_parameters(
         ],
         "additional_parameters": {
             **({"requeue": True} if site.requeue and options.requeue else {"no-requeue": True}),
-            **site_options(site),
+            **plain_options("site.options", site.options),
         },
     }
     if resources.gpus:
         parameters |= _slurm_gpus(resources.gpus, site)
-    if site.ask_memory:
+    if site.ask_memory or options.mem_gb is not None:
         memory_mib = resources.memory_mib
         if memory_mib is not None:
             parameters["mem"] = f"{memory_mib}M"
@@ -182,7 +205,47 @@ def slurm_parameters(
             parameters[key] = one_line(f"site.{key}", value)
     if site.setup:
         parameters["setup"] = list(site.setup)
-    return parameters
+    return _overridden(parameters, options)
+
+
+_NATIVE = (
+    "partition", "qos", "comment", "constraint", "exclude", "gres", "cpus_per_gpu",
+    "gpus_per_task", "mem_per_gpu", "mem_per_cpu", "account",
+)  # fmt: skip
+"""Keys of hydra-submitit-launcher that are submitit's own names of sbatch options."""
+_INSTEAD_OF = {
+    "gres": ("gpus_per_node",),
+    "gpus_per_task": ("gpus_per_node", "gres"),
+    "cpus_per_gpu": ("cpus_per_task",),
+    "mem_per_gpu": ("mem",),
+    "mem_per_cpu": ("mem",),
+}
+"""What sbatch accepts not together with a key: derived options that give way to it."""
+
+
+def _overridden(parameters: dict[str, Any], options: LauncherOptions) -> dict[str, Any]:
+    """`parameters` with the keys of ``hydra/launcher`` that were given in place of derived ones."""
+    made = dict(parameters)
+    for key in _NATIVE:
+        value = getattr(options, key, None)
+        if value is None:
+            continue
+        for derived in _INSTEAD_OF.get(key, ()):
+            made.pop(derived, None)
+        made[key] = value if isinstance(value, int) else one_line(f"hydra.launcher.{key}", value)
+    if "cpus_per_task" not in made:
+        made["srun_args"] = [
+            word for word in made["srun_args"] if not word.startswith("--cpus-per-task")
+        ]
+    if options.setup is not None:
+        made["setup"] = list(options.setup)
+    if options.stderr_to_stdout:
+        made["stderr_to_stdout"] = True
+    made["additional_parameters"] = {
+        **made["additional_parameters"],
+        **plain_options("hydra.launcher.additional_parameters", options.additional_parameters),
+    }
+    return made
 
 
 def _slurm_gpus(gpus: int, site: SiteConfig) -> dict[str, Any]:
