@@ -1,5 +1,30 @@
-"""dpeval: measure, explain and predict data-parallel training."""
+"""dpeval: measure, explain and predict data-parallel training.
+
+A notebook needs seven functions; ``help(dpeval.read)`` shows an example of each:
+
+- :func:`read`: records to a frame of runs
+- :func:`columns`: what its columns mean
+- :func:`scaling`: throughput, speed-up and efficiency per configuration
+- :func:`efficiency`: what efficiency is lost to
+- :func:`best`: the best configuration for an objective
+- :func:`compare`: one sweep against another
+- :func:`plot`: a figure of the report
+"""
 
 from __future__ import annotations
 
+import importlib
+
 __version__ = "0.1.0"
+__all__ = ["best", "columns", "compare", "efficiency", "plot", "read", "scaling"]
+
+
+def __getattr__(name: str) -> object:
+    # Late: pandas and matplotlib take a second, which no rank and no command must wait for.
+    if name in __all__:
+        return getattr(importlib.import_module("dpeval.analysis.api"), name)
+    raise AttributeError(f"module 'dpeval' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -22,6 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
         min_efficiency=given.min_efficiency,
         pdf=given.pdf,
         figures=not given.tables_only,
+        own_figures=tuple(given.figure),
     )
     return run_main(lambda: _command(given, options))
 
@@ -62,6 +63,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, help="where to write; default: PATH/analysis")
     parser.add_argument("--pdf", action="store_true", help="also print the report to a PDF")
     parser.add_argument("--tables-only", action="store_true", help="no figures and no report")
+    parser.add_argument(
+        "--figure",
+        action="append",
+        default=[],
+        metavar="PACKAGE.MODULE.FUNCTION",
+        help="also draw a figure of your own: a function that takes the data of the figures and "
+        "returns a dpeval.analysis.figures.Drawing (may be repeated)",
+    )
     parser.add_argument(
         "--objective",
         choices=best_configuration.OBJECTIVES,

@@ -52,6 +52,12 @@ class RunInterrupted(DpevalError):
     exit_status = 130
 
 
+class UnsupportedError(DpevalError):
+    """The records do not hold what a figure needs; the message says what is lacking."""
+
+    exit_status = 2
+
+
 class SlowerError(DpevalError):
     """A sweep is slower than another by more than is allowed."""
 

@@ -35,6 +35,8 @@ class Options:
     """Also print the report to a PDF."""
     figures: bool = True
     """Draw figures and write the report, not the tables alone."""
+    own_figures: tuple[str, ...] = ()
+    """Import paths of figures beside those of the catalogue (``package.module.function``)."""
 
 
 def analyze(
@@ -128,20 +130,22 @@ def _illustrate(findings: Findings, out: Path, console: Console, options: Option
         factors=efficiency.table(findings.waterfalls),
         laws=scaling_laws.bands(findings.curves, findings.points),
     )
-    sheet = figures.Sheet.of(findings.loaded.runs, findings.pooled, models)
-    drawn = figures.draw_all(sheet, out)
+    figure_data = figures.FigureData.of(findings.loaded.runs, findings.pooled, models)
+    drawn = figures.draw_all(
+        figure_data, out, [figures.find_plot(path) for path in options.own_figures]
+    )
     for figure in drawn:
         if figure.drawn:
             console.print(escape(f"figure: {out / figure.stem}.png"))
         else:
             console.print(escape(f"not drawn: {figure.title} ({figure.why_not})"))
     said = verdict.sentences(findings)
-    doubts = [*cautions.cautions(sheet), *verdict.lacking(findings)]
+    doubts = [*cautions.cautions(figure_data), *verdict.lacking(findings)]
     warned = [*verdict.claims(findings), *doubts]
     summary.write(summary.summarise(findings, warned), out / summary.FILE_NAME)
     page = html_report.write(
         html_report.ReportData(
-            sheet=sheet,
+            figure_data=figure_data,
             figures=drawn,
             folder=out,
             verdict=said,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,21 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
-from dpeval.analysis.figures import Models, Sheet, components, scaling, style, throughput, waterfall
-from dpeval.analysis.figures.configurations import CELL, segments
-from dpeval.analysis.figures.figure_data import UnsupportedError
+from dpeval.analysis.figures import (
+    FigureData,
+    Models,
+    components,
+    scaling,
+    style,
+    throughput,
+    waterfall,
+)
+from dpeval.analysis.figures.catalogue import draw_all, find_plot
 from dpeval.analysis.figures.memory import memory
 from dpeval.analysis.frame import runs_frame
+from dpeval.analysis.frame.configurations import CELL, segments
 from dpeval.analysis.scaling import pooling
+from dpeval.errors import ConfigError, UnsupportedError
 from dpeval.record.codes import CauseCode
 from dpeval.record.memory import Budget, Forecast
 from dpeval.record.schema import Cause, DatasetUsed, MemoryRecord, Record
@@ -36,10 +46,10 @@ def _styled() -> Iterator[None]:
         yield
 
 
-def sheet_of(records: list[Record], models: Models | None = None) -> Sheet:
+def figure_data_of(records: list[Record], models: Models | None = None) -> FigureData:
     paths = (Path(str(number)) for number in range(len(records)))
     runs = runs_frame.of_records(zip(records, paths, strict=True)).runs
-    return Sheet.of(runs, pooling.pool(runs), models)
+    return FigureData.of(runs, pooling.pool(runs), models)
 
 
 def does_not_fit(devices: int, batch: int, **changes: Any) -> Record:
@@ -67,7 +77,7 @@ def boxes(axes: Axes) -> list[Rectangle]:
 
 
 def test_no_line_passes_over_an_absent_point() -> None:
-    drawn = throughput.over_cores(sheet_of(study())).figure
+    drawn = throughput.over_cores(figure_data_of(study())).figure
     lines = [line for line in drawn.axes[0].get_lines() if line.get_linestyle() == "-"]
     joined = [sorted(np.asarray(line.get_xdata(), dtype=float)) for line in lines]
     assert [1.0, 2.0] in joined
@@ -76,7 +86,7 @@ def test_no_line_passes_over_an_absent_point() -> None:
 
 def test_an_absent_cell_is_hatched_and_says_what_it_needs() -> None:
     for draw in (throughput.over_cores, throughput.best_devices, scaling.efficiency_map):
-        figure = draw(sheet_of(study())).figure
+        figure = draw(figure_data_of(study())).figure
         hatches = {p.get_hatch() for axes in figure.axes for p in axes.patches}
         assert "////" in hatches
         words = said(figure).replace("\n", " ")
@@ -97,19 +107,19 @@ def test_an_absent_cell_says_what_it_lacked_in_the_words_that_fit(
     cause = Cause(kind=kind, message=message)
     absent = make_record(4, 32, status="skipped", cause=cause)
     for draw in (throughput.over_cores, scaling.efficiency_map):
-        figure = draw(sheet_of([make_record(1), make_record(2, 32, 0.6), absent])).figure
+        figure = draw(figure_data_of([make_record(1), make_record(2, 32, 0.6), absent])).figure
         assert shown in said(figure).replace("\n", " ")
 
 
 def test_the_stack_of_phases_adds_up_to_the_step() -> None:
-    sheet = sheet_of(study())
-    axes = components.time_components(sheet).figure.axes[0]
+    figure_data = figure_data_of(study())
+    axes = components.time_components(figure_data).figure.axes[0]
     scale = 1e3 if "(ms)" in axes.get_ylabel() else 1.0
     bars = [p for p in boxes(axes) if p.get_width() == pytest.approx(0.72)]
     tops: dict[float, float] = {}
     for bar in bars:
         tops[bar.get_x()] = max(tops.get(bar.get_x(), 0.0), bar.get_y() + bar.get_height())
-    steps = sheet.families[0].measured()["step_s"].to_numpy()
+    steps = figure_data.families[0].measured()["step_s"].to_numpy()
     assert [tops[x] for x in sorted(tops)] == pytest.approx(list(steps * scale))
 
 
@@ -118,7 +128,7 @@ def test_a_run_that_never_became_steady_has_an_open_marker() -> None:
     assert wobbly.window is not None
     window = wobbly.window.model_copy(update={"steady": False})
     records = [make_record(1), wobbly.model_copy(update={"window": window})]
-    figure = throughput.over_cores(sheet_of(records)).figure
+    figure = throughput.over_cores(figure_data_of(records)).figure
     faces = {
         float(x): to_hex(line.get_markerfacecolor())
         for line in figure.axes[0].get_lines()
@@ -133,25 +143,25 @@ def test_stand_in_data_is_marked_in_the_figure() -> None:
     used = DatasetUsed(
         requested="imagenette", used="imagenette_like", root="", train_images=1, num_classes=10
     )
-    figure = throughput.over_cores(sheet_of([make_record(1, dataset=used)])).figure
+    figure = throughput.over_cores(figure_data_of([make_record(1, dataset=used)])).figure
     assert "stand-in data" in said(figure)
 
 
 def test_a_figure_that_the_data_cannot_support_says_why() -> None:
     with pytest.raises(UnsupportedError, match="hardware=gpu"):
-        throughput.over_gpus(sheet_of(study()))
+        throughput.over_gpus(figure_data_of(study()))
     with pytest.raises(UnsupportedError, match="more than one device count"):
-        throughput.best_devices(sheet_of([make_record(1)]))
+        throughput.best_devices(figure_data_of([make_record(1)]))
     with pytest.raises(UnsupportedError, match="efficiency factors"):
-        waterfall.waterfall(sheet_of(study()))
+        waterfall.waterfall(figure_data_of(study()))
 
 
 def test_the_waterfall_ends_at_the_product_of_its_factors() -> None:
-    pooled = sheet_of(study())
+    pooled = figure_data_of(study())
     (row,) = pooled.table[pooled.table["num_devices"] == 8].to_dict("records")
     factors = {"input": 0.9, "contention": 0.8, "remainder": 1.05}
     rows = [{k: row[k] for k in CELL} | {"factor": f, "value": v} for f, v in factors.items()]
-    figure = waterfall.waterfall(sheet_of(study(), Models(factors=pd.DataFrame(rows)))).figure
+    figure = waterfall.waterfall(figure_data_of(study(), Models(factors=pd.DataFrame(rows)))).figure
     bars = boxes(figure.axes[0])
     assert bars[-1].get_width() == pytest.approx(0.9 * 0.8 * 1.05)
     lost = sum(bar.get_width() for bar in bars[1:-1])
@@ -159,20 +169,20 @@ def test_the_waterfall_ends_at_the_product_of_its_factors() -> None:
 
 
 def test_memory_shows_budget_and_what_did_not_fit() -> None:
-    figure = memory(sheet_of(study())).figure
+    figure = memory(figure_data_of(study())).figure
     assert "budget 10.8 GiB" in said(figure)
     assert "15.9 of 10.8 GiB" in said(figure)
 
 
 def test_the_order_of_runs_changes_nothing() -> None:
     records = [make_record(n, 32, 1 / n, repetition=r) for n in (1, 2) for r in range(2)]
-    one, other = sheet_of(records).table, sheet_of(records[::-1]).table
+    one, other = figure_data_of(records).table, figure_data_of(records[::-1]).table
     pd.testing.assert_frame_equal(one, other)
 
 
 def test_speedup_of_twice_the_throughput_is_two_with_an_interval() -> None:
     records = [make_record(1, 32, 1.0, noise=0.01), make_record(2, 32, 0.5, noise=0.01)]
-    points = scaling.speedups(sheet_of(records).families[0], 32)
+    points = scaling.speedups(figure_data_of(records).families[0], 32)
     base, other = points.to_dict("records")
     assert base["speedup"] == 1.0 == base["efficiency"]
     assert base["efficiency_half"] == 0.0
@@ -183,7 +193,7 @@ def test_speedup_of_twice_the_throughput_is_two_with_an_interval() -> None:
 @pytest.mark.parametrize("name", ["$\\frac{", "<script>", "a\nb", "x" * 10_000, "\x00\x1b[31m"])
 def test_any_name_can_be_drawn(name: str, tmp_path: Path) -> None:
     config = {**make_record(1).config, "model": {"name": name}}
-    drawing = throughput.over_cores(sheet_of([make_record(1, config=config)]))
+    drawing = throughput.over_cores(figure_data_of([make_record(1, config=config)]))
     drawing.figure.savefig(tmp_path / "a.svg")
     ElementTree.parse(tmp_path / "a.svg")
 
@@ -191,3 +201,23 @@ def test_any_name_can_be_drawn(name: str, tmp_path: Path) -> None:
 def test_segments_join_only_neighbours_that_are_there() -> None:
     assert list(segments([1, 2, 4, 8], {1, 2, 8})) == [[1, 2], [8]]
     assert list(segments([1, 2], set())) == []
+
+
+def test_a_figure_of_ones_own_is_drawn_after_those_of_dpeval(tmp_path: Path) -> None:
+    own = find_plot("tests.unit.test_face.title_only")
+    *_, last = draw_all(figure_data_of(study()), tmp_path, [own])
+    assert (last.stem, last.title, last.drawn) == ("title_only", "How many runs there are", True)
+    assert (tmp_path / "title_only.svg").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("absent.module.figure", "there is no module 'absent'"),
+        ("tests.unit.test_face.title", "has no 'title'; did you mean 'title_only'"),
+        ("dpeval.analysis.figures.scaling.speedup", "would overwrite dpeval's own figure"),
+    ],
+)
+def test_a_figure_that_cannot_be_had_is_told(name: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        find_plot(name)

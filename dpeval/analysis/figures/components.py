@@ -9,8 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from dpeval.analysis.figures import style
-from dpeval.analysis.figures.configurations import Family
-from dpeval.analysis.figures.figure_data import Drawing, Sheet, UnsupportedError
+from dpeval.analysis.figures.figure_data import Drawing, FigureData
 from dpeval.analysis.figures.panels import (
     INTERVAL_NOTE,
     Panel,
@@ -19,23 +18,25 @@ from dpeval.analysis.figures.panels import (
     notes_on,
     shade_oversubscribed,
 )
+from dpeval.analysis.frame.configurations import Family
 from dpeval.analysis.frame.labels import device_count
+from dpeval.errors import UnsupportedError
 from dpeval.record.phases import PHASE_WORDS, PHASES
 
 
-def time_components(sheet: Sheet) -> Drawing:
+def time_components(figure_data: FigureData) -> Drawing:
     """Mean time of every phase of a step, stacked, for each device count and batch."""
     wanted = [
         (family, [batch])
-        for family in sheet.families
+        for family in figure_data.families
         for batch in family.batches
         if len(family.measured(batch))
     ]
     if not wanted:
         raise UnsupportedError("no run was measured")
     title = "Where the time of a step goes"
-    figure, panels = grid(title, sheet.words(), wanted, size=(3.7, 2.9))
-    several = sum(len(f.batches) for f in sheet.families) > 1
+    figure, panels = grid(title, figure_data.words(), wanted, size=(3.7, 2.9))
+    several = sum(len(f.batches) for f in figure_data.families) > 1
     said = []
     for panel in panels:
         said.append(_draw(panel, several))

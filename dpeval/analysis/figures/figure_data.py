@@ -8,14 +8,10 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from dpeval.analysis.figures.configurations import Family, cells, common_words, families
+from dpeval.analysis.frame.configurations import Family, cells, common_words, families
 from dpeval.errors import RecordError
 from dpeval.record.io import FILE_NAME, read
 from dpeval.record.schema import Record
-
-
-class UnsupportedError(Exception):
-    """The data cannot support a figure; the message says what is lacking."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +28,7 @@ class Models:
 
     factors: pd.DataFrame = field(default_factory=pd.DataFrame)
     """A row per configuration and factor, in order: the columns of a cell
-    (:data:`~dpeval.analysis.figures.configurations.CELL`), `factor` (name) and `value`; the
+    (:data:`~dpeval.analysis.frame.configurations.CELL`), `factor` (name) and `value`; the
     product over a configuration is its efficiency."""
     laws: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Curves of the laws that the data support: the columns of a cell without `num_devices`,
@@ -40,12 +36,12 @@ class Models:
 
 
 @dataclass(frozen=True)
-class Sheet:
+class FigureData:
     """The data that all figures draw from."""
 
     runs: pd.DataFrame
     table: pd.DataFrame
-    """One row per configuration; see :func:`dpeval.analysis.figures.configurations.cells`."""
+    """One row per configuration; see :func:`dpeval.analysis.frame.configurations.cells`."""
     families: list[Family]
     models: Models = field(default_factory=Models)
 
@@ -54,7 +50,9 @@ class Sheet:
         return self.models.factors
 
     @classmethod
-    def of(cls, runs: pd.DataFrame, pooled: pd.DataFrame, models: Models | None = None) -> Sheet:
+    def of(
+        cls, runs: pd.DataFrame, pooled: pd.DataFrame, models: Models | None = None
+    ) -> FigureData:
         """Prepare what the figures draw.
 
         Args:

@@ -10,26 +10,27 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
 from dpeval.analysis.figures import style
-from dpeval.analysis.figures.configurations import Family
-from dpeval.analysis.figures.figure_data import Drawing, Sheet, UnsupportedError
+from dpeval.analysis.figures.figure_data import Drawing, FigureData
 from dpeval.analysis.figures.panels import Panel, grid, left_out
+from dpeval.analysis.frame.configurations import Family
 from dpeval.analysis.frame.labels import cell_name
+from dpeval.errors import UnsupportedError
 from dpeval.util.units import GIB
 
 _PEAK, _FORECAST, _BUDGET = "#0b5a8f", "#5c5c5c", "#d55e00"
 
 
-def memory(sheet: Sheet) -> Drawing:
+def memory(figure_data: FigureData) -> Drawing:
     """Measured peak (marker) and forecast (line) over the fullest rank's batch; budget above."""
     wanted = [
         (family, family.batches)
-        for family in sheet.families
+        for family in figure_data.families
         if family.cells[["peak_bytes", "need_bytes"]].notna().any(axis=None)
     ]
     if not wanted:
         raise UnsupportedError("no record holds a memory forecast or a measured peak")
     title = "Memory of the fullest rank"
-    figure, panels = grid(title, sheet.words(), wanted, size=(4.4, 3.0), lanes=False)
+    figure, panels = grid(title, figure_data.words(), wanted, size=(4.4, 3.0), lanes=False)
     said = [_draw(panel) for panel in panels]
     figure.legend(handles=_handles(), loc="outside right center")
     notes = ["Measured: highest peak over runs; whiskers span the runs.", left_out(wanted)]

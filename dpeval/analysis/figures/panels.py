@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
 from dpeval.analysis.figures import style
-from dpeval.analysis.figures.configurations import Family, device_word, printable, shortfall
+from dpeval.analysis.frame.configurations import Family, device_word, printable, shortfall
 from dpeval.analysis.frame.labels import cell_name
 from dpeval.util.plural import counted
 

@@ -11,8 +11,7 @@ import pandas as pd
 from matplotlib.colors import Normalize
 
 from dpeval.analysis.figures import style
-from dpeval.analysis.figures.configurations import Family, segments, shortfall
-from dpeval.analysis.figures.figure_data import Drawing, Sheet, UnsupportedError
+from dpeval.analysis.figures.figure_data import Drawing, FigureData
 from dpeval.analysis.figures.panels import (
     INTERVAL_NOTE,
     Panel,
@@ -22,7 +21,9 @@ from dpeval.analysis.figures.panels import (
     notes_on,
     shade_oversubscribed,
 )
+from dpeval.analysis.frame.configurations import Family, segments, shortfall
 from dpeval.analysis.frame.labels import device_count
+from dpeval.errors import UnsupportedError
 
 
 def speedups(family: Family, batch: int) -> pd.DataFrame:
@@ -52,17 +53,17 @@ def speedups(family: Family, batch: int) -> pd.DataFrame:
     return points
 
 
-def speedup(sheet: Sheet) -> Drawing:
+def speedup(figure_data: FigureData) -> Drawing:
     """Speed-up over devices against the ideal, with the fitted law where the data support one."""
-    wanted = _with_several_counts(sheet)
+    wanted = _with_several_counts(figure_data)
     title = "Speed-up against the ideal"
-    figure, panels = grid(title, sheet.words(), wanted, to_scale=True)
+    figure, panels = grid(title, figure_data.words(), wanted, to_scale=True)
     said = [sentence for panel in panels for sentence in _draw_speedup(panel)]
     fitted = [
         law
         for panel in panels
         for batch, colour in zip(panel.batches, style.sequential(len(panel.batches)), strict=True)
-        for law in _draw_laws(sheet, panel, batch, colour)
+        for law in _draw_laws(figure_data, panel, batch, colour)
     ]
     notes = [
         f"Dashed: ideal. {INTERVAL_NOTE}",
@@ -74,9 +75,9 @@ def speedup(sheet: Sheet) -> Drawing:
     return Drawing(figure, f"{title}, lines with 95 % intervals. " + " ".join(said[:12]))
 
 
-def _with_several_counts(sheet: Sheet) -> list[tuple[Family, list[int]]]:
+def _with_several_counts(figure_data: FigureData) -> list[tuple[Family, list[int]]]:
     wanted = []
-    for family in sheet.families:
+    for family in figure_data.families:
         batches = [batch for batch in family.shown_batches if len(family.measured(batch)) > 1]
         if batches:
             wanted.append((family, batches))
@@ -111,9 +112,9 @@ def _draw_speedup(panel: Panel) -> list[str]:
     return said
 
 
-def _draw_laws(sheet: Sheet, panel: Panel, batch: int, colour: Any) -> list[str]:
+def _draw_laws(figure_data: FigureData, panel: Panel, batch: int, colour: Any) -> list[str]:
     named = []
-    for name, curve in sheet.laws(panel.family, batch):
+    for name, curve in figure_data.laws(panel.family, batch):
         devices = curve["devices"].astype(float)
         x = np.log2(devices) if panel.counts[-1] > 16 else devices
         panel.axes.plot(x, curve["speedup"], color=colour, linewidth=0.9, zorder=2.2)
@@ -122,14 +123,14 @@ def _draw_laws(sheet: Sheet, panel: Panel, batch: int, colour: Any) -> list[str]
     return named
 
 
-def efficiency_map(sheet: Sheet) -> Drawing:
+def efficiency_map(figure_data: FigureData) -> Drawing:
     """Parallel efficiency for devices x batch; cells that were not measured are hatched."""
-    wanted = [(family, family.shown_batches) for family, _ in _with_several_counts(sheet)]
+    wanted = [(family, family.shown_batches) for family, _ in _with_several_counts(figure_data)]
     title = "Parallel efficiency (1 = ideal)"
     most_counts = max(len(family.device_counts) for family, _ in wanted)
     most_batches = max(len(batches) for _, batches in wanted)
     size = (max(4.6, 1.0 + 0.62 * most_counts), 0.9 + 0.55 * most_batches)
-    figure, panels = grid(title, sheet.words(), wanted, size=size, lanes=False)
+    figure, panels = grid(title, figure_data.words(), wanted, size=size, lanes=False)
     highest = 1.0
     colours = mpl.colormaps["cividis"]
     scale = Normalize(0.0, highest)

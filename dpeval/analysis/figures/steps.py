@@ -12,9 +12,10 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from dpeval.analysis.figures import style
-from dpeval.analysis.figures.configurations import FAMILY, printable
-from dpeval.analysis.figures.figure_data import Drawing, Sheet, UnsupportedError
+from dpeval.analysis.figures.figure_data import Drawing, FigureData
+from dpeval.analysis.frame.configurations import FAMILY, printable
 from dpeval.analysis.frame.labels import configuration
+from dpeval.errors import UnsupportedError
 from dpeval.record.phases import PHASE_WORDS, PHASES
 from dpeval.record.schema import RankRecord, Record
 from dpeval.util.plural import counted
@@ -25,14 +26,16 @@ _MOST_DOTS = 400
 _DOT, _WARM = "#0b5a8f", "#b5b5b5"
 
 
-def distribution(sheet: Sheet) -> Drawing:
+def distribution(figure_data: FigureData) -> Drawing:
     """Every step time of each run: warm-up in grey, measured steps as dots under a box."""
-    records = [r for r in sheet.records(_telling_runs(sheet)) if _slowest(r) is not None]
+    records = [
+        r for r in figure_data.records(_telling_runs(figure_data)) if _slowest(r) is not None
+    ]
     if not records:
         raise UnsupportedError("no run kept its step times")
     title = "Step times of each run"
     height = 1.5 + 0.3 * len(records)
-    figure = style.titled(9.4, height, title, sheet.words())
+    figure = style.titled(9.4, height, title, figure_data.words())
     axes = figure.add_subplot()
     left, right = _limits(records)
     for row, record in enumerate(records):
@@ -46,7 +49,7 @@ def distribution(sheet: Sheet) -> Drawing:
     axes.grid(axis="x")
     axes.grid(visible=False, axis="y")
     axes.legend(handles=_handles(), loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
-    total = int((sheet.runs["status"] == "ok").sum())
+    total = int((figure_data.runs["status"] == "ok").sum())
     notes = [
         "Box: quartiles and median of the measured steps; whiskers: 5th to 95th percentile.",
         "Arrow: warm-up steps beyond the axis.",
@@ -58,10 +61,10 @@ def distribution(sheet: Sheet) -> Drawing:
     )
 
 
-def _telling_runs(sheet: Sheet) -> pd.DataFrame:
+def _telling_runs(figure_data: FigureData) -> pd.DataFrame:
     """Runs to show one by one: all, else one per configuration, else an even choice of those."""
     order = [*FAMILY, "batch", "num_devices", "repetition"]
-    runs = sheet.runs[sheet.runs["status"] == "ok"].sort_values(order)
+    runs = figure_data.runs[figure_data.runs["status"] == "ok"].sort_values(order)
     if len(runs) > MOST_RUNS:
         runs = runs.drop_duplicates([*FAMILY, "batch", "num_devices"])
     if len(runs) > MOST_RUNS:
@@ -158,15 +161,17 @@ def _handles() -> list[Line2D]:
     ]  # fmt: skip
 
 
-def timeline(sheet: Sheet) -> Drawing:
+def timeline(figure_data: FigureData) -> Drawing:
     """The median step of the run with the most ranks: a compute and a communication lane each."""
-    runs = sheet.runs[sheet.runs["status"] == "ok"].sort_values(["num_devices", "repetition"])
-    record, step = _telling_step(sheet.records(runs.tail(3)))
+    runs = figure_data.runs[figure_data.runs["status"] == "ok"].sort_values(
+        ["num_devices", "repetition"]
+    )
+    record, step = _telling_step(figure_data.records(runs.tail(3)))
     ranks = [rank for rank in record.ranks if len(rank.step_s) > step]
     shown = ranks[:MOST_RANKS]
     slowest = record.throughput.slowest_rank if record.throughput else -1
     title = "One step across ranks"
-    words = f"{_run_name(record)} · step {step} · {sheet.words()}"
+    words = f"{_run_name(record)} · step {step} · {figure_data.words()}"
     figure = style.titled(8.6, 1.7 + 0.5 * len(shown), title, words)
     axes = figure.add_subplot()
     starts = _starts(shown, step)

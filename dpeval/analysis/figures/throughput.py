@@ -6,8 +6,7 @@ import math
 from typing import Any
 
 from dpeval.analysis.figures import style
-from dpeval.analysis.figures.configurations import Family, segments, shortfall
-from dpeval.analysis.figures.figure_data import Drawing, Sheet, UnsupportedError
+from dpeval.analysis.figures.figure_data import Drawing, FigureData
 from dpeval.analysis.figures.panels import (
     INTERVAL_NOTE,
     Panel,
@@ -18,25 +17,27 @@ from dpeval.analysis.figures.panels import (
     notes_on,
     shade_oversubscribed,
 )
+from dpeval.analysis.frame.configurations import Family, segments, shortfall
 from dpeval.analysis.frame.labels import device_count
+from dpeval.errors import UnsupportedError
 
 
-def over_cores(sheet: Sheet) -> Drawing:
+def over_cores(figure_data: FigureData) -> Drawing:
     """Throughput over CPU devices, one line per batch."""
-    return _over_devices(sheet, "cpu", "Throughput over CPU devices")
+    return _over_devices(figure_data, "cpu", "Throughput over CPU devices")
 
 
-def over_gpus(sheet: Sheet) -> Drawing:
+def over_gpus(figure_data: FigureData) -> Drawing:
     """Throughput over GPUs, one line per batch."""
-    return _over_devices(sheet, "gpu", "Throughput over GPUs, by batch")
+    return _over_devices(figure_data, "gpu", "Throughput over GPUs, by batch")
 
 
-def _over_devices(sheet: Sheet, hardware: str, title: str) -> Drawing:
-    chosen = [family for family in sheet.families if family.hardware == hardware]
+def _over_devices(figure_data: FigureData, hardware: str, title: str) -> Drawing:
+    chosen = [family for family in figure_data.families if family.hardware == hardware]
     if not any(len(family.measured()) for family in chosen):
         raise UnsupportedError(f"no run on hardware={hardware} was measured")
     wanted = [(family, family.shown_batches) for family in chosen if len(family.measured())]
-    figure, panels = grid(title, sheet.words(hardware), wanted, to_scale=True)
+    figure, panels = grid(title, figure_data.words(hardware), wanted, to_scale=True)
     for panel in panels:
         draw_lines(panel)
     notes = [INTERVAL_NOTE, *notes_on(chosen), left_out(wanted)]
@@ -75,11 +76,11 @@ def _alt(title: str, chosen: list[Family]) -> str:
     return f"{title}, lines with 95 % intervals. " + "; ".join(lines) + "."
 
 
-def best_devices(sheet: Sheet) -> Drawing:
+def best_devices(figure_data: FigureData) -> Drawing:
     """For each batch, the device count with the highest throughput; ties are called ties."""
     wanted = [
         (family, family.shown_batches)
-        for family in sheet.families
+        for family in figure_data.families
         if len(family.measured()) and len(family.device_counts) > 1
     ]
     if not wanted:
@@ -88,7 +89,7 @@ def best_devices(sheet: Sheet) -> Drawing:
     most_counts = max(len(family.device_counts) for family, _ in wanted)
     most_batches = max(len(batches) for _, batches in wanted)
     size = (max(4.4, 1.0 + 0.62 * most_counts), 0.8 + 0.5 * most_batches)
-    figure, panels = grid(title, sheet.words(), wanted, size=size, lanes=False)
+    figure, panels = grid(title, figure_data.words(), wanted, size=size, lanes=False)
     said = [sentence for panel in panels for sentence in _draw_best(panel)]
     notes = [
         "Numbers: throughput ± half of its 95 % interval, img/s.",

@@ -10,23 +10,24 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from dpeval.analysis.figures import style
-from dpeval.analysis.figures.configurations import CELL, Family, device_word
-from dpeval.analysis.figures.figure_data import Drawing, Sheet, UnsupportedError
+from dpeval.analysis.figures.figure_data import Drawing, FigureData
 from dpeval.analysis.figures.panels import MOST_PANELS
 from dpeval.analysis.figures.scaling import speedups
+from dpeval.analysis.frame.configurations import CELL, Family, device_word
 from dpeval.analysis.frame.labels import cell_name
+from dpeval.errors import UnsupportedError
 from dpeval.util.plural import counted
 
 _LOSS, _GAIN, _WHOLE = "#d55e00", "#3fb893", "#0b5a8f"
 
 
-def waterfall(sheet: Sheet) -> Drawing:
+def waterfall(figure_data: FigureData) -> Drawing:
     """Parallel efficiency as a product of factors, for the most devices of each batch.
 
     Every bar takes the running product from before its factor to after it, so that the bars'
     lengths add up to what is lost (in points of efficiency) and end at the measured efficiency.
     """
-    wanted = _chosen(sheet)
+    wanted = _chosen(figure_data)
     if not wanted:
         raise UnsupportedError("no configuration with two or more devices has efficiency factors")
     shown = wanted[:MOST_PANELS]
@@ -35,7 +36,7 @@ def waterfall(sheet: Sheet) -> Drawing:
     longest = max(len(factors) for _, _, factors in shown)
     title = "What efficiency is lost to"
     size = (max(7.0, 4.6 * columns), 1.1 + rows * (0.95 + 0.3 * longest))
-    figure = style.titled(*size, title, sheet.words())
+    figure = style.titled(*size, title, figure_data.words())
     said = []
     for index, (family, cell, factors) in enumerate(shown):
         axes = figure.add_subplot(rows, columns, index + 1)
@@ -54,13 +55,13 @@ def waterfall(sheet: Sheet) -> Drawing:
     return Drawing(figure, f"{title}: waterfalls of factors. " + " ".join(said))
 
 
-def _chosen(sheet: Sheet) -> list[tuple[Family, Any, pd.DataFrame]]:
+def _chosen(figure_data: FigureData) -> list[tuple[Family, Any, pd.DataFrame]]:
     """Of each family and batch, the configuration with the most devices that has factors."""
     found = []
-    if sheet.factors.empty:
+    if figure_data.factors.empty:
         return []
-    known = dict(iter(sheet.factors.groupby(list(CELL), dropna=False)))
-    for family in sheet.families:
+    known = dict(iter(figure_data.factors.groupby(list(CELL), dropna=False)))
+    for family in figure_data.families:
         for batch in family.batches:
             for cell in reversed(list(family.measured(batch).itertuples())):
                 key = (*family.key.values(), cell.num_devices, cell.batch)

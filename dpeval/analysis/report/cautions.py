@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pandas as pd
 
-from dpeval.analysis.figures.figure_data import Sheet
+from dpeval.analysis.figures.figure_data import FigureData
 from dpeval.analysis.frame.labels import cell_name
 
 _MOST = 12
 
 
-def cautions(sheet: Sheet) -> list[str]:
+def cautions(figure_data: FigureData) -> list[str]:
     """What makes the figures less trustworthy, one sentence for each cause."""
-    table = sheet.table
+    table = figure_data.table
     ok = table[table["status"] == "ok"] if not table.empty else table
     if ok.empty:
         return []

@@ -25,7 +25,7 @@ import pandas as pd
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
-from dpeval.analysis.figures import FigureInfo, Sheet
+from dpeval.analysis.figures import FigureData, FigureInfo
 from dpeval.analysis.report import interactive_charts, report_tables
 from dpeval.errors import DpevalError
 
@@ -38,7 +38,7 @@ _PDF_TIMEOUT_S = 180.0
 class ReportData:
     """What a report is made of."""
 
-    sheet: Sheet
+    figure_data: FigureData
     figures: Sequence[FigureInfo]
     folder: Path
     """Where the figures lie and the report goes."""
@@ -66,8 +66,8 @@ def write(data: ReportData) -> Path:
 
 def render(data: ReportData) -> str:
     """The page as text."""
-    runs = data.sheet.runs
-    groups = interactive_charts.groups(data.sheet)
+    runs = data.figure_data.runs
+    groups = interactive_charts.groups(data.figure_data)
     script, plotly = _asset("report.js"), _plotly()
     environment = jinja2.Environment(
         loader=jinja2.BaseLoader(),

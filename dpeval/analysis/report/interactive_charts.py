@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dpeval.analysis.figures.configurations import Family, device_word, shortfall
-from dpeval.analysis.figures.figure_data import Sheet
+from dpeval.analysis.figures.figure_data import FigureData
 from dpeval.analysis.figures.memory import rank_batch
 from dpeval.analysis.figures.scaling import speedups
+from dpeval.analysis.frame.configurations import Family, device_word, shortfall
 from dpeval.analysis.frame.labels import device_count
 from dpeval.record.phases import PHASE_WORDS, PHASES
 from dpeval.util.plural import counted
@@ -53,19 +53,19 @@ class Group:
     charts: list[Chart]
 
 
-def groups(sheet: Sheet) -> list[Group]:
+def groups(figure_data: FigureData) -> list[Group]:
     """Charts of every family that was measured, :data:`MOST_FAMILIES` at most."""
     found = []
-    for family in sheet.families[:MOST_FAMILIES]:
+    for family in figure_data.families[:MOST_FAMILIES]:
         if family.measured().empty:
             continue
-        runs = _runs_of(sheet, family)
+        runs = _runs_of(figure_data, family)
         charts = [_throughput(family, runs), _components(family, runs)]
         if any(len(family.measured(batch)) > 1 for batch in family.shown_batches):
             charts.insert(1, _efficiency(family, runs))
         if family.cells["peak_bytes"].notna().any():
             charts.append(_memory(family, runs))
-        found.append(Group(family.label or sheet.words() or "all runs", charts))
+        found.append(Group(family.label or figure_data.words() or "all runs", charts))
     return found
 
 
@@ -73,8 +73,8 @@ Runs = dict[tuple[int, int], list[str]]
 """Paths of the records of one (num_devices, batch)."""
 
 
-def _runs_of(sheet: Sheet, family: Family) -> Runs:
-    runs = sheet.runs
+def _runs_of(figure_data: FigureData, family: Family) -> Runs:
+    runs = figure_data.runs
     for column, value in family.key.items():
         same = runs[column] == value
         runs = runs[same if pd.notna(value) else runs[column].isna()]

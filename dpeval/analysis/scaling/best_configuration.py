@@ -139,3 +139,22 @@ def _score(row: dict[Any, Any], objective: Objective) -> Candidate | None:
 def _is_tie(one: Candidate, best: Candidate) -> bool:
     halves = [math.log(c.high / c.low) / 2 if c.low > 0 else math.nan for c in (one, best)]
     return abs(math.log(one.value / best.value)) <= math.hypot(*halves)
+
+
+def table(choices: list[Choice]) -> pd.DataFrame:
+    """One row per choice: :data:`FAMILY`, the best of it, its `ties` and `why_not`."""
+    columns = [
+        *FAMILY, "num_devices", "batch", "value", "low", "high", "unit", "efficiency", "ties",
+        "why_not",
+    ]  # fmt: skip
+    rows = [
+        {
+            **one.key,
+            **(vars(one.best) if one.best is not None else {"batch": one.batch}),
+            "unit": one.objective.unit,
+            "ties": [(tie.num_devices, tie.batch) for tie in one.ties],
+            "why_not": one.why_not,
+        }
+        for one in choices
+    ]
+    return pd.DataFrame(rows, columns=columns)

@@ -48,10 +48,15 @@ class Findings:
     @property
     def summary(self) -> pd.DataFrame:
         """One row per configuration with everything: the table of ``summary.csv``."""
-        joined = self.points[[*CONFIGURATION, *POINT_COLUMNS]]
-        if joined.empty:
-            return self.pooled.assign(**dict.fromkeys(POINT_COLUMNS, float("nan")))
-        return self.pooled.merge(joined, on=CONFIGURATION, how="left", validate="one_to_one")
+        return joined(self.pooled, self.points)
+
+
+def joined(pooled: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
+    """`pooled` with the columns of `points`: NaN for what was not measured."""
+    added = points[[*CONFIGURATION, *POINT_COLUMNS]]
+    if added.empty:
+        return pooled.assign(**dict.fromkeys(POINT_COLUMNS, float("nan")))
+    return pooled.merge(added, on=CONFIGURATION, how="left", validate="one_to_one")
 
 
 def find(

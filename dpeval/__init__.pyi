@@ -1,0 +1,26 @@
+"""Types of the names that ``dpeval/__init__.py`` loads when they are first used."""
+
+from dpeval.analysis.api import (
+    best as best,
+)
+from dpeval.analysis.api import (
+    columns as columns,
+)
+from dpeval.analysis.api import (
+    compare as compare,
+)
+from dpeval.analysis.api import (
+    efficiency as efficiency,
+)
+from dpeval.analysis.api import (
+    plot as plot,
+)
+from dpeval.analysis.api import (
+    read as read,
+)
+from dpeval.analysis.api import (
+    scaling as scaling,
+)
+
+__version__: str
+__all__ = ["best", "columns", "compare", "efficiency", "plot", "read", "scaling"]
