@@ -11,7 +11,7 @@ from typing import Any
 
 from dpeval.devices.base import Device
 from dpeval.instruments.step_buffer import COLUMNS
-from dpeval.record.phases import MARKED_PHASES
+from dpeval.record.phases import MARKED_PHASES, Phase
 from dpeval.util.arrays import Floats
 
 DRAIN_EVERY_S = 0.5
@@ -83,7 +83,7 @@ class PhaseClock:
         self._open = step = _Step(index, host_s, self._stamp())
         self._marks, self._reduces = step.marks, step.reduces
 
-    def mark(self, phase: str) -> None:
+    def mark(self, phase: Phase) -> None:
         """Assign the time since the previous mark to `phase`; a phase may be marked repeatedly."""
         self._marks.append((phase, self._stamp()))
 

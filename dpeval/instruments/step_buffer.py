@@ -14,21 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from dpeval.record.phases import PHASES
 from dpeval.util.arrays import Floats
 
-COLUMNS = (
-    "begin",
-    "data",
-    "h2d",
-    "forward",
-    "backward",
-    "comm_exposed",
-    "optimizer",
-    "other",
-    "step",
-    "comm",
-    "comm_hidden",
-)
+COLUMNS = ("begin", *PHASES, "step", "comm", "comm_hidden")
 """One row per step, in seconds; `begin` is on the host's monotonic clock."""
 
 

@@ -6,12 +6,12 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import psutil
 
 from dpeval.config import HardwareConfig
 from dpeval.errors import DpevalError
+from dpeval.record.codes import MemoryAction
 from dpeval.record.machine import Machine
 from dpeval.record.memory import Budget, Forecast
 from dpeval.system import cgroups
@@ -26,7 +26,7 @@ class NoForecast(DpevalError):
 class Decision(Frozen):
     """What becomes of a run, from its forecast and its budget."""
 
-    action: Literal["run", "accumulate", "try", "skip", "error"]
+    action: MemoryAction
     micro_batches: int = 1
     forecast: Forecast
     """With `micro_batches` parts."""
@@ -150,7 +150,7 @@ def decide(
                 f"{math.ceil(images / parts)}",
             )
         advice = "not even micro-batches of one image fit"
-    action: Literal["skip", "try", "error"] = "skip"
+    action: MemoryAction = "skip"
     what = f"skipped; {advice}"
     if on_excess == "try":
         action, what = "try", "run anyway (memory.on_excess=try)"

@@ -65,6 +65,12 @@ CauseCode = Literal[
 ]
 """Why a run is not ``ok``. ``time_limit`` is also that of a run with too few steps for a mean."""
 
+MemoryAction = Literal["run", "accumulate", "try", "skip", "error"]
+"""What becomes of a run, from the forecast of its memory and its budget."""
+
+AblationKind = Literal["normal", "no_sync", "alone"]
+"""Kinds of ablation blocks: as measured, without gradient synchronisation, one rank alone."""
+
 AbsenceCode = Literal["steps", "missing"]
 """Why the analysis has no measurement where no record gives a cause."""
 

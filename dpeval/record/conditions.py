@@ -1,4 +1,4 @@
-"""The condition of the machine while a run measured."""
+"""The state of the machine while a run was measured."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ MIN_ELAPSED_S = 1.0
 
 
 class Conditions(Frozen):
-    """Sampled from outside the ranks while they measured."""
+    """The state of the machine, sampled from outside the ranks while they measured."""
 
     samples: int
     interval_s: float
@@ -30,7 +30,7 @@ class Conditions(Frozen):
     sibling_share: dict[str, float] = {}
     """Per SMT sibling of the ranks' CPUs that no rank uses: share taken by other processes."""
     taken_by: list[str] = []
-    """Other processes that ran on the ranks' CPUs, the greediest first."""
+    """Other processes that ran on the ranks' CPUs, the busiest first."""
     quota_share: float | None = None
     """Share of the ranks' CPUs' time during which a cgroup quota stopped this job."""
     heat_events: int | None = None
@@ -40,7 +40,7 @@ class Conditions(Frozen):
     major_faults: int | None = None
     minor_faults_per_s: float | None = None
     """Of all ranks together. One takes about 2 µs: thousands in every step mean that the C library
-    gives memory back to the system and takes it anew, which is part of a training's cost."""
+    returns memory to the OS and faults it in again, which is part of the cost of training."""
     load_average: float | None = None
     memory_bytes_per_s: float | None = None
     """To and from memory, by all cores of the host."""
@@ -50,9 +50,9 @@ class Conditions(Frozen):
     """Between the first sample and the last; divide by `elapsed_s` for power."""
     energy_source: str = ""
     unreadable: list[str] = []
-    """What this machine does not let be read."""
+    """Readings that this machine does not give."""
     bad: list[str] = []
-    """Conditions that make the figures suspect, in words."""
+    """One sentence for each condition that makes the figures less trustworthy."""
 
     @property
     def power_w(self) -> float | None:

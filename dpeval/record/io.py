@@ -1,4 +1,4 @@
-"""Reading and writing ``metrics.json``."""
+"""Reads and writes ``metrics.json``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FILE_NAME = "metrics.json"
 
 
 def write(record: Record, path: Path) -> None:
-    """Write `record` to `path` so that a reader finds the old file, the new one, or none.
+    """Write `record` to `path` atomically, and make its folder if needed.
 
     Raises:
         OSError: the folder cannot be written (no space, no permission).
@@ -42,7 +42,7 @@ def read(path: Path) -> Record:
 
 
 def below(folder: Path) -> Iterator[Path]:
-    """Every record's file below `folder`, in no order; none where there is no such folder."""
+    """The files of all records below `folder`, in no particular order."""
     # Path.rglob takes four times as long on a tree of 100,000 folders.
     for base, _, names in os.walk(folder):
         if FILE_NAME in names:
@@ -50,7 +50,11 @@ def below(folder: Path) -> Iterator[Path]:
 
 
 def parse(text: bytes, name: str) -> Record:
-    """Parse the bytes of a ``metrics.json``; `name` is for messages.
+    """Parse the bytes of a ``metrics.json``.
+
+    Args:
+        text: the bytes, JSON.
+        name: what messages call it, usually its path.
 
     Raises:
         RecordError: see :func:`read`.

@@ -1,4 +1,4 @@
-"""What a host has, and where and with what a run was made."""
+"""The processors and memory of a host, and the hardware and software of a run."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Machine(Frozen):
 
 
 class Environment(Frozen):
-    """Where and with what a run was made."""
+    """The hardware and software with which a run was made."""
 
     host: str
     cpu_model: str
@@ -86,4 +86,4 @@ UNKNOWN_ENVIRONMENT = Environment(
     git_commit=None,
     git_dirty=None,
 )
-"""Where nobody can tell where a run was made; its record names `environment` as missing."""
+"""Stands in a record whose environment nobody knows, and which names it as missing."""

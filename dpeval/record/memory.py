@@ -1,4 +1,4 @@
-"""The forecast of a rank's memory, and what it may use."""
+"""The forecast of a rank's memory, and its budget."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Forecast(Frozen):
         return self.total_bytes - sum(self.parts.get(name, 0) for name in ALLOWANCES)
 
     def with_allowance_of(self, other: Forecast) -> Forecast:
-        """What is counted here with the allowances that stand in `other`."""
+        """The counted parts of this forecast with the allowances of `other`."""
         counted = {name: size for name, size in self.parts.items() if name not in ALLOWANCES}
         allowances = {name: size for name, size in other.parts.items() if name in ALLOWANCES}
         parts = counted | allowances

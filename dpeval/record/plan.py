@@ -1,4 +1,4 @@
-"""What every rank was planned to do."""
+"""The plan of a run: what every rank does, on which CPUs or GPU."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class RankPlan(Frozen):
 
 
 OVERSUBSCRIBED = "oversubscribed"
-"""How the note of a plan begins that gives ranks more compute threads than there are CPUs."""
+"""How a plan's note begins if ranks have more compute threads than there are CPUs."""
 
 
 class Plan(Frozen):
-    """What will be run."""
+    """What every rank will do, or why the run is not started."""
 
     world_size: int
     global_batch: int
@@ -42,9 +42,9 @@ class Plan(Frozen):
     notes: list[str] = []
     """What a reader of the figures should know (oversubscribed, SMT siblings shared, …)."""
     skip: str | None = None
-    """Why this run is not started; None where it is."""
+    """Why this run is not started; None if it is."""
     skip_kind: SkipCode = "devices"
-    """What it lacks, as in a record's cause."""
+    """What it lacks, as the code of the record's cause."""
 
     @property
     def is_oversubscribed(self) -> bool:

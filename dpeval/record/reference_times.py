@@ -1,4 +1,4 @@
-"""How long the reference work between steps took."""
+"""How long the reference work between steps took: how fast the machine itself was."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ PAGES = 256
 
 
 class ReferenceTimes(Frozen):
-    """The times of one rank's fixed work; equally long lists."""
+    """The times of one rank's reference work; the lists are equally long."""
 
     step: list[int] = []
-    """How many steps had been taken."""
+    """The number of steps taken before each reading."""
     product_s: list[float] = []
-    """Products of small matrices."""
+    """Time of the products of small matrices."""
     page_s: list[float] = []
-    """One page taken fresh from the system and touched."""
+    """Time to take one page from the OS and touch it."""
 
     @model_validator(mode="after")
     def _even(self) -> ReferenceTimes:
@@ -39,6 +39,6 @@ class ReferenceTimes(Frozen):
 
     @property
     def work_s(self) -> Floats:
-        """Per reading, the time of all of it, s."""
+        """Per reading, the time of all its work, s."""
         both: Floats = np.array(self.product_s) + PAGES * np.array(self.page_s)
         return both

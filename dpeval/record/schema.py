@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from dpeval import __version__
-from dpeval.record.codes import CauseCode, Status, WarningCode
+from dpeval.record.codes import AblationKind, CauseCode, MemoryAction, Status, WarningCode
 from dpeval.record.conditions import Conditions
 from dpeval.record.machine import UNKNOWN_ENVIRONMENT, Environment
 from dpeval.record.measurement import Balance, Window
@@ -25,7 +25,7 @@ from dpeval.record.reference_times import ReferenceTimes
 from dpeval.util.frozen import Frozen
 
 UNKNOWN_FIELDS = ("environment", "started_at", "wall_s", "plan", "ranks", "dataset")
-"""What the record of a run misses that ended before it could say anything of its machine."""
+"""Fields that nobody can fill in for a run that ended before it reached a machine."""
 
 
 class Cause(Frozen):
@@ -89,7 +89,7 @@ class Bucket(Frozen):
 
 
 class RankRecord(Frozen):
-    """What one rank did."""
+    """One rank: where it ran, how long its steps took, how much memory it held."""
 
     rank: int
     host: str
@@ -121,7 +121,7 @@ class RankRecord(Frozen):
 
 
 class Throughput(Frozen):
-    """Images really processed by all ranks over the time of the slowest, img/s."""
+    """Images processed by all ranks over the time of the slowest rank, img/s."""
 
     img_per_s: float
     low: float
@@ -133,7 +133,7 @@ class Throughput(Frozen):
 
 
 class SetupTimes(Frozen):
-    """What came before the first step, s; never part of a mean."""
+    """The time before the first step, s; never part of a mean."""
 
     total_s: float
     first_step_s: float | None = None
@@ -143,19 +143,19 @@ class SetupTimes(Frozen):
 class AblationBlock(Frozen):
     """One short block of steps of one kind."""
 
-    kind: Literal["normal", "no_sync", "alone"]
+    kind: AblationKind
     step_s: list[list[float]]
     """Per rank (for ``alone``: the one rank that ran), the steps' times."""
 
 
 class Ablation(Frozen):
-    """Interleaved windows after the main one: what communication and sharing really cost."""
+    """Blocks of steps after the main window, interleaved: the cost of communication and sharing."""
 
     blocks: list[AblationBlock]
     normal_s: float
     no_sync_s: float | None
     alone_s: float
-    """Median step times: all ranks as ever, without gradient synchronisation, one rank alone."""
+    """Median step times of the three kinds of blocks."""
     comm_cost_s: float | None
     """normal - no_sync."""
     sharing_cost_s: float | None
@@ -170,20 +170,19 @@ class Loss(Frozen):
 
 
 class MemoryRecord(Frozen):
-    """Forecast, budget and what was measured."""
+    """Forecast and budget of a rank's memory, and what was decided from them."""
 
     forecast: Forecast | None = None
     budget: Budget | None = None
-    action: str = "run"
-    """run, accumulate, try, skip or error."""
+    action: MemoryAction = "run"
     decision: str = ""
-    """The one line said before the run."""
+    """The line that was printed before the run."""
     devices_needed: int | None = None
-    """The smallest device count at which the batch is forecast to fit, where it does not here."""
+    """The smallest device count at which the batch is forecast to fit, if it does not fit here."""
 
 
 class Scheduler(Frozen):
-    """The job that carried the run, where a scheduler did."""
+    """The scheduler's job in which the run was made."""
 
     kind: str
     job_id: str
@@ -193,7 +192,7 @@ class Scheduler(Frozen):
 
 
 class Record(Frozen):
-    """Everything one run leaves; ``metrics.json`` is its JSON."""
+    """Everything that is known of one run. ``metrics.json`` is its JSON."""
 
     schema_version: Literal[1] = 1
     dpeval_version: str

@@ -1,4 +1,4 @@
-"""The base of every value that flows from room to room or into a record."""
+"""The base of every value that passes between packages or into a record."""
 
 from __future__ import annotations
 

@@ -21,10 +21,11 @@ import numpy as np
 import torch
 
 from dpeval.instruments.step_buffer import COLUMNS, Board, Stage
-from dpeval.worker.messages import AblationSeries, Kind
+from dpeval.record.codes import AblationKind
+from dpeval.worker.messages import AblationSeries
 from dpeval.worker.trainer import Trainer
 
-KINDS: tuple[Kind, ...] = ("normal", "no_sync", "alone")
+KINDS: tuple[AblationKind, ...] = ("normal", "no_sync", "alone")
 MIN_ROUNDS, MAX_ROUNDS = 2, 4
 MIN_STEPS_PER_BLOCK, MAX_STEPS_PER_BLOCK = 3, 50
 _ALIGNED_BYTES = 64

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from dpeval.config import Config
 from dpeval.data import Source
-from dpeval.record.codes import StopReason
+from dpeval.record.codes import AblationKind, StopReason
 from dpeval.record.plan import Plan
 from dpeval.record.reference_times import ReferenceTimes
 
@@ -61,12 +60,9 @@ class RankFailure:
     peak_bytes: int | None = None
 
 
-Kind = Literal["normal", "no_sync", "alone"]
-
-
 @dataclass(frozen=True)
 class AblationSeries:
     """One block's step times on one rank, s; empty on a rank that only waited."""
 
-    kind: Kind
+    kind: AblationKind
     step_s: list[float]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from dpeval.devices.cpu import CpuDevice
 from dpeval.instruments.phase_clock import PhaseClock
 from dpeval.instruments.step_buffer import COLUMNS
+from dpeval.record.phases import Phase
 
 
 @dataclass
@@ -44,9 +45,8 @@ def test_phases_and_remainder_add_up_to_the_step(spans: list[float], rest: float
     device, rows = FakeDevice(), np.zeros((1, len(COLUMNS)))
     clock = PhaseClock(device, rows)
     clock.start_step(0, 0.0)
-    for phase, span in zip(
-        ("data", "h2d", "forward", "backward", "optimizer"), spans, strict=False
-    ):
+    phases: tuple[Phase, ...] = ("data", "h2d", "forward", "backward", "optimizer")
+    for phase, span in zip(phases, spans, strict=False):
         device.now_s += span
         clock.mark(phase)
     device.now_s += rest

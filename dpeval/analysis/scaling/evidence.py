@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from dpeval.analysis.scaling.efficiency import MEANING, Waterfall
-from dpeval.record.phases import PHASES
+from dpeval.record.phases import PHASE_WORDS, PHASES
 from dpeval.stats.intervals import robust_deviation
 
 OUTLIER_SHARE = 0.10
@@ -218,7 +218,7 @@ def _phase(pair: Pair) -> str | None:
     if not known:
         return None
     phase = max(known, key=lambda name: known[name])
-    name = {"data": "waiting for data", "comm_exposed": "exposed communication"}.get(phase, phase)
+    name = PHASE_WORDS.get(phase, phase)
     share = float(pair.cell[f"{phase}_s"]) / float(pair.cell["step_s"])
     return f"{name} takes {share:.0%} of its step, {known[phase] * 100:.0f} points more"
 
