@@ -4,11 +4,11 @@ Every node runs the same program and starts its own ranks exactly as a single ma
 meet through the run's folder, which all of them see: node 0 says there where it serves the
 rendezvous store, and the others leave there what their ranks measured, as arrays and JSON.
 
-Files, not keys in the store that node 0 serves for the ranks: where to find the store can only be
-said outside it, and the processes that watch ranks must never block. A client's `check` takes 40 µs,
-but while the server is stopped or cut off it does not return, whatever the store's timeout (torch
-2.14: 8 s with a timeout of 3 s, until the process was killed). Meanwhile the watcher would heed no
-signal and find no hang. A value in the store also ends at 8 MiB, less than a long run's series.
+They use files and not keys in that store. The store's address must be told outside it, and the
+processes that watch ranks must never block: a client's `check` takes 40 µs, but it does not return
+while the server is stopped or cut off, whatever the timeout (torch 2.14: none after 8 s with
+a timeout of 3 s). Meanwhile the watcher would heed no signal and detect no hang. A value in the
+store also ends at 8 MiB, less than the series of a long run.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from dpeval.record.schema import Record
 
 __all__ = ["COLUMNS", "CONFIGURATION", "Loaded", "find", "load", "of_records", "row"]
 
-CONFIGURATION = ["series", "hardware", "scaling", "num_devices", "batch"]
+CONFIGURATION: list[str] = ["series", "hardware", "scaling", "num_devices", "batch"]
 """What two runs must share to be repetitions of one another, within a series."""
 STEP_COLUMNS = ("path", "rank", "step", "phase", "seconds", "measured")
 
