@@ -22,9 +22,9 @@ part() {
 lint() { "$bin/ruff" check . && "$bin/ruff" format --check . && "$bin/lint-imports" && "$bin/mypy"; }
 alone() { "$bin/coverage" run -m pytest "$@"; }
 # Two at a time: most of such a test is a program that starts, or one that waits for a scheduler.
-# Tests that share a cluster or a costly fixture name a common xdist_group.
+# All tests of a file run in one process: they share its cluster and its costly fixtures.
 two_at_once() {
-  COVERAGE_FILE=.coverage.two_at_once.$1 "$bin/python" -m pytest -n 2 --dist loadgroup \
+  COVERAGE_FILE=.coverage.two_at_once.$1 "$bin/python" -m pytest -n 2 --dist loadfile \
     --cov --cov-report= "${@:2}"
 }
 

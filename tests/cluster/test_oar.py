@@ -6,12 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.cluster.conftest import LONG, TINY, Cluster, wait_until
 from tests.cluster.sweeps import job_ids, records, standing, wait_for_words
 
-pytestmark = pytest.mark.xdist_group("oar")
 SHARED = "site.exclusive=false"
 
 

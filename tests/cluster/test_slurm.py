@@ -20,8 +20,6 @@ from dpeval.launchers.tracking import manifest as manifests
 from tests.cluster.conftest import LONG, TEST_USER, TINY, Cluster, counted, wait_until
 from tests.cluster.sweeps import job_ids, records, standing, wait_for_words
 
-pytestmark = pytest.mark.xdist_group("slurm")
-
 
 def accounted(cluster: Cluster, sweep: Path) -> list[dict[str, str]]:
     """What SLURM's accounting holds of each run: its request and its state."""

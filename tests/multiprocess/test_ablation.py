@@ -131,7 +131,6 @@ def assert_equal(one: dict[str, Any], other: dict[str, Any]) -> None:
         np.testing.assert_array_equal(value, other[name], err_msg=name)
 
 
-@pytest.mark.xdist_group("ablation")
 def test_what_was_trained_is_as_it_was_after_every_block_and_at_the_end(seen: list[Seen]) -> None:
     for rank, told in enumerate(seen):
         assert_equal(told.after, told.before)
@@ -148,7 +147,6 @@ def test_what_was_trained_is_as_it_was_after_every_block_and_at_the_end(seen: li
     np.testing.assert_array_equal(seen[0].before[weights], seen[1].before[weights])
 
 
-@pytest.mark.xdist_group("ablation")
 def test_without_synchronisation_ranks_part_ways(seen: list[Seen]) -> None:
     """… or the blocks that are meant to communicate nothing would time communication."""
     _, synced, apart, *_ = zip(seen[0].ends, seen[1].ends, strict=False)
