@@ -71,7 +71,7 @@ def test_a_run_forecast_to_exceed_its_memory_is_skipped_with_the_way_out(train: 
 def test_accumulation_trains_the_same_batch_in_fewer_bytes(train: Train) -> None:
     done = train(
         *RESNET, "batch=192", "hardware.memory_gib=0.9", "memory.on_excess=accumulate",
-        "measure.min_steps=3",
+        "measure.min_steps=3", "measure.max_steps=6", "measure.time_limit_s=200",
     )  # fmt: skip
     made = done.record
     assert made.status == "ok", done.err
@@ -182,7 +182,8 @@ def test_memory_that_is_kept_is_not_faulted_in_again(train: Train) -> None:
     big = (
         "model=torchvision", "model.name=squeezenet1_1", "dataset=imagenette_like",
         "dataset.train_images=64", "dataset.image_px=160", "batch=32", "num_devices=1",
-        "measure=quick", "measure.min_steps=12", "measure.ablation=false", "analyze=false",
+        "measure=quick", "measure.min_steps=12", "measure.max_steps=14", "measure.time_limit_s=200",
+        "measure.ablation=false", "analyze=false",
     )  # fmt: skip
 
     def faults_per_step(*overrides: str) -> float:
