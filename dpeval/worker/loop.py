@@ -1,8 +1,9 @@
-"""The training loop of one rank, top to bottom."""
+"""The training loop of one rank, top to bottom; it is the same on CPU and on CUDA."""
 
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 
 from torch import Tensor
 
@@ -11,11 +12,12 @@ from dpeval.worker.trainer import Trainer
 
 
 def training_loop(trainer: Trainer, control: Control) -> int:
-    """Train until `control` says stop; return the number of steps taken."""
+    """Train until rank 0 decides to stop; return the number of steps taken, equal on all ranks."""
     steps = 0
     while True:
         train_step(trainer, steps)
         steps += 1
+        # Deciding and reference work happen here, between steps, and so enter none of them.
         if not control.go_on(steps):
             return steps
 
@@ -23,23 +25,40 @@ def training_loop(trainer: Trainer, control: Control) -> int:
 def train_step(trainer: Trainer, index: int, *, sync: bool = True) -> None:
     """One step: fetch, copy to the device, forward, backward, update.
 
-    Every ``clock.mark`` assigns the time since the mark before it. With ``sync=False`` the
-    gradients stay on this rank (ablation only).
+    Every ``clock.mark(phase)`` assigns the time since the previous mark to `phase`. One phase is
+    not marked here: ``comm_exposed``. Communication starts inside ``backward()``, so the
+    strategy's communication hook stamps the last gradient and the end of the last all-reduce
+    there (:func:`dpeval.components.strategies.timed_all_reduce`), and the clock splits the time
+    of ``backward()`` at the last gradient.
+
+    Args:
+        trainer: this rank's model, loader, optimizer and clock.
+        index: the step's row in the clock's table.
+        sync: whether gradients are summed over the ranks; False only in ablation windows.
     """
-    clock, feed, wrapped = trainer.clock, trainer.feed, trainer.wrapped
+    clock, wrapped = trainer.clock, trainer.wrapped
     clock.start_step(index, time.monotonic())
-    batch = feed.next()
+
+    # A loader that keeps ahead has the batch ready; what is timed here is the wait for it.
+    batch = trainer.feed.next()
     clock.mark("data")
-    images, labels = feed.put(batch)
+    # On CUDA the copy began a step ago on a stream of its own; only its rest is waited for.
+    images, labels = trainer.feed.put(batch)
     clock.mark("h2d")
-    parts = micro_batches(images, labels, trainer.parts)
-    for part in parts[:-1] if sync else parts:
+
+    # All micro-batches but the last add up their gradients on this rank alone, so that each step
+    # reduces every gradient once, however many micro-batches it has.
+    *first, last = micro_batches(images, labels, trainer.parts)
+    for part in first:
         with wrapped.no_sync():
             forward_backward(trainer, *part)
-    if sync:
-        forward_backward(trainer, *parts[-1])
+    with nullcontext() if sync else wrapped.no_sync():
+        forward_backward(trainer, *last)
+
+    # The scaler passes everything through except in fp16, whose gradients it unscales first.
     trainer.scaler.step(trainer.optimizer)
     trainer.scaler.update()
+    # To None: zeroing would write every gradient once more.
     trainer.optimizer.zero_grad(set_to_none=True)
     clock.mark("optimizer")
     clock.end_step()
@@ -52,11 +71,12 @@ def forward_backward(trainer: Trainer, images: Tensor, labels: Tensor) -> None:
     trainer.clock.mark("forward")
     trainer.scaler.scale(loss).backward()
     trainer.clock.mark("backward")
+    # Kept as a tensor: reading its value would wait for the device.
     trainer.losses.append(loss.detach())
 
 
 def micro_batches(images: Tensor, labels: Tensor, parts: int) -> list[tuple[Tensor, Tensor]]:
-    """Split a batch into `parts` parts as equal as can be."""
+    """Split a batch into `parts` parts of nearly equal size."""
     if parts == 1:
         return [(images, labels)]
     return list(zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True))
