@@ -14,7 +14,7 @@ import pandas as pd
 from dpeval.analysis.frame.runs_frame import CONFIGURATION
 from dpeval.util.arrays import Floats
 
-FAMILY = [name for name in CONFIGURATION if name != "num_devices"]
+FAMILY: list[str] = [name for name in CONFIGURATION if name != "num_devices"]
 """What points of one scaling curve share."""
 
 POINT_COLUMNS: dict[str, str] = {
