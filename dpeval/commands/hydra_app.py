@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dpeval.commands.callbacks import LeaveHydra
-from dpeval.commands.main import translate
+from dpeval.commands.main import is_wrong_option, translate
 from dpeval.config import Config, LauncherOptions, LocalOptions, from_hydra, register_schema
 from dpeval.launchers.compose import CartesianSweeper
 from dpeval.launchers.local import LocalLauncher
@@ -82,6 +82,10 @@ def compose(overrides: list[str]) -> Config:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             return from_hydra(hydra.compose("config", overrides=overrides))
     except (HydraException, OmegaConfBaseException) as error:
+        raise translate(error) from error
+    except ValueError as error:
+        if not is_wrong_option(error):
+            raise
         raise translate(error) from error
 
 

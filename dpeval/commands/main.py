@@ -7,11 +7,17 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import (
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from omegaconf.errors import OmegaConfBaseException
 
 from dpeval.config import wording
-from dpeval.errors import ConfigError, DpevalError, RunFailed, RunInterrupted, nearest
+from dpeval.config.suggestions import suggest_value
+from dpeval.errors import ConfigError, DpevalError, RunFailed, RunInterrupted
 from dpeval.record.schema import Record
 from dpeval.util.plural import counted, some_of
 
@@ -30,10 +36,9 @@ def run_main(function: Callable[[], object]) -> int:
         print(f"dpeval: {translated}", file=sys.stderr)
         return translated.exit_status
     except ValueError as error:
-        # Hydra's own word for a value that cannot name an option of a group (hardware=3).
-        if not str(error).startswith("Config group override"):
+        if not is_wrong_option(error):
             raise
-        print(f"dpeval: {error}; name one of the group's files", file=sys.stderr)
+        print(f"dpeval: {translate(error)}", file=sys.stderr)
         return ConfigError.exit_status
     except KeyboardInterrupt:
         print("dpeval: interrupted", file=sys.stderr)
@@ -45,12 +50,21 @@ def run_main(function: Callable[[], object]) -> int:
     return 0
 
 
+def is_wrong_option(error: ValueError) -> bool:
+    """Whether Hydra means a value that cannot name an option of a group: hardware=3 or null."""
+    return str(error).startswith("Config group override must be")
+
+
 def translate(error: Exception) -> ConfigError:
     """Say what Hydra or OmegaConf found wrong in one line, with the nearest valid choice."""
     chained = error.__cause__ or error.__context__
     cause = error if isinstance(error, OmegaConfBaseException) else chained
     text = str(error).strip()
     first = text.splitlines()[0] if text else type(error).__name__
+    if isinstance(cause, DpevalError):
+        return ConfigError(str(cause))  # from a launcher, which Hydra makes
+    if isinstance(error, InstantiationException) and isinstance(chained, TypeError):
+        return ConfigError(f"hydra/launcher does not accept its keys: {chained}")
     if isinstance(error, MissingConfigException):
         return ConfigError(_missing_option(error))
     if isinstance(error, OverrideParseException):
@@ -64,6 +78,16 @@ def translate(error: Exception) -> ConfigError:
         if place:
             return ConfigError(f"{wording(cause)} (in {place[1]}.yaml)")
         return ConfigError(wording(cause) + (f" (asked: {asked})" if asked != first else ""))
+    if first.startswith("Config group override must be"):
+        kind = first.rpartition(" ")[2]
+        return ConfigError(
+            f"a group, such as hardware, takes the name of one of its options and not a value of "
+            f"type {kind}; name an option, as in hardware=cpu"
+        )
+    if first.startswith(("Could not append to config", "Multiple values for", "force-add of")):
+        return ConfigError(f"{first.rstrip('.')}; leave out the + before the key")
+    if first.startswith("Could not delete from config"):
+        return ConfigError(f"{first.rstrip('.')}; leave out the ~, or correct the key")
     return ConfigError(first)
 
 
@@ -73,7 +97,9 @@ def _missing_option(error: MissingConfigException) -> str:
     options = list(error.options or [])
     if not group:
         return str(error).strip().splitlines()[0]
-    message = f"{group}={option} is not one of {', '.join(options)}{nearest(option, options)}"
+    message = f"{group}={option} is not one of {', '.join(options)}{suggest_value(option, options)}"
+    if group == "optimizer":
+        message += f" (any class of torch.optim: optimizer=torch optimizer.name={option})"
     if group == "model":
         message += f" (any torchvision classifier: model=torchvision model.name={option})"
     return message

@@ -17,6 +17,8 @@ class LocalOptions:
     _target_: str = "hydra_plugins.dpeval.LocalLauncher"
     dry_run: bool = False
     """Show the runs and start nothing."""
+    wait: bool = True
+    """True: runs follow one another in this process, which waits for them."""
 
 
 @dataclass

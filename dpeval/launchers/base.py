@@ -16,7 +16,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from dpeval.config import Config, from_hydra
+from dpeval.config import Config, MeasureConfig, from_hydra
 from dpeval.errors import ConfigError
 from dpeval.launchers.compose import Composer
 from dpeval.util.plural import counted
@@ -112,6 +112,11 @@ class SweepLauncher(Launcher):
         return SweepJob(number, tuple(overrides), composed, config, folder)
 
 
+def longest_s(measure: MeasureConfig) -> float:
+    """How long the windows of a run may take together, in seconds."""
+    return measure.time_limit_s * (1 + measure.ablation_share * measure.ablation)
+
+
 def check_time(configs: list[Config]) -> None:
     """Refuse a sweep that cannot end in time, repetitions counted, before anything starts.
 
@@ -119,10 +124,7 @@ def check_time(configs: list[Config]) -> None:
         ConfigError: the runs' own limits add up to more than ``sweep.time_limit_s``.
     """
     limit_s = min((c.sweep.time_limit_s for c in configs if c.sweep.time_limit_s), default=None)
-    total_s = sum(
-        c.measure.time_limit_s * (1 + c.measure.ablation_share * c.measure.ablation)
-        for c in configs
-    )
+    total_s = sum(longest_s(config.measure) for config in configs)
     if limit_s is not None and total_s > limit_s:
         raise ConfigError(
             f"{counted(len(configs), 'run')} of up to {total_s / len(configs):.0f} s each can take "

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dpeval.launchers.base import longest_s
 from dpeval.launchers.schedulers.resources import Group, Resources
+from dpeval.run.job import Job
+from dpeval.util.plural import counted
 
 
 def describe_groups(groups: Sequence[Group], labels: Sequence[str], texts: Sequence[str]) -> str:
@@ -24,6 +27,22 @@ def describe_groups(groups: Sequence[Group], labels: Sequence[str], texts: Seque
     lines.append(
         f"{runs} runs in {len(groups)} submissions, at most {hours:.2f} device-hours "
         "(if every run takes its whole time limit); nothing was submitted"
+    )
+    return "\n".join(lines)
+
+
+def describe_local(jobs: Sequence[Job]) -> str:
+    """The dry run on this machine: every run in order, or why it would be skipped."""
+    lines: list[str] = []
+    total_s = 0.0
+    for number, job in enumerate(jobs, 1):
+        fate = "" if job.plan.skip is None else f": skipped, {job.plan.skip}"
+        lines.append(f"[{number}/{len(jobs)}] {' '.join(job.overrides) or 'defaults'}{fate}")
+        if job.plan.skip is None:
+            total_s += longest_s(job.config.measure)
+    lines.append(
+        f"{counted(len(jobs), 'run')} here, one after another, at most {total_s / 60:.0f} min of "
+        "measuring (if every run takes its whole time limit); nothing was run"
     )
     return "\n".join(lines)
 

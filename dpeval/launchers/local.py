@@ -8,7 +8,9 @@ from hydra.core.utils import run_job
 from omegaconf import DictConfig
 
 from dpeval.config import identity
+from dpeval.errors import ConfigError
 from dpeval.launchers.base import SweepJob, SweepLauncher
+from dpeval.launchers.dry_run import describe_local
 from dpeval.launchers.tracking.resume import left_out
 from dpeval.record.schema import Record
 from dpeval.run import console
@@ -20,6 +22,20 @@ from dpeval.run.session import Session
 class LocalLauncher(SweepLauncher):
     """Runs never share the machine, and one that fails does not end the sweep."""
 
+    def __init__(self, dry_run: bool = False, wait: bool = True) -> None:
+        """Take the keys of ``hydra.launcher``; see :class:`dpeval.config.LocalOptions`.
+
+        Raises:
+            ConfigError: ``wait=false``.
+        """
+        super().__init__()
+        self._dry_run = dry_run
+        if not wait:
+            raise ConfigError(
+                "hydra.launcher.wait=false was asked, and the local launcher runs the sweep in "
+                "this process; use hydra/launcher=slurm or oar, or leave wait=true"
+            )
+
     def carry_out(self, jobs: list[SweepJob], sweep_dir: Path) -> None:
         reporter = console.make_reporter()
         jobs = self._without_done(jobs, sweep_dir, reporter)
@@ -27,6 +43,9 @@ class LocalLauncher(SweepLauncher):
             return
         session = Session(reporter)
         planned = [session.job(job.config, job.folder, list(job.overrides)) for job in jobs]
+        if self._dry_run:
+            reporter.say(describe_local(planned))
+            return
         session.require_any(planned)
         session.prepare_all(planned)
         with reporter:

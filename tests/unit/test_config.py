@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import importlib
+import inspect
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,16 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
 from dpeval.commands import hydra_app
-from dpeval.config import Config, check, identity
+from dpeval.config import (
+    Config,
+    DatasetConfig,
+    HardwareConfig,
+    MeasureConfig,
+    SiteConfig,
+    StrategyConfig,
+    check,
+    identity,
+)
 from dpeval.errors import ConfigError
 
 
@@ -75,6 +86,14 @@ def test_every_option_composes(group: str) -> None:
             "dataset.loader=cache",
             "constant or an import path (package.name); did you mean 'cached'?",
         ),
+        ("hardware=cuda", "is not one of cpu, gpu; did you mean 'gpu'?"),
+        ("hardware=null", "takes the name of one of its options"),
+        ("+batch=3", "leave out the + before the key"),
+        ("+hardware=gpu", "leave out the + before the key"),
+        ("++hardware=gpu", "leave out the + before the key"),
+        ("~foo", "leave out the ~"),
+        ("hydra/launcher=sbatch", "did you mean 'slurm'?"),
+        ("hydra.launcher.dry_rnu=true", "did you mean 'hydra.launcher.dry_run'?"),
         ("+site.foo=1", "there is no key 'site.foo'"),
         ("++measure.foo.bar=1", "there is no key 'measure.foo'"),
         ("~site.partition", "'site.partition'"),
@@ -129,6 +148,21 @@ def test_a_target_names_the_face_of_a_package_and_no_file_in_it() -> None:
             assert name in importlib.import_module(package).__all__, (path, target)
             found += 1
     assert found >= 6
+
+
+@pytest.mark.parametrize("launcher", ["local", "slurm", "oar"])
+@pytest.mark.parametrize("key", ["dry_run", "wait"])
+def test_every_launcher_knows_the_keys_that_all_share(launcher: str, key: str) -> None:
+    hydra_app.compose([f"hydra/launcher={launcher}", f"hydra.launcher.{key}=true"])
+
+
+def test_every_key_says_what_it_means() -> None:
+    for kind in (HardwareConfig, DatasetConfig, StrategyConfig, MeasureConfig, SiteConfig):
+        tree = ast.parse(inspect.getsource(kind)).body[0]
+        assert isinstance(tree, ast.ClassDef)
+        for key, text in zip(tree.body, [*tree.body[1:], None], strict=True):
+            if isinstance(key, ast.AnnAssign):
+                assert isinstance(text, ast.Expr), f"{kind.__name__}: {ast.unparse(key)}"
 
 
 def test_a_loader_may_be_an_import_path() -> None:
