@@ -84,7 +84,7 @@ def _made(out: Path) -> Path:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
-            f"{out} cannot be made ({error.strerror}); name a folder to write to with --out"
+            f"{out} cannot be created ({error.strerror}); name a folder to write to with --out"
         ) from error
     return out
 

@@ -100,7 +100,7 @@ def _best(chosen: Choice, best: Candidate, row: dict[str, Any]) -> str:
         best_configuration.THROUGHPUT.name: "is fastest on",
         best_configuration.DEVICE_SECONDS.name: "takes the fewest device-seconds per image on",
         best_configuration.ENERGY.name: "takes the least energy per image on",
-        best_configuration.EFFICIENT.name: "is fastest above the floor of efficiency on",
+        best_configuration.EFFICIENT.name: "is fastest above the efficiency floor on",
     }[chosen.objective.name]
     at = f"batch {best.batch}{' per device' * is_weak}"
     stand_in = " with stand-in data" if row["stand_in"] else ""
@@ -153,7 +153,7 @@ def _doubt(item: Waterfall) -> str:
 
 
 def _page_faults(points: pd.DataFrame, key: dict[str, Any]) -> Iterator[str]:
-    """Which configurations of a family lose time to memory that is given back and taken anew."""
+    """Which configurations of a family lose time to freed memory that is faulted in again."""
     family = having(points, key)
     losing = family[family["page_fault_share"] > FAULT_SHARE].sort_values("page_fault_share")
     if losing.empty:
@@ -165,9 +165,9 @@ def _page_faults(points: pd.DataFrame, key: dict[str, Any]) -> Iterator[str]:
     is_owed = (worst["page_fault_share"] - more["page_fault_share"] > FAULT_SHARE).any()
     yield (
         f"{cell_name(worst)} loses at least {worst['page_fault_share']:.0%} of its step to "
-        f"{worst['page_faults']:,.0f} page faults: the C library gives freed memory back to the "
-        f"system, and the next step takes it anew{others if len(losing) > 1 else ''}; "
-        "hardware.keep_memory=true keeps it."
+        f"{worst['page_faults']:,.0f} page faults: freed memory is returned to the OS and faulted "
+        f"in again by the next step{others if len(losing) > 1 else ''}; "
+        "hardware.keep_memory=true avoids that."
         + " Part of a speed-up over it is owed to that, not to devices."
         * bool(is_owed)
     )

@@ -21,13 +21,13 @@ Detect and Handle Outliers, section 3)."""
 INPUT_SHARE = 0.05
 NOISE_SHARE = 0.05
 FULL_SHARE = 0.90
-"""A rank this near its memory budget may be swapping or freeing and allocating anew."""
+"""A rank this near its memory budget may be swapping, or freeing and allocating again."""
 GAIN = 1.03
 RISE = 0.05
 UNEVEN = 1.05
 MAJOR_FAULTS = 100
 FAULT_SHARE = 0.03
-"""Of a step, in page faults that no disk served; what they evict from caches comes on top."""
+"""Share of a step spent in page faults that no disk served, without what they evict from caches."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,8 @@ def _page_faults(pair: Pair) -> str | None:
         return None
     return (
         f"page faults took at least {one:.0%} of its baseline's step, and {many:.0%} of its own "
-        "(freed memory given back and taken anew; hardware.keep_memory=true keeps it)"
+        "(freed memory is returned to the OS and faulted in again; "
+        "hardware.keep_memory=true avoids that)"
     )
 
 

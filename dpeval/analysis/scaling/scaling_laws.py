@@ -294,7 +294,11 @@ def _verdict(fits: list[Fit], best: str | None, lacking: list[str], count: int) 
         if fit.law != best and fit.aicc is not None and chosen.aicc is not None
         and (fit.misfit_p is None or fit.misfit_p >= REFUSED_P) and fit.aicc - chosen.aicc < 2
     ]  # fmt: skip
-    close = f" {' and '.join(rivals)} cannot be told from it." if rivals else ""
+    close = (
+        f" {' and '.join(rivals)} {'fits' if len(rivals) == 1 else 'fit'} equally well."
+        if rivals
+        else ""
+    )
     unproven = "" if chosen.misfit_p is not None else " (no errors known: only compared)"
     ranges = f": {said}" if said else ""
     return f"{best}{' scaling' * (best == 'linear')} fits best{ranges}{unproven}.{close}{few}"
