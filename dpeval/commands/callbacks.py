@@ -10,6 +10,9 @@ from omegaconf import DictConfig
 
 from dpeval import record
 from dpeval.commands.main import raise_for_status
+from dpeval.launchers.in_job.run_job import rebuild
+from dpeval.run.console import summary_table
+from dpeval.util.tables import make_console
 
 
 class LeaveHydra(BaseException):
@@ -33,21 +36,32 @@ class SweepEnd(Callback):
         launcher = config.hydra.launcher
         if launcher.get("dry_run", False) or not launcher.get("wait", True):
             return
+        is_own = str(launcher.get("_target_")).startswith("hydra_plugins.dpeval.")
         try:
-            end_sweep(Path(str(config.hydra.sweep.dir)), bool(config.analyze))
+            end_sweep(Path(str(config.hydra.sweep.dir)), bool(config.analyze), show=not is_own)
         except Exception as error:
             raise LeaveHydra(error) from error
 
 
-def end_sweep(sweep_dir: Path, analyze: bool) -> None:
+def end_sweep(sweep_dir: Path, analyze: bool, show: bool) -> None:
     """Analyse the records below `sweep_dir`, then tell whether all runs were measured.
+
+    Args:
+        sweep_dir: the sweep's folder.
+        analyze: draw figures and write the report.
+        show: print what was measured first; dpeval's own launchers have told it already.
 
     Raises:
         RunFailed, RunInterrupted: see :func:`dpeval.commands.main.raise_for_status`.
     """
-    records = [record.read(path) for path in record.below(sweep_dir)]
+    paths = sorted(record.below(sweep_dir), key=lambda path: (len(path.parent.name), path))
+    records = [record.read(path) for path in paths]
     if not records:
         return  # every run was left out: done elsewhere
+    if show:
+        console = make_console()
+        console.print(summary_table([rebuild(one.config) for one in records], records))
+        console.print(f"records: {sweep_dir}", markup=False)
     if analyze:
         # Late: pandas and matplotlib take a second that no run should wait for.
         from dpeval.analysis import pipeline

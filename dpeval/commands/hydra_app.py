@@ -21,10 +21,10 @@ from omegaconf.errors import OmegaConfBaseException
 from dpeval.commands.callbacks import LeaveHydra
 from dpeval.commands.main import is_wrong_option, translate
 from dpeval.config import Config, LauncherOptions, LocalOptions, from_hydra, register_schema
-from dpeval.launchers.compose import CartesianSweeper
 from dpeval.launchers.local import LocalLauncher
 from dpeval.launchers.scheduler_launcher import SchedulerLauncher
 from dpeval.launchers.schedulers.registry import SCHEDULERS
+from dpeval.launchers.sweeper import CartesianSweeper
 
 
 def conf_dir() -> Path:

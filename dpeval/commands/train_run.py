@@ -12,6 +12,7 @@ from dpeval.commands import hydra_app
 from dpeval.commands.main import raise_for_status
 from dpeval.config import from_hydra
 from dpeval.errors import ConfigError, DpevalError
+from dpeval.launchers.in_job.plugin_job import run_in_foreign_job
 from dpeval.record.schema import Record
 
 
@@ -25,6 +26,10 @@ def train() -> None:
     errors: list[DpevalError] = []
 
     def task(composed: DictConfig) -> None:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            # dpeval's own launchers carry runs out themselves and never come here.
+            run_in_foreign_job(composed)
+            return
         # Hydra prints a trace of what a task raises, so no user's mistake may leave it.
         try:
             records.append(run_one(composed))

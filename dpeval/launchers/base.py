@@ -80,7 +80,7 @@ class SweepLauncher(Launcher):
         assert self.config is not None
         composer = Composer(self.hydra_context.config_loader, self.config)
         once = [
-            self._job(composer, list(overrides), initial_job_idx + position)
+            compose_job(composer, list(overrides), initial_job_idx + position)
             for position, overrides in enumerate(job_overrides)
         ]
         if all(job.config.repeat == 1 for job in once):
@@ -92,24 +92,37 @@ class SweepLauncher(Launcher):
                 if repetition >= first.config.repeat:
                     continue
                 extra = [f"repetition={repetition}"] if first.config.repeat > 1 else []
-                jobs.append(self._job(composer, [*overrides, *extra], initial_job_idx + len(jobs)))
+                jobs.append(
+                    compose_job(composer, [*overrides, *extra], initial_job_idx + len(jobs))
+                )
         return jobs
 
-    def _job(self, composer: Composer, overrides: list[str], number: int) -> SweepJob:
-        composed = composer.compose(overrides)
-        with open_dict(composed):
-            composed.hydra.job.id = composed.hydra.job.num = number
-        plain = composed.copy()
-        with open_dict(plain):
-            del plain["hydra"]
-        try:
-            config = from_hydra(plain)
-        except ConfigError as error:
-            # One override alone is what the message is about: it need not be said twice.
-            which = f"{' '.join(overrides)}: " if len(overrides) > 1 else ""
-            raise ConfigError(f"{which}{error}") from error
-        folder = Path(str(composed.hydra.sweep.dir)) / str(composed.hydra.sweep.subdir)
-        return SweepJob(number, tuple(overrides), composed, config, folder)
+
+def compose_job(composer: Composer, overrides: list[str], number: int) -> SweepJob:
+    """Compose and check one run of a sweep.
+
+    Args:
+        composer: of the sweep.
+        overrides: of this run.
+        number: its position in the sweep.
+
+    Raises:
+        ConfigError: its configuration is wrong.
+    """
+    composed = composer.compose(overrides)
+    with open_dict(composed):
+        composed.hydra.job.id = composed.hydra.job.num = number
+    plain = composed.copy()
+    with open_dict(plain):
+        del plain["hydra"]
+    try:
+        config = from_hydra(plain)
+    except ConfigError as error:
+        # One override alone is what the message is about: it need not be said twice.
+        which = f"{' '.join(overrides)}: " if len(overrides) > 1 else ""
+        raise ConfigError(f"{which}{error}") from error
+    folder = Path(str(composed.hydra.sweep.dir)) / str(composed.hydra.sweep.subdir)
+    return SweepJob(number, tuple(overrides), composed, config, folder)
 
 
 def longest_s(measure: MeasureConfig) -> float:

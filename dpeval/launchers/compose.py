@@ -11,28 +11,9 @@ from __future__ import annotations
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf, open_dict
-
-
-class CartesianSweeper(BasicSweeper, Sweeper):
-    """Hydra's own sweeper without its trial composition: the launcher checks every job first."""
-
-    def __init__(self, max_batch_size: int | None, params: dict[str, str] | None = None) -> None:
-        # Not through BasicSweeper: Hydra's discovery of plugins executes that module again, and
-        # its `super(BasicSweeper, self)` then names another class than the one derived from.
-        Sweeper.__init__(self)
-        self.overrides = None
-        self.batch_index = 0
-        self.max_batch_size = max_batch_size
-        self.params = params or {}
-        self.hydra_context = self.config = self.launcher = None
-
-    def validate_batch_is_legal(self, batch: Any) -> None:
-        """Leave it to :class:`dpeval.launchers.base.SweepLauncher`."""
 
 
 class Composer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -12,6 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
+from dpeval.config import Config
 from dpeval.instruments.step_buffer import Stage
 from dpeval.record.phases import PHASE_WORDS, PHASES
 from dpeval.record.schema import Record
@@ -94,21 +96,21 @@ class PlainReporter:
         self._count += 1
         self._last_s = time.monotonic()
         if job.plan.skip is None:
-            self.say(f"{self._position()}{describe(job)}: started")
+            self.say(f"{self._position()}{describe(job.config)}: started")
 
     def progress(self, job: Job, snapshot: Snapshot) -> None:
         if time.monotonic() - self._last_s < PLAIN_EVERY_S:
             return
         self._last_s = time.monotonic()
-        self.say(f"{self._position()}{describe(job)}: {progress_words(snapshot)}")
+        self.say(f"{self._position()}{describe(job.config)}: {progress_words(snapshot)}")
 
     def run_ended(self, job: Job, record: Record) -> None:
-        self.say(f"{self._position()}{describe(job)}: {outcome_words(record)}")
+        self.say(f"{self._position()}{describe(job.config)}: {outcome_words(record)}")
         for warning in record.warnings:
             self.say(f"    warning: {warning.text}")
 
     def sweep_ended(self, jobs: list[Job], records: list[Record], folder: Path) -> None:
-        self.console.print(summary_table(jobs, records))
+        self.console.print(summary_table([job.config for job in jobs], records))
         self.say(f"records: {folder}")
 
     def one(self, record: Record, folder: Path) -> None:
@@ -150,7 +152,10 @@ class LiveReporter(PlainReporter):
         self._count += 1
         self._last_s = time.monotonic()
         self._task = self._bar.add_task(
-            escape(describe(job)), total=1.0, words="starting", position=escape(self._position())
+            escape(describe(job.config)),
+            total=1.0,
+            words="starting",
+            position=escape(self._position()),
         )
         self._bar.refresh()
 
@@ -171,9 +176,8 @@ class LiveReporter(PlainReporter):
         super().run_ended(job, record)
 
 
-def describe(job: Job) -> str:
+def describe(config: Config) -> str:
     """One run in a few words."""
-    config = job.config
     unit = "GPU" if config.hardware.kind == "gpu" else "core"
     cores = config.num_devices * (
         config.hardware.cores_per_device if config.hardware.kind == "cpu" else 1
@@ -253,7 +257,7 @@ def run_table(record: Record) -> Table | str:
     return table
 
 
-def summary_table(jobs: list[Job], records: list[Record]) -> Table:
+def summary_table(configs: Sequence[Config], records: Sequence[Record]) -> Table:
     """One row per run of a sweep."""
     table = make_table(
         "What was measured",
@@ -267,8 +271,8 @@ def summary_table(jobs: list[Job], records: list[Record]) -> Table:
             "data wait": "right",
         },
     )
-    for job, record in zip(jobs, records, strict=False):
-        table.add_row(escape(describe(job)), *_cells(record))
+    for config, record in zip(configs, records, strict=False):
+        table.add_row(escape(describe(config)), *_cells(record))
     return table
 
 

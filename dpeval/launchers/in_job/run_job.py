@@ -6,11 +6,13 @@ the submitting process left in it, so a pickle holds no configuration and no cod
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +24,6 @@ from dpeval.config import Config, check
 from dpeval.errors import DpevalError
 from dpeval.launchers.in_job.job_signals import told_to_end
 from dpeval.launchers.in_job.node_sharing import NodeWatch
-from dpeval.launchers.schedulers.base import Scheduler
 from dpeval.launchers.schedulers.registry import scheduler
 from dpeval.launchers.tracking import job_spec
 from dpeval.launchers.tracking.job_spec import JobSpec, unmeasured
@@ -104,7 +105,7 @@ def carry(folder: Path) -> int:
     attempts = _note_attempt(folder, job)
     with told_to_end() as stops:
         others = NodeWatch(own, job, os.environ)
-        made = _execute(own, config, folder, spec, node)
+        made = execute(config, folder, spec, job, node, own.further_nodes(config, node))
         others.look()
     details, warnings = others.told()
     job = job.model_copy(update={"details": {**job.details, **details}})
@@ -169,9 +170,24 @@ def _session(folder: Path | None) -> Session:
     return Session(JobReporter(Console(highlight=False, soft_wrap=True)))
 
 
-def _execute(
-    own: Scheduler, config: Config, folder: Path, spec: JobSpec, node: Node | None
+def execute(
+    config: Config,
+    folder: Path,
+    spec: JobSpec,
+    job_record: schema.Scheduler | None = None,
+    node: Node | None = None,
+    further_nodes: AbstractContextManager[None] | None = None,
 ) -> Record:
+    """Run `config` and return its record, whatever keeps it from being measured.
+
+    Args:
+        config: the run.
+        folder: where its record goes.
+        spec: the run as it was submitted.
+        job_record: the scheduler's job; None where there is none.
+        node: this process's place where the run has several nodes.
+        further_nodes: starts the run's other nodes.
+    """
     from dpeval.run import record_builder
 
     try:
@@ -181,10 +197,10 @@ def _execute(
         # Importing torch takes seconds, minutes on a slow file system: time for a signal.
         message = "told to end by the scheduler while the program was starting"
         cause = Cause(kind="interrupt", message=message)
-        return unmeasured(spec, "interrupted", cause, own.describe_job(os.environ))
+        return unmeasured(spec, "interrupted", cause, job_record)
     begun = now()
     try:
-        with own.further_nodes(config, node):
+        with further_nodes or contextlib.nullcontext():
             return session.execute(job)
     except KeyboardInterrupt:
         message = "told to end by the scheduler before the first step"

@@ -62,7 +62,7 @@ def read(folder: Path) -> JobSpec:
     return JobSpec.model_validate_json((folder / SPEC_NAME).read_bytes())
 
 
-def unmeasured(spec: JobSpec, status: Status, cause: Cause, scheduler: Scheduler) -> Record:
+def unmeasured(spec: JobSpec, status: Status, cause: Cause, scheduler: Scheduler | None) -> Record:
     """A record of what was asked and why nothing was measured.
 
     Args:

@@ -1,0 +1,70 @@
+"""One run of a sweep whose launcher is not dpeval's: hydra-submitit-launcher's, or Hydra's own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from dpeval import record
+from dpeval.config import from_hydra
+from dpeval.launchers.in_job.job_signals import told_to_end
+from dpeval.launchers.in_job.run_job import execute, point_at_scratch
+from dpeval.launchers.schedulers.registry import SCHEDULERS, scheduler
+from dpeval.launchers.tracking.job_spec import JobSpec
+from dpeval.record import schema
+
+
+def run_in_foreign_job(composed: DictConfig) -> None:
+    """Run one configuration in the folder that Hydra gave it, and leave its record there.
+
+    Raises:
+        ConfigError: the configuration is wrong.
+    """
+    hydra_config = HydraConfig.get()
+    launcher = str(hydra_config.runtime.choices["hydra/launcher"])
+    config = from_hydra(composed)
+    point_at_scratch(config)
+    folder = Path(hydra_config.runtime.output_dir)
+    spec = JobSpec.of(launcher, config, tuple(hydra_config.overrides.task), requeue=0)
+    job = _job(launcher, os.environ)
+    with one_at_a_time(), _warned_in_time(os.environ):
+        made = execute(config, folder, spec, job)
+    record.write(made.model_copy(update={"scheduler": job}), folder / record.FILE_NAME)
+
+
+def _job(launcher: str, environment: Mapping[str, str]) -> schema.Scheduler | None:
+    """The scheduler's job in which ``submitit_<scheduler>`` runs this process."""
+    name = launcher.removeprefix("submitit_")
+    return scheduler(name).describe_job(environment) if name in SCHEDULERS else None
+
+
+@contextlib.contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Hold this machine: these launchers start several jobs at once, also on the same cores."""
+    # Not $TMPDIR, which may be a job's own: jobs of one machine must meet.
+    lock = FileLock(f"/tmp/dpeval-{os.getuid()}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print("waiting: another run is measured on this machine", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def _warned_in_time(environment: Mapping[str, str]) -> Iterator[None]:
+    """Record before the time limit; only in a job of submitit, whose signals are the job's own."""
+    if "SUBMITIT_EXECUTOR" not in environment:
+        yield
+        return
+    with told_to_end():
+        yield
