@@ -81,7 +81,7 @@ class SchedulerLauncher(SweepLauncher, BaseSubmititLauncher):  # type: ignore[mi
         if self.options.prepare == "parent":
             _prepare([jobs[at].config for one in groups for at in one.members], console)
         manifest = Manifest(
-            launcher=self.scheduler.name,
+            launcher=self.options.scheduler,
             token=token,
             study=jobs[0].config.study,
             created_at=datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -149,13 +149,13 @@ class SchedulerLauncher(SweepLauncher, BaseSubmititLauncher):  # type: ignore[mi
             refused[mark] = decision.line
             console.print(f"{' '.join(job.overrides)}: {decision.line}", markup=False)
             if not self.options.dry_run:
-                leave_record(job, decision, self.scheduler.name)
+                leave_record(job, decision, self.options.scheduler)
         return refused
 
     def _send(
         self, jobs: list[SweepJob], groups: list[Group], manifest: Manifest, sweep_dir: Path
     ) -> Manifest:
-        """Submit group by group; the manifest on disk always knows all that was sent."""
+        """Submit group by group; the manifest on disk always lists everything submitted so far."""
         folder = Path(manifest.submitit_folder)
         folder.mkdir(parents=True, exist_ok=True)
         # It holds pickles, which a job will load: nobody else may write or read there.
@@ -171,7 +171,7 @@ class SchedulerLauncher(SweepLauncher, BaseSubmititLauncher):  # type: ignore[mi
                 parameters = self.scheduler.after(parameters, manifest.prepare_job_id)
             members = [jobs[position] for position in one.members]
             calls = [CarriedRun(str(job.folder.absolute())) for job in members]
-            with _not_torn_apart():
+            with _interrupt_deferred():
                 ids, refused = self._submit(folder, parameters, calls, members[0].config)
                 manifest = _noted(manifest, one.members, ids, refused)
                 manifests.write(manifest, sweep_dir)
@@ -180,7 +180,7 @@ class SchedulerLauncher(SweepLauncher, BaseSubmititLauncher):  # type: ignore[mi
     def _submit(
         self, folder: Path, parameters: dict[str, Any], calls: Sequence[Any], config: Config
     ) -> tuple[list[str | None], str | None]:
-        """The jobs' ids, or in which words the scheduler refused them."""
+        """The jobs' ids, or the scheduler's reason for refusing them."""
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
         try:
@@ -219,11 +219,11 @@ class SchedulerLauncher(SweepLauncher, BaseSubmititLauncher):  # type: ignore[mi
 
     def _spec(self, job: SweepJob) -> JobSpec:
         requeue = self.options.requeue if job.config.site.requeue else 0
-        return JobSpec.of(self.scheduler.name, job.config, job.overrides, requeue)
+        return JobSpec.of(self.options.scheduler, job.config, job.overrides, requeue)
 
 
 def labels_of(jobs: Sequence[SweepJob]) -> list[str]:
-    """Each run in the words of the overrides that not all runs have in common."""
+    """Each run by the overrides that not all runs share."""
     common = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
     return [
         " ".join(word for word in job.overrides if word not in common) or f"run {job.number}"
@@ -245,10 +245,10 @@ def _noted(
 
 
 @contextlib.contextmanager
-def _not_torn_apart() -> Iterator[None]:
-    """Ctrl-C between a submission and its note would lose the jobs: it waits, or is repeated.
+def _interrupt_deferred() -> Iterator[None]:
+    """Ignore Ctrl-C between a submission and its note in the manifest, or the jobs would be lost.
 
-    Ignored, not handled: the scheduler's command inherits that and is not cut off either.
+    Ignored, not handled: the scheduler's command inherits that and is not interrupted either.
     """
     try:
         previous = signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from dpeval.launchers.tracking import manifest as manifests
+from dpeval.record import read
 from tests.cluster.conftest import LONG, TEST_USER, TINY, Cluster, counted, wait_until
 from tests.cluster.sweeps import job_ids, records, standing, wait_for_words
 
@@ -345,3 +346,30 @@ def test_many_runs_none_lost_none_doubled(slurm: Cluster) -> None:
     assert any(warning.code == "shared_node" for record in made for warning in record.warnings)
     for run in manifests.read(sweep).runs:
         assert len((sweep / run.folder / "attempts.jsonl").read_text().splitlines()) == 1
+
+
+def test_documented_keys_of_the_plugin_reach_slurm(slurm: Cluster) -> None:
+    done, sweep = slurm.sweep(*TINY, "batch=16", "site.partition=main", "site.exclusive=false",
+                              "hydra.launcher.partition=low", "hydra.launcher.timeout_min=7",
+                              "hydra.launcher.mem_gb=2", "hydra.launcher.cpus_per_task=3",
+                              "hydra.launcher.setup=['export DPEVAL_NOTE=1']",
+                              "hydra.launcher.additional_parameters={comment: note}")  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    fields = "Partition,TimelimitRaw,ReqMem,ReqCPUS"
+    shown = slurm.run("sacct", "-n", "-X", "-P", "-o", fields, "-j", job_ids(sweep)[0]).stdout
+    assert shown.strip() == "low|7|2G|3"
+    script = next((sweep / ".submitit").glob("*submission.sh")).read_text()
+    assert "export DPEVAL_NOTE=1" in script
+    assert "--comment=note" in script
+
+
+def test_the_plugins_own_launcher_prints_what_was_measured(slurm: Cluster) -> None:
+    done = slurm.module("train", "-m", "hydra/launcher=submitit_slurm", "study=plugin", *TINY,
+                        "batch=16,32", "hydra.launcher.timeout_min=5")  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "batch 16" in done.stdout
+    assert "batch 32" in done.stdout
+    paths = slurm.work.glob("outputs/plugin/*/*/metrics.json")
+    found = [read(path) for path in sorted(paths)]
+    assert [record.status for record in found] == ["ok", "ok"]
+    assert all(record.scheduler and record.scheduler.kind == "slurm" for record in found)

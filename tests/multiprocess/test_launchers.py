@@ -65,7 +65,7 @@ from dpeval.run.job import Node
 
 
 class Processes(Scheduler):
-    name = "my_scheduler.Processes"
+    name = "processes"
 
     def parameters(self, resources, site, options, job_name):
         return {"timeout_min": resources.time_min}
@@ -123,7 +123,7 @@ def test_a_scheduler_outside_the_package_is_one_module_and_one_yaml_file(
     done = train(*sweep)
     assert done.status == 0, done.out + done.err
     assert done.record.scheduler is not None
-    assert done.record.scheduler.kind == "my_scheduler.Processes"
+    assert done.record.scheduler.kind == "processes"
     [manifest] = done.folder.glob("outputs/*/*/sweep.json")
     assert json.loads(manifest.read_text())["launcher"] == "my_scheduler.Processes"
     wrong = train("-m", "hydra/launcher=processes", "hydra.launcher.scheduler=pathlib.Path", *SHORT)

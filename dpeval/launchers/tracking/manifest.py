@@ -1,4 +1,4 @@
-"""What a sweep sent where: the file by which any later process finds its runs and jobs again."""
+"""The manifest of a submitted sweep: later processes find its runs and jobs through it."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class SentRun(Frozen):
     label: str
     overrides: list[str]
     job_id: str | None = None
-    """None: not submitted (see `left_out`), or the submission did not come so far."""
+    """None: not submitted (see `left_out`), or interrupted before its submission."""
     left_out: str | None = None
     """Why it was not submitted: done or already on its way elsewhere."""
     refused: str | None = None
-    """In which words the scheduler refused it."""
+    """The scheduler's reason for refusing it."""
 
 
 class Manifest(Frozen):

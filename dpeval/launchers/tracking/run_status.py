@@ -40,7 +40,7 @@ _FULL_DISK_BYTES = MIB
 
 
 class Progress(Frozen):
-    """What a run says of itself while it goes on."""
+    """What a run publishes about itself while it is measured."""
 
     host: str
     stage: str
@@ -126,7 +126,15 @@ def judge(
     sweep_dir: Path,
     logs: Path,
 ) -> RunStatus:
-    """One run's standing: its record if it has one, else what its scheduler and log tell."""
+    """Where one run stands: by its record if there is one, otherwise by its scheduler and log.
+
+    Args:
+        run: the run as it was submitted.
+        headline: the record's status and cause; None where there is no record.
+        state: the job according to its scheduler.
+        sweep_dir: the sweep's folder.
+        logs: the folder of the jobs' logs.
+    """
     if run.left_out is not None:
         return RunStatus(run=run, standing="left out", text=run.left_out)
     alive = state.state in ("queued", "running")
@@ -141,7 +149,7 @@ def judge(
     if run.refused is not None:
         return RunStatus(run=run, standing="failed", kind="refused", text=run.refused)
     if run.job_id is None:
-        return RunStatus(run=run, standing="not sent", text="the submission did not come so far")
+        return RunStatus(run=run, standing="not sent", text="not submitted: interrupted")
     if state.state == "queued":
         again = " (again, after an interruption)" if headline is not None else ""
         return RunStatus(run=run, standing="queued", text=state.reason + again)
@@ -162,7 +170,7 @@ def _running(run: SentRun, state: JobState, folder: Path) -> RunStatus:
 
 
 def read_progress(folder: Path) -> Progress | None:
-    """What the run in `folder` last said of itself."""
+    """The progress that the run in `folder` last published."""
     try:
         return Progress.model_validate_json((folder / PROGRESS_NAME).read_bytes())
     except (OSError, ValidationError):
@@ -170,13 +178,13 @@ def read_progress(folder: Path) -> Progress | None:
 
 
 _ENDINGS: Mapping[Ending, tuple[Standing, CauseCode, str]] = {
-    "cancelled": ("interrupted", "cancelled", "cancelled from outside before it could record"),
-    "preempted": ("interrupted", "preempted", "preempted before it could record"),
-    "timeout": ("failed", "time_limit", "ended at the job's time limit without a record"),
+    "cancelled": ("interrupted", "cancelled", "cancelled before it could write a record"),
+    "preempted": ("interrupted", "preempted", "preempted before it could write a record"),
+    "timeout": ("failed", "time_limit", "reached the job's time limit without a record"),
     "node_fail": ("failed", "node_fail", "its node failed"),
-    "oom_kill": ("oom", "oom_kill", "killed for exceeding the memory of its job"),
+    "oom_kill": ("oom", "oom_kill", "killed for exceeding the job's memory limit"),
     "failed": ("failed", "exit", "its job ended without a record"),
-    "completed": ("lost", "lost", "its job came to its end and left no record"),
+    "completed": ("lost", "lost", "its job completed without a record"),
 }
 
 
@@ -187,7 +195,7 @@ def _ended(run: SentRun, state: JobState, folder: Path, logs: Path) -> RunStatus
             run=run,
             standing="failed",
             kind="disk_full",
-            text=f"no space left where its record goes ({folder})",
+            text=f"no space left on device for its record ({folder})",
             log=log,
         )
     if state.ending is None:
@@ -198,16 +206,18 @@ def _ended(run: SentRun, state: JobState, folder: Path, logs: Path) -> RunStatus
 
 
 def log_end(logs: Path, job_id: str) -> str:
-    """The last lines that the job wrote to its standard error."""
+    """The last lines that the job wrote to its standard error, or to its one log."""
     if not job_id:
         return ""
-    try:
-        with (logs / f"{job_id}_0_log.err").open("rb") as file:
-            file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - _LOG_BYTES))
-            return file.read().decode(errors="replace").strip()
-    except OSError:
-        return ""
+    for suffix in ("err", "out"):  # stderr_to_stdout=true leaves the second alone
+        try:
+            with (logs / f"{job_id}_0_log.{suffix}").open("rb") as file:
+                file.seek(0, os.SEEK_END)
+                file.seek(max(0, file.tell() - _LOG_BYTES))
+                return file.read().decode(errors="replace").strip()
+        except OSError:
+            continue
+    return ""
 
 
 def _is_full(folder: Path) -> bool:
@@ -230,6 +240,6 @@ def counts(statuses: Sequence[RunStatus]) -> str:
 
 
 def write_progress(progress: Progress, folder: Path) -> None:
-    """Tell whoever looks; a full disk or a gone folder must not end a run."""
+    """Publish a run's progress; neither a full disk nor a removed folder may end the run."""
     with contextlib.suppress(OSError), replacing(folder / PROGRESS_NAME) as temporary:
         temporary.write_text(progress.model_dump_json(), encoding="utf-8")
