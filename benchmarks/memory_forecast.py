@@ -29,7 +29,7 @@ from dpeval.config import Config
 from dpeval.devices.numerics import grad_scaler, set_numerics
 from dpeval.devices.select import open_device
 from dpeval.instruments.phase_clock import PhaseClock
-from dpeval.instruments.step_buffer import COLUMNS, Board
+from dpeval.instruments.step_buffer import COLUMNS, StepBuffer
 from dpeval.planning.memory_forecast import forecast
 from dpeval.planning.rank_plan import make_plan
 from dpeval.record.plan import Plan
@@ -87,16 +87,16 @@ def rank(config: Config, plan: Plan, pipe: Connection) -> None:
     channels_last = config.memory_format == "channels_last"
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
-    board = Board(forkserver.context(), 1, STEPS)
-    clock = PhaseClock(device, board.rows(0))
-    assert board.rows(0).shape == (STEPS, len(COLUMNS))
+    step_buffer = StepBuffer(forkserver.context(), 1, STEPS)
+    clock = PhaseClock(device, step_buffer.rows(0))
+    assert step_buffer.rows(0).shape == (STEPS, len(COLUMNS))
     trainer = Trainer(
         config=config,
         plan=plan,
         rank=0,
         device=device,
         clock=clock,
-        feed=RandomLoader(plan.global_batch, config.dataset.image_px, channels_last),
+        loader=RandomLoader(plan.global_batch_of, config.dataset.image_px, channels_last),
         model=model.train(),
         wrapped=strategies.ddp(model, config.strategy, device, clock),
         optimizer=build_optimizer(config.optimizer, model),

@@ -33,9 +33,9 @@ from dpeval.data import prepare
 from dpeval.data.loading.loaders import Loader
 from dpeval.devices.select import open_device
 from dpeval.instruments.phase_clock import PhaseClock
-from dpeval.instruments.reference_work import FixedWork
-from dpeval.instruments.step_buffer import COLUMNS, Board
-from dpeval.instruments.stop_sync import Control
+from dpeval.instruments.reference_work import ReferenceWork
+from dpeval.instruments.step_buffer import COLUMNS, StepBuffer
+from dpeval.instruments.stop_sync import StopSync
 from dpeval.planning.rank_plan import make_plan
 from dpeval.run.forkserver import serve_store
 from dpeval.system.conditions import ConditionSampler
@@ -50,7 +50,7 @@ BLOCK_S = 0.4
 
 def bare_block(
     model: nn.Module,
-    feed: Loader,
+    loader: Loader,
     optimizer: torch.optim.Optimizer,
     autocast: AbstractContextManager[Any],
     steps: int,
@@ -60,7 +60,7 @@ def bare_block(
     times = []
     for _ in range(steps):
         begin_s = time.perf_counter()
-        images, labels = feed.put(feed.next())
+        images, labels = loader.put(loader.next())
         with autocast:
             loss = criterion(model(images), labels)
         loss.backward()
@@ -70,25 +70,25 @@ def bare_block(
     return times
 
 
-def dpeval_block(trainer: Trainer, control: Control, steps: int, done: int) -> list[float]:
+def dpeval_block(trainer: Trainer, stop_sync: StopSync, steps: int, done: int) -> list[float]:
     """The same number of dpeval's steps, all instruments on, timed from outside."""
     times = []
     for index in range(done, done + steps):
         begin_s = time.perf_counter()
         train_step(trainer, index)
-        control.go_on(index + 1)
+        stop_sync.go_on(index + 1)
         times.append(time.perf_counter() - begin_s)
     return times
 
 
-def rank_main(task: RankTask, board: Board, pipe: Connection) -> None:
+def rank_main(task: RankTask, step_buffer: StepBuffer, pipe: Connection) -> None:
     config, plan, rank = task.config, task.plan, task.rank
     mine = plan.ranks[rank]
     device = open_device(mine.device, mine.cpus, mine.threads)
     store = rendezvous(task)
-    clock = PhaseClock(device, board.rows(rank))
+    clock = PhaseClock(device, step_buffer.rows(rank))
     trainer = build_trainer(task, device, clock, SetupTimer())
-    control = Control(rank, rank, store, board, clock, config.measure, FixedWork())
+    stop_sync = StopSync(rank, rank, store, step_buffer, clock, config.measure, ReferenceWork())
     bare = build(config.model, config.dataset.image_px)
     if config.memory_format == "channels_last":
         bare = bare.to(memory_format=torch.channels_last)
@@ -96,10 +96,10 @@ def rank_main(task: RankTask, board: Board, pipe: Connection) -> None:
     naked_optimizer = build_optimizer(config.optimizer, bare)
 
     def run_bare() -> list[float]:
-        return bare_block(naked, trainer.feed, naked_optimizer, trainer.autocast, steps)
+        return bare_block(naked, trainer.loader, naked_optimizer, trainer.autocast, steps)
 
     def run_ours() -> list[float]:
-        return dpeval_block(trainer, control, steps, done)
+        return dpeval_block(trainer, stop_sync, steps, done)
 
     steps, done = 3, 0
     agreed = torch.tensor([int(np.clip(BLOCK_S / run_bare()[-1], 3, 100))])
@@ -140,13 +140,13 @@ def measure(overrides: list[str]) -> tuple[float, float, float, float]:
     plan = make_plan(config, detect())
     source = prepare(config.dataset, print)
     context = multiprocessing.get_context("spawn")
-    board = Board(context, plan.world_size, config.measure.max_steps)
+    step_buffer = StepBuffer(context, plan.world_size, config.measure.max_steps)
     store, port = serve_store("127.0.0.1")
     pipes, processes = [], []
     for rank in range(plan.world_size):
         ours, theirs = context.Pipe()
         task = RankTask(config, plan, rank, source, "127.0.0.1", port, env={})
-        process = context.Process(target=rank_main, args=(task, board, theirs), daemon=True)
+        process = context.Process(target=rank_main, args=(task, step_buffer, theirs), daemon=True)
         process.start()
         pipes.append(ours)
         processes.append(process)

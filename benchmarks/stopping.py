@@ -122,7 +122,7 @@ def replayed(steps: Series, measure: MeasureConfig) -> Replay:
 
 def of_the_machine(run: record.Record, seen: Replay) -> str:
     """How much longer fixed work took between the rule's steps than between all."""
-    readings = [rank.yardstick for rank in run.ranks if rank.yardstick is not None]
+    readings = [rank.reference_times for rank in run.ranks if rank.reference_times is not None]
 
     def median_s(last: int) -> float:
         return float(np.median([t for y in readings for t in y.within(seen.first, last).work_s]))

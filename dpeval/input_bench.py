@@ -125,7 +125,7 @@ def _measure(
     from dpeval.devices.select import open_device
 
     device = open_device("cuda:0" if config.hardware.kind == "gpu" else "cpu", cpus[:1], 1)
-    feed = make_loader(
+    loader = make_loader(
         source,
         dataset,
         shares=[config.batch],
@@ -136,24 +136,24 @@ def _measure(
         spare_cpus=cpus[1:],
     )
     for _ in range(WARM_UP_BATCHES):
-        feed.put(feed.next())
+        loader.put(loader.next())
     device.finish()
     here = psutil.Process()
 
     def cpu_s() -> float:
         return sum(sum(one.cpu_times()[:2]) for one in [here, *here.children()])
 
-    begin, begin_cpu, read = time.perf_counter(), cpu_s(), feed.images_read
+    begin, begin_cpu, read = time.perf_counter(), cpu_s(), loader.images_read
     waited_s = 0.0
     while time.perf_counter() - begin < seconds:
         asked = time.perf_counter()
-        batch = feed.next()
+        batch = loader.next()
         waited_s += time.perf_counter() - asked
-        feed.put(batch)
+        loader.put(batch)
     device.finish()
     elapsed_s, used_s = time.perf_counter() - begin, cpu_s() - begin_cpu
-    images = feed.images_read - read
-    feed.close()
+    images = loader.images_read - read
+    loader.close()
     return Row(
         loader=dataset.loader,
         workers=dataset.workers or 0,

@@ -11,7 +11,7 @@ import numpy as np
 
 from dpeval.analysis.frame import runs_frame
 from dpeval.analysis.scaling.findings import Findings, find
-from dpeval.config import MeasureConfig, deal
+from dpeval.config import MeasureConfig, split_evenly
 from dpeval.record.codes import Status
 from dpeval.record.machine import Environment
 from dpeval.record.phases import PHASES
@@ -77,8 +77,8 @@ def make_record(
     **changes: Any,
 ) -> Record:
     """A run of `steps` steps around `step_s` seconds, or one that did not come to measure."""
-    global_batch = batch * num_devices if scaling == "weak" else batch
-    shares = deal(global_batch, num_devices)
+    global_batch_of = batch * num_devices if scaling == "weak" else batch
+    shares = split_evenly(global_batch_of, num_devices)
     ranks = [
         RankPlan(
             rank=rank,
@@ -87,8 +87,8 @@ def make_record(
             device="cpu",
             cpus=[rank],
             threads=1,
-            batch=share,
-            weight=share / global_batch,
+            per_device_batch_size=share,
+            weight=share / global_batch_of,
         )
         for rank, share in enumerate(shares)
     ]
@@ -115,7 +115,7 @@ def make_record(
             "batch": batch,
         },
         "plan": Plan(
-            world_size=num_devices, global_batch=global_batch, backend="gloo", ranks=ranks
+            world_size=num_devices, global_batch_of=global_batch_of, backend="gloo", ranks=ranks
         ),
         "dataset": DatasetUsed(
             requested="imagenette", used="imagenette", root="", train_images=9469, num_classes=10
@@ -123,12 +123,17 @@ def make_record(
         "environment": make_environment(),
     }
     if status == "ok":
-        fields |= _measured(ranks, global_batch, step_s, steps, noise, seed)
+        fields |= _measured(ranks, global_batch_of, step_s, steps, noise, seed)
     return Record(**(fields | changes))
 
 
 def _measured(
-    ranks: list[RankPlan], global_batch: int, step_s: float, steps: int, noise: float, seed: int
+    ranks: list[RankPlan],
+    global_batch_of: int,
+    step_s: float,
+    steps: int,
+    noise: float,
+    seed: int,
 ) -> dict[str, Any]:
     generator = np.random.default_rng([seed, len(ranks)])
     series = step_s * (1 + noise * generator.standard_normal(steps + 3))
@@ -142,7 +147,7 @@ def _measured(
             pid=1,
             cpus=rank.cpus,
             device="cpu",
-            batch=rank.batch,
+            per_device_batch_size=rank.per_device_batch_size,
             step_s=list(series),
             phase_s={phase: list(series * SHARES[phase]) for phase in PHASES},
             comm_s=list(series * 0.15),
@@ -162,7 +167,7 @@ def _measured(
     ]
     return {
         "window": window,
-        "throughput": throughput(global_batch, [main for _ in ranks], window.stopped_by),
+        "throughput": throughput(global_batch_of, [main for _ in ranks], window.stopped_by),
         "ranks": made,
         "setup": SetupTimes(total_s=0.5, first_step_s=2 * step_s),
         "balance": throughput_module.load_balance([main for _ in ranks]),

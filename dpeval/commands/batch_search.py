@@ -24,7 +24,7 @@ from dpeval.util.units import GIB
 if TYPE_CHECKING:
     from dpeval.run.job import Job, Snapshot
 
-TRY = MeasureConfig(
+TRIAL_MEASURE = MeasureConfig(
     name="fit",
     rel_precision=0.05,
     min_warmup_steps=2,
@@ -42,7 +42,7 @@ MAX_TRIES = 12
 LARGEST = 1 << 16
 
 
-class Try(Frozen):
+class Trial(Frozen):
     """One batch, tried with real steps in fresh processes."""
 
     batch: int
@@ -71,7 +71,7 @@ class Case(Frozen):
     """Smallest that did not fit; None where the search met none."""
     img_per_s: float | None
     """Of all devices together, at the confirmed batch."""
-    tries: list[Try]
+    tries: list[Trial]
 
 
 class Fit(Frozen):
@@ -120,8 +120,8 @@ def largest(fits: Callable[[int], bool], guess: int, limit: int = LARGEST) -> in
 
 
 def search(
-    attempt: Callable[[int], Try], guess: Callable[[], int | None], first: int
-) -> tuple[list[Try], int, int | None]:
+    attempt: Callable[[int], Trial], guess: Callable[[], int | None], first: int
+) -> tuple[list[Trial], int, int | None]:
     """Try batches until the largest that fits is known closely enough.
 
     Args:
@@ -132,7 +132,7 @@ def search(
     Returns:
         The tries, the largest batch that fit (0: none) and the smallest that did not.
     """
-    tries: list[Try] = []
+    tries: list[Trial] = []
     low, high, probe = 0, None, max(1, first)
     while len(tries) < MAX_TRIES:
         tries.append(attempt(probe))
@@ -159,14 +159,14 @@ def _next(low: int, high: int | None, guess: int | None) -> int:
     return max(low + 1, min(high - 1, wanted))
 
 
-class _Silent:
+class _NullListener:
     """Shows no progress: a try is told in one line when it has ended."""
 
     def progress(self, job: Job, snapshot: Snapshot) -> None:
         pass
 
 
-class Fitter:
+class BatchSearch:
     """Finds the largest batch of configurations on this machine."""
 
     def __init__(self, say: Callable[[str], None], folder: Path) -> None:
@@ -184,8 +184,8 @@ class Fitter:
             MachineError: there are not as many devices here.
             RunFailed: a try failed for another reason than memory.
         """
-        foresight = self._session.foresight
-        budget = foresight.budget_at(config)(config.num_devices)
+        predictor = self._session.predictor
+        budget = predictor.budget_at(config)(config.num_devices)
         name = f"{config.model.name} on {config.num_devices} {config.hardware.kind}"
         folder = self._folder / f"tries-{self._count}"
         self._count += 1
@@ -193,7 +193,7 @@ class Fitter:
         told = f"batch {forecast_batch}" if forecast_batch is not None else "none"
         self._say(f"{name}: budget {budget.bytes / GIB:.2f} GiB ({budget.source}), forecast {told}")
 
-        def attempt(batch: int) -> Try:
+        def attempt(batch: int) -> Trial:
             made = self._attempt(config, batch, budget, folder / str(batch), overrides)
             words = "fits" if made.fits else "does not fit"
             peak = f", {made.peak_bytes / GIB:.2f} GiB" if made.peak_bytes else ""
@@ -221,10 +221,10 @@ class Fitter:
 
     def _guess(self, config: Config, budget: Budget, folder: Path | None) -> int | None:
         """The largest batch by forecast, taught by the tries in `folder`."""
-        foresight = self._session.foresight
+        predictor = self._session.predictor
 
         def total(batch: int) -> int:
-            return foresight.forecast(config, batch, folder=folder).total_bytes
+            return predictor.forecast(config, batch, folder=folder).total_bytes
 
         try:
             # Not one image: batch normalisation may not be able to train on it.
@@ -237,7 +237,7 @@ class Fitter:
 
     def _attempt(
         self, config: Config, batch: int, budget: Budget, folder: Path, overrides: list[str]
-    ) -> Try:
+    ) -> Trial:
         from dpeval.data import used
         from dpeval.data.loading import noise
         from dpeval.run import execute
@@ -246,10 +246,10 @@ class Fitter:
             config,
             batch=batch,
             scaling=ScalingConfig(kind="weak"),
-            measure=TRY,
+            measure=TRIAL_MEASURE,
             memory=MemoryConfig(on_excess="try"),
         )
-        job = self._session.look_ahead(self._session.job(asked, folder, overrides))
+        job = self._session.plan_memory(self._session.job(asked, folder, overrides))
         if job.plan.skip is not None:
             raise MachineError(job.plan.skip)
         source = noise.source(config.dataset)
@@ -258,7 +258,7 @@ class Fitter:
             source,
             used(source, config.dataset),
             self._session.environment,
-            _Silent(),
+            _NullListener(),
         )
         if record.status not in ("ok", "oom"):
             reason = record.cause.message if record.cause is not None else record.status
@@ -267,7 +267,7 @@ class Fitter:
         context = job.memory.forecast.parts.get("context", 0) if job.memory.forecast else 0
         peak = max(peaks) + context if peaks else None
         within = peak is None or peak <= budget.bytes
-        return Try(
+        return Trial(
             batch=batch,
             fits=record.status == "ok" and within,
             status=record.status,
@@ -304,14 +304,14 @@ def run_fit(arguments: list[str]) -> Fit:
     """Find the largest batch of every combination; print a table, leave ``fit.json``.
 
     Raises:
-        ConfigError, MachineError, RunFailed: see :meth:`Fitter.case`.
+        ConfigError, MachineError, RunFailed: see :meth:`BatchSearch.case`.
     """
     combinations = expand([item for item in arguments if item not in ("-m", "--multirun")])
     configs = [(compose(overrides), overrides) for overrides in combinations]
     started = datetime.now().astimezone()
     folder = Path("outputs") / configs[0][0].study / f"fit-{started:%Y-%m-%d_%H-%M-%S}"
     console = make_console()
-    fitter = Fitter(lambda line: console.print(line, markup=False), folder)
+    fitter = BatchSearch(lambda line: console.print(line, markup=False), folder)
     cases = [fitter.case(config, overrides) for config, overrides in configs]
     found = Fit(started_at=started.isoformat(timespec="seconds"), cases=cases)
     console.print(table(cases))

@@ -14,11 +14,11 @@ from dpeval.components.calibrated import (
     calibrated_source,
 )
 from dpeval.components.models import torchvision_classifier
-from dpeval.components.strategies import Wrapped, ddp, single_device
+from dpeval.components.strategies import WrappedModel, ddp, single_device
 
 __all__ = [
     "TimedSGD",
-    "Wrapped",
+    "WrappedModel",
     "calibrated_loader",
     "calibrated_model",
     "calibrated_source",

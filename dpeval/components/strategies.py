@@ -1,8 +1,8 @@
 """How ranks agree on one update. A strategy is one function and one YAML file.
 
 A strategy receives the model on its device and wraps it. In a rank's loss every image counts
-``1 / global_batch``, so ranks' gradients are *summed*: the sum is the gradient of the mean loss
-over the global batch, whatever the shares.
+``1 / global_batch_of``, so the ranks' gradients are *summed*: the sum is the gradient of the mean
+loss over the global batch, however it was split.
 """
 
 # No postponed annotations here: DDP checks the types that a communication hook declares.
@@ -26,7 +26,7 @@ from dpeval.util.importing import check_arguments, locate
 
 
 @dataclass(frozen=True)
-class Wrapped:
+class WrappedModel:
     """A model ready to train: call `module`, and enter `no_sync` where gradients stay local."""
 
     module: Callable[..., Any]
@@ -51,7 +51,7 @@ class WrapModel(Protocol):
         device: Device,
         clock: PhaseClock,
         **args: Any,
-    ) -> Wrapped:
+    ) -> WrappedModel:
         """Wrap the model so that gradients are summed over all ranks in backward.
 
         Called in every rank, after the process group was joined.
@@ -76,7 +76,9 @@ def check(config: StrategyConfig) -> None:
     check_arguments(target, given, config.args, key="strategy.args")
 
 
-def wrap(model: nn.Module, config: StrategyConfig, device: Device, clock: PhaseClock) -> Wrapped:
+def wrap(
+    model: nn.Module, config: StrategyConfig, device: Device, clock: PhaseClock
+) -> WrappedModel:
     """Wrap `model` as `config` asks; see :class:`WrapModel`.
 
     Raises:
@@ -84,7 +86,7 @@ def wrap(model: nn.Module, config: StrategyConfig, device: Device, clock: PhaseC
     """
     target = locate(config._target_, key="strategy._target_")
     wrapped = target(model, config, device, clock, **config.args)
-    if not isinstance(wrapped, Wrapped):
+    if not isinstance(wrapped, WrappedModel):
         raise ConfigError(
             f"strategy={config.name}: {config._target_} returned a {type(wrapped).__name__}; "
             "it must return a dpeval.components.Wrapped"
@@ -94,12 +96,14 @@ def wrap(model: nn.Module, config: StrategyConfig, device: Device, clock: PhaseC
 
 def single_device(
     model: nn.Module, config: StrategyConfig, device: Device, clock: PhaseClock
-) -> Wrapped:
+) -> WrappedModel:
     """One device without a wrapper."""
-    return Wrapped(model, nullcontext)
+    return WrappedModel(model, nullcontext)
 
 
-def ddp(model: nn.Module, config: StrategyConfig, device: Device, clock: PhaseClock) -> Wrapped:
+def ddp(
+    model: nn.Module, config: StrategyConfig, device: Device, clock: PhaseClock
+) -> WrappedModel:
     """DistributedDataParallel (Li et al. 2020, VLDB 13(12)) with its all-reduces timed.
 
     The hook replaces DDP's all-reduce by the same one, with a stamp where a bucket's gradients
@@ -120,7 +124,7 @@ def ddp(model: nn.Module, config: StrategyConfig, device: Device, clock: PhaseCl
     group = dist.group.WORLD
     assert group is not None  # DDP has just used it
     wrapped.register_comm_hook(_Timed(clock, group), timed_all_reduce)
-    return Wrapped(wrapped, wrapped.no_sync)
+    return WrappedModel(wrapped, wrapped.no_sync)
 
 
 @dataclass

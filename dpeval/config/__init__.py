@@ -5,7 +5,7 @@ Imports neither torch nor data code.
 
 from __future__ import annotations
 
-from dpeval.config.batch import deal, global_batch_size, per_device_batch_sizes
+from dpeval.config.batch import global_batch_of, per_device_batches_of, split_evenly
 from dpeval.config.composition import from_hydra, register_schema, wording
 from dpeval.config.identity import identity, to_plain
 from dpeval.config.launcher import LauncherOptions, LocalOptions
@@ -39,12 +39,12 @@ __all__ = [
     "StrategyConfig",
     "SweepConfig",
     "check",
-    "deal",
     "from_hydra",
-    "global_batch_size",
+    "global_batch_of",
     "identity",
-    "per_device_batch_sizes",
+    "per_device_batches_of",
     "register_schema",
+    "split_evenly",
     "to_plain",
     "wording",
 ]

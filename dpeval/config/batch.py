@@ -5,7 +5,7 @@ from __future__ import annotations
 from dpeval.config.schema import Config
 
 
-def deal(images: int, devices: int) -> list[int]:
+def split_evenly(images: int, devices: int) -> list[int]:
     """Deal `images` out to `devices` as evenly as possible, the larger shares first.
 
     >>> deal(16, 3)
@@ -15,7 +15,7 @@ def deal(images: int, devices: int) -> list[int]:
     return [share + (rank < rest) for rank in range(devices)]
 
 
-def global_batch_size(scaling: str, batch: int, devices: int) -> int:
+def global_batch_of(scaling: str, batch: int, devices: int) -> int:
     """Images per step of all ranks.
 
     Args:
@@ -26,7 +26,7 @@ def global_batch_size(scaling: str, batch: int, devices: int) -> int:
     return batch * devices if scaling == "weak" else batch
 
 
-def per_device_batch_sizes(config: Config) -> list[int]:
+def per_device_batches_of(config: Config) -> list[int]:
     """Images per step of every rank, by rank; they add up to the global batch."""
     devices = config.num_devices
-    return deal(global_batch_size(config.scaling.kind, config.batch, devices), devices)
+    return split_evenly(global_batch_of(config.scaling.kind, config.batch, devices), devices)

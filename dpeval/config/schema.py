@@ -108,8 +108,8 @@ class StrategyConfig:
     name: str = "ddp"
     """Name of the strategy, as records and figures show it."""
     _target_: str = "dpeval.components.ddp"
-    """Importable callable that wraps the model and returns a ``dpeval.components.Wrapped``; called
-    as ``target(model, config, device, clock, **args)``."""
+    """Importable callable that wraps the model and returns a ``dpeval.components.WrappedModel``;
+    called as ``target(model, config, device, clock, **args)``."""
     args: dict[str, Any] = field(default_factory=dict[str, Any], hash=False)
     """Keyword arguments of the callable."""
     bucket_cap_mb: PositiveFloat = 25.0

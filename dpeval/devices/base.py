@@ -42,11 +42,11 @@ class Device(Protocol):
     def release(self) -> None:
         """Give cached memory back to the device."""
 
-    def sender(self) -> Sender:
+    def transfer(self) -> Transfer:
         """What brings a row of batches from the host to the device."""
 
 
-class Sender(Protocol):
+class Transfer(Protocol):
     """Brings batches to the device; on CUDA ahead of time, while it computes."""
 
     def ahead(self, batches: Iterator[tuple[Tensor, ...]]) -> Iterator[Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dpeval.devices.base import Sender
+from dpeval.devices.base import Transfer
 from dpeval.system.process import resident
 
 
@@ -58,11 +58,11 @@ class CpuDevice:
     def release(self) -> None:
         pass
 
-    def sender(self) -> Sender:
-        return _There()
+    def transfer(self) -> Transfer:
+        return _NoCopy()
 
 
-class _There:
+class _NoCopy:
     """Batches are where they are needed."""
 
     def ahead(self, batches: Iterator[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:

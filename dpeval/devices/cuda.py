@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dpeval.devices.base import Sender
+from dpeval.devices.base import Transfer
 from dpeval.record.machine import Gpu
 
 
@@ -56,19 +56,19 @@ class CudaDevice:
     def release(self) -> None:
         torch.cuda.empty_cache()
 
-    def sender(self) -> Sender:
-        return CopyAhead(self.torch_device)
+    def transfer(self) -> Transfer:
+        return CopyPrefetcher(self.torch_device)
 
 
 @dataclass(frozen=True)
-class Sent:
+class BatchInFlight:
     """A batch on its way to the device."""
 
     tensors: tuple[Tensor, ...]
     done: torch.cuda.Event
 
 
-class CopyAhead:
+class CopyPrefetcher:
     """Copies each batch on a stream of its own while the one before it is computed.
 
     As in PyTorch's documentation ("CUDA semantics": streams, pinned memory,
@@ -79,23 +79,23 @@ class CopyAhead:
         self._device = device
         self._stream = torch.cuda.Stream(device)
 
-    def ahead(self, batches: Iterator[tuple[Tensor, ...]]) -> Iterator[Sent]:
+    def ahead(self, batches: Iterator[tuple[Tensor, ...]]) -> Iterator[BatchInFlight]:
         """`batches`, which lie in pinned memory, each sent before the one before it is used."""
-        before: Sent | None = None
+        before: BatchInFlight | None = None
         for batch in batches:
             sent = self._send(batch)
             if before is not None:
                 yield before
             before = sent
 
-    def _send(self, batch: tuple[Tensor, ...]) -> Sent:
+    def _send(self, batch: tuple[Tensor, ...]) -> BatchInFlight:
         with torch.cuda.stream(self._stream):
             tensors = tuple(part.to(self._device, non_blocking=True) for part in batch)
             done = torch.cuda.Event()
             done.record()
-        return Sent(tensors, done)
+        return BatchInFlight(tensors, done)
 
-    def receive(self, sent: Sent) -> tuple[Tensor, ...]:
+    def receive(self, sent: BatchInFlight) -> tuple[Tensor, ...]:
         """The batch, usable on the current stream from here on; the host does not wait."""
         current = torch.cuda.current_stream(self._device)
         current.wait_event(sent.done)

@@ -21,7 +21,7 @@ COST_SHARE = 0.0025
 """Of the time in steps: where ranks share cores the work takes longer, and is done less."""
 
 
-class FixedWork:
+class ReferenceWork:
     """Does the work when it is due and keeps its times."""
 
     def __init__(self) -> None:

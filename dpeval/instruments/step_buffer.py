@@ -43,7 +43,7 @@ class _Head(IntEnum):
 _WIDTH = len(_Head)
 
 
-class Board:
+class StepBuffer:
     """Step series and heartbeats of `ranks` ranks, at most `max_steps` steps each."""
 
     def __init__(self, context: BaseContext, ranks: int, max_steps: int) -> None:

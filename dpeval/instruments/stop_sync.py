@@ -14,8 +14,8 @@ from typing import Protocol
 
 from dpeval.config import MeasureConfig
 from dpeval.instruments.phase_clock import PhaseClock
-from dpeval.instruments.reference_work import FixedWork
-from dpeval.instruments.step_buffer import COLUMNS, Board, Stage
+from dpeval.instruments.reference_work import ReferenceWork
+from dpeval.instruments.step_buffer import COLUMNS, Stage, StepBuffer
 from dpeval.record.codes import StopReason
 from dpeval.stats.steady_state import decide
 
@@ -33,7 +33,7 @@ class Store(Protocol):
     def get(self, key: str) -> bytes: ...
 
 
-class Control:
+class StopSync:
     """Tells one rank's loop whether to take another step."""
 
     def __init__(
@@ -41,14 +41,14 @@ class Control:
         rank: int,
         local_rank: int,
         store: Store | None,
-        board: Board,
+        step_buffer: StepBuffer,
         clock: PhaseClock,
         config: MeasureConfig,
-        fixed_work: FixedWork | None = None,
+        reference_work: ReferenceWork | None = None,
     ) -> None:
         self._rank, self._local_rank, self._store = rank, local_rank, store
-        self._board, self._clock, self._config = board, clock, config
-        self._fixed_work = fixed_work
+        self._step_buffer, self._clock, self._config = step_buffer, clock, config
+        self._reference_work = reference_work
         self._begin_s = time.monotonic()
         self._until = 1
         self._told = 0
@@ -59,7 +59,7 @@ class Control:
         """Whether to take another step after `steps` of them; equal on all ranks."""
         finished = self._clock.finished
         if finished != self._told:
-            self._board.beat(self._local_rank, self._stage, finished)
+            self._step_buffer.beat(self._local_rank, self._stage, finished)
             self._told = finished
         if steps < self._until:
             return True
@@ -68,8 +68,8 @@ class Control:
         if verdict == "stop":
             self.stopped_by = value  # type: ignore[assignment]  # rank 0 posts only StopReasons
             return False
-        if verdict == "work" and self._fixed_work is not None:
-            self._fixed_work.do(steps)
+        if verdict == "work" and self._reference_work is not None:
+            self._reference_work.do(steps)
         self._until = int(value)
         return True
 
@@ -87,22 +87,22 @@ class Control:
         self._clock.drain()
         finished = self._clock.finished
         elapsed_s = time.monotonic() - self._begin_s
-        if self._board.stop_requested:
+        if self._step_buffer.stop_requested:
             return "stop:interrupted"
         if finished == 0:
             return f"go:{steps + 1}"
-        rows = self._board.rows(self._local_rank)
+        rows = self._step_buffer.rows(self._local_rank)
         step_s = rows[:finished, COLUMNS.index("step")]
         decision = decide(step_s, elapsed_s, self._config)
         if decision.interval is not None:
             self._stage = Stage.MEASURING
-            self._board.publish(
+            self._step_buffer.publish(
                 self._local_rank, decision.interval.mean, decision.interval.rel_half_width, 0.0
             )
         if decision.reason is not None:
             return f"stop:{decision.reason}"
         ahead = self._steps_ahead(steps, elapsed_s, max(float(step_s[-1]), 1e-6))
-        is_due = self._fixed_work is not None and self._fixed_work.is_due(step_s)
+        is_due = self._reference_work is not None and self._reference_work.is_due(step_s)
         return f"{'work' if is_due else 'go'}:{steps + ahead}"
 
     def _steps_ahead(self, steps: int, elapsed_s: float, recent_s: float) -> int:

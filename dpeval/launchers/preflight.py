@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dpeval import record
-from dpeval.config import Config, per_device_batch_sizes
+from dpeval.config import Config, per_device_batches_of
 from dpeval.errors import MachineError
 from dpeval.launchers.base import SweepJob
 from dpeval.launchers.tracking.job_spec import JobSpec, unmeasured
@@ -22,11 +22,11 @@ class Preflight:
 
     def __init__(self) -> None:
         # Late: torch takes seconds to import, and a sweep that is all done needs none of it.
-        from dpeval.planning.predictor import Foresight
+        from dpeval.planning.predictor import Predictor
         from dpeval.record.machine import Machine
 
         nowhere = Machine(host="", cpus=[], gpus=[], memory_bytes=0)
-        self._foresight = Foresight(nowhere)
+        self._foresight = Predictor(nowhere)
 
     def forecast(self, config: Config) -> Forecast | None:
         """Memory of the fullest rank; None if its model cannot run on fake tensors.
@@ -36,7 +36,7 @@ class Preflight:
         """
         self._foresight.check(config)
         try:
-            return self._foresight.counted(config, max(per_device_batch_sizes(config)))
+            return self._foresight.counted(config, max(per_device_batches_of(config)))
         except NoForecast:
             return None
 
@@ -52,7 +52,7 @@ class Preflight:
         budget = Budget(bytes=int(stated * GIB), source="hardware.memory_gib")
         decision = decide(
             config.memory.on_excess,
-            per_device_batch_sizes(config),
+            per_device_batches_of(config),
             lambda images, parts: self._foresight.counted(config, images, parts),
             lambda _: budget,
             strong=config.scaling.kind == "strong",

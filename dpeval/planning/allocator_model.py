@@ -26,7 +26,7 @@ class Event:
     nbytes: int | None
 
 
-class Heap(Protocol):
+class Allocator(Protocol):
     """An allocator on which a trace can be replayed."""
 
     peak: int
@@ -37,7 +37,7 @@ class Heap(Protocol):
     def free(self, key: int) -> None: ...
 
 
-def replay(heap: Heap, events: Iterable[Event], shift: int = 0) -> None:
+def replay(allocator: Allocator, events: Iterable[Event], shift: int = 0) -> None:
     """Apply `events` in order.
 
     Args:
@@ -47,9 +47,9 @@ def replay(heap: Heap, events: Iterable[Event], shift: int = 0) -> None:
     """
     for event in events:
         if event.nbytes is None:
-            heap.free(event.key + shift)
+            allocator.free(event.key + shift)
         else:
-            heap.allocate(event.key + shift, event.nbytes)
+            allocator.allocate(event.key + shift, event.nbytes)
 
 
 class FreeBlocks:
@@ -91,7 +91,7 @@ class FreeBlocks:
         self._by_size.pop(bisect.bisect_left(self._by_size, (size, begin)))
 
 
-class GlibcHeap:
+class GlibcAllocator:
     """malloc of the GNU C library, one arena (mallopt(3), "M_MMAP_THRESHOLD").
 
     Requests above the mmap threshold get pages of their own, which are returned when freed. The
@@ -149,7 +149,7 @@ class GlibcHeap:
                 self._grown = self._top
 
 
-class CachingHeap:
+class CachingAllocator:
     """PyTorch's CUDA caching allocator with its default settings (c10/cuda/CUDACachingAllocator).
 
     Sizes are rounded to 512 bytes; those up to 1 MiB are cut from segments of 2 MiB, those

@@ -16,14 +16,14 @@ from dpeval.config import Config
 from dpeval.devices.numerics import AUTOCAST_DTYPES
 from dpeval.planning.allocator_model import Event
 from dpeval.planning.memory_budget import NoForecast
-from dpeval.planning.storage_tracker import Ledger, Moment, pretend
+from dpeval.planning.storage_tracker import MemorySnapshot, StorageTracker, make_fake
 
-UNWALKABLE = (RuntimeError, NotImplementedError, TypeError, ValueError)
+UNTRACEABLE = (RuntimeError, NotImplementedError, TypeError, ValueError)
 """What a model raises if it reads values, which fake tensors do not have."""
 
 
 @dataclass(frozen=True)
-class Walk:
+class FakeStep:
     """One pass over one micro-batch, on fake tensors."""
 
     parameters: tuple[int, ...]
@@ -32,7 +32,7 @@ class Walk:
     """Bytes of each gradient."""
     activations: int
     """Saved for the backward pass, with everything else that is live between the passes."""
-    peak: Moment
+    peak: MemorySnapshot
     events: tuple[Event, ...]
     first_drop: int
     """Index in `events` from which the parameters' gradients are freed."""
@@ -51,7 +51,7 @@ def meta_model(config: Config, build: Callable[[], nn.Module]) -> nn.Module:
     return model.train()
 
 
-def walk_step(
+def take_fake_step(
     config: Config,
     images: int,
     num_classes: int,
@@ -60,7 +60,7 @@ def walk_step(
     *,
     held_gradients: bool,
     backward: bool = True,
-) -> Walk:
+) -> FakeStep:
     """Run one forward and backward pass over fake tensors on `device`.
 
     Args:
@@ -83,7 +83,7 @@ def walk_step(
     mode = FakeTensorMode()
     try:
         model = meta_model(config, build)
-        pretend(model, mode, device)
+        make_fake(model, mode, device)
         pixels = torch.empty(images, 3, px, px, device="meta").to(memory_format=layout)
         labels = torch.empty(images, dtype=torch.int64, device="meta")
         x, y = FakeTensor(mode, pixels, device), FakeTensor(mode, labels, device)
@@ -94,28 +94,30 @@ def walk_step(
         there = [*model.parameters(), *model.buffers(), x, y]
         there += [item.grad for item in trained if item.grad is not None]
         criterion = GlobalMeanLoss(images, num_classes, auxiliary_weight(model))
-        ledger = Ledger(there, None if device.type == "cuda" else onednn_scratch(channels_last))
+        tracker = StorageTracker(
+            there, None if device.type == "cuda" else onednn_scratch(channels_last)
+        )
         if not held_gradients:
             for item in trained:
-                item.register_post_accumulate_grad_hook(lambda p: ledger.count_gradient(p.nbytes))
-        with mode, ledger:
+                item.register_post_accumulate_grad_hook(lambda p: tracker.count_gradient(p.nbytes))
+        with mode, tracker:
             with _autocast(device.type, config.precision), _fused_attention(device.type):
                 loss = criterion(_forward(config, model, x), y)
-            activations = ledger.end_forward()
+            activations = tracker.end_forward()
             if backward:
                 loss.backward()
         del loss
-    except UNWALKABLE as error:
+    except UNTRACEABLE as error:
         raise _no_forecast(config, error) from error
-    first_drop = len(ledger.events)
+    first_drop = len(tracker.events)
     model.zero_grad(set_to_none=True)
     del x, y
-    return Walk(
+    return FakeStep(
         parameters=tuple(item.nbytes for item in (*model.parameters(), *model.buffers())),
         gradients=tuple(item.nbytes for item in trained),
         activations=activations,
-        peak=ledger.peak,
-        events=tuple(ledger.events),
+        peak=tracker.peak,
+        events=tuple(tracker.events),
         first_drop=first_drop,
     )
 

@@ -54,11 +54,11 @@ def peak_of(record: Record) -> Peak | None:
     ranks = [rank for rank in record.ranks if rank.peak_bytes is not None]
     if not ranks:
         return None
-    images = max(rank.batch for rank in ranks)
+    images = max(rank.per_device_batch_size for rank in ranks)
     earlier = record.memory.forecast
     return Peak(
         images=images,
-        bytes=max(rank.peak_bytes or 0 for rank in ranks if rank.batch == images),
+        bytes=max(rank.peak_bytes or 0 for rank in ranks if rank.per_device_batch_size == images),
         counted_bytes=earlier.counted_bytes if earlier is not None else None,
     )
 

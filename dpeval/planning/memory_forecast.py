@@ -20,9 +20,9 @@ from torch.utils._pytree import tree_leaves
 from dpeval.components.optimizers import build_optimizer
 from dpeval.config import Config, OptimizerConfig, StrategyConfig
 from dpeval.errors import ConfigError
-from dpeval.planning.allocator_model import CachingHeap, GlibcHeap, Heap, replay
-from dpeval.planning.fake_step import Walk, first_line, meta_model, walk_step
-from dpeval.planning.storage_tracker import Ledger, tensor_bytes
+from dpeval.planning.allocator_model import Allocator, CachingAllocator, GlibcAllocator, replay
+from dpeval.planning.fake_step import FakeStep, first_line, meta_model, take_fake_step
+from dpeval.planning.storage_tracker import StorageTracker, tensor_bytes
 from dpeval.record.memory import Forecast
 from dpeval.util.units import MIB
 
@@ -77,29 +77,33 @@ def forecast(
     views = ddp and config.strategy.gradient_as_bucket_view
     held = micro_batches > 1 or views
     state, update = optimizer_bytes(config.optimizer, meta_model(config, build), foreach=gpu)
-    walk = walk_step(config, images, num_classes, build, torch.device("cpu"), held_gradients=held)
-    gradients = sum(walk.gradients)
+    fake_step = take_fake_step(
+        config, images, num_classes, build, torch.device("cpu"), held_gradients=held
+    )
+    gradients = sum(fake_step.gradients)
     input_bytes = per_device_batch * 3 * config.dataset.image_px**2 * (4 + 1)
     static = {
-        "parameters": sum(walk.parameters),
+        "parameters": sum(fake_step.parameters),
         "optimizer": state,
         "buckets": gradients if ddp and not views else 0,
         "input": input_bytes,
     }
-    in_step = _peak_parts(walk, gradients, update, held=held)
+    in_step = _peak_parts(fake_step, gradients, update, held=held)
     counted = sum(static.values()) + sum(in_step.values())
-    setting = _Setting(walk, state, input_bytes, _buckets(config.strategy, walk.gradients), held)
+    setting = _Setting(
+        fake_step, state, input_bytes, _buckets(config.strategy, fake_step.gradients), held
+    )
     if gpu:
-        growth = _cuda_growth(config, images, num_classes, build, walk, held_gradients=held)
+        growth = _cuda_growth(config, images, num_classes, build, fake_step, held_gradients=held)
         in_step["activations"] += growth
-        taken = _taken(CachingHeap(), setting)
+        taken = _taken(CachingAllocator(), setting)
         allowances = {
             "fragmentation": max(0, taken - counted),
             "workspace": WORKSPACE_BYTES,
             "context": CONTEXT_BYTES + (NCCL_BYTES if config.num_devices > 1 else 0),
         }
     else:
-        taken = _taken(GlibcHeap(keeps=config.hardware.keep_memory), setting)
+        taken = _taken(GlibcAllocator(keeps=config.hardware.keep_memory), setting)
         dynamic = max(0, taken - static["parameters"])
         allowances = {
             "fragmentation": max(0, taken - counted) + int(FRAGMENTATION_SHARE * dynamic),
@@ -110,15 +114,15 @@ def forecast(
     return Forecast(total_bytes=sum(parts.values()), parts=parts, source="model")
 
 
-def _peak_parts(walk: Walk, gradients: int, update: int, *, held: bool) -> dict[str, int]:
+def _peak_parts(fake_step: FakeStep, gradients: int, update: int, *, held: bool) -> dict[str, int]:
     """What the fullest moment holds: within the two passes, or in the optimizer's update."""
-    passes = walk.peak.total + (gradients if held else 0)
+    passes = fake_step.peak.total + (gradients if held else 0)
     if gradients + update > passes:
         return {"gradients": gradients, "activations": 0, "transient": update}
     return {
-        "gradients": gradients if held else walk.peak.gradients,
-        "activations": walk.peak.activations,
-        "transient": walk.peak.transient,
+        "gradients": gradients if held else fake_step.peak.gradients,
+        "activations": fake_step.peak.activations,
+        "transient": fake_step.peak.transient,
     }
 
 
@@ -127,14 +131,14 @@ def _cuda_growth(
     images: int,
     num_classes: int,
     build: Callable[[], nn.Module],
-    on_cpu: Walk,
+    on_cpu: FakeStep,
     *,
     held_gradients: bool,
 ) -> int:
     """How much more CUDA's kernels and autocast rules save for the backward pass, bytes."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        on_cuda = walk_step(
+        on_cuda = take_fake_step(
             config,
             images,
             num_classes,
@@ -196,19 +200,19 @@ def _optimizer_bytes(
         kept = [leaf for leaf in tree_leaves(dict(optimizer.state)) if isinstance(leaf, Tensor)]
         kept = [leaf for leaf in kept if leaf.numel() > 1]
         gradients = [item.grad for item in trained if item.grad is not None]
-        ledger = Ledger([*trained, *gradients, *kept])
-        with ledger:
+        tracker = StorageTracker([*trained, *gradients, *kept])
+        with tracker:
             optimizer.step()
     finally:
         model.zero_grad(set_to_none=True)
-    return tensor_bytes(kept), ledger.peak.total
+    return tensor_bytes(kept), tracker.peak.total
 
 
 @dataclass(frozen=True)
 class _Setting:
     """What surrounds the pass in a real training; sizes in bytes."""
 
-    walk: Walk
+    fake_step: FakeStep
     optimizer: int
     input: int
     buckets: tuple[int, ...]
@@ -228,39 +232,39 @@ def _buckets(strategy: StrategyConfig, gradients: Sequence[int]) -> tuple[int, .
     return tuple([*sizes, filled] if filled else sizes)
 
 
-def _taken(heap: Heap, setting: _Setting) -> int:
+def _taken(allocator: Allocator, setting: _Setting) -> int:
     """The most that the allocator holds over the first steps of a training, in bytes."""
-    walk = setting.walk
+    fake_step = setting.fake_step
     counter = iter(range(10**12, 2 * 10**12))
 
     def new(nbytes: int) -> int:
         key = next(counter)
-        heap.allocate(key, nbytes)
+        allocator.allocate(key, nbytes)
         return key
 
-    for nbytes in walk.parameters:
+    for nbytes in fake_step.parameters:
         new(nbytes)
     for nbytes in setting.buckets:
         new(nbytes)
     if setting.held and not setting.buckets:
-        for nbytes in walk.gradients:
+        for nbytes in fake_step.gradients:
             new(nbytes)
-    made = walk.events[: walk.first_drop]
-    dropped = walk.events[walk.first_drop :]
+    made = fake_step.events[: fake_step.first_drop]
+    dropped = fake_step.events[fake_step.first_drop :]
     # uint8, its float copy, and the normalised images that the model sees.
     pixels = setting.input // 5
     for step in range(REPLAYED_STEPS):
         shift = (step + 1) * 10**8
         raw, copy, images = new(pixels), new(4 * pixels), new(4 * pixels)
-        heap.free(copy)
-        replay(heap, made, shift)
+        allocator.free(copy)
+        replay(allocator, made, shift)
         if step == 0:
-            for share in _split(setting.optimizer, walk.gradients):
+            for share in _split(setting.optimizer, fake_step.gradients):
                 new(share)
-        replay(heap, dropped, shift)
-        heap.free(raw)
-        heap.free(images)
-    return heap.peak
+        replay(allocator, dropped, shift)
+        allocator.free(raw)
+        allocator.free(images)
+    return allocator.peak
 
 
 def _split(total: int, like: Sequence[int]) -> list[int]:

@@ -26,7 +26,7 @@ from dpeval.system import nvml
 
 
 @dataclass(frozen=True)
-class Lesson:
+class EarlierRun:
     """What the record of one run tells about others that do the same work."""
 
     key: tuple[str, ...]
@@ -34,11 +34,11 @@ class Lesson:
     timing: Timing | None
 
     @classmethod
-    def of(cls, record: Record) -> Lesson:
+    def of(cls, record: Record) -> EarlierRun:
         return cls(work_key(record.config), peak_of(record), timing_of(record))
 
 
-class Foresight:
+class Predictor:
     """Forecasts and decides for the runs of one session on `machine`."""
 
     def __init__(self, machine: Machine) -> None:
@@ -46,7 +46,7 @@ class Foresight:
         self._checked: set[str] = set()
         self._counted: dict[tuple[str, int, int], Forecast | NoForecast] = {}
         self._listed: dict[Path, list[Path]] = {}
-        self._read: dict[Path, Lesson | None] = {}
+        self._read: dict[Path, EarlierRun | None] = {}
 
     def check(self, config: Config) -> None:
         """Refuse what cannot train; see :func:`dpeval.components.check.check`.
@@ -108,7 +108,7 @@ class Foresight:
         self, config: Config, images: int, micro_batches: int, folder: Path | None
     ) -> Forecast:
         counted = self.counted(config, images, micro_batches)
-        peaks = [item.peak for item in self._lessons(folder, config) if item.peak is not None]
+        peaks = [item.peak for item in self._earlier_runs(folder, config) if item.peak is not None]
         if not peaks:
             return counted
         if micro_batches == 1:
@@ -131,7 +131,7 @@ class Foresight:
         self._look_again(folder)
         return decide(
             config.memory.on_excess,
-            [rank.batch for rank in plan.ranks],
+            [rank.per_device_batch_size for rank in plan.ranks],
             lambda images, parts: self._forecast(config, images, parts, folder),
             self.budget_at(config),
             strong=config.scaling.kind == "strong",
@@ -150,7 +150,7 @@ class Foresight:
                 question count: a sweep asks for all of its runs before any of them starts.
         """
         setting = Setting.of(to_plain(config), environment, plan)
-        earlier = [item.timing for item in self._lessons(folder, config)]
+        earlier = [item.timing for item in self._earlier_runs(folder, config)]
         return step_time_bound.too_short(config.measure, setting, earlier)
 
     def budget_at(self, config: Config) -> Callable[[int], Budget]:
@@ -170,14 +170,14 @@ class Foresight:
 
         return at
 
-    def _lessons(self, folder: Path | None, config: Config) -> list[Lesson]:
+    def _earlier_runs(self, folder: Path | None, config: Config) -> list[EarlierRun]:
         """What the runs under `folder` tell whose ranks did the same work, with any batch."""
         if folder is None:
             return []
         if folder not in self._listed:
             self._listed[folder] = sorted(below(folder))
         key = work_key(to_plain(config))
-        found = [self._lesson(path) for path in self._listed[folder]]
+        found = [self._earlier_run(path) for path in self._listed[folder]]
         return [item for item in found if item is not None and item.key == key]
 
     def _look_again(self, folder: Path | None) -> None:
@@ -185,10 +185,10 @@ class Foresight:
         if folder is not None:
             self._listed.pop(folder, None)
 
-    def _lesson(self, path: Path) -> Lesson | None:
+    def _earlier_run(self, path: Path) -> EarlierRun | None:
         if path not in self._read:
             try:
-                self._read[path] = Lesson.of(read(path))
+                self._read[path] = EarlierRun.of(read(path))
             except RecordError:
                 self._read[path] = None
         return self._read[path]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dpeval.config import Config, per_device_batch_sizes
+from dpeval.config import Config, per_device_batches_of
 from dpeval.planning.cpu_affinity import assign_cpus, cpus_near_gpus
 from dpeval.record.machine import Machine
 from dpeval.record.plan import Plan, RankPlan
@@ -16,8 +16,8 @@ def make_plan(config: Config, machine: Machine) -> Plan:
     With several nodes, `machine` stands for every node: ranks are dealt to nodes in blocks.
     """
     world_size = config.num_devices
-    shares = per_device_batch_sizes(config)
-    global_batch = sum(shares)
+    shares = per_device_batches_of(config)
+    global_batch_of = sum(shares)
     local_ranks = world_size // config.num_nodes
     places, notes, lacking = _place(config, machine, local_ranks)
     ranks = [
@@ -25,20 +25,20 @@ def make_plan(config: Config, machine: Machine) -> Plan:
             rank=rank,
             node=rank // local_ranks,
             local_rank=rank % local_ranks,
-            batch=shares[rank],
-            weight=shares[rank] / global_batch,
+            per_device_batch_size=shares[rank],
+            weight=shares[rank] / global_batch_of,
             **places[rank % local_ranks],
         )
         for rank in range(world_size if places else 0)
     ]
     if len(set(shares)) > 1:
         notes.append(
-            f"global batch {global_batch} does not divide by {world_size}: shares are "
+            f"global batch {global_batch_of} does not divide by {world_size}: shares are "
             f"{'+'.join(map(str, shares))}, gradients are weighted accordingly"
         )
     return Plan(
         world_size=world_size,
-        global_batch=global_batch,
+        global_batch_of=global_batch_of,
         backend="nccl" if config.hardware.kind == "gpu" else "gloo",
         ranks=ranks,
         notes=notes,

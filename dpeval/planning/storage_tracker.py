@@ -20,7 +20,7 @@ Scratch = Callable[[str, Sequence[Any], Any], Sequence[int]]
 
 
 @dataclass(frozen=True)
-class Moment:
+class MemorySnapshot:
     """What is held at one moment beyond what existed before the step, in bytes."""
 
     total: int = 0
@@ -35,7 +35,7 @@ class Moment:
         return self.total - self.activations - self.gradients
 
 
-class Ledger(TorchDispatchMode):
+class StorageTracker(TorchDispatchMode):
     """Adds up all live storages, each once, however many tensors view it.
 
     Works on tensors without data (``meta``, fake), because their storages have sizes too.
@@ -44,7 +44,7 @@ class Ledger(TorchDispatchMode):
     def __init__(self, there: Iterable[Tensor], scratch: Scratch | None = None) -> None:
         """`there` are the tensors that exist before the step and are not counted."""
         super().__init__()  # type: ignore[no-untyped-call]
-        self.peak = Moment()
+        self.peak = MemorySnapshot()
         self.events: list[Event] = []
         """Allocations and frees in order; an :class:`Event` with a negative key is scratch."""
         self._scratch = scratch
@@ -72,7 +72,7 @@ class Ledger(TorchDispatchMode):
         for place in range(len(inner)):
             self.events.append(Event(-1 - place, None))
         if self._now + sum(inner) > self.peak.total:
-            self.peak = Moment(self._now + sum(inner), self._activations, self._gradients)
+            self.peak = MemorySnapshot(self._now + sum(inner), self._activations, self._gradients)
         return result
 
     def _hold(self, storage: torch.UntypedStorage) -> None:
@@ -103,7 +103,7 @@ class Ledger(TorchDispatchMode):
         self._gradients += nbytes
 
 
-def pretend(model: nn.Module, mode: FakeTensorMode, device: torch.device) -> None:
+def make_fake(model: nn.Module, mode: FakeTensorMode, device: torch.device) -> None:
     """Replace the parameters and buffers of a ``meta`` model by fake ones on `device`.
 
     Fake tensors have a device but no data on it, so the choice of kernels (attention) and

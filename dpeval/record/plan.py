@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import AliasChoices, Field
+
 from dpeval.record.codes import SkipCode
 from dpeval.util.frozen import Frozen
 
@@ -21,7 +23,9 @@ class RankPlan(Frozen):
     spare_cpus: list[int] = []
     """Logical CPUs that no rank computes on and that this rank's data workers may use."""
     threads: int
-    batch: int
+    per_device_batch_size: int = Field(
+        validation_alias=AliasChoices("per_device_batch_size", "batch")  # its first name
+    )
     """Images per step of this rank."""
     weight: float
     """Factor on this rank's mean loss in that of the global batch: batch / global_batch."""
@@ -35,7 +39,9 @@ class Plan(Frozen):
     """What every rank will do, or why the run is not started."""
 
     world_size: int
-    global_batch: int
+    global_batch_of: int = Field(
+        validation_alias=AliasChoices("global_batch_size", "global_batch")  # its first name
+    )
     micro_batches: int = 1
     backend: str
     ranks: list[RankPlan]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from dpeval import __version__
 from dpeval.record.codes import AblationKind, CauseCode, MemoryAction, Status, WarningCode
@@ -96,7 +96,9 @@ class RankRecord(Frozen):
     pid: int
     cpus: list[int]
     device: str
-    batch: int
+    per_device_batch_size: int = Field(
+        validation_alias=AliasChoices("per_device_batch_size", "batch")  # its first name
+    )
     begin_s: list[float] = []
     """When every step began, on the host's monotonic clock (comparable within a host)."""
     step_s: list[float]
@@ -116,7 +118,10 @@ class RankRecord(Frozen):
     baseline_bytes: int | None = None
     """Memory of the rank before the model was built (interpreter, libraries, CUDA context)."""
     threads: int = 1
-    yardstick: ReferenceTimes | None = None
+    reference_times: ReferenceTimes | None = Field(
+        default=None,
+        validation_alias=AliasChoices("reference_times", "yardstick"),  # its first name
+    )
     """Fixed work between steps, on CPU ranks: how fast the machine itself was."""
 
 
@@ -234,7 +239,9 @@ def readings(ranks: Sequence[RankRecord], window: Window | None) -> list[Referen
     if window is None:
         return []
     last = window.first + window.steps
-    return [rank.yardstick.within(window.first, last) for rank in ranks if rank.yardstick]
+    return [
+        rank.reference_times.within(window.first, last) for rank in ranks if rank.reference_times
+    ]
 
 
 def now() -> str:

@@ -9,16 +9,16 @@ from dataclasses import replace
 from dpeval import record
 from dpeval.config import Config
 from dpeval.data import Source
-from dpeval.instruments.step_buffer import Board, Stage
+from dpeval.instruments.step_buffer import Stage, StepBuffer
 from dpeval.record.conditions import Conditions
 from dpeval.record.machine import Environment
 from dpeval.record.plan import RankPlan
 from dpeval.record.schema import Cause, DatasetUsed, Record, now
 from dpeval.run import forkserver, multi_node, rank_supervisor, record_builder
-from dpeval.run.job import Job, Meeting, Snapshot, Watcher
+from dpeval.run.job import Job, ProgressListener, Snapshot, StoreAddress
 from dpeval.run.outcome import Outcome
 from dpeval.system.conditions import ConditionSampler
-from dpeval.system.process import stay_off
+from dpeval.system.process import avoid_cpus
 from dpeval.worker.messages import RankTask
 
 
@@ -30,7 +30,11 @@ def skip(job: Job, environment: Environment, reason: Cause) -> Record:
 
 
 def execute(
-    job: Job, source: Source, dataset: DatasetUsed, environment: Environment, watcher: Watcher
+    job: Job,
+    source: Source,
+    dataset: DatasetUsed,
+    environment: Environment,
+    listener: ProgressListener,
 ) -> Record:
     """Run `job` on this machine and leave its record in ``job.folder``.
 
@@ -41,7 +45,7 @@ def execute(
     path = job.folder / record.FILE_NAME
     blank = record_builder.blank(job, environment, begun, dataset=dataset)
     try:
-        made = _measure(job, source, blank, begun_s, watcher)
+        made = _measure(job, source, blank, begun_s, listener)
     except BaseException as error:
         cause = Cause(kind="bug", message=str(error), exception=type(error).__name__)
         failed = blank.model_copy(
@@ -53,79 +57,85 @@ def execute(
     return made
 
 
-def _measure(job: Job, source: Source, blank: Record, begun_s: float, watcher: Watcher) -> Record:
+def _measure(
+    job: Job, source: Source, blank: Record, begun_s: float, listener: ProgressListener
+) -> Record:
     interface, host = job.config.hardware.interface or "lo", "127.0.0.1"
     if job.node is not None:
         interface, host = multi_node.interface_of(job.config)
-    board = _board(job)
+    step_buffer = _step_buffer(job)
     store, port = forkserver.serve_store(host)
     if job.node is not None:
         multi_node.announce(job.node, host, port)
-    meeting = Meeting(host, port, interface)
-    outcome, pids, conditions = _run_ranks(job, source, board, meeting, watcher)
+    store_address = StoreAddress(host, port, interface)
+    outcome, pids, conditions = _run_ranks(job, source, step_buffer, store_address, listener)
     if job.node is not None:
-        plan = multi_node.gather(job.node, job.plan, board, outcome, pids)
+        plan = multi_node.collect_parts(job.node, job.plan, step_buffer, outcome, pids)
         job, blank = replace(job, plan=plan), blank.model_copy(update={"plan": plan})
     del store  # served the ranks until the last of them had ended
-    return record_builder.finish(blank, job, board, outcome, conditions, begun_s, pids)
+    return record_builder.finish(blank, job, step_buffer, outcome, conditions, begun_s, pids)
 
 
-def assist(job: Job, source: Source, watcher: Watcher) -> bool:
+def assist(job: Job, source: Source, listener: ProgressListener) -> bool:
     """Run this node's ranks of a run that node 0 records; return whether they ended well."""
     assert job.node is not None
-    board = _board(job)
+    step_buffer = _step_buffer(job)
     outcome, pids, _ = _run_ranks(
-        job, source, board, multi_node.find(job.node, job.config), watcher
+        job, source, step_buffer, multi_node.find(job.node, job.config), listener
     )
-    multi_node.leave_part(job.node, job.plan, board, outcome, pids)
+    multi_node.write_part(job.node, job.plan, step_buffer, outcome, pids)
     return outcome.failure is None
 
 
-def _board(job: Job) -> Board:
-    return Board(forkserver.context(), job.plan.world_size, job.config.measure.max_steps)
+def _step_buffer(job: Job) -> StepBuffer:
+    return StepBuffer(forkserver.context(), job.plan.world_size, job.config.measure.max_steps)
 
 
 def _run_ranks(
-    job: Job, source: Source, board: Board, meeting: Meeting, watcher: Watcher
+    job: Job,
+    source: Source,
+    step_buffer: StepBuffer,
+    store_address: StoreAddress,
+    listener: ProgressListener,
 ) -> tuple[Outcome, dict[int, int], Conditions | None]:
     """Start and watch this node's ranks; return when all of them have ended."""
     config = job.config
     index = job.node.index if job.node is not None else 0
     here = [rank for rank in job.plan.ranks if rank.node == index]
-    env = _environment_of_ranks(config, meeting.interface)
+    env = _environment_of_ranks(config, store_address.interface)
     tasks = [
-        RankTask(config, job.plan, rank.rank, source, meeting.host, meeting.port, env)
+        RankTask(config, job.plan, rank.rank, source, store_address.host, store_address.port, env)
         for rank in here
     ]
-    ranks = rank_supervisor.Ranks(tasks, board, config.hardware)
+    ranks = rank_supervisor.RankSupervisor(tasks, step_buffer, config.hardware)
     pids = dict(ranks.pids)
     sampler = _sampler(here, pids) if config.measure.conditions else None
-    alarm = multi_node.Alarm(job.node) if job.node is not None else None
-    with stay_off({cpu for rank in here for cpu in rank.cpus}):
-        elsewhere = alarm.heard if alarm is not None else lambda: None
-        outcome = ranks.watch(_ticker(job, board, sampler, watcher), elsewhere)
-    if alarm is not None and outcome.failure is not None and outcome.failure.kind != "interrupt":
-        alarm.raise_()
+    notice = multi_node.FailureNotice(job.node) if job.node is not None else None
+    with avoid_cpus({cpu for rank in here for cpu in rank.cpus}):
+        elsewhere = notice.failure_elsewhere if notice is not None else lambda: None
+        outcome = ranks.watch(_ticker(job, step_buffer, sampler, listener), elsewhere)
+    if notice is not None and outcome.failure is not None and outcome.failure.kind != "interrupt":
+        notice.post()
     return outcome, pids, sampler.finish() if sampler is not None else None
 
 
 def _ticker(
-    job: Job, board: Board, sampler: ConditionSampler | None, watcher: Watcher
+    job: Job, step_buffer: StepBuffer, sampler: ConditionSampler | None, listener: ProgressListener
 ) -> Callable[[], None]:
     begin_s = time.monotonic()
 
     def tick() -> None:
-        stage = board.stage(0)
+        stage = step_buffer.stage(0)
         if sampler is not None and stage == Stage.MEASURING:
             sampler.sample()
-        step_s, rel_half_width, _ = board.estimate(0)
-        watcher.progress(
+        step_s, rel_half_width, _ = step_buffer.estimate(0)
+        listener.progress(
             job,
             Snapshot(
                 stage=stage,
-                steps=board.steps(0),
+                steps=step_buffer.steps(0),
                 elapsed_s=time.monotonic() - begin_s,
-                img_per_s=job.plan.global_batch / step_s if step_s else 0.0,
+                img_per_s=job.plan.global_batch_of / step_s if step_s else 0.0,
                 rel_half_width=rel_half_width,
             ),
         )

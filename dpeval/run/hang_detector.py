@@ -8,7 +8,7 @@ import time
 import psutil
 
 from dpeval.config import HardwareConfig
-from dpeval.instruments.step_buffer import COLUMNS, Board
+from dpeval.instruments.step_buffer import COLUMNS, StepBuffer
 from dpeval.run.outcome import Failure
 
 CPU_WINDOW_S = 2.0
@@ -21,9 +21,18 @@ class HangDetector:
     """Tells a run that is slow from one that will never take another step."""
 
     def __init__(
-        self, board: Board, hardware: HardwareConfig, locals_: list[int], pids: dict[int, int]
+        self,
+        step_buffer: StepBuffer,
+        hardware: HardwareConfig,
+        locals_: list[int],
+        pids: dict[int, int],
     ) -> None:
-        self._board, self._hardware, self._locals, self._pids = board, hardware, locals_, pids
+        self._step_buffer, self._hardware, self._locals, self._pids = (
+            step_buffer,
+            hardware,
+            locals_,
+            pids,
+        )
         self._seen: tuple[float, ...] = ()
         self._since_s = self._idle_since_s = time.monotonic()
         self._cpu_s = self._cpu_at_s = 0.0
@@ -31,13 +40,13 @@ class HangDetector:
 
     def check(self) -> Failure | None:
         now_s = time.monotonic()
-        seen = tuple(self._board.heartbeat_s(local) for local in self._locals)
+        seen = tuple(self._step_buffer.heartbeat_s(local) for local in self._locals)
         if seen != self._seen:
             self._seen, self._since_s, self._idle_since_s = seen, now_s, now_s
             for local in self._locals:
-                steps = self._board.steps(local)
+                steps = self._step_buffer.steps(local)
                 if steps:
-                    last_s = float(self._board.rows(local)[steps - 1, COLUMNS.index("step")])
+                    last_s = float(self._step_buffer.rows(local)[steps - 1, COLUMNS.index("step")])
                     self.longest_step_s = max(self.longest_step_s, last_s)
             return None
         return self._quiet(now_s)
@@ -54,7 +63,7 @@ class HangDetector:
             if used > 0.05 + 0.02 * len(self._pids):
                 self._idle_since_s = now_s
             self._cpu_s, self._cpu_at_s = cpu_s, now_s
-        steps = max(self._board.steps(local) for local in self._locals)
+        steps = max(self._step_buffer.steps(local) for local in self._locals)
         patience_s = self._hardware.startup_timeout_s
         if steps:
             patience_s = max(self._hardware.hang_timeout_s, 10 * self.longest_step_s)

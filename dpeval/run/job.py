@@ -37,7 +37,7 @@ class Snapshot:
     rel_half_width: float
 
 
-class Watcher(Protocol):
+class ProgressListener(Protocol):
     """Something that shows a run's progress to a person."""
 
     def progress(self, job: Job, snapshot: Snapshot) -> None: ...
@@ -56,7 +56,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Meeting:
+class StoreAddress:
     """Where the ranks of a run find each other."""
 
     host: str

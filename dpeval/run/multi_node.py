@@ -25,9 +25,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from dpeval.config import Config
 from dpeval.errors import MachineError
-from dpeval.instruments.step_buffer import Board
+from dpeval.instruments.step_buffer import StepBuffer
 from dpeval.record.plan import Plan, RankPlan
-from dpeval.run.job import Meeting, Node
+from dpeval.run.job import Node, StoreAddress
 from dpeval.run.outcome import PEER, Failure, Outcome, is_echo
 from dpeval.util.files import replacing, write_atomically
 from dpeval.util.frozen import Frozen
@@ -87,7 +87,7 @@ def announce(node: Node, host: str, port: int) -> None:
     write_atomically(_meeting_path(node), _Address(host=host, port=port).model_dump_json())
 
 
-def find(node: Node, config: Config) -> Meeting:
+def find(node: Node, config: Config) -> StoreAddress:
     """Wait until node 0 has said where it is.
 
     Raises:
@@ -97,7 +97,7 @@ def find(node: Node, config: Config) -> Meeting:
     while time.monotonic() < deadline_s:
         with contextlib.suppress(OSError, ValidationError):
             told = _Address.model_validate_json(_meeting_path(node).read_bytes())
-            return Meeting(told.host, told.port, interface_of(config)[0])
+            return StoreAddress(told.host, told.port, interface_of(config)[0])
         time.sleep(0.2)
     raise MachineError(
         f"node 0 of the run said nothing within {config.hardware.startup_timeout_s:.0f} s "
@@ -108,7 +108,7 @@ def find(node: Node, config: Config) -> Meeting:
 LOOK_EVERY_S = 1.0
 
 
-class Alarm:
+class FailureNotice:
     """How a failure on one node reaches the others within seconds.
 
     A rank that waits in a collective for one that is gone may learn of it only when a timeout of
@@ -119,11 +119,11 @@ class Alarm:
     def __init__(self, node: Node) -> None:
         self._node, self._looked_s = node, time.monotonic()
 
-    def raise_(self) -> None:
+    def post(self) -> None:
         """Tell the other nodes that this one's ranks have failed."""
         write_atomically(self._path(self._node.index), "")
 
-    def heard(self) -> Failure | None:
+    def failure_elsewhere(self) -> Failure | None:
         """The failure that another node has told of; looks once a second."""
 
         if time.monotonic() - self._looked_s < LOOK_EVERY_S:
@@ -137,15 +137,15 @@ class Alarm:
         return self._node.folder / f".failed-{index}-{self._node.attempt}"
 
 
-def leave_part(
-    node: Node, plan: Plan, board: Board, outcome: Outcome, pids: dict[int, int]
+def write_part(
+    node: Node, plan: Plan, step_buffer: StepBuffer, outcome: Outcome, pids: dict[int, int]
 ) -> None:
     """Leave what this node's ranks did for node 0."""
 
     own = [rank for rank in plan.ranks if rank.node == node.index]
-    steps = {rank.rank: board.steps(rank.local_rank) for rank in own}
+    steps = {rank.rank: step_buffer.steps(rank.local_rank) for rank in own}
     path = _part_path(node, node.index)
-    rows = {str(rank.rank): board.rows(rank.local_rank)[: steps[rank.rank]] for rank in own}
+    rows = {str(rank.rank): step_buffer.rows(rank.local_rank)[: steps[rank.rank]] for rank in own}
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **rows)  # type: ignore[arg-type]  # its stub knows no ** of arrays
     results = TypeAdapter(list[RankResult]).dump_json(list(outcome.results.values()))
@@ -162,7 +162,9 @@ def leave_part(
     write_atomically(path.with_suffix(".json"), part.model_dump_json())
 
 
-def gather(node: Node, plan: Plan, board: Board, outcome: Outcome, pids: dict[int, int]) -> Plan:
+def collect_parts(
+    node: Node, plan: Plan, step_buffer: StepBuffer, outcome: Outcome, pids: dict[int, int]
+) -> Plan:
     """Add what the other nodes left to node 0's board, outcome and pids.
 
     Returns the plan with the CPUs and devices that the other nodes really used.
@@ -181,7 +183,7 @@ def gather(node: Node, plan: Plan, board: Board, outcome: Outcome, pids: dict[in
         with np.load(_part_path(node, index), allow_pickle=False) as series:
             for rank in part.ranks:
                 ranks[rank.rank] = rank
-                board.fill(rank.rank, series[str(rank.rank)])
+                step_buffer.fill(rank.rank, series[str(rank.rank)])
         pids.update(part.pids)
         for result in TypeAdapter(list[RankResult]).validate_json(part.results):
             outcome.results[result.rank] = result

@@ -13,7 +13,7 @@ from multiprocessing.process import BaseProcess
 from types import FrameType
 
 from dpeval.config import HardwareConfig
-from dpeval.instruments.step_buffer import Board, Stage
+from dpeval.instruments.step_buffer import Stage, StepBuffer
 from dpeval.run.forkserver import context
 from dpeval.run.hang_detector import HangDetector
 from dpeval.run.outcome import Failure, Outcome, first_cause, killed_for_memory
@@ -25,13 +25,15 @@ POLL_S = 0.2
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Ranks:
+class RankSupervisor:
     """The processes of one node's ranks."""
 
-    def __init__(self, tasks: list[RankTask], board: Board, hardware: HardwareConfig) -> None:
+    def __init__(
+        self, tasks: list[RankTask], step_buffer: StepBuffer, hardware: HardwareConfig
+    ) -> None:
         from dpeval.worker.rank_process import run_rank
 
-        self._hardware, self._board = hardware, board
+        self._hardware, self._step_buffer = hardware, step_buffer
         self._local = {task.rank: task.plan.ranks[task.rank].local_rank for task in tasks}
         self._processes: dict[int, BaseProcess] = {}
         self._pipes: dict[int, Connection] = {}
@@ -43,7 +45,10 @@ class Ranks:
         for task in tasks:
             ours, theirs = context().Pipe()
             process = context().Process(
-                target=run_rank, args=(task, board, theirs), name=f"rank{task.rank}", daemon=False
+                target=run_rank,
+                args=(task, step_buffer, theirs),
+                name=f"rank{task.rank}",
+                daemon=False,
             )
             process.start()
             theirs.close()
@@ -63,15 +68,17 @@ class Ranks:
         a failure on another node. All ranks have ended on return.
         """
         outcome = Outcome()
-        hang = HangDetector(self._board, self._hardware, list(self._local.values()), self.pids)
+        hang = HangDetector(
+            self._step_buffer, self._hardware, list(self._local.values()), self.pids
+        )
         try:
             with _signals() as received:
                 while len(outcome.results) < len(self._processes) and outcome.failure is None:
                     self._wait()
-                    self._note_peaks(outcome)
+                    self._record_peaks(outcome)
                     self._sort_messages(outcome)
                     outcome.failure = outcome.failure or self._dead() or hang.check() or elsewhere()
-                    self._heed(received, outcome, hang.longest_step_s)
+                    self._handle_signals(received, outcome, hang.longest_step_s)
                     if outcome.failure is None:
                         on_tick()
                 if outcome.failure is not None:
@@ -101,7 +108,7 @@ class Ranks:
                 except (EOFError, OSError):
                     self._closed.add(rank)
 
-    def _note_peaks(self, outcome: Outcome) -> None:
+    def _record_peaks(self, outcome: Outcome) -> None:
         """Keep what each rank holds: one that the kernel ends cannot tell it any more."""
         for rank, pid in self.pids.items():
             held = resident(pid) if rank in self._on_cpu else None
@@ -157,16 +164,18 @@ class Ranks:
         if first is not None and first.kind in ("signal", "hang", "oom"):
             outcome.failure = first
 
-    def _heed(self, received: list[str], outcome: Outcome, longest_step_s: float) -> None:
+    def _handle_signals(self, received: list[str], outcome: Outcome, longest_step_s: float) -> None:
         """On the first signal ask for a clean stop; on a second, or when it takes long, end."""
         if not received:
             return
         if outcome.interrupted_by is None:
             outcome.interrupted_by = received[0]
-            self._board.request_stop()
+            self._step_buffer.request_stop()
             self._deadline_s = time.monotonic() + max(10.0, 3 * longest_step_s)
-        measuring = any(self._board.steps(local) for local in self._local.values())
-        ablating = any(self._board.stage(local) >= Stage.ABLATION for local in self._local.values())
+        measuring = any(self._step_buffer.steps(local) for local in self._local.values())
+        ablating = any(
+            self._step_buffer.stage(local) >= Stage.ABLATION for local in self._local.values()
+        )
         if len(received) > 1 or not measuring or ablating or time.monotonic() > self._deadline_s:
             outcome.failure = outcome.failure or Failure(
                 "interrupt", None, f"ended by {received[0]}", signal=received[0]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dpeval.config import identity, to_plain
-from dpeval.instruments.step_buffer import COLUMNS, Board
+from dpeval.instruments.step_buffer import COLUMNS, StepBuffer
 from dpeval.record import schema
 from dpeval.record.codes import Status, StopReason
 from dpeval.record.conditions import Conditions
@@ -72,14 +72,14 @@ def blank(
 def finish(
     record: Record,
     job: Job,
-    board: Board,
+    step_buffer: StepBuffer,
     outcome: Outcome,
     conditions: Conditions | None,
     begun_s: float,
     pids: dict[int, int],
 ) -> Record:
     """Complete `record` with whatever the run left, also where it did not come to its end."""
-    steps = min((board.steps(local) for local in range(board.ranks)), default=0)
+    steps = min((step_buffer.steps(local) for local in range(step_buffer.ranks)), default=0)
     ended = len(outcome.results) == len(pids)
     fields: dict[str, Any] = {
         "status": _status(outcome, ended),
@@ -88,13 +88,13 @@ def finish(
         "conditions": conditions,
     }
     if steps:
-        fields |= _series(job, board, outcome, steps, begun_s, pids)
+        fields |= _series(job, step_buffer, outcome, steps, begun_s, pids)
         if conditions is not None:
             seen = readings(fields["ranks"], fields["window"])
             bad = conditions.bad + machine_speed.words(seen)
             fields["conditions"] = conditions.model_copy(update={"bad": bad})
         if fields["status"] == "ok" and fields["window"] is None:
-            fields |= {"status": "failed", "cause": _cut_short(job, board, steps)}
+            fields |= {"status": "failed", "cause": _cut_short(job, step_buffer, steps)}
         power_w = conditions.power_w if conditions is not None else None
         # The other nodes of a run use energy that is not seen from here.
         if power_w is not None and job.node is None and "throughput" in fields:
@@ -102,7 +102,7 @@ def finish(
     elif fields["status"] == "oom":
         # Not one step, but how much each rank held is what such a run has to tell.
         fields["ranks"] = [
-            _rank(job, rank.rank, board.rows(rank.rank)[:0], None, outcome, pids)
+            _rank(job, rank.rank, step_buffer.rows(rank.rank)[:0], None, outcome, pids)
             for rank in job.plan.ranks
         ]
     made = record.model_copy(update=fields)
@@ -138,10 +138,10 @@ def _cause(outcome: Outcome, ended: bool) -> Cause | None:
     )
 
 
-def _cut_short(job: Job, board: Board, steps: int) -> Cause:
+def _cut_short(job: Job, step_buffer: StepBuffer, steps: int) -> Cause:
     """Why a run that did nothing wrong has no mean: its time ended before there was a window."""
     limits = job.config.measure
-    step_s = float(np.median(_column(board.rows(0)[:steps], "step")))
+    step_s = float(np.median(_column(step_buffer.rows(0)[:steps], "step")))
     return Cause(
         kind="time_limit",
         message=(
@@ -153,10 +153,15 @@ def _cut_short(job: Job, board: Board, steps: int) -> Cause:
 
 
 def _series(
-    job: Job, board: Board, outcome: Outcome, steps: int, begun_s: float, pids: dict[int, int]
+    job: Job,
+    step_buffer: StepBuffer,
+    outcome: Outcome,
+    steps: int,
+    begun_s: float,
+    pids: dict[int, int],
 ) -> dict[str, Any]:
     """Everything that is read from the step series, cut to the steps that all ranks finished."""
-    rows = [board.rows(local)[:steps].copy() for local in range(board.ranks)]
+    rows = [step_buffer.rows(local)[:steps].copy() for local in range(step_buffer.ranks)]
     step_s = [_column(table, "step") for table in rows]
     stopped_by = _stopped_by(outcome)
     slowest = int(np.argmax([series.sum() for series in step_s]))
@@ -171,7 +176,7 @@ def _series(
     if window is not None:
         main = slice(window.first, window.first + window.steps)
         fields["throughput"] = throughput(
-            job.plan.global_batch, [series[main] for series in step_s], window.stopped_by
+            job.plan.global_batch_of, [series[main] for series in step_s], window.stopped_by
         )
         compute = [sum_columns(table[main], OWN_PHASES) for table in rows]
         # Without it, waiting for others is a part of backward, and ranks seem equally busy.
@@ -238,7 +243,7 @@ def _rank(
         pid=pids.get(rank, 0),
         cpus=plan.cpus,
         device=plan.device,
-        batch=plan.batch,
+        per_device_batch_size=plan.per_device_batch_size,
         threads=plan.threads,
         begin_s=_rounded(_column(table, "begin")),
         step_s=_rounded(_column(table, "step")),
@@ -251,7 +256,7 @@ def _rank(
         buckets=_buckets(result, first, last),
         peak_bytes=result.peak_bytes if result is not None else outcome.peak_bytes.get(rank),
         baseline_bytes=result.baseline_bytes if result is not None else None,
-        yardstick=result.yardstick if result is not None else None,
+        reference_times=result.reference_times if result is not None else None,
     )
 
 

@@ -10,7 +10,7 @@ from dpeval.data import Source, prepare, used
 from dpeval.devices import cuda
 from dpeval.errors import ConfigError, MachineError
 from dpeval.planning.memory_budget import NoForecast
-from dpeval.planning.predictor import Foresight, study_folder
+from dpeval.planning.predictor import Predictor, study_folder
 from dpeval.planning.rank_plan import make_plan
 from dpeval.record.machine import Environment, Machine
 from dpeval.record.plan import Plan
@@ -33,7 +33,7 @@ class Session:
         self.environment: Environment = environment(
             self.machine, extra_versions=cuda.library_versions()
         )
-        self.foresight = Foresight(self.machine)
+        self.predictor = Predictor(self.machine)
         self._sources: dict[DatasetConfig, Source] = {}
 
     def job(
@@ -44,11 +44,11 @@ class Session:
         Raises:
             ConfigError: the model, optimizer or strategy cannot be built or trained as asked.
         """
-        self.foresight.check(config)
+        self.predictor.check(config)
         plan = self._in_time(config, make_plan(config, self.machine), folder, node)
         job = Job(config, plan, folder, tuple(overrides), node)
         if config.memory.on_excess == "error":
-            self.look_ahead(job)
+            self.plan_memory(job)
         return job
 
     def _in_time(self, config: Config, plan: Plan, folder: Path, node: Node | None) -> Plan:
@@ -59,14 +59,14 @@ class Session:
         """
         if plan.skip is not None or node is not None:
             return plan
-        line = self.foresight.too_short(
+        line = self.predictor.too_short(
             config, plan, self.environment, study_folder(folder, config.study)
         )
         if line is None:
             return plan
         return plan.model_copy(update={"skip": line, "skip_kind": "time_limit"})
 
-    def look_ahead(self, job: Job) -> Job:
+    def plan_memory(self, job: Job) -> Job:
         """`job` with its memory forecast, and its micro-batches where it needs any.
 
         Raises:
@@ -76,7 +76,7 @@ class Session:
             return job
         folder = study_folder(job.folder, job.config.study)
         try:
-            decision = self.foresight.decide(job.config, job.plan, folder)
+            decision = self.predictor.decide(job.config, job.plan, folder)
         except NoForecast as error:
             return replace(job, memory=MemoryRecord(decision=str(error)))
         if decision.action == "error":
@@ -135,7 +135,7 @@ class Session:
 
     def execute(self, job: Job) -> Record:
         """Run or skip one job; its record lies in ``job.folder`` on return."""
-        job = self.look_ahead(job)
+        job = self.plan_memory(job)
         self.reporter.run_started(job)
         not_known = job.memory.forecast is None and job.memory.decision
         if not_known or job.memory.action not in ("run", "skip"):

@@ -13,7 +13,7 @@ import numpy as np
 from dpeval.record.codes import DiagnosticCode
 from dpeval.record.measurement import Window
 from dpeval.stats.intervals import dot, mean_interval, robust_deviation
-from dpeval.stats.steady_state import DRIFT_SIZE, MIN_TESTED, Steady, winsorised
+from dpeval.stats.steady_state import DRIFT_SIZE, MIN_TESTED, SteadyState, winsorised
 from dpeval.util.arrays import Floats
 from dpeval.util.frozen import Frozen
 
@@ -53,7 +53,7 @@ class Fault(Frozen):
 
 
 def faults(
-    begin: Window | Steady,
+    begin: Window | SteadyState,
     step_s: Sequence[Floats],
     compute_s: Sequence[Floats],
     data_s: Sequence[Floats],

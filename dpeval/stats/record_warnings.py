@@ -58,7 +58,7 @@ def _faults(record: Record) -> list[Fault]:
         [np.array(rank.step_s) for rank in record.ranks],
         [np.sum([phase[name] for name in own], axis=0) for phase in phases],
         [phase["data"] for phase in phases],
-        [rank.batch for rank in record.ranks],
+        [rank.per_device_batch_size for rank in record.ranks],
     )
 
 

@@ -41,7 +41,7 @@ MIN_TESTED = 8
 """Fewer steps than this cannot show a drift."""
 
 
-class Steady(Frozen):
+class SteadyState(Frozen):
     """Where the steady state begins."""
 
     first: int
@@ -68,7 +68,7 @@ def seconds_for_a_window(config: MeasureConfig, step_s: float) -> int:
     return math.ceil((config.min_warmup_steps + config.min_steps) * step_s)
 
 
-def steady_start(step_s: Sequence[float] | Floats, floor: int) -> Steady:
+def steady_start(step_s: Sequence[float] | Floats, floor: int) -> SteadyState:
     """Find the first step of the steady state.
 
     MSER (White 1997, "An effective truncation heuristic for bias reduction in simulation
@@ -91,11 +91,11 @@ def steady_start(step_s: Sequence[float] | Floats, floor: int) -> Steady:
     values = np.asarray(step_s, dtype=np.float64)
     count = len(values)
     if count <= floor + 1:
-        return Steady(first=min(floor, max(0, count - 1)), steady=False)
+        return SteadyState(first=min(floor, max(0, count - 1)), steady=False)
     drawn_in = winsorised(values)
     first = _truncation(drawn_in, floor)
     drift, is_real = _drift(drawn_in[first:])
-    return Steady(first=first, steady=not is_real, drift=drift)
+    return SteadyState(first=first, steady=not is_real, drift=drift)
 
 
 def winsorised(values: Floats) -> Floats:
@@ -169,7 +169,7 @@ def main_interval(series: Floats, stopped_by: StopReason) -> Interval:
     return mean_interval(series, STOPPED_CONFIDENCE if stopped_by == "precision" else 0.95)
 
 
-def _judge(values: Floats, config: MeasureConfig) -> tuple[Steady, Interval | None, bool]:
+def _judge(values: Floats, config: MeasureConfig) -> tuple[SteadyState, Interval | None, bool]:
     """The steady state, its interval, and whether that is as narrow as asked."""
     begin = steady_start(values, config.min_warmup_steps)
     measured = len(values) - begin.first

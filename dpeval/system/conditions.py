@@ -23,10 +23,10 @@ from dpeval.system.nvml import GpuReader, open_reader
 from dpeval.system.procfs import ROOT, KernelFile
 from dpeval.system.sensors import (
     Clocks,
-    Meter,
+    EventCounter,
     Rapl,
-    heat_meter,
-    memory_meter,
+    heat_counter,
+    memory_counter,
     name_cores,
     siblings_of,
 )
@@ -68,8 +68,8 @@ class ConditionSampler:
         self._siblings = siblings_of(self._cpus, root)
         self._times = RankTimes(rank_cpus, root / "proc")
         self._clocks = Clocks(self._cpus, root)
-        self._heat: Meter = heat_meter(self._cpus, root)
-        self._memory: Meter = memory_meter(root)
+        self._heat: EventCounter = heat_counter(self._cpus, root)
+        self._memory: EventCounter = memory_counter(root)
         self._rapl = Rapl(root)
         self._gpus: GpuReader | str | None = open_reader(gpus, list(rank_cpus)) if gpus else None
         self._quotas = [KernelFile(folder / "cpu.stat") for folder in cgroups.folders("cpu", root)]
@@ -136,7 +136,7 @@ class ConditionSampler:
         self._times.close()
         if isinstance(self._gpus, GpuReader):
             self._gpus.close()
-        return seen.model_copy(update={"bad": bad_words(seen) + self._clocks.words()})
+        return seen.model_copy(update={"bad": disturbances(seen) + self._clocks.words()})
 
     def _shares(self, elapsed_s: float) -> dict[str, object]:
         times = self._times.cpu_times()
@@ -227,7 +227,7 @@ class ConditionSampler:
 _GPU_READINGS = {"sm_mhz", "temperature_c", "power_w", "throttled_share", "foreign_processes"}
 
 
-def bad_words(seen: Conditions) -> list[str]:
+def disturbances(seen: Conditions) -> list[str]:
     """Conditions that make the figures suspect, one sentence each."""
     words = []
     robbed = {
@@ -261,10 +261,10 @@ def bad_words(seen: Conditions) -> list[str]:
         words.append(f"heat slowed the ranks' cores down {seen.heat_events} times")
     if seen.elapsed_s and (seen.major_faults or 0) / seen.elapsed_s > FAULTS_PER_S:
         words.append(f"{seen.major_faults} page faults of the ranks went to a disk")
-    return words + _bad_gpu_words(seen)
+    return words + _gpu_disturbances(seen)
 
 
-def _bad_gpu_words(seen: Conditions) -> list[str]:
+def _gpu_disturbances(seen: Conditions) -> list[str]:
     words = []
     for name, gpu in seen.gpus.items():
         throttled, others = gpu.get("throttled_share", 0.0), gpu.get("foreign_processes", 0.0)

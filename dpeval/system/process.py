@@ -16,14 +16,14 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Parameters of mallopt(3)."""
 
 
-class Resident(Frozen):
+class ResidentMemory(Frozen):
     """Memory that a process holds and the kernel cannot take back."""
 
     now_bytes: int
     peak_bytes: int
 
 
-def resident(pid: int | str = "self", proc: Path = Path("/proc")) -> Resident | None:
+def resident(pid: int | str = "self", proc: Path = Path("/proc")) -> ResidentMemory | None:
     """What a process holds without pages of files (proc(5), status); None where it cannot be read.
 
     Pages of libraries and of a mapped cache of pixels are the host's file cache: processes
@@ -38,11 +38,11 @@ def resident(pid: int | str = "self", proc: Path = Path("/proc")) -> Resident | 
     if "VmHWM" not in sizes or "RssFile" not in sizes:
         return None
     now = sizes["VmRSS"] - sizes["RssFile"]
-    return Resident(now_bytes=now, peak_bytes=max(now, sizes["VmHWM"] - sizes["RssFile"]))
+    return ResidentMemory(now_bytes=now, peak_bytes=max(now, sizes["VmHWM"] - sizes["RssFile"]))
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep what it frees, as ``GlibcHeap`` with `keeps` models it.
+    """Let this process keep what it frees, as ``GlibcAllocator`` with `keeps` models it.
 
     Raises:
         MachineError: its C library is not GNU's, or refuses.
@@ -55,14 +55,14 @@ def keep_freed_memory() -> None:
         )
 
 
-def be_first_to_go() -> None:
+def prefer_oom_kill() -> None:
     """Ask the kernel to end this process, and not its parent, when memory runs out."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 @contextlib.contextmanager
-def stay_off(cpus: Collection[int]) -> Iterator[None]:
+def avoid_cpus(cpus: Collection[int]) -> Iterator[None]:
     """Keep the calling thread off `cpus` meanwhile, where it may use any others.
 
     Whoever watches ranks should not take their time.

@@ -16,7 +16,7 @@ _MIN_CLOCKS = 5
 """So many samples of a clock before its quantiles say anything."""
 
 
-class Meter:
+class EventCounter:
     """The rise of some counters since the first reading."""
 
     def __init__(self, files: Iterable[Path], ranges: Sequence[int] = ()) -> None:
@@ -63,7 +63,7 @@ class Rapl:
         memory = [zone for zone, name in names.items() if name == "dram"]
         counted = packages + memory if packages else []
         ranges = [read_text(zone / "max_energy_range_uj").strip() for zone in counted]
-        self._meter = Meter(
+        self._meter = EventCounter(
             [zone / "energy_uj" for zone in counted],
             [int(span) if span.isdigit() else 0 for span in ranges],
         )
@@ -151,17 +151,17 @@ def name_cores(cpus: Iterable[int]) -> str:
     return f"core{'s' * (len(numbers) > 1)} {','.join(map(str, numbers))}"
 
 
-def heat_meter(cpus: Sequence[int], root: Path = ROOT) -> Meter:
+def heat_counter(cpus: Sequence[int], root: Path = ROOT) -> EventCounter:
     """Counts how often heat made the processor slow these CPUs down (x86)."""
     folder = root / "sys/devices/system/cpu"
     # Siblings tell their core's count: one of them is enough, and none where there is no such file.
-    return Meter(folder / f"cpu{cpu}/thermal_throttle/core_throttle_count" for cpu in cpus)
+    return EventCounter(folder / f"cpu{cpu}/thermal_throttle/core_throttle_count" for cpu in cpus)
 
 
-def memory_meter(root: Path = ROOT) -> Meter:
+def memory_counter(root: Path = ROOT) -> EventCounter:
     """Counts the bytes that all cores moved to and from memory, where resctrl is mounted."""
     folders = sorted((root / "sys/fs/resctrl/mon_data").glob("mon_L3_*"))
-    return Meter(folder / "mbm_total_bytes" for folder in folders)
+    return EventCounter(folder / "mbm_total_bytes" for folder in folders)
 
 
 def siblings_of(cpus: Sequence[int], root: Path = ROOT) -> list[int]:

@@ -20,7 +20,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from dpeval.instruments.step_buffer import COLUMNS, Board, Stage
+from dpeval.instruments.step_buffer import COLUMNS, Stage, StepBuffer
 from dpeval.record.codes import AblationKind
 from dpeval.worker.messages import AblationSeries
 from dpeval.worker.trainer import Trainer
@@ -63,14 +63,14 @@ def run_ablation(
     trainer: Trainer,
     train_step: Callable[..., None],
     store: Store,
-    board: Board,
+    step_buffer: StepBuffer,
     main_steps: int,
 ) -> list[AblationSeries]:
     """Run the blocks on this rank; all ranks must call it. Returns one series per block."""
     # A rank alone would wait for the others for ever where a step cannot keep its gradients.
     if trainer.plan.world_size == 1 or not trainer.wrapped.can_keep_gradients:
         return []
-    plan = _agree(trainer, store, board, main_steps)
+    plan = _agree(trainer, store, step_buffer, main_steps)
     saved = _Saved(trainer)
     _barrier(store, "ablation/begin", trainer.plan.world_size)
     # Having made a copy is a change of state, too.
@@ -86,17 +86,17 @@ def run_ablation(
         else:
             steps = _block(trainer, train_step, plan.steps, sync=kind == "normal")
             series.append(AblationSeries(kind, steps))
-        board.beat(local_rank, Stage.ABLATION, main_steps)
+        step_buffer.beat(local_rank, Stage.ABLATION, main_steps)
     # Nobody leaves while another still measures.
     _barrier(store, "ablation/end", trainer.plan.world_size)
     saved.restore()
     return series
 
 
-def _agree(trainer: Trainer, store: Store, board: Board, main_steps: int) -> Schedule:
+def _agree(trainer: Trainer, store: Store, step_buffer: StepBuffer, main_steps: int) -> Schedule:
     """Rank 0 sizes the blocks from its own steps; the others read it."""
     if trainer.rank == 0:
-        rows = board.rows(trainer.plan.ranks[0].local_rank)
+        rows = step_buffer.rows(trainer.plan.ranks[0].local_rank)
         step_s = rows[:main_steps, COLUMNS.index("step")]
         measure = trainer.config.measure
         sized = schedule(float(step_s.sum()), float(np.median(step_s)), measure.ablation_share)

@@ -7,18 +7,18 @@ from contextlib import nullcontext
 
 from torch import Tensor
 
-from dpeval.instruments.stop_sync import Control
+from dpeval.instruments.stop_sync import StopSync
 from dpeval.worker.trainer import Trainer
 
 
-def training_loop(trainer: Trainer, control: Control) -> int:
+def training_loop(trainer: Trainer, stop_sync: StopSync) -> int:
     """Train until rank 0 decides to stop; return the number of steps taken, equal on all ranks."""
     steps = 0
     while True:
         train_step(trainer, steps)
         steps += 1
         # Deciding and reference work happen here, between steps, and so enter none of them.
-        if not control.go_on(steps):
+        if not stop_sync.go_on(steps):
             return steps
 
 
@@ -40,10 +40,10 @@ def train_step(trainer: Trainer, index: int, *, sync: bool = True) -> None:
     clock.start_step(index, time.monotonic())
 
     # A loader that keeps ahead has the batch ready; what is timed here is the wait for it.
-    batch = trainer.feed.next()
+    batch = trainer.loader.next()
     clock.mark("data")
     # On CUDA the copy began a step ago on a stream of its own; only its rest is waited for.
-    images, labels = trainer.feed.put(batch)
+    images, labels = trainer.loader.put(batch)
     clock.mark("h2d")
 
     # All micro-batches but the last add up their gradients on this rank alone, so that each step

@@ -42,7 +42,7 @@ class RankResult:
     measured_rows: int
     is_bound_to_synchronise: bool = False
     """An ablation was asked for, and the strategy cannot keep gradients on their rank."""
-    yardstick: ReferenceTimes | None = None
+    reference_times: ReferenceTimes | None = None
 
 
 @dataclass(frozen=True)

@@ -18,23 +18,23 @@ from dpeval.devices.base import Device
 from dpeval.devices.select import open_device
 from dpeval.errors import DpevalError
 from dpeval.instruments.phase_clock import PhaseClock
-from dpeval.instruments.reference_work import FixedWork
-from dpeval.instruments.step_buffer import Board, Stage
-from dpeval.instruments.stop_sync import Control
+from dpeval.instruments.reference_work import ReferenceWork
+from dpeval.instruments.step_buffer import Stage, StepBuffer
+from dpeval.instruments.stop_sync import StopSync
 from dpeval.system.oom import is_out_of_memory
-from dpeval.system.process import be_first_to_go, keep_freed_memory
+from dpeval.system.process import keep_freed_memory, prefer_oom_kill
 from dpeval.worker.ablation import run_ablation
 from dpeval.worker.loop import train_step, training_loop
 from dpeval.worker.messages import AblationSeries, RankFailure, RankResult, RankTask
 from dpeval.worker.trainer import SetupTimer, build_trainer
 
 
-def run_rank(task: RankTask, board: Board, pipe: Connection) -> None:
+def run_rank(task: RankTask, step_buffer: StepBuffer, pipe: Connection) -> None:
     """The whole life of a rank's process; its last act is to send a result or a failure."""
     # An own process group: Ctrl-C reaches the parent alone, which ends ranks in order, and a
     # rank's helpers end with it.
     os.setpgid(0, 0)
-    be_first_to_go()
+    prefer_oom_kill()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, args=(pipe,), daemon=True).start()
@@ -45,7 +45,7 @@ def run_rank(task: RankTask, board: Board, pipe: Connection) -> None:
             keep_freed_memory()
         rank = task.plan.ranks[task.rank]
         device = open_device(rank.device, rank.cpus, rank.threads)
-        message: RankResult | RankFailure = _live(task, board, device)
+        message: RankResult | RankFailure = _live(task, step_buffer, device)
     except BaseException as error:
         message = _failure(task.rank, error, device)
     pipe.send(message)
@@ -76,48 +76,50 @@ def _end_with_parent(pipe: Connection) -> None:
         os.killpg(0, signal.SIGKILL)
 
 
-def _live(task: RankTask, board: Board, device: Device) -> RankResult:
+def _live(task: RankTask, step_buffer: StepBuffer, device: Device) -> RankResult:
     config, plan = task.config, task.plan
     local_rank = plan.ranks[task.rank].local_rank
-    board.beat(local_rank, Stage.STARTING, 0)
+    step_buffer.beat(local_rank, Stage.STARTING, 0)
     timer = SetupTimer()
     baseline_bytes = device.memory_bytes()
     device.reset_peak()
     store = rendezvous(task)
     timer.lap("rendezvous")
-    clock = PhaseClock(device, board.rows(local_rank))
+    clock = PhaseClock(device, step_buffer.rows(local_rank))
     trainer = build_trainer(task, device, clock, timer)
     is_watched = config.measure.conditions and not device.is_cuda
-    fixed_work = FixedWork() if is_watched else None
-    control = Control(task.rank, local_rank, store, board, clock, config.measure, fixed_work)
-    training_loop(trainer, control)
+    reference_work = ReferenceWork() if is_watched else None
+    stop_sync = StopSync(
+        task.rank, local_rank, store, step_buffer, clock, config.measure, reference_work
+    )
+    training_loop(trainer, stop_sync)
     device.finish()
     clock.drain()
-    board.beat(local_rank, Stage.ABLATION, clock.finished)
+    step_buffer.beat(local_rank, Stage.ABLATION, clock.finished)
     peak_bytes, rows = device.peak_bytes(), clock.finished
     losses = trainer.step_losses()
-    assert control.stopped_by is not None  # the loop ends only when it is set
+    assert stop_sync.stopped_by is not None  # the loop ends only when it is set
     series: list[AblationSeries] = []
     is_bound = plan.world_size > 1 and not trainer.wrapped.can_keep_gradients
-    if config.measure.ablation and control.stopped_by != "interrupted" and store is not None:
-        series = run_ablation(trainer, train_step, store, board, rows)
-    board.beat(local_rank, Stage.FINISHED, rows)
-    trainer.feed.close()
+    if config.measure.ablation and stop_sync.stopped_by != "interrupted" and store is not None:
+        series = run_ablation(trainer, train_step, store, step_buffer, rows)
+    step_buffer.beat(local_rank, Stage.FINISHED, rows)
+    trainer.loader.close()
     return RankResult(
         rank=task.rank,
         host=socket.gethostname(),
         pid=os.getpid(),
-        stopped_by=control.stopped_by,
+        stopped_by=stop_sync.stopped_by,
         losses=losses,
         peak_bytes=peak_bytes,
         baseline_bytes=baseline_bytes,
         setup_s=timer.laps_s,
         buckets=clock.bucket_s,
         ablation=series,
-        images_read=trainer.feed.images_read,
+        images_read=trainer.loader.images_read,
         measured_rows=rows,
         is_bound_to_synchronise=config.measure.ablation and is_bound,
-        yardstick=fixed_work.readings if fixed_work is not None else None,
+        reference_times=reference_work.readings if reference_work is not None else None,
     )
 
 

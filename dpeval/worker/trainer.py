@@ -31,10 +31,10 @@ class Trainer:
     rank: int
     device: Device
     clock: PhaseClock
-    feed: Loader
+    loader: Loader
     model: nn.Module
     """The bare model; `wrapped` holds it for training."""
-    wrapped: strategies.Wrapped
+    wrapped: strategies.WrappedModel
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     parts: int = field(init=False)
@@ -45,9 +45,11 @@ class Trainer:
     """One per micro-batch and step, detached."""
 
     def __post_init__(self) -> None:
-        self.parts = min(self.plan.micro_batches, self.plan.ranks[self.rank].batch)
+        self.parts = min(self.plan.micro_batches, self.plan.ranks[self.rank].per_device_batch_size)
         self.criterion = GlobalMeanLoss(
-            self.plan.global_batch, self.config.dataset.num_classes, auxiliary_weight(self.model)
+            self.plan.global_batch_of,
+            self.config.dataset.num_classes,
+            auxiliary_weight(self.model),
         )
         self.autocast = autocast(self.device, self.config.precision)
 
@@ -85,10 +87,10 @@ def build_trainer(task: RankTask, device: Device, clock: PhaseClock, timer: Setu
         model = model.to(memory_format=torch.channels_last)
     model.train()
     timer.lap("model")
-    feed = make_loader(
+    loader = make_loader(
         task.source,
         config.dataset,
-        shares=[rank.batch for rank in plan.ranks],
+        shares=[rank.per_device_batch_size for rank in plan.ranks],
         rank=task.rank,
         seed=config.seed,
         device=device,
@@ -106,7 +108,7 @@ def build_trainer(task: RankTask, device: Device, clock: PhaseClock, timer: Setu
         rank=task.rank,
         device=device,
         clock=clock,
-        feed=feed,
+        loader=loader,
         model=model,
         wrapped=wrapped,
         optimizer=build_optimizer(config.optimizer, model),

@@ -18,7 +18,7 @@ from dpeval.commands import hydra_app
 from dpeval.data import prepare
 from dpeval.devices.select import open_device
 from dpeval.instruments.phase_clock import PhaseClock
-from dpeval.instruments.step_buffer import Board
+from dpeval.instruments.step_buffer import StepBuffer
 from dpeval.planning.rank_plan import make_plan
 from dpeval.run.forkserver import serve_store
 from dpeval.system.topology import detect
@@ -68,17 +68,17 @@ def places_of(trainer: Trainer) -> list[int]:
     return [tensor.data_ptr() for tensor in [*trainer.model.state_dict().values(), *momenta]]
 
 
-def rank_main(task: RankTask, board: Board, pipe: Connection) -> None:
+def rank_main(task: RankTask, step_buffer: StepBuffer, pipe: Connection) -> None:
     rank = task.plan.ranks[task.rank]
     device = open_device(rank.device, rank.cpus, rank.threads)
     store = rendezvous(task)
     assert store is not None
-    clock = PhaseClock(device, board.rows(task.rank))
+    clock = PhaseClock(device, step_buffer.rows(task.rank))
     trainer = build_trainer(task, device, clock, SetupTimer())
     for index in range(STEPS):
         train_step(trainer, index)
     clock.drain()
-    rows = board.rows(task.rank).copy()
+    rows = step_buffer.rows(task.rank).copy()
     seeds: list[dict[str, Any]] = []
     ends: list[list[dict[str, Any]]] = []
 
@@ -90,8 +90,8 @@ def rank_main(task: RankTask, board: Board, pipe: Connection) -> None:
         ends[-1].append(state_of(trainer))
 
     before, places = state_of(trainer), places_of(trainer)
-    series = run_ablation(trainer, watched_step, store, board, STEPS)
-    np.testing.assert_array_equal(board.rows(task.rank), rows)
+    series = run_ablation(trainer, watched_step, store, step_buffer, STEPS)
+    np.testing.assert_array_equal(step_buffer.rows(task.rank), rows)
     assert clock.finished == STEPS
     is_where_it_was = places_of(trainer) == places
     pipe.send(Seen(before, state_of(trainer), seeds, ends, is_where_it_was, series))
@@ -109,13 +109,13 @@ def seen(data_root: Path) -> list[Seen]:
     )  # fmt: skip
     plan, source = make_plan(config, detect()), prepare(config.dataset, print)
     context = multiprocessing.get_context("spawn")
-    board = Board(context, 2, config.measure.max_steps)
+    step_buffer = StepBuffer(context, 2, config.measure.max_steps)
     store, port = serve_store("127.0.0.1")
     pipes = []
     for rank in range(2):
         ours, theirs = context.Pipe()
         task = RankTask(config, plan, rank, source, "127.0.0.1", port, env={})
-        context.Process(target=rank_main, args=(task, board, theirs), daemon=True).start()
+        context.Process(target=rank_main, args=(task, step_buffer, theirs), daemon=True).start()
         pipes.append(ours)
     assert all(pipe.poll(400) for pipe in pipes), "a rank did not answer"
     told = [pipe.recv() for pipe in pipes]

@@ -14,7 +14,7 @@ from torch import nn
 
 from dpeval.components import strategies
 from dpeval.components.loss import GlobalMeanLoss
-from dpeval.config import StrategyConfig, deal
+from dpeval.config import StrategyConfig, split_evenly
 from dpeval.devices.cpu import CpuDevice
 from dpeval.instruments.phase_clock import PhaseClock
 from dpeval.instruments.step_buffer import COLUMNS
@@ -37,7 +37,7 @@ def data(batch: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def parameters_after(
-    wrapped: strategies.Wrapped, bare: nn.Module, criterion: nn.Module, steps: list[Any]
+    wrapped: strategies.WrappedModel, bare: nn.Module, criterion: nn.Module, steps: list[Any]
 ) -> list[Any]:
     """Train `steps` lists of (images, labels) and return the parameters."""
     optimizer = torch.optim.SGD(bare.parameters(), lr=0.1, momentum=0.9)
@@ -56,7 +56,7 @@ def rank_main(rank: int, world: int, batch: int, micro: int, port: int, pipe: Co
     bare = model()
     clock = PhaseClock(CpuDevice(), np.zeros((1, len(COLUMNS))))
     wrapped = strategies.ddp(bare, StrategyConfig(bucket_cap_mb=0.001), CpuDevice(), clock)
-    shares = deal(batch, world)
+    shares = split_evenly(batch, world)
     begin = sum(shares[:rank])
     images, labels = (tensor[begin : begin + shares[rank]] for tensor in data(batch))
     parts = micro_batches(images, labels, micro)

@@ -33,7 +33,7 @@ def test_a_real_model_trains_on_two_ranks_and_leaves_a_whole_record(train: Train
     assert run.loss is not None
     assert run.loss.start is not None
     assert run.plan is not None
-    assert [rank.batch for rank in run.ranks] == [4, 4]
+    assert [rank.per_device_batch_size for rank in run.ranks] == [4, 4]
     for rank in run.ranks:
         phases = np.sum([rank.phase_s[phase] for phase in PHASES], axis=0)
         np.testing.assert_allclose(phases, rank.step_s, atol=1e-8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dpeval.components.strategies import Wrapped
+from dpeval.components.strategies import WrappedModel
 from dpeval.config import StrategyConfig
 from dpeval.devices.base import Device
 from dpeval.instruments.phase_clock import PhaseClock
@@ -13,6 +13,6 @@ from dpeval.instruments.phase_clock import PhaseClock
 
 def plain_ddp(
     model: nn.Module, config: StrategyConfig, device: Device, clock: PhaseClock
-) -> Wrapped:
+) -> WrappedModel:
     """DDP with its own all-reduce, and no way to keep gradients on a rank."""
-    return Wrapped(DistributedDataParallel(model))
+    return WrappedModel(DistributedDataParallel(model))

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from dpeval.record.conditions import Conditions
-from dpeval.system.conditions import BEGIN_INTERVAL_S, ConditionSampler, bad_words
-from dpeval.system.process import stay_off
-from dpeval.system.sensors import Clocks, Meter, Rapl
+from dpeval.system.conditions import BEGIN_INTERVAL_S, ConditionSampler, disturbances
+from dpeval.system.process import avoid_cpus
+from dpeval.system.sensors import Clocks, EventCounter, Rapl
 from tests.unit.trees import grow, process, stat_of_cpus, topology
 
 CPU0 = "sys/devices/system/cpu/cpu0"
@@ -70,7 +70,7 @@ def test_cores_that_lost_different_shares_and_a_single_core() -> None:
     def words(**share: float) -> list[str]:
         foreign = {name.removeprefix("cpu"): value for name, value in share.items()}
         busy = dict.fromkeys(foreign, 1.0)
-        return bad_words(
+        return disturbances(
             Conditions(samples=9, interval_s=1, elapsed_s=9, foreign_share=foreign, busy_share=busy)
         )
 
@@ -83,7 +83,7 @@ def test_cores_that_lost_different_shares_and_a_single_core() -> None:
 
 def test_a_half_idle_core_is_given_the_benefit_of_the_ticks() -> None:
     def words(elapsed_s: float) -> list[str]:
-        return bad_words(
+        return disturbances(
             Conditions(
                 samples=9,
                 interval_s=1,
@@ -230,7 +230,7 @@ def test_energy_that_must_not_be_read_is_unreadable(tmp_path: Path) -> None:
 def test_a_counter_that_is_reset_says_nothing(tmp_path: Path) -> None:
     path = tmp_path / "count"
     path.write_text("5\n")
-    meter = Meter([path])
+    meter = EventCounter([path])
     assert meter.risen is None
     meter.read()
     path.write_text("3\n")
@@ -238,7 +238,7 @@ def test_a_counter_that_is_reset_says_nothing(tmp_path: Path) -> None:
     path.write_text("9\n")
     meter.read()
     assert meter.risen is None
-    nothing = Meter([])
+    nothing = EventCounter([])
     nothing.read()
     assert nothing.risen is None
 
@@ -342,11 +342,11 @@ def test_here_everything_is_read_or_told_unreadable(children: list[int]) -> None
 def test_the_watcher_stays_off_the_ranks_cores_where_it_can() -> None:
     allowed = os.sched_getaffinity(0)
     taken = {min(allowed)}
-    with stay_off(taken):
+    with avoid_cpus(taken):
         assert os.sched_getaffinity(0) == (allowed - taken or allowed)
     assert os.sched_getaffinity(0) == allowed
-    with stay_off(allowed):
+    with avoid_cpus(allowed):
         assert os.sched_getaffinity(0) == allowed
-    with pytest.raises(KeyError), stay_off(taken):
+    with pytest.raises(KeyError), avoid_cpus(taken):
         raise KeyError
     assert os.sched_getaffinity(0) == allowed

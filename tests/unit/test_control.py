@@ -11,9 +11,9 @@ import pytest
 from dpeval.config import MeasureConfig
 from dpeval.devices.cpu import CpuDevice
 from dpeval.instruments.phase_clock import PhaseClock
-from dpeval.instruments.reference_work import FixedWork
-from dpeval.instruments.step_buffer import COLUMNS, Board
-from dpeval.instruments.stop_sync import CHECK_EVERY_S, CHECK_SHARE, MOST_CHECK_EVERY_S, Control
+from dpeval.instruments.reference_work import ReferenceWork
+from dpeval.instruments.step_buffer import COLUMNS, StepBuffer
+from dpeval.instruments.stop_sync import CHECK_EVERY_S, CHECK_SHARE, MOST_CHECK_EVERY_S, StopSync
 
 STEP_S = 0.025
 NEVER_SURE = MeasureConfig(
@@ -34,7 +34,7 @@ class Looks:
         raise AssertionError("rank 0 asks nobody")
 
 
-class CostlyWork(FixedWork):
+class CostlyWork(ReferenceWork):
     """Fixed work that says it wants the pause of work that takes long."""
 
     def do(self, steps: int) -> None:
@@ -43,30 +43,30 @@ class CostlyWork(FixedWork):
 
 
 @pytest.fixture
-def looks(monkeypatch: pytest.MonkeyPatch) -> tuple[dict[int, str], int, FixedWork]:
+def looks(monkeypatch: pytest.MonkeyPatch) -> tuple[dict[int, str], int, ReferenceWork]:
     """What is posted in a run of steps of 25 ms that a minute ends; its steps; its work."""
     now = SimpleNamespace(s=0.0)
     monkeypatch.setattr(
         "dpeval.instruments.stop_sync.time", SimpleNamespace(monotonic=lambda: now.s)
     )
-    board = Board(multiprocessing.get_context("spawn"), 1, NEVER_SURE.max_steps)
-    rows = board.rows(0)
+    step_buffer = StepBuffer(multiprocessing.get_context("spawn"), 1, NEVER_SURE.max_steps)
+    rows = step_buffer.rows(0)
     clock = PhaseClock(CpuDevice(), rows)
     store, work = Looks(), CostlyWork()
-    control = Control(0, 0, store, board, clock, NEVER_SURE, work)
+    stop_sync = StopSync(0, 0, store, step_buffer, clock, NEVER_SURE, work)
     for steps in itertools.count(1):
         now.s += STEP_S
         # Steps must differ, or their mean is known at once.
         rows[steps - 1, COLUMNS.index("step")] = STEP_S * (1 + 0.1 * (-1) ** steps)
         clock.finished = steps
-        if not control.go_on(steps):
-            assert control.stopped_by == "time_limit"
+        if not stop_sync.go_on(steps):
+            assert stop_sync.stopped_by == "time_limit"
             return store.posted, steps, work
     raise AssertionError
 
 
 def test_looks_become_rarer_and_no_limit_is_passed(
-    looks: tuple[dict[int, str], int, FixedWork],
+    looks: tuple[dict[int, str], int, ReferenceWork],
 ) -> None:
     posted, steps, _ = looks
     assert steps * STEP_S == pytest.approx(NEVER_SURE.time_limit_s, abs=2 * STEP_S)
@@ -81,7 +81,7 @@ def test_looks_become_rarer_and_no_limit_is_passed(
 
 
 def test_fixed_work_waits_until_steps_have_earned_it(
-    looks: tuple[dict[int, str], int, FixedWork],
+    looks: tuple[dict[int, str], int, ReferenceWork],
 ) -> None:
     posted, steps, work = looks
     worked = [at for at, message in posted.items() if message.startswith("work:")]

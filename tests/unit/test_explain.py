@@ -55,7 +55,7 @@ def with_fixed_work(run: Record, faults_per_step: float, work_s: float = 1.2e-3)
         product_s=[work_s - PAGES * 2e-6] * (count - 1),
         page_s=[2e-6] * (count - 1),
     )
-    ranks = [rank.model_copy(update={"yardstick": work}) for rank in run.ranks]
+    ranks = [rank.model_copy(update={"reference_times": work}) for rank in run.ranks]
     assert run.window is not None
     rate = faults_per_step * len(ranks) / run.window.step_s.mean
     conditions = Conditions(samples=2, interval_s=1.0, minor_faults_per_s=rate)
@@ -133,7 +133,7 @@ def test_images_that_were_never_processed_are_told() -> None:
     run = perfect(7, 28, 0.2)
     assert run.plan is not None
     # 7 ranks of 4 images, called 32.
-    called = run.plan.model_copy(update={"global_batch": 32})
+    called = run.plan.model_copy(update={"global_batch_size": 32})
     config = {**run.config, "batch": 32}
     changed = run.model_copy(update={"plan": called, "config": config})
     (claim,) = [one for one in findings([perfect(1), changed]).claims if one.kind == "images"]

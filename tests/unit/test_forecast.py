@@ -18,8 +18,8 @@ from dpeval.config import (
     StrategyConfig,
 )
 from dpeval.errors import ConfigError
-from dpeval.planning.allocator_model import CachingHeap, GlibcHeap, Heap
-from dpeval.planning.fake_step import walk_step
+from dpeval.planning.allocator_model import Allocator, CachingAllocator, GlibcAllocator
+from dpeval.planning.fake_step import take_fake_step
 from dpeval.planning.memory_budget import NoForecast
 from dpeval.planning.memory_forecast import forecast, optimizer_bytes
 from dpeval.util.units import KIB, MIB
@@ -59,25 +59,27 @@ def densenet121() -> nn.Module:
 
 def test_a_small_model_is_counted_to_the_byte() -> None:
     batch = 4
-    walk = walk_step(config(), batch, 10, Small, CPU, held_gradients=False)
+    fake_step = take_fake_step(config(), batch, 10, Small, CPU, held_gradients=False)
     convolved = batch * 8 * 16 * 16 * 4  # once, though convolution, relu and mean share it
     pooled, logits, logs = batch * 8 * 4, batch * 10 * 4, batch * 10 * 4
     scalars = 2 * 4  # the loss and the sum of weights that its backward pass divides by
-    assert sum(walk.parameters) == (8 * 3 * 9 + 8 * 10 + 10) * 4
-    assert walk.activations == pytest.approx(convolved + pooled + logits + logs + scalars, abs=200)
+    assert sum(fake_step.parameters) == (8 * 3 * 9 + 8 * 10 + 10) * 4
+    assert fake_step.activations == pytest.approx(
+        convolved + pooled + logits + logs + scalars, abs=200
+    )
 
 
 def test_the_densenet_at_224_px_saves_what_was_measured() -> None:
     whole = config(dataset=DatasetConfig(image_px=224, name="x", _target_="x"))
-    walk = walk_step(whole, 16, 10, densenet121, CPU, held_gradients=False)
-    assert walk.activations / 2**30 == pytest.approx(1.94, rel=0.01)
-    assert sum(walk.gradients) == 6_964_106 * 4
+    fake_step = take_fake_step(whole, 16, 10, densenet121, CPU, held_gradients=False)
+    assert fake_step.activations / 2**30 == pytest.approx(1.94, rel=0.01)
+    assert sum(fake_step.gradients) == 6_964_106 * 4
 
 
 def test_bfloat16_halves_what_a_convolutional_model_saves() -> None:
     whole = {"dataset": DatasetConfig(image_px=64, name="x", _target_="x")}
     saved = [
-        walk_step(
+        take_fake_step(
             config(**whole, precision=precision), 32, 10, resnet18, CPU, held_gradients=False
         ).activations
         for precision in ("fp32", "bf16")
@@ -156,65 +158,65 @@ Steps = st.lists(st.tuples(st.integers(1, 40 * MIB), st.integers(0, 30)), max_si
 
 
 @given(steps=Steps)
-@pytest.mark.parametrize("make", [GlibcHeap, CachingHeap])
+@pytest.mark.parametrize("make", [GlibcAllocator, CachingAllocator])
 def test_a_heap_holds_at_least_what_lives(
-    make: type[GlibcHeap] | type[CachingHeap], steps: list[tuple[int, int]]
+    make: type[GlibcAllocator] | type[CachingAllocator], steps: list[tuple[int, int]]
 ) -> None:
-    heap: Heap = make()
+    allocator: Allocator = make()
     live: dict[int, int] = {}
     most = 0
     for key, (nbytes, lifetime) in enumerate(steps):
-        heap.allocate(key, nbytes)
+        allocator.allocate(key, nbytes)
         live[key] = nbytes
         most = max(most, sum(live.values()))
         if len(live) > lifetime:
             oldest = next(iter(live))
-            heap.free(oldest)
+            allocator.free(oldest)
             del live[oldest]
-    assert heap.peak >= most
+    assert allocator.peak >= most
 
 
 def test_a_freed_hole_is_used_again() -> None:
-    heap = GlibcHeap()
+    allocator = GlibcAllocator()
     for key in range(3):
-        heap.allocate(key, 100 * KIB)
-    peak = heap.peak
-    heap.free(1)
-    heap.allocate(3, 90 * KIB)
-    assert heap.peak == peak
+        allocator.allocate(key, 100 * KIB)
+    peak = allocator.peak
+    allocator.free(1)
+    allocator.allocate(3, 90 * KIB)
+    assert allocator.peak == peak
 
 
 def test_a_hole_too_small_is_not() -> None:
-    heap = GlibcHeap()
+    allocator = GlibcAllocator()
     for key in range(3):
-        heap.allocate(key, 100 * KIB)
-    heap.free(1)
-    heap.allocate(3, 110 * KIB)
-    assert heap.peak >= 410 * KIB
+        allocator.allocate(key, 100 * KIB)
+    allocator.free(1)
+    allocator.allocate(3, 110 * KIB)
+    assert allocator.peak >= 410 * KIB
 
 
 def test_a_heap_that_keeps_gives_nothing_back_and_takes_nothing_anew() -> None:
     """What an untuned one maps apart, and gives back, leaves no hole for what comes next."""
-    untuned, keeping = GlibcHeap(), GlibcHeap(keeps=True)
-    for heap in (untuned, keeping):
-        heap.allocate(0, 100 * MIB)
-        heap.allocate(1, 1 * MIB)
-        heap.free(0)
-        heap.allocate(2, 60 * MIB)
-        heap.allocate(3, 20 * MIB)
-        heap.allocate(4, 60 * MIB)
+    untuned, keeping = GlibcAllocator(), GlibcAllocator(keeps=True)
+    for allocator in (untuned, keeping):
+        allocator.allocate(0, 100 * MIB)
+        allocator.allocate(1, 1 * MIB)
+        allocator.free(0)
+        allocator.allocate(2, 60 * MIB)
+        allocator.allocate(3, 20 * MIB)
+        allocator.allocate(4, 60 * MIB)
     assert keeping.peak == pytest.approx(161 * MIB, rel=1e-3)
     assert untuned.peak == pytest.approx(141 * MIB, rel=1e-3)
 
 
 def test_the_caching_allocator_keeps_whole_segments() -> None:
-    heap = CachingHeap()
-    heap.allocate(1, 3 * MIB)
-    assert heap.peak == 20 * MIB
-    heap.allocate(2, 3 * MIB)
-    assert heap.peak == 20 * MIB
-    heap.allocate(3, 30 * MIB + 1)
-    assert heap.peak == 52 * MIB
+    allocator = CachingAllocator()
+    allocator.allocate(1, 3 * MIB)
+    assert allocator.peak == 20 * MIB
+    allocator.allocate(2, 3 * MIB)
+    assert allocator.peak == 20 * MIB
+    allocator.allocate(3, 30 * MIB + 1)
+    assert allocator.peak == 52 * MIB
 
 
 class Attending(nn.Module):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpeval.commands.batch_search import Try, expand, largest, search
+from dpeval.commands.batch_search import Trial, expand, largest, search
 from dpeval.config import HardwareConfig
 from dpeval.errors import MachineError
 from dpeval.planning.measured_peaks import Peak, learned
@@ -221,8 +221,8 @@ def test_the_largest_batch_is_found_from_any_guess(truth: int, guess: int) -> No
 def test_the_search_closes_in_on_the_largest_that_fits(
     truth: int, first: int, error: float
 ) -> None:
-    def attempt(batch: int) -> Try:
-        return Try(batch=batch, fits=batch <= truth, status="ok", peak_bytes=None,
+    def attempt(batch: int) -> Trial:
+        return Trial(batch=batch, fits=batch <= truth, status="ok", peak_bytes=None,
                    forecast_bytes=None, img_per_s=None)  # fmt: skip
 
     tries, low, high = search(attempt, lambda: int(truth * error) or None, first)

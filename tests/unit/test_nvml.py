@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dpeval.record.conditions import Conditions
-from dpeval.system.conditions import ConditionSampler, bad_words
+from dpeval.system.conditions import ConditionSampler, disturbances
 from dpeval.system.nvml import GpuReader, connect, open_reader
 from tests.unit.trees import grow, process, stat_of_cpus
 
@@ -141,7 +141,7 @@ def test_bad_gpus_are_told_in_words() -> None:
         "0": {"throttled_share": 0.3, "power_capped_share": 1.0, "foreign_processes": 1.0},
         "1": {"throttled_share": 0.01, "foreign_processes": 2.0},
     }
-    assert bad_words(Conditions(samples=9, interval_s=1, gpus=gpus)) == [
+    assert disturbances(Conditions(samples=9, interval_s=1, gpus=gpus)) == [
         "GPU 0 was throttled in 30 % of the samples",
         "GPU 0 was shared with 1 other process",
         "GPU 1 was shared with 2 other processes",

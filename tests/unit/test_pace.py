@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dpeval.config import Config, DatasetConfig, MeasureConfig, ModelConfig, to_plain
 from dpeval.planning import step_time_bound
-from dpeval.planning.predictor import Foresight
+from dpeval.planning.predictor import Predictor
 from dpeval.planning.rank_plan import make_plan
 from dpeval.planning.step_time_bound import MARGIN, Setting, Timing, timing_of
 from dpeval.record import io
@@ -173,16 +173,16 @@ def test_a_sweep_is_planned_from_one_look_at_its_folder_and_forecast_from_a_new_
 
     monkeypatch.setattr("dpeval.planning.predictor.below", below)
     machine = detect()
-    foresight = Foresight(machine)
+    predictor = Predictor(machine)
     config = Config(
         model=SMALL, dataset=DatasetConfig(name="noise", _target_="", image_px=32), measure=QUICK
     )
     plan, here = make_plan(config, machine), environment(machine)
     for _ in range(3):
-        foresight.too_short(config, plan, here, tmp_path)
+        predictor.too_short(config, plan, here, tmp_path)
     assert looks == [tmp_path]
-    foresight.forecast(config, 2, folder=tmp_path)
-    foresight.decide(config, plan, tmp_path)
+    predictor.forecast(config, 2, folder=tmp_path)
+    predictor.decide(config, plan, tmp_path)
     assert looks == [tmp_path] * 3
 
 
@@ -196,12 +196,12 @@ def test_a_records_own_configuration_and_plan_are_recognised_in_its_folder(tmp_p
         batch=65_536,
     )
     plan = make_plan(config, machine)
-    assert Foresight(machine).too_short(config, plan, here, tmp_path) is None
+    assert Predictor(machine).too_short(config, plan, here, tmp_path) is None
     long = [rank.model_copy(update={"step_s": [60.0] * 4}) for rank in CLEAN.ranks[:1]]
     made = CLEAN.model_copy(
         update={"config": to_plain(config), "plan": plan, "environment": here, "ranks": long}
     )
     io.write(made, tmp_path / "earlier" / io.FILE_NAME)
-    line = Foresight(machine).too_short(config, plan, here, tmp_path)
+    line = Predictor(machine).too_short(config, plan, here, tmp_path)
     assert line is not None
     assert "no step of an earlier run with these settings took less than 60 s" in line

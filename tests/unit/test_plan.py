@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpeval.commands.hydra_app import compose
-from dpeval.config import deal
+from dpeval.config import split_evenly
 from dpeval.planning.cpu_affinity import assign_cpus, cpus_near_gpus, order_cpus
 from dpeval.planning.rank_plan import make_plan
 from dpeval.record.machine import Cpu, Gpu, Machine
@@ -32,12 +32,12 @@ def machine(cores: int = 4, *, smt: int = 1, numa: int = 1, gpus: int = 0) -> Ma
 
 
 def test_a_batch_that_does_not_divide_is_dealt_out_evenly() -> None:
-    assert deal(16, 3) == [6, 5, 5]
+    assert split_evenly(16, 3) == [6, 5, 5]
 
 
 @given(images=st.integers(1, 10_000), devices=st.integers(1, 64))
 def test_deal_loses_no_image_and_differs_by_at_most_one(images: int, devices: int) -> None:
-    shares = deal(images, devices)
+    shares = split_evenly(images, devices)
     assert sum(shares) == images
     assert max(shares) - min(shares) <= 1
     assert shares == sorted(shares, reverse=True)
@@ -45,10 +45,13 @@ def test_deal_loses_no_image_and_differs_by_at_most_one(images: int, devices: in
 
 def test_strong_scaling_keeps_the_work_and_weak_scaling_the_share() -> None:
     strong = make_plan(compose(["num_devices=3", "batch=16"]), machine())
-    assert [rank.batch for rank in strong.ranks] == [6, 5, 5]
+    assert [rank.per_device_batch_size for rank in strong.ranks] == [6, 5, 5]
     assert sum(rank.weight for rank in strong.ranks) == pytest.approx(1)
     weak = make_plan(compose(["num_devices=3", "batch=16", "scaling=weak"]), machine())
-    assert (weak.global_batch, [rank.batch for rank in weak.ranks]) == (48, [16, 16, 16])
+    assert (weak.global_batch_of, [rank.per_device_batch_size for rank in weak.ranks]) == (
+        48,
+        [16, 16, 16],
+    )
 
 
 def test_too_few_cores_is_a_skip_with_the_reason() -> None:

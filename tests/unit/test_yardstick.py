@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from dpeval.instruments.reference_work import INTERVAL_S, FixedWork
+from dpeval.instruments.reference_work import INTERVAL_S, ReferenceWork
 from dpeval.record.reference_times import PAGES, ReferenceTimes
 from dpeval.stats import machine_speed
 
@@ -69,7 +69,7 @@ def test_readings_that_do_not_belong_together_are_refused() -> None:
 
 
 def test_fixed_work_keeps_every_reading_and_says_how_long_to_leave_it() -> None:
-    work = FixedWork()
+    work = ReferenceWork()
     assert work.pause_s == 0
     assert work.is_due(np.full(1, 1e-3))
     work.do(3)

@@ -197,8 +197,8 @@ def _group(run: Record, name: str) -> dict[str, Any]:
 def _asked(run: Record) -> dict[str, Any]:
     hardware, dataset = _group(run, "hardware"), _group(run, "dataset")
     plan, config = run.plan, run.config
-    planned = [rank.batch for rank in plan.ranks] if plan is not None else []
-    batches = [rank.batch for rank in run.ranks] or planned
+    planned = [rank.per_device_batch_size for rank in plan.ranks] if plan is not None else []
+    batches = [rank.per_device_batch_size for rank in run.ranks] or planned
     planned_threads = [rank.threads for rank in plan.ranks] if plan is not None else []
     threads = [rank.threads for rank in run.ranks] or planned_threads
     if "threads" in run.missing:
@@ -220,7 +220,7 @@ def _asked(run: Record) -> dict[str, Any]:
         "num_nodes": _count(config.get("num_nodes")) or 1,
         "threads": max(threads, default=_count(hardware.get("cores_per_device"))),
         "batch": _count(config.get("batch")),
-        "global_batch": plan.global_batch if plan is not None else None,
+        "global_batch": plan.global_batch_of if plan is not None else None,
         "images_per_step": sum(batches) or None,
         "per_device_batch_max": max(batches, default=None),
         "micro_batches": plan.micro_batches if plan is not None else 1,
@@ -255,7 +255,7 @@ def _measured(run: Record) -> dict[str, Any]:
 
 def _first_batch(run: Record) -> int | None:
     """Images per step of rank 0, the one that runs alone."""
-    return next((rank.batch for rank in run.ranks if rank.rank == 0), None)
+    return next((rank.per_device_batch_size for rank in run.ranks if rank.rank == 0), None)
 
 
 def _ablation(ablation: Ablation | None) -> dict[str, float | None]:
@@ -321,12 +321,12 @@ def _around(run: Record) -> dict[str, Any]:
         "warning_codes": " ".join(dict.fromkeys(text(w.code, 40) for w in run.warnings[:50])),
         "conditions_bad": "; ".join(text(words) for words in bad[:20]),
         "major_faults": conditions.major_faults if conditions is not None else None,
-        **_fixed_work(run),
+        **_reference_work(run),
         "lacks": "; ".join(text(words) for words in run.missing[:50]),
     }
 
 
-def _fixed_work(run: Record) -> dict[str, float | None]:
+def _reference_work(run: Record) -> dict[str, float | None]:
     """What fixed work between steps tells, of the machine and of the cost of page faults."""
     seen = readings(run.ranks, run.window)
     found = {"machine_s": _positive(machine_speed.typical_s(seen))}

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from dpeval.analysis.frame.runs_frame import CONFIGURATION
-from dpeval.config import global_batch_size
+from dpeval.config import global_batch_of
 from dpeval.record.codes import SHORT_CAUSES
 from dpeval.record.phases import PHASES
 from dpeval.util.units import GIB
@@ -115,7 +115,7 @@ def _gathered(runs: pd.DataFrame) -> pd.DataFrame:
         work[name] = runs[name].astype(float).where(ok)
     # Skipped before there was a plan: the global batch follows from what was asked.
     kinds = zip(runs["scaling"], work["batch"], work["num_devices"], strict=True)
-    asked = pd.Series([global_batch_size(*kind) for kind in kinds], index=work.index, dtype=float)
+    asked = pd.Series([global_batch_of(*kind) for kind in kinds], index=work.index, dtype=float)
     work["global_batch"] = runs["global_batch"].astype(float).fillna(asked)
     for name, source in {"peak": "peak", "need": "forecast", "have": "budget"}.items():
         work[f"{name}_bytes"] = runs[f"{source}_bytes"].astype(float)

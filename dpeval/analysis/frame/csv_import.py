@@ -18,7 +18,7 @@ import pandas as pd
 
 from dpeval import __version__
 from dpeval.analysis.frame.columns import text
-from dpeval.config import deal
+from dpeval.config import split_evenly
 from dpeval.errors import ConfigError, nearest
 from dpeval.record.machine import UNKNOWN_ENVIRONMENT, Environment
 from dpeval.record.measurement import Balance, Interval, Window
@@ -178,7 +178,7 @@ def _shares(devices: int, batch: int, share: Share) -> list[int]:
         return [batch] * devices
     if batch < devices:
         raise ConfigError(f"a batch of {batch} cannot be shared by {devices} ranks")
-    return deal(batch, devices) if share == "even" else [batch // devices] * devices
+    return split_evenly(batch, devices) if share == "even" else [batch // devices] * devices
 
 
 def _record(group: pd.DataFrame, devices: int, batch: int, key: str, mapped: Mapped) -> Record:
@@ -261,7 +261,7 @@ def _rank(rank: int, share: int, row: Mapping[Any, Any]) -> RankRecord:
         pid=0,
         cpus=[],
         device="",
-        batch=share,
+        per_device_batch_size=share,
         step_s=[step_s],
         phase_s={name: [value] for name, value in phases.items() if name in told},
         stats=stats,
@@ -294,12 +294,18 @@ def _plan(devices: int, batch: int, shares: list[int], *, is_weak: bool) -> Plan
     asked = sum(shares) if is_weak else batch
     ranks = [
         RankPlan(
-            rank=rank, node=0, local_rank=rank, device="", cpus=[], threads=1, batch=share,
+            rank=rank,
+            node=0,
+            local_rank=rank,
+            device="",
+            cpus=[],
+            threads=1,
+            per_device_batch_size=share,
             weight=devices * share / sum(shares),
         )
         for rank, share in enumerate(shares)
-    ]  # fmt: skip
-    return Plan(world_size=devices, global_batch=asked, backend="", ranks=ranks)
+    ]
+    return Plan(world_size=devices, global_batch_of=asked, backend="", ranks=ranks)
 
 
 def _environment(row: Mapping[Any, Any]) -> Environment:

@@ -159,7 +159,7 @@ class HostLoader:
             cpus=shard.spare_cpus,
             pinned=shard.device.is_cuda,
         )
-        self._sender = shard.device.sender()
+        self._sender = shard.device.transfer()
         self._batches: Iterator[Any] = self._sender.ahead(self._host)
         self.images_read = 0
 

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpeval.config import DatasetConfig, deal
+from dpeval.config import DatasetConfig, split_evenly
 from dpeval.data import Source, prepare, used
 from dpeval.data.images.decode import resize
 from dpeval.data.images.device_transforms import MEAN, STD, Normaliser, crop_batch
@@ -29,7 +29,7 @@ from dpeval.data.loading.loaders import (
 )
 from dpeval.data.loading.sampler import ShardedSampler
 from dpeval.devices.cpu import CpuDevice
-from dpeval.devices.cuda import CopyAhead
+from dpeval.devices.cuda import CopyPrefetcher
 from dpeval.errors import ConfigError, DataError
 from tests.unit.data.conftest import CONFIG
 from tests.unit.data.parts import Grey
@@ -64,7 +64,7 @@ def test_equal_seeds_give_equal_images_at_every_rank_count(
 ) -> None:
     alone = loader_of(loader, shares=(16,))
     together = [
-        loader_of(loader, shares=tuple(deal(16, ranks)), rank=rank) for rank in range(ranks)
+        loader_of(loader, shares=tuple(split_evenly(16, ranks)), rank=rank) for rank in range(ranks)
     ]
     for _ in range(4):  # beyond the first epoch of 40 images
         images, labels = alone.put(alone.next())
@@ -269,7 +269,7 @@ def test_the_next_batch_is_sent_before_this_one_is_used(monkeypatch: pytest.Monk
         def record_stream(self, stream: object) -> None:
             kept.append(int(self[0]))
 
-    ahead = CopyAhead(torch.device("cpu"))
+    ahead = CopyPrefetcher(torch.device("cpu"))
     batches = ((torch.tensor([number]).as_subclass(Batch),) for number in range(3))
     sent = ahead.ahead(iter(batches))
     first = next(sent)

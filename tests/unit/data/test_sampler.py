@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpeval.config import deal
+from dpeval.config import split_evenly
 from dpeval.data.images.augment import DRAWS, middle_square, place, scaled, scaled_box
 from dpeval.data.loading.sampler import ShardedSampler
 from dpeval.errors import DataError
@@ -15,7 +15,7 @@ from dpeval.errors import DataError
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 5])
 def test_no_image_is_read_twice_and_only_the_ragged_batch_is_dropped(ranks: int) -> None:
-    shares = deal(16, ranks)
+    shares = split_evenly(16, ranks)
     for epoch in (0, 1):
         read = [
             index
@@ -41,7 +41,7 @@ def test_global_batches_and_their_chance_are_the_same_at_every_rank_count(
         return
     seen = []
     for ranks in (1, 2, 3, 5):
-        shares = deal(batch, ranks)
+        shares = split_evenly(batch, ranks)
         parts = [ShardedSampler(images, shares, rank, seed).epoch(epoch) for rank in range(ranks)]
         steps = list(zip(*parts, strict=True))
         assert all([len(part.indices) for part in step] == shares for step in steps)
