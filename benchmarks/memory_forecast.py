@@ -96,7 +96,7 @@ def rank(config: Config, plan: Plan, pipe: Connection) -> None:
         rank=0,
         device=device,
         clock=clock,
-        loader=RandomLoader(plan.global_batch_of, config.dataset.image_px, channels_last),
+        loader=RandomLoader(plan.global_batch_size, config.dataset.image_px, channels_last),
         model=model.train(),
         wrapped=strategies.ddp(model, config.strategy, device, clock),
         optimizer=build_optimizer(config.optimizer, model),

@@ -77,8 +77,8 @@ def make_record(
     **changes: Any,
 ) -> Record:
     """A run of `steps` steps around `step_s` seconds, or one that did not come to measure."""
-    global_batch_of = batch * num_devices if scaling == "weak" else batch
-    shares = split_evenly(global_batch_of, num_devices)
+    global_batch_size = batch * num_devices if scaling == "weak" else batch
+    shares = split_evenly(global_batch_size, num_devices)
     ranks = [
         RankPlan(
             rank=rank,
@@ -88,7 +88,7 @@ def make_record(
             cpus=[rank],
             threads=1,
             per_device_batch_size=share,
-            weight=share / global_batch_of,
+            weight=share / global_batch_size,
         )
         for rank, share in enumerate(shares)
     ]
@@ -115,7 +115,7 @@ def make_record(
             "batch": batch,
         },
         "plan": Plan(
-            world_size=num_devices, global_batch_of=global_batch_of, backend="gloo", ranks=ranks
+            world_size=num_devices, global_batch_size=global_batch_size, backend="gloo", ranks=ranks
         ),
         "dataset": DatasetUsed(
             requested="imagenette", used="imagenette", root="", train_images=9469, num_classes=10
@@ -123,13 +123,13 @@ def make_record(
         "environment": make_environment(),
     }
     if status == "ok":
-        fields |= _measured(ranks, global_batch_of, step_s, steps, noise, seed)
+        fields |= _measured(ranks, global_batch_size, step_s, steps, noise, seed)
     return Record(**(fields | changes))
 
 
 def _measured(
     ranks: list[RankPlan],
-    global_batch_of: int,
+    global_batch_size: int,
     step_s: float,
     steps: int,
     noise: float,
@@ -167,7 +167,7 @@ def _measured(
     ]
     return {
         "window": window,
-        "throughput": throughput(global_batch_of, [main for _ in ranks], window.stopped_by),
+        "throughput": throughput(global_batch_size, [main for _ in ranks], window.stopped_by),
         "ranks": made,
         "setup": SetupTimes(total_s=0.5, first_step_s=2 * step_s),
         "balance": throughput_module.load_balance([main for _ in ranks]),

@@ -27,7 +27,7 @@ def auxiliary_weight(model: nn.Module) -> float:
 
 
 class GlobalMeanLoss(nn.Module):
-    """Cross entropy in which every image counts ``1 / global_batch_of``.
+    """Cross entropy in which every image counts ``1 / global_batch_size``.
 
     Summed over micro-batches and ranks it is the mean over the global batch, however that was
     dealt out, and its gradient is that mean's. The factor goes in as class weights, which the
@@ -41,10 +41,10 @@ class GlobalMeanLoss(nn.Module):
     """
 
     def __init__(
-        self, global_batch_of: int, num_classes: int, auxiliary_weight: float = AUXILIARY_WEIGHT
+        self, global_batch_size: int, num_classes: int, auxiliary_weight: float = AUXILIARY_WEIGHT
     ) -> None:
         super().__init__()
-        self._share = 1 / global_batch_of
+        self._share = 1 / global_batch_size
         self._num_classes, self._auxiliary_weight = num_classes, auxiliary_weight
         self._weights: Tensor | None = None
 

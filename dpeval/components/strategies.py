@@ -1,7 +1,7 @@
 """How ranks agree on one update. A strategy is one function and one YAML file.
 
 A strategy receives the model on its device and wraps it. In a rank's loss every image counts
-``1 / global_batch_of``, so the ranks' gradients are *summed*: the sum is the gradient of the mean
+``1 / global_batch_size``, so the ranks' gradients are *summed*: the sum is the gradient of the mean
 loss over the global batch, however it was split.
 """
 

@@ -166,7 +166,7 @@ def decide(
 
 
 def _devices_needed(
-    global_batch_of: int,
+    global_batch_size: int,
     devices: int,
     forecast_at: Callable[[int, int], Forecast],
     budget_at: Callable[[int], Budget],
@@ -175,10 +175,10 @@ def _devices_needed(
 
     A line through two forecasts rules out the counts that are far from fitting.
     """
-    last = math.ceil(global_batch_of / devices)
+    last = math.ceil(global_batch_size / devices)
     guess = _line(forecast_at, last)
-    for count in range(devices + 1, global_batch_of + 1):
-        images, there = math.ceil(global_batch_of / count), budget_at(count).bytes
+    for count in range(devices + 1, global_batch_size + 1):
+        images, there = math.ceil(global_batch_size / count), budget_at(count).bytes
         if guess(images) > there * 1.1:
             continue
         if _fits(forecast_at, images, 1, there):

@@ -17,7 +17,7 @@ def make_plan(config: Config, machine: Machine) -> Plan:
     """
     world_size = config.num_devices
     shares = per_device_batches_of(config)
-    global_batch_of = sum(shares)
+    global_batch_size = sum(shares)
     local_ranks = world_size // config.num_nodes
     places, notes, lacking = _place(config, machine, local_ranks)
     ranks = [
@@ -26,19 +26,19 @@ def make_plan(config: Config, machine: Machine) -> Plan:
             node=rank // local_ranks,
             local_rank=rank % local_ranks,
             per_device_batch_size=shares[rank],
-            weight=shares[rank] / global_batch_of,
+            weight=shares[rank] / global_batch_size,
             **places[rank % local_ranks],
         )
         for rank in range(world_size if places else 0)
     ]
     if len(set(shares)) > 1:
         notes.append(
-            f"global batch {global_batch_of} does not divide by {world_size}: shares are "
+            f"global batch {global_batch_size} does not divide by {world_size}: shares are "
             f"{'+'.join(map(str, shares))}, gradients are weighted accordingly"
         )
     return Plan(
         world_size=world_size,
-        global_batch_of=global_batch_of,
+        global_batch_size=global_batch_size,
         backend="nccl" if config.hardware.kind == "gpu" else "gloo",
         ranks=ranks,
         notes=notes,

@@ -39,7 +39,7 @@ class Plan(Frozen):
     """What every rank will do, or why the run is not started."""
 
     world_size: int
-    global_batch_of: int = Field(
+    global_batch_size: int = Field(
         validation_alias=AliasChoices("global_batch_size", "global_batch")  # its first name
     )
     micro_batches: int = 1

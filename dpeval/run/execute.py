@@ -135,7 +135,7 @@ def _ticker(
                 stage=stage,
                 steps=step_buffer.steps(0),
                 elapsed_s=time.monotonic() - begin_s,
-                img_per_s=job.plan.global_batch_of / step_s if step_s else 0.0,
+                img_per_s=job.plan.global_batch_size / step_s if step_s else 0.0,
                 rel_half_width=rel_half_width,
             ),
         )

@@ -176,7 +176,7 @@ def _series(
     if window is not None:
         main = slice(window.first, window.first + window.steps)
         fields["throughput"] = throughput(
-            job.plan.global_batch_of, [series[main] for series in step_s], window.stopped_by
+            job.plan.global_batch_size, [series[main] for series in step_s], window.stopped_by
         )
         compute = [sum_columns(table[main], OWN_PHASES) for table in rows]
         # Without it, waiting for others is a part of backward, and ranks seem equally busy.

@@ -30,7 +30,7 @@ def load_balance(compute_s: Sequence[Floats]) -> Balance:
     )
 
 
-def throughput(global_batch_of: int, step_s: list[Floats], stopped_by: StopReason) -> Throughput:
+def throughput(global_batch_size: int, step_s: list[Floats], stopped_by: StopReason) -> Throughput:
     """Images of all ranks over the time of the slowest rank, img/s.
 
     The interval is that of the slowest rank's mean step, turned over: more time is less speed.
@@ -44,9 +44,9 @@ def throughput(global_batch_of: int, step_s: list[Floats], stopped_by: StopReaso
     interval = steady_state.main_interval(step_s[slowest], stopped_by)
     low_s = max(interval.low, float(step_s[slowest].min()) / 2)
     return Throughput(
-        img_per_s=global_batch_of / interval.mean,
-        low=global_batch_of / interval.high,
-        high=global_batch_of / low_s,
-        median_img_per_s=global_batch_of / float(np.median(step_s[slowest])),
+        img_per_s=global_batch_size / interval.mean,
+        low=global_batch_size / interval.high,
+        high=global_batch_size / low_s,
+        median_img_per_s=global_batch_size / float(np.median(step_s[slowest])),
         slowest_rank=slowest,
     )

@@ -47,7 +47,7 @@ class Trainer:
     def __post_init__(self) -> None:
         self.parts = min(self.plan.micro_batches, self.plan.ranks[self.rank].per_device_batch_size)
         self.criterion = GlobalMeanLoss(
-            self.plan.global_batch_of,
+            self.plan.global_batch_size,
             self.config.dataset.num_classes,
             auxiliary_weight(self.model),
         )

@@ -48,7 +48,7 @@ def test_strong_scaling_keeps_the_work_and_weak_scaling_the_share() -> None:
     assert [rank.per_device_batch_size for rank in strong.ranks] == [6, 5, 5]
     assert sum(rank.weight for rank in strong.ranks) == pytest.approx(1)
     weak = make_plan(compose(["num_devices=3", "batch=16", "scaling=weak"]), machine())
-    assert (weak.global_batch_of, [rank.per_device_batch_size for rank in weak.ranks]) == (
+    assert (weak.global_batch_size, [rank.per_device_batch_size for rank in weak.ranks]) == (
         48,
         [16, 16, 16],
     )

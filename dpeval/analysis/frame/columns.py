@@ -220,7 +220,7 @@ def _asked(run: Record) -> dict[str, Any]:
         "num_nodes": _count(config.get("num_nodes")) or 1,
         "threads": max(threads, default=_count(hardware.get("cores_per_device"))),
         "batch": _count(config.get("batch")),
-        "global_batch": plan.global_batch_of if plan is not None else None,
+        "global_batch": plan.global_batch_size if plan is not None else None,
         "images_per_step": sum(batches) or None,
         "per_device_batch_max": max(batches, default=None),
         "micro_batches": plan.micro_batches if plan is not None else 1,

@@ -305,7 +305,7 @@ def _plan(devices: int, batch: int, shares: list[int], *, is_weak: bool) -> Plan
         )
         for rank, share in enumerate(shares)
     ]
-    return Plan(world_size=devices, global_batch_of=asked, backend="", ranks=ranks)
+    return Plan(world_size=devices, global_batch_size=asked, backend="", ranks=ranks)
 
 
 def _environment(row: Mapping[Any, Any]) -> Environment:
