@@ -41,10 +41,9 @@ class CartesianSweeper(BasicSweeper, Sweeper):
         try:
             return super().sweep(arguments)
         except (FailedJobError, FailedSubmissionError, UncompletedJobError) as error:
-            told = str(error).strip().splitlines()[0]
-            raise LaunchError(
-                f"a job ended without a result, and others may still run: {told}"
-            ) from error
+            # The first line names the job and its result file, the second says what is the case.
+            told = " ".join(line.strip() for line in str(error).strip().splitlines()[:2])
+            raise LaunchError(f"a job failed, and others may still run: {told}") from error
         except RuntimeError as error:
             if "srun" not in str(error):
                 raise
