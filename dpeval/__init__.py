@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import importlib
 
-__version__ = "0.1.0"
+from dpeval.util.version import __version__ as __version__
+
 __all__ = ["best", "columns", "compare", "efficiency", "plot", "read", "scaling"]
 
 

@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 from pydantic import AliasChoices, Field
 
-from dpeval import __version__
 from dpeval.record.codes import AblationKind, CauseCode, MemoryAction, Status, WarningCode
 from dpeval.record.conditions import Conditions
 from dpeval.record.machine import UNKNOWN_ENVIRONMENT, Environment
@@ -23,6 +22,7 @@ from dpeval.record.memory import Budget, Forecast
 from dpeval.record.plan import Plan
 from dpeval.record.reference_times import ReferenceTimes
 from dpeval.util.frozen import Frozen
+from dpeval.util.version import __version__
 
 UNKNOWN_FIELDS = ("environment", "started_at", "wall_s", "plan", "ranks", "dataset")
 """Fields that nobody can fill in for a run that ended before it reached a machine."""

@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from dpeval import __version__
 from dpeval.analysis.frame.columns import text
 from dpeval.config import split_evenly
 from dpeval.errors import ConfigError, nearest
@@ -26,6 +25,7 @@ from dpeval.record.phases import PHASES
 from dpeval.record.plan import Plan, RankPlan
 from dpeval.record.schema import PhaseStats, RankRecord, Record
 from dpeval.stats.throughput import load_balance, throughput
+from dpeval.util.version import __version__
 
 Share = Literal["floor", "even", "nominal"]
 SHARES: tuple[Share, ...] = ("floor", "even", "nominal")

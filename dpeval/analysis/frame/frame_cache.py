@@ -11,11 +11,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dpeval import __version__
 from dpeval.analysis.frame import columns
 from dpeval.analysis.frame.reader import Line
 from dpeval.record.io import SCHEMA_VERSION
 from dpeval.util.files import replacing
+from dpeval.util.version import __version__
 
 FILE_NAME = ".cache.parquet"
 _KEY = b"dpeval"

@@ -10,7 +10,6 @@ from typing import Any
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
-from dpeval import __version__
 from dpeval.analysis.frame.columns import COLUMNS
 from dpeval.analysis.report import verdict
 from dpeval.analysis.scaling import efficiency
@@ -18,6 +17,7 @@ from dpeval.analysis.scaling.findings import Findings
 from dpeval.analysis.scaling.pooling import POOLED
 from dpeval.analysis.scaling.scaling_laws import Curve, Estimate, Fit
 from dpeval.analysis.scaling.speedup import POINT_COLUMNS
+from dpeval.util.version import __version__
 
 FILE_NAME = "summary.json"
 VERSION = 1
