@@ -1,7 +1,21 @@
-"""The one hierarchy of errors that dpeval raises on purpose.
+"""The errors that dpeval raises on purpose.
 
-A message says what was asked, what is the case, and what to do next. Anything that is
-not a :class:`DpevalError` is a bug and ends in a traceback.
+::
+
+    DpevalError               exit status 1
+    ├── ConfigError           2    a key, type, name or value of the configuration
+    ├── MachineError          2    the machine lacks devices, memory or a backend
+    ├── DataError             2    a dataset is missing, damaged or cannot be prepared
+    ├── RecordError           2    a metrics.json cannot be read
+    ├── UnsupportedError      2    the records lack what a figure or function needs
+    ├── SlowerError           3    a sweep is slower than its reference
+    ├── LaunchError           1    a scheduler refused or lost a submission
+    ├── RunFailed             1    a run ended without a measurement
+    ├── RunInterrupted      130    the user or the scheduler stopped the work
+    └── NoForecast            1    memory cannot be forecast; always caught
+
+A message says what was asked, what is the case, and what to do next. It is printed on one line,
+without a traceback. Any other exception is a bug and ends in a traceback.
 """
 
 from __future__ import annotations
@@ -11,25 +25,25 @@ from difflib import get_close_matches
 
 
 class DpevalError(Exception):
-    """Base class; ``exit_status`` is what the command line returns for it."""
+    """Base class; ``exit_status`` is the exit status of the command that it ends."""
 
     exit_status = 1
 
 
 class ConfigError(DpevalError):
-    """A key, type, name or value in the configuration is not usable."""
+    """A key, type, name or value in the configuration cannot be used."""
 
     exit_status = 2
 
 
 class MachineError(DpevalError):
-    """The machine lacks what the run asks for (devices, memory, a backend)."""
+    """The machine lacks what the run requires (devices, memory, a backend)."""
 
     exit_status = 2
 
 
 class DataError(DpevalError):
-    """A data set is absent, damaged, or cannot be prepared."""
+    """A dataset is missing, damaged or cannot be prepared."""
 
     exit_status = 2
 
@@ -47,19 +61,19 @@ class RunFailed(DpevalError):
 
 
 class RunInterrupted(DpevalError):
-    """The user or the scheduler ended the work; what was measured is recorded."""
+    """The user or the scheduler stopped the work; what was measured until then is recorded."""
 
     exit_status = 130
 
 
 class UnsupportedError(DpevalError):
-    """The records do not hold what a figure needs; the message says what is lacking."""
+    """The records lack what a figure or function needs; the message says what."""
 
     exit_status = 2
 
 
 class SlowerError(DpevalError):
-    """A sweep is slower than another by more than is allowed."""
+    """A sweep is slower than its reference by more than the tolerance."""
 
     exit_status = 3
 
@@ -68,6 +82,10 @@ class LaunchError(DpevalError):
     """A scheduler refused or lost a submission."""
 
     exit_status = 1
+
+
+class NoForecast(DpevalError):
+    """Memory cannot be forecast: the model or optimizer does something fake tensors cannot do."""
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

@@ -25,6 +25,7 @@ from dpeval.config import Config, DatasetConfig
 from dpeval.data import Source, prepare
 from dpeval.run import forkserver
 from dpeval.util.frozen import Frozen
+from dpeval.util.plural import counted
 from dpeval.util.tables import make_console, make_table
 
 LOADERS = ("jpeg", "cached", "resident", "constant")
@@ -207,7 +208,7 @@ def draw(rows: list[Row], title: str, out: Path) -> None:
 def _label(row: Row) -> str:
     if row.loader not in WITH_WORKERS:
         return row.loader
-    workers = f"{row.workers} worker{'s' * (row.workers > 1)}" if row.workers else "no worker"
+    workers = counted(row.workers, "worker") if row.workers else "no worker"
     return f"{row.loader}, {workers}"
 
 

@@ -14,8 +14,7 @@ from hydra.errors import HydraException
 
 from dpeval.commands.hydra_app import compose
 from dpeval.config import Config, MeasureConfig, MemoryConfig, ScalingConfig
-from dpeval.errors import ConfigError, MachineError, RunFailed
-from dpeval.planning.memory_budget import NoForecast
+from dpeval.errors import ConfigError, MachineError, NoForecast, RunFailed
 from dpeval.record.memory import Budget
 from dpeval.util.frozen import Frozen
 from dpeval.util.tables import make_console, make_table

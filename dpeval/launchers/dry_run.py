@@ -14,9 +14,8 @@ def describe_groups(groups: Sequence[Group], labels: Sequence[str], texts: Seque
     """The dry run's text: each group's runs, resources and submission, then the whole."""
     lines: list[str] = []
     for index, (group, text) in enumerate(zip(groups, texts, strict=True), 1):
-        count = len(group.members)
         lines.append(
-            f"submission {index} of {len(groups)}: {count} run{'s' * (count != 1)}, "
+            f"submission {index} of {len(groups)}: {counted(len(group.members), 'run')}, "
             f"each with {resource_words(group.resources)}"
         )
         lines += [f"  {labels[position]}" for position in group.members]
@@ -49,12 +48,11 @@ def describe_local(jobs: Sequence[Job]) -> str:
 
 def resource_words(resources: Resources) -> str:
     """``1 whole node with 4 cores, 2 GPUs, 6 GiB for at most 8 min``."""
-    words = [f"{resources.cores} core{'s' * (resources.cores != 1)}"]
+    words = [counted(resources.cores, "core")]
     if resources.gpus:
-        words.append(f"{resources.gpus} GPU{'s' * (resources.gpus != 1)}")
+        words.append(counted(resources.gpus, "GPU"))
     if resources.memory_mib is not None:
         words.append(f"{resources.memory_mib / 1024:g} GiB")
-    whole = "whole " if resources.exclusive else ""
-    nodes = f"{resources.nodes} {whole}node{'s' * (resources.nodes != 1)}"
+    nodes = counted(resources.nodes, "whole node" if resources.exclusive else "node")
     each = " each" if resources.nodes > 1 else ""
     return f"{nodes} with {', '.join(words)}{each} for at most {resources.time_min} min"

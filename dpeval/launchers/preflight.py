@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dpeval import record
 from dpeval.config import Config, per_device_batches_of
-from dpeval.errors import MachineError
+from dpeval.errors import MachineError, NoForecast
 from dpeval.launchers.base import SweepJob
 from dpeval.launchers.tracking.job_spec import JobSpec, unmeasured
-from dpeval.planning.memory_budget import Decision, NoForecast, decide
+from dpeval.planning.memory_budget import Decision, decide
 from dpeval.record.memory import Budget, Forecast
 from dpeval.record.schema import Cause, MemoryRecord, Scheduler
 from dpeval.util.units import GIB

@@ -134,7 +134,7 @@ def _notes(machine: Machine, shares: Sequence[Sequence[Cpu]]) -> list[str]:
     if shared:
         notes.append(
             f"{len(given)} compute threads on {len(threads)} physical cores: {shared} of the cores "
-            f"run{'s' * (shared == 1)} more than one of them (SMT siblings)"
+            f"{'runs' if shared == 1 else 'run'} more than one of them (SMT siblings)"
         )
     for rank, share in enumerate(shares):
         numa = sorted({item.numa for item in share})

@@ -14,8 +14,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from dpeval.components.loss import GlobalMeanLoss, auxiliary_weight
 from dpeval.config import Config
 from dpeval.devices.numerics import AUTOCAST_DTYPES
+from dpeval.errors import NoForecast
 from dpeval.planning.allocator_model import Event
-from dpeval.planning.memory_budget import NoForecast
 from dpeval.planning.storage_tracker import MemorySnapshot, StorageTracker, make_fake
 
 UNTRACEABLE = (RuntimeError, NotImplementedError, TypeError, ValueError)

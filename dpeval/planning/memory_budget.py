@@ -10,17 +10,14 @@ from pathlib import Path
 import psutil
 
 from dpeval.config import HardwareConfig
-from dpeval.errors import DpevalError
+from dpeval.errors import NoForecast
 from dpeval.record.codes import MemoryAction
 from dpeval.record.machine import Machine
 from dpeval.record.memory import Budget, Forecast
 from dpeval.system import cgroups
 from dpeval.util.frozen import Frozen
+from dpeval.util.plural import counted
 from dpeval.util.units import GIB, MIB
-
-
-class NoForecast(DpevalError):
-    """The model or optimizer does something that fake tensors cannot do."""
 
 
 class Decision(Frozen):
@@ -133,7 +130,7 @@ def decide(
     )
     needed = _devices_needed(sum(shares), devices, forecast_at, budget_at) if strong else None
     advice = (
-        f"by forecast, this batch fits on {needed} device{'s' * (needed > 1)} or more"
+        f"by forecast, this batch fits on {counted(needed, 'device')} or more"
         if needed
         else "a smaller batch or memory.on_excess=accumulate may fit"
     )

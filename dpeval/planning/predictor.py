@@ -11,10 +11,10 @@ from pathlib import Path
 from dpeval.components import models
 from dpeval.components.check import check
 from dpeval.config import Config, to_plain
-from dpeval.errors import RecordError
+from dpeval.errors import NoForecast, RecordError
 from dpeval.planning import step_time_bound
 from dpeval.planning.measured_peaks import Peak, learned, peak_of, work_key
-from dpeval.planning.memory_budget import Decision, NoForecast, budget, decide
+from dpeval.planning.memory_budget import Decision, budget, decide
 from dpeval.planning.memory_forecast import PROCESS_BYTES, forecast
 from dpeval.planning.step_time_bound import Setting, Timing, timing_of
 from dpeval.record.io import below, read

@@ -8,6 +8,7 @@ from dpeval.config import Config, per_device_batches_of
 from dpeval.planning.cpu_affinity import assign_cpus, cpus_near_gpus
 from dpeval.record.machine import Machine
 from dpeval.record.plan import Plan, RankPlan
+from dpeval.util.plural import counted
 
 
 def make_plan(config: Config, machine: Machine) -> Plan:
@@ -84,7 +85,7 @@ def _place_on_gpus(
         return (
             [],
             [],
-            f"hardware=gpu num_devices={ranks} asks for {ranks} CUDA GPU{'s' * (ranks > 1)} and "
+            f"hardware=gpu num_devices={ranks} asks for {counted(ranks, 'CUDA GPU')} and "
             f"{machine.host} has {there} that this process can use; "
             + ("use fewer" if machine.gpus else "use hardware=cpu"),
         )

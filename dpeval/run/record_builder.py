@@ -31,8 +31,9 @@ from dpeval.record.schema import (
 )
 from dpeval.run.job import Job
 from dpeval.run.outcome import Failure, Outcome
-from dpeval.stats import machine_speed, record_warnings, steady_state
+from dpeval.stats import machine_speed, steady_state
 from dpeval.stats import throughput as throughput_module
+from dpeval.stats.record_warnings import find_warnings
 from dpeval.stats.throughput import throughput
 from dpeval.util.arrays import Floats
 from dpeval.worker.messages import RankResult
@@ -106,7 +107,7 @@ def finish(
             for rank in job.plan.ranks
         ]
     made = record.model_copy(update=fields)
-    return made.model_copy(update={"warnings": record_warnings.find(made)})
+    return made.model_copy(update={"warnings": find_warnings(made)})
 
 
 def _status(outcome: Outcome, ended: bool) -> Status:

@@ -8,8 +8,7 @@ from pathlib import Path
 from dpeval.config import Config, DatasetConfig
 from dpeval.data import Source, prepare, used
 from dpeval.devices import cuda
-from dpeval.errors import ConfigError, MachineError
-from dpeval.planning.memory_budget import NoForecast
+from dpeval.errors import ConfigError, MachineError, NoForecast
 from dpeval.planning.predictor import Predictor, study_folder
 from dpeval.planning.rank_plan import make_plan
 from dpeval.record.machine import Environment, Machine

@@ -1,7 +1,7 @@
-"""What is wrong with a run, named from its series: large enough to matter, and not chance.
+"""Diagnostics: what a run's step series show to be wrong.
 
-Every rule asks for both a practical size, as real machines are noisier than any simulation,
-and significance, so that short or noisy runs are not accused.
+Every rule requires both a practical size, because real machines are noisier than any
+simulation, and significance, so that short or noisy runs raise no false alarm.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from dpeval.util.arrays import Floats
 from dpeval.util.frozen import Frozen
 
 STRAGGLER_SIZE = 0.10
-"""A rank this much slower than the median of the others holds everybody up for as long; SMT
-siblings, turbo clocks and the core that also serves interrupts differ by up to half of it."""
+"""A rank this much slower than the median of the others holds up all others; SMT siblings,
+turbo clocks and the core that serves interrupts differ by up to half of this."""
 STRAGGLER_CONFIDENCE = 0.99
 STRAGGLER_SPREADS = 3.0
-"""… and it stands out from the others by this many robust deviations of theirs."""
+"""… and it exceeds the others' median by this many of their robust deviations."""
 INPUT_SHARE = 0.05
 """More than this share of the step spent waiting for data is worth a faster loader."""
 JITTER_SIZE = 0.10
@@ -30,42 +30,42 @@ JITTER_SIZE = 0.10
 TAIL_FACTOR = 1.5
 """A step that took this many times the median is an outlier, …"""
 TAIL_SHARE = 0.05
-"""… and outliers whose excess is this share of the window's time move its mean noticeably, …"""
+"""… and outliers whose excess is this share of the window's time shift its mean noticeably, …"""
 TAIL_STEPS = 3
-"""… unless they are so few that they may have been a single event."""
+"""… unless there are so few that they may be a single event."""
 COLD_SIZE = 0.25
 """Steps beyond the first that are this much slower than the steady state are a cold start, …"""
 COLD_SPREADS = 4.0
 """… if that is this many robust deviations of the steady state, …"""
 COLD_STEPS = 2
-"""… and there are this many of them: the first step is always slow and no news, …"""
+"""… and there are this many of them: the first step is always slow, …"""
 COLD_EXCESS = 1.0
-"""… and together they cost this many steady steps: a few milliseconds of page faults and new
-buckets do show in steps of 10 ms."""
+"""… and together they cost this many steady steps: in steps of 10 ms, even a few milliseconds of
+page faults and new buckets show."""
 
 
-class Fault(Frozen):
-    """Something found wrong in the step series, named."""
+class Diagnostic(Frozen):
+    """One thing that the step series show to be wrong."""
 
     code: DiagnosticCode
     text: str
     ranks: list[int] = []
 
 
-def faults(
+def diagnose(
     begin: Window | SteadyState,
     step_s: Sequence[Floats],
     compute_s: Sequence[Floats],
     data_s: Sequence[Floats],
     batches: Sequence[int] | None = None,
-) -> list[Fault]:
-    """Name what is wrong with a run.
+) -> list[Diagnostic]:
+    """Diagnose a run from its step series.
 
     Args:
         begin: where the steady state begins.
-        step_s, compute_s, data_s: per rank, for all steps from the first: the whole step, the
-            time in which the rank worked on its own (without waiting for data or others), and
-            the time it waited for data, s.
+        step_s: per rank, the time of every step from the first, s, shape [steps].
+        compute_s: likewise, the time the rank computed, waiting neither for data nor for others.
+        data_s: likewise, the time the rank waited for data.
         batches: per rank, images per step; a rank with a larger share may take longer.
     """
     first = begin.first
@@ -76,21 +76,21 @@ def faults(
     found += _cold_start(step_s, first)
     if not begin.steady and abs(begin.drift) > DRIFT_SIZE:
         change = "slower" if begin.drift > 0 else "faster"
-        text = f"steps became {abs(begin.drift):.0%} {change} over the measured window"
-        found.append(Fault(code="drift", text=text))
+        text = f"steps became {abs(begin.drift):.0%} {change} during the measured window"
+        found.append(Diagnostic(code="drift", text=text))
     return found
 
 
-def _stragglers(compute_s: Sequence[Floats], batches: Sequence[int]) -> list[Fault]:
+def _stragglers(compute_s: Sequence[Floats], batches: Sequence[int]) -> list[Diagnostic]:
     """Ranks that compute longer than the others, both by step and by image."""
     if len(compute_s) < 2 or len(compute_s[0]) < MIN_TESTED // 2:
         return []
     by_step = np.stack([winsorised(series) for series in compute_s])
     by_image = by_step / np.array(batches)[:, None]
     return [
-        Fault(
+        Diagnostic(
             code="straggler",
-            text=f"rank {rank} computes {excess:.0%} longer than the others, who wait for it",
+            text=f"rank {rank} computes {excess:.0%} longer than the others, which wait for it",
             ranks=[rank],
         )
         for rank in range(len(by_step))
@@ -99,9 +99,9 @@ def _stragglers(compute_s: Sequence[Floats], batches: Sequence[int]) -> list[Fau
 
 
 def _excess(series: Floats, rank: int) -> float:
-    """By which fraction `rank` is typically slower than the other rows; 0 if it may be chance.
+    """How much slower `rank` typically is than the others, as a fraction; 0 if it may be chance.
 
-    Compared step by step, so that what slows all ranks at once does not count.
+    Compared step by step, so that whatever slows all ranks at once does not count.
 
     Args:
         series: times, shape [ranks, steps].
@@ -118,8 +118,8 @@ def _excess(series: Floats, rank: int) -> float:
     return size if real else 0.0
 
 
-def _input_bound(data_s: Sequence[Floats], step_s: Sequence[Floats]) -> list[Fault]:
-    """Ranks that wait for data, not counting the longest wait: one stall is not a slow loader."""
+def _input_bound(data_s: Sequence[Floats], step_s: Sequence[Floats]) -> list[Diagnostic]:
+    """Ranks that wait for data, except for the longest wait: one stall is not a slow loader."""
     shares = []
     for data, step in zip(data_s, step_s, strict=True):
         kept = np.arange(len(data)) != np.argmax(data) if len(data) > 1 else slice(0)
@@ -129,11 +129,11 @@ def _input_bound(data_s: Sequence[Floats], step_s: Sequence[Floats]) -> list[Fau
     if not ranks:
         return []
     text = f"{max(shares):.0%} of the step was spent waiting for data: the run is input-bound"
-    return [Fault(code="input_bound", text=text, ranks=ranks)]
+    return [Diagnostic(code="input_bound", text=text, ranks=ranks)]
 
 
-def _jitter(compute_s: Sequence[Floats]) -> list[Fault]:
-    """Steps of equal work that take unequal time: mostly, or in a heavy tail of outliers."""
+def _jitter(compute_s: Sequence[Floats]) -> list[Diagnostic]:
+    """Equal work in unequal time: throughout, or in a heavy tail of outliers."""
     spreads = [_variation(series) for series in compute_s]
     ranks = [rank for rank, spread in enumerate(spreads) if spread > JITTER_SIZE]
     if ranks:
@@ -141,7 +141,7 @@ def _jitter(compute_s: Sequence[Floats]) -> list[Fault]:
             f"compute time varies by {max(spreads):.0%} from step to step "
             "(robust standard deviation)"
         )
-        return [Fault(code="jitter", text=text, ranks=ranks)]
+        return [Diagnostic(code="jitter", text=text, ranks=ranks)]
     tails = [_tail(series) for series in compute_s]
     ranks = [rank for rank, (count, _) in enumerate(tails) if count]
     if not ranks:
@@ -149,16 +149,16 @@ def _jitter(compute_s: Sequence[Floats]) -> list[Fault]:
     count, share = max(tails, key=lambda tail: tail[1])
     text = (
         f"{count} of {len(compute_s[0])} steps computed more than {TAIL_FACTOR:g} times as long "
-        f"as the median step; that took {share:.0%} of the window"
+        f"as the median step, which cost {share:.0%} of the window"
     )
-    return [Fault(code="jitter", text=text, ranks=ranks)]
+    return [Diagnostic(code="jitter", text=text, ranks=ranks)]
 
 
 def _variation(series: Floats) -> float:
-    """Robust standard deviation over median, around a fitted line, so that drift is no jitter.
+    """Robust standard deviation over median, around a fitted line: drift is not jitter.
 
-    Not from differences of neighbours: where other processes come and go, steps are slow for a
-    while, and neighbours differ by a third of what steps do.
+    Not from differences between neighbours: while another process runs, several steps in a row are
+    slow, and neighbours differ by only a third of what steps do.
     """
     median = float(np.median(series))
     if len(series) < MIN_TESTED or median <= 0:
@@ -170,7 +170,7 @@ def _variation(series: Floats) -> float:
 
 
 def _tail(series: Floats) -> tuple[int, float]:
-    """Number of outliers and the share of the time that they cost; zeros if it is no matter."""
+    """Number of outliers and the share of time that they cost; zeros if negligible."""
     total_s = float(series.sum())
     if total_s <= 0:
         return 0, 0.0
@@ -180,7 +180,7 @@ def _tail(series: Floats) -> tuple[int, float]:
     return (len(late), share) if len(late) >= TAIL_STEPS and share > TAIL_SHARE else (0, 0.0)
 
 
-def _cold_start(step_s: Sequence[Floats], first: int) -> list[Fault]:
+def _cold_start(step_s: Sequence[Floats], first: int) -> list[Diagnostic]:
     """Slow steps at the beginning, beyond the first, which is always slow."""
     series = np.max(list(step_s), axis=0)
     steady = series[first:]
@@ -195,5 +195,5 @@ def _cold_start(step_s: Sequence[Floats], first: int) -> list[Fault]:
     if slow - 1 < COLD_STEPS or excess < COLD_EXCESS:
         return []
     factor = float(np.mean(series[1:slow])) / typical
-    text = f"cold start: the first {slow} steps were {factor:.1f} times as slow; they are left out"
-    return [Fault(code="cold_start", text=text)]
+    text = f"cold start: the first {slow} steps took {factor:.1f} times as long and are excluded"
+    return [Diagnostic(code="cold_start", text=text)]

@@ -1,4 +1,4 @@
-"""What makes the figures of one record less trustworthy, in words."""
+"""Warnings of one record: what makes its figures less trustworthy."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ import numpy as np
 from dpeval.record.measurement import Window
 from dpeval.record.phases import OWN_PHASES
 from dpeval.record.schema import Record, Warning
-from dpeval.stats.diagnostics import Fault, faults
+from dpeval.stats.diagnostics import Diagnostic, diagnose
 
 
-def find(record: Record) -> list[Warning]:
-    """Everything about a finished run that a reader of its figures has to know."""
+def find_warnings(record: Record) -> list[Warning]:
+    """Everything about a finished run that readers of its figures must know."""
     found: list[Warning] = []
     if record.dataset is not None and record.dataset.is_stand_in:
         found.append(Warning(code="stand_in", text=record.dataset.note))
     if record.status == "ok" and record.window is not None:
         found += _limited(record.window, record.config["measure"])
     if record.loss is not None and record.loss.end is None:
-        found.append(Warning(code="loss", text="the loss is not finite: this training diverged"))
+        found.append(Warning(code="loss", text="the loss is not finite: training diverged"))
     if record.plan is not None:
         found += [Warning(code="plan", text=note) for note in record.plan.notes]
     if record.conditions is not None:
         found += [Warning(code="conditions", text=text) for text in record.conditions.bad]
-    found += [_worded(fault, record) for fault in _faults(record)]
+    found += [_warning(diagnostic, record) for diagnostic in _diagnostics(record)]
     return found
 
 
 def _limited(window: Window, asked: dict[str, Any]) -> list[Warning]:
-    """What a window that a limit ended did not reach; `asked` is the configuration's measure."""
+    """What a limit kept the window from reaching; `asked` is the configuration's ``measure``."""
     key = {"time_limit": "time_limit_s", "max_steps": "max_steps"}.get(window.stopped_by)
     limit = f"measure.{key}={asked[key]:g}" if key is not None else ""
     if not window.steady:
@@ -40,20 +40,20 @@ def _limited(window: Window, asked: dict[str, Any]) -> list[Warning]:
     if not limit or half <= wanted:
         return []
     text = (
-        f"{limit} ended the run with its mean step known to ±{half:.2g}, wider than the "
-        f"measure.rel_precision={wanted:g} that was asked for"
+        f"{limit} ended the run with its mean step known to ±{half:.2g}, "
+        f"not to ±{wanted:g} (measure.rel_precision={wanted:g})"
     )
     return [Warning(code="imprecise", text=text)]
 
 
-def _faults(record: Record) -> list[Fault]:
+def _diagnostics(record: Record) -> list[Diagnostic]:
     if record.window is None or not record.ranks:
         return []
     phases = [
         {name: np.array(series) for name, series in rank.phase_s.items()} for rank in record.ranks
     ]
     own = [name for name in OWN_PHASES if name != "data"]
-    return faults(
+    return diagnose(
         record.window,
         [np.array(rank.step_s) for rank in record.ranks],
         [np.sum([phase[name] for name in own], axis=0) for phase in phases],
@@ -62,10 +62,10 @@ def _faults(record: Record) -> list[Fault]:
     )
 
 
-def _worded(fault: Fault, record: Record) -> Warning:
-    """A fault as the record tells it, with the way out where there is one."""
-    text = fault.text
-    if fault.code == "input_bound" and record.dataset is not None:
+def _warning(diagnostic: Diagnostic, record: Record) -> Warning:
+    """A diagnostic as a warning, with the remedy where there is one."""
+    text = diagnostic.text
+    if diagnostic.code == "input_bound" and record.dataset is not None:
         faster = {"jpeg": "cached", "cached": "resident"}.get(record.dataset.loader)
-        text += f"; dataset.loader={faster} would lift that" if faster else ""
-    return Warning(code=fault.code, text=text, ranks=fault.ranks)
+        text += f"; use dataset.loader={faster}" if faster else ""
+    return Warning(code=diagnostic.code, text=text, ranks=diagnostic.ranks)

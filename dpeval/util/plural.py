@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 
-def counted(count: int, noun: str, *, plural: str = "") -> str:
-    """`count` with `noun` in the right number.
+def inflected(count: int, noun: str, *, plural: str = "") -> str:
+    """`noun` in the number that `count` requires, without the count.
 
     Args:
         count: how many.
         noun: in the singular.
-        plural: where an s is not enough (``processes``).
+        plural: if adding an s is not enough (``processes``).
     """
-    return f"{count} {noun if count == 1 else plural or noun + 's'}"
+    return noun if count == 1 else plural or f"{noun}s"
+
+
+def counted(count: int, noun: str, *, plural: str = "") -> str:
+    """`count` and `noun`: ``1 run``, ``2 runs``; arguments as for :func:`inflected`.
+
+    Args:
+        count: how many.
+        noun: in the singular.
+        plural: if adding an s is not enough (``processes``).
+    """
+    return f"{count} {inflected(count, noun, plural=plural)}"
 
 
 def some_of(count: int, total: int, noun: str) -> str:

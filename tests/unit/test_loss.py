@@ -18,8 +18,7 @@ from dpeval.components.check import check
 from dpeval.components.loss import GlobalMeanLoss, auxiliary_weight, find_logits
 from dpeval.components.models import build, build_on_meta
 from dpeval.config import Config, DatasetConfig, ModelConfig, OptimizerConfig
-from dpeval.errors import ConfigError
-from dpeval.planning.memory_budget import NoForecast
+from dpeval.errors import ConfigError, NoForecast
 from dpeval.planning.memory_forecast import forecast
 from dpeval.worker.loop import micro_batches
 

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from dpeval.record.schema import Record
+from dpeval.util.plural import counted
 
 NOT_TASK = frozenset(
     [
@@ -189,7 +190,7 @@ def _short(fields: Mapping[str, str]) -> str:
         f"{side} px" if side else "",
         fields.get("precision"),
         fields.get("dataset.loader"),
-        f"{threads} thread{'s' * (threads != '1')}" if threads else "",
+        counted(int(threads), "thread") if threads else "",
         fields.get("host"),
         fields.get("gpus") or fields.get("cpu"),
         f"torch {torch}" if torch else "",

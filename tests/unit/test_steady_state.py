@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpeval.config import MeasureConfig
-from dpeval.stats.diagnostics import faults
+from dpeval.stats.diagnostics import diagnose
 from dpeval.stats.intervals import mean_interval, naive_interval
 from dpeval.stats.steady_state import decide, steady_start, window
 from dpeval.stats.throughput import load_balance
@@ -151,7 +151,7 @@ def ranks_of(generator: np.random.Generator, **wrong: Any) -> tuple[list[Series]
 def found(compute: list[Series], data: list[Series]) -> list[str]:
     slowest = np.max(compute, axis=0)
     steps = [slowest + waited for waited in data]
-    return [fault.code for fault in faults(steady_start(steps[0], 3), steps, compute, data)]
+    return [one.code for one in diagnose(steady_start(steps[0], 3), steps, compute, data)]
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def found(compute: list[Series], data: list[Series]) -> list[str]:
         ({"data": 0.2}, "input_bound"),
     ],
 )
-def test_every_fault_is_named_and_no_other(wrong: dict[str, Any], code: str) -> None:
+def test_every_disturbance_is_diagnosed_and_no_other(wrong: dict[str, Any], code: str) -> None:
     for seed in range(10):
         assert found(*ranks_of(np.random.default_rng(seed), **wrong)) == [code]
 
@@ -176,9 +176,9 @@ def test_nothing_is_named_in_clean_runs() -> None:
 
 def test_the_straggler_is_the_rank_that_is_slow() -> None:
     compute, data = ranks_of(np.random.default_rng(0), straggler=1.5)
-    (fault,) = faults(steady_start(compute[2], 3), compute, compute, data)
-    assert fault.ranks == [2]
-    assert "rank 2" in fault.text
+    (diagnostic,) = diagnose(steady_start(compute[2], 3), compute, compute, data)
+    assert diagnostic.ranks == [2]
+    assert "rank 2" in diagnostic.text
 
 
 def slow_and_fast(generator: np.random.Generator, count: int) -> Series:
@@ -216,15 +216,15 @@ def test_a_rank_with_more_images_is_no_straggler() -> None:
     compute = [batch * generator.lognormal(0, 0.02, 50) for batch in batches]
     data = [np.zeros(50) for _ in batches]
     begin = steady_start(compute[0], 3)
-    assert faults(begin, compute, compute, data, batches) == []
-    assert [fault.ranks for fault in faults(begin, compute, compute, data)] == [[0]]
+    assert diagnose(begin, compute, compute, data, batches) == []
+    assert [one.ranks for one in diagnose(begin, compute, compute, data)] == [[0]]
 
 
 def test_every_straggler_is_named() -> None:
     compute, data = ranks_of(np.random.default_rng(2), straggler=1.4)
     compute[0] *= 1.4
-    named = faults(steady_start(compute[2], 3), compute, compute, data)
-    assert [(fault.code, fault.ranks) for fault in named] == [
+    named = diagnose(steady_start(compute[2], 3), compute, compute, data)
+    assert [(one.code, one.ranks) for one in named] == [
         ("straggler", [0]),
         ("straggler", [2]),
     ]
