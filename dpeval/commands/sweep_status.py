@@ -12,7 +12,7 @@ from rich.text import Text
 
 from dpeval.launchers.schedulers.registry import scheduler
 from dpeval.launchers.tracking import manifest as manifests
-from dpeval.launchers.tracking.run_status import FINAL, RunStatus, counts, look
+from dpeval.launchers.tracking.run_status import FINAL, RunStatus, counts, run_statuses
 from dpeval.launchers.tracking.wait import line, settle
 
 _COLOURS = {
@@ -33,7 +33,7 @@ def statuses_of(sweep_dir: Path) -> list[RunStatus]:
         LaunchError: not a sweep's folder, or the scheduler does not answer.
     """
     manifest = manifests.read(sweep_dir)
-    found = look(manifest, sweep_dir, scheduler(manifest.launcher))
+    found = run_statuses(manifest, sweep_dir, scheduler(manifest.launcher))
     for status in found:
         # What looks lost may be a record that a network file system does not show yet.
         if status.standing != "lost":

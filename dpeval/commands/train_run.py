@@ -12,7 +12,7 @@ from dpeval.commands import hydra_app
 from dpeval.commands.main import raise_for_status
 from dpeval.config import from_hydra
 from dpeval.errors import ConfigError, DpevalError
-from dpeval.launchers.in_job.plugin_job import run_in_foreign_job
+from dpeval.launchers.in_job.plugin_job import run_plugin_job
 from dpeval.record.schema import Record
 
 
@@ -28,7 +28,7 @@ def train() -> None:
     def task(composed: DictConfig) -> None:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             # dpeval's own launchers carry runs out themselves and never come here.
-            run_in_foreign_job(composed)
+            run_plugin_job(composed)
             return
         # Hydra prints a trace of what a task raises, so no user's mistake may leave it.
         try:

@@ -1,1 +1,1 @@
-"""Hydra launchers: how the runs of a sweep reach the machines that carry them out."""
+"""Hydra launchers: how the runs of a sweep reach the machines that execute them."""

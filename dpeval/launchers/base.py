@@ -1,7 +1,7 @@
-"""What every launcher of dpeval shares: each run composed, checked and ordered on its own.
+"""The base of dpeval's launchers: compose and check every run, then put the runs in order.
 
-Hydra resolves a launcher's parameters once per sweep; here every job is composed first, so
-that whatever depends on one job's configuration (devices, memory, time) is that job's own.
+Hydra resolves a launcher's parameters once per sweep. Here each job is composed first, so its
+devices, memory and time limit come from its own configuration.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ class SweepJob:
     number: int
     overrides: tuple[str, ...]
     composed: DictConfig
-    """With Hydra's own node, as ``run_job`` wants it."""
+    """The configuration including Hydra's own node, as ``run_job`` expects it."""
     config: Config
     folder: Path
 
 
 class SweepLauncher(Launcher):
-    """Composes, checks and orders a sweep's jobs; a subclass carries them out."""
+    """Composes, checks and orders a sweep's jobs; a subclass runs or submits them."""
 
     def __init__(self) -> None:
         self.config: DictConfig | None = None
@@ -45,32 +45,39 @@ class SweepLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
+        """Store what Hydra passes before :meth:`launch`.
+
+        Args:
+            hydra_context: holds the loader of configurations.
+            task_function: what Hydra would call for one run.
+            config: the sweep's configuration, including Hydra's own node.
+        """
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Hydra's call: compose everything, then carry it out.
+        """Compose and check every job, then launch them all.
 
         Raises:
-            ConfigError: any job's configuration is wrong; nothing has been started then.
+            ConfigError: a job's configuration is wrong; nothing has been started.
         """
         setup_globals()
         assert self.config is not None  # Hydra calls setup() first
         jobs = self._compose(job_overrides, initial_job_idx)
         check_time([job.config for job in jobs])
-        self.carry_out(jobs, Path(str(self.config.hydra.sweep.dir)))
+        self.launch_jobs(jobs, Path(str(self.config.hydra.sweep.dir)))
         return []
 
     @abstractmethod
-    def carry_out(self, jobs: list[SweepJob], sweep_dir: Path) -> None:
+    def launch_jobs(self, jobs: list[SweepJob], sweep_dir: Path) -> None:
         """Run or submit `jobs`, in this order.
 
-        A run that fails is recorded and no error: :mod:`dpeval.commands.callbacks` reads the
+        A failed run is recorded and raises nothing: :mod:`dpeval.commands.callbacks` reads the
         records when the sweep ends.
 
         Raises:
-            DpevalError: the sweep as a whole could not be carried out.
+            DpevalError: the sweep as a whole failed.
         """
 
     def _compose(
@@ -86,7 +93,7 @@ class SweepLauncher(Launcher):
         if all(job.config.repeat == 1 for job in once):
             return once
         jobs: list[SweepJob] = []
-        # A B C A B C, not A A A B B B: a machine that drifts must not look like an effect.
+        # A B C A B C, not A A A B B B: a drift of the machine must not look like an effect.
         for repetition in range(max((job.config.repeat for job in once), default=1)):
             for overrides, first in zip(job_overrides, once, strict=True):
                 if repetition >= first.config.repeat:
@@ -102,12 +109,12 @@ def compose_job(composer: Composer, overrides: list[str], number: int) -> SweepJ
     """Compose and check one run of a sweep.
 
     Args:
-        composer: of the sweep.
-        overrides: of this run.
-        number: its position in the sweep.
+        composer: the sweep's composer.
+        overrides: the run's overrides.
+        number: the run's position in the sweep, from 0.
 
     Raises:
-        ConfigError: its configuration is wrong.
+        ConfigError: the run's configuration is wrong.
     """
     composed = composer.compose(overrides)
     with open_dict(composed):
@@ -118,7 +125,7 @@ def compose_job(composer: Composer, overrides: list[str], number: int) -> SweepJ
     try:
         config = from_hydra(plain)
     except ConfigError as error:
-        # One override alone is what the message is about: it need not be said twice.
+        # The message already names a single override.
         which = f"{' '.join(overrides)}: " if len(overrides) > 1 else ""
         raise ConfigError(f"{which}{error}") from error
     folder = Path(str(composed.hydra.sweep.dir)) / str(composed.hydra.sweep.subdir)
@@ -126,21 +133,21 @@ def compose_job(composer: Composer, overrides: list[str], number: int) -> SweepJ
 
 
 def longest_s(measure: MeasureConfig) -> float:
-    """How long the windows of a run may take together, in seconds."""
+    """The longest that all windows of a run can take together, in seconds."""
     return measure.time_limit_s * (1 + measure.ablation_share * measure.ablation)
 
 
 def check_time(configs: list[Config]) -> None:
-    """Refuse a sweep that cannot end in time, repetitions counted, before anything starts.
+    """Refuse a sweep that can exceed its time limit, repetitions included, before anything starts.
 
     Raises:
-        ConfigError: the runs' own limits add up to more than ``sweep.time_limit_s``.
+        ConfigError: the runs' time limits add up to more than ``sweep.time_limit_s``.
     """
     limit_s = min((c.sweep.time_limit_s for c in configs if c.sweep.time_limit_s), default=None)
     total_s = sum(longest_s(config.measure) for config in configs)
     if limit_s is not None and total_s > limit_s:
         raise ConfigError(
             f"{counted(len(configs), 'run')} of up to {total_s / len(configs):.0f} s each can take "
-            f"{total_s:.0f} s and sweep.time_limit_s={limit_s:g}; use fewer repeats or "
+            f"{total_s:.0f} s, more than sweep.time_limit_s={limit_s:g}; use fewer repeats or "
             "configurations, or a shorter measure.time_limit_s"
         )

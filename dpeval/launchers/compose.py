@@ -1,9 +1,9 @@
-"""Compose the runs of a sweep in a tenth of the time that Hydra takes for each.
+"""Compose the runs of a sweep in a tenth of Hydra's time.
 
-Hydra reads and merges every YAML file anew for each job (65 ms), and its own sweeper does so
-once more only to see whether it can. Two hundred runs would take half a minute before the first
-is sent. Here jobs that choose the same options of the same groups share that work, and only
-their values are set one by one, by Hydra's own function.
+Hydra reads and merges every YAML file for each job (65 ms), and its sweeper does so a second
+time to validate the job: two hundred runs would take half a minute before the first starts. Here
+jobs that choose the same options of the same groups share that work; only their values are set
+job by job, by Hydra's own function.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 
 class Composer:
-    """Composes jobs equal to ``ConfigLoader.load_sweep_config``."""
+    """Composes what ``ConfigLoader.load_sweep_config`` would, faster."""
 
     def __init__(self, loader: Any, master: DictConfig) -> None:
         self._loader, self._master = loader, master
@@ -25,7 +25,7 @@ class Composer:
         self._composed: dict[tuple[str, ...], DictConfig] = {}
 
     def compose(self, overrides: list[str]) -> DictConfig:
-        """One job's whole configuration, Hydra's node included.
+        """One job's whole configuration, including Hydra's node.
 
         Raises:
             HydraException, OmegaConfBaseException: see Hydra.
@@ -38,18 +38,18 @@ class Composer:
         composed = self._composed[chosen].copy()
         OmegaConf.copy_cache(from_config=self._master, to_config=composed)
         ConfigLoaderImpl._apply_overrides_to_config(values, composed)
-        self._tell_hydra(composed, parsed)
+        self._set_job_overrides(composed, parsed)
         return composed
 
     def _chooses(self, override: Override) -> bool:
-        """Whether it picks an option of a group (or changes the defaults in another way)."""
+        """Whether `override` selects a group's option or otherwise changes the defaults list."""
         return bool(
             self._loader.repository.group_exists(override.key_or_group)
             or override.package is not None
             or override.is_hydra_override()
         )
 
-    def _tell_hydra(self, composed: DictConfig, parsed: list[Override]) -> None:
+    def _set_job_overrides(self, composed: DictConfig, parsed: list[Override]) -> None:
         task = [item for item in parsed if not item.is_hydra_override()]
         config = composed.hydra.job.config.override_dirname
         with open_dict(composed):

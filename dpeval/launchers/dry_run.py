@@ -1,4 +1,4 @@
-"""What a sweep would ask for, in words and in the scheduler's own lines."""
+"""The dry run: what a sweep would request, in words and in the scheduler's own syntax."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from dpeval.util.plural import counted
 
 
 def describe_groups(groups: Sequence[Group], labels: Sequence[str], texts: Sequence[str]) -> str:
-    """The dry run's text: each group's runs, resources and submission, then the whole."""
+    """The dry run's text: each submission with its runs and resources, then the totals.
+
+    Args:
+        groups: the submissions.
+        labels: of every run, by its position in the sweep.
+        texts: every submission in the scheduler's own syntax, in the order of `groups`.
+    """
     lines: list[str] = []
     for index, (group, text) in enumerate(zip(groups, texts, strict=True), 1):
         lines.append(
@@ -31,12 +37,12 @@ def describe_groups(groups: Sequence[Group], labels: Sequence[str], texts: Seque
 
 
 def describe_local(jobs: Sequence[Job]) -> str:
-    """The dry run on this machine: every run in order, or why it would be skipped."""
+    """The dry run on this machine: every run in order, and why any would be skipped."""
     lines: list[str] = []
     total_s = 0.0
     for number, job in enumerate(jobs, 1):
-        fate = "" if job.plan.skip is None else f": skipped, {job.plan.skip}"
-        lines.append(f"[{number}/{len(jobs)}] {' '.join(job.overrides) or 'defaults'}{fate}")
+        skip = "" if job.plan.skip is None else f": skipped, {job.plan.skip}"
+        lines.append(f"[{number}/{len(jobs)}] {' '.join(job.overrides) or 'defaults'}{skip}")
         if job.plan.skip is None:
             total_s += longest_s(job.config.measure)
     lines.append(

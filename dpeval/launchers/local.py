@@ -11,7 +11,7 @@ from dpeval.config import identity
 from dpeval.errors import ConfigError
 from dpeval.launchers.base import SweepJob, SweepLauncher
 from dpeval.launchers.dry_run import describe_local
-from dpeval.launchers.tracking.resume import left_out
+from dpeval.launchers.tracking.resume import skip_reasons
 from dpeval.record.schema import Record
 from dpeval.run import console
 from dpeval.run.console import Reporter
@@ -20,10 +20,14 @@ from dpeval.run.session import Session
 
 
 class LocalLauncher(SweepLauncher):
-    """Runs never share the machine, and one that fails does not end the sweep."""
+    """Runs a sweep one run at a time; a failed run does not stop the sweep."""
 
     def __init__(self, dry_run: bool = False, wait: bool = True) -> None:
-        """Take the keys of ``hydra.launcher``; see :class:`dpeval.config.LocalOptions`.
+        """Take the keys of ``hydra.launcher``.
+
+        Args:
+            dry_run: see :class:`dpeval.config.LocalOptions`.
+            wait: must be true.
 
         Raises:
             ConfigError: ``wait=false``.
@@ -32,11 +36,11 @@ class LocalLauncher(SweepLauncher):
         self._dry_run = dry_run
         if not wait:
             raise ConfigError(
-                "hydra.launcher.wait=false was asked, and the local launcher runs the sweep in "
-                "this process; use hydra/launcher=slurm or oar, or leave wait=true"
+                "hydra.launcher.wait=false is not possible with hydra/launcher=local, which runs "
+                "the sweep in this process; use hydra/launcher=slurm or oar, or remove wait=false"
             )
 
-    def carry_out(self, jobs: list[SweepJob], sweep_dir: Path) -> None:
+    def launch_jobs(self, jobs: list[SweepJob], sweep_dir: Path) -> None:
         reporter = console.make_reporter()
         jobs = self._without_done(jobs, sweep_dir, reporter)
         if not jobs:
@@ -60,16 +64,16 @@ class LocalLauncher(SweepLauncher):
     def _without_done(
         self, jobs: list[SweepJob], sweep_dir: Path, reporter: Reporter
     ) -> list[SweepJob]:
-        """Leave out what ``sweep.resume`` or ``sweep.skip_done`` say is done elsewhere."""
+        """The jobs that no earlier sweep has done, as ``sweep.resume`` or ``skip_done`` ask."""
         identities = [identity(job.config) for job in jobs]
-        done = left_out(identities, jobs[0].config.sweep, sweep_dir.parent, sweep_dir)
+        done = skip_reasons(identities, jobs[0].config.sweep, sweep_dir.parent, sweep_dir)
         for job, mark in zip(jobs, identities, strict=True):
             if mark in done:
                 reporter.say(f"{' '.join(job.overrides)}: left out, {done[mark]}")
         return [job for job, mark in zip(jobs, identities, strict=True) if mark not in done]
 
     def _run(self, session: Session, job: SweepJob, planned: Job) -> Record:
-        """Through Hydra's own ``run_job``, so that its files and callbacks are as ever."""
+        """Run a job through Hydra's ``run_job``, which writes its files and calls its callbacks."""
         assert self.hydra_context is not None
         assert self.config is not None
 

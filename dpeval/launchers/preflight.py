@@ -1,4 +1,4 @@
-"""Memory before anything is submitted: what each run needs, and which cannot fit its budget."""
+"""Memory checks before submission: what each run needs, and which runs exceed their budget."""
 
 from __future__ import annotations
 
@@ -14,46 +14,46 @@ from dpeval.util.units import GIB
 
 
 class Preflight:
-    """Forecasts a sweep's runs for machines that are not this one.
+    """Forecasts the memory of runs that will execute on other machines.
 
-    What a node will have free is not known here, so a run is refused in advance only where its
-    budget is stated (``hardware.memory_gib``); every other is decided where it starts.
+    A node's free memory is not known here, so a run is refused before submission only if its
+    budget is given (``hardware.memory_gib``); any other run is checked where it starts.
     """
 
     def __init__(self) -> None:
-        # Late: torch takes seconds to import, and a sweep that is all done needs none of it.
+        # Late: importing torch takes seconds, and a sweep with nothing left to do does not need it.
         from dpeval.planning.predictor import Predictor
         from dpeval.record.machine import Machine
 
         nowhere = Machine(host="", cpus=[], gpus=[], memory_bytes=0)
-        self._foresight = Predictor(nowhere)
+        self._predictor = Predictor(nowhere)
 
     def forecast(self, config: Config) -> Forecast | None:
-        """Memory of the fullest rank; None if its model cannot run on fake tensors.
+        """Memory of the rank that needs most; None if the model cannot run on fake tensors.
 
         Raises:
-            ConfigError: the model or the optimizer cannot be built or trained as asked.
+            ConfigError: the model or the optimizer cannot be built or trained as configured.
         """
-        self._foresight.check(config)
+        self._predictor.check(config)
         try:
-            return self._foresight.counted(config, max(per_device_batches_of(config)))
+            return self._predictor.counted(config, max(per_device_batches_of(config)))
         except NoForecast:
             return None
 
     def refusal(self, config: Config) -> Decision | None:
-        """The decision not to submit the run of `config`; None where it may go out.
+        """The decision not to submit the run of `config`; None if it may be submitted.
 
         Raises:
-            MachineError: it does not fit its stated budget and ``memory.on_excess=error``.
+            MachineError: it exceeds its given budget and ``memory.on_excess=error``.
         """
-        stated = config.hardware.memory_gib
-        if stated is None or self.forecast(config) is None:
+        given_gib = config.hardware.memory_gib
+        if given_gib is None or self.forecast(config) is None:
             return None
-        budget = Budget(bytes=int(stated * GIB), source="hardware.memory_gib")
+        budget = Budget(bytes=int(given_gib * GIB), source="hardware.memory_gib")
         decision = decide(
             config.memory.on_excess,
             per_device_batches_of(config),
-            lambda images, parts: self._foresight.counted(config, images, parts),
+            lambda images, parts: self._predictor.counted(config, images, parts),
             lambda _: budget,
             strong=config.scaling.kind == "strong",
         )
@@ -62,8 +62,17 @@ class Preflight:
         return decision if decision.action == "skip" else None
 
 
-def leave_record(job: SweepJob, decision: Decision, launcher: str) -> None:
-    """Leave the record of a run that was not submitted because it does not fit."""
+def write_refusal(job: SweepJob, decision: Decision, launcher: str) -> None:
+    """Write the record of a run that was not submitted because it exceeds its memory budget.
+
+    Args:
+        job: the run.
+        decision: why it is skipped.
+        launcher: name of the scheduler.
+
+    Raises:
+        OSError: the run's folder cannot be written.
+    """
     spec = JobSpec.of(launcher, job.config, job.overrides, requeue=0)
     cause = Cause(kind="memory", message=decision.line)
     made = unmeasured(spec, "skipped", cause, Scheduler(kind=launcher, job_id=""))

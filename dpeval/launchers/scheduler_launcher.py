@@ -1,4 +1,4 @@
-"""Send a sweep to a scheduler: every run with its own resources, equal ones as one array."""
+"""Submit a sweep to a scheduler: each run with its own resources, equal requests as one array."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import secrets
+import shlex
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,36 +21,40 @@ from dpeval.config import Config, LauncherOptions, SiteConfig, identity
 from dpeval.errors import ConfigError, LaunchError, nearest
 from dpeval.launchers.base import SweepJob, SweepLauncher
 from dpeval.launchers.dry_run import describe_groups
-from dpeval.launchers.in_job.run_job import CarriedPreparation, CarriedRun
-from dpeval.launchers.preflight import Preflight, leave_record
+from dpeval.launchers.in_job.run_job import PreparationJob, SubmittedRun
+from dpeval.launchers.preflight import Preflight, write_refusal
 from dpeval.launchers.schedulers import registry
 from dpeval.launchers.schedulers.resources import (
     Group,
     Resources,
     check_folder,
-    contradictions,
     derive,
     group,
     job_name,
     override,
+    shortfalls,
 )
 from dpeval.launchers.tracking import job_spec
 from dpeval.launchers.tracking import manifest as manifests
 from dpeval.launchers.tracking.job_spec import JobSpec
-from dpeval.launchers.tracking.manifest import Manifest, SentRun
-from dpeval.launchers.tracking.resume import left_out
+from dpeval.launchers.tracking.manifest import Manifest, ManifestRun
+from dpeval.launchers.tracking.resume import skip_reasons
 from dpeval.launchers.tracking.wait import wait_for
 from dpeval.util.plural import counted
 
 
 class SchedulerLauncher(SweepLauncher, BaseSubmititLauncher):  # type: ignore[misc]  # untyped base
-    """Sends runs to a scheduler of :mod:`dpeval.launchers.schedulers.registry`."""
+    """Submits runs to a scheduler of :mod:`dpeval.launchers.schedulers.registry`."""
 
     def __init__(self, scheduler: str, **params: Any) -> None:
-        """Hydra's call with the keys of ``hydra/launcher``.
+        """Take the keys of ``hydra/launcher``.
+
+        Args:
+            scheduler: a name in the registry, or ``package.module.Class``.
+            params: the other keys, see the scheduler's options.
 
         Raises:
-            ConfigError: a key is unknown to the scheduler, or its value not possible.
+            ConfigError: the scheduler does not have this key, or the value is invalid.
         """
         BaseSubmititLauncher.__init__(self, **params)
         self.scheduler = registry.scheduler(scheduler)
@@ -62,15 +67,15 @@ class SchedulerLauncher(SweepLauncher, BaseSubmititLauncher):  # type: ignore[mi
             **{**self.params, "scheduler": scheduler}
         )
 
-    def carry_out(self, jobs: list[SweepJob], sweep_dir: Path) -> None:
-        """Submit `jobs` and, unless ``wait=false``, follow them to their ends."""
+    def launch_jobs(self, jobs: list[SweepJob], sweep_dir: Path) -> None:
+        """Submit `jobs` and, unless ``wait=false``, wait for them to end."""
         sweep_dir = sweep_dir.absolute()
         check_folder("hydra.sweep.dir", str(sweep_dir))
         console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
         identities = [identity(job.config) for job in jobs]
-        skipped = left_out(identities, jobs[0].config.sweep, sweep_dir.parent, sweep_dir)
+        skipped = skip_reasons(identities, jobs[0].config.sweep, sweep_dir.parent, sweep_dir)
         preflight = Preflight()
-        skipped |= self._refused(preflight, jobs, identities, skipped, console)
+        skipped |= self._skip_oversized(preflight, jobs, identities, skipped, console)
         token = secrets.token_hex(3)
         groups = self._groups(preflight, jobs, identities, skipped, token, console)
         folder, labels = self._folder(), labels_of(jobs)
@@ -87,7 +92,7 @@ class SchedulerLauncher(SweepLauncher, BaseSubmititLauncher):  # type: ignore[mi
             created_at=datetime.now().astimezone().isoformat(timespec="seconds"),
             submitit_folder=str(folder),
             runs=[
-                SentRun(
+                ManifestRun(
                     number=job.number,
                     folder=os.path.relpath(job.folder.absolute(), sweep_dir),
                     identity=mark,
@@ -98,8 +103,8 @@ class SchedulerLauncher(SweepLauncher, BaseSubmititLauncher):  # type: ignore[mi
                 for job, mark, label in zip(jobs, identities, labels, strict=True)
             ],
         )
-        manifest = self._send(jobs, groups, manifest, sweep_dir)
-        _tell(manifest, groups, sweep_dir, console)
+        manifest = self._submit_all(jobs, groups, manifest, sweep_dir)
+        _print_summary(manifest, groups, sweep_dir, console)
         if self.options.wait:
             wait_for(manifest, sweep_dir, self.options.poll_s, console)
         else:
@@ -114,7 +119,7 @@ class SchedulerLauncher(SweepLauncher, BaseSubmititLauncher):  # type: ignore[mi
         token: str,
         console: Console,
     ) -> list[Group]:
-        """The submissions: every run that is not skipped, equal requests together."""
+        """The submissions: all runs that are not skipped, equal requests together."""
         name = self.options.name or job_name(jobs[0].config.study, token)
         needs: list[tuple[int, Resources, SiteConfig]] = []
         warned: set[str] = set()
@@ -122,7 +127,7 @@ class SchedulerLauncher(SweepLauncher, BaseSubmititLauncher):  # type: ignore[mi
             if identities[position] in skipped:
                 continue
             needed = derive(job.config, preflight.forecast(job.config), self.options)
-            for line in contradictions(job.config, needed, self.options):
+            for line in shortfalls(job.config, needed, self.options):
                 if line not in warned:
                     warned.add(line)
                     console.print(line, markup=False)
@@ -132,7 +137,7 @@ class SchedulerLauncher(SweepLauncher, BaseSubmititLauncher):  # type: ignore[mi
             lambda resources, site: self.scheduler.parameters(resources, site, self.options, name),
         )
 
-    def _refused(
+    def _skip_oversized(
         self,
         preflight: Preflight,
         jobs: list[SweepJob],
@@ -140,7 +145,7 @@ class SchedulerLauncher(SweepLauncher, BaseSubmititLauncher):  # type: ignore[mi
         skipped: dict[str, str],
         console: Console,
     ) -> dict[str, str]:
-        """Record the runs that cannot fit their memory; returns why, by identity."""
+        """Write records of the runs that exceed their memory; return why, by identity."""
         refused: dict[str, str] = {}
         for job, mark in zip(jobs, identities, strict=True):
             decision = None if mark in skipped else preflight.refusal(job.config)
@@ -149,69 +154,71 @@ class SchedulerLauncher(SweepLauncher, BaseSubmititLauncher):  # type: ignore[mi
             refused[mark] = decision.line
             console.print(f"{' '.join(job.overrides)}: {decision.line}", markup=False)
             if not self.options.dry_run:
-                leave_record(job, decision, self.options.scheduler)
+                write_refusal(job, decision, self.options.scheduler)
         return refused
 
-    def _send(
+    def _submit_all(
         self, jobs: list[SweepJob], groups: list[Group], manifest: Manifest, sweep_dir: Path
     ) -> Manifest:
         """Submit group by group; the manifest on disk always lists everything submitted so far."""
         folder = Path(manifest.submitit_folder)
         folder.mkdir(parents=True, exist_ok=True)
-        # It holds pickles, which a job will load: nobody else may write or read there.
+        # It holds pickles that jobs will load: only their owner may write or read there.
         folder.chmod(0o700)
         manifests.write(manifest, sweep_dir)
         for position in (position for one in groups for position in one.members):
             job_spec.write(self._spec(jobs[position]), jobs[position].folder)
         if self.options.prepare == "job" and groups:
-            manifest = self._send_preparation(jobs, groups[0], manifest, sweep_dir)
+            manifest = self._submit_preparation(jobs, groups[0], manifest, sweep_dir)
         for one in groups:
             parameters = one.parameters
             if manifest.prepare_job_id is not None:
                 parameters = self.scheduler.after(parameters, manifest.prepare_job_id)
             members = [jobs[position] for position in one.members]
-            calls = [CarriedRun(str(job.folder.absolute())) for job in members]
+            calls = [SubmittedRun(str(job.folder.absolute())) for job in members]
             with _interrupt_deferred():
                 ids, refused = self._submit(folder, parameters, calls, members[0].config)
-                manifest = _noted(manifest, one.members, ids, refused)
+                manifest = _with_job_ids(manifest, one.members, ids, refused)
                 manifests.write(manifest, sweep_dir)
         return manifest
 
     def _submit(
         self, folder: Path, parameters: dict[str, Any], calls: Sequence[Any], config: Config
     ) -> tuple[list[str | None], str | None]:
-        """The jobs' ids, or the scheduler's reason for refusing them."""
+        """The jobs' ids, or why the scheduler refused them."""
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
         try:
             executor = self.scheduler.executor(folder, parameters, config.site, self.options)
             sent = executor.submit_array(calls)
         except (FailedJobError, FailedSubmissionError, OSError) as error:
-            told = [line.strip() for line in str(error).splitlines() if line.strip()]
-            return [None] * len(calls), f"{self.scheduler.name} refused it: {' '.join(told[-2:])}"
+            message = [line.strip() for line in str(error).splitlines() if line.strip()]
+            return [None] * len(
+                calls
+            ), f"refused by {self.scheduler.name}: {' '.join(message[-2:])}"
         return [job.job_id for job in sent], None
 
-    def _send_preparation(
+    def _submit_preparation(
         self, jobs: list[SweepJob], like: Group, manifest: Manifest, sweep_dir: Path
     ) -> Manifest:
-        """One job with one run's resources that prepares every data set of the sweep."""
+        """Submit one job, with the resources of `like`, that prepares all data sets."""
         folder = Path(manifest.submitit_folder)
         distinct = {str(job.config.dataset): job for job in jobs}
         specs = tuple(self._spec(job).model_dump_json() for job in distinct.values())
         ids, refused = self._submit(
-            folder, like.parameters, [CarriedPreparation(specs)], jobs[0].config
+            folder, like.parameters, [PreparationJob(specs)], jobs[0].config
         )
         if refused is not None:
-            raise LaunchError(f"the job that prepares the data was not accepted: {refused}")
+            raise LaunchError(f"cannot submit the job that prepares the data: {refused}")
         manifest = manifest.model_copy(update={"prepare_job_id": ids[0]})
         manifests.write(manifest, sweep_dir)
         return manifest
 
     def _folder(self) -> Path:
-        """Where submitit writes.
+        """The folder in which submitit writes.
 
         Raises:
-            LaunchError: schedulers cannot write logs there.
+            LaunchError: a scheduler cannot write logs there.
         """
         folder = Path(self.options.submitit_folder).absolute()
         check_folder("hydra.launcher.submitit_folder", str(folder))
@@ -223,7 +230,7 @@ class SchedulerLauncher(SweepLauncher, BaseSubmititLauncher):  # type: ignore[mi
 
 
 def labels_of(jobs: Sequence[SweepJob]) -> list[str]:
-    """Each run by the overrides that not all runs share."""
+    """A label for each run: the overrides that not all runs share."""
     common = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
     return [
         " ".join(word for word in job.overrides if word not in common) or f"run {job.number}"
@@ -231,7 +238,7 @@ def labels_of(jobs: Sequence[SweepJob]) -> list[str]:
     ]
 
 
-def _noted(
+def _with_job_ids(
     manifest: Manifest, members: Sequence[int], ids: Sequence[str | None], refused: str | None
 ) -> Manifest:
     by_position = dict(zip(members, ids, strict=True))
@@ -246,13 +253,13 @@ def _noted(
 
 @contextlib.contextmanager
 def _interrupt_deferred() -> Iterator[None]:
-    """Ignore Ctrl-C between a submission and its note in the manifest, or the jobs would be lost.
+    """Ignore Ctrl-C until the submitted jobs are in the manifest, or they would be lost.
 
-    Ignored, not handled: the scheduler's command inherits that and is not interrupted either.
+    Ignored rather than handled: the scheduler's command inherits it and is not interrupted either.
     """
     try:
         previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    except ValueError:  # not the main thread, which no Ctrl-C reaches
+    except ValueError:  # only the main thread receives Ctrl-C
         yield
         return
     try:
@@ -269,22 +276,24 @@ def _prepare(configs: list[Config], console: Console) -> None:
         prepare(dataset, console.print)
 
 
-def _tell(manifest: Manifest, groups: list[Group], sweep_dir: Path, console: Console) -> None:
+def _print_summary(
+    manifest: Manifest, groups: list[Group], sweep_dir: Path, console: Console
+) -> None:
     sent = [run for run in manifest.runs if run.job_id is not None]
     out = sum(run.left_out is not None for run in manifest.runs)
     console.print(
-        f"{counted(len(sent), 'run')} sent to {manifest.launcher} in "
+        f"{counted(len(sent), 'run')} submitted to {manifest.launcher} in "
         f"{counted(len(groups), 'submission')}"
-        + (f"; {out} left out (done or on their way)" * bool(out)),
+        + (f"; {out} left out (done, queued, running or too large)" * bool(out)),
         markup=False,
     )
-    console.print(f"follow them: python -m dpeval.status {sweep_dir}", markup=False)
+    console.print(f"status: python -m dpeval.status {shlex.quote(str(sweep_dir))}", markup=False)
 
 
 def _raise_refused(manifest: Manifest) -> None:
     refused = [run for run in manifest.runs if run.refused is not None]
     if refused:
         raise LaunchError(
-            f"{len(refused)} of {counted(len(manifest.runs), 'run')} not accepted: "
+            f"{len(refused)} of {counted(len(manifest.runs), 'run')} not submitted: "
             + "; ".join(dict.fromkeys(str(run.refused) for run in refused))
         )

@@ -1,7 +1,7 @@
-"""Real schedulers for the tests: started once per session, ended whatever happens.
+"""Real schedulers for the tests, started once per session and always stopped.
 
 They need root and Debian's packages (``bash tests/cluster/install.sh``); without them the
-tests are skipped and say so.
+tests are skipped.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ LONG = (
     "measure.rel_precision=0.00005",
     "measure.max_steps=100000",
 )
-"""A run that goes on until somebody ends it."""
+"""A run that continues until it is stopped."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A running scheduler and how to send sweeps to it."""
+    """A running scheduler and how to submit sweeps to it."""
 
     launcher: str
     root: Path
@@ -76,7 +76,7 @@ class Cluster:
     def sweep(
         self, *overrides: str, study: str = "study", timeout_s: float = 560
     ) -> tuple[subprocess.CompletedProcess[str], Path]:
-        """Send a sweep; return what it said and its folder (the study's newest)."""
+        """Submit a sweep; return the finished process and the study's newest folder."""
         done = self.module(
             "train",
             "-m",
@@ -97,7 +97,7 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Calls:
-    """How often the scheduler's commands were called, from outside its jobs."""
+    """Counts the calls of the scheduler's commands from outside its jobs."""
 
     log: Path
 
@@ -106,14 +106,14 @@ class Calls:
 
 
 def counted(cluster: Cluster, *commands: str) -> tuple[Cluster, Calls]:
-    """`cluster` with each of its `commands` behind a script that notes the call."""
+    """`cluster` with each of `commands` wrapped in a script that logs the call."""
     folder = cluster.work / "counted"
     folder.mkdir()
     calls = Calls(folder / "calls.log")
     calls.log.touch()
     for name in commands:
         script = folder / name
-        # A job inherits the PATH of whoever submits it; what it asks is not counted.
+        # Jobs inherit this PATH; their calls are not counted.
         script.write_text(
             "#!/bin/sh\n"
             f'[ -n "$SLURM_JOB_ID" ] || echo {name} >>{shlex.quote(str(calls.log))}\n'
@@ -128,7 +128,7 @@ def wait_until(happened: Callable[[], bool], timeout_s: float, what: Callable[[]
     """Poll until `happened`.
 
     Raises:
-        AssertionError: it did not, in time.
+        AssertionError: it did not happen within `timeout_s`.
     """
     deadline_s = time.monotonic() + timeout_s
     while not happened():
@@ -150,7 +150,7 @@ def _environment(**more: str) -> dict[str, str]:
 
 
 def _started(script: str, **environment: str) -> Iterator[Path]:
-    # Not pytest's folder: the unprivileged user must be able to enter it.
+    # Not in pytest's folder, which the unprivileged user cannot enter.
     root = Path(tempfile.mkdtemp(prefix="dpeval-cluster-", dir="/tmp"))
     root.chmod(0o755)
     variables = {**os.environ, "SLURM_ROOT": str(root), "OAR_ROOT": str(root), **environment}
@@ -207,7 +207,7 @@ def unprivileged(slurm: Cluster) -> Iterator[Cluster]:
     packages = next(path for path in sys.path if path.endswith("site-packages"))
     environment = {**slurm.environment, "HOME": f"/home/{TEST_USER}", "USER": TEST_USER}
     environment["PYTHONPATH"] += os.pathsep + packages
-    environment.pop("DPEVAL_DATA", None)  # it belongs to whoever runs the tests
+    environment.pop("DPEVAL_DATA", None)  # it may belong to another user
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     for python in (sys.executable, f"/usr/bin/{version}"):
         command = ("runuser", "-u", TEST_USER, "--", python)
@@ -217,7 +217,7 @@ def unprivileged(slurm: Cluster) -> Iterator[Cluster]:
         if check.returncode == 0:
             break
     else:
-        pytest.skip(f"{TEST_USER} can run no Python that has torch")
+        pytest.skip(f"{TEST_USER} cannot run a Python that has torch")
     work = Path(tempfile.mkdtemp(prefix="dpeval-user-", dir="/tmp"))
     shutil.chown(work, TEST_USER)
     yield Cluster("slurm", slurm.root, environment, command, work)

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Install real SLURM and OAR from Debian's packages (Debian 12, as root). Starts no daemon:
-# slurm_up.sh and oar_up.sh start private ones. Also makes the unprivileged user of the tests.
+# slurm_up.sh and oar_up.sh start private ones. Also creates the tests' unprivileged user.
 set -euo pipefail
 USER_NAME=${DPEVAL_TEST_USER:-dpevaltest}
 export DEBIAN_FRONTEND=noninteractive
@@ -12,7 +12,7 @@ for p in "${packages[@]}"; do
   [ "$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null)" = installed ] || missing+=("$p")
 done
 if [ ${#missing[@]} -gt 0 ]; then
-  # A policy-rc.d that answers 101 keeps the packages from starting their daemons.
+  # A policy-rc.d that exits with 101 keeps the packages from starting their daemons.
   made_policy=0
   if [ ! -e /usr/sbin/policy-rc.d ]; then
     printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d && chmod 755 /usr/sbin/policy-rc.d

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Start a real OAR cluster (PostgreSQL, OAR's sshd on 6667, Almighty) with NODES virtual nodes on
 # this one host, as root, without systemd. OAR reads /etc/oar/oar.conf and ~oar only: these are
-# edited in place (the original is kept as oar.conf.dist). oar_down.sh ends it.
+# edited in place (the original is kept as oar.conf.dist). oar_down.sh stops it.
 set -euo pipefail
 R=${OAR_ROOT:?folder that the cluster may use; every user must be able to enter it}
 PGPORT=${OAR_PGPORT:-15432}
@@ -29,7 +29,7 @@ set_conf DB_PORT "$PGPORT"
 set_conf DB_BASE_PASSWD oar
 set_conf DB_BASE_PASSWD_RO oar_ro
 set_conf LOG_LEVEL 3
-# OAR's waits are made for large clusters; each of these costs a test seconds to minutes.
+# OAR's delays suit large clusters; each would cost a test seconds to minutes.
 set_conf SCHEDULER_JOB_SECURITY_TIME 1
 set_conf SCHEDULER_MIN_TIME_BETWEEN_2_CALLS 0
 set_conf SCHEDULER_GANTT_HOLE_MINIMUM_TIME 1
@@ -40,7 +40,7 @@ set_conf FINAUD_FREQUENCY 0
 # temporary folders when that user's last job ends, and the user here may be root.
 sed -i 's|^JOB_RESOURCE_MANAGER_PROPERTY_DB_FIELD=|#&|' /etc/oar/oar.conf
 chown oar:root /etc/oar/oar.conf; chmod 600 /etc/oar/oar.conf
-# OAR's BASH_ENV file sources the user's .bashrc in every bash: with pyenv in it, without end.
+# OAR's BASH_ENV file sources the user's .bashrc in every bash, endlessly if that runs pyenv.
 : >/var/lib/oar/.batch_job_bashrc
 cat >/var/lib/oar/.ssh/config <<CONF
 Host node*

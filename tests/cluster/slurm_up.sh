@@ -1,7 +1,7 @@
 #!/bin/bash
 # Start a real SLURM cluster (munge, MariaDB, slurmdbd, slurmctld, NODES slurmd) on this one host,
 # as root, without systemd. Everything lives under $SLURM_ROOT and listens on loopback.
-# Afterwards: `. $SLURM_ROOT/env.sh` in every shell that talks to it; slurm_down.sh ends it.
+# Afterwards: `. $SLURM_ROOT/env.sh` in every shell that uses it; slurm_down.sh stops it.
 set -euo pipefail
 R=${SLURM_ROOT:?folder that the cluster may use; every user must be able to enter it}
 NODES=${NODES:-4} CPUS=${CPUS:-16} MEM_MB=${MEM_MB:-20000} GPUS=${GPUS:-4}
@@ -23,7 +23,7 @@ wait_for() {
 mkdir -p "$R"/{etc,munge,munge-priv,mysql,state,spool,log,pid,dev}
 for i in $(seq "$NODES"); do mkdir -p "$R/spool/node$i"; done
 chmod 755 "$R" "$R/etc"; chmod 711 "$R/munge"; chmod 700 "$R/munge-priv" "$R/mysql"
-# GRES refuses plain files and counts alone: the stand-in GPUs are /dev/null's device number.
+# GRES accepts neither plain files nor a mere count: the stand-in GPUs are copies of /dev/null.
 for i in $(seq 0 $((GPUS - 1))); do
   [ -c "$R/dev/gpu$i" ] || mknod -m 666 "$R/dev/gpu$i" c 1 3
 done
@@ -63,7 +63,7 @@ SchedulerParameters=batch_sched_delay=0,sched_interval=5,sched_min_interval=0,bf
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
 DefMemPerCPU=100
-# Without it an impossible job pends for ever instead of being refused.
+# Without it an impossible job stays pending instead of being refused.
 EnforcePartLimits=ALL
 MinJobAge=300
 KillWait=5
@@ -95,7 +95,7 @@ ConstrainRAMSpace=$ram
 CONF
 echo "export SLURM_CONF=$SLURM_CONF" >"$R/env.sh"
 
-# MariaDB without grant tables: its socket lies in a folder that only root can enter.
+# MariaDB without grant tables: its socket is in a folder that only root can enter.
 [ -d "$R/mysql/data" ] || mariadb-install-db --no-defaults --user=root \
   --datadir="$R/mysql/data" --skip-test-db >"$R/log/mariadb-install.log" 2>&1
 setsid mariadbd --no-defaults --user=root --skip-grant-tables --skip-networking \

@@ -1,4 +1,4 @@
-"""What the tests of both schedulers ask of a sweep."""
+"""Helpers for the tests of both schedulers."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def standing(cluster: Cluster, sweep: Path) -> list[str]:
     return [line for line in done.stdout.splitlines() if re.match(r"^\d+: ", line)]
 
 
-def wait_for_words(cluster: Cluster, sweep: Path, words: str, timeout_s: float = 240) -> None:
-    """Until the first run's line of the status matches `words`."""
+def wait_for_status(cluster: Cluster, sweep: Path, words: str, timeout_s: float = 240) -> None:
+    """Poll until the first run's status line matches the regular expression `words`."""
     seen: list[str] = []
 
     def matches() -> bool:
         seen[:] = standing(cluster, sweep)
         return bool(re.search(words, seen[0]))
 
-    wait_until(matches, timeout_s, lambda: f"status '{words}'; it was {seen}")
+    wait_until(matches, timeout_s, lambda: f"status '{words}'; last seen: {seen}")

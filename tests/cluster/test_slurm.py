@@ -1,4 +1,4 @@
-"""Sweeps on a real SLURM: what was asked for, what became of it, and nothing lost."""
+"""Sweeps on a real SLURM: their requests, their endings, and that no run is lost."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ import pytest
 from dpeval.launchers.tracking import manifest as manifests
 from dpeval.record import read
 from tests.cluster.conftest import LONG, TEST_USER, TINY, Cluster, counted, wait_until
-from tests.cluster.sweeps import job_ids, records, standing, wait_for_words
+from tests.cluster.sweeps import job_ids, records, standing, wait_for_status
 
 
 def accounted(cluster: Cluster, sweep: Path) -> list[dict[str, str]]:
-    """What SLURM's accounting holds of each run: its request and its state."""
+    """Each run's request and state in SLURM's accounting."""
     found = []
     for job_id in job_ids(sweep):
         done = cluster.run("sacct", "-n", "-P", "-X", "-j", job_id, "-o", "ReqTRES,State")
@@ -32,7 +32,7 @@ def accounted(cluster: Cluster, sweep: Path) -> list[dict[str, str]]:
     return found
 
 
-def test_every_run_gets_the_cores_it_needs_and_equal_ones_share_an_array(slurm: Cluster) -> None:
+def test_every_run_gets_its_cores_and_equal_requests_share_an_array(slurm: Cluster) -> None:
     done, sweep = slurm.sweep(*TINY, "num_devices=1,2,3", "batch=12,24")
     assert done.returncode == 0, done.stdout + done.stderr
     assert [record.status for record in records(sweep)] == ["ok"] * 6
@@ -51,17 +51,17 @@ def test_every_run_gets_the_gpus_it_needs(slurm: Cluster) -> None:
     done, sweep = slurm.sweep(*TINY, "hardware=gpu", "hardware.oversubscribe=false",
                               "num_devices=1,2,3", "batch=16")  # fmt: skip
     assert [entry["gres/gpu"] for entry in accounted(slurm, sweep)] == ["1", "2", "3"], done.stdout
-    # No CUDA here: each run says so in its record instead of dying.
+    # There is no CUDA here: each run records that instead of crashing.
     assert [record.status for record in records(sweep)] == ["skipped"] * 3
     assert all("CUDA" in record.cause.message for record in records(sweep) if record.cause)
 
 
-def jobs(slurm: Cluster) -> set[str]:
+def known_jobs(slurm: Cluster) -> set[str]:
     return set(slurm.run("squeue", "-h", "-t", "all", "-o", "%i").stdout.split())
 
 
-def test_dry_run_submits_nothing_and_shows_what_would_be_sent(slurm: Cluster) -> None:
-    before = jobs(slurm)
+def test_dry_run_shows_the_submissions_and_submits_nothing(slurm: Cluster) -> None:
+    before = known_jobs(slurm)
     done = slurm.module("train", "-m", "hydra/launcher=slurm", "hydra.launcher.dry_run=true",
                         *TINY, "hardware=gpu", "hardware.oversubscribe=false",
                         "num_devices=1,2", "batch=16,32")  # fmt: skip
@@ -69,8 +69,8 @@ def test_dry_run_submits_nothing_and_shows_what_would_be_sent(slurm: Cluster) ->
     for gpus in (1, 2):
         assert f"#SBATCH --gpus-per-node={gpus}" in done.stdout
     assert "device-hours" in done.stdout
-    # Slurm lists in an order of its own and forgets old jobs; only a new one would be wrong.
-    assert jobs(slurm) <= before
+    # The order is arbitrary and old jobs disappear; only a new job would be wrong.
+    assert known_jobs(slurm) <= before
     assert not list(slurm.work.glob("outputs/*/*/sweep.json"))
 
 
@@ -81,42 +81,42 @@ def test_resume_after_half_of_the_sweep_was_cancelled(slurm: Cluster) -> None:
     wait_until(
         lambda: sum("measuring" in line for line in standing(slurm, sweep)) == 2,
         240,
-        lambda: "two measure",
+        lambda: "two runs measuring",
     )
     assert sum(": queued" in line for line in standing(slurm, sweep)) == 2
     again, _ = slurm.sweep(*command, "sweep.skip_done=true")
-    assert "0 runs sent" in again.stdout, "a queued or running job must not be submitted twice"
+    assert "0 runs submitted" in again.stdout, "a queued or running job must not be submitted twice"
     other = slurm.run(
         "sbatch", "--parsable", "-o", "/dev/null", "--wrap", "sleep 60"
     ).stdout.strip()
     cancelled = slurm.module("cancel", str(sweep))
     assert cancelled.stdout.startswith("4 jobs cancelled"), cancelled.stdout + cancelled.stderr
-    # Slurm may not have started it yet; had it been cancelled too, it would never run.
+    # SLURM may not have started it yet; if it had been cancelled too, it would never run.
     wait_until(
         lambda: slurm.run("squeue", "-h", "-j", other, "-o", "%T").stdout.strip() == "RUNNING",
         240,
-        lambda: "somebody else's job runs",
+        lambda: "the other job running",
     )
     slurm.run("scancel", other)
     wait_until(
         lambda: all(": interrupted" in line for line in standing(slurm, sweep)),
         240,
-        lambda: "all ended",
+        lambda: "all runs ended",
     )
     found = records(sweep)
     assert [record.status for record in found] == ["interrupted"] * 4
     assert [record.throughput is not None for record in found] == [True, True, False, False]
 
 
-def test_finished_runs_are_not_sent_again(slurm: Cluster) -> None:
+def test_finished_runs_are_not_submitted_again(slurm: Cluster) -> None:
     _, first = slurm.sweep(*TINY, "batch=16,32")
     done, second = slurm.sweep(*TINY, "batch=16,32,48", f"sweep.resume={first}")
-    assert "1 run sent" in done.stdout, done.stdout + done.stderr
+    assert "1 run submitted" in done.stdout, done.stdout + done.stderr
     assert [run.left_out is None for run in manifests.read(second).runs] == [False, False, True]
     assert [record.status for record in records(second)] == ["ok"]
 
 
-def test_warning_before_the_time_limit_ends_cleanly_and_requeues_once(slurm: Cluster) -> None:
+def test_warning_before_the_time_limit_stops_in_order_and_requeues_once(slurm: Cluster) -> None:
     done, sweep = slurm.sweep(*LONG, "batch=16", "hydra.launcher.timeout_min=1",
                               "hydra.launcher.signal_delay_s=30", "hydra.launcher.requeue=1",
                               timeout_s=560)  # fmt: skip
@@ -129,16 +129,16 @@ def test_warning_before_the_time_limit_ends_cleanly_and_requeues_once(slurm: Clu
     assert done.returncode == 1
 
 
-def test_a_warning_while_the_program_starts_is_recorded_and_requeued(slurm: Cluster) -> None:
+def test_a_warning_during_startup_is_recorded_and_requeued(slurm: Cluster) -> None:
     _, sweep = slurm.sweep(*LONG, "batch=16", "hydra.launcher.requeue=1",
                            "hydra.launcher.wait=false")  # fmt: skip
     attempts = sweep / "0" / "attempts.jsonl"
-    # The attempt is noted before torch is imported, which takes seconds.
-    wait_until(attempts.exists, 240, lambda: "the job starts")
+    # The attempt is written before torch is imported, which takes seconds.
+    wait_until(attempts.exists, 240, lambda: "job started")
     time.sleep(0.5)
     try:
         slurm.run("scancel", "--signal=USR2", *job_ids(sweep))
-        wait_for_words(slurm, sweep, "queued .*again, after an interruption")
+        wait_for_status(slurm, sweep, "queued .*requeued after an interruption")
         [found] = records(sweep)
         assert found.status == "interrupted"
         assert found.cause is not None
@@ -147,9 +147,9 @@ def test_a_warning_while_the_program_starts_is_recorded_and_requeued(slurm: Clus
         slurm.module("cancel", str(sweep))
 
 
-def test_a_job_killed_for_memory_says_so(slurm: Cluster) -> None:
+def test_a_job_killed_for_memory_is_recorded_as_such(slurm: Cluster) -> None:
     if "ConstrainRAMSpace=yes" not in (slurm.root / "etc" / "cgroup.conf").read_text():
-        pytest.skip("no cgroup v1 memory controller: SLURM enforces no memory limit here")
+        pytest.skip("no cgroup v1 memory controller: SLURM cannot enforce a memory limit here")
     done, sweep = slurm.sweep(*TINY, "batch=16", "+site.options.mem=150M", "site.exclusive=false",
                               "site.ask_memory=false")  # fmt: skip
     assert done.returncode == 1
@@ -158,10 +158,10 @@ def test_a_job_killed_for_memory_says_so(slurm: Cluster) -> None:
     assert (found.status, found.cause.kind) == ("oom", "oom_kill"), found.cause
 
 
-def test_a_node_that_dies_is_a_failure_with_a_cause(slurm: Cluster) -> None:
+def test_a_node_failure_is_recorded_as_the_cause(slurm: Cluster) -> None:
     _, sweep = slurm.sweep(*LONG, "batch=16", "hydra.launcher.wait=false",
                            "hydra.launcher.requeue=0", "+site.options.nodelist=node4")  # fmt: skip
-    wait_for_words(slurm, sweep, "measuring")
+    wait_for_status(slurm, sweep, "measuring")
     daemon = psutil.Process(int((slurm.root / "pid" / "slurmd.node4.pid").read_text()))
     steps = [
         process
@@ -171,11 +171,11 @@ def test_a_node_that_dies_is_a_failure_with_a_cause(slurm: Cluster) -> None:
     ]
     family = [child for step in steps for child in step.children(recursive=True)]
     try:
-        # A node without power: the daemon and everything it started are gone at once.
+        # As on a power failure, the daemon and everything it started end at once.
         for process in [daemon, *steps, *family]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGKILL)
-        wait_for_words(slurm, sweep, "failed .*node failed")
+        wait_for_status(slurm, sweep, "failed .*node failed")
     finally:
         slurm.run("slurmd", "-N", "node4")
         slurm.run("scontrol", "update", "nodename=node4", "state=resume")
@@ -184,15 +184,15 @@ def test_a_node_that_dies_is_a_failure_with_a_cause(slurm: Cluster) -> None:
     assert (found.status, found.cause.kind) == ("failed", "node_fail")
 
 
-def test_a_killed_run_is_lost_to_nobody(slurm: Cluster) -> None:
+def test_a_killed_run_has_a_record(slurm: Cluster) -> None:
     _, sweep = slurm.sweep(*LONG, "batch=16", "hydra.launcher.wait=false")
-    wait_for_words(slurm, sweep, "measuring")
+    wait_for_status(slurm, sweep, "measuring")
     slurm.run("scancel", "--signal=KILL", *job_ids(sweep))
-    wait_for_words(slurm, sweep, "failed|interrupted")
+    wait_for_status(slurm, sweep, "failed|interrupted")
     assert len(records(sweep)) == 1
 
 
-def test_an_impossible_request_is_told_and_the_others_go_on(slurm: Cluster) -> None:
+def test_a_refused_request_is_reported_and_the_other_runs_continue(slurm: Cluster) -> None:
     done, sweep = slurm.sweep(*TINY, "hardware=gpu", "hardware.oversubscribe=false",
                               "num_devices=1,8", "batch=16")  # fmt: skip
     assert done.returncode == 1
@@ -201,7 +201,7 @@ def test_an_impossible_request_is_told_and_the_others_go_on(slurm: Cluster) -> N
     assert kinds == ["devices", "refused"]
 
 
-def test_overrides_with_shell_characters_arrive_as_they_were(slurm: Cluster) -> None:
+def test_overrides_with_shell_characters_arrive_unchanged(slurm: Cluster) -> None:
     nasty = "it's $(touch pwned) `touch pwned`; &"
     done, sweep = slurm.sweep(*TINY, "batch=16", f'model.name="{nasty}"',
                               study="a study; $(touch pwned)")  # fmt: skip
@@ -212,7 +212,7 @@ def test_overrides_with_shell_characters_arrive_as_they_were(slurm: Cluster) -> 
     assert not list(slurm.work.rglob("pwned"))
 
 
-def test_ctrl_c_while_waiting_leaves_the_jobs(slurm: Cluster) -> None:
+def test_ctrl_c_while_waiting_keeps_the_jobs(slurm: Cluster) -> None:
     command = [*slurm.python, "-m", "dpeval.train", "-m", "hydra/launcher=slurm", "study=study",
                *LONG, "batch=16,32"]  # fmt: skip
     process = subprocess.Popen(
@@ -227,17 +227,19 @@ def test_ctrl_c_while_waiting_leaves_the_jobs(slurm: Cluster) -> None:
     )
     try:
         wait_until(
-            lambda: bool(list(slurm.work.glob("outputs/study/*/sweep.json"))), 240, lambda: "sent"
+            lambda: bool(list(slurm.work.glob("outputs/study/*/sweep.json"))),
+            240,
+            lambda: "submitted",
         )
         sweep = slurm.newest()
         wait_until(
             lambda: all(": running" in line for line in standing(slurm, sweep)),
             240,
-            lambda: "both run",
+            lambda: "both runs running",
         )
         os.killpg(process.pid, signal.SIGINT)
-        told, _ = process.communicate(timeout=120)
-        assert "the jobs go on" in told
+        out, _ = process.communicate(timeout=120)
+        assert "the jobs continue" in out
         assert process.returncode == 130
         assert all(": running" in line for line in standing(slurm, sweep))
     finally:
@@ -245,7 +247,7 @@ def test_ctrl_c_while_waiting_leaves_the_jobs(slurm: Cluster) -> None:
         slurm.module("cancel", str(slurm.newest()))
 
 
-def test_an_ordinary_user_can_do_all_this(unprivileged: Cluster) -> None:
+def test_an_unprivileged_user_can_run_a_sweep(unprivileged: Cluster) -> None:
     done, sweep = unprivileged.sweep(*TINY, "num_devices=1,2", "batch=16")
     assert done.returncode == 0, done.stdout + done.stderr
     assert [record.status for record in records(sweep)] == ["ok", "ok"]
@@ -254,15 +256,15 @@ def test_an_ordinary_user_can_do_all_this(unprivileged: Cluster) -> None:
     assert "2 ok" in shown.stdout
 
 
-def test_a_preempted_run_records_and_goes_back_to_the_queue(slurm: Cluster) -> None:
-    # The low partition's jobs give way to the main one's, after SIGTERM and a grace time.
+def test_a_preempted_run_is_recorded_and_requeued(slurm: Cluster) -> None:
+    # Jobs of the partition main preempt those of low, after SIGTERM and a grace time.
     _, sweep = slurm.sweep(*LONG, "batch=16", "site.partition=low", "+site.options.nodelist=node3",
                            "hydra.launcher.requeue=1", "hydra.launcher.wait=false")  # fmt: skip
-    wait_for_words(slurm, sweep, "measuring")
+    wait_for_status(slurm, sweep, "measuring")
     other = slurm.run("sbatch", "--parsable", "-o", "/dev/null", "-w", "node3", "--exclusive",
                       "--wrap", "sleep 300").stdout.strip()  # fmt: skip
     try:
-        wait_for_words(slurm, sweep, "queued .*again, after an interruption")
+        wait_for_status(slurm, sweep, "queued .*requeued after an interruption")
         [found] = records(sweep)
         assert (found.status, found.throughput is not None) == ("interrupted", True)
     finally:
@@ -270,7 +272,7 @@ def test_a_preempted_run_records_and_goes_back_to_the_queue(slurm: Cluster) -> N
         slurm.module("cancel", str(sweep))
 
 
-def test_data_can_be_prepared_by_a_job_that_the_runs_wait_for(slurm: Cluster) -> None:
+def test_runs_wait_for_the_job_that_prepares_the_data(slurm: Cluster) -> None:
     done, sweep = slurm.sweep(*TINY, "batch=16,32", "hydra.launcher.prepare=job")
     assert done.returncode == 0, done.stdout + done.stderr
     first = manifests.read(sweep).prepare_job_id
@@ -294,7 +296,7 @@ def test_two_nodes_make_one_record(slurm: Cluster) -> None:
     assert [entry["node"] for entry in accounted(slurm, sweep)] == ["2"]
 
 
-def test_one_node_of_two_that_fails_fails_the_run(slurm: Cluster) -> None:
+def test_a_failure_on_one_of_two_nodes_fails_the_run(slurm: Cluster) -> None:
     done, sweep = slurm.sweep(*TINY, "num_nodes=2", "num_devices=2", "batch=16",
                               "+model.args.faults.fail_at_step=3",
                               "+model.args.faults.straggler_rank=1")  # fmt: skip
@@ -304,7 +306,7 @@ def test_one_node_of_two_that_fails_fails_the_run(slurm: Cluster) -> None:
     assert (found.status, found.cause.rank) == ("failed", 1), found.cause
 
 
-def test_a_full_disk_is_told_even_where_the_job_could_write_nothing(slurm: Cluster) -> None:
+def test_a_full_disk_is_reported_although_the_job_could_write_nothing(slurm: Cluster) -> None:
     small = slurm.work / "outputs" / "full"
     small.mkdir(parents=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(small)], check=True)
@@ -314,21 +316,21 @@ def test_a_full_disk_is_told_even_where_the_job_could_write_nothing(slurm: Clust
         assert done.returncode == 0, done.stdout + done.stderr
         filled = f"head -c 8M /dev/zero > {shlex.quote(str(small / 'filler'))}"
         assert subprocess.run(["bash", "-c", filled], check=False).returncode != 0
-        wait_for_words(slurm, sweep, r": failed .*no space left")
+        wait_for_status(slurm, sweep, r": failed .*no space left")
     finally:
         subprocess.run(["umount", "-l", str(small)], check=True)
 
 
 @pytest.mark.timeout(3600)
-def test_many_runs_none_lost_none_doubled(slurm: Cluster) -> None:
-    """What a submission and a look cost the scheduler does not grow with the number of runs."""
+def test_many_runs_without_loss_or_duplicates(slurm: Cluster) -> None:
+    """The number of runs does not change how often submission and status call the scheduler."""
     count = int(os.environ.get("DPEVAL_MANY", "12"))
     batches = ",".join(str(size) for size in range(4, 4 + count))
     slurm, calls = counted(slurm, "sbatch", "squeue", "sacct")
     done, sweep = slurm.sweep(*TINY, "measure.time_limit_s=1", f"batch={batches}",
                               "site.exclusive=false", "hydra.launcher.array_parallelism=4",
                               "hydra.launcher.wait=false")  # fmt: skip
-    assert f"{count} runs sent" in done.stdout, done.stdout + done.stderr
+    assert f"{count} runs submitted" in done.stdout, done.stdout + done.stderr
     assert calls.count()["sbatch"] == 1
     deadline_s = time.monotonic() + 3000
     while True:
@@ -342,7 +344,7 @@ def test_many_runs_none_lost_none_doubled(slurm: Cluster) -> None:
         time.sleep(5)
     made = records(sweep)
     assert len({record.run_id for record in made}) == count
-    # They were allowed to share nodes, so some say who was there.
+    # They were allowed to share nodes, so some list other jobs.
     assert any(warning.code == "shared_node" for record in made for warning in record.warnings)
     for run in manifests.read(sweep).runs:
         assert len((sweep / run.folder / "attempts.jsonl").read_text().splitlines()) == 1

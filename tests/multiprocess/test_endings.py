@@ -1,4 +1,4 @@
-"""However a run ends, its ranks end, its record says why, and the sweep goes on."""
+"""However a run ends: its ranks end, its record gives the cause, the sweep continues."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def ended(process: subprocess.Popen[str], folder: Path) -> Finished:
     return Finished(process.returncode, out, err, folder)
 
 
-def test_a_rank_that_raises_is_named_and_the_sweep_goes_on(train: Train) -> None:
+def test_a_rank_that_raises_is_named_and_the_sweep_continues(train: Train) -> None:
     done = train(
         "-m", *FOUR, "repeat=1", "batch=8,16",
         "model.args.faults={fail_at_step: 7, straggler_rank: 2}",
@@ -65,7 +65,7 @@ def test_a_rank_that_is_killed_ends_the_run(start: Start, tmp_path: Path) -> Non
     wait_for_none(ranks)
 
 
-def test_a_rank_that_stands_still_is_found_hung(start: Start, tmp_path: Path) -> None:
+def test_a_suspended_rank_is_found_hung(start: Start, tmp_path: Path) -> None:
     process = start(*ENDLESS)
     ranks = ranks_of(process, tmp_path, 4)
     ranks[2].suspend()
@@ -121,7 +121,7 @@ def test_no_orphan_when_the_parent_is_killed(start: Start, tmp_path: Path) -> No
     assert list(tmp_path.glob("outputs/**/metrics.json")) == []
 
 
-def test_ranks_that_finish_leave_no_process(train: Train) -> None:
+def test_finished_ranks_leave_no_process(train: Train) -> None:
     done = train(*FOUR)
     assert done.status == 0
     pids = [rank.pid for rank in done.record.ranks]

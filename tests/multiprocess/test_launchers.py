@@ -1,4 +1,4 @@
-"""Launchers that are not dpeval's run a sweep too, and a scheduler can live outside the package."""
+"""Sweeps through launchers that are not dpeval's, and a scheduler from outside the package."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_failed_run_of_submitit_local_is_recorded_and_decides_the_exit_status(
     assert "Traceback" not in done.err
 
 
-def test_what_needs_a_launcher_of_dpeval_is_refused_before_anything_starts(
+def test_what_only_dpevals_launchers_support_is_refused_before_anything_starts(
     train: Callable[..., Finished],
 ) -> None:
     done = train(*LOCAL, *SHORT, "batch=4,8", "repeat=2")
@@ -54,7 +54,7 @@ def test_what_needs_a_launcher_of_dpeval_is_refused_before_anything_starts(
 
 
 SCHEDULER = '''
-"""A scheduler outside the package: processes of this machine, through submitit's own executor."""
+"""A scheduler outside the package: local processes, started by submitit's own executor."""
 
 import psutil
 import submitit

@@ -1,4 +1,4 @@
-"""Composing quickly must give what Hydra gives."""
+"""The fast composer must give the same result as Hydra."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def loader() -> Iterator[tuple[Any, DictConfig]]:
 def test_equal_to_what_hydra_composes(loader: tuple[Any, DictConfig], overrides: list[str]) -> None:
     hydra, master = loader
     composer = Composer(hydra, master)
-    for again in range(2):  # the second time from what the first left
+    for again in range(2):  # the second time from the cache
         ours = composer.compose([*overrides, f"seed={again}"])
         theirs = hydra.load_sweep_config(master, [*overrides, f"seed={again}"])
         assert OmegaConf.to_container(ours) == OmegaConf.to_container(theirs)
 
 
-def test_one_job_leaves_nothing_in_the_next(loader: tuple[Any, DictConfig]) -> None:
+def test_a_job_does_not_affect_the_next(loader: tuple[Any, DictConfig]) -> None:
     composer = Composer(*loader)
     assert composer.compose(["model=calibrated", "batch=7"]).batch == 7
     assert composer.compose(["model=calibrated"]).batch == 32

@@ -1,4 +1,4 @@
-"""What each run asks for, how runs are grouped, and that nothing reaches a shell unquoted."""
+"""What each run requests, how runs are grouped, and that nothing reaches a shell unquoted."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from dpeval.launchers.schedulers.oar_submission import oar_script, oarsub_comman
 from dpeval.launchers.schedulers.resources import (
     Group,
     check_folder,
-    contradictions,
     derive,
     group,
     job_name,
     override,
     round_up_mib,
+    shortfalls,
 )
 from dpeval.launchers.schedulers.slurm import SlurmOptions, sbatch_file, slurm_parameters
 from dpeval.record.memory import Forecast
@@ -69,7 +69,7 @@ def test_gpus_are_those_of_the_run_not_of_the_sweep() -> None:
     assert asked == [1, 2, 3]
 
 
-def test_cpu_devices_ask_for_cores_and_no_gpu() -> None:
+def test_cpu_devices_request_cores_and_no_gpu() -> None:
     hardware = HardwareConfig(cores_per_device=4)
     found = derive(config(hardware=hardware, num_devices=3), None, OPTIONS)
     assert (found.cores, found.gpus) == (12, 0)
@@ -79,7 +79,7 @@ def test_cpu_devices_ask_for_cores_and_no_gpu() -> None:
     assert request["additional_parameters"]["l"].startswith("/nodes=1/core=12,")
 
 
-def test_two_nodes_ask_for_half_of_the_devices_on_each() -> None:
+def test_two_nodes_request_half_of_the_devices_each() -> None:
     found = derive(dataclasses.replace(gpu(4), num_nodes=2), None, OPTIONS)
     assert (found.nodes, found.gpus) == (2, 2)
     assert slurm_parameters(found, SiteConfig(), OPTIONS, "n")["ntasks_per_node"] == 1
@@ -98,7 +98,7 @@ def test_rounding_up_covers_and_wastes_at_most_half(size: int) -> None:
     assert rounded <= max(1.5 * size + 2**20, GIB)
 
 
-def test_time_covers_the_windows_the_start_and_the_signal() -> None:
+def test_time_covers_windows_startup_and_warning() -> None:
     measure = MeasureConfig(time_limit_s=600, ablation=True, ablation_share=0.5)
     found = derive(config(measure=measure, site=SiteConfig(startup_s=60)), None, OPTIONS)
     assert found.time_min == 18  # (600 * 1.5 + 60 + 30 + 60) / 60 = 17.5
@@ -115,11 +115,11 @@ def test_equal_requests_share_a_group_and_keep_their_order() -> None:
     ]
 
 
-def test_the_site_is_no_part_of_what_is_measured() -> None:
+def test_the_site_does_not_change_the_identity() -> None:
     assert identity(gpu(1)) == identity(gpu(1, account="x", partition="y"))
 
 
-def test_profiles_of_sites_translate_to_their_requests() -> None:
+def test_site_profiles_translate_to_requests() -> None:
     nef = SiteConfig(gpu_level="gpunum", gpu_properties="gpu='YES'", exclusive=False)
     found = derive(dataclasses.replace(gpu(2), site=nef), None, OPTIONS)
     asked = oar_parameters(found, nef, OPTIONS, "n")["additional_parameters"]
@@ -127,11 +127,11 @@ def test_profiles_of_sites_translate_to_their_requests() -> None:
     assert asked["p"] == "gpu='YES'"
     zay = SiteConfig(gpu_option="gres", gpu_type="v100", cores_per_gpu=10, ask_memory=False)
     found = derive(dataclasses.replace(gpu(2), site=zay), None, OPTIONS)
-    told = slurm_parameters(found, zay, OPTIONS, "n")
-    assert (told["gres"], told["cpus_per_task"], "mem" in told) == ("gpu:v100:2", 20, False)
+    made = slurm_parameters(found, zay, OPTIONS, "n")
+    assert (made["gres"], made["cpus_per_task"], "mem" in made) == ("gpu:v100:2", 20, False)
 
 
-def test_properties_are_joined_so_that_each_holds() -> None:
+def test_all_properties_are_required() -> None:
     site = SiteConfig(
         properties="cluster='a' OR cluster='b'",
         gpu_properties="gpu_count>={gpus}",
@@ -144,7 +144,7 @@ def test_properties_are_joined_so_that_each_holds() -> None:
     )
 
 
-def test_requeue_only_where_asked_and_allowed() -> None:
+def test_requeue_only_if_requested_and_allowed() -> None:
     found = derive(gpu(1), None, OPTIONS)
     again = LauncherOptions(requeue=1)
 
@@ -162,20 +162,20 @@ def test_requeue_only_where_asked_and_allowed() -> None:
     ("key", "value"),
     [("signal_delay_s", 0), ("timeout_min", 0), ("prepare", "maybe"), ("poll_s", 0.0)],
 )
-def test_wrong_options_are_refused_by_name(key: str, value: Any) -> None:
+def test_invalid_options_are_refused_by_name(key: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=key):
         LauncherOptions(**{key: value})
 
 
 @given(NASTY)
-def test_names_of_jobs_are_only_names(study: str) -> None:
+def test_job_names_need_no_quoting(study: str) -> None:
     name = job_name(study, "ab12")
     assert name == shlex.quote(name)
     assert name.isascii()
 
 
 @given(NASTY)
-def test_text_for_a_scheduler_has_one_line_or_is_refused(value: str) -> None:
+def test_text_for_a_scheduler_is_one_line_or_refused(value: str) -> None:
     try:
         text = one_line("site.account", value)
     except ConfigError:
@@ -193,7 +193,7 @@ def test_folders_that_schedulers_rewrite_are_refused(folder: str) -> None:
 
 @given(st.text(alphabet=" '\"$()`;&|<>*é-a/", min_size=1, max_size=30))
 @settings(deadline=None)
-def test_sbatch_file_is_the_same_words_for_any_folder_and_account(text: str) -> None:
+def test_sbatch_file_quotes_any_folder_and_account(text: str) -> None:
     site = SiteConfig(account=text, setup=["module load x"])
     found = derive(gpu(2), None, OPTIONS)
     parameters = slurm_parameters(found, site, OPTIONS, "name")
@@ -213,7 +213,7 @@ def test_sbatch_file_is_the_same_words_for_any_folder_and_account(text: str) -> 
 
 
 @given(NASTY.filter(lambda text: all(ord(char) >= 32 and ord(char) != 127 for char in text)))
-def test_oarsub_gets_every_option_as_one_argument(text: str) -> None:
+def test_every_option_of_oarsub_is_one_argument(text: str) -> None:
     site = SiteConfig(properties=text or None, partition="besteffort queue")
     found = derive(gpu(2), None, OPTIONS)
     parameters = oar_parameters(found, site, OPTIONS, "name")
@@ -230,7 +230,7 @@ def test_oarsub_gets_every_option_as_one_argument(text: str) -> None:
 @settings(
     deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-def test_environment_of_an_oar_job_arrives_as_it_was(tmp_path: Path, value: str) -> None:
+def test_environment_of_an_oar_job_arrives_unchanged(tmp_path: Path, value: str) -> None:
     script = oar_script(
         "printenv -0 DPEVAL_X", tmp_path, Path("/"), ["# set-up"], {"DPEVAL_X": value}
     )
@@ -265,7 +265,7 @@ def asked_of_slurm(run: Config, site: SiteConfig, **options: Any) -> dict[str, A
         ("stderr_to_stdout", True, "stderr_to_stdout", True),
     ],
 )
-def test_keys_of_the_plugin_override_what_is_derived_and_the_site(
+def test_plugin_keys_override_derived_values_and_the_site(
     key: str, value: Any, parameter: str, expected: Any
 ) -> None:
     site = SiteConfig(
@@ -285,7 +285,7 @@ def test_a_generic_resource_replaces_the_derived_gpus() -> None:
     assert SlurmOptions(gres="shard:8").gpus_asked is None
 
 
-def test_additional_parameters_win_and_are_checked() -> None:
+def test_additional_parameters_take_precedence_and_are_checked() -> None:
     site = SiteConfig(options={"hint": "nomultithread"})
     asked = asked_of_slurm(gpu(1), site, additional_parameters={"hint": "multithread"})
     assert asked["additional_parameters"]["hint"] == "multithread"
@@ -293,18 +293,18 @@ def test_additional_parameters_win_and_are_checked() -> None:
         asked_of_slurm(gpu(1), site, additional_parameters={"hint": "a\nrm"})
 
 
-def test_keys_that_give_less_than_a_run_needs_are_told() -> None:
+def test_keys_that_request_too_little_cause_a_warning() -> None:
     needed = derive(gpu(4), None, OPTIONS)
-    [line] = contradictions(gpu(4), needed, SlurmOptions(gpus_per_node=2))
+    [line] = shortfalls(gpu(4), needed, SlurmOptions(gpus_per_node=2))
     assert "GPUs per node" in line
-    assert contradictions(gpu(4), needed, SlurmOptions(gpus_per_node=8)) == []
+    assert shortfalls(gpu(4), needed, SlurmOptions(gpus_per_node=8)) == []
     with pytest.raises(ConfigError, match="num_nodes"):
-        contradictions(gpu(4), needed, SlurmOptions(nodes=2))
+        shortfalls(gpu(4), needed, SlurmOptions(nodes=2))
     with pytest.raises(ConfigError, match="tasks_per_node"):
-        contradictions(gpu(4), needed, SlurmOptions(tasks_per_node=2))
+        shortfalls(gpu(4), needed, SlurmOptions(tasks_per_node=2))
 
 
-def test_a_group_of_one_is_no_array() -> None:
+def test_a_group_of_one_is_not_an_array() -> None:
     found = derive(gpu(1), None, OPTIONS)
     text = sbatch_file(
         Group(found, slurm_parameters(found, SiteConfig(), OPTIONS, "n"), (0,)), Path("/x")
@@ -322,7 +322,7 @@ def test_parameters_are_plain_json() -> None:
         assert json.loads(json.dumps(parameters)) == parameters
 
 
-def test_oar_gets_runs_beyond_the_limit_as_waves_that_wait_for_each_other() -> None:
+def test_oar_runs_beyond_the_limit_wait_for_those_before() -> None:
     options = LauncherOptions(array_parallelism=2)
     found = derive(gpu(2), None, OPTIONS)
     parameters = oar_parameters(found, SiteConfig(), OPTIONS, "n")

@@ -1,4 +1,4 @@
-"""Where a run stands: its record, else its job; and what settles or resumes it."""
+"""A run's status from its record or its job, records of runs without one, and resuming."""
 
 from __future__ import annotations
 
@@ -16,9 +16,15 @@ from dpeval.launchers.schedulers.base import Ending, JobState
 from dpeval.launchers.schedulers.slurm import Slurm
 from dpeval.launchers.tracking import manifest as manifests
 from dpeval.launchers.tracking.job_spec import SPEC_NAME, JobSpec
-from dpeval.launchers.tracking.manifest import Manifest, SentRun
-from dpeval.launchers.tracking.resume import left_out
-from dpeval.launchers.tracking.run_status import Progress, RunStatus, counts, look, write_progress
+from dpeval.launchers.tracking.manifest import Manifest, ManifestRun
+from dpeval.launchers.tracking.resume import skip_reasons
+from dpeval.launchers.tracking.run_status import (
+    Progress,
+    RunStatus,
+    counts,
+    run_statuses,
+    write_progress,
+)
 from dpeval.launchers.tracking.wait import cancel, settle
 
 CONFIG = Config(
@@ -27,7 +33,7 @@ CONFIG = Config(
 
 
 class Answers(Slurm):
-    """SLURM with set answers."""
+    """SLURM with predefined states."""
 
     def __init__(self, **states: JobState) -> None:
         self.states = {key.removeprefix("job"): state for key, state in states.items()}
@@ -55,7 +61,7 @@ def sent(tmp_path: Path, count: int = 1) -> Manifest:
         )
         (folder / SPEC_NAME).write_text(spec.model_dump_json())
         runs.append(
-            SentRun(
+            ManifestRun(
                 number=number,
                 folder=str(number),
                 identity=identity(CONFIG),
@@ -76,7 +82,7 @@ def sent(tmp_path: Path, count: int = 1) -> Manifest:
 
 
 def only(manifest: Manifest, tmp_path: Path, state: JobState | None) -> RunStatus:
-    [status] = look(manifest, tmp_path, Answers(**({"job0": state} if state else {})))
+    [status] = run_statuses(manifest, tmp_path, Answers(**({"job0": state} if state else {})))
     return status
 
 
@@ -108,7 +114,7 @@ def test_a_job_that_ended_without_a_record_has_a_cause(
     assert "environment" in written.missing
 
 
-def test_a_full_disk_is_told_from_the_log(tmp_path: Path) -> None:
+def test_a_full_disk_is_recognised_in_the_log(tmp_path: Path) -> None:
     manifest = sent(tmp_path)
     (tmp_path / "logs" / "0_0_log.err").write_text("OSError: [Errno 28] No space left on device")
     found = only(manifest, tmp_path, JobState(state="ended", ending="failed"))
@@ -125,16 +131,17 @@ def test_running_shows_host_stage_steps_and_speed(tmp_path: Path) -> None:
     assert (found.text, found.img_per_s) == ("on h: measuring, 12 steps", 34.5)
 
 
-def test_a_forgotten_job_without_a_record_is_lost(tmp_path: Path) -> None:
+def test_an_unknown_job_without_a_record_is_lost(tmp_path: Path) -> None:
     assert only(sent(tmp_path), tmp_path, None).standing == "lost"
 
 
-def test_an_interrupted_run_that_went_back_to_the_queue_is_queued(tmp_path: Path) -> None:
+def test_a_requeued_run_is_queued(tmp_path: Path) -> None:
     manifest = sent(tmp_path)
     stopped = only(manifest, tmp_path, JobState(state="ended", ending="cancelled"))
     settle(stopped, tmp_path, "slurm")
     queued = only(manifest, tmp_path, JobState(state="queued", reason="BeginTime"))
-    assert (queued.standing, queued.text) == ("queued", "BeginTime (again, after an interruption)")
+    expected = ("queued", "BeginTime (requeued after an interruption)")
+    assert (queued.standing, queued.text) == expected
 
 
 def test_settling_never_replaces_a_record(tmp_path: Path) -> None:
@@ -146,7 +153,7 @@ def test_settling_never_replaces_a_record(tmp_path: Path) -> None:
     assert not list((tmp_path / "0").glob(".metrics*"))
 
 
-def test_cancel_ends_what_lives_and_only_that(tmp_path: Path) -> None:
+def test_cancel_ends_only_queued_and_running_jobs(tmp_path: Path) -> None:
     manifest = sent(tmp_path, 3)
     asked = Answers(
         job0=JobState(state="running"),
@@ -157,13 +164,13 @@ def test_cancel_ends_what_lives_and_only_that(tmp_path: Path) -> None:
     assert asked.cancelled == ["0", "1"]
 
 
-def test_counts_in_the_order_of_interest(tmp_path: Path) -> None:
+def test_counts_list_ok_running_and_queued_first(tmp_path: Path) -> None:
     manifest = sent(tmp_path, 3)
     asked = Answers(job0=JobState(state="running"), job1=JobState(state="queued"))
-    assert counts(look(manifest, tmp_path, asked)) == "1 running, 1 queued, 1 lost"
+    assert counts(run_statuses(manifest, tmp_path, asked)) == "1 running, 1 queued, 1 lost"
 
 
-def test_a_manifest_survives_the_disk_and_its_absence_is_told(tmp_path: Path) -> None:
+def test_a_manifest_round_trips_and_its_absence_is_an_error(tmp_path: Path) -> None:
     manifest = sent(tmp_path, 2)
     manifests.write(manifest, tmp_path)
     assert manifests.read(tmp_path) == manifest
@@ -174,22 +181,22 @@ def test_a_manifest_survives_the_disk_and_its_absence_is_told(tmp_path: Path) ->
         manifests.read(tmp_path)
 
 
-def test_a_configuration_survives_the_way_to_its_job() -> None:
+def test_a_configuration_round_trips_through_json() -> None:
     assert rebuild(json.loads(json.dumps(to_plain(CONFIG)))) == CONFIG
 
 
-def test_resume_leaves_out_what_is_done(tmp_path: Path) -> None:
+def test_resume_leaves_out_finished_runs(tmp_path: Path) -> None:
     folder = tmp_path / "study" / "old" / "0"
     folder.mkdir(parents=True)
     path = folder / "metrics.json"
     asked = [identity(CONFIG), "other"]
     path.write_text(json.dumps({"status": "failed", "identity": identity(CONFIG)}))
     study, own = tmp_path / "study", tmp_path / "study" / "new"
-    assert left_out(asked, SweepConfig(skip_done=True), study, own) == {}
+    assert skip_reasons(asked, SweepConfig(skip_done=True), study, own) == {}
     path.write_text(json.dumps({"status": "ok", "identity": identity(CONFIG)}))
-    assert left_out(asked, SweepConfig(), study, own) == {}
-    found = left_out(asked, SweepConfig(skip_done=True), study, own)
+    assert skip_reasons(asked, SweepConfig(), study, own) == {}
+    found = skip_reasons(asked, SweepConfig(skip_done=True), study, own)
     assert found == {identity(CONFIG): f"done in {folder}"}
-    assert left_out(asked, SweepConfig(resume=str(tmp_path / "study/old")), study, own) == found
+    assert skip_reasons(asked, SweepConfig(resume=str(tmp_path / "study/old")), study, own) == found
     with pytest.raises(ConfigError, match=r"sweep\.resume"):
-        left_out(asked, SweepConfig(resume=str(tmp_path / "nowhere")), study, own)
+        skip_reasons(asked, SweepConfig(resume=str(tmp_path / "nowhere")), study, own)

@@ -1,4 +1,4 @@
-"""What schedulers say, parsed; texts as SLURM 22.05.8 and OAR 2.5.9 really wrote them."""
+"""Parsing of schedulers' output; the texts were printed by SLURM 22.05.8 and OAR 2.5.9."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from dpeval.launchers.schedulers import slurm as slurm_module
 from dpeval.launchers.schedulers.base import JobState
 from dpeval.launchers.schedulers.oar import Oar, oar_gpus, oar_state, parse_oarstat
 from dpeval.launchers.schedulers.registry import scheduler
-from dpeval.launchers.schedulers.slurm import (
-    Slurm,
+from dpeval.launchers.schedulers.slurm import Slurm
+from dpeval.launchers.schedulers.slurm_states import (
     latest,
     parse_sacct,
     parse_squeue,
@@ -41,13 +41,13 @@ SACCT = """22_[2-4,9%2]|PENDING|0:0|None assigned
 """
 
 
-def test_squeue_tells_who_waits_for_what_and_who_runs_where() -> None:
+def test_squeue_gives_reasons_and_nodes() -> None:
     found = parse_squeue(SQUEUE)
     assert found["4_1"] == JobState(state="queued", reason="JobArrayTaskLimit")
     assert (found["4_0"].state, found["4_0"].nodes) == ("running", "node1")
 
 
-def test_sacct_tells_every_ending_apart() -> None:
+def test_sacct_distinguishes_every_ending() -> None:
     found = parse_sacct(SACCT)
     endings = {job_id: state.ending for job_id, state in found.items()}
     assert endings == {
@@ -63,14 +63,14 @@ def test_sacct_tells_every_ending_apart() -> None:
     ("now", "past", "expected"),
     [
         ("RUNNING", "PENDING", "running"),
-        ("COMPLETED", "RUNNING", "running"),  # the accounting lags: not ended yet
+        ("COMPLETED", "RUNNING", "running"),  # the accounting lags: still ending
         ("COMPLETED", None, "running"),
         ("FAILED", "FAILED", "ended"),
         ("PENDING", "FAILED", "queued"),  # requeued
         (None, "COMPLETED", "ended"),
     ],
 )
-def test_the_accounting_has_the_last_word_on_endings(
+def test_the_accounting_decides_how_a_job_ended(
     now: str | None, past: str | None, expected: str
 ) -> None:
     recent = {} if now is None else {"1": slurm_state(now)}
@@ -80,7 +80,7 @@ def test_the_accounting_has_the_last_word_on_endings(
     assert state.state == expected
 
 
-def test_without_accounting_the_controller_is_believed() -> None:
+def test_without_accounting_the_controller_decides() -> None:
     state = latest("1", {"1": slurm_state("FAILED")}, None)
     assert state is not None
     assert state.ending == "failed"
@@ -111,7 +111,7 @@ def oar(state: str, *events: str, **more: Any) -> dict[str, Any]:
         (oar("Terminated", "SWITCH_INTO_TERMINATE_STATE", exit_code=768), "ended", "failed"),
         (oar("Terminated", exit_code=9), "ended", "failed"),
         (oar("Error", "FRAG_JOB_REQUEST", "SEND_KILL_JOB"), "ended", "cancelled"),
-        # A job over its walltime is "fragged" as a cancelled one is, and says so besides.
+        # A job over its walltime is "fragged" like a cancelled one, with one more event.
         (oar("Error", "FRAG_JOB_REQUEST", "WALLTIME", "SEND_KILL_JOB"), "ended", "timeout"),
         (oar("Error", "BESTEFFORT_KILL", "FRAG_JOB_REQUEST"), "ended", "preempted"),
     ],
@@ -126,7 +126,7 @@ def test_oar_exit_codes_are_wait_statuses() -> None:
     assert oar_state(oar("Terminated", exit_code=9)).reason == "Terminated with signal 9"
 
 
-def test_oarstat_without_jobs_is_an_empty_text_and_nonsense_is_told() -> None:
+def test_oarstat_may_print_nothing_but_not_anything_other_than_json() -> None:
     assert parse_oarstat("\n") == {}
     with pytest.raises(LaunchError, match="not JSON"):
         parse_oarstat("DBD::Pg failed")
@@ -150,7 +150,7 @@ def test_oar_gpus_are_those_of_the_jobs_own_node() -> None:
     assert oar_gpus("cpuset = '1' , host = 'node1'") == []
 
 
-def test_visible_gpus_are_set_where_oar_sets_none(tmp_path: Any) -> None:
+def test_visible_gpus_are_set_unless_already_set(tmp_path: Any) -> None:
     path = tmp_path / "resources"
     path.write_text(PROPERTIES)
     environment = {"OAR_RESOURCE_PROPERTIES_FILE": str(path)}
@@ -169,7 +169,7 @@ OAR_JOBS = """{
 
 
 @pytest.mark.parametrize(
-    ("job", "answer", "told"),
+    ("job", "answer", "expected"),
     [
         (Scheduler(kind="slurm", job_id="4_1", nodes=["node[1-2]"]), "8|ann\n9|bob\n", "9 of bob"),
         (Scheduler(kind="slurm", job_id="4_1", nodes=["node[1-2]"]), "8|ann\n", "none"),
@@ -177,23 +177,23 @@ OAR_JOBS = """{
         (Scheduler(kind="oar", job_id="4", nodes=["node1", "node2"]), "", "none"),
     ],
 )
-def test_other_jobs_on_the_nodes_are_told(
-    monkeypatch: pytest.MonkeyPatch, job: Scheduler, answer: str, told: str
+def test_other_jobs_on_the_nodes_are_reported(
+    monkeypatch: pytest.MonkeyPatch, job: Scheduler, answer: str, expected: str
 ) -> None:
     for module in (slurm_module, oar_module):
-        monkeypatch.setattr(module, "ask", lambda _: answer)
-    details, warnings = NodeWatch(scheduler(job.kind), job, {"SLURM_JOB_ID": "8"}).told()
-    assert details == {DETAIL: told}
-    assert [warning.code for warning in warnings] == ["shared_node"] * (told != "none")
+        monkeypatch.setattr(module, "run_command", lambda _: answer)
+    details, warnings = NodeWatch(scheduler(job.kind), job, {"SLURM_JOB_ID": "8"}).report()
+    assert details == {DETAIL: expected}
+    assert [warning.code for warning in warnings] == ["shared_node"] * (expected != "none")
 
 
-def test_a_scheduler_that_cannot_be_asked_is_not_taken_for_an_empty_node(
+def test_a_failed_query_does_not_count_as_an_empty_node(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def refuse(command: list[str]) -> str:
         raise LaunchError("squeue is not installed here")
 
-    monkeypatch.setattr(slurm_module, "ask", refuse)
-    details, warnings = NodeWatch(Slurm(), Scheduler(kind="slurm", job_id="8"), {}).told()
+    monkeypatch.setattr(slurm_module, "run_command", refuse)
+    details, warnings = NodeWatch(Slurm(), Scheduler(kind="slurm", job_id="8"), {}).report()
     assert details[DETAIL] == "not known: squeue is not installed here"
     assert warnings == []

@@ -1,4 +1,4 @@
-"""The scheduler's warning before it ends a job, turned into an orderly end of the run."""
+"""Turn a scheduler's warning before the time limit into an orderly stop of the run."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from dpeval.run import forkserver
 
 
 @contextlib.contextmanager
-def told_to_end() -> Iterator[list[str]]:
-    """Turn the scheduler's early warning (USR2) into the stop that a run already understands.
+def stop_on_warning() -> Iterator[list[str]]:
+    """Turn the scheduler's early warning (USR2) into SIGTERM, which stops a run in order.
 
-    The fork server is started while USR2 is ignored: it keeps that over its exec, and so do the
-    ranks; where the scheduler signals every process of a job they would die of it otherwise.
+    Yields the names of the warnings received so far. The fork server is started while USR2 is
+    ignored, and it and the ranks inherit that: some schedulers signal every process of a job, and
+    USR2 would kill them.
     """
     stops: list[str] = []
 
@@ -27,7 +28,7 @@ def told_to_end() -> Iterator[list[str]]:
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     forkserver.warm_up()
     previous = signal.signal(signal.SIGUSR2, warn)
-    # After a preemption SLURM sends CONT and TERM; submitit has bent both to nothing.
+    # SLURM preempts with CONT and TERM, and submitit ignores both: restore their effect.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGCONT, signal.SIG_DFL)
     try:

@@ -1,4 +1,4 @@
-"""Other jobs on the nodes of this one: they share its memory bandwidth, clocks and network."""
+"""Other jobs on this job's nodes, which share memory bandwidth, clocks and network with it."""
 
 from __future__ import annotations
 
@@ -10,38 +10,45 @@ from dpeval.record import schema
 from dpeval.record.schema import Warning
 
 DETAIL = "OTHER_JOBS_ON_NODES"
-"""Key of the record's scheduler details that names them."""
-_MOST_TOLD = 8
+"""Key of the record's scheduler details that lists them."""
+_MAX_LISTED = 8
 
 
 class NodeWatch:
-    """Asks when the run begins and when it ends; a job that came and went between is not seen."""
+    """Finds other jobs at the start and the end of a run, but none that ran only in between."""
 
     def __init__(
         self, own: Scheduler, job: schema.Scheduler, environment: Mapping[str, str]
     ) -> None:
-        self._own, self._job, self._environment = own, job, environment
+        """Query the scheduler for the first time.
+
+        Args:
+            own: the scheduler of this job.
+            job: this job.
+            environment: of this process.
+        """
+        self._scheduler, self._job, self._environment = own, job, environment
         self._seen: dict[str, str] = {}
-        self._why_not = ""
-        self.look()
+        self._failure = ""
+        self.update()
 
-    def look(self) -> None:
-        """Note who is there now."""
+    def update(self) -> None:
+        """Add the jobs that run on these nodes now."""
         try:
-            self._seen |= self._own.other_jobs(self._job, self._environment)
+            self._seen |= self._scheduler.other_jobs(self._job, self._environment)
         except LaunchError as error:
-            self._why_not = str(error)
+            self._failure = str(error)
 
-    def told(self) -> tuple[dict[str, str], list[Warning]]:
-        """Details for the record, and a warning where somebody was there."""
+    def report(self) -> tuple[dict[str, str], list[Warning]]:
+        """Details for the record, and a warning if there were other jobs."""
         if self._seen:
             words = _words(self._seen)
             text = f"other jobs were on its node: {words}; they share memory bandwidth and clocks"
             return {DETAIL: words}, [Warning(code="shared_node", text=text)]
-        return {DETAIL: f"not known: {self._why_not}" if self._why_not else "none"}, []
+        return {DETAIL: f"not known: {self._failure}" if self._failure else "none"}, []
 
 
 def _words(seen: Mapping[str, str]) -> str:
     shown: Sequence[str] = [f"{job_id} of {owner}" for job_id, owner in sorted(seen.items())]
-    more = len(shown) - _MOST_TOLD
-    return ", ".join(shown[:_MOST_TOLD]) + (f" and {more} more" if more > 0 else "")
+    more = len(shown) - _MAX_LISTED
+    return ", ".join(shown[:_MAX_LISTED]) + (f" and {more} more" if more > 0 else "")

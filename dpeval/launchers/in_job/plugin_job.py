@@ -1,4 +1,4 @@
-"""One run of a sweep whose launcher is not dpeval's: hydra-submitit-launcher's, or Hydra's own."""
+"""Run one job of a launcher that is not dpeval's, such as hydra-submitit-launcher's or Hydra's."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from omegaconf import DictConfig
 
 from dpeval import record
 from dpeval.config import from_hydra
-from dpeval.launchers.in_job.job_signals import told_to_end
+from dpeval.launchers.in_job.job_signals import stop_on_warning
 from dpeval.launchers.in_job.run_job import execute, point_at_scratch
 from dpeval.launchers.schedulers.registry import SCHEDULERS, scheduler
 from dpeval.launchers.tracking.job_spec import JobSpec
 from dpeval.record import schema
 
 
-def run_in_foreign_job(composed: DictConfig) -> None:
-    """Run one configuration in the folder that Hydra gave it, and leave its record there.
+def run_plugin_job(composed: DictConfig) -> None:
+    """Run one configuration in its output folder, and write its record there.
 
     Raises:
         ConfigError: the configuration is wrong.
@@ -33,26 +33,26 @@ def run_in_foreign_job(composed: DictConfig) -> None:
     folder = Path(hydra_config.runtime.output_dir)
     spec = JobSpec.of(launcher, config, tuple(hydra_config.overrides.task), requeue=0)
     job = _job(launcher, os.environ)
-    with one_at_a_time(), _warned_in_time(os.environ):
+    with one_at_a_time(), _stop_before_time_limit(os.environ):
         made = execute(config, folder, spec, job)
     record.write(made.model_copy(update={"scheduler": job}), folder / record.FILE_NAME)
 
 
 def _job(launcher: str, environment: Mapping[str, str]) -> schema.Scheduler | None:
-    """The scheduler's job in which ``submitit_<scheduler>`` runs this process."""
+    """The scheduler's job that this process belongs to, if ``submitit_<scheduler>`` started it."""
     name = launcher.removeprefix("submitit_")
     return scheduler(name).describe_job(environment) if name in SCHEDULERS else None
 
 
 @contextlib.contextmanager
 def one_at_a_time() -> Iterator[None]:
-    """Hold this machine: these launchers start several jobs at once, also on the same cores."""
-    # Not $TMPDIR, which may be a job's own: jobs of one machine must meet.
+    """Lock this machine: these launchers start several jobs at once, even on the same cores."""
+    # Not $TMPDIR, which may differ from job to job.
     lock = FileLock(f"/tmp/dpeval-{os.getuid()}.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        print("waiting: another run is measured on this machine", flush=True)
+        print("waiting: another run is being measured on this machine", flush=True)
         lock.acquire()
     try:
         yield
@@ -61,10 +61,10 @@ def one_at_a_time() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _warned_in_time(environment: Mapping[str, str]) -> Iterator[None]:
-    """Record before the time limit; only in a job of submitit, whose signals are the job's own."""
+def _stop_before_time_limit(environment: Mapping[str, str]) -> Iterator[None]:
+    """In a job of submitit, stop the run in time to write its record."""
     if "SUBMITIT_EXECUTOR" not in environment:
         yield
         return
-    with told_to_end():
+    with stop_on_warning():
         yield

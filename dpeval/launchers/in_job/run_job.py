@@ -1,7 +1,7 @@
-"""What happens inside a scheduler's job: one run, told to end in time, with one record.
+"""What a scheduler's job executes: one run, stopped in time, with one record.
 
-submitit carries only the path of a folder here; everything else is read from the JSON that
-the submitting process left in it, so a pickle holds no configuration and no code.
+submitit pickles only the path of a folder. Everything else is read from the JSON file that the
+submitting process wrote there, so a pickle holds neither configuration nor code.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pydantic import TypeAdapter
 from dpeval import record
 from dpeval.config import Config, check
 from dpeval.errors import DpevalError
-from dpeval.launchers.in_job.job_signals import told_to_end
+from dpeval.launchers.in_job.job_signals import stop_on_warning
 from dpeval.launchers.in_job.node_sharing import NodeWatch
 from dpeval.launchers.schedulers.registry import scheduler
 from dpeval.launchers.tracking import job_spec
@@ -49,24 +49,24 @@ class Attempt(Frozen):
 
 
 @dataclass(frozen=True)
-class CarriedRun:
-    """The callable that submitit pickles."""
+class SubmittedRun:
+    """The callable that submitit pickles for one run."""
 
     folder: str
 
     def __call__(self) -> None:
-        status = carry(Path(self.folder))
+        status = run_in_job(Path(self.folder))
         if status:
-            # Not an exception: submitit would print a traceback for a run that ended in order.
+            # Not an exception: submitit would print a traceback for an orderly end.
             sys.exit(status)
 
 
 @dataclass(frozen=True)
-class CarriedPreparation:
-    """Makes the data ready in a job, where the login node may not compute."""
+class PreparationJob:
+    """The callable that submitit pickles to prepare the data, where login nodes may not compute."""
 
     specs: tuple[str, ...]
-    """One :class:`JobSpec` as JSON for each data set."""
+    """One :class:`JobSpec` as JSON per data set."""
 
     def __call__(self) -> None:
         from dpeval.data import prepare
@@ -78,17 +78,24 @@ class CarriedPreparation:
 
 
 def rebuild(plain: Mapping[str, Any]) -> Config:
-    """The checked configuration from its plain form (:func:`dpeval.config.to_plain`)."""
+    """The configuration in `plain` (see :func:`dpeval.config.to_plain`), checked.
+
+    Raises:
+        ConfigError: a value is wrong.
+    """
     config = TypeAdapter(Config).validate_python(plain)
     check(config)
     return config
 
 
-def carry(folder: Path) -> int:
-    """Run what lies in `folder` and return the job's exit status.
+def run_in_job(folder: Path) -> int:
+    """Execute the run specified in `folder` and return the job's exit status.
 
-    Every ending that lets this process act leaves a record: also a signal before the first
-    step, and an interruption after which the run goes back to the queue.
+    Unless this process is killed, it writes a record: also after a signal before the first step,
+    and after an interruption that requeues the run.
+
+    Raises:
+        OSError, ValueError: `folder` holds no valid specification.
     """
     spec = job_spec.read(folder)
     own = scheduler(spec.launcher)
@@ -102,24 +109,24 @@ def carry(folder: Path) -> int:
     if node is not None and node.index > 0:
         return _assist(config, folder, spec, node)
     job = own.describe_job(os.environ)
-    attempts = _note_attempt(folder, job)
-    with told_to_end() as stops:
+    attempts = _add_attempt(folder, job)
+    with stop_on_warning() as stops:
         others = NodeWatch(own, job, os.environ)
-        made = execute(config, folder, spec, job, node, own.further_nodes(config, node))
-        others.look()
-    details, warnings = others.told()
+        made = execute(config, folder, spec, job, node, own.other_nodes(config, node))
+        others.update()
+    details, warnings = others.report()
     job = job.model_copy(update={"details": {**job.details, **details}})
     made = made.model_copy(update={"scheduler": job, "warnings": [*made.warnings, *warnings]})
     record.write(made, folder / record.FILE_NAME)
-    may_go_on = made.status == "interrupted" and attempts <= spec.requeue
-    if may_go_on and ("SIGUSR2" in stops or own.is_preempted(os.environ)):
+    may_requeue = made.status == "interrupted" and attempts <= spec.requeue
+    if may_requeue and ("SIGUSR2" in stops or own.is_preempted(os.environ)):
         return own.requeue(os.environ)
     return 0 if made.status in ("ok", "skipped") else 1
 
 
 def _assist(config: Config, folder: Path, spec: JobSpec, node: Node) -> int:
-    """Carry a further node's ranks of a run that node 0 records; return the exit status."""
-    with told_to_end():
+    """Execute the ranks of a node other than 0, which writes the record; return the exit status."""
+    with stop_on_warning():
         session = _session(folder=None)
         return 0 if session.assist(session.job(config, folder, spec.overrides, node)) else 1
 
@@ -129,11 +136,11 @@ def _is_done(folder: Path) -> bool:
     return path.exists() and record.read(path).status == "ok"
 
 
-def _note_attempt(folder: Path, job: schema.Scheduler) -> int:
-    """Add a line to the attempts and return how many there are."""
+def _add_attempt(folder: Path, job: schema.Scheduler) -> int:
+    """Add a line to the attempts file and return the number of attempts."""
     path = folder / ATTEMPTS_NAME
     attempt = Attempt(job_id=job.job_id, host=socket.gethostname(), at_s=time.time())
-    # The progress of an earlier attempt would be taken for this one's.
+    # The progress of an earlier attempt would be mistaken for this one's.
     (folder / PROGRESS_NAME).unlink(missing_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.write(attempt.model_dump_json() + "\n")
@@ -141,7 +148,7 @@ def _note_attempt(folder: Path, job: schema.Scheduler) -> int:
 
 
 def _session(folder: Path | None) -> Session:
-    """A session that prints to the job's log and leaves its progress in `folder`."""
+    """A session that prints to the job's log and publishes its progress in `folder`."""
     from rich.console import Console
 
     from dpeval.run.console import PlainReporter
@@ -149,15 +156,15 @@ def _session(folder: Path | None) -> Session:
     from dpeval.run.session import Session
 
     class JobReporter(PlainReporter):
-        """Prints to the job's log, and leaves the progress that `dpeval.status` shows."""
+        """Prints to the job's log and publishes the progress that ``dpeval.status`` shows."""
 
-        _told_s = float("-inf")
+        _published_s = float("-inf")
 
         def progress(self, job: Job, snapshot: Snapshot) -> None:
             super().progress(job, snapshot)
-            if folder is None or time.monotonic() - self._told_s < _PROGRESS_EVERY_S:
+            if folder is None or time.monotonic() - self._published_s < _PROGRESS_EVERY_S:
                 return
-            self._told_s = time.monotonic()
+            self._published_s = time.monotonic()
             now = Progress(
                 host=socket.gethostname(),
                 stage=snapshot.stage.name.lower(),
@@ -176,17 +183,17 @@ def execute(
     spec: JobSpec,
     job_record: schema.Scheduler | None = None,
     node: Node | None = None,
-    further_nodes: AbstractContextManager[None] | None = None,
+    other_nodes: AbstractContextManager[None] | None = None,
 ) -> Record:
-    """Run `config` and return its record, whatever keeps it from being measured.
+    """Run `config` and return its record, also when it cannot be measured.
 
     Args:
         config: the run.
-        folder: where its record goes.
+        folder: the run's folder.
         spec: the run as it was submitted.
-        job_record: the scheduler's job; None where there is none.
-        node: this process's place where the run has several nodes.
-        further_nodes: starts the run's other nodes.
+        job_record: the scheduler's job; None if there is none.
+        node: this process's node, if the run has several.
+        other_nodes: starts the run's other nodes.
     """
     from dpeval.run import record_builder
 
@@ -194,16 +201,16 @@ def execute(
         session = _session(folder)
         job = session.job(config, folder, spec.overrides, node)
     except KeyboardInterrupt:
-        # Importing torch takes seconds, minutes on a slow file system: time for a signal.
-        message = "told to end by the scheduler while the program was starting"
+        # Importing torch takes seconds, or minutes on a slow file system: a signal can arrive here.
+        message = "stopped by the scheduler while the program was starting"
         cause = Cause(kind="interrupt", message=message)
         return unmeasured(spec, "interrupted", cause, job_record)
     begun = now()
     try:
-        with further_nodes or contextlib.nullcontext():
+        with other_nodes or contextlib.nullcontext():
             return session.execute(job)
     except KeyboardInterrupt:
-        message = "told to end by the scheduler before the first step"
+        message = "stopped by the scheduler before the first step"
         cause = Cause(kind="interrupt", message=message)
         return record_builder.blank(
             job, session.environment, begun, status="interrupted", cause=cause
@@ -214,10 +221,10 @@ def execute(
 
 
 def point_at_scratch(config: Config) -> None:
-    """Let the data lie where the site wants it, unless the configuration names a folder."""
+    """Store data in the site's scratch folder, unless the configuration names another."""
     if config.site.scratch is not None and config.dataset.root is None:
         os.environ["DPEVAL_DATA"] = os.path.expandvars(config.site.scratch)
 
 
 if __name__ == "__main__":
-    sys.exit(carry(Path(sys.argv[1])))
+    sys.exit(run_in_job(Path(sys.argv[1])))

@@ -1,1 +1,1 @@
-"""One module per scheduler, a small core and the registry."""
+"""One module per scheduler, their base class and the registry."""

@@ -1,4 +1,4 @@
-"""What dpeval needs of a scheduler: the interface that every scheduler implements."""
+"""The interface that every scheduler implements."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ Ending = Literal[
 
 
 class JobState(Frozen):
-    """One job as its scheduler sees it."""
+    """The state of one job according to its scheduler."""
 
     state: State
     ending: Ending | None = None
     reason: str = ""
-    """Why it waits, or how the scheduler describes its end."""
+    """Why the job waits, or how the scheduler describes its end."""
     nodes: str = ""
 
 
-UNKNOWN = JobState(state="unknown", reason="the scheduler no longer knows this job")
+UNKNOWN = JobState(state="unknown", reason="unknown to the scheduler")
 
 
 class Scheduler(ABC):
-    """A scheduler: how runs are submitted, how jobs are tracked, and what a job knows of itself.
+    """Submits runs, tracks their jobs, and tells a job about itself.
 
-    A new scheduler is one module with a subclass of this and one line in
+    A new scheduler is one module with a subclass of this class and one line in
     :mod:`dpeval.launchers.schedulers.registry`.
     """
 
@@ -59,17 +59,17 @@ class Scheduler(ABC):
 
         Args:
             resources: what the run needs; cores, GPUs and memory per node.
-            site: what the cluster wants to be told.
+            site: the cluster's settings.
             options: the keys of ``hydra/launcher``.
             job_name: the name under which the scheduler lists the job.
 
         Raises:
-            ConfigError: a value cannot be passed on to the scheduler.
+            ConfigError: a value cannot be passed to the scheduler.
         """
 
     @abstractmethod
     def preview(self, group: Group, folder: Path, options: LauncherOptions) -> str:
-        """The submission of `group` as the scheduler would read it, for the dry run.
+        """The submission of `group` in the scheduler's own syntax, for the dry run.
 
         Args:
             group: runs with equal requests.
@@ -86,22 +86,22 @@ class Scheduler(ABC):
         Args:
             folder: where submission files, pickles and logs go.
             parameters: see :meth:`parameters`.
-            site: what the cluster wants to be told.
+            site: the cluster's settings.
             options: the keys of ``hydra/launcher``.
 
         Raises:
-            LaunchError: the scheduler is not installed here.
+            LaunchError: the scheduler is not installed on this machine.
         """
 
     @abstractmethod
     def after(self, parameters: dict[str, Any], job_id: str) -> dict[str, Any]:
-        """`parameters` with the condition that job `job_id` has succeeded."""
+        """`parameters` with a dependency on the success of job `job_id`."""
 
     # Tracking
 
     @abstractmethod
     def query(self, job_ids: Sequence[str]) -> dict[str, JobState]:
-        """The state of every job; jobs that the scheduler has forgotten are absent.
+        """The state of every job; jobs unknown to the scheduler are missing.
 
         Raises:
             LaunchError: the scheduler does not answer.
@@ -109,7 +109,7 @@ class Scheduler(ABC):
 
     @abstractmethod
     def cancel(self, job_ids: Sequence[str]) -> None:
-        """End these jobs and no others.
+        """Cancel these jobs and no others.
 
         Raises:
             LaunchError: the scheduler refuses.
@@ -119,51 +119,54 @@ class Scheduler(ABC):
 
     @abstractmethod
     def describe_job(self, environment: Mapping[str, str]) -> schema.Scheduler:
-        """The job that this process belongs to, from the variables that its scheduler sets."""
+        """The job that this process belongs to, from the variables that the scheduler sets.
+
+        Outside a job its ``job_id`` is empty.
+        """
 
     @abstractmethod
     def node_in_job(self, environment: Mapping[str, str], count: int, folder: Path) -> Node:
-        """This process's place among the nodes of its run.
+        """Which of the run's nodes this process is on.
 
         Args:
             environment: of this process.
             count: how many nodes the run has.
-            folder: the run's folder, which all nodes see.
+            folder: the run's folder, which all nodes share.
         """
 
     @abstractmethod
     def other_jobs(self, job: schema.Scheduler, environment: Mapping[str, str]) -> dict[str, str]:
-        """Id and owner of every other job that runs on a node of `job` now.
+        """Id and owner of every other job now running on a node of `job`.
 
         Raises:
-            LaunchError: the scheduler does not answer from here.
+            LaunchError: the scheduler does not answer on this machine.
         """
 
     def expose_gpus(self, environment: MutableMapping[str, str]) -> None:  # noqa: B027
-        """Make the job's GPUs, and only them, visible to CUDA, where the scheduler does not."""
+        """Make only the job's GPUs visible to CUDA, if the scheduler does not."""
 
-    def further_nodes(self, config: Config, node: Node | None) -> AbstractContextManager[None]:
-        """Start this program on the run's other nodes, where the scheduler does not.
+    def other_nodes(self, config: Config, node: Node | None) -> AbstractContextManager[None]:
+        """Run this program on the run's other nodes, if the scheduler does not.
 
         Raises:
-            LaunchError: a node is absent or refuses.
+            LaunchError: a node is missing or refuses the connection.
         """
         return contextlib.nullcontext()
 
     def is_preempted(self, environment: Mapping[str, str]) -> bool:
-        """Whether this job has to give way to another, as opposed to having been cancelled."""
+        """Whether this job is being preempted, as opposed to cancelled."""
         return False
 
     @abstractmethod
     def requeue(self, environment: Mapping[str, str]) -> int:
-        """Send this job back to the queue; return the exit status that it must end with."""
+        """Requeue this job; return the exit status with which it must end."""
 
 
-def ask(command: list[str]) -> str:
-    """Standard output of a scheduler's command.
+def run_command(command: list[str]) -> str:
+    """The standard output of a scheduler's command.
 
     Raises:
-        LaunchError: it is absent, fails or hangs.
+        LaunchError: it is not installed, fails, or does not answer within 60 s.
     """
     try:
         done = subprocess.run(
@@ -176,8 +179,8 @@ def ask(command: list[str]) -> str:
     except subprocess.TimeoutExpired as error:
         raise LaunchError(f"{command[0]} did not answer within 60 s; try again later") from error
     if done.returncode:
-        told = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
-        raise LaunchError(f"{command[0]} failed with status {done.returncode}: {told}")
+        message = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
+        raise LaunchError(f"{command[0]} failed with status {done.returncode}: {message}")
     return done.stdout
 
 
@@ -187,11 +190,11 @@ def worker_command(folder: Path, python: str = sys.executable) -> str:
 
 
 def one_line(key: str, value: object) -> str:
-    """`value` as text that stays on its line of a submission file.
+    """`value` as text that fits on one line of a submission file.
 
     Raises:
-        ConfigError: it has a line break or another control character, after which a submission
-            file could continue with a command.
+        ConfigError: it contains a line break, after which the file could continue with a command,
+            or another control character.
     """
     text = str(value)
     if any(ord(char) < 32 or ord(char) == 127 for char in text):
@@ -202,8 +205,8 @@ def one_line(key: str, value: object) -> str:
     return text
 
 
-def plain_options(key: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """`options` of the user's key `key`, each checked; ``True`` stays a flag without a value.
+def checked_options(key: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The `options` given in the user's key `key`, checked; ``True`` marks a flag without a value.
 
     Raises:
         ConfigError: see :func:`one_line`.
@@ -220,5 +223,5 @@ def chosen(environment: Mapping[str, str], names: Iterable[str]) -> dict[str, st
 
 
 def unique(job_ids: Iterable[str | None]) -> list[str]:
-    """The ids that are there, each once, in order."""
+    """`job_ids` without None and without repetitions, in order."""
     return list(dict.fromkeys(job_id for job_id in job_ids if job_id is not None))

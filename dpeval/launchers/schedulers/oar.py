@@ -1,4 +1,4 @@
-"""OAR: what oarsub is asked for, what oarstat answers, what a job knows of itself."""
+"""OAR: submission through oarsub, states from oarstat, and what a job knows."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from dpeval.launchers.schedulers.base import (
     JobState,
     Scheduler,
     State,
-    ask,
+    checked_options,
     chosen,
     one_line,
-    plain_options,
+    run_command,
 )
 from dpeval.launchers.schedulers.oar_submission import oarsub_command, waves
 from dpeval.launchers.schedulers.resources import Group, Resources
@@ -31,14 +31,14 @@ from dpeval.record import schema
 from dpeval.run.job import Node
 
 RESUBMIT_STATUS = 99
-"""Exit status after which OAR submits an ``idempotent`` job again."""
+"""Exit status after which OAR resubmits an ``idempotent`` job."""
 _DETAILS = (
     "OAR_PROJECT_NAME",
     "OAR_JOB_WALLTIME",
     "OAR_ARRAY_INDEX",
     "CUDA_VISIBLE_DEVICES",
 )
-"""Variables of a job that its run's record keeps."""
+"""A job's variables that go into the record."""
 
 
 @dataclass
@@ -52,19 +52,37 @@ class OarOptions(LauncherOptions):
 
 
 class Oar(Scheduler):
-    """OAR through submitit-oar, mended (:mod:`dpeval.launchers.schedulers.oar_executor`)."""
+    """OAR through a corrected submitit-oar (:mod:`dpeval.launchers.schedulers.oar_executor`)."""
 
     name = "oar"
     options = OarOptions
     _at_once = 500
-    """Ids per command line, far below the length that a kernel takes."""
+    """Ids per command line, far below the kernel's limit."""
 
     def parameters(
         self, resources: Resources, site: SiteConfig, options: LauncherOptions, job_name: str
     ) -> dict[str, Any]:
+        """See :func:`oar_parameters`.
+
+        Args:
+            resources: what the run needs; cores, GPUs and memory per node.
+            site: the cluster's settings.
+            options: the keys of ``hydra/launcher``.
+            job_name: the job's name.
+
+        Raises:
+            ConfigError: a text contains a control character.
+        """
         return oar_parameters(resources, site, options, job_name)
 
     def preview(self, group: Group, folder: Path, options: LauncherOptions) -> str:
+        """The oarsub commands that would submit `group`.
+
+        Args:
+            group: runs with equal requests.
+            folder: where the submission file and the logs would go.
+            options: the keys of ``hydra/launcher``.
+        """
         script = folder / "<submission>.sh"
         lines, parameters = [], group.parameters
         for wave in waves(group.members, options.array_parallelism):
@@ -72,13 +90,24 @@ class Oar(Scheduler):
             line = shlex.join(oarsub_command(parameters, script, None if singly else len(wave)))
             lines.append(line)
             if singly:
-                lines.append(f"({len(wave)} times: OAR resubmits no element of an array)")
+                lines.append(f"({len(wave)} times: OAR does not resubmit the elements of an array)")
             parameters = self.after(group.parameters, "<each job above>")
         return "\n".join(lines)
 
     def executor(
         self, folder: Path, parameters: dict[str, Any], site: SiteConfig, options: LauncherOptions
     ) -> Any:
+        """An executor with `parameters` set.
+
+        Args:
+            folder: where submission files, pickles and logs go.
+            parameters: see :meth:`parameters`.
+            site: the cluster's settings.
+            options: the keys of ``hydra/launcher``.
+
+        Raises:
+            LaunchError: this machine is not a frontend of the OAR cluster.
+        """
         # Late: it imports submitit.
         from dpeval.launchers.schedulers.oar_executor import OarExecutor
 
@@ -88,9 +117,9 @@ class Oar(Scheduler):
                 "look at the submission with hydra.launcher.dry_run=true"
             )
         executor = OarExecutor(folder)
-        executor.carried = tuple(site.environment)
-        executor.singly = bool(options.requeue)
-        executor.at_once = options.array_parallelism
+        executor.exported = tuple(site.environment)
+        executor.no_arrays = bool(options.requeue)
+        executor.max_concurrent = options.array_parallelism
         executor.update_parameters(**parameters)
         return executor
 
@@ -107,9 +136,11 @@ class Oar(Scheduler):
 
     def _query(self, job_ids: Sequence[str]) -> dict[str, JobState]:
         ids = ",".join(str(int(job_id)) for job_id in job_ids)
-        # One question, whatever the number of jobs: -j given N times costs N queries.
-        jobs = parse_oarstat(ask(["oarstat", "-f", "-J", "--sql", f"job_id IN ({ids})"]))
-        again = parse_oarstat(ask(["oarstat", "-f", "-J", "--sql", f"resubmit_job_id IN ({ids})"]))
+        # One query for all jobs: -j given N times costs N queries.
+        jobs = parse_oarstat(run_command(["oarstat", "-f", "-J", "--sql", f"job_id IN ({ids})"]))
+        again = parse_oarstat(
+            run_command(["oarstat", "-f", "-J", "--sql", f"resubmit_job_id IN ({ids})"])
+        )
         found = {job_id: oar_state(job) for job_id, job in jobs.items()}
         if again:
             later = self._query(list(again))
@@ -121,8 +152,10 @@ class Oar(Scheduler):
         if not job_ids:
             return
         ids = ",".join(str(int(job_id)) for job_id in job_ids)
-        again = parse_oarstat(ask(["oarstat", "-f", "-J", "--sql", f"resubmit_job_id IN ({ids})"]))
-        ask(["oardel", *job_ids, *again])
+        again = parse_oarstat(
+            run_command(["oarstat", "-f", "-J", "--sql", f"resubmit_job_id IN ({ids})"])
+        )
+        run_command(["oardel", *job_ids, *again])
 
     def describe_job(self, environment: Mapping[str, str]) -> schema.Scheduler:
         return schema.Scheduler(
@@ -134,11 +167,18 @@ class Oar(Scheduler):
         )
 
     def node_in_job(self, environment: Mapping[str, str], count: int, folder: Path) -> Node:
+        """This process's node, from the variable that node 0 sets on the others.
+
+        Args:
+            environment: of this process.
+            count: how many nodes the run has.
+            folder: the run's folder, which all nodes share.
+        """
         index = int(environment.get(oar_nodes.NODE_VARIABLE, "0"))
         return Node(index, count, folder, environment["OAR_JOB_ID"])
 
     def other_jobs(self, job: schema.Scheduler, environment: Mapping[str, str]) -> dict[str, str]:
-        running = parse_oarstat(ask(["oarstat", "-f", "-J", "--sql", "state = 'Running'"]))
+        running = parse_oarstat(run_command(["oarstat", "-f", "-J", "--sql", "state = 'Running'"]))
         here = set(job.nodes)
         return {
             job_id: str(other.get("owner") or other.get("job_user") or "?")
@@ -154,7 +194,7 @@ class Oar(Scheduler):
         if devices:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, devices))
 
-    def further_nodes(self, config: Config, node: Node | None) -> AbstractContextManager[None]:
+    def other_nodes(self, config: Config, node: Node | None) -> AbstractContextManager[None]:
         return oar_nodes.started(config, node)
 
     def requeue(self, environment: Mapping[str, str]) -> int:
@@ -162,9 +202,11 @@ class Oar(Scheduler):
 
 
 def oar_gpus(properties: str, host: str | None = None) -> list[int]:
-    """Device numbers in OAR's resource file (lines ``gpudevice = '0' , host = 'node1' , …``).
+    """Device numbers of `host` in OAR's resource file.
 
-    Of several nodes the job's first counts (`host` None): OAR starts the job there.
+    Args:
+        properties: lines such as ``gpudevice = '0' , host = 'node1' , …``.
+        host: None: the job's first node, on which OAR starts the job.
     """
     found: dict[str, set[int]] = {}
     for line in properties.splitlines():
@@ -183,10 +225,19 @@ def oar_parameters(
 ) -> dict[str, Any]:
     """Keyword arguments of :class:`dpeval.launchers.schedulers.oar_executor.OarExecutor`.
 
-    The whole ``-l`` request is written here: submitit-oar 1.1.2 knows neither other names of
-    the GPU level nor ``gpus_per_node=0`` (it sends ``/gpu=0``, which oarsub refuses), and
-    raises ValueError on memory, cores per task and tasks per node. ``/gpu=N`` alone promises
-    no single node, so ``/nodes=`` always comes first.
+    The whole ``-l`` request is written here: submitit-oar 1.1.2 supports no other name for the GPU
+    level, turns ``gpus_per_node=0`` into ``/gpu=0``, which oarsub refuses, and raises ValueError
+    on memory, cores per task and tasks per node. ``/gpu=N`` alone may span several nodes, so
+    ``/nodes=`` always comes first.
+
+    Args:
+        resources: what the run needs; cores, GPUs and memory per node.
+        site: the cluster's settings.
+        options: the keys of ``hydra/launcher``, which take precedence over both.
+        job_name: the job's name.
+
+    Raises:
+        ConfigError: a text contains a control character.
     """
     hours, minutes = divmod(resources.time_min, 60)
     request = f"/nodes={resources.nodes}"
@@ -199,7 +250,7 @@ def oar_parameters(
     additional: dict[str, Any] = {
         "l": f"{request},walltime={hours:02}:{minutes:02}:00",
         "checkpoint": str(options.signal_delay_s),
-        **plain_options("site.options", site.options),
+        **checked_options("site.options", site.options),
     }
     if kinds:
         additional["t"] = kinds
@@ -209,7 +260,7 @@ def oar_parameters(
     properties = _oar_properties(resources, site)
     if properties:
         additional["p"] = properties
-    additional |= plain_options(
+    additional |= checked_options(
         "hydra.launcher.additional_parameters", options.additional_parameters
     )
     parameters: dict[str, Any] = {
@@ -243,13 +294,17 @@ def _joined(parts: Iterable[str]) -> str:
 
 
 def parse_oarstat(text: str) -> dict[str, dict[str, Any]]:
-    """The JSON of ``oarstat -f -J``; no job at all is an empty text."""
+    """The jobs in the JSON of ``oarstat -f -J``, which is empty if there are none.
+
+    Raises:
+        LaunchError: `text` is not JSON.
+    """
     if not text.strip():
         return {}
     try:
         jobs = json.loads(text)
     except ValueError as error:
-        raise LaunchError(f"oarstat answered what is not JSON: {text.strip()[:80]!r}") from error
+        raise LaunchError(f"the output of oarstat is not JSON: {text.strip()[:80]!r}") from error
     return jobs if isinstance(jobs, dict) else {}
 
 
@@ -257,10 +312,10 @@ _OAR_RUNNING = ("Running", "Finishing", "Suspended", "Resuming", "Launching", "t
 
 
 def oar_state(job: Mapping[str, Any]) -> JobState:
-    """One job of ``oarstat -f -J`` in dpeval's words.
+    """Translate one job of ``oarstat -f -J``.
 
-    An exit code says little here: submitit-oar ends with 0 after an exception, and a job killed
-    from inside is Terminated like any other. The run's record decides.
+    The exit code is not reliable: submitit-oar exits with 0 after an exception, and a job that was
+    killed from inside is Terminated like any other. The run's record decides.
     """
     word = str(job.get("state", ""))
     nodes = ",".join(job.get("assigned_network_address") or [])
@@ -285,7 +340,7 @@ def _oar_ending(word: str, job: Mapping[str, Any]) -> tuple[Ending, str]:
 
 
 _OAR_EVENTS: tuple[tuple[str, Ending], ...] = (
-    # In order of what explains most: a job over its walltime is "fragged" as a cancelled one is.
+    # The most specific first: a job over its walltime is "fragged" like a cancelled one.
     ("WALLTIME", "timeout"),
     ("BESTEFFORT_KILL", "preempted"),
     ("NODE", "node_fail"),
@@ -303,7 +358,7 @@ def _wait_status(code: object) -> str:
 
 
 def _waiting(word: str, message: str) -> str:
-    """OAR's message holds the request and, where it has one, the reason to wait."""
-    told = re.sub(r"\([^)]*\)", "", message).strip()
-    reasons = [part for part in told.split(",") if not re.match(r"^\s*[A-Z]=", part)]
+    """The state, with the reason to wait if OAR's message contains one beside the request."""
+    outside = re.sub(r"\([^)]*\)", "", message).strip()
+    reasons = [part for part in outside.split(",") if not re.match(r"^\s*[A-Z]=", part)]
     return ", ".join([word, *reasons]) if reasons else word

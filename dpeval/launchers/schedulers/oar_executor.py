@@ -1,4 +1,4 @@
-"""submitit's executor for OAR with what submitit-oar 1.1.2 gets wrong put right."""
+"""submitit's executor for OAR, with the errors of submitit-oar 1.1.2 corrected."""
 
 from __future__ import annotations
 
@@ -18,24 +18,27 @@ from dpeval.launchers.schedulers.oar_submission import oar_script, oarsub_comman
 class OarExecutor(oar.OarExecutor):  # type: ignore[misc]  # untyped base
     """Submits a script file instead of an inline command, and every option as one argument.
 
-    An inline command loses line breaks and comments of the set-up and every option with a space;
-    see :func:`oarsub_command`. Ids within an array are ordered as numbers (submitit-oar orders
-    them as text).
+    An inline command loses the line breaks and comments of ``setup`` and breaks options that
+    contain spaces; see :func:`oarsub_command`. Ids within an array are sorted as numbers
+    (submitit-oar sorts them as text).
     """
 
-    carried: tuple[str, ...] = ()
-    """Names of the variables carried into the job."""
-    singly: bool = False
-    """Submit no arrays: of an array OAR resubmits the first element alone."""
-    at_once: int = 1
-    """OAR limits no array, so what is more than this waits for as many before it to end."""
+    exported: tuple[str, ...] = ()
+    """Names of the variables to export to the job."""
+    no_arrays: bool = False
+    """Submit no arrays: OAR resubmits only the first element of an array."""
+    max_concurrent: int = 1
+    """How many runs may run at the same time.
+
+    OAR cannot limit an array, so runs beyond this number wait for as many before them to end.
+    """
 
     @property
     def _submitit_command_str(self) -> str:
         return worker_command(self.folder)
 
     def _make_submission_file_text(self, command: str, uid: str) -> str:
-        environment = {name: os.environ[name] for name in self.carried if name in os.environ}
+        environment = {name: os.environ[name] for name in self.exported if name in os.environ}
         return oar_script(
             command,
             self.folder,
@@ -55,10 +58,10 @@ class OarExecutor(oar.OarExecutor):  # type: ignore[misc]  # untyped base
         jobs: list[core.Job[Any]] = []
         given = self.parameters["additional_parameters"]
         try:
-            for wave in waves(delayed_submissions, self.at_once):
-                sent = self._send(wave)
+            for wave in waves(delayed_submissions, self.max_concurrent):
+                sent = self._submit_wave(wave)
                 jobs += sent
-                # Ended, however it ended, is enough: OAR takes Error for an end, too.
+                # OAR's dependency needs an end, not success: Error counts too.
                 self.parameters["additional_parameters"] = {
                     **given, "a": [job.job_id for job in sent]
                 }  # fmt: skip
@@ -66,8 +69,8 @@ class OarExecutor(oar.OarExecutor):  # type: ignore[misc]  # untyped base
             self.parameters["additional_parameters"] = given
         return jobs
 
-    def _send(self, wave: Sequence[utils.DelayedSubmission]) -> list[core.Job[Any]]:
-        if self.singly or len(wave) == 1:
+    def _submit_wave(self, wave: Sequence[utils.DelayedSubmission]) -> list[core.Job[Any]]:
+        if self.no_arrays or len(wave) == 1:
             return core.PicklingExecutor._internal_process_submissions(self, list(wave))
         pickles = [self._dump(delayed) for delayed in wave]
         self.parameters["map_count"] = len(pickles)

@@ -1,4 +1,4 @@
-"""The further nodes of an OAR job: OAR starts a job on its first node and leaves the rest idle."""
+"""Start a run on all nodes of its OAR job: OAR itself starts only the first."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from dpeval.errors import LaunchError
 from dpeval.run.job import Node
 
 NODE_VARIABLE = "DPEVAL_NODE"
-"""Index of a node that node 0 of an OAR job has started."""
+"""Set on the nodes that node 0 of an OAR job starts: the node's index."""
 _REFUSAL_S = 2.0
 
 
 def hosts(environment: Mapping[str, str]) -> list[str]:
-    """The hosts of this job, the first one first."""
+    """The hosts of this job, starting with the first node."""
     try:
         lines = Path(environment["OAR_NODEFILE"]).read_text(encoding="utf-8").split()
     except (KeyError, OSError):
@@ -31,22 +31,22 @@ def hosts(environment: Mapping[str, str]) -> list[str]:
 
 @contextlib.contextmanager
 def started(config: Config, node: Node | None) -> Iterator[None]:
-    """Run this program on the further nodes too, for as long as the context lasts.
+    """Run this program on the other nodes too, for the duration of the context.
 
     Raises:
-        LaunchError: OAR gave fewer nodes than asked, or one refuses the remote shell.
+        LaunchError: OAR allocated fewer nodes than requested, or the remote shell fails.
     """
     if node is None:
         yield
         return
     given = hosts(os.environ)
     if len(given) < node.count:
-        raise LaunchError(f"num_nodes={node.count}, and OAR gave {', '.join(given) or 'none'}")
+        raise LaunchError(f"num_nodes={node.count}, but OAR allocated {', '.join(given) or 'none'}")
     shells = []
     try:
         for index, host in enumerate(given[1 : node.count], 1):
             script = node.folder / f".node-{index}-{node.attempt}.sh"
-            # The environment may hold secrets: nobody else may read it, not for a moment.
+            # The environment may contain secrets: the file must never be readable by others.
             with os.fdopen(os.open(script, os.O_WRONLY | os.O_CREAT, 0o700), "w") as file:
                 file.write(_node_script(index))
             command = f"/bin/bash {shlex.quote(str(script))} {shlex.quote(str(node.folder))}"
@@ -71,10 +71,10 @@ def started(config: Config, node: Node | None) -> Iterator[None]:
 
 
 def _check_started(shells: Sequence[subprocess.Popen[bytes]], folder: Path) -> None:
-    """A remote shell that is refused ends at once, and its node would be waited for in vain.
+    """Check that no remote shell fails at once, or the run would wait for its node in vain.
 
     Raises:
-        LaunchError: one has ended already.
+        LaunchError: one has failed.
     """
     deadline_s = time.monotonic() + _REFUSAL_S
     while time.monotonic() < deadline_s:
@@ -82,21 +82,21 @@ def _check_started(shells: Sequence[subprocess.Popen[bytes]], folder: Path) -> N
             if process.poll():
                 log = (folder / f"node-{index}.log").read_text(errors="replace").strip()
                 raise LaunchError(
-                    f"node {index} could not be started (site.remote_shell, status "
-                    f"{process.returncode}): {log[-300:]}"
+                    f"cannot start node {index}: site.remote_shell exited with status "
+                    f"{process.returncode}: {log[-300:]}"
                 )
         time.sleep(0.1)
 
 
 def _node_script(index: int) -> str:
     """A shell script that runs this program on another node, in this process's environment."""
-    carried = {
+    exported = {
         name: value
         for name, value in os.environ.items()
         if name.isidentifier() and name not in ("HOSTNAME", "PWD", "CUDA_VISIBLE_DEVICES")
     }
-    carried[NODE_VARIABLE] = str(index)
-    exports = [f"export {name}={shlex.quote(value)}" for name, value in carried.items()]
+    exported[NODE_VARIABLE] = str(index)
+    exports = [f"export {name}={shlex.quote(value)}" for name, value in exported.items()]
     return "\n".join(
         [
             *exports,

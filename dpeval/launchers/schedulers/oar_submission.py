@@ -1,4 +1,4 @@
-"""The command line and the script that OAR is given; the dry run prints the very same."""
+"""The command line and the script of an OAR submission, which the dry run prints too."""
 
 from __future__ import annotations
 
@@ -11,14 +11,19 @@ Item = TypeVar("Item")
 
 
 def oarsub_command(parameters: Mapping[str, Any], script: Path, count: int | None) -> list[str]:
-    """The argument vector of oarsub.
+    """The arguments of oarsub.
 
-    submitit-oar 1.1.2 writes options to a file and splits its lines on white space, so that a
-    name, folder or property with a space falls apart; here every option is one argument.
+    submitit-oar 1.1.2 writes options to a file and splits its lines at white space, which breaks
+    names, folders and properties that contain spaces; here every option is one argument.
+
+    Args:
+        parameters: the executor's keyword arguments.
+        script: the file that the job runs.
+        count: elements of the array; None or 1: a single job.
     """
     options: dict[str, Any] = {
         "n": parameters["n"],
-        # OAR refuses log files with a space or a quote in their path: the script redirects.
+        # OAR refuses log paths with a space or a quote, so the script redirects its output.
         "O": "/dev/null",
         "E": "/dev/null",
         "d": "/",
@@ -34,14 +39,14 @@ def oarsub_command(parameters: Mapping[str, Any], script: Path, count: int | Non
             continue
         for item in value if isinstance(value, list) else [value]:
             command += [flag, str(item)]
-    # OAR starts this through a shell as the user, hence the quotes.
+    # Quoted: OAR runs this through the user's shell.
     return [*command, f"/bin/bash {shlex.quote(str(script))}"]
 
 
-def waves(items: Sequence[Item], at_once: int) -> Iterator[Sequence[Item]]:
-    """`items` in order, `at_once` at a time."""
-    for first in range(0, len(items), at_once):
-        yield items[first : first + at_once]
+def waves(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    """`items` in order, in chunks of `size`."""
+    for first in range(0, len(items), size):
+        yield items[first : first + size]
 
 
 def oar_script(
@@ -52,7 +57,10 @@ def oar_script(
     environment: Mapping[str, str],
     stderr_to_stdout: bool = False,
 ) -> str:
-    """The file that an OAR job runs: OAR carries no environment into a job, so it sets it.
+    """The script of an OAR job, which sets the environment because OAR passes none on.
+
+    The logs of job N are ``N_0_log.out`` and ``.err`` in `folder`, as submitit expects.
+    ``exec`` replaces the shell with Python, so that OAR's checkpoint signal reaches it.
 
     Args:
         command: what to run at the end.
@@ -61,9 +69,6 @@ def oar_script(
         setup: shell lines to run before `command`.
         environment: variables to set.
         stderr_to_stdout: write one log instead of two.
-
-    The logs of job N are ``N_0_log.out`` and ``.err`` in `folder`, as submitit expects.
-    ``exec`` puts Python in the shell's place, so that OAR's checkpoint signal reaches it.
     """
     logs = shlex.quote(f"{folder}/") + '"${OAR_JOB_ID}"_0_log'
     errors = "2>&1" if stderr_to_stdout else f"2>>{logs}.err"

@@ -1,4 +1,4 @@
-"""The schedulers that dpeval knows: one line each."""
+"""The schedulers that dpeval supports, one line each."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def scheduler(name: str) -> Scheduler:
     """The scheduler called `name`: one of the registry, or ``package.module.Class``.
 
     Raises:
-        LaunchError: there is none of this name.
-        ConfigError: the class cannot be imported, or is no :class:`Scheduler`.
+        LaunchError: there is no scheduler of this name.
+        ConfigError: the class cannot be imported, or is not a :class:`Scheduler`.
     """
     if "." in name:
         made = locate(name, key="hydra.launcher.scheduler")()
@@ -31,6 +31,7 @@ def scheduler(name: str) -> Scheduler:
         return made
     if name not in SCHEDULERS:
         raise LaunchError(
-            f"'{name}' is not a scheduler; dpeval knows {', '.join(sorted(SCHEDULERS))}"
+            f"there is no scheduler '{name}'; valid: {', '.join(sorted(SCHEDULERS))}, or "
+            "package.module.Class"
         )
     return SCHEDULERS[name]()

@@ -1,8 +1,8 @@
-"""What each run needs of a scheduler, and which runs can share a submission: pure functions.
+"""What each run requests of a scheduler, and which runs can share a submission: pure functions.
 
-Every resource comes from the run's own composed configuration, never from the sweep's: Hydra
-resolves a launcher's parameters once per sweep, so a request written there is the same for
-every job. Runs whose requests are equal can go out as one array.
+Resources are derived from each run's own composed configuration: Hydra resolves a launcher's
+parameters once per sweep, so a request written there would be the same for every job. Runs with
+equal requests are submitted as one array.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from dpeval.record.memory import Forecast
 from dpeval.util.units import GIB
 
 _CPU_OVERHEAD_BYTES = 2 * GIB
-"""The parent process, the fork server and the page cache that a cgroup charges to the job."""
+"""The parent process, the fork server and the page cache charged to the job's cgroup."""
 _SIGNAL_EARLY_S = 60
-"""SLURM may send the warning this much earlier than asked (sbatch(1), ``--signal``)."""
+"""SLURM may send the warning this much earlier than requested (sbatch(1), ``--signal``)."""
 _GPU_HOST_BYTES = 4 * GIB
 """Host memory of one rank that drives a GPU: CUDA libraries, pinned batches, decoders."""
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What one run asks for; cores, GPUs and memory are per node, and a node runs one task."""
+    """What one run requests; cores, GPUs and memory are per node, and a node runs one task."""
 
     nodes: int
     cores: int
     gpus: int
     memory_mib: int | None
-    """None: whatever the site gives."""
+    """None: the site's default."""
     time_min: int
     exclusive: bool
 
     @property
     def device_hours(self) -> float:
-        """Upper bound of devices (GPUs, or cores where there are none) times hours asked for."""
+        """Requested hours times devices (GPUs, or cores if there are none): an upper bound."""
         return self.nodes * (self.gpus or self.cores) * self.time_min / 60
 
 
@@ -50,8 +50,8 @@ def derive(config: Config, forecast: Forecast | None, options: LauncherOptions) 
 
     Args:
         config: the run.
-        forecast: memory of its fullest rank; None where it is not known.
-        options: the keys of ``hydra/launcher``; only the warning's lead time counts here.
+        forecast: memory of the rank that needs most; None if unknown.
+        options: the keys of ``hydra/launcher``, of which only ``signal_delay_s`` matters here.
     """
     devices = config.num_devices // config.num_nodes
     gpu = config.hardware.kind == "gpu"
@@ -69,7 +69,7 @@ def derive(config: Config, forecast: Forecast | None, options: LauncherOptions) 
 
 
 def override(resources: Resources, options: LauncherOptions) -> Resources:
-    """`resources` with whatever the keys of ``hydra/launcher`` say instead."""
+    """`resources`, overridden by the keys of ``hydra/launcher`` that are set."""
     given: dict[str, Any] = {
         "nodes": options.nodes,
         "cores": options.cpus_per_task,
@@ -80,10 +80,10 @@ def override(resources: Resources, options: LauncherOptions) -> Resources:
     return replace(resources, **{key: value for key, value in given.items() if value is not None})
 
 
-def contradictions(config: Config, needed: Resources, options: LauncherOptions) -> list[str]:
-    """One line for every resource of which ``hydra/launcher`` gives a run less than it needs.
+def shortfalls(config: Config, needed: Resources, options: LauncherOptions) -> list[str]:
+    """One line for each resource of which ``hydra/launcher`` requests less than a run needs.
 
-    They are told and not refused: a key given there is what the user wants.
+    This is a warning and no error: an explicit key is the user's decision.
 
     Args:
         config: the run.
@@ -91,21 +91,21 @@ def contradictions(config: Config, needed: Resources, options: LauncherOptions) 
         options: the keys of ``hydra/launcher``.
 
     Raises:
-        ConfigError: nodes or tasks that no run could work with.
+        ConfigError: ``nodes`` or ``tasks_per_node`` contradicts the run.
     """
     if options.nodes not in (None, needed.nodes):
         raise ConfigError(
-            f"hydra.launcher.nodes={options.nodes} and num_nodes={needed.nodes} contradict each "
-            "other; set num_nodes alone"
+            f"hydra.launcher.nodes={options.nodes} contradicts num_nodes={needed.nodes}; "
+            "set num_nodes alone"
         )
     if options.tasks_per_node not in (None, 1):
         raise ConfigError(
-            f"hydra.launcher.tasks_per_node={options.tasks_per_node} is not possible: a run is one "
-            "task per node, which starts its ranks itself; set num_devices"
+            f"hydra.launcher.tasks_per_node={options.tasks_per_node} is not possible: a run has "
+            "one task per node, which starts the ranks; set num_devices instead"
         )
     given = override(needed, options)
     return [
-        f"{what}: hydra.launcher asks for {asked}, and num_devices={config.num_devices} "
+        f"warning: {what}: hydra.launcher requests {asked}, but num_devices={config.num_devices} "
         f"batch={config.batch} needs {wanted}"
         for what, asked, wanted in (
             ("GPUs per node", given.gpus, needed.gpus),
@@ -123,7 +123,7 @@ def _memory_mib(config: Config, devices: int, forecast: Forecast | None) -> int 
     if config.hardware.memory_gib is not None:
         return round_up_mib(devices * int(config.hardware.memory_gib * GIB) + _CPU_OVERHEAD_BYTES)
     if forecast is None:
-        # Unknown is no reason to leave it to the site: its default is often 100 MB a core.
+        # A site's default is often 100 MB per core, too little for any run.
         return (
             None if config.site.exclusive else round_up_mib(devices * 2 * GIB + _CPU_OVERHEAD_BYTES)
         )
@@ -133,8 +133,8 @@ def _memory_mib(config: Config, devices: int, forecast: Forecast | None) -> int 
 def round_up_mib(size_bytes: int) -> int:
     """The next of 1, 1.5, 2, 3, 4, 6, 8, … GiB, in MiB.
 
-    Coarse on purpose: forecasts that differ by a few MiB would otherwise make every run of a
-    sweep a request of its own, and no two of them could share an array.
+    Coarse on purpose: otherwise forecasts that differ by a few MiB would give every run a request
+    of its own, and no two runs could share an array.
     """
     gib = max(size_bytes, 1) / GIB
     power = 2.0 ** max(0, math.floor(math.log2(gib))) if gib > 1 else 1.0
@@ -154,7 +154,7 @@ def _time_min(config: Config, options: LauncherOptions) -> int:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs with one request: what the scheduler is told, and which runs it is for."""
+    """Runs with equal requests, which are submitted together."""
 
     resources: Resources
     parameters: dict[str, Any]
@@ -167,7 +167,12 @@ def group(
     needs: Sequence[tuple[int, Resources, SiteConfig]],
     translate: Callable[[Resources, SiteConfig], dict[str, Any]],
 ) -> list[Group]:
-    """Put runs with equal translated parameters together, in order of first appearance."""
+    """Group runs with equal requests, in order of first appearance.
+
+    Args:
+        needs: position in the sweep, resources and site of every run.
+        translate: makes the executor's keyword arguments of resources and a site.
+    """
     found: dict[Hashable, tuple[Resources, dict[str, Any], list[int]]] = {}
     for position, resources, site in needs:
         parameters = translate(resources, site)
@@ -180,16 +185,16 @@ def group(
 
 
 def job_name(study: str, token: str) -> str:
-    """A name without anything that a shell or a scheduler could read as more than a name."""
+    """A job name of `study` and `token` without characters special to a shell or a scheduler."""
     plain = re.sub(r"[^A-Za-z0-9._-]+", "_", study).strip("_-.")[:40]
     return f"dpeval-{plain or 'sweep'}-{token}"
 
 
 def check_folder(key: str, folder: str) -> None:
-    """Check that schedulers can write their logs to the `folder` of a user's `key`.
+    """Check that schedulers can write logs to `folder`, given in the user's `key`.
 
     Raises:
-        LaunchError: it holds a control character, or what SLURM and submitit replace in paths.
+        LaunchError: it contains a control character, or one that SLURM or submitit replaces.
     """
     bad = next((char for char in folder if ord(char) < 32 or char in "%\\"), None)
     if bad is not None:

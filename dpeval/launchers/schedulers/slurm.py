@@ -1,4 +1,4 @@
-"""SLURM: what sbatch is asked for, what squeue and sacct answer, what a job knows of itself."""
+"""SLURM: submission through sbatch, states from squeue and sacct, and what a job knows."""
 
 from __future__ import annotations
 
@@ -16,18 +16,16 @@ from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
 from dpeval.config import LauncherOptions, SiteConfig
 from dpeval.errors import LaunchError
 from dpeval.launchers.schedulers.base import (
-    UNKNOWN,
-    Ending,
     JobState,
     Scheduler,
-    State,
-    ask,
+    checked_options,
     chosen,
     one_line,
-    plain_options,
+    run_command,
     worker_command,
 )
 from dpeval.launchers.schedulers.resources import Group, Resources
+from dpeval.launchers.schedulers.slurm_states import latest, parse_sacct, parse_squeue
 from dpeval.record import schema
 from dpeval.run.job import Node
 
@@ -39,14 +37,14 @@ _DETAILS = (
     "SLURM_RESTART_COUNT",
     "SLURM_JOB_ACCOUNT",
 )
-"""Variables of a job that its run's record keeps."""
+"""A job's variables that go into the record."""
 
 
 @dataclass
 class SlurmOptions(LauncherOptions, SlurmQueueConf):  # type: ignore[misc]  # untyped base
     """Keys of ``hydra/launcher=slurm``: those of ``submitit_slurm`` and dpeval's own.
 
-    They override the site's: ``hydra.launcher.partition`` wins over ``site.partition``.
+    They override the site: ``hydra.launcher.partition`` takes precedence over ``site.partition``.
     """
 
     scheduler: str = "slurm"
@@ -54,7 +52,7 @@ class SlurmOptions(LauncherOptions, SlurmQueueConf):  # type: ignore[misc]  # un
 
     @property
     def gpus_asked(self) -> int | None:
-        # gpu, gpu:2 and gpu:a100:2 are the forms of one generic resource.
+        # A generic resource is written gpu, gpu:2 or gpu:a100:2.
         found = re.search(r"\bgpu\b(?::[^:,]*[^:,\d][^:,]*)?(?::(\d+))?", self.gres or "")
         if found is not None:
             return int(found[1] or 1)
@@ -62,7 +60,7 @@ class SlurmOptions(LauncherOptions, SlurmQueueConf):  # type: ignore[misc]  # un
 
 
 class Slurm(Scheduler):
-    """SLURM through submitit, squeue (what waits and runs) and sacct (what has ended)."""
+    """SLURM through submitit, squeue (queued and running jobs) and sacct (ended jobs)."""
 
     name = "slurm"
     options = SlurmOptions
@@ -70,14 +68,43 @@ class Slurm(Scheduler):
     def parameters(
         self, resources: Resources, site: SiteConfig, options: LauncherOptions, job_name: str
     ) -> dict[str, Any]:
+        """See :func:`slurm_parameters`.
+
+        Args:
+            resources: what the run needs; cores, GPUs and memory per node.
+            site: the cluster's settings.
+            options: the keys of ``hydra/launcher``.
+            job_name: the job's name.
+
+        Raises:
+            ConfigError: a text contains a control character.
+        """
         return slurm_parameters(resources, site, options, job_name)
 
     def preview(self, group: Group, folder: Path, options: LauncherOptions) -> str:
+        """The sbatch file that would submit `group`.
+
+        Args:
+            group: runs with equal requests.
+            folder: where the submission file and the logs would go.
+            options: the keys of ``hydra/launcher``.
+        """
         return sbatch_file(group, folder)
 
     def executor(
         self, folder: Path, parameters: dict[str, Any], site: SiteConfig, options: LauncherOptions
     ) -> Any:
+        """An executor with `parameters` set.
+
+        Args:
+            folder: where submission files, pickles and logs go.
+            parameters: see :meth:`parameters`.
+            site: the cluster's settings.
+            options: the keys of ``hydra/launcher``.
+
+        Raises:
+            LaunchError: this machine is not a login node of the SLURM cluster.
+        """
         from submitit import SlurmExecutor
 
         if SlurmExecutor.affinity() < 0:
@@ -96,24 +123,26 @@ class Slurm(Scheduler):
         if not job_ids:
             return {}
         arrays = sorted({job_id.partition("_")[0] for job_id in job_ids}, key=int)
-        # squeue --jobs fails as a whole when it has forgotten one of them; --user does not.
-        # All states: a job that has just ended may not have reached the accounting yet.
+        # squeue --jobs fails if one of the jobs is no longer known; --user does not.
+        # All states: the accounting may not know yet that a job has ended.
         recent = parse_squeue(
-            ask(["squeue", "-h", "-r", "-t", "all", "-u", getpass.getuser(), "-o", "%i|%T|%r|%N"])
+            run_command(
+                ["squeue", "-h", "-r", "-t", "all", "-u", getpass.getuser(), "-o", "%i|%T|%r|%N"]
+            )
         )
         fields = "JobID,State,ExitCode,NodeList"
         try:
             accounted = parse_sacct(
-                ask(["sacct", "-n", "-P", "-o", fields, "-j", ",".join(arrays)])
+                run_command(["sacct", "-n", "-P", "-o", fields, "-j", ",".join(arrays)])
             )
         except LaunchError:
-            accounted = None  # without accounting only the controller's short memory is left
+            accounted = None  # no accounting: the controller alone knows, and forgets soon
         found = {job_id: latest(job_id, recent, accounted) for job_id in job_ids}
         return {job_id: state for job_id, state in found.items() if state is not None}
 
     def cancel(self, job_ids: Sequence[str]) -> None:
         if job_ids:
-            ask(["scancel", *job_ids])
+            run_command(["scancel", *job_ids])
 
     def describe_job(self, environment: Mapping[str, str]) -> schema.Scheduler:
         array = environment.get("SLURM_ARRAY_JOB_ID")
@@ -127,18 +156,27 @@ class Slurm(Scheduler):
         )
 
     def node_in_job(self, environment: Mapping[str, str], count: int, folder: Path) -> Node:
+        """This process's node, from ``SLURM_NODEID``.
+
+        Args:
+            environment: of this process.
+            count: how many nodes the run has.
+            folder: the run's folder, which all nodes share.
+        """
         job, restart = environment["SLURM_JOB_ID"], environment.get("SLURM_RESTART_COUNT", "0")
         return Node(int(environment["SLURM_NODEID"]), count, folder, f"{job}-{restart}")
 
     def other_jobs(self, job: schema.Scheduler, environment: Mapping[str, str]) -> dict[str, str]:
-        listed = ask(["squeue", "-h", "-r", "-t", "R", "-w", ",".join(job.nodes), "-o", "%A|%u"])
+        listed = run_command(
+            ["squeue", "-h", "-r", "-t", "R", "-w", ",".join(job.nodes), "-o", "%A|%u"]
+        )
         pairs = (line.split("|", 1) for line in listed.split() if "|" in line)
         own = environment.get("SLURM_JOB_ID", "")
         return {job_id: owner for job_id, owner in pairs if job_id != own}
 
     def is_preempted(self, environment: Mapping[str, str]) -> bool:
-        # SLURM sends SIGTERM to cancel and to preempt, and requeues a preempted job itself only
-        # if that outlives its grace time, which a run that ends cleanly does not.
+        # SLURM sends SIGTERM both to cancel and to preempt. It requeues a preempted job only if
+        # the job is still running after its grace time, which a run that stops in order is not.
         shown = _scontrol("show", "job", environment["SLURM_JOB_ID"]).stdout
         found = re.search(r"\bPreemptTime=(\S+)", shown)
         return found is not None and found[1] not in ("None", "Unknown", "N/A")
@@ -161,9 +199,18 @@ def slurm_parameters(
 ) -> dict[str, Any]:
     """Keyword arguments of ``submitit.SlurmExecutor.update_parameters``.
 
-    One task per node starts its ranks itself. ``srun`` of SLURM 22.05 and later does not take
-    ``--cpus-per-task`` over from the job, so it is told again; ``--cpu-bind=none`` leaves the
-    pinning inside the job's cpuset to dpeval.
+    One task per node starts the node's ranks. ``srun`` of SLURM 22.05 and later does not inherit
+    the job's ``--cpus-per-task``, so it is repeated; ``--cpu-bind=none`` leaves pinning inside the
+    job's cpuset to dpeval.
+
+    Args:
+        resources: what the run needs; cores, GPUs and memory per node.
+        site: the cluster's settings.
+        options: the keys of ``hydra/launcher``, which take precedence over both.
+        job_name: the job's name.
+
+    Raises:
+        ConfigError: a text contains a control character.
     """
     shared = [f"--cpus-per-task={resources.cores}"]
     parameters: dict[str, Any] = {
@@ -181,7 +228,7 @@ def slurm_parameters(
         ],
         "additional_parameters": {
             **({"requeue": True} if site.requeue and options.requeue else {"no-requeue": True}),
-            **plain_options("site.options", site.options),
+            **checked_options("site.options", site.options),
         },
     }
     if resources.gpus:
@@ -212,7 +259,7 @@ _NATIVE = (
     "partition", "qos", "comment", "constraint", "exclude", "gres", "cpus_per_gpu",
     "gpus_per_task", "mem_per_gpu", "mem_per_cpu", "account",
 )  # fmt: skip
-"""Keys of hydra-submitit-launcher that are submitit's own names of sbatch options."""
+"""Keys of hydra-submitit-launcher that submitit accepts under the same name."""
 _INSTEAD_OF = {
     "gres": ("gpus_per_node",),
     "gpus_per_task": ("gpus_per_node", "gres"),
@@ -220,11 +267,11 @@ _INSTEAD_OF = {
     "mem_per_gpu": ("mem",),
     "mem_per_cpu": ("mem",),
 }
-"""What sbatch accepts not together with a key: derived options that give way to it."""
+"""Derived options that each key replaces, because sbatch does not accept both."""
 
 
 def _overridden(parameters: dict[str, Any], options: LauncherOptions) -> dict[str, Any]:
-    """`parameters` with the keys of ``hydra/launcher`` that were given in place of derived ones."""
+    """`parameters` with the keys of ``hydra/launcher`` in place of derived options."""
     made = dict(parameters)
     for key in _NATIVE:
         value = getattr(options, key, None)
@@ -243,7 +290,7 @@ def _overridden(parameters: dict[str, Any], options: LauncherOptions) -> dict[st
         made["stderr_to_stdout"] = True
     made["additional_parameters"] = {
         **made["additional_parameters"],
-        **plain_options("hydra.launcher.additional_parameters", options.additional_parameters),
+        **checked_options("hydra.launcher.additional_parameters", options.additional_parameters),
     }
     return made
 
@@ -256,7 +303,13 @@ def _slurm_gpus(gpus: int, site: SiteConfig) -> dict[str, Any]:
 
 
 def sbatch_file(group: Group, folder: Path, python: str = sys.executable) -> str:
-    """The batch file that submitit writes for `group`."""
+    """The batch file that submitit writes for `group`.
+
+    Args:
+        group: runs with equal requests.
+        folder: where the submission file and the logs go.
+        python: the interpreter that the job runs.
+    """
     from submitit.slurm.slurm import _make_sbatch_string
 
     count = len(group.members)
@@ -268,96 +321,3 @@ def sbatch_file(group: Group, folder: Path, python: str = sys.executable) -> str
             **group.parameters,
         )
     )
-
-
-def latest(
-    job_id: str, recent: Mapping[str, JobState], accounted: Mapping[str, JobState] | None
-) -> JobState | None:
-    """The controller's word for what lives, the accounting's for how a job ended.
-
-    Only the accounting knows the steps, hence whether memory was the cause: a job that has
-    ended for the controller alone is still ending.
-    """
-    now = recent.get(job_id)
-    past = accounted.get(job_id) if accounted is not None else None
-    if now is None or accounted is None:
-        return now or past
-    if now.state != "ended" or (past is not None and past.state == "ended"):
-        return past if now.state == "ended" else now
-    return JobState(state="running", reason="ending", nodes=now.nodes)
-
-
-_SLURM_ENDINGS: dict[str, Ending] = {
-    "COMPLETED": "completed",
-    "FAILED": "failed",
-    "CANCELLED": "cancelled",
-    "TIMEOUT": "timeout",
-    "DEADLINE": "timeout",
-    "NODE_FAIL": "node_fail",
-    "BOOT_FAIL": "node_fail",
-    "OUT_OF_MEMORY": "oom_kill",
-    "PREEMPTED": "preempted",
-}
-_SLURM_RUNNING = ("RUNNING", "COMPLETING", "SIGNALING", "STAGE_OUT", "STOPPED", "SUSPENDED")
-
-
-def slurm_state(word: str, reason: str = "", nodes: str = "") -> JobState:
-    """One of SLURM's state words (``CANCELLED by 1001``) in dpeval's."""
-    name = word.split()[0] if word.split() else ""
-    told = reason if reason not in ("", "None") else ""
-    nodes = "" if nodes == "None assigned" else nodes
-    if name in _SLURM_ENDINGS:
-        return JobState(
-            state="ended", ending=_SLURM_ENDINGS[name], reason=told or word, nodes=nodes
-        )
-    state: State = "running" if name in _SLURM_RUNNING else "queued"
-    return JobState(state=state, reason=told or word, nodes=nodes)
-
-
-def parse_squeue(text: str) -> dict[str, JobState]:
-    """Lines ``id|state|reason|nodes`` of ``squeue -r``."""
-    found = {}
-    for line in text.splitlines():
-        parts = line.split("|")
-        if len(parts) == 4:
-            found[parts[0]] = slurm_state(parts[1], parts[2], parts[3])
-    return found
-
-
-def parse_sacct(text: str) -> dict[str, JobState]:
-    """Lines ``id|state|exit code|nodes`` of ``sacct -P``, steps included.
-
-    A job whose step was killed for memory under ``srun`` is itself only FAILED: the step tells.
-    """
-    found: dict[str, JobState] = {}
-    steps: list[tuple[str, str]] = []
-    for line in text.splitlines():
-        parts = line.split("|")
-        if len(parts) != 4:
-            continue
-        job_id, word, exit_code, nodes = parts
-        if "." in job_id:
-            steps.append((job_id.partition(".")[0], word))
-            continue
-        state = slurm_state(word, "", nodes)
-        if state.ending == "failed":
-            state = state.model_copy(update={"reason": f"{word} with exit code {exit_code}"})
-        for one in _expand(job_id):
-            found[one] = state
-    for job_id, word in steps:
-        state = found.get(job_id, UNKNOWN)
-        if word.startswith("OUT_OF_ME") and state.ending in ("failed", "cancelled"):
-            found[job_id] = state.model_copy(update={"ending": "oom_kill", "reason": word})
-    return found
-
-
-def _expand(job_id: str) -> list[str]:
-    """``7_[2-4,9%2]``, sacct's name for tasks that wait together, as single ids."""
-    found = re.fullmatch(r"(\d+)_\[([\d,-]+)(?:%\d+)?\]", job_id)
-    if found is None:
-        return [job_id]
-    ids = []
-    for part in found[2].split(","):
-        first, _, last = part.partition("-")
-        ids += [f"{found[1]}_{index}" for index in range(int(first), int(last or first) + 1)]
-    return ids

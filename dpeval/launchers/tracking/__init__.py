@@ -1,1 +1,1 @@
-"""What a submitted sweep leaves on disk and what is read from it: status, waiting, resuming."""
+"""The files of a submitted sweep, and what uses them: status, waiting, resuming."""

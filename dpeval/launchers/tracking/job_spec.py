@@ -1,4 +1,4 @@
-"""What a submitted run is given, and the record of one that ended before it could write its own."""
+"""The specification of a submitted run, and the record of a run that wrote none itself."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ SPEC_NAME = "job.json"
 
 
 class JobSpec(Frozen):
-    """Everything a job needs to know of its run."""
+    """Everything a job needs to know about its run."""
 
     launcher: str
     config: dict[str, Any]
     overrides: list[str]
     identity: str
     requeue: int
-    """How often this run may go back to the queue after an interruption."""
+    """How often this run may be requeued after an interruption."""
 
     @classmethod
     def of(cls, launcher: str, config: Config, overrides: tuple[str, ...], requeue: int) -> JobSpec:
@@ -30,8 +30,8 @@ class JobSpec(Frozen):
         Args:
             launcher: name of the scheduler.
             config: the run's configuration.
-            overrides: what was asked for on top of the defaults.
-            requeue: see the field.
+            overrides: the run's overrides of the defaults.
+            requeue: how often the run may be requeued.
         """
         return cls(
             launcher=launcher,
@@ -43,7 +43,7 @@ class JobSpec(Frozen):
 
 
 def write(spec: JobSpec, folder: Path) -> None:
-    """Leave `spec` in the run's folder.
+    """Write `spec` to the run's folder.
 
     Raises:
         OSError: the folder cannot be written.
@@ -63,15 +63,15 @@ def read(folder: Path) -> JobSpec:
 
 
 def unmeasured(spec: JobSpec, status: Status, cause: Cause, scheduler: Scheduler | None) -> Record:
-    """A record of what was asked and why nothing was measured.
+    """A record of what was requested and why nothing was measured.
 
     Args:
         spec: the run as it was submitted.
         status: how it ended.
-        cause: why.
-        scheduler: the job.
+        cause: why it ended that way.
+        scheduler: the job; None if there was none.
 
     Returns:
-        A record whose ``missing`` names the fields that nobody can know.
+        A record whose ``missing`` lists the fields that are unknown.
     """
     return blank(spec.config, spec.identity, spec.overrides, status, cause, scheduler=scheduler)

@@ -1,4 +1,4 @@
-"""The manifest of a submitted sweep: later processes find its runs and jobs through it."""
+"""The manifest of a submitted sweep, through which later processes find its runs and jobs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dpeval.util.frozen import Frozen
 FILE_NAME = "sweep.json"
 
 
-class SentRun(Frozen):
+class ManifestRun(Frozen):
     """One run of a sweep."""
 
     number: int
@@ -23,29 +23,29 @@ class SentRun(Frozen):
     label: str
     overrides: list[str]
     job_id: str | None = None
-    """None: not submitted (see `left_out`), or interrupted before its submission."""
+    """None: not submitted, see `left_out` and `refused`; without either, interrupted before."""
     left_out: str | None = None
-    """Why it was not submitted: done or already on its way elsewhere."""
+    """Why it was left out: done, queued or running in another sweep, or too large."""
     refused: str | None = None
-    """The scheduler's reason for refusing it."""
+    """Why the scheduler refused it."""
 
 
 class Manifest(Frozen):
-    """One sweep."""
+    """A submitted sweep."""
 
     version: int = 1
     launcher: str
     token: str
-    """Part of the jobs' names, so that they can be found by it."""
+    """Part of the jobs' names, by which they can be found."""
     study: str
     created_at: str
     submitit_folder: str
     prepare_job_id: str | None = None
-    runs: list[SentRun]
+    runs: list[ManifestRun]
 
 
 def write(manifest: Manifest, sweep_dir: Path) -> None:
-    """Write atomically: a reader finds the old file or the new one, whole.
+    """Write atomically: a reader sees either the old file or the new one, never a part.
 
     Raises:
         OSError: the folder cannot be written.
@@ -58,16 +58,16 @@ def read(sweep_dir: Path) -> Manifest:
     """Read the manifest of a sweep.
 
     Raises:
-        LaunchError: there is none, or it is not one.
+        LaunchError: it is missing, unreadable or invalid.
     """
     path = sweep_dir / FILE_NAME
     try:
         return Manifest.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
         raise LaunchError(
-            f"{sweep_dir} has no {FILE_NAME}: it is not the folder of a sweep sent to a scheduler"
+            f"{sweep_dir} has no {FILE_NAME}: not the folder of a sweep submitted to a scheduler"
         ) from error
     except OSError as error:
         raise LaunchError(f"{path}: cannot be read ({error.strerror})") from error
     except ValidationError as error:
-        raise LaunchError(f"{path}: is not the manifest of a sweep") from error
+        raise LaunchError(f"{path}: not the manifest of a sweep") from error

@@ -1,4 +1,4 @@
-"""Which runs need not be submitted: they are done, or already on their way."""
+"""Find the runs that need no submission: they are done, queued or running."""
 
 from __future__ import annotations
 
@@ -14,21 +14,29 @@ from dpeval.launchers.schedulers.registry import scheduler
 from dpeval.launchers.tracking import manifest as manifests
 
 
-def left_out(
+def skip_reasons(
     identities: Sequence[str], sweep: SweepConfig, study_dir: Path, own: Path
 ) -> dict[str, str]:
-    """Reason by identity for each of `identities` that an earlier sweep has done or sent.
+    """Why a run need not be submitted, by identity, for those done, queued or running elsewhere.
 
-    Looks through ``sweep.resume``, or with ``sweep.skip_done`` through the study's folder.
+    Searches ``sweep.resume``, or with ``sweep.skip_done`` the study's folder.
+
+    Args:
+        identities: of this sweep's runs.
+        sweep: the sweep's configuration.
+        study_dir: the study's folder.
+        own: this sweep's folder, which is not searched for jobs.
 
     Raises:
-        ConfigError: ``sweep.resume`` is no folder.
-        LaunchError: an earlier sweep has open jobs and their scheduler does not answer.
+        ConfigError: ``sweep.resume`` is not a folder.
+        LaunchError: the scheduler of an earlier sweep's jobs does not answer.
     """
     if sweep.resume is not None:
         root = Path(sweep.resume)
         if not root.is_dir():
-            raise ConfigError(f"sweep.resume={sweep.resume} is not a folder; give a sweep's")
+            raise ConfigError(
+                f"sweep.resume={sweep.resume} is not a folder; give the folder of a sweep"
+            )
     elif sweep.skip_done:
         root = study_dir
     else:
@@ -41,12 +49,12 @@ def left_out(
     }
     for path in root.rglob(manifests.FILE_NAME):
         if path.parent != own:
-            found |= _on_their_way(path.parent, wanted - found.keys())
+            found |= _queued_or_running(path.parent, wanted - found.keys())
     return found
 
 
 def _done(path: Path) -> str | None:
-    """The identity of a record that is ``ok``."""
+    """The identity of the record at `path`, if its status is ``ok``."""
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -56,7 +64,7 @@ def _done(path: Path) -> str | None:
     return str(content.get("identity"))
 
 
-def _on_their_way(sweep_dir: Path, wanted: Iterable[str]) -> dict[str, str]:
+def _queued_or_running(sweep_dir: Path, wanted: Iterable[str]) -> dict[str, str]:
     try:
         manifest = manifests.read(sweep_dir)
     except LaunchError:

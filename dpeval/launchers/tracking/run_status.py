@@ -1,4 +1,4 @@
-"""From a sweep's manifest, its records and its scheduler to where every run stands."""
+"""The status of every run of a sweep, from its manifest, its records and its scheduler."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from dpeval import record
 from dpeval.errors import RecordError
 from dpeval.launchers.schedulers.base import UNKNOWN, Ending, JobState, Scheduler, unique
-from dpeval.launchers.tracking.manifest import Manifest, SentRun
+from dpeval.launchers.tracking.manifest import Manifest, ManifestRun
 from dpeval.record.codes import CauseCode, Status
 from dpeval.util.files import replacing
 from dpeval.util.frozen import Frozen
@@ -30,17 +30,17 @@ Standing = Literal[
     "running",
     "lost",
     "left out",
-    "not sent",
+    "not submitted",
 ]
 FINAL: frozenset[Standing] = frozenset(
-    ("ok", "skipped", "oom", "failed", "interrupted", "lost", "left out", "not sent")
+    ("ok", "skipped", "oom", "failed", "interrupted", "lost", "left out", "not submitted")
 )
 _LOG_BYTES = 2_000
 _FULL_DISK_BYTES = MIB
 
 
 class Progress(Frozen):
-    """What a run publishes about itself while it is measured."""
+    """What a run publishes while it is measured."""
 
     host: str
     stage: str
@@ -51,21 +51,21 @@ class Progress(Frozen):
 
 
 class RunStatus(Frozen):
-    """Where one run stands."""
+    """The status of one run."""
 
-    run: SentRun
+    run: ManifestRun
     standing: Standing
     kind: CauseCode | Literal[""] = ""
-    """The cause's code where the run is not ``ok``."""
+    """The cause's code if the run is not ``ok``."""
     text: str = ""
     log: str = ""
-    """The end of the job's log, where it explains something."""
+    """The end of the job's log, if it explains the status."""
     img_per_s: float | None = None
 
 
 @dataclass(frozen=True)
 class _Headline:
-    """The few fields of a record that a status needs."""
+    """The fields of a record that a status needs."""
 
     status: Standing
     kind: CauseCode | Literal[""]
@@ -73,8 +73,13 @@ class _Headline:
     img_per_s: float | None
 
 
-def look(manifest: Manifest, sweep_dir: Path, scheduler: Scheduler) -> list[RunStatus]:
-    """Where every run of a sweep stands; one question to the scheduler, one file per run.
+def run_statuses(manifest: Manifest, sweep_dir: Path, scheduler: Scheduler) -> list[RunStatus]:
+    """The status of every run of a sweep; costs one query and one file per run.
+
+    Args:
+        manifest: of the sweep.
+        sweep_dir: the sweep's folder.
+        scheduler: to query about jobs that may not have ended.
 
     Raises:
         LaunchError: the scheduler does not answer.
@@ -91,14 +96,14 @@ def look(manifest: Manifest, sweep_dir: Path, scheduler: Scheduler) -> list[RunS
         state = states.get(run.job_id or "", UNKNOWN)
         headline = headlines[run.number]
         if state.state in ("ended", "unknown") and headline is None:
-            # It may have written its record between the first look and the scheduler's answer.
+            # It may have written its record before the scheduler answered.
             headline = _headline(sweep_dir / run.folder)
-        found.append(judge(run, headline, state, sweep_dir, Path(manifest.submitit_folder)))
+        found.append(status_of(run, headline, state, sweep_dir, Path(manifest.submitit_folder)))
     return found
 
 
 def _is_settled(headline: _Headline | None) -> bool:
-    """Whether the scheduler cannot add anything; an interrupted run may be queued again."""
+    """Whether the record decides the status; an interrupted run may have been requeued."""
     return headline is not None and headline.status != "interrupted"
 
 
@@ -119,19 +124,19 @@ def _headline(folder: Path) -> _Headline | None:
     )
 
 
-def judge(
-    run: SentRun,
+def status_of(
+    run: ManifestRun,
     headline: _Headline | None,
     state: JobState,
     sweep_dir: Path,
     logs: Path,
 ) -> RunStatus:
-    """Where one run stands: by its record if there is one, otherwise by its scheduler and log.
+    """The status of one run: from its record if there is one, else from its scheduler and log.
 
     Args:
         run: the run as it was submitted.
-        headline: the record's status and cause; None where there is no record.
-        state: the job according to its scheduler.
+        headline: the record's status and cause; None if there is no record.
+        state: the job's state according to its scheduler.
         sweep_dir: the sweep's folder.
         logs: the folder of the jobs' logs.
     """
@@ -149,28 +154,28 @@ def judge(
     if run.refused is not None:
         return RunStatus(run=run, standing="failed", kind="refused", text=run.refused)
     if run.job_id is None:
-        return RunStatus(run=run, standing="not sent", text="not submitted: interrupted")
+        return RunStatus(run=run, standing="not submitted", text="interrupted before submission")
     if state.state == "queued":
-        again = " (again, after an interruption)" if headline is not None else ""
+        again = " (requeued after an interruption)" if headline is not None else ""
         return RunStatus(run=run, standing="queued", text=state.reason + again)
     if state.state == "running":
         return _running(run, state, sweep_dir / run.folder)
     return _ended(run, state, sweep_dir / run.folder, logs)
 
 
-def _running(run: SentRun, state: JobState, folder: Path) -> RunStatus:
+def _running(run: ManifestRun, state: JobState, folder: Path) -> RunStatus:
     progress = read_progress(folder)
     if progress is None:
         return RunStatus(run=run, standing="running", text=f"on {state.nodes}: starting")
     text = f"on {progress.host}: {progress.stage}, {counted(progress.steps, 'step')}"
     silent_s = time.time() - progress.at_s
     if silent_s > 60:
-        text += f", silent for {silent_s:.0f} s"
+        text += f", no progress for {silent_s:.0f} s"
     return RunStatus(run=run, standing="running", text=text, img_per_s=progress.img_per_s or None)
 
 
 def read_progress(folder: Path) -> Progress | None:
-    """The progress that the run in `folder` last published."""
+    """The progress that the run in `folder` published last; None if there is none."""
     try:
         return Progress.model_validate_json((folder / PROGRESS_NAME).read_bytes())
     except (OSError, ValidationError):
@@ -178,38 +183,38 @@ def read_progress(folder: Path) -> Progress | None:
 
 
 _ENDINGS: Mapping[Ending, tuple[Standing, CauseCode, str]] = {
-    "cancelled": ("interrupted", "cancelled", "cancelled before it could write a record"),
-    "preempted": ("interrupted", "preempted", "preempted before it could write a record"),
-    "timeout": ("failed", "time_limit", "reached the job's time limit without a record"),
-    "node_fail": ("failed", "node_fail", "its node failed"),
+    "cancelled": ("interrupted", "cancelled", "cancelled before it wrote a record"),
+    "preempted": ("interrupted", "preempted", "preempted before it wrote a record"),
+    "timeout": ("failed", "time_limit", "job reached its time limit without a record"),
+    "node_fail": ("failed", "node_fail", "node failed"),
     "oom_kill": ("oom", "oom_kill", "killed for exceeding the job's memory limit"),
-    "failed": ("failed", "exit", "its job ended without a record"),
-    "completed": ("lost", "lost", "its job completed without a record"),
+    "failed": ("failed", "exit", "job failed without a record"),
+    "completed": ("lost", "lost", "job completed without a record"),
 }
 
 
-def _ended(run: SentRun, state: JobState, folder: Path, logs: Path) -> RunStatus:
+def _ended(run: ManifestRun, state: JobState, folder: Path, logs: Path) -> RunStatus:
     log = log_end(logs, run.job_id or "")
     if _is_full(folder) or "No space left on device" in log:
         return RunStatus(
             run=run,
             standing="failed",
             kind="disk_full",
-            text=f"no space left on device for its record ({folder})",
+            text=f"no space left on device for the record ({folder})",
             log=log,
         )
     if state.ending is None:
         return RunStatus(run=run, standing="lost", kind="lost", text=state.reason, log=log)
     standing, kind, text = _ENDINGS[state.ending]
-    told = f"{text} ({state.reason}{f' on {state.nodes}' if state.nodes else ''})"
-    return RunStatus(run=run, standing=standing, kind=kind, text=told, log=log)
+    detail = f"{text} ({state.reason}{f' on {state.nodes}' if state.nodes else ''})"
+    return RunStatus(run=run, standing=standing, kind=kind, text=detail, log=log)
 
 
 def log_end(logs: Path, job_id: str) -> str:
-    """The last lines that the job wrote to its standard error, or to its one log."""
+    """The end of the job's standard error, or of its only log."""
     if not job_id:
         return ""
-    for suffix in ("err", "out"):  # stderr_to_stdout=true leaves the second alone
+    for suffix in ("err", "out"):  # with stderr_to_stdout=true there is only .out
         try:
             with (logs / f"{job_id}_0_log.{suffix}").open("rb") as file:
                 file.seek(0, os.SEEK_END)
@@ -240,6 +245,6 @@ def counts(statuses: Sequence[RunStatus]) -> str:
 
 
 def write_progress(progress: Progress, folder: Path) -> None:
-    """Publish a run's progress; neither a full disk nor a removed folder may end the run."""
+    """Publish a run's progress; a full disk or a removed folder must not end the run."""
     with contextlib.suppress(OSError), replacing(folder / PROGRESS_NAME) as temporary:
         temporary.write_text(progress.model_dump_json(), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Follow a submitted sweep to its end, and leave a record for every run that could not."""
+"""Wait for a submitted sweep, and write a record for every run that ended without one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dpeval.launchers.schedulers.registry import scheduler
 from dpeval.launchers.tracking import job_spec
 from dpeval.launchers.tracking.job_spec import unmeasured
 from dpeval.launchers.tracking.manifest import Manifest
-from dpeval.launchers.tracking.run_status import FINAL, RunStatus, counts, look
+from dpeval.launchers.tracking.run_status import FINAL, RunStatus, counts, run_statuses
 from dpeval.record import schema
 from dpeval.record.codes import Status
 from dpeval.record.schema import Cause
@@ -26,25 +26,32 @@ from dpeval.util.files import write_new
 from dpeval.util.plural import counted, some_of
 
 _SILENCE_S = 600.0
-"""How long a scheduler may fail to answer before waiting for it is given up."""
-_LOOKS_UNTIL_LOST = 3
-"""A record may need a moment to be seen through a network file system."""
+"""How long a scheduler may fail to answer before waiting ends with its error."""
+_QUERIES_UNTIL_LOST = 3
+"""A record may take a moment to appear on a network file system."""
 
 
 def wait_for(manifest: Manifest, sweep_dir: Path, poll_s: float, console: Console) -> None:
-    """Return when every run has its end.
+    """Return when every run has ended.
+
+    Args:
+        manifest: of the sweep.
+        sweep_dir: the sweep's folder.
+        poll_s: seconds between two queries.
+        console: prints a line for every run that ends.
 
     Raises:
-        RunInterrupted: Ctrl-C; the jobs go on or were cancelled, as the user chose.
+        RunInterrupted: Ctrl-C; the jobs continue or were cancelled, as the user chose.
         RunFailed: a run failed without a record, and none could be written for it.
+        LaunchError: the scheduler has not answered for ten minutes.
     """
-    asked = scheduler(manifest.launcher)
+    own_scheduler = scheduler(manifest.launcher)
     try:
-        statuses = _until_all_ended(manifest, sweep_dir, asked, poll_s, console)
+        statuses = _until_all_ended(manifest, sweep_dir, own_scheduler, poll_s, console)
     except KeyboardInterrupt:
-        _leave_or_cancel(manifest, sweep_dir, asked, console)
+        _keep_or_cancel(manifest, sweep_dir, own_scheduler, console)
         raise RunInterrupted(
-            f"stopped waiting; see python -m dpeval.status {shlex.quote(str(sweep_dir))}"
+            f"stopped waiting; status: python -m dpeval.status {shlex.quote(str(sweep_dir))}"
         ) from None
     for status in statuses:
         settle(status, sweep_dir, manifest.launcher)
@@ -63,18 +70,18 @@ def wait_for(manifest: Manifest, sweep_dir: Path, poll_s: float, console: Consol
 
 
 def _until_all_ended(
-    manifest: Manifest, sweep_dir: Path, asked: Scheduler, poll_s: float, console: Console
+    manifest: Manifest, sweep_dir: Path, own_scheduler: Scheduler, poll_s: float, console: Console
 ) -> list[RunStatus]:
-    told: set[int] = set()
+    printed: set[int] = set()
     lost: Counter[int] = Counter()
     answered_s = time.monotonic()
     while True:
         try:
-            statuses = look(manifest, sweep_dir, asked)
+            statuses = run_statuses(manifest, sweep_dir, own_scheduler)
         except LaunchError as error:
             if time.monotonic() - answered_s > _SILENCE_S:
                 raise
-            console.print(f"{error}; trying again", markup=False)
+            console.print(f"{error}; retrying", markup=False)
             time.sleep(poll_s)
             continue
         answered_s = time.monotonic()
@@ -83,70 +90,80 @@ def _until_all_ended(
             item
             for item in statuses
             if item.standing in FINAL
-            and (item.standing != "lost" or lost[item.run.number] >= _LOOKS_UNTIL_LOST)
+            and (item.standing != "lost" or lost[item.run.number] >= _QUERIES_UNTIL_LOST)
         ]
         for item in ended:
-            if item.run.number not in told:
-                told.add(item.run.number)
-                console.print(f"[{len(told)}/{len(statuses)}] {line(item)}", markup=False)
+            if item.run.number not in printed:
+                printed.add(item.run.number)
+                console.print(f"[{len(printed)}/{len(statuses)}] {line(item)}", markup=False)
         if len(ended) == len(statuses):
             return statuses
         time.sleep(poll_s)
 
 
 def line(status: RunStatus) -> str:
-    """One run's standing as a line of plain text."""
+    """The status of one run as a line of plain text."""
     speed = f" {status.img_per_s:.2f} img/s" if status.img_per_s is not None else ""
     text = f" — {status.text}" if status.text else ""
     job = f" (job {status.run.job_id})" if status.run.job_id is not None else ""
     return f"{status.run.label}{job}: {status.standing}{speed}{text}"
 
 
-def _leave_or_cancel(
-    manifest: Manifest, sweep_dir: Path, asked: Scheduler, console: Console
+def _keep_or_cancel(
+    manifest: Manifest, sweep_dir: Path, own_scheduler: Scheduler, console: Console
 ) -> None:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        console.print("interrupted: the jobs go on", markup=False)
+        console.print("interrupted; the jobs continue", markup=False)
         return
     answer = ""
     with contextlib.suppress(KeyboardInterrupt, EOFError):
-        answer = input("\nLeave the jobs to go on, or cancel them? [leave/cancel] ")
+        answer = input("\nKeep the jobs or cancel them? [keep/cancel] ")
     if answer.strip().lower() in ("c", "cancel"):
-        ended = cancel(manifest, sweep_dir, asked)
+        ended = cancel(manifest, sweep_dir, own_scheduler)
         console.print(f"cancelled {counted(len(ended), 'job')}", markup=False)
     else:
-        console.print("the jobs go on", markup=False)
+        console.print("the jobs continue", markup=False)
 
 
-def cancel(manifest: Manifest, sweep_dir: Path, asked: Scheduler) -> list[str]:
-    """End the jobs of a sweep that still wait or run, and only them; return their ids.
+def cancel(manifest: Manifest, sweep_dir: Path, own_scheduler: Scheduler) -> list[str]:
+    """Cancel the queued and running jobs of a sweep, and no others; return their ids.
+
+    Args:
+        manifest: of the sweep.
+        sweep_dir: the sweep's folder.
+        own_scheduler: the sweep's scheduler.
 
     Raises:
         LaunchError: the scheduler does not answer or refuses.
     """
     alive = [
         item.run.job_id
-        for item in look(manifest, sweep_dir, asked)
+        for item in run_statuses(manifest, sweep_dir, own_scheduler)
         if item.standing in ("queued", "running")
     ]
     if manifest.prepare_job_id is not None:
-        state = asked.query([manifest.prepare_job_id]).get(manifest.prepare_job_id)
+        state = own_scheduler.query([manifest.prepare_job_id]).get(manifest.prepare_job_id)
         if state is not None and state.state in ("queued", "running"):
             alive.insert(0, manifest.prepare_job_id)
     ids = unique(alive)
-    asked.cancel(ids)
+    own_scheduler.cancel(ids)
     return ids
 
 
 def settle(status: RunStatus, sweep_dir: Path, launcher: str) -> None:
-    """Leave a record for a run that ended and left none, so that no analysis overlooks it.
+    """Write a record for a run that ended without one, so that the analysis counts it.
 
-    It never replaces a record: the file is linked into place, which fails where one exists,
-    also when this machine does not see it yet.
+    An existing record is never replaced: the new file is linked into place, which fails if there
+    is one, even one that this machine does not see yet.
+
+    Args:
+        status: of the run.
+        sweep_dir: the sweep's folder.
+        launcher: name of the scheduler.
     """
     folder = sweep_dir / status.run.folder
     path = folder / record.FILE_NAME
-    if status.standing in ("left out", "not sent", "queued", "running") or path.exists():
+    if status.standing in ("left out", "not submitted", "queued", "running") or path.exists():
         return
     try:
         spec = job_spec.read(folder)
@@ -158,7 +175,7 @@ def settle(status: RunStatus, sweep_dir: Path, launcher: str) -> None:
         )
         write_new(path, made.model_dump_json() + "\n")
     except (OSError, ValueError):
-        return  # a full disk or a removed folder: the status still says what happened
+        return  # a full disk or a removed folder: the status still shows the cause
 
 
 _STATUSES: dict[str, Status] = {"oom": "oom", "interrupted": "interrupted"}
