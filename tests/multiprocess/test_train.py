@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import pytest
 import torch
 
 import dpeval
+import dpeval.train
 from dpeval.record.phases import PHASES
 from tests.multiprocess.conftest import CALIBRATED, Finished
 
@@ -104,6 +108,38 @@ def test_the_gpu_command_as_written_stops_before_anything_starts(
     assert done.records == []
 
 
+def train_in_this_process(
+    overrides: tuple[str, ...], folder: Path, environment: dict[str, str]
+) -> None:
+    """What ``python -m dpeval.train`` does in `folder`, with its output in files there."""
+    os.environ.update(environment)
+    os.chdir(folder)
+    for number, name in ((1, "out"), (2, "err")):
+        with Path(name).open("wb") as file:
+            os.dup2(file.fileno(), number)
+    sys.argv = ["dpeval.train", *overrides]
+    sys.exit(dpeval.train.main())
+
+
+@pytest.fixture
+def train_once_imported(environment: dict[str, str], tmp_path: Path) -> Train:
+    """Run ``dpeval.train`` in a fork of a process that has imported it."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["dpeval.train"])
+
+    def run(*overrides: str) -> Finished:
+        process = context.Process(
+            target=train_in_this_process, args=(overrides, tmp_path, environment)
+        )
+        process.start()
+        process.join(540)
+        assert process.exitcode is not None
+        out, err = ((tmp_path / name).read_text() for name in ("out", "err"))
+        return Finished(process.exitcode, out, err, tmp_path)
+
+    return run
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
@@ -122,9 +158,9 @@ def test_the_gpu_command_as_written_stops_before_anything_starts(
     ],
 )  # fmt: skip
 def test_a_users_mistake_is_one_line_and_status_2(
-    train: Train, overrides: tuple[str, ...], words: str
+    train_once_imported: Train, overrides: tuple[str, ...], words: str
 ) -> None:
-    done = train(*overrides)
+    done = train_once_imported(*overrides)
     assert done.status == 2, done.err
     assert words in done.err
     assert len(done.err.strip().splitlines()) == 1
