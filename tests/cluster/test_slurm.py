@@ -135,7 +135,6 @@ def test_a_warning_during_startup_is_recorded_and_requeued(slurm: Cluster) -> No
     attempts = sweep / "0" / "attempts.jsonl"
     # The attempt is written before torch is imported, which takes seconds.
     wait_until(attempts.exists, 240, lambda: "job started")
-    time.sleep(0.5)
     try:
         slurm.run("scancel", "--signal=USR2", *job_ids(sweep))
         wait_for_status(slurm, sweep, "queued .*requeued after an interruption")

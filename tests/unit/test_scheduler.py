@@ -182,7 +182,9 @@ def test_other_jobs_on_the_nodes_are_reported(
 ) -> None:
     for module in (slurm_module, oar_module):
         monkeypatch.setattr(module, "run_command", lambda _: answer)
-    details, warnings = NodeWatch(scheduler(job.kind), job, {"SLURM_JOB_ID": "8"}).report()
+    with NodeWatch(scheduler(job.kind), job, {"SLURM_JOB_ID": "8"}) as watch:
+        pass
+    details, warnings = watch.report()
     assert details == {DETAIL: expected}
     assert [warning.code for warning in warnings] == ["shared_node"] * (expected != "none")
 
@@ -194,6 +196,8 @@ def test_a_failed_query_does_not_count_as_an_empty_node(
         raise LaunchError("squeue is not installed here")
 
     monkeypatch.setattr(slurm_module, "run_command", refuse)
-    details, warnings = NodeWatch(Slurm(), Scheduler(kind="slurm", job_id="8"), {}).report()
+    with NodeWatch(Slurm(), Scheduler(kind="slurm", job_id="8"), {}) as watch:
+        pass
+    details, warnings = watch.report()
     assert details[DETAIL] == "not known: squeue is not installed here"
     assert warnings == []

@@ -27,11 +27,13 @@ def stop_on_warning() -> Iterator[list[str]]:
 
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     forkserver.warm_up()
-    previous = signal.signal(signal.SIGUSR2, warn)
+    signal.signal(signal.SIGUSR2, warn)
     # SLURM preempts with CONT and TERM, and submitit ignores both: restore their effect.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGCONT, signal.SIG_DFL)
     try:
         yield stops
     finally:
-        signal.signal(signal.SIGUSR2, previous)
+        # The job is about to end by itself: let it finish its record.
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)

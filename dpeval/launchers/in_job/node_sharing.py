@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Self
 
 from dpeval.errors import LaunchError
 from dpeval.launchers.schedulers.base import Scheduler
@@ -15,12 +17,12 @@ _MAX_LISTED = 8
 
 
 class NodeWatch:
-    """Finds other jobs at the start and the end of a run, but none that ran only in between."""
+    """Finds other jobs when it is entered and left, but none that ran only in between."""
 
     def __init__(
         self, own: Scheduler, job: schema.Scheduler, environment: Mapping[str, str]
     ) -> None:
-        """Query the scheduler for the first time.
+        """Query nothing yet.
 
         Args:
             own: the scheduler of this job.
@@ -30,9 +32,20 @@ class NodeWatch:
         self._scheduler, self._job, self._environment = own, job, environment
         self._seen: dict[str, str] = {}
         self._failure = ""
-        self.update()
 
-    def update(self) -> None:
+    def __enter__(self) -> Self:
+        self._update()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._update()
+
+    def _update(self) -> None:
         """Add the jobs that run on these nodes now."""
         try:
             self._seen |= self._scheduler.other_jobs(self._job, self._environment)

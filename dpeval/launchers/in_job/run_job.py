@@ -11,7 +11,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,11 +109,12 @@ def run_in_job(folder: Path) -> int:
     if node is not None and node.index > 0:
         return _assist(config, folder, spec, node)
     job = own.describe_job(os.environ)
-    attempts = _add_attempt(folder, job)
+    others = NodeWatch(own, job, os.environ)
     with stop_on_warning() as stops:
-        others = NodeWatch(own, job, os.environ)
-        made = execute(config, folder, spec, job, node, own.other_nodes(config, node))
-        others.update()
+        # Not before: whoever sees the attempt may send the warning.
+        attempts = _add_attempt(folder, job)
+        around: list[AbstractContextManager[object]] = [others, own.other_nodes(config, node)]
+        made = execute(config, folder, spec, job, node, around)
     details, warnings = others.report()
     job = job.model_copy(update={"details": {**job.details, **details}})
     made = made.model_copy(update={"scheduler": job, "warnings": [*made.warnings, *warnings]})
@@ -183,7 +184,7 @@ def execute(
     spec: JobSpec,
     job_record: schema.Scheduler | None = None,
     node: Node | None = None,
-    other_nodes: AbstractContextManager[None] | None = None,
+    around: Sequence[AbstractContextManager[object]] = (),
 ) -> Record:
     """Run `config` and return its record, also when it cannot be measured.
 
@@ -193,11 +194,11 @@ def execute(
         spec: the run as it was submitted.
         job_record: the scheduler's job; None if there is none.
         node: this process's node, if the run has several.
-        other_nodes: starts the run's other nodes.
+        around: context managers to enter before the run and to leave after it.
     """
-    from dpeval.run import record_builder
-
     try:
+        from dpeval.run import record_builder
+
         session = _session(folder)
         job = session.job(config, folder, spec.overrides, node)
     except KeyboardInterrupt:
@@ -205,19 +206,23 @@ def execute(
         message = "stopped by the scheduler while the program was starting"
         cause = Cause(kind="interrupt", message=message)
         return unmeasured(spec, "interrupted", cause, job_record)
-    begun = now()
+    begun, made = now(), None
     try:
-        with other_nodes or contextlib.nullcontext():
-            return session.execute(job)
+        with contextlib.ExitStack() as stack:
+            for context in around:
+                stack.enter_context(context)
+            made = session.execute(job)
     except KeyboardInterrupt:
-        message = "stopped by the scheduler before the first step"
-        cause = Cause(kind="interrupt", message=message)
-        return record_builder.blank(
-            job, session.environment, begun, status="interrupted", cause=cause
-        )
+        if made is None:  # keep a finished record
+            message = "stopped by the scheduler before the first step"
+            cause = Cause(kind="interrupt", message=message)
+            made = record_builder.blank(
+                job, session.environment, begun, status="interrupted", cause=cause
+            )
     except DpevalError as error:
         cause = Cause(kind="setup", message=str(error), exception=type(error).__name__)
         return record_builder.blank(job, session.environment, begun, status="failed", cause=cause)
+    return made
 
 
 def point_at_scratch(config: Config) -> None:
