@@ -21,14 +21,13 @@ from pathlib import Path
 
 from dpeval.commands.hydra_app import compose
 from dpeval.commands.main import run_main
-from dpeval.config import Config, DatasetConfig
+from dpeval.config import LOADERS, Config, DatasetConfig
 from dpeval.data import Source, prepare
 from dpeval.run import forkserver
 from dpeval.util.frozen import Frozen
 from dpeval.util.plural import counted
 from dpeval.util.tables import make_console, make_table
 
-LOADERS = ("jpeg", "cached", "resident", "constant")
 WITH_WORKERS = ("jpeg", "cached")
 WARM_UP_BATCHES = 3
 

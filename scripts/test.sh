@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 bash scripts/setup.sh dev
 bin=${DPEVAL_VENV:-.venv}/bin
 tiers=("$@")
-[ ${#tiers[@]} -gt 0 ] || tiers=(unit multiprocess cluster browser)
+[ ${#tiers[@]} -gt 0 ] || tiers=(unit multiprocess cluster browser extend)
 times=() failed=()
 
 # Run one part and note how long it took; the other parts run even where it fails.
@@ -36,7 +36,7 @@ for tier in "${tiers[@]}"; do
       part multiprocess two_at_once "$tier" tests/multiprocess -m "not timing"
       part timing alone tests/multiprocess -m timing
       ;;
-    cluster) part cluster two_at_once "$tier" tests/cluster ;;
+    cluster | extend) part "$tier" two_at_once "$tier" "tests/$tier" ;;
     *) part "$tier" alone "tests/$tier" ;;
   esac
 done

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dpeval.commands.callbacks import LeaveHydra
-from dpeval.commands.main import is_wrong_option, translate
+from dpeval.commands.main import is_users_mistake, translate
 from dpeval.config import Config, LauncherOptions, LocalOptions, from_hydra, register_schema
 from dpeval.launchers.local import LocalLauncher
 from dpeval.launchers.scheduler_launcher import SchedulerLauncher
@@ -84,7 +84,7 @@ def compose(overrides: list[str]) -> Config:
     except (HydraException, OmegaConfBaseException) as error:
         raise translate(error) from error
     except ValueError as error:
-        if not is_wrong_option(error):
+        if not is_users_mistake(error):
             raise
         raise translate(error) from error
 

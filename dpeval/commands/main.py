@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from hydra.errors import (
     HydraException,
@@ -24,6 +25,7 @@ from dpeval.util.plural import counted, some_of
 
 def run_main(function: Callable[[], object]) -> int:
     """Run a command; return its exit status. A user's mistake is one line, a bug a traceback."""
+    _find_parts_in_working_directory()
     # Hydra would print its own errors and leave with status 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
@@ -36,7 +38,7 @@ def run_main(function: Callable[[], object]) -> int:
         print(f"dpeval: {translated}", file=sys.stderr)
         return translated.exit_status
     except ValueError as error:
-        if not is_wrong_option(error):
+        if not is_users_mistake(error):
             raise
         print(f"dpeval: {translate(error)}", file=sys.stderr)
         return ConfigError.exit_status
@@ -50,9 +52,22 @@ def run_main(function: Callable[[], object]) -> int:
     return 0
 
 
-def is_wrong_option(error: ValueError) -> bool:
-    """Whether Hydra means a value that cannot name an option of a group: hardware=3 or null."""
-    return str(error).startswith("Config group override must be")
+def _find_parts_in_working_directory() -> None:
+    """Import a user's own parts from there, as ``python -m`` does and an installed script not."""
+    here = str(Path.cwd())
+    if not sys.flags.safe_path and not {here, ""} & set(sys.path):
+        sys.path.insert(0, here)
+
+
+_WRONG_OPTION = "Config group override must be"
+"""A value that cannot name an option of a group: hardware=3 or null."""
+_TWO_FLAGS = "Only one of --run"
+"""Two of Hydra's flags that exclude each other: -m --cfg job."""
+
+
+def is_users_mistake(error: ValueError) -> bool:
+    """Whether Hydra means the command line: it raises no exception of its own for some mistakes."""
+    return str(error).startswith((_WRONG_OPTION, _TWO_FLAGS, "The --resolve flag"))
 
 
 def translate(error: Exception) -> ConfigError:
@@ -78,7 +93,9 @@ def translate(error: Exception) -> ConfigError:
         if place:
             return ConfigError(f"{wording(cause)} (in {place[1]}.yaml)")
         return ConfigError(wording(cause) + (f" (asked: {asked})" if asked != first else ""))
-    if first.startswith("Config group override must be"):
+    if first.startswith(_TWO_FLAGS):
+        return ConfigError(f"{first}; -m is --multirun: leave it out to see one run with --cfg")
+    if first.startswith(_WRONG_OPTION):
         kind = first.rpartition(" ")[2]
         return ConfigError(
             f"a group, such as hardware, takes the name of one of its options and not a value of "

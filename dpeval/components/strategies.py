@@ -89,7 +89,7 @@ def wrap(
     if not isinstance(wrapped, WrappedModel):
         raise ConfigError(
             f"strategy={config.name}: {config._target_} returned a {type(wrapped).__name__}; "
-            "it must return a dpeval.components.Wrapped"
+            "it must return a dpeval.components.WrappedModel"
         )
     return wrapped
 

@@ -9,6 +9,7 @@ from dpeval.config.batch import global_batch_of, per_device_batches_of, split_ev
 from dpeval.config.composition import from_hydra, register_schema, wording
 from dpeval.config.identity import identity, to_plain
 from dpeval.config.launcher import LauncherOptions, LocalOptions
+from dpeval.config.loaders import LOADERS, BuiltInLoader
 from dpeval.config.schema import (
     Config,
     DatasetConfig,
@@ -25,6 +26,8 @@ from dpeval.config.site import SiteConfig
 from dpeval.config.validation import check
 
 __all__ = [
+    "LOADERS",
+    "BuiltInLoader",
     "Config",
     "DatasetConfig",
     "HardwareConfig",

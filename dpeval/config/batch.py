@@ -8,7 +8,7 @@ from dpeval.config.schema import Config
 def split_evenly(images: int, devices: int) -> list[int]:
     """Deal `images` out to `devices` as evenly as possible, the larger shares first.
 
-    >>> deal(16, 3)
+    >>> split_evenly(16, 3)
     [6, 5, 5]
     """
     share, rest = divmod(images, devices)

@@ -15,6 +15,7 @@ from omegaconf import MISSING
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from dpeval.config.bounds import BOUNDS_CONFIG, OneOf
+from dpeval.config.loaders import LOADERS
 from dpeval.config.site import SiteConfig
 
 
@@ -78,9 +79,7 @@ class DatasetConfig:
     """What to do where the data cannot be had: generate images in its place, or stop."""
     download_timeout_s: PositiveFloat = 5.0
     """How long to wait for the download's first byte before the data counts as unreachable."""
-    loader: Annotated[str, OneOf("jpeg", "cached", "resident", "constant", or_import_path=True)] = (
-        "jpeg"
-    )
+    loader: Annotated[str, OneOf(*LOADERS, or_import_path=True)] = "jpeg"
     """How images are fed to a rank: a loader of dpeval, or the import path of another one; called
     as ``loader(shard, **loader_args)``, see :class:`dpeval.data.loading.loaders.Loader`."""
     loader_args: dict[str, Any] = field(default_factory=dict[str, Any], hash=False)

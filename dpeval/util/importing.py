@@ -5,16 +5,17 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
+from types import ModuleType
 from typing import Any, cast
 
 from dpeval.errors import ConfigError, nearest
 
 
 def locate(path: str, *, key: str) -> Callable[..., Any]:
-    """Import ``package.module.name``.
+    """Import ``package.module.name``, which must be callable.
 
     Raises:
-        ConfigError: naming `key` and the part that cannot be found.
+        ConfigError: naming `key` and the part that cannot be found or called.
     """
     module_name, _, name = path.rpartition(".")
     if not module_name:
@@ -32,9 +33,17 @@ def locate(path: str, *, key: str) -> Callable[..., Any]:
         found = getattr(module, name)
     except AttributeError:
         raise ConfigError(
-            f"{key}={path}: module '{module_name}' has no '{name}'{nearest(name, dir(module))}"
+            f"{key}={path}: module '{module_name}' has no '{name}'{_nearest(name, module)}"
         ) from None
+    if not callable(found):
+        raise ConfigError(
+            f"{key}={path} is a {type(found).__name__} and cannot be called{_nearest(name, module)}"
+        )
     return cast("Callable[..., Any]", found)
+
+
+def _nearest(name: str, module: ModuleType) -> str:
+    return nearest(name, [item for item in dir(module) if callable(getattr(module, item, None))])
 
 
 def check_arguments(

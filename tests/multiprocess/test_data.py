@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from dpeval import input_bench
-from dpeval.config import DatasetConfig
+from dpeval.config import LOADERS, DatasetConfig
 from dpeval.data import Source, prepare
 from dpeval.data.sources import pixel_cache
 from tests.multiprocess.conftest import ROOT, wait_for_none
@@ -60,7 +60,7 @@ import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 from dpeval.commands.main import run_main
-from dpeval.config import DatasetConfig
+from dpeval.config import LOADERS, DatasetConfig
 from dpeval.data import prepare
 sys.exit(run_main(lambda: prepare(DatasetConfig(
     name="image_folder", _target_="dpeval.data.image_folder", image_px=32, loader="cached",
@@ -99,7 +99,7 @@ def test_the_input_bench_measures_every_loader(
     assert "Input alone: imagenette_like, 32 px" in capsys.readouterr().out
     with (tmp_path / "out" / "input.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert {row["loader"] for row in rows} == set(input_bench.LOADERS)
+    assert {row["loader"] for row in rows} == set(LOADERS)
     assert all(float(row["img_per_s"]) > 0 for row in rows)
     assert (tmp_path / "out" / "input.png").stat().st_size > 10_000
     assert pixel_cache.folder().is_dir()

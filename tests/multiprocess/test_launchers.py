@@ -1,11 +1,9 @@
-"""Sweeps through launchers that are not dpeval's, and a scheduler from outside the package."""
+"""Sweeps through launchers that are not dpeval's."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from datetime import datetime
-from pathlib import Path
 
 from dpeval.record.schema import Record
 from tests.multiprocess.conftest import CALIBRATED, Finished
@@ -51,81 +49,3 @@ def test_what_only_dpevals_launchers_support_is_refused_before_anything_starts(
     wrong = train(*LOCAL, *SHORT, "batch=4,0")
     assert (wrong.status, wrong.records) == (2, [])
     assert "batch=0" in wrong.err
-
-
-SCHEDULER = '''
-"""A scheduler outside the package: local processes, started by submitit's own executor."""
-
-import psutil
-import submitit
-
-from dpeval.launchers.schedulers.base import JobState, Scheduler
-from dpeval.record.schema import Scheduler as JobRecord
-from dpeval.run.job import Node
-
-
-class Processes(Scheduler):
-    name = "processes"
-
-    def parameters(self, resources, site, options, job_name):
-        return {"timeout_min": resources.time_min}
-
-    def preview(self, group, folder, options):
-        return f"{len(group.members)} processes"
-
-    def executor(self, folder, parameters, site, options):
-        executor = submitit.LocalExecutor(folder)
-        executor.update_parameters(**parameters)
-        return executor
-
-    def after(self, parameters, job_id):
-        return parameters
-
-    def query(self, job_ids):
-        return {
-            job_id: JobState(state="running")
-            if psutil.pid_exists(int(job_id))
-            else JobState(state="ended", ending="completed")
-            for job_id in job_ids
-        }
-
-    def cancel(self, job_ids):
-        for job_id in job_ids:
-            psutil.Process(int(job_id)).terminate()
-
-    def describe_job(self, environment):
-        return JobRecord(kind=self.name, job_id=environment["SUBMITIT_LOCAL_JOB_ID"])
-
-    def node_in_job(self, environment, count, folder):
-        return Node(0, count, folder, "only")
-
-    def other_jobs(self, job, environment):
-        return {}
-
-    def requeue(self, environment):
-        return 1
-'''
-
-
-def test_a_scheduler_outside_the_package_is_one_module_and_one_yaml_file(
-    train: Callable[..., Finished], tmp_path: Path
-) -> None:
-    (tmp_path / "my_scheduler.py").write_text(SCHEDULER)
-    group = tmp_path / "conf" / "hydra" / "launcher"
-    group.mkdir(parents=True)
-    (group / "processes.yaml").write_text(
-        "defaults: [scheduler]\nscheduler: my_scheduler.Processes\npoll_s: 0.5\n"
-    )
-    sweep = ("-m", "hydra/launcher=processes", *SHORT, "batch=4")
-    shown = train(*sweep, "hydra.launcher.dry_run=true")
-    assert (shown.status, shown.records) == (0, []), shown.err
-    assert "1 processes" in shown.out
-    done = train(*sweep)
-    assert done.status == 0, done.out + done.err
-    assert done.record.scheduler is not None
-    assert done.record.scheduler.kind == "processes"
-    [manifest] = done.folder.glob("outputs/*/*/sweep.json")
-    assert json.loads(manifest.read_text())["launcher"] == "my_scheduler.Processes"
-    wrong = train("-m", "hydra/launcher=processes", "hydra.launcher.scheduler=pathlib.Path", *SHORT)
-    assert wrong.status == 2
-    assert wrong.err.startswith("dpeval: ")

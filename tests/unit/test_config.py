@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
+from dpeval import train
 from dpeval.commands import hydra_app
 from dpeval.config import (
+    LOADERS,
     Config,
     DatasetConfig,
     HardwareConfig,
@@ -25,6 +28,7 @@ from dpeval.config import (
     identity,
 )
 from dpeval.errors import ConfigError
+from dpeval.util.importing import locate
 
 
 def test_defaults_compose() -> None:
@@ -108,6 +112,37 @@ def test_wrong_words_are_one_clear_line(override: str, words: str) -> None:
     assert words in message
     assert "\n" not in message
     assert caught.value.exit_status == 2
+
+
+@pytest.mark.parametrize("flags", [["-m", "--cfg", "job"], ["--resolve"], ["--info", "--run"]])
+def test_flags_of_hydra_that_exclude_each_other_are_one_line(
+    flags: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["dpeval-train", *flags])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    assert train.main() == 2
+    said = capsys.readouterr().err
+    assert said.startswith("dpeval: ")
+    assert len(said.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("torch.optim.adam", "torch.optim.adam is a module and cannot be called; did you mean"),
+        ("torch.optim.Adma", "has no 'Adma'; did you mean 'Adam'?"),
+    ],
+)
+def test_a_target_is_callable(path: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        locate(path, key="optimizer.name")
+    assert words in str(caught.value)
+
+
+def test_every_loader_of_dpeval_is_where_its_line_says() -> None:
+    for loader in LOADERS.values():
+        assert callable(locate(loader.path, key="dataset.loader"))
 
 
 def test_a_users_own_file_beside_the_working_directory(tmp_path: Path) -> None:

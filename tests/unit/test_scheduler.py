@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpeval.errors import LaunchError
+from dpeval.errors import ConfigError, LaunchError
 from dpeval.launchers.in_job.node_sharing import DETAIL, NodeWatch
 from dpeval.launchers.schedulers import oar as oar_module
 from dpeval.launchers.schedulers import slurm as slurm_module
@@ -130,6 +130,22 @@ def test_oarstat_may_print_nothing_but_not_anything_other_than_json() -> None:
     assert parse_oarstat("\n") == {}
     with pytest.raises(LaunchError, match="not JSON"):
         parse_oarstat("DBD::Pg failed")
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("pathlib.Path", "is not a subclass of"),
+        ("os.path", "cannot be called"),
+        ("dpeval.launchers.schedulers.base.Scheduler", "does not implement after, cancel,"),
+        ("dpeval.launchers.schedulers.slurm.Slrum", "did you mean 'Slurm'?"),
+    ],
+)
+def test_what_is_no_scheduler_is_refused_in_one_line(path: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        scheduler(path)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_local_sweep_has_no_scheduler() -> None:

@@ -8,14 +8,14 @@ device, and the same step shows the same crops of the same images on every loade
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from dpeval.config import DatasetConfig
+from dpeval.config import LOADERS, DatasetConfig
 from dpeval.data.images.device_transforms import Normaliser, crop_batch
 from dpeval.data.loading.cache_table import CacheTable, split_rows
 from dpeval.data.loading.readers import (
@@ -27,7 +27,7 @@ from dpeval.data.loading.readers import (
     WholeReader,
 )
 from dpeval.data.loading.sampler import ShardedSampler
-from dpeval.data.sources.source import CACHED_LOADERS, Source
+from dpeval.data.sources.source import Source
 from dpeval.devices.base import Device
 from dpeval.errors import ConfigError
 from dpeval.util.importing import locate
@@ -95,7 +95,8 @@ class Shard:
         """Processes that read ahead: as asked, or else as many as have a core of their own."""
         if self.config.workers is not None:
             return self.config.workers
-        if self.config.loader not in CACHED_LOADERS:
+        built_in = LOADERS.get(self.config.loader)
+        if built_in is None or not built_in.needs_cache:
             return min(len(self.spare_cpus), MAX_WORKERS)
         # On CPU a crop out of the cache costs less than handing it from process to process.
         return min(len(self.spare_cpus), CACHE_WORKERS) if self.device.is_cuda else 0
@@ -131,13 +132,13 @@ def make_loader(
     """
     shard = Shard(source, config, shares, rank, seed, device, channels_last, spare_cpus)
     if source.loader:
-        return _own(source.loader, "the source's loader", shard, {})
+        return _made(source.loader, "the source's loader", shard, {})
     if "." in config.loader:
-        return _own(config.loader, "dataset.loader", shard, config.loader_args)
-    return LOADERS[config.loader](shard)
+        return _made(config.loader, "dataset.loader", shard, config.loader_args)
+    return _made(LOADERS[config.loader].path, "dataset.loader", shard, {})
 
 
-def _own(path: str, key: str, shard: Shard, args: Mapping[str, Any]) -> Loader:
+def _made(path: str, key: str, shard: Shard, args: Mapping[str, Any]) -> Loader:
     made = locate(path, key=key)(shard, **args)
     if not isinstance(made, Loader):
         raise ConfigError(
@@ -267,11 +268,3 @@ def _from_table(shard: Shard, table: CacheTable) -> Loader:
     if table.side_px == px:
         return HostLoader(shard, GatherReader(shard.source, table))
     return HostLoader(shard, CacheReader(shard.source, table, px))
-
-
-LOADERS: dict[str, Callable[[Shard], Loader]] = {
-    "jpeg": jpeg,
-    "cached": cached,
-    "resident": resident,
-    "constant": ConstantLoader,
-}

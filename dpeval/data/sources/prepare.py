@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
-from dpeval.config import DatasetConfig
+from dpeval.config import LOADERS, DatasetConfig
 from dpeval.data.sources import pixel_cache
 from dpeval.data.sources.progress import Say
-from dpeval.data.sources.source import CACHED_LOADERS, Source, data_root, one_line
+from dpeval.data.sources.source import Source, data_root, one_line
 from dpeval.errors import ConfigError, DataError
 from dpeval.record.schema import DatasetUsed
 from dpeval.util.importing import check_arguments, locate
@@ -59,7 +59,7 @@ def _needs_cache(config: DatasetConfig) -> bool:
                 f"dataset.loader={config.loader} takes no dataset.loader_args, and "
                 f"{dict(config.loader_args)} was asked; they are for a loader of your own"
             )
-        return config.loader in CACHED_LOADERS
+        return LOADERS[config.loader].needs_cache
     loader = locate(config.loader, key="dataset.loader")
     check_arguments(loader, ("shard",), config.loader_args, key="dataset.loader_args")
     return bool(getattr(loader, "needs_cache", False))

@@ -16,8 +16,6 @@ from dpeval.errors import DataError
 from dpeval.util.frozen import Frozen
 
 LOCK_WAIT_S = 3600.0
-CACHED_LOADERS = ("cached", "resident")
-"""Loaders of dpeval that read decoded images; another one says so by ``needs_cache = True``."""
 
 
 class Source(Frozen):

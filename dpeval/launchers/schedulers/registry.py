@@ -22,16 +22,25 @@ def scheduler(name: str) -> Scheduler:
         ConfigError: the class cannot be imported, or is not a :class:`Scheduler`.
     """
     if "." in name:
-        made = locate(name, key="hydra.launcher.scheduler")()
-        if not isinstance(made, Scheduler):
-            raise ConfigError(
-                f"hydra.launcher.scheduler={name} is not a subclass of "
-                f"{Scheduler.__module__}.{Scheduler.__name__}"
-            )
-        return made
+        return _from_elsewhere(name)
     if name not in SCHEDULERS:
         raise LaunchError(
             f"there is no scheduler '{name}'; valid: {', '.join(sorted(SCHEDULERS))}, or "
             "package.module.Class"
         )
     return SCHEDULERS[name]()
+
+
+def _from_elsewhere(path: str) -> Scheduler:
+    found = locate(path, key="hydra.launcher.scheduler")
+    if not (isinstance(found, type) and issubclass(found, Scheduler)):
+        raise ConfigError(
+            f"hydra.launcher.scheduler={path} is not a subclass of "
+            f"{Scheduler.__module__}.{Scheduler.__name__}"
+        )
+    if missing := sorted(found.__abstractmethods__):
+        raise ConfigError(
+            f"hydra.launcher.scheduler={path} does not implement {', '.join(missing)} of "
+            f"{Scheduler.__module__}.{Scheduler.__name__}"
+        )
+    return found()

@@ -18,13 +18,11 @@ from dpeval.data import Source, prepare, used
 from dpeval.data.images.decode import resize
 from dpeval.data.images.device_transforms import MEAN, STD, Normaliser, crop_batch
 from dpeval.data.loading.loaders import (
-    LOADERS as MAKERS,
-)
-from dpeval.data.loading.loaders import (
     DeviceCroppedLoader,
     Loader,
     ResidentLoader,
     Shard,
+    cached,
     make_loader,
 )
 from dpeval.data.loading.sampler import ShardedSampler
@@ -209,7 +207,7 @@ def test_crops_made_on_the_device_are_those_made_on_the_host(
     source: Source, kind: Callable[[Shard], Loader], augment: str
 ) -> None:
     share = shard_of(source, augment=augment)
-    on_device, on_host = kind(share), MAKERS["cached"](share)
+    on_device, on_host = kind(share), cached(share)
     for _ in range(6):
         images, labels = on_device.put(on_device.next())
         expected, expected_labels = on_host.put(on_host.next())
