@@ -1,4 +1,4 @@
-"""What the training loop asks of a device; CPU and CUDA differ behind this interface alone."""
+"""The device interface of the training loop; only its implementations know CPU from CUDA."""
 
 from __future__ import annotations
 
@@ -10,47 +10,47 @@ from torch import Tensor
 
 
 class Device(Protocol):
-    """One rank's device: where tensors live, how its time is read, how much memory it took."""
+    """One rank's device: where tensors are, how time is read, how much memory is used."""
 
     torch_device: torch.device
     is_cuda: bool
 
     def stamp(self) -> Any:
-        """A moment in the device's own order of work; cheap, never waits."""
+        """A point in the device's own order of work; cheap, never waits."""
 
     def is_past(self, stamp: Any) -> bool:
         """Whether the device has reached `stamp`; never waits."""
 
     def elapsed_s(self, begin: Any, end: Any) -> float:
-        """Seconds from `begin` to `end`, both of them past."""
+        """Time between two stamps that the device has passed, s."""
 
     def finish(self) -> None:
-        """Wait until the device has done all that was asked of it. Not for measured steps."""
+        """Wait until the device has done all its work. Never inside a measured step."""
 
     def reset_peak(self) -> None:
-        """Forget the peak of memory so far."""
+        """Reset the memory peak."""
 
     def memory_bytes(self) -> int:
-        """Memory that this rank holds now, in bytes."""
+        """Memory that this rank holds now, bytes."""
 
     def peak_bytes(self) -> int | None:
-        """Most memory that this rank held since :meth:`reset_peak`, in bytes."""
+        """Peak memory of this rank since :meth:`reset_peak`, bytes."""
 
     def free_bytes(self) -> int | None:
-        """Memory that is free on the device now, in bytes; None where the host decides."""
+        """Memory free on the device now, bytes; None on the CPU."""
 
     def release(self) -> None:
-        """Give cached memory back to the device."""
+        """Return cached memory to the device."""
 
     def transfer(self) -> Transfer:
-        """What brings a row of batches from the host to the device."""
+        """A new transfer of batches from the host to the device."""
 
 
 class Transfer(Protocol):
-    """Brings batches to the device; on CUDA ahead of time, while it computes."""
+    """Copies batches to the device; on CUDA ahead of time, while it computes."""
 
     def ahead(self, batches: Iterator[tuple[Tensor, ...]]) -> Iterator[Any]:
-        """`batches` of the host, each on its way before it is asked for."""
+        """`batches` of the host; each copy starts before the batch is needed."""
 
     def receive(self, sent: Any) -> tuple[Tensor, ...]:
-        """One of them, usable on the device from here on; the host does not wait."""
+        """A batch from :meth:`ahead`, usable on the device from now on; the host does not wait."""

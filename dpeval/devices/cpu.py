@@ -35,7 +35,7 @@ class CpuDevice:
         pass
 
     def reset_peak(self) -> None:
-        # Writing 5 resets VmHWM (proc(5), /proc/pid/clear_refs); elsewhere the peak is whole-life.
+        # Writing 5 resets VmHWM (proc(5), /proc/pid/clear_refs); elsewhere the peak is since start.
         try:
             Path("/proc/self/clear_refs").write_text("5")
         except OSError:
@@ -63,7 +63,7 @@ class CpuDevice:
 
 
 class _NoCopy:
-    """Batches are where they are needed."""
+    """Batches are already where they are needed."""
 
     def ahead(self, batches: Iterator[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
         return batches

@@ -1,8 +1,8 @@
-"""CUDA devices; the only file that calls ``torch.cuda`` for timing, memory and copies.
+"""CUDA devices: the only module that calls ``torch.cuda`` for timing, memory and copies.
 
 Everything here follows PyTorch's documentation ("CUDA semantics", ``torch.cuda.Event``, "CUDA
-Best Practices") and is short on purpose: it has to be checkable by eye. Tests drive
-:class:`CudaDevice` with a recording stand-in for ``torch.cuda``.
+Best Practices") and is short enough to check by eye. Tests run :class:`CudaDevice` against a
+recording stand-in for ``torch.cuda``.
 """
 
 from __future__ import annotations
@@ -62,14 +62,14 @@ class CudaDevice:
 
 @dataclass(frozen=True)
 class BatchInFlight:
-    """A batch on its way to the device."""
+    """A batch that is being copied to the device."""
 
     tensors: tuple[Tensor, ...]
     done: torch.cuda.Event
 
 
 class CopyPrefetcher:
-    """Copies each batch on a stream of its own while the one before it is computed.
+    """Copies each batch on a separate stream while the previous one is computed.
 
     As in PyTorch's documentation ("CUDA semantics": streams, pinned memory,
     ``Tensor.record_stream``) and NVIDIA's Apex prefetcher.
@@ -80,13 +80,13 @@ class CopyPrefetcher:
         self._stream = torch.cuda.Stream(device)
 
     def ahead(self, batches: Iterator[tuple[Tensor, ...]]) -> Iterator[BatchInFlight]:
-        """`batches`, which lie in pinned memory, each sent before the one before it is used."""
-        before: BatchInFlight | None = None
+        """`batches`, which are in pinned memory; each is sent before the previous one is used."""
+        previous: BatchInFlight | None = None
         for batch in batches:
             sent = self._send(batch)
-            if before is not None:
-                yield before
-            before = sent
+            if previous is not None:
+                yield previous
+            previous = sent
 
     def _send(self, batch: tuple[Tensor, ...]) -> BatchInFlight:
         with torch.cuda.stream(self._stream):
@@ -96,17 +96,17 @@ class CopyPrefetcher:
         return BatchInFlight(tensors, done)
 
     def receive(self, sent: BatchInFlight) -> tuple[Tensor, ...]:
-        """The batch, usable on the current stream from here on; the host does not wait."""
+        """The batch, usable on the current stream from now on; the host does not wait."""
         current = torch.cuda.current_stream(self._device)
         current.wait_event(sent.done)
         for part in sent.tensors:
-            # Its memory came from the other stream: not to be given away before this one is done.
+            # Allocated on the other stream: not to be reused until the current one is done.
             part.record_stream(current)
         return sent.tensors
 
 
 def cuda_gpus() -> list[Gpu]:
-    """The CUDA GPUs that this process sees, without creating a context on any of them."""
+    """The CUDA GPUs visible to this process; creates no context on any of them."""
     if not torch.cuda.is_available():
         return []
     found = []

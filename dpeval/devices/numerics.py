@@ -1,4 +1,4 @@
-"""Precision and determinism of this process' arithmetic."""
+"""Precision and determinism of arithmetic in this process."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def set_numerics(precision: str, *, deterministic: bool) -> None:
-    """Set this process' arithmetic: TF32 only where asked for, determinism where asked for."""
+    """Enable TF32 and determinism in this process only if requested."""
     tf32 = precision == "tf32"
     torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.backends.cudnn.allow_tf32 = tf32
     torch.backends.cudnn.benchmark = not deterministic
     if deterministic:
-        # Without this variable cuBLAS refuses to be deterministic (PyTorch, "Reproducibility").
+        # cuBLAS is deterministic only with this variable (PyTorch, "Reproducibility").
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
 
@@ -28,7 +28,7 @@ def set_numerics(precision: str, *, deterministic: bool) -> None:
 def autocast(device: Device, precision: str) -> AbstractContextManager[Any]:
     """Mixed precision for the forward pass; does nothing for fp32 and tf32."""
     dtype = AUTOCAST_DTYPES.get(precision)
-    # Entering torch.autocast costs 20 µs of every step even where it is not enabled.
+    # Entering torch.autocast costs every step 20 µs even when disabled.
     return torch.autocast(device.torch_device.type, dtype=dtype) if dtype else nullcontext()
 
 

@@ -1,4 +1,4 @@
-"""Open the device that the plan names for a rank."""
+"""Open the device that the plan assigns to a rank."""
 
 from __future__ import annotations
 
@@ -14,10 +14,15 @@ from dpeval.errors import MachineError
 
 
 def open_device(name: str, cpus: Sequence[int], threads: int) -> Device:
-    """Pin this process to `cpus`, set its thread counts, select device `name`.
+    """Pin this process to `cpus`, set its thread counts and select its device.
 
-    ``set_num_threads`` is called at every device count, one included: the default is one thread
-    per visible core, which makes a one-rank baseline faster than a rank among several.
+    ``set_num_threads`` is called for every device count, even one: the default of one thread per
+    visible core would make a one-rank baseline faster than one rank among several.
+
+    Args:
+        name: ``cpu`` or ``cuda:<index>``.
+        cpus: logical CPUs to pin to; empty: no pinning.
+        threads: compute threads.
 
     Raises:
         MachineError: the CUDA device cannot be selected.
@@ -32,5 +37,5 @@ def open_device(name: str, cpus: Sequence[int], threads: int) -> Device:
         return CudaDevice(int(name.removeprefix("cuda:")))
     except (RuntimeError, AssertionError) as error:
         raise MachineError(
-            f"{name} was planned for this rank and cannot be selected: {error}"
+            f"{name}, which the plan assigns to this rank, cannot be selected: {error}"
         ) from error

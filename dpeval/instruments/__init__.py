@@ -1,1 +1,1 @@
-"""What measures inside a rank: marks, shared memory, the decision to stop."""
+"""Instruments inside a rank: phase clock, step buffer, stop decision, reference work."""

@@ -1,4 +1,4 @@
-"""The phase clock: marks the boundaries inside a step and never waits for the device."""
+"""The phase clock times the phases of a step and never waits for the device."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from dpeval.record.phases import MARKED_PHASES, Phase
 from dpeval.util.arrays import Floats
 
 DRAIN_EVERY_S = 0.5
-"""Rows of short steps are written many at a time: a row alone costs its step 15 µs of cold code.
-This much may be missing of what a killed rank had measured."""
+"""Rows of short steps are written in batches: a single row costs its step 15 µs of cold code.
+A killed rank loses at most this much of its measurements."""
 _OUTSIDE = "the phase clock was used outside start_step … end_step"
 _READY = "last gradient ready"
 
@@ -33,7 +33,7 @@ class _Reduce:
 
 @dataclass(slots=True)
 class _Step:
-    """The stamps of one step; their differences are read once the device is past the last."""
+    """The stamps of one step; read once the device has passed the last of them."""
 
     index: int
     host_s: float
@@ -44,7 +44,7 @@ class _Step:
 
 
 class _NoStep:
-    """Stands where a step's lists are, outside of one."""
+    """Stands in for a step's lists outside a step."""
 
     def append(self, item: object) -> None:
         raise RuntimeError(_OUTSIDE)
@@ -54,19 +54,18 @@ _NO_STEP = _NoStep()
 
 
 class PhaseClock:
-    """Times every step of one rank by phase and writes them into its board rows.
+    """Times every step of one rank by phase and writes its rows of the step buffer.
 
-    On CPU a stamp is ``perf_counter``; on CUDA it is an event on the current stream, whose
-    time is read in :meth:`drain` after the device has passed it, so no synchronisation enters
-    a step. A phase is the span between two marks; ``other`` is what remains of the step, so
-    phases add up to the step by construction. `backward` ends when the last gradient is ready;
-    from there to the end of the backward call the rank only waits for communication
-    (``comm_exposed``).
+    On CPU a stamp is ``perf_counter``; on CUDA it is an event on the current stream, whose time
+    :meth:`drain` reads after the device has passed it, so steps contain no synchronisation.
+    A phase is the span between two marks, and ``other`` is the remainder of the step, so phases
+    add up to the step by construction. `backward` ends when the last gradient is ready; from then
+    until the backward call returns, the rank only waits for communication (``comm_exposed``).
     """
 
     def __init__(self, device: Device, rows: Floats) -> None:
         self._device, self._rows = device, rows
-        # Each of these is used several times in every step, where looking things up shows.
+        # Used several times in every step, where attribute look-ups show.
         self._stamp = device.stamp
         self._marks: list[tuple[str, Any]] | _NoStep = _NO_STEP
         self._reduces: list[_Reduce] | _NoStep = _NO_STEP
@@ -88,7 +87,7 @@ class PhaseClock:
         self._marks.append((phase, self._stamp()))
 
     def end_step(self) -> None:
-        """Close the step; now and then write the rows of those that the device has finished."""
+        """End the step; now and then write the rows of steps that the device has finished."""
         step = self._open
         if step is None:
             raise RuntimeError(_OUTSIDE)
@@ -100,13 +99,13 @@ class PhaseClock:
             self._drained_s = step.host_s
 
     def drain(self) -> None:
-        """Write the rows of closed steps that the device is past; call after ``finish`` too."""
+        """Write the rows of ended steps that the device has passed; call after ``finish`` too."""
         while self._pending and self._device.is_past(self._pending[0].end):
             self._write(self._pending.popleft())
 
     @contextmanager
     def diverted(self, rows: Floats) -> Iterator[None]:
-        """Write the steps of this block, counted from 0, into `rows` instead."""
+        """Write steps taken in this context to `rows` instead, numbered from 0."""
         saved = self._rows, self.finished, self.bucket_s
         self._rows, self.finished, self.bucket_s = rows, 0, {}
         try:
@@ -115,7 +114,16 @@ class PhaseClock:
             self._rows, self.finished, self.bucket_s = saved
 
     def bucket_ready(self, bucket: int, nbytes: int, *, is_last: bool) -> _Reduce:
-        """A bucket's gradients are complete and its all-reduce begins now."""
+        """Stamp that a bucket's gradients are complete and its all-reduce begins.
+
+        Args:
+            bucket: index of the bucket.
+            nbytes: its size, bytes.
+            is_last: whether it is the last bucket of the step: backward ends here.
+
+        Returns:
+            A handle for :meth:`bucket_done`.
+        """
         stamp = self._stamp()
         reduce = _Reduce(bucket, nbytes, stamp)
         self._reduces.append(reduce)
@@ -124,7 +132,7 @@ class PhaseClock:
         return reduce
 
     def bucket_done(self, reduce: _Reduce) -> None:
-        """The all-reduce that :meth:`bucket_ready` returned has ended."""
+        """Stamp the end of the all-reduce that :meth:`bucket_ready` began."""
         reduce.end = self._stamp()
 
     def _write(self, step: _Step) -> None:
@@ -142,13 +150,12 @@ class PhaseClock:
         row["other"] = row["step"] - sum(row[phase] for phase in MARKED_PHASES)
         if step.reduces:
             row["comm"], row["comm_hidden"] = self._communication(step, ready)
-        # Once as a whole: numpy takes longer over one element than Python over all of them.
+        # One assignment per row: in NumPy one element costs more than the whole list in Python.
         self._rows[step.index] = list(row.values())
         self.finished = step.index + 1
 
     def _communication(self, step: _Step, ready: Any) -> tuple[float, float]:
-        """Time with at least one all-reduce under way, and the part of it before the last
-        gradient was `ready`, s."""
+        """Time with at least one all-reduce in progress, and its part before `ready`, s."""
         elapsed, origin = self._device.elapsed_s, step.begin
         ready_s = elapsed(origin, ready) if ready is not None else 0.0
         total_s = hidden_s = covered_s = 0.0
@@ -157,7 +164,7 @@ class PhaseClock:
             end_s = elapsed(origin, reduce.end if reduce.end is not None else step.end)
             nbytes, series = self.bucket_s.setdefault(reduce.bucket, (reduce.nbytes, []))
             if nbytes != reduce.nbytes:
-                # DDP rebuilds its buckets after the first step, in the order gradients came.
+                # DDP rebuilds its buckets after the first step, in the order of ready gradients.
                 series = []
                 self.bucket_s[reduce.bucket] = (reduce.nbytes, series)
             series.append(end_s - begin_s)

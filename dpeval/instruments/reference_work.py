@@ -1,6 +1,6 @@
-"""The reference work that a CPU rank does between steps.
+"""The reference work that CPU ranks do between steps.
 
-What its times say: :mod:`dpeval.stats.machine_speed`.
+:mod:`dpeval.stats.machine_speed` evaluates its times.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ SIDE, PRODUCTS = 96, 40
 """Three matrices of 36 KiB stay in a core's cache; about 0.7 ms in all."""
 INTERVAL_S = 0.5
 COST_SHARE = 0.0025
-"""Of the time in steps: where ranks share cores the work takes longer, and is done less."""
+"""Share of the time in steps: where ranks share cores the work takes longer and is done less."""
 
 
 class ReferenceWork:
-    """Does the work when it is due and keeps its times."""
+    """Does the reference work and keeps its times."""
 
     def __init__(self) -> None:
         self._left, self._right = (torch.full((SIDE, SIDE), 1 / SIDE) for _ in range(2))
         self._product = torch.empty(SIDE, SIDE)
         self.pause_s = 0.0
-        """Time in steps until it is due again, s."""
+        """Time in steps until the work is due again, s."""
         self._step: list[int] = []
         self._times: list[tuple[float, float]] = []
-        # Kernels are chosen and memory is taken at the first time.
+        # The first time selects kernels and allocates memory.
         self._once()
 
     def is_due(self, step_s: Floats) -> bool:
-        """Whether the steps since it was last done have earned it; `step_s` are all steps, s."""
+        """Whether enough time in steps has passed since the last time; `step_s`: all steps, s."""
         done = self._step[-1] if self._step else 0
         return float(step_s[done:].sum()) >= self.pause_s
 
@@ -65,7 +65,7 @@ class ReferenceWork:
 
 
 def _page_s() -> float:
-    """How long it takes to take and touch a fresh page, s."""
+    """Time to fault in one fresh page, s."""
     with mmap.mmap(-1, PAGES * mmap.PAGESIZE) as fresh:
         pages = np.frombuffer(fresh, dtype=np.uint8)
         begin_s = time.perf_counter()

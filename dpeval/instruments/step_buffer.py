@@ -1,7 +1,7 @@
-"""The board: shared memory between the ranks of one node and the process that watches them.
+"""The step buffer: memory shared by the ranks of one node and their supervisor.
 
 Every rank writes its step times and a heartbeat here, so nothing is sent while steps are
-measured, a watcher that is slow never holds a rank up, and what a rank measured outlives it.
+measured, a slow supervisor never delays a rank, and measurements outlive the rank that made them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ COLUMNS = ("begin", *PHASES, "step", "comm", "comm_hidden")
 
 
 class Stage(IntEnum):
-    """Where a rank is in its run."""
+    """Stage of a rank's run."""
 
     STARTING = 0
     WARM_UP = 1
@@ -47,6 +47,13 @@ class StepBuffer:
     """Step series and heartbeats of `ranks` ranks, at most `max_steps` steps each."""
 
     def __init__(self, context: BaseContext, ranks: int, max_steps: int) -> None:
+        """Allocate the shared memory.
+
+        Args:
+            context: the multiprocessing context that starts the ranks.
+            ranks: number of ranks.
+            max_steps: the most steps that a rank can take.
+        """
         self.ranks, self.max_steps = ranks, max_steps
         self._heads: Any = context.RawArray(ctypes.c_double, ranks * _WIDTH)
         self._rows: Any = context.RawArray(ctypes.c_double, ranks * max_steps * len(COLUMNS))
@@ -65,13 +72,26 @@ class StepBuffer:
         return float(self._heads[rank * _WIDTH + field])
 
     def beat(self, rank: int, stage: Stage, steps: int) -> None:
-        """Say that `rank` lives, is in `stage` and has finished `steps` steps."""
-        # In every step, so in one go.
+        """Write a heartbeat of `rank`.
+
+        Args:
+            rank: local rank.
+            stage: its current stage.
+            steps: steps finished so far.
+        """
+        # Called in every step, so it writes all three in one assignment.
         first = rank * _WIDTH
         self._heads[first : first + 3] = stage, steps, time.monotonic()
 
     def publish(self, rank: int, mean_step_s: float, rel_half_width: float, steps: float) -> None:
-        """Show the current estimate and how many steps are expected in all."""
+        """Publish the current estimate of the mean step.
+
+        Args:
+            rank: local rank.
+            mean_step_s: mean step time, s.
+            rel_half_width: half-width of its interval over the mean.
+            steps: total number of steps expected.
+        """
         self._put(rank, _Head.MEAN_STEP_S, mean_step_s)
         self._put(rank, _Head.REL_HALF_WIDTH, rel_half_width)
         self._put(rank, _Head.EXPECTED_STEPS, steps)
@@ -80,15 +100,15 @@ class StepBuffer:
         return Stage(int(self._get(rank, _Head.STAGE)))
 
     def steps(self, rank: int) -> int:
-        """Finished steps of `rank` whose rows are complete."""
+        """Number of finished steps of `rank`, whose rows are complete."""
         return int(self._get(rank, _Head.STEPS))
 
     def heartbeat_s(self, rank: int) -> float:
-        """When `rank` last gave a sign of life, on the monotonic clock; 0 before the first."""
+        """Time of the last heartbeat of `rank` on the monotonic clock; 0 before the first."""
         return self._get(rank, _Head.HEARTBEAT)
 
     def estimate(self, rank: int) -> tuple[float, float, float]:
-        """Mean step (s), relative half-width of its interval, steps expected in all."""
+        """Mean step (s), relative half-width of its interval, total number of steps expected."""
         fields = (_Head.MEAN_STEP_S, _Head.REL_HALF_WIDTH, _Head.EXPECTED_STEPS)
         mean_step_s, rel_half_width, steps = (self._get(rank, field) for field in fields)
         return mean_step_s, rel_half_width, steps
@@ -98,12 +118,12 @@ class StepBuffer:
         return self.rows(rank)[: self.steps(rank), COLUMNS.index(name)].copy()
 
     def fill(self, rank: int, rows: Floats) -> None:
-        """Take over the finished steps of a rank that ran on another node."""
+        """Copy the finished steps of a rank that ran on another node."""
         self.rows(rank)[: len(rows)] = rows
         self.beat(rank, Stage.FINISHED, len(rows))
 
     def request_stop(self) -> None:
-        """Ask the ranks to end their main window at the next common step."""
+        """Request that all ranks end their main window at the next common step."""
         self._stop.value = 1
 
     @property

@@ -1,10 +1,10 @@
-"""How all ranks stop at the same step without a collective in every step.
+"""Stops all ranks at the same step without a collective in every step.
 
-Rank 0 decides, at steps that all ranks know in advance, and posts its decision in the
-rendezvous store; the others read it there. Between two such steps (half a second apart, up to two
-in a long run) nothing is exchanged. The time this takes lies between steps and enters none of
-them; nor does that of the fixed work by which the machine's speed is judged, which all ranks do at
-one step, so that none waits for another.
+Rank 0 decides at steps that all ranks know in advance and posts its decision in the rendezvous
+store, where the others read it. Between two such steps (half a second apart, up to two seconds in
+a long run) nothing is exchanged. The decision is made between steps, so no step includes its time.
+The same holds for the reference work that monitors the speed of the machine; all ranks do it after
+the same step, so that none waits for another.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from dpeval.instruments.step_buffer import COLUMNS, Stage, StepBuffer
 from dpeval.record.codes import StopReason
 from dpeval.stats.steady_state import decide
 
-CHECK_EVERY_S, MOST_CHECK_EVERY_S = 0.5, 2.0
+CHECK_EVERY_S, MAX_CHECK_EVERY_S = 0.5, 2.0
 CHECK_SHARE = 0.05
-"""Of the time so far may pass until the next look. Where ranks share cores a look costs them 3 ms
-and leaves them out of step, which shows in many looks at short steps."""
+"""Share of the elapsed time until the next check. Where ranks share cores, a check costs 3 ms and
+puts ranks out of step, which shows if short steps are checked often."""
 
 
 class Store(Protocol):
-    """The part of ``torch.distributed.Store`` that is used here."""
+    """The part of ``torch.distributed.Store`` used here."""
 
     def set(self, key: str, value: str) -> None: ...
 
@@ -34,7 +34,7 @@ class Store(Protocol):
 
 
 class StopSync:
-    """Tells one rank's loop whether to take another step."""
+    """Decides, with the other ranks, whether this rank takes another step."""
 
     def __init__(
         self,
@@ -46,44 +46,55 @@ class StopSync:
         config: MeasureConfig,
         reference_work: ReferenceWork | None = None,
     ) -> None:
+        """Start the clock of the time limit.
+
+        Args:
+            rank: global rank.
+            local_rank: its index in `step_buffer`.
+            store: the rendezvous store; None for a single rank.
+            step_buffer: receives heartbeats and estimates.
+            clock: this rank's phase clock.
+            config: precision and limits of the measurement.
+            reference_work: done when it is due; None on CUDA.
+        """
         self._rank, self._local_rank, self._store = rank, local_rank, store
         self._step_buffer, self._clock, self._config = step_buffer, clock, config
         self._reference_work = reference_work
         self._begin_s = time.monotonic()
         self._until = 1
-        self._told = 0
+        self._reported = 0
         self._stage = Stage.WARM_UP
         self.stopped_by: StopReason | None = None
 
     def go_on(self, steps: int) -> bool:
-        """Whether to take another step after `steps` of them; equal on all ranks."""
+        """Whether to take another step after `steps` steps; the same on all ranks."""
         finished = self._clock.finished
-        if finished != self._told:
+        if finished != self._reported:
             self._step_buffer.beat(self._local_rank, self._stage, finished)
-            self._told = finished
+            self._reported = finished
         if steps < self._until:
             return True
-        message = self._decide(steps) if self._rank == 0 else self._hear(steps)
-        verdict, _, value = message.partition(":")
-        if verdict == "stop":
+        message = self._post_decision(steps) if self._rank == 0 else self._read_decision(steps)
+        action, _, value = message.partition(":")
+        if action == "stop":
             self.stopped_by = value  # type: ignore[assignment]  # rank 0 posts only StopReasons
             return False
-        if verdict == "work" and self._reference_work is not None:
+        if action == "work" and self._reference_work is not None:
             self._reference_work.do(steps)
         self._until = int(value)
         return True
 
-    def _hear(self, steps: int) -> str:
-        assert self._store is not None  # only rank 0 of a world of one has no store
+    def _read_decision(self, steps: int) -> str:
+        assert self._store is not None  # only a single rank has no store
         return self._store.get(f"control/{steps}").decode()
 
-    def _decide(self, steps: int) -> str:
-        message = self._verdict(steps)
+    def _post_decision(self, steps: int) -> str:
+        message = self._decision(steps)
         if self._store is not None:
             self._store.set(f"control/{steps}", message)
         return message
 
-    def _verdict(self, steps: int) -> str:
+    def _decision(self, steps: int) -> str:
         self._clock.drain()
         finished = self._clock.finished
         elapsed_s = time.monotonic() - self._begin_s
@@ -106,7 +117,7 @@ class StopSync:
         return f"{'work' if is_due else 'go'}:{steps + ahead}"
 
     def _steps_ahead(self, steps: int, elapsed_s: float, recent_s: float) -> int:
-        """How many steps to take until the next look: one at least, and past no limit."""
-        pause_s = min(max(CHECK_EVERY_S, CHECK_SHARE * elapsed_s), MOST_CHECK_EVERY_S)
+        """Steps until the next check: at least one, and within every limit."""
+        pause_s = min(max(CHECK_EVERY_S, CHECK_SHARE * elapsed_s), MAX_CHECK_EVERY_S)
         pause_s = min(pause_s, self._config.time_limit_s - elapsed_s)
         return max(1, min(int(pause_s / recent_s), steps, self._config.max_steps - steps))

@@ -41,7 +41,7 @@ def replay(allocator: Allocator, events: Iterable[Event], shift: int = 0) -> Non
     """Apply `events` in order.
 
     Args:
-        heap: the allocator; changed in place.
+        allocator: changed in place.
         events: allocations and frees.
         shift: added to every key, so that one trace can be replayed several times.
     """

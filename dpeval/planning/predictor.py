@@ -140,7 +140,7 @@ class Predictor:
     def too_short(
         self, config: Config, plan: Plan, environment: Environment, folder: Path
     ) -> str | None:
-        """Why the time limit of a run leaves no time for a mean; None unless that is proven.
+        """Why the time limit of a run is too short for a mean; None unless that is proven.
 
         Args:
             config: the run's configuration.

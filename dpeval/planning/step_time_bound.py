@@ -87,7 +87,7 @@ def _ended_by_itself(record: Record) -> bool:
 def too_short(
     measure: MeasureConfig, setting: Setting, earlier: Sequence[Timing | None]
 ) -> str | None:
-    """Why ``measure.time_limit_s`` leaves no time for a mean; None unless that is proven.
+    """Why ``measure.time_limit_s`` is too short for a mean; None unless that is proven.
 
     The step during which the time runs out is still finished.
 

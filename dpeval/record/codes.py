@@ -1,7 +1,7 @@
 """Every code that a record uses. A code is for programs; the text beside it is for people.
 
-A code that is not listed here is an error of mypy where it is written and of pydantic where it is
-made or read. Adding one extends the record's JSON Schema.
+mypy rejects unlisted codes in source code, and pydantic rejects them in records. Adding one
+extends the record's JSON Schema.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Literal
 
 Status = Literal["ok", "skipped", "oom", "failed", "interrupted"]
-"""How a run ended. ``skipped``: it was not started on purpose."""
+"""How a run ended. ``skipped``: deliberately not started."""
 
 StopReason = Literal["precision", "time_limit", "max_steps", "interrupted"]
 """Why the main window ended."""
@@ -19,13 +19,13 @@ DiagnosticCode = Literal["straggler", "input_bound", "jitter", "cold_start", "dr
 
 WarningCode = Literal[
     DiagnosticCode,
-    "stand_in",  # other data than was asked for
+    "stand_in",  # other data than requested
     "unsteady",  # no steady state
-    "imprecise",  # a limit ended the run before its interval was as narrow as asked
+    "imprecise",  # a limit ended the run before it reached the requested precision
     "loss",  # the loss is not finite
     "plan",  # a note of the plan: oversubscribed, SMT siblings shared, uneven batch
     "conditions",  # the machine was disturbed
-    "shared_node",  # jobs of others ran on the node
+    "shared_node",  # other jobs ran on the node
 ]
 """What makes a figure less trustworthy."""
 
@@ -34,12 +34,12 @@ FailureCode = Literal[
     "oom",  # out of memory
     "signal",  # a rank was killed by a signal
     "exit",  # a rank or a job exited without a result
-    "hang",  # no rank took a step any more
-    "interrupt",  # the user or the scheduler asked the run to end
+    "hang",  # the ranks stopped taking steps
+    "interrupt",  # by the user or the scheduler
     "peer",  # another node of the run failed
     "lost_node",  # another node of the run returned no results
 ]
-"""Why the ranks of a run were ended."""
+"""Why the ranks of a run were stopped."""
 
 SkipCode = Literal["devices", "memory", "time_limit"]
 """What a run that was not started lacks."""
@@ -52,7 +52,7 @@ JobCode = Literal[
     "oom_kill",  # for exceeding the memory of its job
     "disk_full",
     "record",  # the record there cannot be read
-    "lost",  # the job ended and nobody knows how
+    "lost",  # the job ended for an unknown reason
 ]
 """How a scheduler's job ended without a record."""
 
@@ -66,7 +66,7 @@ CauseCode = Literal[
 """Why a run is not ``ok``. ``time_limit`` is also that of a run with too few steps for a mean."""
 
 MemoryAction = Literal["run", "accumulate", "try", "skip", "error"]
-"""What becomes of a run, from the forecast of its memory and its budget."""
+"""What to do with a run, given the forecast of its memory and its budget."""
 
 AblationKind = Literal["normal", "no_sync", "alone"]
 """Kinds of ablation blocks: as measured, without gradient synchronisation, one rank alone."""

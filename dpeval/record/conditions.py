@@ -5,7 +5,7 @@ from __future__ import annotations
 from dpeval.util.frozen import Frozen
 
 MIN_ELAPSED_S = 1.0
-"""Below this the kernel's 10 ms ticks say nothing about shares of a per cent."""
+"""In less time, the kernel's 10 ms ticks cannot resolve shares of one per cent."""
 
 
 class Conditions(Frozen):
@@ -19,10 +19,10 @@ class Conditions(Frozen):
     cpu_mhz: dict[str, float] = {}
     """Median, min and max over samples of the ranks' cores."""
     steal_share: float | None = None
-    """Share of the ranks' CPUs' time that a hypervisor gave to others."""
+    """Share of the time of the ranks' CPUs that the hypervisor gave to others."""
     interrupt_share: float | None = None
-    """Share of the ranks' CPUs' time spent on interrupts, the ranks' own network traffic
-    included."""
+    """Share of the time of the ranks' CPUs spent on interrupts, including the ranks' own network
+    traffic."""
     busy_share: dict[str, float] = {}
     """Per CPU of the ranks: share of its time in any process."""
     foreign_share: dict[str, float] = {}
@@ -32,9 +32,9 @@ class Conditions(Frozen):
     taken_by: list[str] = []
     """Other processes that ran on the ranks' CPUs, the busiest first."""
     quota_share: float | None = None
-    """Share of the ranks' CPUs' time during which a cgroup quota stopped this job."""
+    """Share of the time of the ranks' CPUs during which a cgroup quota throttled this job."""
     heat_events: int | None = None
-    """How often heat made the processor slow the ranks' cores down."""
+    """How often heat throttled the ranks' cores."""
     context_switches_per_s: float | None = None
     """Of the ranks' main threads, all ranks together."""
     major_faults: int | None = None
@@ -50,7 +50,7 @@ class Conditions(Frozen):
     """Between the first sample and the last; divide by `elapsed_s` for power."""
     energy_source: str = ""
     unreadable: list[str] = []
-    """Readings that this machine does not give."""
+    """Readings that this machine does not provide."""
     bad: list[str] = []
     """One sentence for each condition that makes the figures less trustworthy."""
 

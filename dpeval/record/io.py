@@ -32,7 +32,7 @@ def read(path: Path) -> Record:
     """Read a record of any version that dpeval ever wrote.
 
     Raises:
-        RecordError: not JSON, not a dpeval record, cut off, or of a later version.
+        RecordError: not JSON, not a dpeval record, truncated, or of a later version.
     """
     try:
         text = path.read_bytes()
@@ -42,7 +42,7 @@ def read(path: Path) -> Record:
 
 
 def below(folder: Path) -> Iterator[Path]:
-    """The files of all records below `folder`, in no particular order."""
+    """Paths of all records below `folder`, in no particular order."""
     # Path.rglob takes four times as long on a tree of 100,000 folders.
     for base, _, names in os.walk(folder):
         if FILE_NAME in names:

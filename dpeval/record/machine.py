@@ -25,7 +25,7 @@ class Gpu(Frozen):
     total_bytes: int
     uuid: str = ""
     numa: int | None = None
-    """The NUMA node that its PCI slot is near to; None where that is not known."""
+    """The NUMA node of its PCI slot; None if unknown."""
 
 
 class Machine(Frozen):
@@ -35,18 +35,18 @@ class Machine(Frozen):
     cpus: list[Cpu]
     gpus: list[Gpu]
     memory_bytes: int
-    """The least of host memory and the limits that cgroups set on this process."""
+    """Host memory, or the lowest limit that cgroups set on this process."""
     cpu_quota: float | None = None
     """CPUs' worth of time that cgroups allow this process; None without a limit."""
 
 
 class Environment(Frozen):
-    """The hardware and software with which a run was made."""
+    """The hardware and software that a run used."""
 
     host: str
     cpu_model: str
     logical_cpus: int
-    """Of the whole host, as are cores, sockets and NUMA nodes; `allowed_cpus` is this process'."""
+    """Of the whole host, like cores, sockets and NUMA nodes; `allowed_cpus` is this process's."""
     physical_cores: int
     sockets: int
     numa_nodes: int
@@ -66,7 +66,7 @@ class Environment(Frozen):
     """CPUs' worth of time that cgroups allow; None without a limit."""
     cpu_features: list[str] = []
     """Instruction sets that speed up arithmetic (avx2, avx512_bf16, amx_bf16, sve, …). Virtual
-    machines of one name and CPU model may differ in them, and bf16 by a factor with them."""
+    machines of one name and CPU model may differ in them, which multiplies the speed of bf16."""
 
 
 UNKNOWN_ENVIRONMENT = Environment(
@@ -86,4 +86,4 @@ UNKNOWN_ENVIRONMENT = Environment(
     git_commit=None,
     git_dirty=None,
 )
-"""Stands in a record whose environment nobody knows, and which names it as missing."""
+"""Placeholder in a record that lists its environment as missing."""

@@ -22,7 +22,7 @@ class Interval(Frozen):
 
 
 class Window(Frozen):
-    """The main window: which steps were measured and how sure their mean is."""
+    """The main window: the measured steps and the interval of their mean."""
 
     first: int
     """Index of the first measured step; the steps before it are warm-up."""
@@ -33,7 +33,7 @@ class Window(Frozen):
     step_s: Interval
     """Mean step time of the slowest rank, s."""
     rule: str
-    """How the beginning of the steady state was found."""
+    """How the start of the steady state was found."""
     drift: float = 0.0
     """Change along the fitted line over the window, as a fraction of the mean."""
 

@@ -1,4 +1,4 @@
-"""The phases of a step: their names in a record, and the words a person reads for them."""
+"""The phases of a step: their names in a record and their labels."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ Phase = Literal["data", "h2d", "forward", "backward", "comm_exposed", "optimizer
 PHASES: tuple[str, ...] = get_args(Phase)
 """The phases in order; their times add up to the step."""
 MARKED_PHASES: tuple[str, ...] = tuple(phase for phase in PHASES if phase != "other")
-"""The phases that a rank marks; `other` is what remains of the step."""
+"""The phases that a rank marks; `other` is the remainder of the step."""
 OWN_PHASES: tuple[str, ...] = tuple(phase for phase in PHASES if phase != "comm_exposed")
-"""The phases in which a rank works on its own; in the rest of a step it waits for others."""
+"""The phases in which a rank works by itself; in the rest of a step it waits for others."""
 PHASE_WORDS: dict[str, str] = {
     "data": "data wait",
     "h2d": "copy to device",

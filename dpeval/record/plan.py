@@ -1,4 +1,4 @@
-"""The plan of a run: what every rank does, on which CPUs or GPU."""
+"""The plan of a run: what each rank does, and on which CPUs or GPU."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ class RankPlan(Frozen):
     device: str
     """``cpu`` or ``cuda:<index>``."""
     gpu_uuid: str = ""
-    """The GPU itself, whatever ``CUDA_VISIBLE_DEVICES`` makes of its index."""
+    """Identifies the GPU whatever ``CUDA_VISIBLE_DEVICES`` does to its index."""
     cpus: list[int]
-    """Logical CPUs it is pinned to."""
+    """Logical CPUs that it is pinned to."""
     spare_cpus: list[int] = []
-    """Logical CPUs that no rank computes on and that this rank's data workers may use."""
+    """Logical CPUs without compute threads, which this rank's data workers may use."""
     threads: int
     per_device_batch_size: int = Field(
         validation_alias=AliasChoices("per_device_batch_size", "batch")  # its first name
     )
     """Images per step of this rank."""
     weight: float
-    """Factor on this rank's mean loss in that of the global batch: batch / global_batch."""
+    """Weight of this rank's mean loss in that of the global batch: its share of the images."""
 
 
 OVERSUBSCRIBED = "oversubscribed"
-"""How a plan's note begins if ranks have more compute threads than there are CPUs."""
+"""Start of a note of the plan if ranks have more compute threads than there are CPUs."""
 
 
 class Plan(Frozen):
@@ -46,11 +46,11 @@ class Plan(Frozen):
     backend: str
     ranks: list[RankPlan]
     notes: list[str] = []
-    """What a reader of the figures should know (oversubscribed, SMT siblings shared, …)."""
+    """What readers of the figures should know (oversubscribed, SMT siblings shared, …)."""
     skip: str | None = None
-    """Why this run is not started; None if it is."""
+    """Why this run is not started; None if it is started."""
     skip_kind: SkipCode = "devices"
-    """What it lacks, as the code of the record's cause."""
+    """The code of the record's cause if it is skipped."""
 
     @property
     def is_oversubscribed(self) -> bool:

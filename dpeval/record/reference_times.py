@@ -1,4 +1,4 @@
-"""How long the reference work between steps took: how fast the machine itself was."""
+"""Times of the reference work between steps, which show the speed of the machine itself."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from dpeval.util.arrays import Floats
 from dpeval.util.frozen import Frozen
 
 PAGES = 256
-"""About 0.5 ms; less than a huge page, which the system might give in their place."""
+"""About 0.5 ms; less than a huge page, which the OS might provide instead."""
 
 
 class ReferenceTimes(Frozen):
-    """The times of one rank's reference work; the lists are equally long."""
+    """The times of one rank's reference work, in lists of equal length."""
 
     step: list[int] = []
-    """The number of steps taken before each reading."""
+    """Number of steps before each reading."""
     product_s: list[float] = []
     """Time of the products of small matrices."""
     page_s: list[float] = []
-    """Time to take one page from the OS and touch it."""
+    """Time to fault in one fresh page."""
 
     @model_validator(mode="after")
     def _even(self) -> ReferenceTimes:
         if not len(self.step) == len(self.product_s) == len(self.page_s):
-            raise ValueError("the lists of fixed work differ in length")
+            raise ValueError("the lists of reference times differ in length")
         return self
 
     def within(self, first: int, last: int) -> ReferenceTimes:
@@ -39,6 +39,6 @@ class ReferenceTimes(Frozen):
 
     @property
     def work_s(self) -> Floats:
-        """Per reading, the time of all its work, s."""
+        """Total time of each reading, s."""
         both: Floats = np.array(self.product_s) + PAGES * np.array(self.page_s)
         return both

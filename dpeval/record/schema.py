@@ -1,7 +1,7 @@
 """The record of one run: the schema of ``metrics.json``.
 
 Times are in seconds, sizes in bytes, throughput in images per second. Every series of steps
-counts from the first step of the run; ``window.first`` says where the steady state begins.
+starts with the first step of the run; ``window.first`` is where the steady state begins.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dpeval.util.frozen import Frozen
 from dpeval.util.version import __version__
 
 UNKNOWN_FIELDS = ("environment", "started_at", "wall_s", "plan", "ranks", "dataset")
-"""Fields that nobody can fill in for a run that ended before it reached a machine."""
+"""Fields that are unknown for a run that ended before it reached a machine."""
 
 
 class Cause(Frozen):
@@ -37,7 +37,7 @@ class Cause(Frozen):
     exception: str | None = None
     signal: str | None = None
     log: str = ""
-    """The end of the rank's traceback or log."""
+    """The last lines of the rank's traceback or log."""
 
 
 class Warning(Frozen):
@@ -51,7 +51,7 @@ class Warning(Frozen):
 
 
 class DatasetUsed(Frozen):
-    """What was asked for and what was fed."""
+    """The requested dataset and the one used."""
 
     requested: str
     used: str
@@ -60,7 +60,7 @@ class DatasetUsed(Frozen):
     val_images: int = 0
     num_classes: int
     note: str = ""
-    """Why `used` differs from `requested`; empty where it does not."""
+    """Why `used` differs from `requested`; empty if it does not."""
     loader: str = "jpeg"
     augment: str = "random_resized_crop"
 
@@ -83,13 +83,13 @@ class Bucket(Frozen):
 
     bytes: int
     allreduce_median_s: float
-    """From the moment the bucket's gradients are ready to the end of its all-reduce."""
+    """From when the bucket's gradients are ready to the end of its all-reduce."""
     allreduce_s: list[float] = []
     """The same for every step of the window."""
 
 
 class RankRecord(Frozen):
-    """One rank: where it ran, how long its steps took, how much memory it held."""
+    """One rank: where it ran, its step times and its memory."""
 
     rank: int
     host: str
@@ -104,13 +104,13 @@ class RankRecord(Frozen):
     step_s: list[float]
     """Time of every step, warm-up included."""
     phase_s: dict[str, list[float]]
-    """Per phase of :data:`PHASES`, one value per step of `step_s`. `comm_exposed` is absent where
+    """Per phase of :data:`PHASES`, one value per step of `step_s`. `comm_exposed` is absent if
     the strategy does not time its communication, which is then part of `backward`."""
     comm_s: list[float] = []
-    """Per step: the time during which at least one all-reduce was under way; empty where the
+    """Per step: the time with at least one all-reduce in progress; empty if the
     strategy does not time it."""
     comm_hidden_s: list[float] = []
-    """Per step: the part of `comm_s` that ran while the backward pass still computed."""
+    """Per step: the part of `comm_s` that overlapped with the backward pass."""
     stats: dict[str, PhaseStats] = {}
     """Per phase and ``step``, over the main window."""
     buckets: list[Bucket] = []
@@ -122,7 +122,7 @@ class RankRecord(Frozen):
         default=None,
         validation_alias=AliasChoices("reference_times", "yardstick"),  # its first name
     )
-    """Fixed work between steps, on CPU ranks: how fast the machine itself was."""
+    """Reference work between steps of CPU ranks: the speed of the machine itself."""
 
 
 class Throughput(Frozen):
@@ -154,7 +154,7 @@ class AblationBlock(Frozen):
 
 
 class Ablation(Frozen):
-    """Blocks of steps after the main window, interleaved: the cost of communication and sharing."""
+    """Interleaved blocks of steps after the main window: cost of communication and of sharing."""
 
     blocks: list[AblationBlock]
     normal_s: float
@@ -168,14 +168,14 @@ class Ablation(Frozen):
 
 
 class Loss(Frozen):
-    """Mean loss of the first and of the last steps of the measured training."""
+    """Mean loss of the first and the last measured steps."""
 
     start: float | None
     end: float | None
 
 
 class MemoryRecord(Frozen):
-    """Forecast and budget of a rank's memory, and what was decided from them."""
+    """Forecast and budget of a rank's memory, and the decision."""
 
     forecast: Forecast | None = None
     budget: Budget | None = None
@@ -187,7 +187,7 @@ class MemoryRecord(Frozen):
 
 
 class Scheduler(Frozen):
-    """The scheduler's job in which the run was made."""
+    """The scheduler's job that made the run."""
 
     kind: str
     job_id: str
@@ -197,7 +197,7 @@ class Scheduler(Frozen):
 
 
 class Record(Frozen):
-    """Everything that is known of one run. ``metrics.json`` is its JSON."""
+    """Everything known about one run; ``metrics.json`` is its JSON."""
 
     schema_version: Literal[1] = 1
     dpeval_version: str
@@ -231,11 +231,11 @@ class Record(Frozen):
     memory: MemoryRecord = Field(default_factory=MemoryRecord)
     warnings: list[Warning] = []
     missing: list[str] = []
-    """What this record cannot say, one line each."""
+    """What this record lacks, one line each."""
 
 
 def readings(ranks: Sequence[RankRecord], window: Window | None) -> list[ReferenceTimes]:
-    """What each CPU rank's fixed work took within the main window."""
+    """Times of each CPU rank's reference work within the main window."""
     if window is None:
         return []
     last = window.first + window.steps
@@ -245,7 +245,7 @@ def readings(ranks: Sequence[RankRecord], window: Window | None) -> list[Referen
 
 
 def now() -> str:
-    """The time, as a record tells it: ISO 8601 with offset."""
+    """The current time as ISO 8601 with offset."""
     return datetime.now().astimezone().isoformat(timespec="milliseconds")
 
 
@@ -263,20 +263,20 @@ def blank(
     memory: MemoryRecord | None = None,
     scheduler: Scheduler | None = None,
 ) -> Record:
-    """The record of a run before its first step, or of one that never took it.
+    """The record of a run before its first step, or of one that never took a step.
 
     Args:
         config: the resolved configuration, as plain values.
         identity: its hash (:func:`dpeval.config.identity`).
-        overrides: what was asked for on top of the defaults; the command is made of them.
-        status: how the run ended, or will have ended if nothing more is recorded.
+        overrides: the user's overrides of the defaults; they make the command.
+        status: how the run ends if nothing more is recorded.
         cause: why it is not ``ok``.
-        environment: where it ran; None if nobody can tell, which ``missing`` then says.
+        environment: where it ran; None if unknown, and then listed in ``missing``.
         started_at: ISO 8601 with offset; now by default.
-        plan: what every rank was to do.
-        dataset: what was fed.
+        plan: what every rank does.
+        dataset: the data used.
         memory: forecast, budget and decision.
-        scheduler: the job that carried it.
+        scheduler: its job, if any.
     """
     is_known = environment is not None
     return Record(

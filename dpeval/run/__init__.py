@@ -1,1 +1,1 @@
-"""One run on this machine: prepared, started, watched, ended, recorded."""
+"""One run on this machine: plan it, start its ranks, supervise them, write its record."""

@@ -1,4 +1,4 @@
-"""What a person sees while runs go on: live in a terminal, plain lines when piped."""
+"""Progress and results on the console: live in a terminal, plain lines when piped."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from dpeval.run.job import Job, Snapshot
 from dpeval.util.plural import counted
 from dpeval.util.tables import make_console, make_table
 
-STAGE_WORDS = {
+STAGE_NAMES = {
     Stage.STARTING: "starting",
     Stage.WARM_UP: "warm-up",
     Stage.MEASURING: "measuring",
-    Stage.ABLATION: "taking apart",
+    Stage.ABLATION: "ablation",
     Stage.FINISHED: "done",
 }
 PLAIN_EVERY_S = 10.0
 LIVE_EVERY_S = 0.5
-"""Drawing takes processor time from ranks where no core is spare: no more often than this."""
+"""Where no core is spare, drawing takes CPU time from the ranks: draw no more often than this."""
 
 
 class Reporter(Protocol):
-    """Tells a person what goes on."""
+    """Reports the progress of runs to the user."""
 
     def __enter__(self) -> Self: ...
 
@@ -55,7 +55,14 @@ class Reporter(Protocol):
 
     def run_ended(self, job: Job, record: Record) -> None: ...
 
-    def sweep_ended(self, jobs: list[Job], records: list[Record], folder: Path) -> None: ...
+    def sweep_ended(self, jobs: list[Job], records: list[Record], folder: Path) -> None:
+        """Show the results of a sweep.
+
+        Args:
+            jobs: its runs.
+            records: their records, in the same order; fewer if the sweep was interrupted.
+            folder: the folder that holds the records.
+        """
 
     def one(self, record: Record, folder: Path) -> None: ...
 
@@ -102,14 +109,21 @@ class PlainReporter:
         if time.monotonic() - self._last_s < PLAIN_EVERY_S:
             return
         self._last_s = time.monotonic()
-        self.say(f"{self._position()}{describe(job.config)}: {progress_words(snapshot)}")
+        self.say(f"{self._position()}{describe(job.config)}: {progress_text(snapshot)}")
 
     def run_ended(self, job: Job, record: Record) -> None:
-        self.say(f"{self._position()}{describe(job.config)}: {outcome_words(record)}")
+        self.say(f"{self._position()}{describe(job.config)}: {outcome_text(record)}")
         for warning in record.warnings:
             self.say(f"    warning: {warning.text}")
 
     def sweep_ended(self, jobs: list[Job], records: list[Record], folder: Path) -> None:
+        """Print one table row per run.
+
+        Args:
+            jobs: the sweep's runs.
+            records: their records, in the same order.
+            folder: the folder that holds the records.
+        """
         self.console.print(summary_table([job.config for job in jobs], records))
         self.say(f"records: {folder}")
 
@@ -122,7 +136,7 @@ class PlainReporter:
 
 
 class LiveReporter(PlainReporter):
-    """A line per finished run and one live line for the run that is under way."""
+    """One line per finished run and one live line for the current run."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
@@ -164,7 +178,7 @@ class LiveReporter(PlainReporter):
             return
         self._last_s = time.monotonic()
         self._bar.update(
-            self._task, completed=share_done(job, snapshot), words=progress_words(snapshot, job)
+            self._task, completed=share_done(job, snapshot), words=progress_text(snapshot, job)
         )
         self._bar.refresh()
 
@@ -177,20 +191,19 @@ class LiveReporter(PlainReporter):
 
 
 def describe(config: Config) -> str:
-    """One run in a few words."""
+    """A run in brief: model, devices, batch, repetition."""
     unit = "GPU" if config.hardware.kind == "gpu" else "core"
     cores = config.num_devices * (
         config.hardware.cores_per_device if config.hardware.kind == "cpu" else 1
     )
     each = " each" if config.scaling.kind == "weak" else ""
     again = f", repetition {config.repetition + 1}/{config.repeat}" if config.repeat > 1 else ""
-    many = "s" * (cores != 1)
-    return f"{config.model.name} on {cores} {unit}{many}, batch {config.batch}{each}{again}"
+    return f"{config.model.name} on {counted(cores, unit)}, batch {config.batch}{each}{again}"
 
 
-def progress_words(snapshot: Snapshot, job: Job | None = None) -> str:
-    """Stage, steps done, speed with its interval so far, and the most time that can be left."""
-    words = f"{STAGE_WORDS[snapshot.stage]}, {counted(snapshot.steps, 'step')}"
+def progress_text(snapshot: Snapshot, job: Job | None = None) -> str:
+    """Stage, steps done, throughput with its interval so far, and the most time remaining."""
+    words = f"{STAGE_NAMES[snapshot.stage]}, {counted(snapshot.steps, 'step')}"
     if snapshot.img_per_s:
         words += f", {snapshot.img_per_s:.1f} img/s ± {snapshot.rel_half_width:.1%}"
     if job is not None and snapshot.stage in (Stage.WARM_UP, Stage.MEASURING):
@@ -200,7 +213,7 @@ def progress_words(snapshot: Snapshot, job: Job | None = None) -> str:
 
 
 def share_done(job: Job, snapshot: Snapshot) -> float:
-    """How far a run has come towards its precision or its limit, whichever is nearer."""
+    """Fraction of the way to the requested precision or the time limit, whichever is nearer."""
     limit = snapshot.elapsed_s / job.config.measure.time_limit_s
     if not snapshot.rel_half_width:
         return min(0.99, limit)
@@ -209,8 +222,8 @@ def share_done(job: Job, snapshot: Snapshot) -> float:
     return min(0.99, max(limit, precision))
 
 
-def outcome_words(record: Record) -> str:
-    """The result of one run in a line."""
+def outcome_text(record: Record) -> str:
+    """The result of one run on one line."""
     if record.throughput is not None and record.window is not None:
         found = record.throughput
         half = (found.high - found.low) / 2
@@ -220,17 +233,19 @@ def outcome_words(record: Record) -> str:
     if record.status == "ok":
         return text
     reason = record.cause.message if record.cause is not None else ""
-    return f"{record.status.upper()}: {reason}" + (f" — until then {text}" if text else "")
+    return f"{record.status.upper()}: {reason}" + (
+        f" — measured until then: {text}" if text else ""
+    )
 
 
 def run_table(record: Record) -> Table | str:
-    """Where the time of a step goes, by phase, on the slowest rank; how it ended, without steps."""
+    """Step time of the slowest rank by phase; without steps, only how the run ended."""
     slowest = record.throughput.slowest_rank if record.throughput is not None else 0
     stats = record.ranks[slowest].stats if record.ranks else {}
     if not stats:
-        return escape(outcome_words(record))
+        return escape(outcome_text(record))
     table = make_table(
-        escape(outcome_words(record)),
+        escape(outcome_text(record)),
         {
             "phase": "left",
             "median": "right",
@@ -296,7 +311,7 @@ def _cells(record: Record) -> list[str]:
 
 
 def seconds(value_s: float) -> str:
-    """A time with a unit that suits its size."""
+    """A time in the unit that suits its size."""
     if abs(value_s) >= 1:
         return f"{value_s:.2f} s"
     if abs(value_s) >= 1e-3:

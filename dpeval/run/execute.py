@@ -1,4 +1,4 @@
-"""One run: a plan becomes ranks, their marks become exactly one record, whatever happens."""
+"""Execute one run: start its ranks, supervise them, and write exactly one record."""
 
 from __future__ import annotations
 
@@ -23,7 +23,13 @@ from dpeval.worker.messages import RankTask
 
 
 def skip(job: Job, environment: Environment, reason: Cause) -> Record:
-    """Record a run that is not started, and why."""
+    """Write the record of a run that is not started.
+
+    Args:
+        job: the run.
+        environment: the hardware and software of this machine.
+        reason: why it is skipped.
+    """
     skipped = record_builder.blank(job, environment, now(), status="skipped", cause=reason)
     record.write(skipped, job.folder / record.FILE_NAME)
     return skipped
@@ -36,10 +42,17 @@ def execute(
     environment: Environment,
     listener: ProgressListener,
 ) -> Record:
-    """Run `job` on this machine and leave its record in ``job.folder``.
+    """Run `job` on this machine and write its record to ``job.folder``.
 
-    Every ending leaves a record: ``ok``, ``oom``, ``failed`` or ``interrupted``. A bug in dpeval
-    itself is recorded as ``failed`` too, and then raised.
+    A record is written however the run ends: ``ok``, ``oom``, ``failed`` or ``interrupted``. A bug
+    in dpeval itself is recorded as ``failed``, then raised.
+
+    Args:
+        job: the run, planned for this machine.
+        source: its prepared data.
+        dataset: what the record says about that data.
+        environment: the hardware and software of this machine.
+        listener: shows progress.
     """
     begun, begun_s = now(), time.monotonic()
     path = job.folder / record.FILE_NAME
@@ -72,12 +85,21 @@ def _measure(
     if job.node is not None:
         plan = multi_node.collect_parts(job.node, job.plan, step_buffer, outcome, pids)
         job, blank = replace(job, plan=plan), blank.model_copy(update={"plan": plan})
-    del store  # served the ranks until the last of them had ended
+    del store  # kept alive until all ranks had ended
     return record_builder.finish(blank, job, step_buffer, outcome, conditions, begun_s, pids)
 
 
 def assist(job: Job, source: Source, listener: ProgressListener) -> bool:
-    """Run this node's ranks of a run that node 0 records; return whether they ended well."""
+    """Run this node's ranks of a run that node 0 records.
+
+    Args:
+        job: the run; ``job.node`` is this node.
+        source: its prepared data.
+        listener: shows progress.
+
+    Returns:
+        Whether the ranks succeeded.
+    """
     assert job.node is not None
     step_buffer = _step_buffer(job)
     outcome, pids, _ = _run_ranks(
@@ -98,11 +120,11 @@ def _run_ranks(
     store_address: StoreAddress,
     listener: ProgressListener,
 ) -> tuple[Outcome, dict[int, int], Conditions | None]:
-    """Start and watch this node's ranks; return when all of them have ended."""
+    """Start and supervise this node's ranks; return when all have ended."""
     config = job.config
     index = job.node.index if job.node is not None else 0
     here = [rank for rank in job.plan.ranks if rank.node == index]
-    env = _environment_of_ranks(config, store_address.interface)
+    env = _rank_environment(config, store_address.interface)
     tasks = [
         RankTask(config, job.plan, rank.rank, source, store_address.host, store_address.port, env)
         for rank in here
@@ -149,8 +171,8 @@ def _sampler(ranks: list[RankPlan], pids: dict[int, int]) -> ConditionSampler:
     return ConditionSampler({pids[rank.rank]: rank.cpus for rank in ranks}, gpus=gpus)
 
 
-def _environment_of_ranks(config: Config, interface: str) -> dict[str, str]:
-    """Variables that keep ranks on one interface and their thread pools at their size."""
+def _rank_environment(config: Config, interface: str) -> dict[str, str]:
+    """Variables that bind ranks to one network interface and set the size of their thread pools."""
     threads = str(config.hardware.cores_per_device)
     return {
         "GLOO_SOCKET_IFNAME": interface,

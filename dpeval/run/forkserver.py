@@ -1,4 +1,4 @@
-"""The process from which ranks are forked, and the store where they meet."""
+"""The forkserver that starts ranks, and their rendezvous store."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def context() -> ForkServerContext:
-    """The forkserver context whose server has torch imported once for all ranks.
+    """The forkserver context; its server imports torch once for all ranks.
 
-    A start from it takes 0.03 s; one with ``spawn`` imports torch anew each time (2.4-3.8 s).
-    The server imports and never computes, so it holds no CUDA context and no thread pool.
+    Starting a rank from it takes 0.03 s; ``spawn`` would import torch again (2.4-3.8 s). The server
+    only imports and never computes, so it holds no CUDA context and no thread pool.
     """
     forkserver = multiprocessing.get_context("forkserver")
     forkserver.set_forkserver_preload(
@@ -27,7 +27,7 @@ def context() -> ForkServerContext:
 
 
 def warm_up() -> None:
-    """Start the server in the background, so that its import overlaps the parent's own work."""
+    """Start the server in the background, so that its imports overlap the parent's own work."""
     from multiprocessing import forkserver
 
     context()
@@ -35,10 +35,10 @@ def warm_up() -> None:
 
 
 def serve_store(host: str) -> tuple[TCPStore, int]:
-    """Serve a rendezvous store on `host`, on a port that is held from the first moment.
+    """Serve a rendezvous store on `host`, on a free port.
 
-    The socket is bound and listening before its number is known to anyone, so no other process
-    can take it in between, and it listens on `host` alone.
+    The socket is bound and listening before the port number is published, so no other process can
+    take the port in between. It listens on `host` only.
     """
     from torch.distributed import TCPStore
 

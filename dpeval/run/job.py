@@ -1,4 +1,4 @@
-"""A run as asked for, and where it is among nodes."""
+"""A run to execute, and its place among nodes."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from dpeval.record.schema import MemoryRecord
 
 @dataclass(frozen=True)
 class Job:
-    """One run as asked for: its configuration, plan and the folder of its record."""
+    """One run to execute: its configuration, plan and record folder."""
 
     config: Config
     plan: Plan
     folder: Path
     overrides: tuple[str, ...]
     node: Node | None = None
-    """This process's place where the run has several nodes."""
+    """This process's node, if the run has several."""
     memory: MemoryRecord = field(default_factory=MemoryRecord)
-    """Forecast, budget and what was decided from them."""
+    """Forecast, budget and the decision they led to."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Where a run is, for a progress display."""
+    """Progress of a run at one moment."""
 
     stage: Stage
     steps: int
@@ -38,7 +38,7 @@ class Snapshot:
 
 
 class ProgressListener(Protocol):
-    """Something that shows a run's progress to a person."""
+    """Shows the progress of a run to the user."""
 
     def progress(self, job: Job, snapshot: Snapshot) -> None: ...
 
@@ -50,14 +50,14 @@ class Node:
     index: int
     count: int
     folder: Path
-    """The run's folder, seen by all nodes."""
+    """The run's folder, on a file system that all nodes share."""
     attempt: str
-    """Tells this start of the run from an earlier one, whose files may still lie there."""
+    """Distinguishes this start of the run from earlier ones, whose files may still be there."""
 
 
 @dataclass(frozen=True)
 class StoreAddress:
-    """Where the ranks of a run find each other."""
+    """Where the ranks of a run rendezvous."""
 
     host: str
     port: int

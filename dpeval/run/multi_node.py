@@ -1,14 +1,14 @@
-"""Several nodes in one run: where they meet, and how their parts become one record.
+"""Runs on several nodes: how nodes find each other, and how their parts become one record.
 
-Every node runs the same program and starts its own ranks exactly as a single machine does. They
-meet through the run's folder, which all of them see: node 0 says there where it serves the
-rendezvous store, and the others leave there what their ranks measured, as arrays and JSON.
+Every node runs the same program and starts its own ranks exactly as a single machine does. Nodes
+communicate through the run's folder, which all of them share: node 0 publishes the address of the
+rendezvous store there, and the others write what their ranks measured, as arrays and JSON.
 
-They use files and not keys in that store. The store's address must be told outside it, and the
-processes that watch ranks must never block: a client's `check` takes 40 µs, but it does not return
-while the server is stopped or cut off, whatever the timeout (torch 2.14: none after 8 s with
-a timeout of 3 s). Meanwhile the watcher would heed no signal and detect no hang. A value in the
-store also ends at 8 MiB, less than the series of a long run.
+They use files rather than keys in the store. The store's address must be published outside it, and
+the supervisors must never block: a client's `check` takes 40 µs, but while the server is stopped
+or unreachable it does not return, whatever the timeout (torch 2.14: still blocked after 8 s with a
+timeout of 3 s). Meanwhile the supervisor would handle no signal and detect no hang. Also, a value
+in the store is limited to 8 MiB, less than the series of a long run.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from dpeval.util.frozen import Frozen
 from dpeval.worker.messages import RankResult
 
 PART_TIMEOUT_S = 60.0
-"""How long node 0 waits for what another node measured, once its own ranks have ended."""
+"""How long node 0 waits for another node's results after its own ranks have ended."""
 
 
 class _Address(Frozen):
@@ -43,7 +43,7 @@ class _Address(Frozen):
 
 
 class _Part(Frozen):
-    """What one node's ranks did, besides their step series."""
+    """Results of one node's ranks, except for their step series."""
 
     ranks: list[RankPlan]
     pids: dict[int, int]
@@ -56,12 +56,12 @@ class _Part(Frozen):
 def interface_of(config: Config) -> tuple[str, str]:
     """The network interface between nodes and this node's IPv4 address on it.
 
-    ``hardware.interface``, else the site's, else the first that is up and no loopback.
+    ``hardware.interface``, else the site's, else the first that is up and not loopback.
 
     Raises:
-        MachineError: the interface named has no IPv4 address here.
+        MachineError: the requested interface has no IPv4 address here.
     """
-    asked = config.hardware.interface or config.site.interface
+    requested = config.hardware.interface or config.site.interface
     up = {name for name, state in psutil.net_if_stats().items() if state.isup}
     found = {
         name: address.address
@@ -69,13 +69,13 @@ def interface_of(config: Config) -> tuple[str, str]:
         for address in addresses
         if address.family == socket.AF_INET and name in up
     }
-    if asked is not None:
-        if asked not in found:
+    if requested is not None:
+        if requested not in found:
             raise MachineError(
-                f"hardware.interface={asked} has no IPv4 address on {socket.gethostname()}; "
-                f"there are {', '.join(found)}"
+                f"hardware.interface={requested} has no IPv4 address on {socket.gethostname()}; "
+                f"use one of {', '.join(found)}"
             )
-        return asked, found[asked]
+        return requested, found[requested]
     for name, address in found.items():
         if not address.startswith("127."):
             return name, address
@@ -83,52 +83,58 @@ def interface_of(config: Config) -> tuple[str, str]:
 
 
 def announce(node: Node, host: str, port: int) -> None:
-    """Tell the other nodes where node 0 serves the store."""
-    write_atomically(_meeting_path(node), _Address(host=host, port=port).model_dump_json())
+    """Publish the address of node 0's rendezvous store to the other nodes.
+
+    Args:
+        node: this node, which is node 0.
+        host: its IPv4 address.
+        port: the store's port.
+    """
+    write_atomically(_address_path(node), _Address(host=host, port=port).model_dump_json())
 
 
 def find(node: Node, config: Config) -> StoreAddress:
-    """Wait until node 0 has said where it is.
+    """Wait until node 0 publishes the address of its store.
 
     Raises:
-        MachineError: it did not within ``hardware.startup_timeout_s``.
+        MachineError: it did not do so within ``hardware.startup_timeout_s``.
     """
     deadline_s = time.monotonic() + config.hardware.startup_timeout_s
     while time.monotonic() < deadline_s:
         with contextlib.suppress(OSError, ValidationError):
-            told = _Address.model_validate_json(_meeting_path(node).read_bytes())
-            return StoreAddress(told.host, told.port, interface_of(config)[0])
+            address = _Address.model_validate_json(_address_path(node).read_bytes())
+            return StoreAddress(address.host, address.port, interface_of(config)[0])
         time.sleep(0.2)
     raise MachineError(
-        f"node 0 of the run said nothing within {config.hardware.startup_timeout_s:.0f} s "
-        f"({_meeting_path(node)}); is the folder shared by all nodes?"
+        f"node 0 did not publish its address within {config.hardware.startup_timeout_s:.0f} s "
+        f"({_address_path(node)}); check that all nodes share this folder, or set a larger "
+        "hardware.startup_timeout_s"
     )
 
 
-LOOK_EVERY_S = 1.0
+CHECK_EVERY_S = 1.0
 
 
 class FailureNotice:
-    """How a failure on one node reaches the others within seconds.
+    """Spreads the failure of one node to the others within seconds.
 
-    A rank that waits in a collective for one that is gone may learn of it only when a timeout of
-    NCCL's ends, after minutes; and a flag that is all-reduced in every step would be part of what
-    is measured. So the parents, which do not train, tell each other through the run's folder.
+    A rank that waits in a collective for a dead peer may notice only after NCCL's timeout, minutes
+    later, and a flag all-reduced in every step would distort the measurement. So the supervisors,
+    which do not train, notify each other through the run's folder.
     """
 
     def __init__(self, node: Node) -> None:
-        self._node, self._looked_s = node, time.monotonic()
+        self._node, self._checked_s = node, time.monotonic()
 
     def post(self) -> None:
-        """Tell the other nodes that this one's ranks have failed."""
+        """Notify the other nodes that this node's ranks failed."""
         write_atomically(self._path(self._node.index), "")
 
     def failure_elsewhere(self) -> Failure | None:
-        """The failure that another node has told of; looks once a second."""
-
-        if time.monotonic() - self._looked_s < LOOK_EVERY_S:
+        """The failure of another node, if one was posted; checks once a second."""
+        if time.monotonic() - self._checked_s < CHECK_EVERY_S:
             return None
-        self._looked_s = time.monotonic()
+        self._checked_s = time.monotonic()
         others = (index for index in range(self._node.count) if index != self._node.index)
         failed = next((index for index in others if self._path(index).exists()), None)
         return None if failed is None else Failure(PEER, None, f"node {failed} of the run failed")
@@ -140,8 +146,15 @@ class FailureNotice:
 def write_part(
     node: Node, plan: Plan, step_buffer: StepBuffer, outcome: Outcome, pids: dict[int, int]
 ) -> None:
-    """Leave what this node's ranks did for node 0."""
+    """Write the results of this node's ranks for node 0.
 
+    Args:
+        node: this node.
+        plan: the plan of the whole run.
+        step_buffer: the step series of this node's ranks.
+        outcome: how they ended.
+        pids: process id per rank of this node.
+    """
     own = [rank for rank in plan.ranks if rank.node == node.index]
     steps = {rank.rank: step_buffer.steps(rank.local_rank) for rank in own}
     path = _part_path(node, node.index)
@@ -158,18 +171,25 @@ def write_part(
         failure=failure.decode(),
         interrupted_by=outcome.interrupted_by,
     )
-    # Written last: node 0 reads the series when it sees this.
+    # Written last: once this file exists, node 0 reads the series.
     write_atomically(path.with_suffix(".json"), part.model_dump_json())
 
 
 def collect_parts(
     node: Node, plan: Plan, step_buffer: StepBuffer, outcome: Outcome, pids: dict[int, int]
 ) -> Plan:
-    """Add what the other nodes left to node 0's board, outcome and pids.
+    """Add the results of the other nodes to those of node 0.
 
-    Returns the plan with the CPUs and devices that the other nodes really used.
+    Args:
+        node: this node, which is node 0.
+        plan: the plan of the whole run.
+        step_buffer: filled with the other nodes' step series.
+        outcome: completed with their results, failure and interrupt.
+        pids: process id per rank, completed likewise; 0 for the ranks of a lost node.
+
+    Returns:
+        The plan with the CPUs and devices that the other nodes actually used.
     """
-
     ranks = {rank.rank: rank for rank in plan.ranks}
     deadline_s = time.monotonic() + PART_TIMEOUT_S
     for index in range(1, node.count):
@@ -177,7 +197,7 @@ def collect_parts(
         if part is None:
             pids.update({rank.rank: 0 for rank in plan.ranks if rank.node == index})
             outcome.failure = outcome.failure or Failure(
-                "lost_node", None, f"node {index} of the run left no word of its ranks"
+                "lost_node", None, f"node {index} of the run returned no results"
             )
             continue
         with np.load(_part_path(node, index), allow_pickle=False) as series:
@@ -204,7 +224,7 @@ def _await_part(node: Node, index: int, deadline_s: float) -> _Part | None:
         time.sleep(0.2)
 
 
-def _meeting_path(node: Node) -> Path:
+def _address_path(node: Node) -> Path:
     return node.folder / f".meeting-{node.attempt}.json"
 
 

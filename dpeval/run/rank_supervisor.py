@@ -1,4 +1,4 @@
-"""Start the ranks of one node, watch them, and end every one of them, whatever happens."""
+"""Start the ranks of one node, supervise them, and stop all of them, whatever happens."""
 
 from __future__ import annotations
 
@@ -31,6 +31,13 @@ class RankSupervisor:
     def __init__(
         self, tasks: list[RankTask], step_buffer: StepBuffer, hardware: HardwareConfig
     ) -> None:
+        """Start the ranks.
+
+        Args:
+            tasks: one per rank of this node.
+            step_buffer: shared memory for their step times and heartbeats.
+            hardware: its timeouts apply.
+        """
         from dpeval.worker.rank_process import run_rank
 
         self._hardware, self._step_buffer = hardware, step_buffer
@@ -62,10 +69,10 @@ class RankSupervisor:
     def watch(
         self, on_tick: Callable[[], None], elsewhere: Callable[[], Failure | None]
     ) -> Outcome:
-        """Wait until all ranks have told their result, one fails, or a signal asks to stop.
+        """Wait until all ranks have returned results, one fails, or a stop signal arrives.
 
-        `on_tick` is called between polls, in this process, and so is `elsewhere`, which tells of
-        a failure on another node. All ranks have ended on return.
+        Between polls this process calls `on_tick`, and `elsewhere`, which returns the failure of
+        another node. All ranks have ended on return.
         """
         outcome = Outcome()
         hang = HangDetector(
@@ -77,7 +84,9 @@ class RankSupervisor:
                     self._wait()
                     self._record_peaks(outcome)
                     self._sort_messages(outcome)
-                    outcome.failure = outcome.failure or self._dead() or hang.check() or elsewhere()
+                    outcome.failure = (
+                        outcome.failure or self._exited() or hang.check() or elsewhere()
+                    )
                     self._handle_signals(received, outcome, hang.longest_step_s)
                     if outcome.failure is None:
                         on_tick()
@@ -109,7 +118,7 @@ class RankSupervisor:
                     self._closed.add(rank)
 
     def _record_peaks(self, outcome: Outcome) -> None:
-        """Keep what each rank holds: one that the kernel ends cannot tell it any more."""
+        """Keep each rank's peak memory: a rank that the OOM killer kills cannot report it."""
         for rank, pid in self.pids.items():
             held = resident(pid) if rank in self._on_cpu else None
             if held is not None:
@@ -131,33 +140,33 @@ class RankSupervisor:
         if failures:
             outcome.failure = first_cause(failures)
 
-    def _dead(self) -> Failure | None:
-        """The first rank that ended without a word."""
+    def _exited(self) -> Failure | None:
+        """The first rank that exited without sending a result or a failure."""
         for rank, process in self._processes.items():
             code = process.exitcode
             if code is None or rank in self._messages:
                 continue
             if rank not in self._closed and self._pipes[rank].poll():
-                continue  # it ended with a word that is still to be heard
+                continue  # its message has arrived and is not read yet
             if code < 0:
                 name = signal.Signals(-code).name
                 place = self._killed_for_memory(code)
                 if place is not None:
                     return killed_for_memory(rank, place, name)
-                return Failure("signal", rank, f"rank {rank} was ended by {name}", signal=name)
-            return Failure("exit", rank, f"rank {rank} left with exit status {code} and no result")
+                return Failure("signal", rank, f"rank {rank} was killed by {name}", signal=name)
+            return Failure("exit", rank, f"rank {rank} exited with status {code} without a result")
         return None
 
     def _wait_for_others(self, outcome: Outcome) -> None:
-        """Hear what else ends within a moment, so that the cause is named and not its echo."""
+        """Wait briefly for other ranks to end, so that the cause is reported and not its echo."""
         deadline_s = time.monotonic() + 0.5
         while time.monotonic() < deadline_s and len(self._messages) < len(self._processes):
             if all(process.exitcode is not None for process in self._processes.values()):
                 break
             self._wait()
-        dead = self._dead()
-        if dead is not None and dead.kind in ("signal", "oom"):
-            outcome.failure = dead
+        exited = self._exited()
+        if exited is not None and exited.kind in ("signal", "oom"):
+            outcome.failure = exited
             return
         first = outcome.failure
         self._sort_messages(outcome)
@@ -165,7 +174,7 @@ class RankSupervisor:
             outcome.failure = first
 
     def _handle_signals(self, received: list[str], outcome: Outcome, longest_step_s: float) -> None:
-        """On the first signal ask for a clean stop; on a second, or when it takes long, end."""
+        """Request a clean stop on the first signal; kill on the second, or if it takes long."""
         if not received:
             return
         if outcome.interrupted_by is None:
@@ -178,16 +187,16 @@ class RankSupervisor:
         )
         if len(received) > 1 or not measuring or ablating or time.monotonic() > self._deadline_s:
             outcome.failure = outcome.failure or Failure(
-                "interrupt", None, f"ended by {received[0]}", signal=received[0]
+                "interrupt", None, f"interrupted by {received[0]}", signal=received[0]
             )
 
     def end(self) -> None:
-        """End every rank and its helpers; returns when none is left."""
+        """Stop every rank and its helpers; returns when all have ended."""
         for rank, process in self._processes.items():
             if rank in self._messages:
                 process.join(2.0)
             if process.exitcode is None and process.pid:
-                # The rank leads its own group unless it had no time to make one.
+                # The rank leads its own process group, unless it had no time to create one.
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.kill()
@@ -199,7 +208,7 @@ class RankSupervisor:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[list[str]]:
-    """Collect the names of stop signals instead of dying of them."""
+    """Collect the names of stop signals instead of being terminated by them."""
     received: list[str] = []
 
     def note(number: int, _frame: FrameType | None) -> None:
@@ -210,7 +219,7 @@ def _signals() -> Iterator[list[str]]:
         for number in STOP_SIGNALS:
             previous[number] = signal.signal(number, note)
     except ValueError:
-        # Signal handlers can be set in the main thread alone; elsewhere the caller has its own.
+        # Only the main thread can set signal handlers; elsewhere the caller has its own.
         previous = {}
     try:
         yield received

@@ -1,4 +1,4 @@
-"""From what the ranks left on the board and told at their end to one record."""
+"""Build the record of a run from the step buffer and the results of its ranks."""
 
 from __future__ import annotations
 
@@ -36,10 +36,11 @@ from dpeval.stats import throughput as throughput_module
 from dpeval.stats.record_warnings import find_warnings
 from dpeval.stats.throughput import throughput
 from dpeval.util.arrays import Floats
+from dpeval.util.plural import counted
 from dpeval.worker.messages import RankResult
 
 LOSS_STEPS = 5
-BOUND = "ablation: strategy '{strategy}' cannot keep gradients on their rank"
+BOUND = "ablation: strategy '{strategy}' cannot skip gradient synchronisation"
 UNTIMED = (
     "exposed communication and load balance: strategy '{strategy}' does not time its "
     "communication, which is part of backward"
@@ -55,7 +56,16 @@ def blank(
     cause: Cause | None = None,
     dataset: DatasetUsed | None = None,
 ) -> Record:
-    """A record that says what was asked and where, before anything is measured."""
+    """The record of a run before anything is measured.
+
+    Args:
+        job: the run.
+        environment: the hardware and software of this machine.
+        started_at: ISO 8601 with offset.
+        status: how the run ends if nothing more is recorded.
+        cause: why it is not ``ok``.
+        dataset: the data it trains on.
+    """
     return schema.blank(
         to_plain(job.config),
         identity(job.config),
@@ -79,7 +89,17 @@ def finish(
     begun_s: float,
     pids: dict[int, int],
 ) -> Record:
-    """Complete `record` with whatever the run left, also where it did not come to its end."""
+    """Complete `record` with everything that was measured, however the run ended.
+
+    Args:
+        record: from :func:`blank`.
+        job: the run.
+        step_buffer: the step series of all ranks.
+        outcome: how the ranks ended.
+        conditions: the state of the machine, if it was sampled.
+        begun_s: when the run began, on the monotonic clock.
+        pids: process id per rank.
+    """
     steps = min((step_buffer.steps(local) for local in range(step_buffer.ranks)), default=0)
     ended = len(outcome.results) == len(pids)
     fields: dict[str, Any] = {
@@ -92,16 +112,16 @@ def finish(
         fields |= _series(job, step_buffer, outcome, steps, begun_s, pids)
         if conditions is not None:
             seen = readings(fields["ranks"], fields["window"])
-            bad = conditions.bad + machine_speed.words(seen)
+            bad = conditions.bad + machine_speed.disturbances(seen)
             fields["conditions"] = conditions.model_copy(update={"bad": bad})
         if fields["status"] == "ok" and fields["window"] is None:
             fields |= {"status": "failed", "cause": _cut_short(job, step_buffer, steps)}
         power_w = conditions.power_w if conditions is not None else None
-        # The other nodes of a run use energy that is not seen from here.
+        # The energy of other nodes is not measured here.
         if power_w is not None and job.node is None and "throughput" in fields:
             fields["energy_j_per_img"] = power_w / fields["throughput"].img_per_s
     elif fields["status"] == "oom":
-        # Not one step, but how much each rank held is what such a run has to tell.
+        # Not a single step, but the memory of each rank is worth recording.
         fields["ranks"] = [
             _rank(job, rank.rank, step_buffer.rows(rank.rank)[:0], None, outcome, pids)
             for rank in job.plan.ranks
@@ -120,10 +140,10 @@ def _status(outcome: Outcome, ended: bool) -> Status:
 
 def _cause(outcome: Outcome, ended: bool) -> Cause | None:
     if outcome.interrupted_by is not None:
-        what = "what was measured until then is kept" if ended else "the ranks had to be ended"
+        what = "what was measured until then is kept" if ended else "ranks killed"
         return Cause(
             kind="interrupt",
-            message=f"{outcome.interrupted_by} asked the run to end; {what}",
+            message=f"interrupted by {outcome.interrupted_by}; {what}",
             signal=outcome.interrupted_by,
         )
     failure: Failure | None = outcome.failure
@@ -140,15 +160,15 @@ def _cause(outcome: Outcome, ended: bool) -> Cause | None:
 
 
 def _cut_short(job: Job, step_buffer: StepBuffer, steps: int) -> Cause:
-    """Why a run that did nothing wrong has no mean: its time ended before there was a window."""
+    """Why a run without a failure has no mean: the time limit came before there was a window."""
     limits = job.config.measure
     step_s = float(np.median(_column(step_buffer.rows(0)[:steps], "step")))
     return Cause(
         kind="time_limit",
         message=(
-            f"measure.time_limit_s={limits.time_limit_s:g} was over after {steps} "
-            f"step{'s' * (steps != 1)} of {step_s:.3g} s, too few for a mean; "
-            f"give measure.time_limit_s={steady_state.seconds_for_a_window(limits, step_s)} or more"
+            f"measure.time_limit_s={limits.time_limit_s:g} ended the run after "
+            f"{counted(steps, 'step')} of {step_s:.3g} s, too few for a mean; "
+            f"use measure.time_limit_s={steady_state.seconds_for_a_window(limits, step_s)} or more"
         ),
     )
 
@@ -161,7 +181,7 @@ def _series(
     begun_s: float,
     pids: dict[int, int],
 ) -> dict[str, Any]:
-    """Everything that is read from the step series, cut to the steps that all ranks finished."""
+    """The fields derived from the step series, cut to the steps that all ranks finished."""
     rows = [step_buffer.rows(local)[:steps].copy() for local in range(step_buffer.ranks)]
     step_s = [_column(table, "step") for table in rows]
     stopped_by = _stopped_by(outcome)
@@ -180,12 +200,12 @@ def _series(
             job.plan.global_batch_size, [series[main] for series in step_s], window.stopped_by
         )
         compute = [sum_columns(table[main], OWN_PHASES) for table in rows]
-        # Without it, waiting for others is a part of backward, and ranks seem equally busy.
+        # Without it, waiting for others is part of backward, and all ranks seem equally busy.
         if all(has_comm):
             fields["balance"] = throughput_module.load_balance(compute)
     fields["loss"] = _loss(job, outcome)
     fields["ablation"] = _ablation(outcome)
-    is_bound = any(result.is_bound_to_synchronise for result in outcome.results.values())
+    is_bound = any(result.cannot_ablate for result in outcome.results.values())
     lacking = {UNTIMED: not all(has_comm), BOUND: is_bound}
     strategy = job.config.strategy.name
     fields["missing"] = [text.format(strategy=strategy) for text, is_so in lacking.items() if is_so]
@@ -193,12 +213,12 @@ def _series(
 
 
 def is_communication_measured(table: Floats, world_size: int) -> bool:
-    """Whether the strategy tells the phase clock of its all-reduces, as ``ddp`` does.
+    """Whether the strategy times its all-reduces with the phase clock, as ``ddp`` does.
 
-    A lone rank has nothing to communicate: its zeros are true.
+    A single rank communicates nothing, so its zeros are measurements.
 
     Args:
-        table: the rows of one rank's board, shape [steps, columns].
+        table: one rank's rows of the step buffer, shape [steps, columns].
         world_size: ranks of the run.
     """
     return world_size == 1 or not len(table) or bool(_column(table, "comm").any())
@@ -262,7 +282,7 @@ def _rank(
 
 
 def _rounded(series: Floats) -> list[float]:
-    """Seconds to the nanosecond: no clock here is finer, and records stay small."""
+    """Seconds, rounded to the nanosecond: no clock is finer, and records stay small."""
     return [round(float(value), 9) for value in series]
 
 
@@ -276,7 +296,7 @@ def _stats(series: Floats) -> PhaseStats:
 def _buckets(result: RankResult | None, first: int, last: int) -> list[Bucket]:
     if result is None:
         return []
-    # Buckets are rebuilt after the first step, so a series can lack it: count from the end.
+    # Buckets are rebuilt after the first step, so a series may lack it: count from the end.
     taken = last - first
     return [
         Bucket(
@@ -290,7 +310,7 @@ def _buckets(result: RankResult | None, first: int, last: int) -> list[Bucket]:
 
 
 def _setup(rows: list[Floats], outcome: Outcome, begun_s: float) -> SetupTimes:
-    """What came before the first step; the parts are the slowest rank's."""
+    """Time before the first step; for each part, that of the slowest rank."""
     parts: dict[str, float] = {}
     for result in outcome.results.values():
         for name, value in result.setup_s.items():

@@ -1,4 +1,4 @@
-"""One sitting on one machine: what is found out, prepared and started once for all its runs."""
+"""A session on one machine: what all its runs share is detected, prepared and started once."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from dpeval.system.topology import detect
 
 
 class Session:
-    """Plans runs for this machine and executes them one after another; runs never share it."""
+    """Plans runs for this machine and executes them one at a time."""
 
     def __init__(self, reporter: Reporter) -> None:
         self.reporter = reporter
-        # The server imports torch while this process looks at the machine and the data.
+        # The server imports torch while this process inspects the machine and the data.
         forkserver.warm_up()
         self.machine: Machine = detect(cuda.cuda_gpus())
         self.environment: Environment = environment(
@@ -38,10 +38,18 @@ class Session:
     def job(
         self, config: Config, folder: Path, overrides: list[str], node: Node | None = None
     ) -> Job:
-        """Plan one run for this machine; `overrides` are what was asked for on top of defaults.
+        """Plan one run for this machine.
+
+        Args:
+            config: the run's configuration.
+            folder: where its record goes.
+            overrides: the user's overrides of the defaults.
+            node: this process's node, if the run has several.
 
         Raises:
-            ConfigError: the model, optimizer or strategy cannot be built or trained as asked.
+            ConfigError: the model, optimizer or strategy cannot be built or trained as configured.
+            MachineError: the run is forecast to exceed its memory and
+                ``memory.on_excess=error``.
         """
         self.predictor.check(config)
         plan = self._in_time(config, make_plan(config, self.machine), folder, node)
@@ -51,10 +59,10 @@ class Session:
         return job
 
     def _in_time(self, config: Config, plan: Plan, folder: Path, node: Node | None) -> Plan:
-        """`plan`, to be skipped where an earlier record proves its time limit too short.
+        """`plan`, marked as skipped if an earlier record proves its time limit too short.
 
-        The nodes of one run must agree whether it starts and may see different records, so a run
-        on several nodes is always tried.
+        The nodes of a run must agree on whether it starts, and they may see different records, so
+        a run on several nodes is always tried.
         """
         if plan.skip is not None or node is not None:
             return plan
@@ -66,10 +74,10 @@ class Session:
         return plan.model_copy(update={"skip": line, "skip_kind": "time_limit"})
 
     def plan_memory(self, job: Job) -> Job:
-        """`job` with its memory forecast, and its micro-batches where it needs any.
+        """`job` with its memory forecast, and with micro-batches if it needs them.
 
         Raises:
-            MachineError: it is forecast to exceed its memory and ``memory.on_excess=error``.
+            MachineError: the run is forecast to exceed its memory and ``memory.on_excess=error``.
         """
         if job.plan.skip is not None:
             return job
@@ -91,53 +99,54 @@ class Session:
         return replace(job, memory=memory, plan=plan)
 
     def require_any(self, jobs: list[Job]) -> None:
-        """Stop before anything starts where none of `jobs` can start here.
+        """Raise an error if none of `jobs` can start here.
 
         Raises:
-            ConfigError, MachineError: with the reason of the smallest run.
+            ConfigError: every time limit is too short.
+            MachineError: the machine lacks the devices even for the smallest run.
         """
         if any(job.plan.skip is None for job in jobs):
             return
-        hasty = [job for job in jobs if job.plan.skip_kind == "time_limit"]
-        if hasty:
-            raise ConfigError(str(min(hasty, key=lambda job: job.config.batch).plan.skip))
+        short = [job for job in jobs if job.plan.skip_kind == "time_limit"]
+        if short:
+            raise ConfigError(str(min(short, key=lambda job: job.config.batch).plan.skip))
         smallest = min(jobs, key=lambda job: job.plan.world_size)
         if self.machine.gpus or smallest.config.hardware.kind != "gpu":
             raise MachineError(str(smallest.plan.skip))
         counts = sorted({job.plan.world_size for job in jobs})
         raise MachineError(
-            f"hardware=gpu num_devices={','.join(map(str, counts))} was asked for and "
-            f"{self.machine.host} has no CUDA GPU that this process can use; use hardware=cpu"
+            f"hardware=gpu num_devices={','.join(map(str, counts))} needs CUDA GPUs, and "
+            f"{self.machine.host} has none that this process can use; use hardware=cpu"
         )
 
     def prepare_all(self, jobs: list[Job]) -> None:
-        """Make the data of every job that will run ready, before any of them starts.
+        """Prepare the data of every job that will run, before any of them starts.
 
         Raises:
-            DataError: some data cannot be made ready.
+            DataError: some data cannot be prepared.
         """
         for job in jobs:
             if job.plan.skip is None:
                 self.prepare(job.config.dataset)
 
     def prepare(self, config: DatasetConfig) -> Source:
-        """The data of one configuration, downloaded or made at most once per session."""
+        """The data of one configuration, prepared at most once per session."""
         if config not in self._sources:
             self._sources[config] = prepare(config, self.reporter.say)
         return self._sources[config]
 
     def assist(self, job: Job) -> bool:
-        """Run this node's ranks of a run that node 0 records; return whether they ended well."""
+        """Run this node's ranks of a run that node 0 records; return whether they succeeded."""
         if job.plan.skip is not None:
-            return True  # node 0 has skipped it as well, and says so
+            return True  # node 0 skips it too, and records why
         return execute.assist(job, self.prepare(job.config.dataset), self.reporter)
 
     def execute(self, job: Job) -> Record:
-        """Run or skip one job; its record lies in ``job.folder`` on return."""
+        """Run or skip one job, and write its record to ``job.folder``."""
         job = self.plan_memory(job)
         self.reporter.run_started(job)
-        not_known = job.memory.forecast is None and job.memory.decision
-        if not_known or job.memory.action not in ("run", "skip"):
+        is_unknown = job.memory.forecast is None and job.memory.decision
+        if is_unknown or job.memory.action not in ("run", "skip"):
             self.reporter.say(f"memory: {job.memory.decision}")
         if job.plan.skip is not None:
             reason = Cause(kind=job.plan.skip_kind, message=job.plan.skip)

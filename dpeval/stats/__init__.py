@@ -1,1 +1,1 @@
-"""Pure functions of series: steady state, intervals, throughput, diagnostics."""
+"""Statistics of step series, as pure functions: steady state, intervals, diagnostics."""

@@ -163,9 +163,9 @@ def _variation(series: Floats) -> float:
     median = float(np.median(series))
     if len(series) < MIN_TESTED or median <= 0:
         return 0.0
-    drawn_in = winsorised(series)
+    clipped = winsorised(series)
     time = np.arange(len(series), dtype=np.float64) - (len(series) - 1) / 2
-    residual: Floats = drawn_in - dot(time, drawn_in) / dot(time, time) * time
+    residual: Floats = clipped - dot(time, clipped) / dot(time, time) * time
     return robust_deviation(residual) / median
 
 

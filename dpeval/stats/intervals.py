@@ -1,6 +1,6 @@
-"""How sure a mean is: intervals that allow for steps depending on the steps before them.
+"""Confidence intervals of a mean that allow for autocorrelated steps.
 
-Steps of a training are not independent (caches, clocks, other processes), so the textbook
+Training steps are not independent (caches, clocks, other processes), so the textbook
 interval is too narrow: Hoefler & Belli 2015 ("Scientific Benchmarking of Parallel Computing
 Systems", SC'15), rules 5 and 6.
 """
@@ -22,7 +22,7 @@ BATCH_EXCESS = 1.63
 """Batch means count once their variance exceeds by this factor what AR(1) promises: the 90 %
 quantile of chi-squared with BATCHES - 1 degrees of freedom, over those degrees."""
 RANGE_SHARE = 1e-12
-"""Rounding makes a constant series seem to vary by about this fraction; it is taken as constant."""
+"""Rounding makes a constant series vary by about this fraction; such a series is constant."""
 
 
 def mean_interval(series: Sequence[float] | Floats, confidence: float = 0.95) -> Interval:
@@ -45,11 +45,11 @@ def mean_interval(series: Sequence[float] | Floats, confidence: float = 0.95) ->
     show, only repeated runs can.
 
     Args:
-        series: shape [n], n >= 1, any unit. One value has an infinite interval, which is told
-            as ±100 % because a record holds no infinities.
+        series: shape [n], n >= 1, any unit. The interval of one value is infinite; it is given
+            as ±100 % because a record cannot hold infinities.
         confidence: of the two-sided interval, in (0, 1).
     """
-    # Late: only this function needs it, and it takes a tenth of a second to import.
+    # Imported late: it takes a tenth of a second, and only this function needs it.
     from scipy.special import stdtrit
 
     values = np.asarray(series, dtype=np.float64)
@@ -67,7 +67,7 @@ def mean_interval(series: Sequence[float] | Floats, confidence: float = 0.95) ->
 
 
 def naive_interval(series: Sequence[float] | Floats) -> Interval:
-    """The interval that takes steps as independent, as most studies do; for comparison only."""
+    """The interval that assumes independent steps, as most studies do; for comparison only."""
     values = np.asarray(series, dtype=np.float64)
     mean = float(values.mean())
     half = 1.96 * float(values.std(ddof=1)) / float(np.sqrt(len(values)))

@@ -1,8 +1,8 @@
-"""When the steady state begins and when to stop: pure functions of series of step times.
+"""When the steady state begins and when to stop, from step times alone.
 
 The rules follow Hoefler & Belli 2015 ("Scientific Benchmarking of Parallel Computing Systems",
 SC'15, rules 5-8: report variability, intervals that allow for dependence) and Georges et al.
-2007 ("Statistically Rigorous Java Performance Evaluation", OOPSLA: steady state apart from
+2007 ("Statistically Rigorous Java Performance Evaluation", OOPSLA: steady state separate from
 start-up, stop when the interval is narrow enough).
 """
 
@@ -28,17 +28,17 @@ from dpeval.util.frozen import Frozen
 
 RULE = "MSER on winsorised steps, then a test for a trend in the rest"
 DRIFT_SIZE = 0.03
-"""A trend that changes the step by less than this fraction over the window is called steady: a
-smaller one is real on most machines and below what one would act upon."""
+"""A trend that changes the step by less than this fraction over the window counts as steady:
+most machines have such trends, and nobody would act on them."""
 DRIFT_P = 1e-4
-"""… and it must be this unlikely to be chance, so that of many clean runs none is called
-drifting: the test is made anew every half second of a run."""
+"""… and a trend must be this unlikely to be chance, because every run is tested again every half
+second: of many clean runs none must be called drifting."""
 STOPPED_CONFIDENCE = 0.97
-"""Nominal confidence of a 95 % interval that was waited for: stopping once it is narrow favours
+"""Nominal confidence of a 95 % interval after optional stopping: stopping once it is narrow favours
 windows that happen to look calm. Of 2,500 simulated runs with measure=standard, 95 % intervals
 cover the truth in 92.6 %, these in 95.1 % (benchmarks/stopping.py)."""
 MIN_TESTED = 8
-"""Fewer steps than this cannot show a drift."""
+"""Fewer steps cannot show a drift."""
 
 
 class SteadyState(Frozen):
@@ -51,7 +51,7 @@ class SteadyState(Frozen):
 
 
 class Decision(Frozen):
-    """Whether to go on measuring."""
+    """Whether to stop measuring, and the steady state so far."""
 
     reason: StopReason | None
     first: int
@@ -59,12 +59,12 @@ class Decision(Frozen):
 
 
 def steps_for_a_mean(config: MeasureConfig) -> int:
-    """The least number of steps of a run that has a mean with an interval."""
+    """The least number of steps that give a mean with an interval."""
     return config.min_warmup_steps + 2
 
 
 def seconds_for_a_window(config: MeasureConfig, step_s: float) -> int:
-    """The time limit, s, that leaves time for the least warm-up and window, at `step_s` a step."""
+    """The least time limit, s, for the shortest warm-up and window at `step_s` per step."""
     return math.ceil((config.min_warmup_steps + config.min_steps) * step_s)
 
 
@@ -74,35 +74,35 @@ def steady_start(step_s: Sequence[float] | Floats, floor: int) -> SteadyState:
     MSER (White 1997, "An effective truncation heuristic for bias reduction in simulation
     output", Simulation 69(6)): the truncation d, between `floor` and half of the series, whose
     remainder has the smallest squared standard error var(x[d:])/(n-d). It balances the bias of
-    a cold step kept against the precision lost by a warm step thrown away and needs no
-    threshold. Values are first drawn in to median ± 5 robust deviations of the second half, so
-    one hiccup does not count as a change of state. Of clean series it cuts nothing in most and
-    up to a third in few; testing whether what is cut differs from the rest saves those steps
-    and misses every tenth cold start, which is the worse mistake.
+    a cold step kept against the precision lost by a warm step discarded and needs no
+    threshold. Values are first winsorised to median ± 5 robust deviations of the second half, so
+    a single outlier does not count as a change of state. It cuts nothing from most clean series
+    and up to a third from a few; testing whether the cut steps differ from the rest would save
+    them, but miss every tenth cold start, which is worse.
 
-    Then a line is fitted through the rest; a slope that is both larger than :data:`DRIFT_SIZE`
+    Then a line is fitted to the rest; a slope that is both larger than :data:`DRIFT_SIZE`
     over the window and significant (:data:`DRIFT_P`, residuals allowed to be autocorrelated)
     means that there is no steady state.
 
     Args:
         step_s: all steps from the first, s, shape [n].
-        floor: never call fewer steps warm-up.
+        floor: the least number of warm-up steps.
     """
     values = np.asarray(step_s, dtype=np.float64)
     count = len(values)
     if count <= floor + 1:
         return SteadyState(first=min(floor, max(0, count - 1)), steady=False)
-    drawn_in = winsorised(values)
-    first = _truncation(drawn_in, floor)
-    drift, is_real = _drift(drawn_in[first:])
+    clipped = winsorised(values)
+    first = _truncation(clipped, floor)
+    drift, is_real = _drift(clipped[first:])
     return SteadyState(first=first, steady=not is_real, drift=drift)
 
 
 def winsorised(values: Floats) -> Floats:
-    """`values` drawn in to 5 robust deviations around the median of their second half."""
+    """`values`, clipped to 5 robust deviations around the median of their second half."""
     late = values[len(values) // 2 :]
     centre = float(np.median(late))
-    # A series without any spread must not have its cold start drawn in to nothing.
+    # The cold start of a series without spread must not be clipped away.
     reach = 5 * max(robust_deviation(late), 0.01 * centre)
     return np.minimum(np.maximum(values, centre - reach), centre + reach)
 
@@ -112,7 +112,7 @@ def _truncation(values: Floats, floor: int) -> int:
     count = len(values)
     last = max(floor, count // 2)
     sizes = np.arange(count, 0, -1)
-    # Centred, so that the difference of squares keeps its digits.
+    # Centred so that the difference of squares keeps its precision.
     centred = values - values[count // 2 :].mean()
     sums = np.cumsum(centred[::-1])[::-1]
     squares = np.cumsum((centred**2)[::-1])[::-1]
@@ -141,11 +141,16 @@ def _drift(values: Floats) -> tuple[float, bool]:
 
 
 def decide(step_s: Sequence[float] | Floats, elapsed_s: float, config: MeasureConfig) -> Decision:
-    """Decide, while a run goes on, whether it has measured enough.
+    """Decide, during a run, whether it has measured enough.
 
-    Stopping at the first narrow interval favours windows that happen to look calm. So the
-    interval must be narrow with the last sixth of ``measure.min_steps`` and without it, there
-    is that least number of steps, and the interval is that of :func:`main_interval`.
+    Stopping at the first narrow interval favours windows that happen to look calm. So the window
+    must have ``measure.min_steps`` steps, and its interval, from :func:`main_interval`, must be
+    narrow both with and without the last sixth of that number of steps.
+
+    Args:
+        step_s: all steps so far, s, shape [n].
+        elapsed_s: time since the first step began, s.
+        config: precision and limits.
     """
     values = np.asarray(step_s, dtype=np.float64)
     begin, interval, is_precise = _judge(values, config)
@@ -164,17 +169,17 @@ def main_interval(series: Floats, stopped_by: StopReason) -> Interval:
 
     Args:
         series: the window's steps, s, shape [n], n >= 1.
-        stopped_by: only where precision ended the window did its look decide its length.
+        stopped_by: what ended the window; the interval is wider if its precision did.
     """
     return mean_interval(series, STOPPED_CONFIDENCE if stopped_by == "precision" else 0.95)
 
 
 def _judge(values: Floats, config: MeasureConfig) -> tuple[SteadyState, Interval | None, bool]:
-    """The steady state, its interval, and whether that is as narrow as asked."""
+    """The steady state, its interval, and whether that is as narrow as requested."""
     begin = steady_start(values, config.min_warmup_steps)
     measured = len(values) - begin.first
     interval = main_interval(values[begin.first :], "precision") if measured >= 2 else None
-    # The steps without the last sixth may be that many fewer than the least.
+    # Without the last sixth, there may be that many fewer steps than required.
     enough = measured >= config.min_steps - max(1, config.min_steps // 6)
     is_precise = interval is not None and interval.rel_half_width <= config.rel_precision
     return begin, interval, begin.steady and enough and is_precise
@@ -183,7 +188,13 @@ def _judge(values: Floats, config: MeasureConfig) -> tuple[SteadyState, Interval
 def window(
     step_s: Sequence[float] | Floats, stopped_by: StopReason, config: MeasureConfig
 ) -> Window:
-    """The main window of a run that has ended, from the slowest rank's steps (s)."""
+    """The main window of a run that has ended.
+
+    Args:
+        step_s: all steps of the slowest rank, s, shape [n].
+        stopped_by: what ended the window.
+        config: the least number of warm-up steps.
+    """
     values = np.asarray(step_s, dtype=np.float64)
     begin = steady_start(values, config.min_warmup_steps)
     return Window(

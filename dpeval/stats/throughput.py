@@ -8,9 +8,7 @@ import numpy as np
 
 from dpeval.record.codes import StopReason
 from dpeval.record.measurement import Balance
-from dpeval.record.schema import (
-    Throughput,
-)
+from dpeval.record.schema import Throughput
 from dpeval.stats import steady_state
 from dpeval.util.arrays import Floats
 
@@ -19,7 +17,7 @@ def load_balance(compute_s: Sequence[Floats]) -> Balance:
     """Load balance of the ranks' compute times (POP efficiency model, https://pop-coe.eu).
 
     Args:
-        compute_s: per rank, the time of each step in which it worked on its own, s.
+        compute_s: per rank, the time of each step in which it computed, s, shape [steps].
     """
     medians = [float(np.median(series)) for series in compute_s]
     worst = max(medians)
@@ -33,10 +31,10 @@ def load_balance(compute_s: Sequence[Floats]) -> Balance:
 def throughput(global_batch_size: int, step_s: list[Floats], stopped_by: StopReason) -> Throughput:
     """Images of all ranks over the time of the slowest rank, img/s.
 
-    The interval is that of the slowest rank's mean step, turned over: more time is less speed.
+    The interval is the reciprocal of that of the slowest rank's mean step.
 
     Args:
-        global_batch: images that all ranks together process in a step.
+        global_batch_size: images that all ranks together process in a step.
         step_s: per rank, the step times of the window, s.
         stopped_by: what ended the window.
     """

@@ -1,1 +1,1 @@
-"""The machine as the kernel and the drivers show it."""
+"""What the kernel and the drivers report about the machine."""

@@ -1,8 +1,8 @@
-"""What the control groups of this process allow it: memory and processor time.
+"""Limits that control groups set on this process: memory and CPU time.
 
 A container or a scheduler sets limits on any group above the process, under version 1 or 2 of
-the interface or both at once (cgroups(7)), and may mount only a part of the tree. So the groups
-are looked up in ``/proc/self/cgroup`` and placed by ``/proc/self/mountinfo``.
+the interface or both at once (cgroups(7)), and may mount only part of the tree. So groups
+are looked up in ``/proc/self/cgroup`` and located through ``/proc/self/mountinfo``.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _NO_LIMIT_BYTES = 1 << 60
 
 
 def memory_limits(root: Path = ROOT) -> list[int]:
-    """The memory limits, in bytes, of all groups above this process that set one.
+    """The memory limits of all groups above this process, bytes.
 
-    ``memory.high`` counts as one: above it the kernel slows a process down until it is no
-    longer worth measuring.
+    ``memory.high`` counts as a limit: above it the kernel throttles a process until measuring it is
+    pointless.
     """
     found: list[int] = []
     for folder in folders("memory", root):
@@ -30,7 +30,7 @@ def memory_limits(root: Path = ROOT) -> list[int]:
             read_text(folder / name)
             for name in ("memory.max", "memory.high", "memory.limit_in_bytes")
         ]
-        # The least limit of all groups above, those outside of this container included.
+        # The lowest limit of all groups above, including those outside this container.
         text = read_text(folder / "memory.stat")
         words += re.findall(r"^hierarchical_memory_limit (\d+)", text, re.M)
         found += [int(word) for word in words if word.strip().isdigit()]
@@ -38,12 +38,12 @@ def memory_limits(root: Path = ROOT) -> list[int]:
 
 
 def is_limit(limit_bytes: int) -> bool:
-    """Whether a number in a group's file of limits limits anything."""
+    """Whether a value in a limit file is a real limit."""
     return 0 < limit_bytes < _NO_LIMIT_BYTES
 
 
 def cpu_quota(root: Path = ROOT) -> float | None:
-    """How many CPUs' worth of time the groups above this process allow it; None: no limit."""
+    """The CPU quota of this process in CPUs, the lowest of all groups above; None: no limit."""
     quotas: list[float] = []
     for folder in folders("cpu", root):
         words = read_text(folder / "cpu.max").split() or [
@@ -56,10 +56,10 @@ def cpu_quota(root: Path = ROOT) -> float | None:
 
 
 def throttled_s(stats: Iterable[str]) -> float | None:
-    """For how long quotas have stopped groups so far, s, by their ``cpu.stat``; None: not told.
+    """Total time that quotas throttled groups, s, from their ``cpu.stat``; None: not reported.
 
-    Of nested groups the one that was stopped longest counts. Every CPU that a group was stopped
-    on adds its own time.
+    Of nested groups, the longest time counts. Times add up over the CPUs that a group was throttled
+    on.
     """
     times: list[float] = []
     for text in stats:
@@ -80,19 +80,19 @@ def folders(controller: str, root: Path = ROOT) -> list[Path]:
 
 
 def _climb(path: str, mounted: PurePosixPath, top: PurePosixPath) -> Iterator[PurePosixPath]:
-    """From the folder of the group `path` up to `top`, where the group `mounted` is mounted."""
+    """Folders from the group `path` up to `top`, where the group `mounted` is mounted."""
     group = PurePosixPath(path)
     if group.is_relative_to(mounted) and ".." not in group.parts:
         inner = top / group.relative_to(mounted)
         yield inner
         yield from (above for above in inner.parents if above.is_relative_to(top))
     else:
-        # The group's name is that of the host and its folder was mounted as the top.
+        # The name is the host's, and the group's own folder is mounted as the top.
         yield top
 
 
 def _mounts(controllers: str, root: Path) -> list[tuple[PurePosixPath, PurePosixPath]]:
-    """Which group is mounted where for a hierarchy (proc(5), mountinfo)."""
+    """Mounted groups of a hierarchy and their mount points (proc(5), mountinfo)."""
     found: list[tuple[PurePosixPath, PurePosixPath]] = []
     wanted = set(controllers.split(",")) if controllers else set[str]()
     for line in read_text(root / "proc/self/mountinfo").splitlines():
@@ -106,7 +106,7 @@ def _mounts(controllers: str, root: Path) -> list[tuple[PurePosixPath, PurePosix
 
 
 def memory_left(folder: Path) -> int | None:
-    """What a cgroup's limit leaves, reclaimable page cache counted as free; None: no limit."""
+    """Memory left below a cgroup's limit, bytes, counting page cache as free; None: no limit."""
     for limit_name, usage_name in (
         ("memory.max", "memory.current"),
         ("memory.limit_in_bytes", "memory.usage_in_bytes"),
@@ -121,20 +121,20 @@ def memory_left(folder: Path) -> int | None:
 
 
 def _page_cache(folder: Path) -> int:
-    """File pages that the kernel takes back before it kills, in bytes."""
+    """File pages that the kernel reclaims before it kills, bytes."""
     try:
         lines = (folder / "memory.stat").read_text().splitlines()
     except OSError:
         return 0
     stat = {name: int(value) for name, value in (line.split() for line in lines)}
-    # v1 tells a cgroup's own pages and, with total_, those of the groups below it too.
+    # v1 counts a cgroup's own pages and, with total_, those of its descendants too.
     return sum(
         stat.get(f"total_{name}", stat.get(name, 0)) for name in ("inactive_file", "active_file")
     )
 
 
 def display_name(folder: Path) -> str:
-    """How the kernel names a cgroup, without the mount point and the controller."""
+    """The kernel's name of a cgroup, without mount point and controller."""
     parts = folder.parts
     inner = parts[parts.index("cgroup") + 1 :] if "cgroup" in parts else parts
     return "/" + "/".join(part for part in inner if part not in ("memory", "unified"))

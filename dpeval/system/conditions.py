@@ -1,8 +1,8 @@
-"""The machine's condition while a run measured, sampled from outside the ranks.
+"""The state of the machine during a run, sampled from outside the ranks.
 
-The process that watches the ranks calls :meth:`ConditionSampler.sample` between its polls, so
-nothing runs inside of a rank. Shares of time come from counters that the kernel keeps, of which
-the first and the last reading are enough; clocks and temperatures are sampled.
+The supervisor calls :meth:`ConditionSampler.sample` between its polls, so nothing runs inside a
+rank. Shares of time come from kernel counters, whose first and last reading suffice; clocks and
+temperatures are sampled.
 """
 
 from __future__ import annotations
@@ -30,28 +30,29 @@ from dpeval.system.sensors import (
     name_cores,
     siblings_of,
 )
+from dpeval.util.plural import counted, inflected
 
 INTERVAL_S = 1.0
 BEGIN_INTERVAL_S = 0.2
-"""Between samples of the first seconds, so that short runs have an end to compare with."""
+"""Between samples in the first seconds, so that short runs have two ends to compare."""
 COST_SHARE = 0.002
-"""Sampling takes at most this share of one core's time: where it is slow, it is done less."""
+"""Sampling takes at most this share of one core's time: where slow, it is done less often."""
 LOST_SHARE = 0.02
-"""A step waits for its slowest rank, so a core that loses more than this makes the mean leave
-the interval of ± 2 % that measure=standard promises."""
+"""A step waits for its slowest rank, so a core that loses more than this moves the mean outside the
+± 2 % that measure=standard promises."""
 SIBLING_SHARE = 0.1
-"""A busy SMT sibling takes about a quarter of its core's speed, so a tenth of that is 2-3 %."""
+"""A busy SMT sibling costs its core about a quarter of its speed, so this share costs 2-3 %."""
 FAULTS_PER_S = 10.0
-"""A fault waits 0.1 to 10 ms for its disk: at this rate about 1 % of the time."""
+"""A major fault waits 0.1 to 10 ms for the disk: at this rate, about 1 % of the time."""
 THROTTLED_SHARE = 0.05
-"""Of the samples: one in twenty is more than a single odd reading in a short run."""
+"""Share of samples: one in twenty is more than a single odd reading in a short run."""
 _TICKS_PER_S = 100
-"""The least rate at which a kernel looks at who is running (CONFIG_HZ)."""
-_NAMED_TAKERS = 3
+"""The lowest tick rate of a kernel (CONFIG_HZ)."""
+_MAX_NAMED = 3
 
 
 class ConditionSampler:
-    """Watches the CPUs and GPUs of a run's ranks; call :meth:`sample` as often as you like."""
+    """Samples the CPUs and GPUs of a run's ranks; call :meth:`sample` as often as you like."""
 
     def __init__(
         self,
@@ -61,8 +62,14 @@ class ConditionSampler:
         root: Path = ROOT,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`rank_cpus` maps the process id of every rank to the CPUs it is pinned to, `gpus` the
-        CUDA index of every rank's GPU to its UUID; ``/proc`` and ``/sys`` lie under `root`."""
+        """Open the kernel's files and the GPUs.
+
+        Args:
+            rank_cpus: process id of every rank to the CPUs that it is pinned to.
+            gpus: CUDA index of every rank's GPU to its UUID.
+            root: the folder that holds ``proc`` and ``sys``.
+            clock: monotonic time, s.
+        """
         self._clock = clock
         self._cpus = sorted({cpu for cpus in rank_cpus.values() for cpu in cpus})
         self._siblings = siblings_of(self._cpus, root)
@@ -77,15 +84,15 @@ class ConditionSampler:
         self._loads: list[float] = []
         self._samples = 0
         self._begin_s = self._last_s = math.nan
-        self._next_s = self._look_s = -math.inf
+        self._next_s = self._scan_s = -math.inf
 
     def sample(self) -> None:
-        """Take a sample if it is time for one and all ranks live."""
+        """Take a sample if one is due and all ranks are alive."""
         now_s = self._clock()
         if now_s < self._next_s:
             return
-        if now_s >= self._look_s:
-            self._look_around()
+        if now_s >= self._scan_s:
+            self._scan()
             now_s = self._clock()
         begin_cost_s = time.thread_time()
         if not self._times.sample():
@@ -98,13 +105,13 @@ class ConditionSampler:
         every_s = INTERVAL_S if now_s - self._begin_s > 2 * INTERVAL_S else BEGIN_INTERVAL_S
         self._next_s = now_s + max(every_s, (time.thread_time() - begin_cost_s) / COST_SHARE)
 
-    def _look_around(self) -> None:
-        """Find processes that came and went, ever more rarely."""
+    def _scan(self) -> None:
+        """Find new and ended processes, less and less often."""
         begin_cost_s, now_s = time.thread_time(), self._clock()
-        self._times.look_around()
+        self._times.scan()
         elapsed_s = now_s - self._begin_s if self._samples else 0.0
         cost_s = time.thread_time() - begin_cost_s
-        self._look_s = now_s + max(INTERVAL_S, elapsed_s / 4, cost_s / COST_SHARE)
+        self._scan_s = now_s + max(INTERVAL_S, elapsed_s / 4, cost_s / COST_SHARE)
 
     def _read_sensors(self) -> None:
         for sensor in (self._clocks, self._heat, self._memory, self._rapl):
@@ -118,14 +125,14 @@ class ConditionSampler:
             self._loads.append(os.getloadavg()[0])
 
     def finish(self) -> Conditions:
-        """What was seen, with whatever makes the figures suspect in words."""
+        """The conditions, with a sentence for each that makes the figures suspect."""
         elapsed_s = self._last_s - self._begin_s if self._samples else 0.0
         seen = Conditions(
             samples=self._samples,
             interval_s=elapsed_s / (self._samples - 1) if self._samples > 1 else 0.0,
             elapsed_s=elapsed_s,
             cpu_mhz=self._clocks.spread(),
-            heat_events=self._heat.risen,
+            heat_events=self._heat.increase,
             load_average=float(np.mean(self._loads)) if self._loads else None,
         )
         if isinstance(self._gpus, GpuReader):
@@ -136,28 +143,28 @@ class ConditionSampler:
         self._times.close()
         if isinstance(self._gpus, GpuReader):
             self._gpus.close()
-        return seen.model_copy(update={"bad": disturbances(seen) + self._clocks.words()})
+        return seen.model_copy(update={"bad": disturbances(seen) + self._clocks.disturbances()})
 
     def _shares(self, elapsed_s: float) -> dict[str, object]:
         times = self._times.cpu_times()
-        mine = [times[cpu] for cpu in self._cpus if cpu in times]
-        if not mine:
+        own = [times[cpu] for cpu in self._cpus if cpu in times]
+        if not own:
             return {}
-        all_s = elapsed_s * len(mine)
+        all_s = elapsed_s * len(own)
         foreign_s = self._times.foreign_s()
         sibling_s = self._sibling_s(times)
         lost = {**foreign_s, **sibling_s}
         least_s = LOST_SHARE / 2 * elapsed_s
-        robbed = [cpu for cpu, lost_s in lost.items() if lost_s > least_s]
+        slowed = [cpu for cpu, lost_s in lost.items() if lost_s > least_s]
         return {
-            "steal_share": sum(cpu.steal_s for cpu in mine) / all_s,
-            "interrupt_share": sum(cpu.interrupt_s for cpu in mine) / all_s,
+            "steal_share": sum(cpu.steal_s for cpu in own) / all_s,
+            "interrupt_share": sum(cpu.interrupt_s for cpu in own) / all_s,
             "busy_share": {
                 str(cpu): times[cpu].work_s / elapsed_s for cpu in self._cpus if cpu in times
             },
             "foreign_share": {str(cpu): lost_s / elapsed_s for cpu, lost_s in foreign_s.items()},
             "sibling_share": {str(cpu): lost_s / elapsed_s for cpu, lost_s in sibling_s.items()},
-            "taken_by": self._times.takers(robbed, least_s)[:_NAMED_TAKERS],
+            "taken_by": self._times.top_processes(slowed, least_s)[:_MAX_NAMED],
             "quota_share": (self._quota_s[-1] - self._quota_s[0]) / all_s
             if self._quota_s
             else None,
@@ -167,7 +174,7 @@ class ConditionSampler:
         }
 
     def _sibling_s(self, times: Mapping[int, CpuTimes]) -> dict[int, float]:
-        """Others' time on siblings: that in processes less what ranks' helpers may have used."""
+        """Others' time on siblings, s: busy time less what ranks' helpers may have used."""
         busy = {cpu: times[cpu].work_s for cpu in self._siblings if cpu in times}
         all_s = sum(busy.values())
         if all_s == 0:
@@ -176,13 +183,13 @@ class ConditionSampler:
         return {cpu: work_s * foreign_s / all_s for cpu, work_s in busy.items()}
 
     def _energy(self, elapsed_s: float) -> dict[str, object]:
-        """Energy of the GPUs and of the processors, as far as it can be read.
+        """Energy of GPUs and CPUs, as far as it can be read.
 
-        Nothing where a run's GPUs do not tell theirs: the rest would pass for the whole.
+        Empty if a run's GPUs do not report theirs: the CPUs' would be mistaken for the total.
         """
-        moved = self._memory.risen
+        traffic = self._memory.increase
         found: dict[str, object] = {
-            "memory_bytes_per_s": moved / elapsed_s if moved is not None else None
+            "memory_bytes_per_s": traffic / elapsed_s if traffic is not None else None
         }
         host_j = self._rapl.energy_j
         if self._gpus is None:
@@ -211,7 +218,7 @@ class ConditionSampler:
             found.append("CPU clock")
         if seen.heat_events is None:
             found.append("CPU throttling by heat")
-        if self._memory.risen is None:
+        if self._memory.increase is None:
             found.append("memory bandwidth")
         if self._rapl.energy_j is None:
             why = "its counters cannot be read" if self._rapl.is_there else "no RAPL"
@@ -229,59 +236,60 @@ _GPU_READINGS = {"sm_mhz", "temperature_c", "power_w", "throttled_share", "forei
 
 def disturbances(seen: Conditions) -> list[str]:
     """Conditions that make the figures suspect, one sentence each."""
-    words = []
-    robbed = {
+    found = []
+    slowed = {
         int(cpu): share
         for cpu, share in seen.foreign_share.items()
         if share > LOST_SHARE + _tick_error(seen.busy_share.get(cpu, 0.5), seen.elapsed_s)
     }
     by = f": {', '.join(seen.taken_by)}" if seen.taken_by else ""
-    if robbed:
-        words.append(
-            f"{name_cores(robbed)} lost {_range(robbed)} of {_their(robbed)} time to other "
+    if slowed:
+        found.append(
+            f"{name_cores(slowed)} lost {_range(slowed)} of {_their(slowed)} time to other "
             f"processes{by}"
         )
     shared = {int(cpu): share for cpu, share in seen.sibling_share.items() if share > SIBLING_SHARE}
     if shared:
-        words.append(
-            f"the SMT sibling{'s' * (len(shared) > 1)} {','.join(map(str, sorted(shared)))} of the "
-            f"ranks' cores gave {_range(shared)} of {_their(shared)} time to other processes"
-            f"{by if not robbed else ''}"
+        found.append(
+            f"the SMT {inflected(len(shared), 'sibling')} {','.join(map(str, sorted(shared)))} of "
+            f"the ranks' cores gave {_range(shared)} of {_their(shared)} time to other processes"
+            f"{by if not slowed else ''}"
         )
     if (seen.steal_share or 0.0) > LOST_SHARE:
-        words.append(
+        found.append(
             f"the hypervisor took {_percent(seen.steal_share or 0.0)} of the cores' time (steal)"
         )
     if (seen.quota_share or 0.0) > LOST_SHARE:
-        words.append(
+        found.append(
             f"a cgroup quota stopped this job for {_percent(seen.quota_share or 0.0)} of the "
             "cores' time"
         )
     if seen.heat_events:
-        words.append(f"heat slowed the ranks' cores down {seen.heat_events} times")
+        found.append(f"heat slowed the ranks' cores down {seen.heat_events} times")
     if seen.elapsed_s and (seen.major_faults or 0) / seen.elapsed_s > FAULTS_PER_S:
-        words.append(f"{seen.major_faults} page faults of the ranks went to a disk")
-    return words + _gpu_disturbances(seen)
+        found.append(f"{seen.major_faults} page faults of the ranks went to a disk")
+    return found + _gpu_disturbances(seen)
 
 
 def _gpu_disturbances(seen: Conditions) -> list[str]:
-    words = []
+    found = []
     for name, gpu in seen.gpus.items():
         throttled, others = gpu.get("throttled_share", 0.0), gpu.get("foreign_processes", 0.0)
         if throttled > THROTTLED_SHARE:
-            words.append(f"GPU {name} was throttled in {_percent(throttled)} of the samples")
+            found.append(f"GPU {name} was throttled in {_percent(throttled)} of the samples")
         if others:
-            words.append(
-                f"GPU {name} was shared with {others:.0f} other process{'es' * (others > 1)}"
+            found.append(
+                f"GPU {name} was shared with "
+                f"{counted(int(others), 'other process', plural='other processes')}"
             )
-    return words
+    return found
 
 
 def _tick_error(busy_share: float, elapsed_s: float) -> float:
-    """Three standard errors of a share that is counted by looking once a tick who runs.
+    """Three standard errors of a share that is counted by sampling at every tick.
 
-    A kernel without exact accounting of CPUs (CONFIG_TICK_CPU_ACCOUNTING) does that, while it
-    counts a process' own time exactly: a core that is half idle seems more or less busy.
+    A kernel with tick-based CPU accounting (CONFIG_TICK_CPU_ACCOUNTING) counts a CPU's time that
+    way but a process's time exactly, so a half-idle core seems more or less busy than it is.
     """
     share = min(1.0, max(0.0, busy_share))
     return 3 * math.sqrt(share * (1 - share) / (_TICKS_PER_S * elapsed_s)) if elapsed_s else 1.0

@@ -1,9 +1,8 @@
-"""Whose processor time it was: the ranks' own or somebody else's, from /proc (proc(5)).
+"""CPU time of the ranks and of other processes on the ranks' CPUs, from /proc (proc(5)).
 
-A CPU's time in processes less what a run's own processes used of it is time that others took.
-The kernel counts both from boot on, so the first and the last sample are enough, whatever
-happens in between. Ranks' helpers (processes that decode images) count as the ranks' own, and
-threads that are pinned away from the ranks' CPUs do not count there.
+The busy time of a CPU less what a run's own processes used of it is what others took. The kernel
+counts both from boot, so the first and the last sample suffice. Helpers of ranks (processes that
+decode images) count as the ranks' own; threads pinned to other CPUs do not count.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ TICK_S = 1.0 / os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class CpuTimes:
-    """What one CPU did since boot, s."""
+    """Time of one CPU since boot, s."""
 
     work_s: float
-    """In processes, those of guests and of the kernel included."""
+    """In processes, including guests and the kernel."""
     interrupt_s: float
     steal_s: float
 
@@ -48,25 +47,25 @@ class Process:
     major_faults: int
     spent_s: float
     cpu: int
-    """Where it ran last."""
+    """The CPU that it ran on last."""
 
 
 class _Clock:
-    """Processor time of one process or thread, from `begin_s` to the last reading kept."""
+    """CPU time of one process or thread since `begin_s`, as of the last kept reading."""
 
     def __init__(self, folder: Path, begin_s: float) -> None:
         self._begin_s = self._kept_s = self._read_s = begin_s
         self._file = KernelFile(folder / "stat")
 
     def read(self) -> Process | None:
-        """Read it; None, and its time stays as it was, where it has ended."""
+        """Read the file; None if the process has ended, which leaves its time unchanged."""
         process = parse_process(self._file.read())
         if process is not None:
             self._read_s = process.spent_s
         return process
 
     def keep(self) -> None:
-        """Let the last reading count."""
+        """Keep the last reading."""
         self._kept_s = self._read_s
 
     @property
@@ -79,7 +78,7 @@ class _Clock:
 
 @dataclass
 class _Group:
-    """Ranks that share CPUs, with all that belongs to them."""
+    """Ranks that share CPUs, with their helpers."""
 
     cpus: set[int]
     ranks: set[int]
@@ -89,27 +88,27 @@ class _Group:
     """Threads (process, thread) that are pinned to other CPUs."""
 
     def own_s(self) -> float:
-        """Time that the ranks and their helpers spent on these CPUs."""
+        """Time that the ranks and their helpers used on these CPUs, s."""
         away_s = sum(clock.spent_s for clock in self.elsewhere.values())
         return sum(clock.spent_s for clock in self.members.values()) - away_s
 
 
 @dataclass
 class _Other:
-    """Somebody else's process."""
+    """A process that does not belong to the run."""
 
     name: str
     begin_s: float
     now_s: float
     cpus: set[int]
-    """Where it was seen."""
+    """CPUs that it was seen on."""
 
 
 class RankTimes:
-    """Processor time on the CPUs of a run's ranks since the first sample."""
+    """CPU time on the CPUs of a run's ranks since the first sample."""
 
     def __init__(self, rank_cpus: Mapping[int, Sequence[int]], proc: Path) -> None:
-        """`rank_cpus` maps the process id of every rank to the CPUs it is pinned to."""
+        """`rank_cpus` maps the process id of every rank to the CPUs that it is pinned to."""
         self._proc = proc
         self._groups = [_Group(*group) for group in _merged(rank_cpus)]
         self._stat = KernelFile(proc / "stat")
@@ -122,9 +121,9 @@ class RankTimes:
         self._minor_faults: dict[int, tuple[int, int]] = {}
 
     def sample(self) -> bool:
-        """Read all counters; False, and nothing is kept of it, where a rank has ended.
+        """Read all counters; False, with nothing kept, if a rank has ended.
 
-        :meth:`look_around` comes before the first sample.
+        Call :meth:`scan` before the first sample.
         """
         cpus = parse_cpu_times(self._stat.read())
         processes = {
@@ -150,24 +149,24 @@ class RankTimes:
                 seen[pid] = _since_first(seen.get(pid), count)
         return True
 
-    def look_around(self) -> None:
-        """Find the ranks' helpers, the threads that run elsewhere, and everybody else.
+    def scan(self) -> None:
+        """Find the ranks' helpers, threads pinned elsewhere, and all other processes.
 
-        It reads every process there is, so it is for now and then.
+        Reads every process of the host, so call it only now and then.
         """
         processes = {process.pid: process for process in read_processes(self._proc)}
-        # Whoever was not there when the first sample was taken has begun since.
+        # Whatever is missing from the first scan has started since.
         is_first = not self._begin
-        strangers = set(processes)
+        foreign = set(processes)
         for group in self._groups:
             family = _family(group.ranks, processes)
-            strangers -= family
+            foreign -= family
             for pid in family & processes.keys():
                 if pid not in group.members:
                     begin_s = processes[pid].spent_s if is_first else 0.0
                     group.members[pid] = _Clock(self._proc / str(pid), begin_s)
                 self._find_elsewhere(group, pid)
-        for pid in strangers:
+        for pid in foreign:
             now = processes[pid]
             begin_s = now.spent_s if is_first else 0.0
             other = self._others.setdefault(pid, _Other(now.name, begin_s, begin_s, set()))
@@ -186,7 +185,7 @@ class RankTimes:
                 group.elsewhere[pid, tid] = _Clock(folder, thread.spent_s)
 
     def close(self) -> None:
-        """Let go of all files."""
+        """Close all files."""
         for file in (self._stat, *self._status.values()):
             file.close()
         for group in self._groups:
@@ -194,15 +193,15 @@ class RankTimes:
                 clock.close()
 
     def cpu_times(self) -> dict[int, CpuTimes]:
-        """Per CPU of the host, what it did between the first sample and the last."""
+        """Per CPU of the host, its time between the first and the last sample."""
         begin, now = self._begin, self._now
         return {cpu: now[cpu] - begin[cpu] for cpu in begin.keys() & now.keys()}
 
     def foreign_s(self) -> dict[int, float]:
         """Per CPU of the ranks, the time that other processes took, s.
 
-        Exact for ranks with one CPU each. Within a group of CPUs that ranks share, the kernel
-        does not tell which of them others' time fell on: it is spread evenly.
+        Exact for ranks with one CPU each. Within a group of CPUs that ranks share, the kernel does
+        not say which of them others used, so their time is spread evenly.
         """
         times = self.cpu_times()
         found: dict[int, float] = {}
@@ -217,8 +216,8 @@ class RankTimes:
         """Time that ranks' threads spent on CPUs that no rank is pinned to, s."""
         return sum(clock.spent_s for group in self._groups for clock in group.elsewhere.values())
 
-    def takers(self, cpus: Collection[int], least_s: float) -> list[str]:
-        """The others that were seen on `cpus` and used `least_s` or more, the greediest first."""
+    def top_processes(self, cpus: Collection[int], least_s: float) -> list[str]:
+        """Other processes seen on `cpus` that used at least `least_s`, the busiest first."""
         seen = [
             (
                 other.now_s - other.begin_s,
@@ -234,16 +233,16 @@ class RankTimes:
         return sum(now - first for first, now in self._switches.values())
 
     def major_faults(self) -> int:
-        """Page faults of the ranks that had to be served from a disk."""
+        """Page faults of the ranks that were served from disk."""
         return sum(now - first for first, now in self._major_faults.values())
 
     def minor_faults(self) -> int:
-        """Page faults of the ranks that found their page in memory or got a fresh one."""
+        """Page faults of the ranks that were served from memory."""
         return sum(now - first for first, now in self._minor_faults.values())
 
 
 def parse_cpu_times(text: str) -> dict[int, CpuTimes]:
-    """What every CPU did since boot, from the text of ``/proc/stat``."""
+    """Time of every CPU since boot, from the text of ``/proc/stat``."""
     found: dict[int, CpuTimes] = {}
     for line in text.splitlines():
         name, *words = line.split()
@@ -258,8 +257,8 @@ def parse_cpu_times(text: str) -> dict[int, CpuTimes]:
 
 
 def parse_process(text: str) -> Process | None:
-    """A process or thread from its ``stat``; None where it is empty or has ended (a zombie)."""
-    # The name may hold anything, blanks and parentheses included.
+    """A process or thread from its ``stat``; None if that is empty or the process has ended."""
+    # The name may contain anything, including blanks and parentheses.
     before, _, after = text.rpartition(")")
     pid, _, name = before.partition(" (")
     words = after.split()
@@ -278,7 +277,7 @@ def parse_process(text: str) -> Process | None:
 
 
 def read_processes(proc: Path) -> Iterator[Process]:
-    """All processes that can be seen."""
+    """All visible processes."""
     for pid in _numbers(proc):
         process = parse_process(read_text(proc / f"{pid}/stat"))
         if process is not None:

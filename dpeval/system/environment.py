@@ -1,4 +1,4 @@
-"""What a run's figures depend on besides its configuration: versions, variables, commit."""
+"""The environment of a run: hardware, versions, environment variables, commit."""
 
 from __future__ import annotations
 
@@ -39,7 +39,13 @@ _GIT_TIMEOUT_S = 5.0
 def environment(
     machine: Machine, extra_versions: Mapping[str, str] | None = None, root: Path = ROOT
 ) -> Environment:
-    """Where and with what a run is made; `extra_versions` are those that only a library tells."""
+    """Describe the hardware and software that runs on this machine use.
+
+    Args:
+        machine: from :func:`dpeval.system.topology.detect`.
+        extra_versions: versions that only a library reports (CUDA, cuDNN, NCCL).
+        root: the folder that holds ``proc`` and ``sys``.
+    """
     online = parse_cpu_list(read_text(root / "sys/devices/system/cpu/online"))
     host = read_cpus(online, root) or machine.cpus
     commit, dirty = git_state(Path(__file__).resolve().parent)
@@ -95,10 +101,10 @@ def _cpu_features(root: Path) -> list[str]:
 
 
 def git_state(folder: Path) -> tuple[str | None, bool | None]:
-    """The commit of the checkout that tracks `folder` and whether tracked files differ from it.
+    """The commit of the checkout that tracks `folder`, and whether tracked files differ from it.
 
-    (None, None) where there is no git, no commit, or a checkout around `folder` that does not
-    track it, as around an installed package: such a commit says nothing of it.
+    (None, None) without git or a commit, or if the checkout around `folder` does not track it, as
+    around an installed package: such a commit says nothing about it.
     """
     status_of = ("status", "--porcelain=v2", "--branch", "--untracked-files=no")
     try:
@@ -120,7 +126,7 @@ def git_state(folder: Path) -> tuple[str | None, bool | None]:
 
 def _git(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     # A hook's variables would point to another checkout, and a status that takes a lock could
-    # make a commit fail that somebody makes at the same time.
+    # make a concurrent commit fail.
     clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     return subprocess.Popen(
         ["git", "-C", str(folder), *arguments],

@@ -1,7 +1,7 @@
-"""What NVIDIA's management library tells of a run's GPUs; every call that needs it is here.
+"""Readings of a run's GPUs from NVML; the only module that calls it.
 
-The library counts GPUs its own way, whatever ``CUDA_VISIBLE_DEVICES`` and
-``CUDA_DEVICE_ORDER`` say, so a GPU is found by its UUID and never by its CUDA index.
+NVML numbers GPUs independently of ``CUDA_VISIBLE_DEVICES`` and ``CUDA_DEVICE_ORDER``, so a GPU is
+found by its UUID and never by its CUDA index.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ HARD_LIMITS = 0x8 | 0x20 | 0x40 | 0x80
 """Clock event reasons that mean throttling: HW slowdown, SW thermal, HW thermal, power brake
 (nvml.h, nvmlClocksEventReasons)."""
 POWER_CAP = 0x4
-"""The clock is held down by the power limit: how many GPUs run under full load, so no fault."""
+"""The clock is held down by the power limit: how many GPUs run under full load, so it is normal."""
 _PROCESSES_UNKNOWN = -1.0
 
 
@@ -26,7 +26,12 @@ class GpuReader:
     def __init__(
         self, nvml: ModuleType | Any, uuids: Mapping[int, str], own_pids: Collection[int]
     ) -> None:
-        """`uuids` maps CUDA indices to UUIDs; `own_pids` are the run's ranks, one a GPU.
+        """Find the GPUs.
+
+        Args:
+            nvml: the module ``pynvml``, initialised, or a stand-in.
+            uuids: CUDA index to UUID.
+            own_pids: process ids of the run's ranks.
 
         Raises:
             nvml.NVMLError: a GPU is not found.
@@ -36,7 +41,7 @@ class GpuReader:
         self._seen: dict[str, dict[str, list[float]]] = {name: {} for name in self._handles}
 
     def sample(self) -> None:
-        """Read every GPU once; what a GPU does not support is left out."""
+        """Read every GPU once; readings that a GPU does not support are omitted."""
         nvml = self._nvml
         for name, handle in self._handles.items():
             self._note(name, "energy_mj", nvml.nvmlDeviceGetTotalEnergyConsumption, handle)
@@ -56,15 +61,15 @@ class GpuReader:
         try:
             return int(self._nvml.nvmlDeviceGetCurrentClocksEventReasons(handle))
         except self._nvml.NVMLError:
-            # The name of the same function in drivers before 535.
+            # The same function in drivers before 535.
             return int(self._nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
 
     def _foreign(self, handle: Any) -> float:
         pids = {process.pid for process in self._nvml.nvmlDeviceGetComputeRunningProcesses(handle)}
         if not pids:
-            return _PROCESSES_UNKNOWN  # a rank runs there: this container is not told of any
+            return _PROCESSES_UNKNOWN  # a rank does run there: this container sees no processes
         if self._own.isdisjoint(pids):
-            return len(pids) - 1  # a container's processes have other numbers on the host
+            return len(pids) - 1  # inside a container, processes have other ids than on the host
         return len(pids - self._own)
 
     def _note(self, name: str, what: str, read: Any, *arguments: Any) -> None:
@@ -76,8 +81,7 @@ class GpuReader:
 
     @property
     def energy_j(self) -> float | None:
-        """Energy of all the GPUs between the first and the last sample, J; None where one
-        does not tell."""
+        """Energy of all GPUs from the first to the last sample, J; None if any lacks it."""
         series = [seen.get("energy_mj", []) for seen in self._seen.values()]
         if not series or any(len(values) < 2 for values in series):
             return None
@@ -89,7 +93,7 @@ class GpuReader:
         return {name: _summary(series) for name, series in self._seen.items()}
 
     def close(self) -> None:
-        """Let go of the library."""
+        """Shut the library down."""
         self._nvml.nvmlShutdown()
 
 
@@ -111,7 +115,7 @@ def _summary(series: dict[str, list[float]]) -> dict[str, float]:
 
 
 def _handle(nvml: ModuleType | Any, uuid: str) -> Any:
-    # Torch leaves out the prefix, which tells a whole GPU from a part of one (MIG).
+    # Torch omits the prefix that distinguishes a whole GPU from a part of one (MIG).
     if uuid.startswith(("GPU-", "MIG-")):
         return nvml.nvmlDeviceGetHandleByUUID(uuid)
     try:
@@ -121,7 +125,7 @@ def _handle(nvml: ModuleType | Any, uuid: str) -> Any:
 
 
 def free_bytes(uuids: Sequence[str]) -> list[int]:
-    """Free memory of the GPUs with these UUIDs; empty where it cannot be read of all of them."""
+    """Free memory of the GPUs with these UUIDs, bytes; empty unless all can be read."""
     try:
         import pynvml
     except ImportError:
@@ -146,9 +150,15 @@ def open_reader(uuids: Mapping[int, str], own_pids: Sequence[int]) -> GpuReader 
 def connect(
     nvml: ModuleType | Any, uuids: Mapping[int, str], own_pids: Sequence[int]
 ) -> GpuReader | str:
-    """A reader that speaks to `nvml`, the module ``pynvml`` or one like it, or why not."""
+    """A reader of GPUs through `nvml`, or why there is none.
+
+    Args:
+        nvml: the module ``pynvml`` or a stand-in.
+        uuids: CUDA index to UUID.
+        own_pids: process ids of the run's ranks.
+    """
     if not all(uuids.values()):
-        return "this torch does not tell which GPU it uses"
+        return "this version of torch does not report the UUIDs of its GPUs"
     try:
         nvml.nvmlInit()
         return GpuReader(nvml, uuids, own_pids)

@@ -1,4 +1,4 @@
-"""Tells an end for lack of memory from every other end. No torch."""
+"""Recognise out-of-memory errors and OOM kills. Does not import torch."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ MESSAGES = (
     "could not create a memory object",
     "out_of_memory",
 )
-"""Lower-case words of the allocators of torch (c10/core/impl/alloc_cpu.cpp), CUDA, cuBLAS,
+"""Lower-case messages of the allocators of torch (c10/core/impl/alloc_cpu.cpp), CUDA, cuBLAS,
 cuDNN, oneDNN, NumPy, the C++ library and the C library."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error`, or what it was raised from, says that memory could not be had."""
+    """Whether `error`, or an error that it was raised from, reports a lack of memory."""
     seen: set[int] = set()
     link: BaseException | None = error
     while link is not None and id(link) not in seen:
@@ -35,7 +35,7 @@ def is_out_of_memory(error: BaseException) -> bool:
             return True
         if isinstance(link, (RuntimeError, OSError)):
             text = str(link).lower()
-            if any(words in text for words in MESSAGES):
+            if any(message in text for message in MESSAGES):
                 return True
         link = link.__cause__ or link.__context__
     return False
@@ -43,7 +43,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @dataclass(frozen=True)
 class KillCounter:
-    """One counter of processes that the kernel ended for lack of memory."""
+    """One counter of processes that the OOM killer killed."""
 
     place: str
     """The cgroup's folder, or ``host``."""

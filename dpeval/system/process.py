@@ -1,4 +1,4 @@
-"""This process and others: memory, OOM score, CPUs to keep off."""
+"""Memory, OOM score and CPU affinity of processes."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 class ResidentMemory(Frozen):
-    """Memory that a process holds and the kernel cannot take back."""
+    """Memory that a process holds and the kernel cannot reclaim."""
 
     now_bytes: int
     peak_bytes: int
 
 
 def resident(pid: int | str = "self", proc: Path = Path("/proc")) -> ResidentMemory | None:
-    """What a process holds without pages of files (proc(5), status); None where it cannot be read.
+    """Memory of a process without file pages (proc(5), status); None if it cannot be read.
 
-    Pages of libraries and of a mapped cache of pixels are the host's file cache: processes
-    share them and the kernel drops them before it refuses memory to anyone. They may have come
-    after the peak, which is then told too low by what came.
+    Pages of libraries and of a memory-mapped pixel cache belong to the host's page cache: processes
+    share them, and the kernel drops them before it refuses memory. If they were mapped after the
+    peak, the peak is underestimated by as much.
     """
     try:
         text = (proc / str(pid) / "status").read_text()
@@ -42,30 +42,30 @@ def resident(pid: int | str = "self", proc: Path = Path("/proc")) -> ResidentMem
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep what it frees, as ``GlibcAllocator`` with `keeps` models it.
+    """Make this process keep freed memory, as ``GlibcAllocator`` with `keeps` models it.
 
     Raises:
-        MachineError: its C library is not GNU's, or refuses.
+        MachineError: the C library is not glibc, or it refuses.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None or not (mallopt(M_TRIM_THRESHOLD, -1) and mallopt(M_MMAP_MAX, 0)):
         raise MachineError(
-            "hardware.keep_memory=true needs the GNU C library's allocator, and this system has "
-            "another; use hardware.keep_memory=false"
+            "hardware.keep_memory=true needs glibc's allocator, and this system has another; "
+            "use hardware.keep_memory=false"
         )
 
 
 def prefer_oom_kill() -> None:
-    """Ask the kernel to end this process, and not its parent, when memory runs out."""
+    """Make the OOM killer choose this process rather than its parent."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 @contextlib.contextmanager
 def avoid_cpus(cpus: Collection[int]) -> Iterator[None]:
-    """Keep the calling thread off `cpus` meanwhile, where it may use any others.
+    """Keep the calling thread off `cpus` in this context, if it may use any others.
 
-    Whoever watches ranks should not take their time.
+    The supervisor must not take CPU time from its ranks.
     """
     if not hasattr(os, "sched_setaffinity"):
         yield

@@ -1,4 +1,4 @@
-"""Reading what the kernel tells in /proc and /sys, of this host or of a copied tree."""
+"""Read /proc and /sys, of this host or of a copied tree."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from io import FileIO
 from pathlib import Path
 
 ROOT = Path("/")
-_ENOUGH = 1 << 16
+_MAX_BYTES = 1 << 16
 
 
 def read_text(path: Path) -> str:
-    """The file's text; empty where it is not there or must not be read."""
+    """The file's text; empty if it is missing or not readable."""
     try:
         return path.read_text(errors="replace")
     except OSError:
@@ -20,9 +20,9 @@ def read_text(path: Path) -> str:
 
 
 class KernelFile:
-    """A file of the kernel that is read again and again, a tenth as dear as opening it anew.
+    """A kernel file that is read repeatedly, at a tenth of the cost of reopening it.
 
-    It stays with the process that it was opened for: another one with its number is not read.
+    It stays bound to the process that it was opened for, even if another reuses the process id.
     """
 
     def __init__(self, path: Path) -> None:
@@ -31,16 +31,16 @@ class KernelFile:
             self._file = path.open("rb", buffering=0)
 
     def read(self) -> str:
-        """The text as it is now (at most 64 KiB); empty where it cannot be read."""
+        """The current text (at most 64 KiB); empty if it cannot be read."""
         if self._file is None:
             return ""
         try:
-            return os.pread(self._file.fileno(), _ENOUGH, 0).decode(errors="replace")
+            return os.pread(self._file.fileno(), _MAX_BYTES, 0).decode(errors="replace")
         except OSError:
             return ""
 
     def close(self) -> None:
-        """Let go of the file; it reads as empty from then on."""
+        """Close the file; from then on it reads as empty."""
         if self._file is not None:
             self._file.close()
             self._file = None

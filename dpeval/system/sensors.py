@@ -1,4 +1,4 @@
-"""What /sys tells of clocks, heat, energy and memory traffic while a run measures."""
+"""Clocks, heat, energy and memory traffic during a run, from /sys."""
 
 from __future__ import annotations
 
@@ -9,66 +9,67 @@ import numpy as np
 
 from dpeval.system.procfs import ROOT, KernelFile, read_text
 from dpeval.system.topology import parse_cpu_list
+from dpeval.util.plural import counted, inflected
 
 CLOCK_DROP = 0.9
-"""A core that ran a tenth slower did a tenth less."""
+"""A core at a tenth lower clock does a tenth less work."""
 _MIN_CLOCKS = 5
-"""So many samples of a clock before its quantiles say anything."""
+"""A clock needs this many samples before its quantiles mean anything."""
 
 
 class EventCounter:
-    """The rise of some counters since the first reading."""
+    """Total increase of some counters since the first reading."""
 
     def __init__(self, files: Iterable[Path], ranges: Sequence[int] = ()) -> None:
-        """`ranges` are the values at which the counters begin anew; none where they do not."""
+        """`ranges` are the values at which the counters wrap around; empty if they do not."""
         self._files = [KernelFile(path) for path in files]
         self._ranges = ranges or (0,) * len(self._files)
         self._last: list[int] | None = None
-        self._risen: int | None = 0
+        self._increase: int | None = 0
 
     def read(self) -> None:
-        """Add what the counters have risen by since the last reading."""
+        """Add the increase of the counters since the last reading."""
         words = [file.read().strip() for file in self._files]
         if not words or not all(word.isdigit() for word in words):
-            self._risen = None
+            self._increase = None
             return
         now = [int(word) for word in words]
-        if self._last is not None and self._risen is not None:
+        if self._last is not None and self._increase is not None:
             steps = [new - old for new, old in zip(now, self._last, strict=True)]
             steps = [
                 step + span if step < 0 else step
                 for step, span in zip(steps, self._ranges, strict=True)
             ]
-            # A counter that fell and has no known range was reset: its rise is not known.
-            self._risen = self._risen + sum(steps) if min(steps) >= 0 else None
+            # A counter that decreased and has no known range was reset: its increase is unknown.
+            self._increase = self._increase + sum(steps) if min(steps) >= 0 else None
         self._last = now
 
     @property
-    def risen(self) -> int | None:
-        """The sum of all rises; None where a counter could not be read every time."""
-        return self._risen if self._last is not None else None
+    def increase(self) -> int | None:
+        """The sum of all increases; None if a counter could not be read every time."""
+        return self._increase if self._last is not None else None
 
 
 class Rapl:
     """Energy of the host's CPU packages and memory (powercap, "intel-rapl", AMD's too).
 
-    Packages are counted whole: what other programs make them use is in it.
+    Packages are counted as a whole, including energy used on behalf of other programs.
     """
 
     def __init__(self, root: Path = ROOT) -> None:
         zones = sorted((root / "sys/class/powercap").glob("intel-rapl:*"))
-        # A package's core and uncore zones are parts of it, and psys holds the packages.
+        # A package contains its core and uncore zones, and psys contains the packages.
         names = {zone: read_text(zone / "name").strip() for zone in zones}
         packages = [zone for zone, name in names.items() if name.startswith("package")]
         memory = [zone for zone, name in names.items() if name == "dram"]
-        counted = packages + memory if packages else []
-        ranges = [read_text(zone / "max_energy_range_uj").strip() for zone in counted]
+        metered = packages + memory if packages else []
+        ranges = [read_text(zone / "max_energy_range_uj").strip() for zone in metered]
         self._meter = EventCounter(
-            [zone / "energy_uj" for zone in counted],
+            [zone / "energy_uj" for zone in metered],
             [int(span) if span.isdigit() else 0 for span in ranges],
         )
-        self.is_there = bool(counted)
-        self.source = f"RAPL ({len(packages)} CPU package{'s' * (len(packages) != 1)}" + (
+        self.is_there = bool(metered)
+        self.source = f"RAPL ({counted(len(packages), 'CPU package')}" + (
             ", memory)" if memory else ")"
         )
 
@@ -78,19 +79,19 @@ class Rapl:
 
     @property
     def energy_j(self) -> float | None:
-        """Energy since the first reading, J; None where it must not or cannot be read."""
-        return self._meter.risen / 1e6 if self._meter.risen is not None else None
+        """Energy since the first reading, J; None if it cannot be read."""
+        return self._meter.increase / 1e6 if self._meter.increase is not None else None
 
 
 class Clocks:
-    """The clocks of some CPUs, MHz."""
+    """Clock frequencies of some CPUs, MHz."""
 
     def __init__(self, cpus: Sequence[int], root: Path = ROOT) -> None:
         self._root = root
         self._seen: dict[int, list[float]] = {cpu: [] for cpu in cpus}
         self._rated = {cpu: read_text(self._file(cpu, "cpuinfo_max_freq")) for cpu in cpus}
         self._files = {cpu: KernelFile(self._file(cpu, "scaling_cur_freq")) for cpu in cpus}
-        # Without this flag the kernel prints the rated clock, which never changes.
+        # Without this flag the kernel reports the rated clock, which never changes.
         self._by_cpuinfo = not any(
             file.read() for file in self._files.values()
         ) and " aperfmperf" in read_text(root / "proc/cpuinfo")
@@ -118,21 +119,21 @@ class Clocks:
                 self._seen[cpu].append(float(value))
 
     def spread(self) -> dict[str, float]:
-        """Median, min and max over all samples; empty where clocks cannot be read."""
+        """Median, min and max over all samples, MHz; empty if clocks cannot be read."""
         values = [value for seen in self._seen.values() for value in seen]
         if not values:
             return {}
         return {"median": float(np.median(values)), "min": min(values), "max": max(values)}
 
-    def words(self) -> list[str]:
-        """Clocks that moved, and cores that were slower than others of their kind."""
+    def disturbances(self) -> list[str]:
+        """Clocks that changed, and cores that ran slower than others of their kind."""
         seen = {cpu: np.array(mhz) for cpu, mhz in self._seen.items() if len(mhz) >= _MIN_CLOCKS}
         found = []
         ends = {cpu: np.quantile(mhz, (0.1, 0.9)) for cpu, mhz in seen.items()}
-        moved = {cpu: (low, high) for cpu, (low, high) in ends.items() if low < CLOCK_DROP * high}
-        if moved:
-            low, high = min(moved.values(), key=lambda pair: pair[0] / pair[1])
-            found.append(f"{name_cores(moved)} changed clocks: {low:.0f} to {high:.0f} MHz")
+        changed = {cpu: (low, high) for cpu, (low, high) in ends.items() if low < CLOCK_DROP * high}
+        if changed:
+            low, high = min(changed.values(), key=lambda pair: pair[0] / pair[1])
+            found.append(f"{name_cores(changed)} changed clocks: {low:.0f} to {high:.0f} MHz")
         for rated in sorted(set(self._rated.values())):
             mid = {cpu: float(np.median(seen[cpu])) for cpu in seen if self._rated[cpu] == rated}
             best = max(mid.values(), default=0.0)
@@ -148,18 +149,18 @@ class Clocks:
 def name_cores(cpus: Iterable[int]) -> str:
     """``core 3`` or ``cores 0,1``."""
     numbers = sorted(cpus)
-    return f"core{'s' * (len(numbers) > 1)} {','.join(map(str, numbers))}"
+    return f"{inflected(len(numbers), 'core')} {','.join(map(str, numbers))}"
 
 
 def heat_counter(cpus: Sequence[int], root: Path = ROOT) -> EventCounter:
-    """Counts how often heat made the processor slow these CPUs down (x86)."""
+    """Counts how often heat throttled these CPUs (x86)."""
     folder = root / "sys/devices/system/cpu"
-    # Siblings tell their core's count: one of them is enough, and none where there is no such file.
+    # SMT siblings report the count of their core.
     return EventCounter(folder / f"cpu{cpu}/thermal_throttle/core_throttle_count" for cpu in cpus)
 
 
 def memory_counter(root: Path = ROOT) -> EventCounter:
-    """Counts the bytes that all cores moved to and from memory, where resctrl is mounted."""
+    """Counts the bytes that all cores transferred from and to memory, if resctrl is mounted."""
     folders = sorted((root / "sys/fs/resctrl/mon_data").glob("mon_L3_*"))
     return EventCounter(folder / "mbm_total_bytes" for folder in folders)
 

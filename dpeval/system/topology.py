@@ -1,4 +1,4 @@
-"""What this host is: its processors as this process may use them, its memory, its software."""
+"""Detect the CPUs, GPUs and memory of this host that this process may use."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from dpeval.system.procfs import ROOT, read_text
 from dpeval.util.cpus import allowed_cpus
 
 _EFFICIENCY_CAPACITY = 0.75
-"""A core with less than this share of the fastest core's capacity is of a slower kind; what
-favoured cores of one kind have above the others is a few per cent."""
+"""A core below this share of the fastest core's capacity is of a slower kind; favoured cores of one
+kind exceed the others by only a few per cent."""
 
 
 def detect(gpus: Sequence[Gpu] = (), root: Path = ROOT) -> Machine:
-    """Find what this process may use: its CPUs, its memory, `gpus` and the nodes they are near.
+    """Detect what this process may use: CPUs, memory, and `gpus` with their NUMA nodes.
 
-    `root` is the file system that ``/proc`` and ``/sys`` are read from.
+    ``/proc`` and ``/sys`` are read below `root`.
     """
     return Machine(
         host=socket.gethostname(),
@@ -34,12 +34,12 @@ def detect(gpus: Sequence[Gpu] = (), root: Path = ROOT) -> Machine:
 
 
 def memory_limit(root: Path = ROOT) -> int:
-    """The least of the host's memory and the cgroup limits above this process, bytes."""
+    """The host's memory or the lowest cgroup limit above this process, bytes."""
     return min([int(psutil.virtual_memory().total), *cgroups.memory_limits(root)])
 
 
 def read_cpus(numbers: Iterable[int], root: Path = ROOT) -> list[Cpu]:
-    """Where these CPUs sit; each is a core of its own where ``/sys`` does not tell."""
+    """Core, socket and NUMA node of these CPUs; without ``/sys``, each counts as its own core."""
     system = root / "sys/devices/system"
     node_of = {
         cpu: int(folder.name.removeprefix("node"))
@@ -54,8 +54,8 @@ def read_cpus(numbers: Iterable[int], root: Path = ROOT) -> list[Cpu]:
         if number in core_of:
             continue
         folder = system / f"cpu/cpu{number}/topology"
-        # Core numbers are those of the hardware: they start anew on every socket, and on some
-        # machines on every die. The list of siblings is unique.
+        # Hardware core numbers restart on every socket, and on some machines on every die. The
+        # list of siblings is unique.
         siblings = read_text(folder / "core_cpus_list") or read_text(
             folder / "thread_siblings_list"
         )
@@ -101,12 +101,12 @@ def parse_cpu_list(text: str) -> list[int]:
 
 
 def _near(gpus: Sequence[Gpu], root: Path) -> list[Gpu]:
-    """`gpus` with the NUMA node of each, as far as NVIDIA's driver and the PCI bus tell."""
+    """`gpus` with the NUMA node of each, as far as NVIDIA's driver and the PCI bus report it."""
     node_of: dict[str, int] = {}
     for entry in (root / "proc/driver/nvidia/gpus").glob("*/information"):
         uuid = re.search(r"GPU UUID:\s*(?:GPU-)?(\S+)", read_text(entry))
         node = read_text(root / f"sys/bus/pci/devices/{entry.parent.name}/numa_node").strip()
-        if uuid is not None and node.isdigit():  # -1: the firmware does not tell
+        if uuid is not None and node.isdigit():  # -1: not reported by the firmware
             node_of[uuid[1].lower()] = int(node)
     return [
         gpu

@@ -1,1 +1,1 @@
-"""Helpers that know nothing of measuring: files, units, tables, frozen values, imports."""
+"""General helpers: files, units, tables, plurals, frozen values, imports."""

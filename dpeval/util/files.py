@@ -1,4 +1,4 @@
-"""Atomic writing: a reader finds the old file, the new one, or none, never a part of one."""
+"""Atomic writing: readers find the old file, the new one or none, never part of one."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` that takes its place when the block ends well.
+    """Yield a temporary path beside `path` that replaces it if the block succeeds.
 
-    The temporary file exists already, so it can be opened by name. A block that raises leaves
-    neither a temporary file nor a changed `path`. Nothing is forced to disk.
+    The temporary file already exists, so it can be opened by name. If the block raises, the
+    temporary file is removed and `path` is unchanged. Nothing is forced to disk.
 
     Raises:
-        OSError: the folder is not there or cannot be written (no space, no permission).
+        OSError: the folder is missing or cannot be written (no space, no permission).
     """
     with _temporary(path) as temporary:
         yield temporary
@@ -25,23 +25,23 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write `text` to `path` as UTF-8, on disk before it takes the place of an older file.
+    """Write `text` to `path` as UTF-8; it is on disk before it replaces an older file.
 
     Raises:
-        OSError: the folder is not there or cannot be written (no space, no permission).
+        OSError: the folder is missing or cannot be written (no space, no permission).
     """
     with replacing(path) as temporary:
         _write(temporary, text)
 
 
 def write_new(path: Path, text: str) -> bool:
-    """Write `text` to `path` unless there is a file already; say whether it was written.
+    """Write `text` to `path` unless that exists; return whether it was written.
 
-    The file is linked into place, which fails where one exists, also on a network file system
-    whose listing on this machine does not show it yet.
+    The file is linked into place, which fails if one exists, even on a network file system that
+    does not show it to this machine yet.
 
     Raises:
-        OSError: the folder is not there or cannot be written (no space, no permission).
+        OSError: the folder is missing or cannot be written (no space, no permission).
     """
     with _temporary(path) as temporary:
         _write(temporary, text)
@@ -54,7 +54,7 @@ def write_new(path: Path, text: str) -> bool:
 
 @contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
-    """An empty file beside `path`, removed at the end wherever it still is."""
+    """An empty file beside `path`, removed at the end if it is still there."""
     handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=".tmp", dir=path.parent)
     os.close(handle)
     temporary = Path(name)

@@ -1,4 +1,4 @@
-"""Finds what a ``_target_`` names."""
+"""Import the object that a ``_target_`` names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def locate(path: str, *, key: str) -> Callable[..., Any]:
     """Import ``package.module.name``, which must be callable.
 
     Raises:
-        ConfigError: naming `key` and the part that cannot be found or called.
+        ConfigError: `path` does not exist or is not callable; the message names `key`.
     """
     module_name, _, name = path.rpartition(".")
     if not module_name:
@@ -27,7 +27,7 @@ def locate(path: str, *, key: str) -> Callable[..., Any]:
             raise
         raise ConfigError(
             f"{key}={path}: there is no module '{error.name}' on the import path; "
-            "install it or start dpeval from the folder that holds it"
+            "install it, or start dpeval from the folder that contains it"
         ) from error
     try:
         found = getattr(module, name)
@@ -49,21 +49,21 @@ def _nearest(name: str, module: ModuleType) -> str:
 def check_arguments(
     target: Callable[..., Any], given: tuple[str, ...], args: Mapping[str, Any], *, key: str
 ) -> None:
-    """Check, without a call, that `target` can be called as dpeval is going to call it.
+    """Check, without calling it, that `target` accepts the arguments that dpeval passes.
 
     Args:
-        target: what a key of the configuration names.
+        target: the object that a key of the configuration names.
         given: names of the positional arguments that dpeval passes.
         args: the keyword arguments that the configuration adds.
-        key: the key of those, for the message.
+        key: the key of `args`, for the message.
 
     Raises:
-        ConfigError: it takes other arguments.
+        ConfigError: `target` has other parameters.
     """
     try:
         signature = inspect.signature(target)
     except ValueError:
-        return  # written in C: only the call can tell
+        return  # written in C: only a call can show
     try:
         signature.bind(*given, **args)
     except TypeError as error:

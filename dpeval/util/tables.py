@@ -1,4 +1,4 @@
-"""Tables for people: framed in a terminal, aligned plain lines when piped."""
+"""Tables on the console: framed in a terminal, aligned plain lines when piped."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PIPED_WIDTH = 200
 
 
 def make_console() -> Console:
-    """Standard output; where it is piped, wide enough that no table row is broken."""
+    """A console on standard output; if piped, wide enough that no table row wraps."""
     if sys.stdout.isatty():
         return Console(highlight=False)
     return Console(highlight=False, soft_wrap=True, width=PIPED_WIDTH)

@@ -1,4 +1,4 @@
-"""Units of size, and the constant that turns a median deviation into a standard one."""
+"""Units of size, and the factor from median absolute deviation to standard deviation."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
-"""Short windows after the main one that take the cost of data parallelism apart.
+"""Ablation: short blocks of steps after the main window that split the cost of data parallelism.
 
-Three kinds of block in turn, so that drift hits all alike: ``normal`` steps as ever,
-``no_sync`` steps in which every rank keeps its gradients, and steps of one rank ``alone``
-while the others wait without using a core. Their differences are the cost of communication
-and the cost of sharing the machine, measured in one run (compare the POP efficiency model,
-https://pop-coe.eu/node/69, where transfer and serialisation are told apart by an ideal network).
+Blocks of three kinds alternate, so that drift affects all alike: ``normal`` steps, ``no_sync``
+steps without gradient synchronisation, and steps of one rank ``alone`` while the others wait
+without using a core. Their differences are the cost of communication and the cost of sharing the
+machine, measured in one run (compare the POP efficiency model, https://pop-coe.eu/node/69, which
+separates transfer from serialisation by simulating an ideal network).
 
-The state that was trained is put back before every block, so a block never trains on what
-another left, and nothing that the record reports is disturbed.
+The trained state is restored before every block, so no block depends on another, and nothing
+that the record reports is disturbed.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ KINDS: tuple[AblationKind, ...] = ("normal", "no_sync", "alone")
 MIN_ROUNDS, MAX_ROUNDS = 2, 4
 MIN_STEPS_PER_BLOCK, MAX_STEPS_PER_BLOCK = 3, 50
 _ALIGNED_BYTES = 64
-"""Where a tensor of any type may begin."""
+"""Alignment that suits a tensor of any type."""
 
 
 class Store(Protocol):
-    """The part of ``torch.distributed.Store`` that is used here."""
+    """The part of ``torch.distributed.Store`` used here."""
 
     def set(self, key: str, value: str) -> None: ...
 
@@ -44,15 +44,22 @@ class Store(Protocol):
 
 @dataclass(frozen=True)
 class Schedule:
-    """How many rounds of the three blocks, and how many steps a block has."""
+    """The number of rounds of the three blocks, and of steps per block."""
 
     rounds: int
     steps: int
 
 
 def schedule(window_s: float, step_s: float, share: float) -> Schedule:
-    """Fit the blocks into `share` of the main window's time; at least two rounds of three steps,
-    and more rounds rather than longer blocks."""
+    """Fit the blocks into `share` of the main window's time.
+
+    At least two rounds of three steps; more rounds rather than longer blocks.
+
+    Args:
+        window_s: total time of the main window's steps, s.
+        step_s: typical time of a step, s.
+        share: fraction of `window_s` that the blocks may take.
+    """
     affordable = share * window_s / max(step_s, 1e-9) / len(KINDS)
     rounds = int(min(MAX_ROUNDS, max(MIN_ROUNDS, affordable / MIN_STEPS_PER_BLOCK)))
     steps = int(min(MAX_STEPS_PER_BLOCK, max(MIN_STEPS_PER_BLOCK, affordable / rounds)))
@@ -66,14 +73,25 @@ def run_ablation(
     step_buffer: StepBuffer,
     main_steps: int,
 ) -> list[AblationSeries]:
-    """Run the blocks on this rank; all ranks must call it. Returns one series per block."""
-    # A rank alone would wait for the others for ever where a step cannot keep its gradients.
+    """Run the blocks on this rank; all ranks must call it.
+
+    Args:
+        trainer: this rank's model, loader, optimizer and clock.
+        train_step: :func:`dpeval.worker.loop.train_step`.
+        store: the rendezvous store, for barriers.
+        step_buffer: holds the main window's steps and receives heartbeats.
+        main_steps: number of steps in the main window, warm-up included.
+
+    Returns:
+        One series per block; empty if the strategy cannot skip synchronisation.
+    """
+    # Unless a step can skip synchronisation, a rank alone would wait for the others forever.
     if trainer.plan.world_size == 1 or not trainer.wrapped.can_keep_gradients:
         return []
     plan = _agree(trainer, store, step_buffer, main_steps)
     saved = _Saved(trainer)
     _barrier(store, "ablation/begin", trainer.plan.world_size)
-    # Having made a copy is a change of state, too.
+    # Making the copy disturbs the state too, so warm up again.
     _block(trainer, train_step, trainer.config.measure.min_warmup_steps, sync=True)
     series: list[AblationSeries] = []
     local_rank = trainer.plan.ranks[trainer.rank].local_rank
@@ -87,14 +105,14 @@ def run_ablation(
             steps = _block(trainer, train_step, plan.steps, sync=kind == "normal")
             series.append(AblationSeries(kind, steps))
         step_buffer.beat(local_rank, Stage.ABLATION, main_steps)
-    # Nobody leaves while another still measures.
+    # No rank leaves while another is still measuring.
     _barrier(store, "ablation/end", trainer.plan.world_size)
     saved.restore()
     return series
 
 
 def _agree(trainer: Trainer, store: Store, step_buffer: StepBuffer, main_steps: int) -> Schedule:
-    """Rank 0 sizes the blocks from its own steps; the others read it."""
+    """Rank 0 sizes the blocks from its own steps; the others read its schedule."""
     if trainer.rank == 0:
         rows = step_buffer.rows(trainer.plan.ranks[0].local_rank)
         step_s = rows[:main_steps, COLUMNS.index("step")]
@@ -108,7 +126,7 @@ def _agree(trainer: Trainer, store: Store, step_buffer: StepBuffer, main_steps: 
 def _block(
     trainer: Trainer, train_step: Callable[..., None], steps: int, *, sync: bool
 ) -> list[float]:
-    """Take `steps` steps after one that is not counted: the first after a change is not steady."""
+    """Time `steps` steps after an uncounted one: the first step after a change is not steady."""
     rows = np.zeros((steps + 1, len(COLUMNS)))
     with trainer.clock.diverted(rows):
         for index in range(steps + 1):
@@ -119,11 +137,12 @@ def _block(
 
 
 class _Saved:
-    """A copy of the trained state, put back where it lies.
+    """A copy of the trained state that can be restored in place.
 
-    Tensors made anew, as loading a state dict does, would leave the heap in another state than
-    training did: steps then give memory back and fault it in again, which slows them by a tenth.
-    So the copy lies outside the heap, in the host's memory, and goes back into the same tensors.
+    Allocating new tensors, as loading a state dict does, would change the state of the C library's
+    allocator: memory is then returned to the OS and faulted in again in every step, which slows
+    steps by a tenth. So the copy is a separate mapping in host memory, copied back into the same
+    tensors.
     """
 
     def __init__(self, trainer: Trainer) -> None:
@@ -135,8 +154,8 @@ class _Saved:
         memory = mmap.mmap(-1, max(1, sum(sizes)))
         self._kept: list[tuple[torch.Tensor, torch.Tensor]] = []
         for tensor, begin in zip(lives, np.cumsum([0, *sizes[:-1]]).tolist(), strict=True):
-            room = torch.frombuffer(memory, dtype=tensor.dtype, count=tensor.numel(), offset=begin)
-            self._kept.append((tensor, room.view(tensor.shape).copy_(tensor)))
+            copy = torch.frombuffer(memory, dtype=tensor.dtype, count=tensor.numel(), offset=begin)
+            self._kept.append((tensor, copy.view(tensor.shape).copy_(tensor)))
 
     def restore(self) -> None:
         with torch.no_grad():
@@ -145,7 +164,7 @@ class _Saved:
 
 
 def _barrier(store: Store, key: str, world_size: int) -> None:
-    """Wait for all ranks on the store: a waiting rank blocks on a socket and uses no core."""
+    """Wait for all ranks through the store: a waiting rank blocks on a socket and uses no core."""
     if store.add(f"{key}/count", 1) == world_size:
         store.set(f"{key}/open", "1")
     store.get(f"{key}/open")

@@ -12,12 +12,12 @@ from dpeval.worker.trainer import Trainer
 
 
 def training_loop(trainer: Trainer, stop_sync: StopSync) -> int:
-    """Train until rank 0 decides to stop; return the number of steps taken, equal on all ranks."""
+    """Train until rank 0 decides to stop; return the number of steps, which all ranks share."""
     steps = 0
     while True:
         train_step(trainer, steps)
         steps += 1
-        # Deciding and reference work happen here, between steps, and so enter none of them.
+        # The decision and the reference work fall between steps, so no step includes them.
         if not stop_sync.go_on(steps):
             return steps
 
@@ -39,15 +39,15 @@ def train_step(trainer: Trainer, index: int, *, sync: bool = True) -> None:
     clock, wrapped = trainer.clock, trainer.wrapped
     clock.start_step(index, time.monotonic())
 
-    # A loader that keeps ahead has the batch ready; what is timed here is the wait for it.
+    # A loader that keeps up has the batch ready; this phase is the wait for it.
     batch = trainer.loader.next()
     clock.mark("data")
-    # On CUDA the copy began a step ago on a stream of its own; only its rest is waited for.
+    # On CUDA the copy began one step earlier on its own stream; this waits for the remainder.
     images, labels = trainer.loader.put(batch)
     clock.mark("h2d")
 
-    # All micro-batches but the last add up their gradients on this rank alone, so that each step
-    # reduces every gradient once, however many micro-batches it has.
+    # All micro-batches but the last accumulate gradients locally, so each step reduces every
+    # gradient once, however many micro-batches it has.
     *first, last = micro_batches(images, labels, trainer.parts)
     for part in first:
         with wrapped.no_sync():
@@ -55,28 +55,40 @@ def train_step(trainer: Trainer, index: int, *, sync: bool = True) -> None:
     with nullcontext() if sync else wrapped.no_sync():
         forward_backward(trainer, *last)
 
-    # The scaler passes everything through except in fp16, whose gradients it unscales first.
+    # The scaler is a pass-through except in fp16, where it unscales the gradients first.
     trainer.scaler.step(trainer.optimizer)
     trainer.scaler.update()
-    # To None: zeroing would write every gradient once more.
+    # Set to None: zeroing would write every gradient once more.
     trainer.optimizer.zero_grad(set_to_none=True)
     clock.mark("optimizer")
     clock.end_step()
 
 
 def forward_backward(trainer: Trainer, images: Tensor, labels: Tensor) -> None:
-    """One micro-batch: its loss, and its gradients added to those of the step."""
+    """Compute the loss of one micro-batch and add its gradients to the step's.
+
+    Args:
+        trainer: this rank's model, criterion and clock.
+        images: shape [n, channels, height, width], on the device.
+        labels: class indices, shape [n].
+    """
     with trainer.autocast:
         loss = trainer.criterion(trainer.wrapped.module(images), labels)
     trainer.clock.mark("forward")
     trainer.scaler.scale(loss).backward()
     trainer.clock.mark("backward")
-    # Kept as a tensor: reading its value would wait for the device.
+    # Keep the tensor: reading its value would wait for the device.
     trainer.losses.append(loss.detach())
 
 
 def micro_batches(images: Tensor, labels: Tensor, parts: int) -> list[tuple[Tensor, Tensor]]:
-    """Split a batch into `parts` parts of nearly equal size."""
+    """Split a batch into parts of nearly equal size.
+
+    Args:
+        images: shape [batch, channels, height, width].
+        labels: shape [batch].
+        parts: how many micro-batches, at most `batch`.
+    """
     if parts == 1:
         return [(images, labels)]
     return list(zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True))

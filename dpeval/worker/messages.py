@@ -1,4 +1,4 @@
-"""What a rank is told and what it returns; importing this does not import torch."""
+"""What a rank receives and returns. Importing this module does not import torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dpeval.record.reference_times import ReferenceTimes
 
 @dataclass(frozen=True)
 class RankTask:
-    """Everything that one rank needs to know; travels to its process."""
+    """Everything one rank needs; sent to its process."""
 
     config: Config
     plan: Plan
@@ -26,7 +26,7 @@ class RankTask:
 
 @dataclass(frozen=True)
 class RankResult:
-    """What a rank that came to its end tells; the step series lie on the board."""
+    """What a rank that finished returns; its step series are in the step buffer."""
 
     rank: int
     host: str
@@ -40,18 +40,18 @@ class RankResult:
     ablation: list[AblationSeries]
     images_read: int
     measured_rows: int
-    is_bound_to_synchronise: bool = False
-    """An ablation was asked for, and the strategy cannot keep gradients on their rank."""
+    cannot_ablate: bool = False
+    """Whether ablation was requested but the strategy cannot skip synchronisation."""
     reference_times: ReferenceTimes | None = None
 
 
 @dataclass(frozen=True)
 class RankFailure:
-    """Why a rank could not go on."""
+    """Why a rank failed."""
 
     rank: int
     at_s: float
-    """Monotonic time, to tell the first failure from those it caused."""
+    """Monotonic time; distinguishes the first failure from those it caused."""
     exception: str
     message: str
     log: str
@@ -62,7 +62,7 @@ class RankFailure:
 
 @dataclass(frozen=True)
 class AblationSeries:
-    """One block's step times on one rank, s; empty on a rank that only waited."""
+    """Step times of one block on one rank, s; empty if the rank only waited."""
 
     kind: AblationKind
     step_s: list[float]

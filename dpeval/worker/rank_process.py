@@ -30,14 +30,20 @@ from dpeval.worker.trainer import SetupTimer, build_trainer
 
 
 def run_rank(task: RankTask, step_buffer: StepBuffer, pipe: Connection) -> None:
-    """The whole life of a rank's process; its last act is to send a result or a failure."""
-    # An own process group: Ctrl-C reaches the parent alone, which ends ranks in order, and a
-    # rank's helpers end with it.
+    """The main function of a rank's process; its last act is to send a result or a failure.
+
+    Args:
+        task: what to train, and as which rank.
+        step_buffer: shared memory for step times and heartbeats.
+        pipe: carries one :class:`RankResult` or :class:`RankFailure` to the parent.
+    """
+    # In its own process group: Ctrl-C reaches only the parent, which stops the ranks in order, and
+    # a rank's helpers are killed with it.
     os.setpgid(0, 0)
     prefer_oom_kill()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_end_with_parent, args=(pipe,), daemon=True).start()
+    threading.Thread(target=_exit_with_parent, args=(pipe,), daemon=True).start()
     os.environ.update(task.env)
     device: Device | None = None
     try:
@@ -45,18 +51,18 @@ def run_rank(task: RankTask, step_buffer: StepBuffer, pipe: Connection) -> None:
             keep_freed_memory()
         rank = task.plan.ranks[task.rank]
         device = open_device(rank.device, rank.cpus, rank.threads)
-        message: RankResult | RankFailure = _live(task, step_buffer, device)
+        message: RankResult | RankFailure = _train(task, step_buffer, device)
     except BaseException as error:
         message = _failure(task.rank, error, device)
     pipe.send(message)
-    # Leave without tearing libraries down: a peer that failed can make their exit hang.
+    # Exit without library cleanup, which can hang if a peer has failed.
     pipe.close()
     _save_coverage()
     os._exit(0 if isinstance(message, RankResult) else 1)
 
 
 def _save_coverage() -> None:
-    """Let a coverage measurement of the tests see what ran in this process."""
+    """Save the test suite's coverage data of this process."""
     import sys
 
     if "coverage" in sys.modules:
@@ -68,15 +74,15 @@ def _save_coverage() -> None:
             current.save()
 
 
-def _end_with_parent(pipe: Connection) -> None:
-    """End this rank and its helpers when the parent is gone, however it went."""
+def _exit_with_parent(pipe: Connection) -> None:
+    """Kill this rank and its helpers when the parent ends, for whatever reason."""
     try:
         pipe.recv()
     except (EOFError, OSError):
         os.killpg(0, signal.SIGKILL)
 
 
-def _live(task: RankTask, step_buffer: StepBuffer, device: Device) -> RankResult:
+def _train(task: RankTask, step_buffer: StepBuffer, device: Device) -> RankResult:
     config, plan = task.config, task.plan
     local_rank = plan.ranks[task.rank].local_rank
     step_buffer.beat(local_rank, Stage.STARTING, 0)
@@ -98,7 +104,7 @@ def _live(task: RankTask, step_buffer: StepBuffer, device: Device) -> RankResult
     step_buffer.beat(local_rank, Stage.ABLATION, clock.finished)
     peak_bytes, rows = device.peak_bytes(), clock.finished
     losses = trainer.step_losses()
-    assert stop_sync.stopped_by is not None  # the loop ends only when it is set
+    assert stop_sync.stopped_by is not None  # set whenever the loop ends
     series: list[AblationSeries] = []
     is_bound = plan.world_size > 1 and not trainer.wrapped.can_keep_gradients
     if config.measure.ablation and stop_sync.stopped_by != "interrupted" and store is not None:
@@ -118,7 +124,7 @@ def _live(task: RankTask, step_buffer: StepBuffer, device: Device) -> RankResult
         ablation=series,
         images_read=trainer.loader.images_read,
         measured_rows=rows,
-        is_bound_to_synchronise=config.measure.ablation and is_bound,
+        cannot_ablate=config.measure.ablation and is_bound,
         reference_times=reference_work.readings if reference_work is not None else None,
     )
 
@@ -137,7 +143,7 @@ def _failure(rank: int, error: BaseException, device: Device | None) -> RankFail
 
 
 def rendezvous(task: RankTask) -> Store | None:
-    """Join the process group through the store that the parent serves; None for a lone rank."""
+    """Join the process group through the parent's store; None for a single rank without one."""
     if task.plan.world_size == 1 and task.config.strategy.name == "none":
         return None
     timeout = timedelta(seconds=task.config.hardware.startup_timeout_s)

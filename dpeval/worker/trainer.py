@@ -33,7 +33,7 @@ class Trainer:
     clock: PhaseClock
     loader: Loader
     model: nn.Module
-    """The bare model; `wrapped` holds it for training."""
+    """The bare model; `wrapped` is the one to train."""
     wrapped: strategies.WrappedModel
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
@@ -54,29 +54,38 @@ class Trainer:
         self.autocast = autocast(self.device, self.config.precision)
 
     def step_losses(self) -> list[float]:
-        """The mean loss of this rank's images in every step."""
+        """Mean loss over this rank's images, per step."""
         weight = self.plan.ranks[self.rank].weight
         sums = torch.stack(self.losses).float().cpu().view(-1, self.parts).sum(1)
         return [float(loss) / weight for loss in sums]
 
 
 class SetupTimer:
-    """Wall time of the parts of the set-up, s."""
+    """Times the parts of the set-up."""
 
     def __init__(self) -> None:
         self._last_s = time.monotonic()
         self.laps_s: dict[str, float] = {}
 
     def lap(self, name: str) -> None:
+        """Record the wall time since the previous lap as part `name`, s."""
         now_s = time.monotonic()
         self.laps_s[name], self._last_s = now_s - self._last_s, now_s
 
 
 def build_trainer(task: RankTask, device: Device, clock: PhaseClock, timer: SetupTimer) -> Trainer:
-    """This rank's model, data, strategy and optimizer; the process group is joined already.
+    """Build this rank's model, loader, strategy and optimizer.
+
+    The rank must have joined the process group.
+
+    Args:
+        task: the configuration, the plan and the rank.
+        device: the rank's device.
+        clock: times the rank's steps.
+        timer: records how long each part takes.
 
     Raises:
-        DpevalError: some part cannot be made as the configuration asks.
+        DpevalError: some part cannot be built as configured.
     """
     config, plan = task.config, task.plan
     set_numerics(config.precision, deterministic=config.deterministic)

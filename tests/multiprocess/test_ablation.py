@@ -1,4 +1,4 @@
-"""Blocks that take the cost of communication apart train, and leave no trace of it."""
+"""Ablation blocks train, and leave no trace in the trained state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs on the edge of memory: told before they start, survived when they go over it."""
+"""Runs on the edge of memory: forecast before they start, survived if they exceed it."""
 
 from __future__ import annotations
 

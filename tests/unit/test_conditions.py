@@ -231,16 +231,16 @@ def test_a_counter_that_is_reset_says_nothing(tmp_path: Path) -> None:
     path = tmp_path / "count"
     path.write_text("5\n")
     meter = EventCounter([path])
-    assert meter.risen is None
+    assert meter.increase is None
     meter.read()
     path.write_text("3\n")
     meter.read()
     path.write_text("9\n")
     meter.read()
-    assert meter.risen is None
+    assert meter.increase is None
     nothing = EventCounter([])
     nothing.read()
-    assert nothing.risen is None
+    assert nothing.increase is None
 
 
 def test_memory_traffic_where_resctrl_is_mounted(tmp_path: Path) -> None:
@@ -271,18 +271,18 @@ def clocks(root: Path, series: dict[int, list[int]], rated: dict[int, int] | Non
 
 def test_clocks_that_move_are_told(tmp_path: Path) -> None:
     seen = clocks(tmp_path, {0: [3000] * 20, 1: [3000] * 10 + [2000] * 10})
-    assert seen.words()[0] == "core 1 changed clocks: 2000 to 3000 MHz"
+    assert seen.disturbances()[0] == "core 1 changed clocks: 2000 to 3000 MHz"
     assert seen.spread() == {"median": 3000, "min": 2000, "max": 3000}
 
 
 def test_one_odd_reading_is_no_change(tmp_path: Path) -> None:
-    assert clocks(tmp_path, {0: [3000] * 19 + [800], 1: [2950] * 20}).words() == []
+    assert clocks(tmp_path, {0: [3000] * 19 + [800], 1: [2950] * 20}).disturbances() == []
 
 
 def test_a_slow_core_is_told_among_its_kind_alone(tmp_path: Path) -> None:
     series = {0: [3000] * 6, 1: [2400] * 6, 2: [1800] * 6}
     kinds = {0: 3000, 1: 3000, 2: 1800}
-    assert clocks(tmp_path, series, kinds).words() == [
+    assert clocks(tmp_path, series, kinds).disturbances() == [
         "core 1 ran at 2400 MHz, others with the same rated clock at 3000 MHz"
     ]
 

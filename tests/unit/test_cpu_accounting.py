@@ -1,4 +1,4 @@
-"""Whose processor time it was: with real processes of this machine, and with told ones."""
+"""Whose CPU time it was: with real processes of this machine, and with made-up ones."""
 
 from __future__ import annotations
 
@@ -69,18 +69,18 @@ def children_of(pid: int) -> list[int]:
 def test_a_real_foreign_process_is_measured_and_named(start: Start) -> None:
     rank, other = start("time.sleep(600)"), start(SPIN)
     times = RankTimes({rank.pid: [CPU]}, Path("/proc"))
-    times.look_around()
+    times.scan()
     assert times.sample()
     # Read between the samples, so what lies between the readings lies between the samples too.
     took_s = let_spend(0.5, other.pid)
     assert times.sample()
-    times.look_around()
+    times.scan()
     lost_s = times.foreign_s()[CPU]
     times.close()
     # Others may run here too: at least what this one took is lost, and no more than there was.
     assert took_s - 0.05 <= lost_s <= times.cpu_times()[CPU].work_s + 0.02
-    assert f"(pid {other.pid})" in " ".join(times.takers([CPU], 0.5 * took_s))
-    assert times.takers([CPU + 1000], 0.0) == []
+    assert f"(pid {other.pid})" in " ".join(times.top_processes([CPU], 0.5 * took_s))
+    assert times.top_processes([CPU + 1000], 0.0) == []
 
 
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="needs Linux")
@@ -91,19 +91,19 @@ def test_a_real_rank_and_its_helper_are_not_strangers(start: Start) -> None:
     while not (helpers := children_of(rank.pid)):
         time.sleep(0.01)
     assert len(helpers) == 1
-    times.look_around()
+    times.scan()
     began_s = time.monotonic()
     assert times.sample()
     took_s = let_spend(0.5, rank.pid, helpers[0])
     assert times.sample()
     elapsed_s = time.monotonic() - began_s
     own_s = times.cpu_times()[CPU].work_s - times.foreign_s()[CPU]
-    times.look_around()
+    times.scan()
     assert 0 < own_s <= elapsed_s + 0.1
-    assert not any(f"(pid {rank.pid})" in name for name in times.takers([CPU], 0.0))
+    assert not any(f"(pid {rank.pid})" in name for name in times.top_processes([CPU], 0.0))
     # Half of the pair's time is the helper's: were it a stranger, it would be lost.
     assert own_s >= 0.8 * took_s
-    assert not any(f"(pid {helpers[0]})" in name for name in times.takers([CPU], 0.0))
+    assert not any(f"(pid {helpers[0]})" in name for name in times.top_processes([CPU], 0.0))
     times.close()
 
 
@@ -111,7 +111,7 @@ def test_a_real_rank_and_its_helper_are_not_strangers(start: Start) -> None:
 def test_a_rank_that_has_ended_ends_the_sampling(start: Start) -> None:
     rank = start("time.sleep(600)")
     times = RankTimes({rank.pid: [CPU]}, Path("/proc"))
-    times.look_around()
+    times.scan()
     assert times.sample()
     rank.kill()
     rank.wait()
@@ -124,10 +124,10 @@ def watch(
 ) -> RankTimes:
     """Sample `before` and `after`, with a look around at either."""
     times = RankTimes(ranks, grow(root, before) / "proc")
-    times.look_around()
+    times.scan()
     assert times.sample()
     grow(root, after)
-    times.look_around()
+    times.scan()
     assert times.sample()
     times.close()
     return times
@@ -144,25 +144,25 @@ def test_what_others_took_is_told_for_each_core(tmp_path: Path) -> None:
         | process(12, 0.9, name="a) R (b", cpu=0),
     )
     assert times.foreign_s() == pytest.approx({0: 1.0, 1: 0.0})
-    assert times.takers([0], 0.5) == ["a) R (b (pid 12)"]
-    assert times.takers([1], 0.5) == []
+    assert times.top_processes([0], 0.5) == ["a) R (b (pid 12)"]
+    assert times.top_processes([1], 0.5) == []
     assert (times.major_faults(), times.minor_faults(), times.switches()) == (4, 900, 100)
 
 
 def test_helpers_count_as_their_rank_s_own_even_after_their_end(tmp_path: Path) -> None:
     before = stat_of_cpus(cpu0=0) | process(10, 0) | process(20, 0, parent=10)
     times = RankTimes({10: [0]}, grow(tmp_path, before) / "proc")
-    times.look_around()
+    times.scan()
     assert times.sample()
     # One that was re-parented is known by the group that the rank leads.
     grow(tmp_path, process(20, 3, parent=10) | process(21, 2, parent=1, group=10))
-    times.look_around()
+    times.scan()
     grow(tmp_path, stat_of_cpus(cpu0=9) | process(10, 4))
     assert times.sample()
     grow(tmp_path, {"proc/20/stat": ""} | stat_of_cpus(cpu0=10) | process(10, 5))
     assert times.sample()
     assert times.foreign_s() == pytest.approx({0: 10 - 5 - 3 - 2})
-    assert times.takers([0], 0.0) == []
+    assert times.top_processes([0], 0.0) == []
 
 
 def test_threads_pinned_elsewhere_do_not_count_here(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the analysis computes: efficiency taken apart, laws, claims, choices, comparisons."""
+"""What the analysis computes: factors of efficiency, laws, claims, choices, comparisons."""
 
 from __future__ import annotations
 

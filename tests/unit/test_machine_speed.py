@@ -1,4 +1,4 @@
-"""Fixed work between steps: when it shows that the machine itself changed, and when not."""
+"""Reference work between steps: when it shows that the machine itself changed, and when not."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def test_a_machine_that_slows_down_is_told_with_the_rank_that_saw_it() -> None:
     generator = np.random.default_rng(0)
     even = noisy(generator, [1.4] * 30, 0.01)
     slower = noisy(generator, [1.4] * 20 + [1.5] * 10, 0.01)
-    (told,) = machine_speed.words([even, slower])
-    assert told.startswith("the machine itself was up to 7% slower")
-    assert "rank 1 1.40 to 1.50 ms" in told
+    (text,) = machine_speed.disturbances([even, slower])
+    assert text.startswith("the machine itself was up to 7% slower")
+    assert "rank 1 1.40 to 1.50 ms" in text
 
 
 def test_of_a_thousand_even_machines_none_is_told() -> None:

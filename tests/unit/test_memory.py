@@ -1,4 +1,4 @@
-"""Budget, policy, what a forecast learns, and how an end for lack of memory is told."""
+"""Budget, policy, what a forecast learns, and how running out of memory is recognised."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the nodes of one run tell each other of a failure."""
+"""How the nodes of one run notify each other of a failure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dpeval.run.outcome import PEER
 def test_a_failure_is_heard_by_the_others_and_not_by_a_later_attempt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(multi_node, "LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(multi_node, "CHECK_EVERY_S", 0.0)
     first, second = (FailureNotice(Node(index, 2, tmp_path, "7-0")) for index in range(2))
     assert first.failure_elsewhere() is None
     second.post()

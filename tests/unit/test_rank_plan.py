@@ -1,4 +1,4 @@
-"""Shares, weights, places: what every rank is told to do."""
+"""Shares, weights, places: what the plan assigns to every rank."""
 
 from __future__ import annotations
 

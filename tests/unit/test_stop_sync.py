@@ -1,4 +1,4 @@
-"""When rank 0 looks at its series, and how much of the time fixed work takes."""
+"""When rank 0 checks its series, and how much of the time reference work takes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dpeval.devices.cpu import CpuDevice
 from dpeval.instruments.phase_clock import PhaseClock
 from dpeval.instruments.reference_work import ReferenceWork
 from dpeval.instruments.step_buffer import COLUMNS, StepBuffer
-from dpeval.instruments.stop_sync import CHECK_EVERY_S, CHECK_SHARE, MOST_CHECK_EVERY_S, StopSync
+from dpeval.instruments.stop_sync import CHECK_EVERY_S, CHECK_SHARE, MAX_CHECK_EVERY_S, StopSync
 
 STEP_S = 0.025
 NEVER_SURE = MeasureConfig(
@@ -35,7 +35,7 @@ class Looks:
 
 
 class CostlyWork(ReferenceWork):
-    """Fixed work that says it wants the pause of work that takes long."""
+    """Reference work that asks for the pause of work that takes long."""
 
     def do(self, steps: int) -> None:
         super().do(steps)
@@ -73,10 +73,10 @@ def test_looks_become_rarer_and_no_limit_is_passed(
     ahead = {at: int(message.partition(":")[2]) - at for at, message in list(posted.items())[:-1]}
     assert list(itertools.accumulate(ahead.values(), initial=1))[:-1] == list(ahead)
     for at, count in ahead.items():
-        pause_s = max(CHECK_EVERY_S, min(CHECK_SHARE * at * STEP_S, MOST_CHECK_EVERY_S))
+        pause_s = max(CHECK_EVERY_S, min(CHECK_SHARE * at * STEP_S, MAX_CHECK_EVERY_S))
         # The last step may have been a tenth shorter or longer than the mean.
         assert count * STEP_S <= 1.2 * pause_s
-    assert max(ahead.values()) * STEP_S > 0.8 * MOST_CHECK_EVERY_S
+    assert max(ahead.values()) * STEP_S > 0.8 * MAX_CHECK_EVERY_S
     assert len(posted) < 75
 
 
