@@ -116,17 +116,50 @@ def test_finished_runs_are_not_submitted_again(slurm: Cluster) -> None:
     assert [record.status for record in records(second)] == ["ok"]
 
 
+def set_minutes_left(slurm: Cluster, job_id: str, minutes: int) -> None:
+    """Move the time limit of a job to between `minutes` - 1 and `minutes` from now."""
+    used = slurm.run("squeue", "-h", "-j", job_id, "-o", "%M").stdout.strip()
+    limit = int(used.split(":")[-2]) + minutes  # minutes:seconds
+    done = slurm.run("scontrol", "update", f"jobid={job_id}", f"timelimit={limit}")
+    assert done.returncode == 0, done.stderr
+
+
+def let_time_limit_end(slurm: Cluster, sweep: Path, attempt: int) -> None:
+    """Shorten the job's time limit once its `attempt` measures; return when it has a record."""
+    [job_id], folder = job_ids(sweep), sweep / "0"
+    # Until it starts, the status shows the progress of the attempt before.
+    wait_until(lambda: attempts(folder) == attempt, 240, lambda: "started")
+    wait_for_status(slurm, sweep, "measuring")
+    (folder / "metrics.json").unlink(missing_ok=True)
+    set_minutes_left(slurm, job_id, 2)
+    wait_until((folder / "metrics.json").exists, 120, lambda: "the interrupted run is recorded")
+
+
+def attempts(folder: Path) -> int:
+    path = folder / "attempts.jsonl"
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
 def test_warning_before_the_time_limit_stops_in_order_and_requeues_once(slurm: Cluster) -> None:
-    done, sweep = slurm.sweep(*LONG, "batch=16", "hydra.launcher.timeout_min=1",
-                              "hydra.launcher.signal_delay_s=30", "hydra.launcher.requeue=1",
-                              timeout_s=560)  # fmt: skip
+    """SLURM looks at time limits every 30 s and warns up to 30 s early."""
+    _, sweep = slurm.sweep(*LONG, "batch=16", "hydra.launcher.timeout_min=20",
+                           "hydra.launcher.signal_delay_s=90", "hydra.launcher.requeue=1",
+                           "hydra.launcher.wait=false")  # fmt: skip
+    [job_id] = job_ids(sweep)
+    let_time_limit_end(slurm, sweep, attempt=1)
+    wait_until(
+        lambda: slurm.run("squeue", "-h", "-j", job_id, "-o", "%T").stdout == "PENDING\n",
+        60,
+        lambda: "requeued",
+    )
+    set_minutes_left(slurm, job_id, 20)
+    let_time_limit_end(slurm, sweep, attempt=2)
+    wait_for_status(slurm, sweep, ": interrupted")
     [found] = records(sweep)
-    assert found.status == "interrupted", done.stdout
+    assert found.status == "interrupted"
     assert found.throughput is not None
     assert found.throughput.low < found.throughput.img_per_s < found.throughput.high
-    attempts = (sweep / "0" / "attempts.jsonl").read_text().splitlines()
-    assert len(attempts) == 2, "the first start and one requeue"
-    assert done.returncode == 1
+    assert attempts(sweep / "0") == 2, "the first start and one requeue"
 
 
 def test_a_warning_during_startup_is_recorded_and_requeued(slurm: Cluster) -> None:
