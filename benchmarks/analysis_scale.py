@@ -1,10 +1,10 @@
-"""How long the analysis takes, and how much memory, for many records; prints a table.
+"""Measures the time and memory that the analysis takes for many records; prints a table.
 
     python benchmarks/analysis_scale.py  # 1,000 and 10,000 with the report, 100,000 without
     python benchmarks/analysis_scale.py --sizes 500 2000
 
 Targets on 2 cores: 10,000 records to the full report in 20 s and 1 GB; 100,000 to the tables in
-60 s; growth is linear: the cost per record does not rise with their number.
+60 s; the cost per record does not rise with their number.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
-"""How far out of the way the input is: against torchvision's pipeline, memory and a real study.
+"""Measures the input pipeline: against torchvision's, memory bandwidth, and a real study.
 
     python benchmarks/input.py [--blocks 15] [--study]
 
 1. ``jpeg`` and ``cached`` on one core against torchvision's ImageFolder + RandomResizedCrop +
-   ToTensor + Normalize on the same files, block by block in turn, by processor time. Targets:
-   2.2 and 6 times its images per second, at 224 and 128 px. ``entropy decoding`` reads the files at
-   an eighth of their size, where next to nothing but their entropy coding is undone: what remains
-   of a decoder that reads files whole when all else costs nothing.
+   ToTensor + Normalize on the same files, in alternating blocks, by CPU time. Targets: 2.2 and 6
+   times its images per second, at 224 and 128 px. ``entropy decoding`` decodes the files at an
+   eighth of their size, where entropy decoding is almost all of the work: a lower bound for any
+   decoder that reads whole files.
 2. ``resident`` against the bandwidth that copies of the same size reach on this core. Target: 50 %.
 3. The memory of ranks that map one cache. Target: one copy on the node.
 4. With ``--study``: DenseNet121 on CPU as the default study runs it, and the share of its steps
-   spent waiting for data. Target: below 1 %.
+   that is spent waiting for data. Target: below 1 %.
 
 The images are the generated stand-in at full size for 224 px and at 160 px for 128 px.
 """
@@ -53,7 +53,7 @@ def main() -> None:
     torch.set_num_threads(1)
     console = make_console()
     speed = make_table(
-        "One core, images per second of processor time",
+        "One core, images per second of CPU time",
         {"px": "right", "pipeline": "left", "img/s": "right", "times": "right", "90 %": "left"},
     )
     bandwidth = make_table(
@@ -110,15 +110,15 @@ def loader_of(config: DatasetConfig) -> Loader:
 
 
 def speeds(px: int, blocks: int) -> list[tuple[str, ...]]:
-    """Rows: each pipeline's img/s and how many times torchvision's that is."""
+    """Rows: img/s of each pipeline, and its ratio to torchvision's."""
     source = prepare(config_of(px, "jpeg"))
     pipelines: dict[str, Callable[[], object]] = {
         "torchvision": torchvision_block(source, px),
         "entropy decoding": entropy_block(source),
     }
     for loader in ("jpeg", "cached", "resident"):
-        feed = loader_of(config_of(px, loader))
-        pipelines[loader] = lambda feed=feed: feed.put(feed.next())  # type: ignore[misc]
+        one = loader_of(config_of(px, loader))
+        pipelines[loader] = lambda one=one: one.put(one.next())  # type: ignore[misc]
     taken = interleaved(pipelines, blocks)
     rows: list[tuple[str, ...]] = []
     for name, seconds in taken.items():
@@ -160,7 +160,7 @@ def entropy_block(source: Source) -> Callable[[], object]:
 
 
 def shuffled(images: int) -> Iterator[int]:
-    """Indices of `images` images, in one random order without end."""
+    """Indices of `images` images in random order, repeated for ever."""
     order: list[int] = np.random.default_rng(0).permutation(images).tolist()
     return itertools.cycle(order)
 
@@ -168,7 +168,7 @@ def shuffled(images: int) -> Iterator[int]:
 def interleaved(
     blocks_of: dict[str, Callable[[], object]], blocks: int
 ) -> dict[str, np.ndarray[tuple[int], np.dtype[np.float64]]]:
-    """Processor seconds of every block, in turns, after two rounds that do not count."""
+    """CPU seconds of every block, in turn, after two rounds of warm-up."""
     taken: dict[str, list[float]] = {name: [] for name in blocks_of}
     for round_number in range(blocks + 2):
         for name, block in blocks_of.items():
@@ -180,11 +180,11 @@ def interleaved(
 
 
 def bandwidths(px: int, blocks: int) -> list[tuple[str, ...]]:
-    """Rows: bytes that a batch must move over the time it takes, against two references.
+    """Rows: the bandwidth that a batch reaches, relative to two references.
 
-    A batch has to read the pixels it shows (uint8) and write them once as float32. The first
-    reference moves as many bytes by plain copies, the second makes these very two copies: it
-    gathers images out of a table and converts them.
+    A batch has to read its pixels once (uint8) and write them once as float32. The first
+    reference moves as many bytes with plain copies. The second gathers images from a table and
+    converts them, as the batch does.
     """
     must_move = BATCH * px * px * 3 * (1 + 4)
     plain_from = torch.zeros(must_move // 8)
@@ -199,12 +199,12 @@ def bandwidths(px: int, blocks: int) -> list[tuple[str, ...]]:
 
     rows: list[tuple[str, ...]] = []
     for augment in ("none", "random_resized_crop"):
-        feed = loader_of(config_of(px, "resident", augment))
+        loader = loader_of(config_of(px, "resident", augment))
         taken = interleaved(
             {
                 "copies": lambda: plain_to.copy_(plain_from),
                 "these copies": gather_and_convert,
-                "resident": lambda feed=feed: feed.put(feed.next()),  # type: ignore[misc]
+                "resident": lambda loader=loader: loader.put(loader.next()),  # type: ignore[misc]
             },
             10 * blocks,
         )
@@ -218,7 +218,7 @@ def bandwidths(px: int, blocks: int) -> list[tuple[str, ...]]:
 
 
 def shared_memory(px: int) -> tuple[str, ...]:
-    """A row: what `RANKS` processes with a resident cache hold together."""
+    """A row: the memory of `RANKS` processes that map one cache."""
     config = config_of(px, "resident")
     source = prepare(config)
     context = multiprocessing.get_context("spawn")
@@ -239,10 +239,10 @@ def shared_memory(px: int) -> tuple[str, ...]:
 
 
 def map_cache(config: DatasetConfig, source: Source, barrier: object, answers: object) -> None:
-    """Open the feed, wait for the others, tell (resident, proportional) MiB of the cache."""
-    feed = loader_of(config)
+    """Open the loader, wait for the others, and send (resident, proportional) MiB of the cache."""
+    loader = loader_of(config)
     for _ in range(5):
-        feed.put(feed.next())
+        loader.put(loader.next())
     barrier.wait()  # type: ignore[attr-defined]
     answers.put(held_mib(str(source.cache)))  # type: ignore[attr-defined]
     barrier.wait()  # type: ignore[attr-defined]
@@ -264,12 +264,12 @@ def held_mib(path: str) -> tuple[float, float]:
 
 
 def study() -> None:
-    """Run the default study's model and data on one and two cores, and tell what waited."""
+    """Run the default study's model and data on one and two cores; print the share of waiting."""
     console = make_console()
     counts = [n for n in (1, 2) if n <= len(os.sched_getaffinity(0))]
     table = make_table(
         "DenseNet121 on CPU: share of the mean step",
-        {"data set": "left", "ranks": "right", "img/s": "right", "data": "right", "h2d": "right"},
+        {"dataset": "left", "ranks": "right", "img/s": "right", "data": "right", "h2d": "right"},
     )
     for dataset in ("imagenette_160", "imagenette"):
         with tempfile.TemporaryDirectory() as folder:

@@ -1,10 +1,10 @@
-"""Forecast against real peak resident memory, model by model, each in a process of its own.
+"""Compares forecasts with measured peak resident memory, each model in a new process.
 
     python benchmarks/memory_forecast.py [--memtracker] [model ...]
 
-Every case takes a few real training steps (DDP over one gloo rank, SGD with momentum) in a
-fresh process, forked like a rank of a run, and prints what it held at its fullest beside what
-was forecast without running anything. Random pixels: memory does not depend on what they show.
+Every case takes a few training steps (DDP over one gloo rank, SGD with momentum) in a new process,
+forked like a rank of a run, and prints its peak memory next to the forecast, which runs nothing.
+Pixels are random: memory does not depend on what images show.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ CASES = {
 
 @dataclass
 class RandomLoader:
-    """Hands out batches of random pixels the way the real feeds do."""
+    """Returns batches of random pixels, as dpeval's loaders do."""
 
     batch: int
     px: int
@@ -77,7 +77,7 @@ class RandomLoader:
 
 
 def rank(config: Config, plan: Plan, pipe: Connection) -> None:
-    """A rank's life in short; sends (baseline, peak) in bytes."""
+    """Train for a few steps as a rank does, and send (baseline, peak) in bytes."""
     device = open_device("cpu", [allowed_cpus()[-1]], 1)
     baseline = device.memory_bytes()
     device.reset_peak()
@@ -176,7 +176,7 @@ def line(config: Config, batch: int, memtracker: Callable[[Config, int], int] | 
         try:
             tracked = f"{memtracker(config, batch) / MIB:9.0f}"
         except DataDependentOutputException:
-            tracked = f"{'cannot':>9}"  # the model asks a tensor without data for a number
+            tracked = f"{'cannot':>9}"  # the model reads a value of a tensor without data
         print(f"{counted / MIB:9.0f}{tracked}", end="")
     print(flush=True)
     return error

@@ -4,11 +4,11 @@
     python benchmarks/overhead.py --pairs 900 model=calibrated dataset=calibrated \
         hardware.oversubscribe=true num_devices=8
 
-Each rank holds one model, one feed and two DDP wrappers: one bare, one with dpeval's hook. Blocks
-of steps of the bare loop below and of :func:`dpeval.worker.loop.train_step` take turns, so a
-machine that drifts slows both alike. The ratio of medians is printed with a bootstrapped 95 %
-interval: where ranks share cores, single steps vary by 18 %, and 60 pairs of blocks know it to 2 %
-only.
+Each rank has one model, one loader and two DDP wrappers: one bare, one with dpeval's hook. Blocks
+of steps of the bare loop below and of :func:`dpeval.worker.loop.train_step` alternate, so a drift
+of the machine affects both equally. The ratio of medians is printed with a bootstrapped 95 %
+interval: if ranks share cores, single steps vary by 18 %, and 60 pairs of blocks determine the
+ratio to within 2 %.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def bare_block(
     autocast: AbstractContextManager[Any],
     steps: int,
 ) -> list[float]:
-    """The loop that a careful person would write, timed as a whole step each."""
+    """The loop as a careful user would write it; returns the time of each step, in seconds."""
     criterion = nn.CrossEntropyLoss()
     times = []
     for _ in range(steps):
@@ -71,7 +71,7 @@ def bare_block(
 
 
 def dpeval_block(trainer: Trainer, stop_sync: StopSync, steps: int, done: int) -> list[float]:
-    """The same number of dpeval's steps, all instruments on, timed from outside."""
+    """The same number of dpeval's steps with all instruments on, timed from outside."""
     times = []
     for index in range(done, done + steps):
         begin_s = time.perf_counter()
@@ -107,7 +107,7 @@ def rank_main(task: RankTask, step_buffer: StepBuffer, pipe: Connection) -> None
     steps = int(agreed)
     pairs: list[tuple[list[float], list[float]]] = []
     for number in range(config.repeat + 1):
-        # Which goes first changes from pair to pair, or the second would profit from the first.
+        # Alternate which one goes first, because the second would benefit from the first.
         if number % 2:
             first = run_bare()
             pairs.append((first, run_ours()))
@@ -156,7 +156,7 @@ def measure(overrides: list[str]) -> tuple[float, float, float, float]:
     while not pipes[0].poll(0.2):
         sampler.sample()
         if dead := [process.exitcode for process in processes if process.exitcode]:
-            raise SystemExit(f"a rank ended with exit status {dead[0]}; the others are ended")
+            raise SystemExit(f"a rank exited with status {dead[0]}; stopping the others")
     pairs = pipes[0].recv()
     for process in processes:
         process.join(10)

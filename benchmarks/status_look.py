@@ -1,9 +1,9 @@
-"""How long a look at a sweep takes: ``python -m dpeval.status``, a process of its own each time.
+"""Measures how long ``python -m dpeval.status`` takes, in a new process each time.
 
     python benchmarks/status_look.py outputs/<study>/<time> [--looks 10]
 
-The sweep must have been sent to a scheduler that this machine can ask. Target on an idle machine:
-2 s for a sweep of 24 runs. How often a look asks the scheduler is held by a test.
+The sweep must have been submitted to a scheduler that this machine can query. Target on an idle
+machine: 2 s for a sweep of 24 runs. A test checks how often a look queries the scheduler.
 """
 
 from __future__ import annotations

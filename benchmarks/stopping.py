@@ -1,4 +1,4 @@
-"""What the stopping rule saves over fixed lengths, and what its intervals are worth.
+"""Measures what the stopping rule saves over fixed lengths, and how well its intervals cover.
 
     python benchmarks/stopping.py [metrics.json …]
 
@@ -121,7 +121,7 @@ def replayed(steps: Series, measure: MeasureConfig) -> Replay:
 
 
 def of_the_machine(run: record.Record, seen: Replay) -> str:
-    """How much longer fixed work took between the rule's steps than between all."""
+    """How much longer the reference work took during the rule's steps than during all."""
     readings = [rank.reference_times for rank in run.ranks if rank.reference_times is not None]
 
     def median_s(last: int) -> float:
@@ -130,11 +130,11 @@ def of_the_machine(run: record.Record, seen: Replay) -> str:
     if not readings:
         return ""
     change = median_s(seen.steps) / median_s(len(run.ranks[0].step_s)) - 1
-    return f"; fixed work between the rule's steps took {change:+.1%} against that between all"
+    return f"; reference work took {change:+.1%} longer during the rule's steps than during all"
 
 
-def words(run: record.Record) -> str:
-    """One run replayed, in words.
+def describe(run: record.Record) -> str:
+    """Describe the replay of one run.
 
     Nothing that stops early can know what the machine does later: how far tenths of the run lie
     from its mean tells how much of an error is the machine's.
@@ -328,7 +328,7 @@ def main() -> None:
     runs = {path: record.read(path) for path in given.records}
     for path, run in runs.items():
         table(str(path), resampled(run), given.runs)
-        print(words(run))
+        print(describe(run))
     for group in repetitions(list(runs.values())):
         for name in ("standard", "repeated"):
             print(*together(group, name), sep="\n")

@@ -1,10 +1,10 @@
-"""What a run of a sweep costs beyond its measured steps: its start to its first step, its last
-step to its record.
+"""Measures what a run of a sweep costs beyond its steps: from its start to its first step, and from
+its last step to its record.
 
     python benchmarks/sweep_cost.py [--runs 6] [overrides …]
 
-Runs a real sweep through the command line, then reads it off the records: wall time of each run
-but the first, less the time of all its steps. Target: 1.0 s at most.
+Runs a sweep through the command line, then computes from the records the wall time of each run but
+the first, minus the time of all its steps. Target: 1.0 s at most.
 """
 
 from __future__ import annotations

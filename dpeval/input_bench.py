@@ -1,10 +1,10 @@
-"""``python -m dpeval.input_bench``: how many images a second the input alone can hand to one rank.
+"""``python -m dpeval.input_bench``: images per second that the input alone can deliver to one rank.
 
     python -m dpeval.input_bench [--seconds 3] [--out outputs/input_bench] [KEY=VALUE …]
 
-Every loader is drained by a rank that computes nothing, with its batches put on the device. A
-run that trains faster than this waits for its data. One rank computes on the first core it is
-allowed, workers read on the others, as they would in a run.
+A rank that computes nothing takes batches from every loader and puts them on the device. A run
+that trains faster than this waits for its data. As in a run, the rank is pinned to the first
+allowed core, and workers read on the others.
 """
 
 from __future__ import annotations
@@ -33,41 +33,47 @@ WARM_UP_BATCHES = 3
 
 
 class Row(Frozen):
-    """One loader with one number of workers, drained as fast as it goes."""
+    """The speed of one loader with one number of workers."""
 
     loader: str
     workers: int
     cores: int
-    """Cores that it may use: the rank's and one per worker."""
+    """The rank's core, and one per worker."""
     img_per_s: float
-    """By the clock on the wall."""
+    """Images per second of wall time."""
     img_per_core_s: float
-    """Images per second of processor time, of the rank and its workers together."""
+    """Images per second of CPU time, of the rank and its workers together."""
     waited: float
-    """Share of the time that the rank waited for the host's batch; the rest is copying."""
+    """Share of the time that the rank waited for the batch on the host; the rest is copying."""
 
 
 def main() -> int:
-    """The command line; returns the exit status."""
+    """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m dpeval.input_bench", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("--seconds", type=float, default=3.0, help="per row of the table")
     parser.add_argument("--out", type=Path, default=Path("outputs/input_bench"))
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for dpeval.train")
-    asked = parser.parse_args()
-    return run_main(lambda: bench(asked.overrides, asked.seconds, asked.out))
+    arguments = parser.parse_args()
+    return run_main(lambda: bench(arguments.overrides, arguments.seconds, arguments.out))
 
 
 def bench(overrides: list[str], seconds: float, out: Path) -> None:
-    """Measure every loader, print the table, write ``input.csv`` and the figure into `out`.
+    """Measure every loader, print a table, and write ``input.csv`` and the figure to `out`.
+
+    Args:
+        overrides: as for ``dpeval.train``.
+        seconds: duration of each measurement.
+        out: folder for the results.
 
     Raises:
-        ConfigError, DataError: wrong overrides, or data that cannot be made ready.
+        ConfigError: an override is wrong.
+        DataError: the data cannot be prepared.
     """
     console = make_console()
     config = compose(overrides)
-    # The server imports torch while data are made ready, and must be the first to be started.
+    # The forkserver imports torch while data is prepared; it must start before any other process.
     forkserver.warm_up()
     sources = {
         loader: prepare(dataclasses.replace(config.dataset, loader=loader), console.print)
@@ -110,8 +116,16 @@ def plan(cpus: list[int]) -> Iterator[tuple[str, int, list[int]]]:
 def drain(
     config: Config, dataset: DatasetConfig, source: Source, cpus: list[int], seconds: float
 ) -> Row:
-    """Take batches for `seconds` as fast as they come, in a child process pinned to `cpus`."""
-    # A process of its own per row: pinning and threads cannot be taken back in this one.
+    """Take batches as fast as they come, in a child process.
+
+    Args:
+        config: the batch, the device and the seed.
+        dataset: the loader and its number of workers.
+        source: the prepared data.
+        cpus: logical CPUs of the rank (the first) and of its workers.
+        seconds: how long to measure.
+    """
+    # A new process per row: pinning and thread counts cannot be undone in this one.
     with ProcessPoolExecutor(1, mp_context=forkserver.context()) as pool:
         return pool.submit(_measure, config, dataset, source, cpus, seconds).result()
 
@@ -146,9 +160,9 @@ def _measure(
     begin, begin_cpu, read = time.perf_counter(), cpu_s(), loader.images_read
     waited_s = 0.0
     while time.perf_counter() - begin < seconds:
-        asked = time.perf_counter()
+        requested = time.perf_counter()
         batch = loader.next()
-        waited_s += time.perf_counter() - asked
+        waited_s += time.perf_counter() - requested
         loader.put(batch)
     device.finish()
     elapsed_s, used_s = time.perf_counter() - begin, cpu_s() - begin_cpu
@@ -165,7 +179,13 @@ def _measure(
 
 
 def write(rows: list[Row], title: str, out: Path) -> None:
-    """Write the table as CSV and the figure as PNG and SVG."""
+    """Write the table as CSV and the figure as PNG and SVG.
+
+    Args:
+        rows: the measurements.
+        title: what was measured.
+        out: folder for the files.
+    """
     out.mkdir(parents=True, exist_ok=True)
     with (out / "input.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(Row.model_fields))
@@ -175,12 +195,18 @@ def write(rows: list[Row], title: str, out: Path) -> None:
 
 
 def draw(rows: list[Row], title: str, out: Path) -> None:
-    """Bars of img/s per loader and worker count, without the constant batch."""
+    """Draw images per second by loader and number of workers, without the constant batch.
+
+    Args:
+        rows: the measurements.
+        title: what was measured.
+        out: folder for the files.
+    """
     import seaborn as sns
     from matplotlib.figure import Figure
 
     colours = {"jpeg": "#D55E00", "cached": "#E69F00", "resident": "#009E73"}
-    # A constant batch costs nothing at all: its figure would only say how fast a loop turns.
+    # A constant batch costs nothing: its bar would only show the speed of the loop.
     shown = [row for row in rows if row.loader in colours][::-1]
     with sns.axes_style("whitegrid"), sns.plotting_context("notebook", font_scale=0.95):
         figure = Figure(figsize=(7.2, 1.5 + 0.45 * len(shown)), layout="constrained")
@@ -193,7 +219,7 @@ def draw(rows: list[Row], title: str, out: Path) -> None:
     )
     axis.bar_label(bars, [f"{row.img_per_s:,.0f}" for row in shown], padding=4, fontsize=9)
     axis.set_xlim(0, 1.15 * max(row.img_per_s for row in shown))
-    axis.set_xlabel("images per second that one rank can be fed")
+    axis.set_xlabel("images per second that one rank can load")
     axis.grid(axis="y", visible=False)
     sns.despine(ax=axis, left=True)
     figure.suptitle(

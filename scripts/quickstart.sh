@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From a fresh clone to a first study of this machine: sets up, measures, draws, says where all is.
+# From a fresh clone to a first study of this machine: set up, measure, analyse, list the results.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/setup.sh
@@ -7,7 +7,7 @@ bash scripts/setup.sh
 latest=$(ls -d outputs/quickstart/*/ | tail -n 1)
 cat <<END
 
-What was made
+Results
   report    ${latest}analysis/report.html   (open it in a browser)
   records   ${latest}<run>/metrics.json
   tables    ${latest}analysis/summary.csv, runs.csv

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The standard CPU study (conf/experiment/cpu_scaling.yaml), analysis included. Arguments are
+# Run and analyse the standard CPU study (conf/experiment/cpu_scaling.yaml). Arguments are
 # overrides: bash scripts/run_cpu_experiments.sh repeat=3 measure=rigorous
 set -euo pipefail
 cd "$(dirname "$0")/.."

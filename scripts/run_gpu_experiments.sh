@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The standard GPU study (conf/experiment/gpu_scaling.yaml), analysis included. Arguments are
+# Run and analyse the standard GPU study (conf/experiment/gpu_scaling.yaml). Arguments are
 # overrides: bash scripts/run_gpu_experiments.sh repeat=3 measure=rigorous
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Set up and pass all tests: lint, types, then the tiers named as arguments (default: all).
-#   bash scripts/test.sh unit        the fast tier alone
-# What this machine cannot run is skipped by name and counted at the end; with
+# Set up, then run lint, type checks and the test tiers given as arguments (default: all).
+#   bash scripts/test.sh unit        only the fast tier
+# Tests that cannot run on this machine are skipped, listed and counted at the end; with
 # DPEVAL_NO_SKIP=1, as in CI, a skip is a failure.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -11,7 +11,7 @@ tiers=("$@")
 [ ${#tiers[@]} -gt 0 ] || tiers=(unit multiprocess cluster browser extend)
 times=() failed=()
 
-# Run one part and note how long it took; the other parts run even where it fails.
+# Run one part and note its duration; if it fails, the other parts still run.
 part() {
   local name=$1 begin=$SECONDS
   shift
@@ -21,8 +21,8 @@ part() {
 }
 lint() { "$bin/ruff" check . && "$bin/ruff" format --check . && "$bin/lint-imports" && "$bin/mypy"; }
 alone() { "$bin/coverage" run -m pytest "$@"; }
-# Two at a time: most of such a test is a program that starts, or one that waits for a scheduler.
-# All tests of a file run in one process: they share its cluster and its costly fixtures.
+# Two at a time: such tests mostly wait for programs to start or for a scheduler.
+# All tests of a file run in one process, to share its cluster and its expensive fixtures.
 two_at_once() {
   COVERAGE_FILE=.coverage.two_at_once.$1 "$bin/python" -m pytest -n 2 --dist loadfile \
     --cov --cov-report= "${@:2}"

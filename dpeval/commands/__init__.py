@@ -1,1 +1,1 @@
-"""What the entry points call: the Hydra application, errors to exit codes, the end of a sweep."""
+"""What entry points call: the Hydra application, exit codes for errors, the end of a sweep."""

@@ -1,4 +1,4 @@
-"""The search for the largest per-device batch that fits: forecast, then confirmed by real steps."""
+"""Searches for the largest per-device batch that fits: by forecast, confirmed with real steps."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ TRIAL_MEASURE = MeasureConfig(
     ablation=False,
     conditions=False,
 )
-"""Enough steps for the optimizer's state and the allocator's holes to be there. A try ends by its
-steps: how long they take says nothing about memory."""
+"""Enough steps to create the optimizer's state and the allocator's holes. Only their number ends a
+trial: their duration does not matter for memory."""
 CLOSE_ENOUGH = 1 / 32
 """The search ends when the smallest batch that failed is this close above the largest that fit."""
 MAX_TRIES = 12
@@ -63,18 +63,18 @@ class Case(Frozen):
     image_px: int
     budget: Budget
     forecast_batch: int | None
-    """By counting alone; None if the model cannot run on fake tensors."""
+    """By forecast alone; None if the model cannot run on fake tensors."""
     confirmed_batch: int
-    """Largest that fit; 0 where not even one image does."""
+    """The largest batch that fit; 0 if not even one image fits."""
     failed_batch: int | None
-    """Smallest that did not fit; None where the search met none."""
+    """The smallest batch that did not fit; None if all fit."""
     img_per_s: float | None
     """Of all devices together, at the confirmed batch."""
     tries: list[Trial]
 
 
 class Fit(Frozen):
-    """What one call of the command found; ``fit.json`` is its JSON."""
+    """The result of one call of the command, as written to ``fit.json``."""
 
     started_at: str
     cases: list[Case]
@@ -84,7 +84,7 @@ def expand(arguments: list[str]) -> list[list[str]]:
     """Every combination of ``key=a,b`` lists, in Hydra's own grammar of overrides.
 
     Raises:
-        ConfigError: an argument is no override.
+        ConfigError: an argument is not an override.
     """
     try:
         parsed = OverridesParser.create().parse_overrides(arguments)
@@ -101,9 +101,14 @@ def expand(arguments: list[str]) -> list[list[str]]:
 
 
 def largest(fits: Callable[[int], bool], guess: int, limit: int = LARGEST) -> int:
-    """The largest batch from 1 to `limit` for which a monotonic `fits` holds; 0 for none.
+    """The largest batch that fits; 0 if none does.
 
-    Starts at `guess` and doubles the step away from it, then halves the bracket.
+    Starts at `guess`, doubles the step away from it, then halves the bracket.
+
+    Args:
+        fits: whether a batch fits; monotonic.
+        guess: the batch to start with.
+        limit: the largest batch to consider.
     """
     low, high, step = 0, limit + 1, 1
     probe = min(max(guess, 1), limit)
@@ -121,15 +126,15 @@ def largest(fits: Callable[[int], bool], guess: int, limit: int = LARGEST) -> in
 def search(
     attempt: Callable[[int], Trial], guess: Callable[[], int | None], first: int
 ) -> tuple[list[Trial], int, int | None]:
-    """Try batches until the largest that fits is known closely enough.
+    """Try batches until the largest that fits is known closely enough (:data:`CLOSE_ENOUGH`).
 
     Args:
         attempt: takes real steps at a batch.
-        guess: the largest batch that would fit by what has been measured so far.
-        first: the batch to begin with.
+        guess: forecasts the largest batch that fits, from the trials so far.
+        first: the batch to start with.
 
     Returns:
-        The tries, the largest batch that fit (0: none) and the smallest that did not.
+        The trials, the largest batch that fit (0: none) and the smallest that did not.
     """
     tries: list[Trial] = []
     low, high, probe = 0, None, max(1, first)
@@ -146,33 +151,33 @@ def search(
 
 
 def _next(low: int, high: int | None, guess: int | None) -> int:
-    """The next batch to try: beside the guess, or the middle of what is left."""
+    """The next batch to try: next to the guess, or the middle of the bracket."""
     margin = max(1, int(low * CLOSE_ENOUGH))
     if high is None:
         return max(low + margin, min(guess or 2 * low, 2 * low))
     middle = (low + high) // 2
     if guess is None:
         return max(low + 1, middle)
-    # One try just below the guess and one just above it close the bracket, where it is right.
+    # If the guess is right, one trial just below it and one just above it close the bracket.
     wanted = guess if guess > low else low + margin
     return max(low + 1, min(high - 1, wanted))
 
 
 class _NullListener:
-    """Shows no progress: a try is told in one line when it has ended."""
+    """Shows no progress: a trial prints one line when it ends."""
 
     def progress(self, job: Job, snapshot: Snapshot) -> None:
         pass
 
 
 class BatchSearch:
-    """Finds the largest batch of configurations on this machine."""
+    """Finds the largest per-device batch of configurations on this machine."""
 
-    def __init__(self, say: Callable[[str], None], folder: Path) -> None:
+    def __init__(self, report: Callable[[str], None], folder: Path) -> None:
         from dpeval.run.console import make_reporter
         from dpeval.run.session import Session
 
-        self._say, self._folder = say, folder
+        self._report, self._folder = report, folder
         self._session = Session(make_reporter())
         self._count = 0
 
@@ -180,8 +185,8 @@ class BatchSearch:
         """The largest per-device batch of `config`, confirmed.
 
         Raises:
-            MachineError: there are not as many devices here.
-            RunFailed: a try failed for another reason than memory.
+            MachineError: this machine has too few devices.
+            RunFailed: a trial failed for a reason other than memory.
         """
         predictor = self._session.predictor
         budget = predictor.budget_at(config)(config.num_devices)
@@ -189,14 +194,16 @@ class BatchSearch:
         folder = self._folder / f"tries-{self._count}"
         self._count += 1
         forecast_batch = self._guess(config, budget, None)
-        told = f"batch {forecast_batch}" if forecast_batch is not None else "none"
-        self._say(f"{name}: budget {budget.bytes / GIB:.2f} GiB ({budget.source}), forecast {told}")
+        forecast = f"batch {forecast_batch}" if forecast_batch is not None else "none"
+        self._report(
+            f"{name}: budget {budget.bytes / GIB:.2f} GiB ({budget.source}), forecast {forecast}"
+        )
 
         def attempt(batch: int) -> Trial:
             made = self._attempt(config, batch, budget, folder / str(batch), overrides)
-            words = "fits" if made.fits else "does not fit"
+            outcome = "fits" if made.fits else "does not fit"
             peak = f", {made.peak_bytes / GIB:.2f} GiB" if made.peak_bytes else ""
-            self._say(f"{name}: batch {batch} {words}{peak}")
+            self._report(f"{name}: batch {batch} {outcome}{peak}")
             return made
 
         tries, low, high = search(
@@ -219,14 +226,14 @@ class BatchSearch:
         )
 
     def _guess(self, config: Config, budget: Budget, folder: Path | None) -> int | None:
-        """The largest batch by forecast, taught by the tries in `folder`."""
+        """The largest batch by forecast, corrected by the trials in `folder`."""
         predictor = self._session.predictor
 
         def total(batch: int) -> int:
             return predictor.forecast(config, batch, folder=folder).total_bytes
 
         try:
-            # Not one image: batch normalisation may not be able to train on it.
+            # Not one image, because batch normalisation may not be able to train on it.
             small, large = total(2), total(10)
             slope = max(1.0, (large - small) / 8)
             first = 2 + int((budget.bytes - small) / slope)
@@ -300,7 +307,7 @@ def table(cases: list[Case]) -> Any:
 
 
 def run_fit(arguments: list[str]) -> Fit:
-    """Find the largest batch of every combination; print a table, leave ``fit.json``.
+    """Find the largest batch of every combination; print a table and write ``fit.json``.
 
     Raises:
         ConfigError, MachineError, RunFailed: see :meth:`BatchSearch.case`.

@@ -44,12 +44,12 @@ class SweepEnd(Callback):
 
 
 def end_sweep(sweep_dir: Path, analyze: bool, show: bool) -> None:
-    """Analyse the records below `sweep_dir`, then tell whether all runs were measured.
+    """Analyse the records below `sweep_dir`, then raise if not all runs were measured.
 
     Args:
         sweep_dir: the sweep's folder.
         analyze: draw figures and write the report.
-        show: print what was measured first; dpeval's own launchers have told it already.
+        show: first print what was measured, which dpeval's own launchers have already done.
 
     Raises:
         RunFailed, RunInterrupted: see :func:`dpeval.commands.main.raise_for_status`.
@@ -57,13 +57,13 @@ def end_sweep(sweep_dir: Path, analyze: bool, show: bool) -> None:
     paths = sorted(record.below(sweep_dir), key=lambda path: (len(path.parent.name), path))
     records = [record.read(path) for path in paths]
     if not records:
-        return  # every run was left out: done elsewhere
+        return  # every run was left out: measured by an earlier sweep
     if show:
         console = make_console()
         console.print(summary_table([rebuild(one.config) for one in records], records))
         console.print(f"records: {sweep_dir}", markup=False)
     if analyze:
-        # Late: pandas and matplotlib take a second that no run should wait for.
+        # Late: pandas and matplotlib take a second to import.
         from dpeval.analysis import pipeline
 
         pipeline.analyze([sweep_dir])

@@ -1,4 +1,4 @@
-"""Errors told in one line, and the exit status of a command."""
+"""Reports errors in one line, and turns them into the exit status of a command."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hydra.errors import (
 )
 from omegaconf.errors import OmegaConfBaseException
 
-from dpeval.config import wording
+from dpeval.config import describe_error
 from dpeval.config.suggestions import suggest_value
 from dpeval.errors import ConfigError, DpevalError, RunFailed, RunInterrupted
 from dpeval.record.schema import Record
@@ -26,7 +26,7 @@ from dpeval.util.plural import counted, some_of
 def run_main(function: Callable[[], object]) -> int:
     """Run a command; return its exit status. A user's mistake is one line, a bug a traceback."""
     _find_parts_in_working_directory()
-    # Hydra would print its own errors and leave with status 1.
+    # Otherwise Hydra prints errors itself and exits with status 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         function()
@@ -46,7 +46,7 @@ def run_main(function: Callable[[], object]) -> int:
         print("dpeval: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader of our output left (a pager, head): nothing more can be said to it.
+        # The reader of the output has exited (a pager, head).
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  # lives until exit
         return 141
     return 0
@@ -71,13 +71,13 @@ def is_users_mistake(error: ValueError) -> bool:
 
 
 def translate(error: Exception) -> ConfigError:
-    """Say what Hydra or OmegaConf found wrong in one line, with the nearest valid choice."""
+    """Turn an error of Hydra or OmegaConf into one line with the nearest valid choice."""
     chained = error.__cause__ or error.__context__
     cause = error if isinstance(error, OmegaConfBaseException) else chained
     text = str(error).strip()
     first = text.splitlines()[0] if text else type(error).__name__
     if isinstance(cause, DpevalError):
-        return ConfigError(str(cause))  # from a launcher, which Hydra makes
+        return ConfigError(str(cause))  # from a launcher, which Hydra instantiates
     if isinstance(error, InstantiationException) and isinstance(chained, TypeError):
         return ConfigError(f"hydra/launcher does not accept its keys: {chained}")
     if isinstance(error, MissingConfigException):
@@ -91,14 +91,15 @@ def translate(error: Exception) -> ConfigError:
         place = re.search(r"In '([^']+)'", text)
         asked = first.removeprefix("Error merging override ")
         if place:
-            return ConfigError(f"{wording(cause)} (in {place[1]}.yaml)")
-        return ConfigError(wording(cause) + (f" (asked: {asked})" if asked != first else ""))
+            return ConfigError(f"{describe_error(cause)} (in {place[1]}.yaml)")
+        given = f" (given: {asked})" if asked != first else ""
+        return ConfigError(describe_error(cause) + given)
     if first.startswith(_TWO_FLAGS):
         return ConfigError(f"{first}; -m is --multirun: leave it out to see one run with --cfg")
     if first.startswith(_WRONG_OPTION):
         kind = first.rpartition(" ")[2]
         return ConfigError(
-            f"a group, such as hardware, takes the name of one of its options and not a value of "
+            f"a group, such as hardware, takes the name of one of its options, not a value of "
             f"type {kind}; name an option, as in hardware=cpu"
         )
     if first.startswith(("Could not append to config", "Multiple values for", "force-add of")):
@@ -123,11 +124,11 @@ def _missing_option(error: MissingConfigException) -> str:
 
 
 def raise_for_status(records: Sequence[Record]) -> None:
-    """Say by an error, and so by the exit status, that some of `records` hold no measurement.
+    """Raise if some of `records` have no measurement, so that the exit status shows it.
 
     Raises:
-        RunInterrupted: the user ended the work.
-        RunFailed: runs failed, ran out of memory, or were ended by their scheduler.
+        RunInterrupted: the user interrupted the work.
+        RunFailed: runs failed, ran out of memory, or were killed by their scheduler.
     """
     if any(record.status == "interrupted" and record.scheduler is None for record in records):
         count = len(records)

@@ -1,4 +1,4 @@
-"""Where every run of a sweep stands, printed."""
+"""Prints the status of every run of a sweep."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ _COLOURS = {
 
 
 def statuses_of(sweep_dir: Path) -> list[RunStatus]:
-    """Where every run stands; runs that ended without a record are given one.
+    """The status of every run; writes a record for runs that ended without one.
 
     Raises:
-        LaunchError: not a sweep's folder, or the scheduler does not answer.
+        LaunchError: the folder is not a sweep's, or the scheduler does not respond.
     """
     manifest = manifests.read(sweep_dir)
     found = run_statuses(manifest, sweep_dir, scheduler(manifest.launcher))
     for status in found:
-        # What looks lost may be a record that a network file system does not show yet.
+        # A run that looks lost may have a record that the network file system does not show yet.
         if status.standing != "lost":
             settle(status, sweep_dir, manifest.launcher)
     return found
@@ -64,7 +64,7 @@ def as_table(found: list[RunStatus]) -> Table:
 
 
 def show(sweep_dir: Path) -> bool:
-    """Print where the sweep stands; return whether all of it has ended."""
+    """Print the status of a sweep; return whether all of its runs have ended."""
     found = statuses_of(sweep_dir)
     console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
     summary = Text(f"{sweep_dir}: {counts(found)}", style="bold")

@@ -17,7 +17,7 @@ from dpeval.record.schema import Record
 
 
 def train() -> None:
-    """Run what the command line asks for.
+    """Run what the command line specifies.
 
     Raises:
         DpevalError: nothing could be started, or some runs failed.
@@ -30,7 +30,7 @@ def train() -> None:
             # dpeval's own launchers carry runs out themselves and never come here.
             run_plugin_job(composed)
             return
-        # Hydra prints a trace of what a task raises, so no user's mistake may leave it.
+        # Hydra prints a traceback of whatever a task raises, so user errors must not leave it.
         try:
             records.append(run_one(composed))
         except DpevalError as error:

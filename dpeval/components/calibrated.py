@@ -1,8 +1,8 @@
-"""A training whose times are known by construction, to hold the instrument against.
+"""A training with known times, to check the measurements against.
 
 ``model=calibrated`` sleeps through its forward and backward passes, so dozens of ranks fit on
-two cores; its gradients have a set size, so communication over a known link has a known time.
-Faults can be injected: a straggler, jitter, a cold start, a drift, a slow loader.
+two cores. Its gradients have a set size, so communication over a known link takes a known time.
+It can inject faults: a straggler, jitter, a cold start, a drift, a slow loader.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from dpeval.config import DatasetConfig
 from dpeval.data.loading.loaders import Shard
-from dpeval.data.sources.progress import Say
+from dpeval.data.sources.progress import Report
 from dpeval.data.sources.source import Source
 from dpeval.util.units import MIB
 
@@ -29,23 +29,29 @@ PR_SET_TIMERSLACK = 29
 
 @dataclass(frozen=True)
 class Faults:
-    """What goes wrong on purpose."""
+    """The faults to inject."""
 
     straggler_rank: int | None = None
     straggler_factor: float = 1.0
-    """Compute time of that rank over that of the others."""
+    """Compute time of that rank relative to the others."""
     jitter: float = 0.0
-    """Standard deviation of the logarithm of a lognormal factor with mean 1 per step."""
+    """Standard deviation of the logarithm of a lognormal factor per step, whose mean is 1."""
     cold_steps: int = 0
     cold_factor: float = 1.0
     """The first `cold_steps` steps take this many times as long."""
     drift_per_step: float = 0.0
-    """Each step takes this fraction of the first one's time longer than the step before."""
+    """Each step takes longer than the one before it by this fraction of the first step's time."""
     fail_at_step: int | None = None
-    """Raise in this step (on `straggler_rank`, or on every rank)."""
+    """Raise in this step, on `straggler_rank` or, without one, on every rank."""
 
     def factor(self, step: int, rank: int, generator: np.random.Generator) -> float:
-        """How many times its nominal time step `step` takes on `rank`."""
+        """The duration of a step relative to its nominal time.
+
+        Args:
+            step: index of the step, from 0.
+            rank: the rank that takes it.
+            generator: draws the jitter.
+        """
         factor = 1.0 + self.drift_per_step * step
         if self.jitter:
             factor *= generator.lognormal(-(self.jitter**2) / 2, self.jitter)
@@ -64,7 +70,16 @@ def calibrated_model(
     num_classes: int = 10,
     faults: dict[str, Any] | None = None,
 ) -> nn.Module:
-    """The calibrated model: `layers` layers that shard its times (s) and its gradients (MiB)."""
+    """The calibrated model: `layers` equal layers.
+
+    Args:
+        forward_s: duration of the forward pass, in seconds.
+        backward_s: duration of the backward pass, in seconds.
+        layers: number of layers among which times and gradients are split.
+        gradient_mib: size of all gradients together, in MiB.
+        num_classes: columns of the logits.
+        faults: fields of :class:`Faults`.
+    """
     return CalibratedModel(
         forward_s, backward_s, layers, gradient_mib, num_classes, Faults(**(faults or {}))
     )
@@ -82,6 +97,16 @@ class CalibratedModel(nn.Module):
         num_classes: int,
         faults: Faults,
     ) -> None:
+        """See :func:`calibrated_model`.
+
+        Args:
+            forward_s: duration of the forward pass, in seconds.
+            backward_s: duration of the backward pass, in seconds.
+            layers: number of layers among which times and gradients are split.
+            gradient_mib: size of all gradients together, in MiB.
+            num_classes: columns of the logits.
+            faults: what goes wrong, and when.
+        """
         super().__init__()
         self._forward_s, self._backward_s = forward_s / layers, backward_s / layers
         self._faults, self._step = faults, 0
@@ -100,37 +125,38 @@ class CalibratedModel(nn.Module):
         factor = self._faults.factor(self._step, self._rank, self._generator)
         self._step += self.training
         signal = images.flatten(1)[:, :1].float() * 0 + self.head
-        ahead, back = _Timetable(self._forward_s * factor), _Timetable(self._backward_s * factor)
+        forward = _Schedule(self._forward_s * factor)
+        backward = _Schedule(self._backward_s * factor)
         for weight in self.layers:
-            signal = _Timed.apply(signal, weight, ahead, back)
+            signal = _Timed.apply(signal, weight, forward, backward)
         return signal
 
 
-class _Timetable:
-    """The layers of one pass end at set moments, so waking up late does not add up over them."""
+class _Schedule:
+    """When the layers of one pass end. The times are absolute, so late wake-ups do not add up."""
 
     def __init__(self, layer_s: float) -> None:
         self._layer_s = layer_s
         self._next_s: float | None = None
 
-    def keep(self, begin_s: float) -> None:
-        """Sleep to the end of the next layer; the pass begins at the first one's `begin_s`."""
+    def wait(self, begin_s: float) -> None:
+        """Sleep until the next layer ends; the first layer begins at `begin_s`."""
         self._next_s = (begin_s if self._next_s is None else self._next_s) + self._layer_s
         sleep_until(self._next_s)
 
 
 class _Timed(torch.autograd.Function):
-    """Passes its input on after a set time, and so for the gradient."""
+    """The identity, which takes a set time in the forward and in the backward pass."""
 
     @staticmethod
     def forward(
-        ctx: Any, signal: Tensor, weight: Tensor, ahead: _Timetable, back: _Timetable
+        ctx: Any, signal: Tensor, weight: Tensor, forward: _Schedule, backward: _Schedule
     ) -> Tensor:
         begin_s = time.perf_counter()
         ctx.save_for_backward(weight)
-        ctx.back = back
+        ctx.backward_schedule = backward
         result = signal.clone()
-        ahead.keep(begin_s)
+        forward.wait(begin_s)
         return result
 
     @staticmethod
@@ -138,7 +164,7 @@ class _Timed(torch.autograd.Function):
         begin_s = time.perf_counter()
         (weight,) = ctx.saved_tensors
         gradient = torch.zeros_like(weight)
-        ctx.back.keep(begin_s)
+        ctx.backward_schedule.wait(begin_s)
         return gradients[0], gradient, None, None
 
 
@@ -164,7 +190,7 @@ def sleep_until(moment_s: float) -> None:
 
 
 def _exact_sleep() -> None:
-    """Ask Linux to wake this process on time: by default it may be 50 µs late (prctl(2))."""
+    """Ask Linux to wake this process on time; by default it may be 50 µs late (prctl(2))."""
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is not None:
         prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)
@@ -172,7 +198,7 @@ def _exact_sleep() -> None:
 
 @dataclass
 class CalibratedLoader:
-    """A loader of one-pixel images that keeps the rank waiting for a set time per batch."""
+    """A loader of one-pixel images that makes the rank wait a set time per batch."""
 
     batch: int
     num_classes: int
@@ -192,8 +218,14 @@ class CalibratedLoader:
         pass
 
 
-def calibrated_source(config: DatasetConfig, root: Path, say: Say) -> Source:
-    """A source without images whose loader is :func:`calibrated_loader`."""
+def calibrated_source(config: DatasetConfig, root: Path, report: Report) -> Source:
+    """A source without images, loaded by :func:`calibrated_loader`.
+
+    Args:
+        config: the keys of ``dataset``.
+        root: unused.
+        report: unused.
+    """
     return Source(
         root="",
         num_classes=config.num_classes,
@@ -202,7 +234,7 @@ def calibrated_source(config: DatasetConfig, root: Path, say: Say) -> Source:
 
 
 def calibrated_loader(shard: Shard) -> CalibratedLoader:
-    """The feed of one rank; see :class:`CalibratedLoader`."""
+    """The loader of one rank; see :class:`CalibratedLoader`."""
     return CalibratedLoader(
         batch=shard.batch,
         num_classes=shard.config.num_classes,

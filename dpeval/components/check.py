@@ -1,4 +1,4 @@
-"""Refuses a configuration that cannot train before any rank has started."""
+"""Rejects a configuration that cannot train, before any rank starts."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from dpeval.errors import DpevalError
 
 
 def check(config: Config) -> None:
-    """Build the model and its optimizer, and compute the loss of two images without data.
+    """Build the model and its optimizer, and compute the loss of two images on ``meta``.
 
-    Where the model's forward needs values, whether its output can be trained on is left for the
-    ranks to find.
+    If the model's forward pass needs values, only the ranks can find out whether its output can
+    be trained on.
 
     Raises:
-        ConfigError: the model, the optimizer or the strategy cannot be built as asked, or the
-            model returns nothing that can be trained on.
+        ConfigError: the model, the optimizer or the strategy cannot be built as configured, or
+            the model's output contains no logits.
     """
     strategies.check(config.strategy)
     px, classes = config.dataset.image_px, config.dataset.num_classes
@@ -32,6 +32,6 @@ def check(config: Config) -> None:
     except DpevalError:
         raise
     except Exception:
-        return  # whatever a model raises that needs data; only a rank can tell
+        return  # the model may have needed values, which meta tensors lack
     labels = torch.empty(2, dtype=torch.int64, device="meta")
     GlobalMeanLoss(2, classes)(output, labels)

@@ -1,8 +1,8 @@
-"""What is minimised. The only place that knows what a model's forward may return.
+"""The loss. The only module that knows what a model's forward pass may return.
 
 A model may return a tensor, or a tuple, list, dict, named tuple or dataclass of tensors, as
-torchvision's GoogLeNet and the models of Hugging Face do. :class:`GlobalMeanLoss` finds the main
-output in it, and the auxiliary outputs whose losses are to be added.
+torchvision's GoogLeNet and Hugging Face models do. :class:`GlobalMeanLoss` picks the main output
+and the auxiliary outputs, whose losses it adds.
 """
 
 from __future__ import annotations
@@ -17,26 +17,25 @@ from torch.nn import functional
 from dpeval.errors import ConfigError
 
 AUXILIARY_WEIGHT = 0.3
-"""Weight of an auxiliary classifier's loss beside the main one's (Szegedy et al. 2015, "Going
-deeper with convolutions", arXiv:1409.4842, section 5)."""
+"""Weight of an auxiliary classifier's loss relative to the main one's, as in GoogLeNet (Szegedy et
+al. 2015, "Going deeper with convolutions", arXiv:1409.4842, section 5)."""
 
 
 def auxiliary_weight(model: nn.Module) -> float:
-    """The model's own ``aux_loss_weight`` where it has one, else :data:`AUXILIARY_WEIGHT`."""
+    """The model's ``aux_loss_weight`` if it has one, else :data:`AUXILIARY_WEIGHT`."""
     return float(getattr(model, "aux_loss_weight", AUXILIARY_WEIGHT))
 
 
 class GlobalMeanLoss(nn.Module):
-    """Cross entropy in which every image counts ``1 / global_batch_size``.
+    """Cross entropy in which every image has the weight ``1 / global_batch_size``.
 
-    Summed over micro-batches and ranks it is the mean over the global batch, however that was
-    dealt out, and its gradient is that mean's. The factor goes in as class weights, which the
-    loss's own kernel applies: a multiplication more, or a gradient for backward to begin with,
-    shows in a step of 10 ms.
+    Summed over micro-batches and ranks, it is the mean over the global batch, however that was
+    split, and so is its gradient. The factor is applied as class weights inside the loss kernel:
+    a separate multiplication would be visible in a step of 10 ms.
 
     Args:
-        global_batch: images of all ranks in one step.
-        num_classes: classes of the labels; a model may have more.
+        global_batch_size: images per step of all ranks.
+        num_classes: classes of the labels; the model may have more.
         auxiliary_weight: factor of the losses of auxiliary outputs.
     """
 
@@ -49,17 +48,17 @@ class GlobalMeanLoss(nn.Module):
         self._weights: Tensor | None = None
 
     def forward(self, output: object, labels: Tensor) -> Tensor:
-        """The part of this micro-batch in the loss.
+        """The contribution of this micro-batch to the loss.
 
         Args:
-            output: what the model returned; its logits are of shape [b, classes].
-            labels: int64 of shape [b].
+            output: what the model returned; its logits have the shape [b, classes].
+            labels: int64 [b].
 
         Raises:
-            ConfigError: `output` holds no logits.
+            ConfigError: `output` contains no logits.
         """
         if isinstance(output, Tensor) and self._weights is not None:
-            return self._cross_entropy(output, labels)  # checked in the first step
+            return self._cross_entropy(output, labels)  # the first step has checked its shape
         main, auxiliary = find_logits(output, len(labels), self._num_classes)
         loss = self._cross_entropy(main, labels)
         for logits in auxiliary if self._auxiliary_weight else ():
@@ -78,16 +77,16 @@ def find_logits(output: object, batch: int, num_classes: int) -> tuple[Tensor, l
     """The main output and the auxiliary ones, each of shape [batch, classes].
 
     The main output is the one named ``logits``; else the first with exactly `num_classes`
-    columns; else the first with more. Auxiliary are further outputs of its shape: where outputs
-    have names, those whose name begins with ``aux``; where they have none, all of them.
+    columns; else the first with more. Other outputs of the same shape are auxiliary: if outputs
+    have names, those that begin with ``aux``; otherwise all of them.
 
     Args:
         output: what the model returned.
-        batch: images that it was given.
-        num_classes: classes of the data set.
+        batch: number of images in the input.
+        num_classes: number of classes in the dataset.
 
     Raises:
-        ConfigError: there is no tensor of such a shape.
+        ConfigError: no output has such a shape.
     """
     named = _named_outputs(output)
     fitting = {
@@ -114,7 +113,7 @@ def find_logits(output: object, batch: int, num_classes: int) -> tuple[Tensor, l
 
 
 def _named_outputs(output: object) -> dict[str, object]:
-    """The parts of a model's output by name; those without a name by their number in brackets."""
+    """The parts of a model's output by name, or by index in brackets if they have none."""
     if isinstance(output, Mapping):
         return {str(name): item for name, item in output.items()}
     if dataclasses.is_dataclass(output):

@@ -1,4 +1,4 @@
-"""What is trained: a torchvision classifier by name, or any importable callable."""
+"""Builds the model: a torchvision classifier by name, or any importable callable."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from dpeval.system.oom import is_out_of_memory
 from dpeval.util.importing import locate
 
 AUXILIARY_WEIGHTS = {"inception_v3": 0.4}
-"""Where torchvision's classifiers differ from the usual weight of auxiliary losses: as TF-Slim
-trained Inception v3 (tensorflow/models, research/slim/train_image_classifier.py) and as PyTorch's
-tutorial on fine-tuning torchvision models trains it."""
+"""Weights of auxiliary losses that differ from the default. TF-Slim trained Inception v3 with 0.4
+(tensorflow/models, research/slim/train_image_classifier.py), and so does PyTorch's tutorial on
+fine-tuning torchvision models. torchvision's own training script has no auxiliary losses."""
 
 OWN_WEIGHTS = ("googlenet", "inception_v3")
-"""Classifiers that warn, on every rank, unless told to initialise their weights as they do."""
+"""Classifiers that print a warning on every rank unless ``init_weights`` is given."""
 
 
 def build(config: ModelConfig, image_px: int) -> nn.Module:
-    """Build the model that `config` names, with freshly initialised weights.
+    """Build the model that `config` names, with newly initialised weights.
 
     Args:
         config: the callable and its arguments.
-        image_px: side of the images, from which lazy layers take their shapes.
+        image_px: side of the images in pixels, which fixes the shapes of lazy layers.
 
     Raises:
-        ConfigError: the target cannot be imported, refuses its arguments, fails, or returns
-            something else than a module.
+        ConfigError: the target cannot be imported, rejects its arguments, fails, or does not
+            return a module.
     """
     target = locate(config._target_, key="model._target_")
     try:
@@ -47,9 +47,9 @@ def build(config: ModelConfig, image_px: int) -> nn.Module:
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        refuses = "refuses" if isinstance(error, TypeError) else "fails with"
+        rejects = "rejects" if isinstance(error, TypeError) else "fails with"
         raise ConfigError(
-            f"{config._target_} {refuses} model.args={dict(config.args)}: {error or repr(error)}"
+            f"{config._target_} {rejects} model.args={dict(config.args)}: {error or repr(error)}"
             f"{_raised_at(error)}"
         ) from error
     if not isinstance(model, nn.Module):
@@ -63,11 +63,11 @@ def build(config: ModelConfig, image_px: int) -> nn.Module:
 def build_on_meta(config: ModelConfig, image_px: int) -> nn.Module:
     """Build the model on the ``meta`` device, where weights take neither memory nor time.
 
-    A model that looks at its weights while it is built is built in earnest, and then moved there.
+    A model that reads its weights while it is built is built on the CPU and then moved.
 
     Args:
         config: the callable and its arguments.
-        image_px: side of the images, from which lazy layers take their shapes.
+        image_px: side of the images in pixels, which fixes the shapes of lazy layers.
 
     Raises:
         ConfigError: see :func:`build`.
@@ -76,16 +76,17 @@ def build_on_meta(config: ModelConfig, image_px: int) -> nn.Module:
         with _WeightsOnMeta():
             model = build(config, image_px)
     except ConfigError:
-        # For want of data or altogether? Without the mode, the error is the model's own.
+        # It may have failed only because meta tensors have no values. If it fails again without
+        # them, the error is the model's own.
         model = build(config, image_px)
     return model.to("meta")
 
 
 class _WeightsOnMeta(TorchFunctionMode):
-    """Makes on ``meta`` what weights are made of, and all else with its values.
+    """Creates weights on ``meta``, and every other tensor with its values.
 
-    Under ``torch.device("meta")`` nothing has values, and ``torch.linspace(…)[0].item()`` fails:
-    so torchvision's RegNets and many a vision transformer cannot be built.
+    Under ``torch.device("meta")`` no tensor has values and ``torch.linspace(…)[0].item()`` fails,
+    so torchvision's RegNets and many vision transformers cannot be built.
     """
 
     FACTORIES = frozenset({torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn})
@@ -107,19 +108,19 @@ def torchvision_classifier(name: str, num_classes: int, **args: Any) -> nn.Modul
     """An untrained classifier of torchvision.
 
     Args:
-        name: as ``torchvision.models.list_models`` spells it.
-        num_classes: columns of its logits.
-        args: further arguments of its builder.
+        name: a name that ``torchvision.models.list_models`` lists.
+        num_classes: columns of the logits.
+        args: other arguments of the model's builder.
 
     Raises:
         ConfigError: torchvision has no classifier of that name.
     """
-    # Late, because torchvision takes a second to import and only a rank builds models.
+    # Late: torchvision takes a second to import, and only ranks build models.
     import torchvision
 
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
-        hint = nearest(name, known) or "; torchvision.models.list_models() names them"
+        hint = nearest(name, known) or "; torchvision.models.list_models() lists them"
         raise ConfigError(f"model.name={name} is not a torchvision classifier{hint}")
     if name in OWN_WEIGHTS:
         args.setdefault("init_weights", True)
@@ -130,10 +131,11 @@ def torchvision_classifier(name: str, num_classes: int, **args: Any) -> nn.Modul
 
 
 def _give_lazy_layers_shapes(model: nn.Module, image_px: int) -> None:
-    """Run two blank images through a model with lazy layers; do nothing to any other.
+    """If a model has lazy layers, run two blank images through it.
 
-    DDP and optimizers need every parameter's shape. In training mode, because auxiliary heads may
-    run in no other; two images, because batch normalisation cannot train on one.
+    DDP and optimizers need the shape of every parameter. The model is in training mode because
+    auxiliary heads may not run otherwise; two images, because batch normalisation cannot train
+    on one.
     """
     if any(is_lazy(item) for item in (*model.parameters(), *model.buffers())):
         with torch.no_grad():
@@ -141,7 +143,7 @@ def _give_lazy_layers_shapes(model: nn.Module, image_px: int) -> None:
 
 
 def _raised_at(error: Exception) -> str:
-    """File and line where a model's own code failed; "" where it was never entered."""
+    """File and line where the model's code failed; "" if it was never entered."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     own = Path(frame.filename) == Path(__file__)
     return "" if own else f" ({Path(frame.filename).name}, line {frame.lineno})"

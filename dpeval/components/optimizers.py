@@ -1,4 +1,4 @@
-"""What updates the parameters: any optimizer of ``torch.optim`` or an importable one."""
+"""Builds the optimizer: any class of ``torch.optim``, or any importable one."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from dpeval.util.importing import locate
 
 
 def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """Any class of ``torch.optim`` by name, or an importable one by its dotted path.
+    """Build the optimizer that `config` names: a class of ``torch.optim``, or an import path.
 
     Raises:
-        ConfigError: there is no such optimizer, or it refuses its arguments.
+        ConfigError: there is no such optimizer, or it rejects its arguments.
     """
     path = config.name if "." in config.name else f"torch.optim.{config.name}"
     target = locate(path, key="optimizer.name")
@@ -25,5 +25,5 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Op
         return cast(torch.optim.Optimizer, target(model.parameters(), **arguments))
     except (TypeError, ValueError) as error:
         raise ConfigError(
-            f"optimizer.name={config.name} refuses optimizer.args={arguments}: {error}"
+            f"optimizer.name={config.name} rejects optimizer.args={arguments}: {error}"
         ) from error

@@ -1,8 +1,8 @@
-"""How ranks agree on one update. A strategy is one function and one YAML file.
+"""How ranks synchronise their gradients. A strategy is one function and one YAML file.
 
-A strategy receives the model on its device and wraps it. In a rank's loss every image counts
-``1 / global_batch_size``, so the ranks' gradients are *summed*: the sum is the gradient of the mean
-loss over the global batch, however it was split.
+A strategy receives the model on its device and wraps it. In a rank's loss every image has the
+weight ``1 / global_batch_size``, so gradients are *summed* over ranks: the sum is the gradient of
+the mean loss over the global batch, however that was split.
 """
 
 # No postponed annotations here: DDP checks the types that a communication hook declares.
@@ -27,13 +27,13 @@ from dpeval.util.importing import check_arguments, locate
 
 @dataclass(frozen=True)
 class WrappedModel:
-    """A model ready to train: call `module`, and enter `no_sync` where gradients stay local."""
+    """A model ready to train."""
 
     module: Callable[..., Any]
-    """Takes images [b, 3, px, px], returns logits [b, classes]."""
+    """Takes images [b, 3, px, px] and returns logits [b, classes]."""
     no_sync: Callable[[], AbstractContextManager[Any]] = nullcontext
-    """Left as it is where the strategy cannot keep gradients on their rank: there is then no
-    ablation."""
+    """A context in which gradients stay local. Leave the default if the strategy has none; there
+    is then no ablation."""
 
     @property
     def can_keep_gradients(self) -> bool:
@@ -42,7 +42,7 @@ class WrappedModel:
 
 
 class WrapModel(Protocol):
-    """What ``strategy._target_`` names."""
+    """The signature of what ``strategy._target_`` names."""
 
     def __call__(
         self,
@@ -52,21 +52,21 @@ class WrapModel(Protocol):
         clock: PhaseClock,
         **args: Any,
     ) -> WrappedModel:
-        """Wrap the model so that gradients are summed over all ranks in backward.
+        """Wrap the model so that the backward pass sums gradients over all ranks.
 
-        Called in every rank, after the process group was joined.
+        Called in every rank, after it joined the process group.
 
         Args:
             model: on its device, in training mode.
             config: the keys of ``strategy``.
             device: the rank's device.
-            clock: to be told when a bucket's gradients are complete and when it is reduced.
+            clock: call it when the gradients of a bucket are complete and when it is reduced.
             args: ``strategy.args``.
         """
 
 
 def check(config: StrategyConfig) -> None:
-    """Check, before any rank starts, that the strategy can be called as asked.
+    """Check that the strategy can be called as configured.
 
     Raises:
         ConfigError: its target cannot be imported or does not accept ``strategy.args``.
@@ -79,10 +79,16 @@ def check(config: StrategyConfig) -> None:
 def wrap(
     model: nn.Module, config: StrategyConfig, device: Device, clock: PhaseClock
 ) -> WrappedModel:
-    """Wrap `model` as `config` asks; see :class:`WrapModel`.
+    """Wrap `model` with the strategy that `config` names; see :class:`WrapModel`.
+
+    Args:
+        model: on its device, in training mode.
+        config: the keys of ``strategy``.
+        device: the rank's device.
+        clock: records when buckets are complete and reduced.
 
     Raises:
-        ConfigError: the target cannot be imported or returns something else.
+        ConfigError: the target cannot be imported, or does not return a :class:`WrappedModel`.
     """
     target = locate(config._target_, key="strategy._target_")
     wrapped = target(model, config, device, clock, **config.args)
@@ -97,20 +103,33 @@ def wrap(
 def single_device(
     model: nn.Module, config: StrategyConfig, device: Device, clock: PhaseClock
 ) -> WrappedModel:
-    """One device without a wrapper."""
+    """One device without a wrapper.
+
+    Args:
+        model: the model, returned as it is.
+        config: unused.
+        device: unused.
+        clock: unused.
+    """
     return WrappedModel(model, nullcontext)
 
 
 def ddp(
     model: nn.Module, config: StrategyConfig, device: Device, clock: PhaseClock
 ) -> WrappedModel:
-    """DistributedDataParallel (Li et al. 2020, VLDB 13(12)) with its all-reduces timed.
+    """DistributedDataParallel (Li et al. 2020, PVLDB 13(12)) with its all-reduces timed.
 
-    The hook replaces DDP's all-reduce by the same one, with a stamp where a bucket's gradients
-    are complete and one where its future is. It works alike on gloo and NCCL: a CUDA future
+    The hook replaces DDP's all-reduce with the same operation, and marks when the gradients of a
+    bucket are complete and when its future is. It works the same on gloo and NCCL: a CUDA future
     runs its callbacks on a stream that waits for the collective, where an event can be recorded.
+
+    Args:
+        model: on its device, in training mode.
+        config: the keys of ``strategy``.
+        device: the rank's device.
+        clock: records when buckets are complete and reduced.
     """
-    # Passing the default would draw a deprecation warning from recent releases of torch.
+    # Recent releases of torch warn if even the default is passed.
     buffers: dict[str, Any] = {} if config.broadcast_buffers else {"broadcast_buffers": False}
     wrapped = DistributedDataParallel(
         model,
@@ -129,7 +148,7 @@ def ddp(
 
 @dataclass
 class _Timed:
-    """What the hook needs and keeps."""
+    """The state of the hook."""
 
     clock: PhaseClock
     group: dist.ProcessGroup
@@ -137,14 +156,14 @@ class _Timed:
     _steps: int = 0
 
     def completed(self, buffer: torch.Tensor) -> torch.futures.Future[torch.Tensor]:
-        """A future that holds `buffer` already: one for all steps, for making it costs 20 µs."""
+        """A completed future that holds `buffer`; reused, because making one costs 20 µs."""
         self._steps += 1
         kept = self._finished
         if kept is not None and kept.value() is buffer:
             return kept
         made: torch.futures.Future[torch.Tensor] = torch.futures.Future()
         made.set_result(buffer)
-        # DDP makes its buckets anew after the first step; those of before must not be held.
+        # DDP rebuilds its buckets after the first step; the old ones must not be kept alive.
         self._finished = made if self._steps > 1 else None
         return made
 
@@ -152,14 +171,14 @@ class _Timed:
 def timed_all_reduce(timed: _Timed, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
     """Sum one bucket over all ranks, timed from its last gradient to the end of its all-reduce.
 
-    Nothing is left of backward behind the last bucket (DDP starts them in order), so it is waited
-    for here: a callback would have to take the interpreter's lock from this waiting thread, and
-    that shows in a step of 10 ms. On CUDA the wait holds up the stream, not the host.
+    DDP starts buckets in order, so nothing of the backward pass is left after the last one. Wait
+    for it here: a callback would have to take the GIL from this waiting thread, which is visible
+    in a step of 10 ms. On CUDA the wait blocks the stream, not the host.
     """
     buffer = bucket.buffer()
     clock, is_last = timed.clock, bucket.is_last()
     reduce = clock.bucket_ready(bucket.index(), buffer.nbytes, is_last=is_last)
-    # The group's own method, as DDP calls it: dist.all_reduce checks arguments for 20 µs.
+    # The group's own method, as DDP calls it: dist.all_reduce spends 20 µs on argument checks.
     work = timed.group.allreduce([buffer])
     if is_last:
         work.wait()

@@ -1,4 +1,4 @@
-"""The typed configuration: its schema, how it is composed and checked, and what identifies a run.
+"""The typed configuration: its schema, composition, validation, and the identity of a run.
 
 Imports neither torch nor data code.
 """
@@ -6,7 +6,8 @@ Imports neither torch nor data code.
 from __future__ import annotations
 
 from dpeval.config.batch import global_batch_of, per_device_batches_of, split_evenly
-from dpeval.config.composition import from_hydra, register_schema, wording
+from dpeval.config.bounds import check_bounds
+from dpeval.config.composition import describe_error, from_hydra, register_schema
 from dpeval.config.identity import identity, to_plain
 from dpeval.config.launcher import LauncherOptions, LocalOptions
 from dpeval.config.loaders import LOADERS, BuiltInLoader
@@ -42,6 +43,8 @@ __all__ = [
     "StrategyConfig",
     "SweepConfig",
     "check",
+    "check_bounds",
+    "describe_error",
     "from_hydra",
     "global_batch_of",
     "identity",
@@ -49,5 +52,4 @@ __all__ = [
     "register_schema",
     "split_evenly",
     "to_plain",
-    "wording",
 ]

@@ -1,4 +1,4 @@
-"""What ``batch`` means on several devices: the global batch and every rank's share of it."""
+"""What ``batch`` means on several devices: the global batch and each rank's share of it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dpeval.config.schema import Config
 
 
 def split_evenly(images: int, devices: int) -> list[int]:
-    """Deal `images` out to `devices` as evenly as possible, the larger shares first.
+    """Split `images` into one share per device, as evenly as possible, larger shares first.
 
     >>> split_evenly(16, 3)
     [6, 5, 5]
@@ -16,17 +16,18 @@ def split_evenly(images: int, devices: int) -> list[int]:
 
 
 def global_batch_of(scaling: str, batch: int, devices: int) -> int:
-    """Images per step of all ranks.
+    """The global batch, in images per step.
 
     Args:
-        scaling: ``strong``: `batch` is the global batch; ``weak``: it is that of each device.
-        batch: the user's ``batch``, images per step.
+        scaling: under ``strong``, `batch` is the global batch; under ``weak``, the per-device
+            batch.
+        batch: the user's ``batch``, in images per step.
         devices: the world size.
     """
     return batch * devices if scaling == "weak" else batch
 
 
 def per_device_batches_of(config: Config) -> list[int]:
-    """Images per step of every rank, by rank; they add up to the global batch."""
+    """Each rank's images per step, in rank order; they add up to the global batch."""
     devices = config.num_devices
     return split_evenly(global_batch_of(config.scaling.kind, config.batch, devices), devices)

@@ -1,4 +1,4 @@
-"""Bounds of keys: declared as types where the key is, checked by pydantic, told in one line."""
+"""Bounds of keys: declared in a key's type, checked by pydantic, reported in one line."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from dpeval.config.suggestions import suggest_value
 from dpeval.errors import ConfigError
 
 BOUNDS_CONFIG = ConfigDict(allow_inf_nan=False, revalidate_instances="always")
-"""For the dataclass at the top; the ones inside follow it. An instance was made by OmegaConf,
-which knows the types and nothing of the bounds, so it is validated once more."""
+"""Set on the outermost dataclass; nested ones inherit it. OmegaConf builds the instance and checks
+types but not bounds, so pydantic has to revalidate it."""
 
 _IMPORT_PATH = "an import path (package.name)"
 
 
 @dataclass(frozen=True, init=False)
 class OneOf:
-    """The choices of a key: ``Annotated[str, OneOf("a", "b")]``, or an import path instead.
+    """The valid values of a key: ``Annotated[str, OneOf("a", "b")]``.
 
-    OmegaConf 2.3 refuses ``Literal``; it reads this annotation as ``str``, pydantic as ``Literal``.
+    With `or_import_path`, an import path is valid too. OmegaConf 2.3 rejects ``Literal``; it reads
+    this annotation as ``str``, while pydantic reads it as ``Literal``.
     """
 
     choices: tuple[str, ...]
@@ -51,20 +52,20 @@ class OneOf:
 
 
 def check_bounds(node: Any, prefix: str = "") -> None:
-    """Check the types and bounds that the fields of a dataclass declare.
+    """Check a dataclass against the types and bounds that its fields declare.
 
     Args:
-        node: an instance of a dataclass, with others inside.
-        prefix: what stands before its fields in a key, as ``hydra.launcher.``.
+        node: an instance whose class sets ``__pydantic_config__ = BOUNDS_CONFIG``.
+        prefix: put before field names to form the key, for example ``hydra.launcher.``.
 
     Raises:
-        ConfigError: on the first value that is not allowed, naming its key and what is.
+        ConfigError: the first invalid value, with its key and the valid values.
     """
     kind: type = type(node)
     try:
         _adapter(kind).validate_python(node)
     except ValidationError as error:
-        raise ConfigError(_wording(error.errors(include_url=False)[0], prefix)) from None
+        raise ConfigError(_message(error.errors(include_url=False)[0], prefix)) from None
 
 
 @cache
@@ -72,7 +73,7 @@ def _adapter(kind: type) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
-def _wording(error: ErrorDetails, prefix: str) -> str:
+def _message(error: ErrorDetails, prefix: str) -> str:
     key = prefix + ".".join(map(str, error["loc"]))
     value, context = error["input"], error.get("ctx", {})
     asked = f"{key}={value}"
@@ -83,7 +84,7 @@ def _wording(error: ErrorDetails, prefix: str) -> str:
             suggestion = suggest_value(str(value), choices)
             return f"{asked} is not one of {', '.join(choices)}{other}{suggestion}"
         case "finite_number":
-            return f"{asked} is not a finite number; give one that is"
+            return f"{asked} is not a finite number; give a finite one"
         case "greater_than_equal":
             return f"{asked} is too small; the smallest valid value is {context['ge']}"
         case "greater_than" if isinstance(context["gt"], int) and isinstance(value, int):
@@ -96,5 +97,5 @@ def _wording(error: ErrorDetails, prefix: str) -> str:
 
 
 def _choices(context: Mapping[str, Any]) -> list[str]:
-    """The choices in pydantic's ``'a', 'b' or 'c'``."""
+    """The choices, parsed from pydantic's ``'a', 'b' or 'c'``."""
     return str(context["expected"]).split("'")[1::2]

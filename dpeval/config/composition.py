@@ -1,4 +1,4 @@
-"""From what Hydra composed to a checked, frozen configuration."""
+"""Turns what Hydra composed into a checked, frozen configuration."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SCHEMA_NAME = "dpeval_schema"
 
 
 def register_schema() -> None:
-    """Make the typed schema known to Hydra under :data:`SCHEMA_NAME`."""
+    """Register the typed schema with Hydra as :data:`SCHEMA_NAME`."""
     schema = OmegaConf.structured(Config)
     _thaw(schema)
     ConfigStore.instance().store(name=SCHEMA_NAME, node=schema)
@@ -29,7 +29,7 @@ def register_schema() -> None:
 def _thaw(node: DictConfig) -> None:
     """Let Hydra merge YAML into the schema: OmegaConf makes frozen dataclasses read-only.
 
-    Arguments for a model or an optimizer are open: what keys they have, their callable knows.
+    ``args`` mappings accept any key; the callable that receives them decides.
     """
     OmegaConf.set_readonly(node, None)
     if OmegaConf.get_type(node) is dict:
@@ -43,35 +43,35 @@ def from_hydra(composed: DictConfig) -> Config:
     """Turn a composed Hydra config into a checked, frozen :class:`Config`.
 
     Raises:
-        ConfigError: an interpolation, type, bound or rule does not hold; one line naming the
-            key, its value and the nearest valid choice.
+        ConfigError: an interpolation fails, or a type, bound or rule is violated. The message is
+            one line with the key, its value and the nearest valid choice.
     """
     _check_known(composed)
     try:
         config = OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:
-        raise ConfigError(wording(error)) from error
+        raise ConfigError(describe_error(error)) from error
     if not isinstance(config, Config):
-        raise TypeError(f"composed onto {type(config)}, not onto the schema")
+        raise TypeError(f"composed into {type(config)} instead of the schema")
     check(config)
     return config
 
 
-def wording(error: OmegaConfBaseException) -> str:
-    """What OmegaConf found wrong, in one line that begins with the key."""
+def describe_error(error: OmegaConfBaseException) -> str:
+    """An error of OmegaConf in one line that names the key."""
     key = error.full_key or ""
     if isinstance(error, MissingMandatoryValue):
-        return f"{key} has no value; give one with {key}=…"
+        return f"{key} has no value; set it with {key}=…"
     if re.match(r"Key '[^']+' (?:is )?not in ", str(error)):
         siblings = map(str, error.parent_node or ())
         return f"there is no key '{key}'{suggest_key(key, list(siblings), all_keys())}"
     if "does not support deletion" in str(error):
-        return f"'{key}' cannot be removed; set it with {key}=…"
+        return f"'{key}' cannot be deleted; set it with {key}=…"
     return f"{key}: {str(error).strip().splitlines()[0]}"
 
 
 def all_keys(node: type = Config, prefix: str = "") -> list[str]:
-    """Every key that a user can write, dotted."""
+    """Every key that a user can set, dotted."""
     keys: list[str] = []
     for name, group in _fields(node).items():
         keys.append(f"{prefix}{name}")
@@ -82,7 +82,7 @@ def all_keys(node: type = Config, prefix: str = "") -> list[str]:
 
 @cache
 def _fields(node: type) -> dict[str, type | None]:
-    """The keys of a dataclass, and of each the dataclass inside, where it is a group."""
+    """Maps each key of a dataclass to its nested dataclass, or to None if it is not a group."""
     hints = get_type_hints(node)
     return {
         item.name: hints[item.name] if dataclasses.is_dataclass(hints[item.name]) else None
@@ -91,10 +91,15 @@ def _fields(node: type) -> dict[str, type | None]:
 
 
 def _check_known(composed: DictConfig, node: type = Config, prefix: str = "") -> None:
-    """Refuse keys that were added with ``+``: the schema alone says what there is.
+    """Reject keys added with ``+``: only the schema defines keys.
+
+    Args:
+        composed: what Hydra composed for `node`.
+        node: the dataclass that defines the keys.
+        prefix: the dotted path of `node`, with a trailing dot.
 
     Raises:
-        ConfigError: naming the key.
+        ConfigError: a key is unknown.
     """
     fields = _fields(node)
     for name in map(str, composed):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
-from dpeval.errors import ConfigError
+from dpeval.config.bounds import BOUNDS_CONFIG, OneOf
 
 
 @dataclass
@@ -16,18 +17,22 @@ class LocalOptions:
 
     _target_: str = "hydra_plugins.dpeval.LocalLauncher"
     dry_run: bool = False
-    """Show the runs and start nothing."""
+    """List the runs without starting any."""
     wait: bool = True
-    """True: runs follow one another in this process, which waits for them."""
+    """Always true here: this process runs them one after another."""
 
 
 @dataclass
 class LauncherOptions(BaseQueueConf):  # type: ignore[misc]  # untyped base
     """Keys of every launcher that submits to a scheduler.
 
-    Those of hydra-submitit-launcher keep their meaning and default to null: dpeval derives them
-    from each run's own configuration, and a value given here overrides that for all runs.
+    The keys of hydra-submitit-launcher keep their meaning and default to null: dpeval derives
+    them from each run's configuration. A value given here overrides that for all runs.
+
+    The launcher checks the bounds (:func:`dpeval.config.bounds.check_bounds`).
     """
+
+    __pydantic_config__ = BOUNDS_CONFIG
 
     _target_: str = "hydra_plugins.dpeval.SchedulerLauncher"
     scheduler: str = ""
@@ -36,62 +41,50 @@ class LauncherOptions(BaseQueueConf):  # type: ignore[misc]  # untyped base
     # Of hydra-submitit-launcher
     submitit_folder: str = "${hydra.sweep.dir}/.submitit"
     """Where submission files, pickles and logs go."""
-    timeout_min: int | None = None
+    timeout_min: PositiveInt | None = None
     """Time limit in minutes; null: from the measured windows and ``site.startup_s``."""
-    cpus_per_task: int | None = None
+    cpus_per_task: PositiveInt | None = None
     """Cores per node: a node runs one task, which starts its ranks itself."""
-    gpus_per_node: int | None = None
-    tasks_per_node: int | None = None
-    mem_gb: int | None = None
+    gpus_per_node: NonNegativeInt | None = None
+    """GPUs per node; null: the ranks on a node."""
+    tasks_per_node: PositiveInt | None = None
+    """Only 1 is valid: a node runs one task."""
+    mem_gb: PositiveInt | None = None
     """Memory per node in GiB; null: from the forecast."""
-    nodes: int | None = None
+    nodes: PositiveInt | None = None
+    """Number of nodes; null: ``num_nodes``."""
     name: str | None = None
     """Job name; null: from the study."""
     account: str | None = None
+    """Account or project to charge; null: ``site.account``."""
     setup: list[str] | None = None
     """Shell lines to run before Python, instead of ``site.setup``."""
     additional_parameters: dict[str, Any] = field(default_factory=dict[str, Any])
-    """Further options by the scheduler's own names."""
-    array_parallelism: int = 64
+    """More options, by the scheduler's own names."""
+    array_parallelism: PositiveInt = 64
     """How many runs of one array may run at the same time."""
-    signal_delay_s: int = 60
-    """How many seconds before the time limit a run is told to end and to record."""
-    max_num_timeout: int | None = None
-    """How often an interrupted run may go back to the queue; null: `requeue`."""
+    signal_delay_s: PositiveInt = 60
+    """How many seconds before its time limit a run receives the signal to stop and record."""
+    max_num_timeout: NonNegativeInt | None = None
+    """How often an interrupted run may be requeued; null: `requeue`."""
 
     # dpeval's own
     wait: bool = True
     """False: return after submission; see ``python -m dpeval.status``."""
     dry_run: bool = False
-    """Show what would be submitted and submit nothing."""
-    requeue: int = 0
-    """How often an interrupted run may go back to the queue."""
-    prepare: str = "parent"
-    """Who makes the data ready: ``parent`` (this process), ``job`` or ``none``."""
-    poll_s: float = 2.0
-    """How often to look while waiting, in seconds."""
+    """Show what would be submitted, without submitting it."""
+    requeue: NonNegativeInt = 0
+    """How often an interrupted run may be requeued."""
+    prepare: Annotated[str, OneOf("parent", "job", "none")] = "parent"
+    """Who prepares the data: ``parent`` (this process), ``job`` or ``none``."""
+    poll_s: PositiveFloat = 2.0
+    """Seconds between two looks at the scheduler while waiting."""
 
     def __post_init__(self) -> None:
-        smallest = {"requeue": 0, "max_num_timeout": 0, "gpus_per_node": 0}
-        for key in (
-            "array_parallelism", "signal_delay_s", "timeout_min", "cpus_per_task", "mem_gb",
-            "nodes", "tasks_per_node", *smallest,
-        ):  # fmt: skip
-            value, low = getattr(self, key), smallest.get(key, 1)
-            if value is not None and value < low:
-                raise ConfigError(
-                    f"hydra.launcher.{key}={value} is too small; the smallest valid value is {low}"
-                )
-        if self.prepare not in ("parent", "job", "none"):
-            raise ConfigError(
-                f"hydra.launcher.prepare={self.prepare} is not one of parent, job, none"
-            )
-        if self.poll_s <= 0:
-            raise ConfigError(f"hydra.launcher.poll_s={self.poll_s} must be above 0")
         if self.max_num_timeout is not None:
             self.requeue = self.max_num_timeout
 
     @property
     def gpus_asked(self) -> int | None:
-        """GPUs per node that these keys ask for; None where they leave it to the run."""
+        """GPUs per node that these keys request; None if they leave it to the run."""
         return self.gpus_per_node

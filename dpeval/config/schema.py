@@ -1,9 +1,9 @@
 """The typed configuration: every key with its type, its unit, its bounds and its meaning.
 
-Hydra composes the YAML files of ``conf/`` onto these dataclasses, so a wrong key or type is
-refused while composing (:mod:`dpeval.config.composition`). OmegaConf reads the types and skips
-the bounds that are annotated to them; pydantic reads both (:mod:`dpeval.config.bounds`). Rules
-that join keys are in :mod:`dpeval.config.validation`. The text below a key is its description.
+Hydra merges the YAML files of ``conf/`` into these dataclasses and rejects wrong keys and types
+(:mod:`dpeval.config.composition`). OmegaConf reads the types and ignores the bounds annotated to
+them; pydantic reads both (:mod:`dpeval.config.bounds`). Rules that relate several keys are in
+:mod:`dpeval.config.validation`. The text below a key describes it.
 """
 
 from __future__ import annotations
@@ -21,25 +21,26 @@ from dpeval.config.site import SiteConfig
 
 @dataclass(frozen=True)
 class HardwareConfig:
-    """What one device is and where ranks run."""
+    """What a device is, and what it may use."""
 
     kind: Annotated[str, OneOf("cpu", "gpu")] = "cpu"
     """What a device is: a process pinned to CPU cores, or a CUDA GPU."""
     cores_per_device: PositiveInt = 1
     """CPU cores of one rank: its compute threads under cpu, its host cores under gpu."""
     oversubscribe: bool = False
-    """Allow more ranks than there are cores (CPU only); such a run measures contention."""
+    """Allow more ranks than cores (CPU only); such a run measures contention."""
     memory_gib: PositiveFloat | None = None
-    """Memory budget of one device in GiB; null: what the device, cgroup or host leaves."""
+    """Memory budget of one device in GiB; null: what the device, cgroup or host has free."""
     keep_memory: bool = False
     """Let ranks keep freed host memory for the next step instead of returning it to the system
     and faulting it in again, page by page (GNU C library: M_TRIM_THRESHOLD=-1, M_MMAP_MAX=0)."""
     interface: str | None = None
     """Network interface for gloo and NCCL between nodes; null: loopback on one node."""
     startup_timeout_s: PositiveFloat = 900.0
-    """How long all ranks together may take to start, to the first step."""
+    """How long the ranks may take from their start to the first step, in seconds."""
     hang_timeout_s: PositiveFloat = 60.0
-    """A run without a new step for this long (and 10 longest steps) is ended as hung."""
+    """A run that completes no step for this many seconds (and for 10 times its longest step) is
+    stopped as hung."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,13 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DatasetConfig:
-    """What is fed."""
+    """What the model is trained on, and how it is loaded."""
 
     name: str = MISSING
     """Name of the dataset, as records and figures show it."""
     _target_: str = MISSING
     """Importable callable that prepares the data once and returns a ``dpeval.data.Source``; called
-    as ``target(config, root, say, **args)``, see :class:`dpeval.data.MakeSource`."""
+    as ``target(config, root, report, **args)``, see :class:`dpeval.data.MakeSource`."""
     args: dict[str, Any] = field(default_factory=dict[str, Any], hash=False)
     """Keyword arguments of the callable."""
     root: str | None = None
@@ -70,31 +71,31 @@ class DatasetConfig:
     num_classes: PositiveInt = 10
     """Number of classes of the labels."""
     image_px: Annotated[int, Field(ge=1, le=20_000)] = 224
-    """Side of the square images that the model sees, in pixels."""
+    """Side of the square images that the model receives, in pixels."""
     size: Annotated[str, OneOf("full", "320px", "160px")] = "full"
     """Which Imagenette archive (imagenette and imagenette_like only)."""
     train_images: PositiveInt = 2_000
     """How many images to generate (imagenette_like only)."""
     on_missing: Annotated[str, OneOf("generate", "error")] = "generate"
-    """What to do where the data cannot be had: generate images in its place, or stop."""
+    """What to do if the data cannot be obtained: generate images instead, or stop."""
     download_timeout_s: PositiveFloat = 5.0
-    """How long to wait for the download's first byte before the data counts as unreachable."""
+    """How long to wait for the first byte of the download, in seconds."""
     loader: Annotated[str, OneOf(*LOADERS, or_import_path=True)] = "jpeg"
-    """How images are fed to a rank: a loader of dpeval, or the import path of another one; called
-    as ``loader(shard, **loader_args)``, see :class:`dpeval.data.loading.loaders.Loader`."""
+    """One of dpeval's loaders, or the import path of another one, called as
+    ``loader(shard, **loader_args)``; see :class:`dpeval.data.loading.loaders.Loader`."""
     loader_args: dict[str, Any] = field(default_factory=dict[str, Any], hash=False)
     """Keyword arguments of a loader named by its import path."""
     augment: Annotated[str, OneOf("random_resized_crop", "none")] = "random_resized_crop"
-    """Random crops and mirroring, or the middle square of every image."""
+    """Random crops and mirroring, or the center square of every image."""
     workers: NonNegativeInt | None = None
-    """Processes per rank that read ahead; null: as many as there are spare cores."""
+    """Worker processes per rank that prefetch batches; null: one per spare core."""
     delay_s: NonNegativeFloat = 0.0
-    """How long every batch keeps the rank waiting, in seconds (calibrated only)."""
+    """How long the rank waits for every batch, in seconds (calibrated only)."""
 
 
 @dataclass(frozen=True)
 class ScalingConfig:
-    """What `batch` means when devices are added."""
+    """What `batch` means as devices are added."""
 
     kind: Annotated[str, OneOf("strong", "weak")] = "strong"
     """strong: `batch` is the global batch; weak: `batch` is the per-device batch."""
@@ -102,7 +103,7 @@ class ScalingConfig:
 
 @dataclass(frozen=True)
 class StrategyConfig:
-    """How ranks agree on one update."""
+    """How ranks synchronise their gradients."""
 
     name: str = "ddp"
     """Name of the strategy, as records and figures show it."""
@@ -116,11 +117,11 @@ class StrategyConfig:
     broadcast_buffers: bool = True
     """Broadcast rank 0's buffers (BatchNorm statistics) in every forward pass (ddp only)."""
     gradient_as_bucket_view: bool = False
-    """Let gradients be views of the buckets, which saves their memory once (ddp only)."""
+    """Make gradients views of the buckets, which saves one copy of them (ddp only)."""
     static_graph: bool = False
-    """Promise that every step uses the same parameters in the same order (ddp only)."""
+    """Declare that every step uses the same parameters in the same order (ddp only)."""
     find_unused_parameters: bool = False
-    """Look in every step for parameters that the loss does not depend on (ddp only)."""
+    """Search every step for parameters that the loss does not depend on (ddp only)."""
 
 
 @dataclass(frozen=True)
@@ -135,51 +136,52 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class MeasureConfig:
-    """How long to measure and how sure to be."""
+    """How long to measure, and to what precision."""
 
     name: str = "standard"
     """Name of the preset."""
     rel_precision: Annotated[float, Field(gt=0, le=1)] = 0.02
     """Stop once the 95 % interval of the mean step time is at most ± this fraction of it."""
     min_warmup_steps: PositiveInt = 5
-    """Least number of steps before the main window."""
+    """Minimum number of steps before the main window."""
     min_steps: Annotated[int, Field(ge=2)] = 30
-    """Least number of steps of the main window."""
+    """Minimum number of steps in the main window."""
     max_steps: Annotated[int, Field(ge=2, le=100_000)] = 2_000
-    """Largest number of steps of warm-up and main window together."""
+    """Maximum number of steps in warm-up and main window together."""
     time_limit_s: Annotated[float, Field(ge=1)] = 120.0
-    """Wall time of warm-up and main window together, in seconds."""
+    """Maximum wall time of warm-up and main window together, in seconds."""
     ablation: bool = True
     """Also measure without gradient synchronisation and with one rank alone."""
     ablation_share: Annotated[float, Field(gt=0, le=2)] = 0.5
-    """Time for the ablation windows, as a fraction of the main window's."""
+    """Duration of the ablation windows, as a fraction of the main window's."""
     conditions: bool = True
-    """Sample the machine's condition from outside the ranks."""
+    """Sample clocks, temperatures and other load while the ranks run."""
 
 
 @dataclass(frozen=True)
 class MemoryConfig:
-    """What to do when a run is forecast to exceed its memory."""
+    """What to do with a run that is forecast to exceed its memory budget."""
 
     on_excess: Annotated[str, OneOf("skip", "accumulate", "try", "error")] = "skip"
-    """Skip the run, split its batch into micro-batches, run it all the same, or stop."""
+    """Skip the run, split its batch into micro-batches, run it anyway, or stop."""
 
 
 @dataclass(frozen=True)
 class SweepConfig:
-    """How a sweep treats what earlier sweeps left."""
+    """How a sweep uses the results of earlier sweeps."""
 
     resume: str | None = None
-    """Folder of a sweep: run only what has no result there yet."""
+    """Folder of a sweep to resume: run only what has no result there yet."""
     skip_done: bool = False
-    """Leave out what any sweep of the study has measured."""
+    """Leave out runs that any sweep of the study has measured."""
     time_limit_s: PositiveFloat | None = None
-    """Refuse a sweep whose runs could take longer than this together; null: no limit."""
+    """Refuse a sweep whose runs could take longer than this in total, in seconds; null: no
+    limit."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """One run, composed. Field names are the keys a user writes."""
+    """One composed run. Field names are the keys that a user sets."""
 
     __pydantic_config__ = BOUNDS_CONFIG
 
@@ -198,22 +200,22 @@ class Config:
     num_devices: PositiveInt = 1
     """World size: number of ranks, each with a device of its own."""
     num_nodes: PositiveInt = 1
-    """Number of machines that the ranks are dealt to in equal blocks."""
+    """Number of machines; each runs an equal block of ranks."""
     batch: PositiveInt = 32
-    """Images per step: of all devices together under strong scaling, per device under weak."""
+    """Images per step: the global batch under strong scaling, the per-device batch under weak."""
     precision: Annotated[str, OneOf("fp32", "tf32", "bf16", "fp16")] = "fp32"
-    """Number format of the forward and backward pass; bf16 and fp16 are autocast."""
+    """Number format of the forward and backward pass; bf16 and fp16 use autocast."""
     memory_format: Annotated[str, OneOf("channels_last", "contiguous")] = "channels_last"
-    """Order of the dimensions of images and convolutions in memory."""
+    """Memory layout of images and of convolution weights."""
     compile: bool = False
     """Compile the model with ``torch.compile``."""
     deterministic: bool = False
     """Use deterministic algorithms only."""
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
-    """Seed of weights, order of images and crops."""
+    """Seed of the weights, of the order of images and of their crops."""
     repeat: Annotated[int, Field(ge=1, le=1_000)] = 1
-    """Whole-process repetitions of every configuration of a sweep, interleaved."""
+    """How often a sweep runs each configuration, in new processes and interleaved."""
     repetition: NonNegativeInt = 0
-    """Which repetition this run is; set by the sweep."""
+    """Index of this run among its repetitions; set by the sweep."""
     analyze: bool = True
-    """Draw the figures when a sweep ends."""
+    """Analyse the sweep and draw its figures when it ends."""

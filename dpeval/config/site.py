@@ -1,4 +1,4 @@
-"""What a cluster wants to be told; no part of a run."""
+"""The keys of ``site``: what a cluster requires of job submissions; not part of a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dpeval.config.bounds import OneOf
 
 @dataclass(frozen=True)
 class SiteConfig:
-    """What a cluster wants to be told beyond what each run needs; says nothing about a run."""
+    """What a cluster requires of job submissions; it does not change what is measured."""
 
     name: str = "generic"
     """Name of the site."""
@@ -27,7 +27,7 @@ class SiteConfig:
     gpu_constraint: str | None = None
     """SLURM ``--constraint`` of jobs with GPUs, instead of `constraint`."""
     gpu_option: Annotated[str, OneOf("gpus_per_node", "gres")] = "gpus_per_node"
-    """How SLURM is asked for GPUs here."""
+    """SLURM option that requests GPUs at this site."""
     gpu_type: str | None = None
     """Type in SLURM's GPU request (``a100``); OAR: see `gpu_properties`."""
     properties: str | None = None
@@ -35,15 +35,15 @@ class SiteConfig:
     gpu_properties: str | None = None
     """OAR ``-p`` expression added for jobs with GPUs; ``{gpus}`` is their number per node."""
     memory_properties: str | None = None
-    """OAR ``-p`` expression added where memory is forecast; ``{mib}`` is MiB per node."""
+    """OAR ``-p`` expression added if memory was forecast; ``{mib}`` is MiB per node."""
     gpu_level: str = "gpu"
     """Name of the GPU in OAR's resource hierarchy."""
     exclusive: bool = True
-    """Ask for whole nodes: nobody else's work disturbs what is measured."""
+    """Request whole nodes, so that no other job disturbs the measurement."""
     ask_memory: bool = True
-    """Ask SLURM for memory; false where the site derives it from the cores."""
+    """Request memory from SLURM; false if the site derives it from the cores."""
     cores_per_gpu: PositiveInt = 1
-    """Least number of CPU cores to ask for with every GPU."""
+    """Minimum number of CPU cores to request with each GPU."""
     setup: list[str] = field(default_factory=list[str])
     """Shell lines to run in the job before Python (modules, environment)."""
     environment: list[str] = field(
@@ -55,18 +55,18 @@ class SiteConfig:
             "DPEVAL_DATA",
         ]
     )
-    """Variables carried into the job where the scheduler carries none (OAR)."""
+    """Variables to pass to the job if the scheduler passes none (OAR)."""
     scratch: str | None = None
-    """Folder for data on the compute nodes; ``$VARIABLES`` are those of the job."""
+    """Folder for data on the compute nodes; ``$VARIABLES`` are expanded in the job."""
     interface: str | None = None
-    """Network interface between nodes, where ``hardware.interface`` does not say."""
+    """Network interface between nodes, unless ``hardware.interface`` is set."""
     remote_shell: list[str] = field(default_factory=lambda: ["oarsh"])
-    """Command that runs another on a further node of an OAR job: ``oarsh <node> <command>``."""
+    """Command that runs another one on a node of an OAR job: ``oarsh <node> <command>``."""
     requeue: bool = True
-    """The site lets a job go back to the queue."""
+    """Whether the site allows jobs to be requeued."""
     besteffort: bool = False
-    """OAR: take nodes that nobody else wants, and give them back when somebody does."""
+    """OAR: use idle nodes, and release them as soon as another job needs them."""
     startup_s: PositiveFloat = 300.0
-    """Time asked for beyond the measured windows: start, data, first step."""
+    """Time to request beyond the measured windows, in seconds: start, data, first step."""
     options: dict[str, Any] = field(default_factory=dict[str, Any])
-    """Further options of sbatch or oarsub by their long names."""
+    """More options of sbatch or oarsub, by their long names."""

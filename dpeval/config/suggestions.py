@@ -1,4 +1,4 @@
-"""The nearest valid choice to a word: by what it means to people, then by how it is spelt."""
+"""Suggests the nearest valid key or value: first by meaning, then by spelling."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ VALUE_MEANINGS: dict[str, tuple[str, ...]] = {
     "resident": ("device", "gpu", "cuda"),
     "constant": ("synthetic", "fake", "dummy", "random"),
 }
-"""What other tools and people call a choice."""
+"""Other names for a value, as used by other tools and by people."""
 
 KEY_MEANINGS: dict[str, tuple[str, ...]] = {
     "num_devices": ("devices", "gpus", "num_gpus", "cpus", "cores", "ranks", "world_size"),
@@ -58,13 +58,13 @@ KEY_MEANINGS: dict[str, tuple[str, ...]] = {
     "site.options": ("additional_parameters",),
     "repeat": ("repeats", "repetitions", "runs"),
 }
-"""What other tools call a key."""
+"""Names that other tools use for a key."""
 
 
-def suggest_value(word: str, choices: Iterable[str]) -> str:
-    """``"; did you mean 'gpu'?"`` for the choice nearest to `word`, or ``""``."""
+def suggest_value(value: str, choices: Iterable[str]) -> str:
+    """``"; did you mean 'gpu'?"`` with the choice nearest to `value`, or ``""``."""
     known = list(choices)
-    plain = word.lower()
+    plain = value.lower()
     for choice in known:
         if plain == choice.lower() or plain in VALUE_MEANINGS.get(choice, ()):
             return _did_you_mean(choice)
@@ -72,12 +72,12 @@ def suggest_value(word: str, choices: Iterable[str]) -> str:
 
 
 def suggest_key(key: str, siblings: Sequence[str], everywhere: Sequence[str]) -> str:
-    """``"; did you mean 'site.partition'?"`` for the key nearest to `key`, or ``""``.
+    """``"; did you mean 'site.partition'?"`` with the key nearest to `key`, or ``""``.
 
     Args:
-        key: the dotted key that was asked for.
-        siblings: the names of the keys in its own group, without the group's.
-        everywhere: every dotted key; a known name may only have been written in a wrong group.
+        key: the dotted key that the user wrote.
+        siblings: names of the keys in its group, without the group.
+        everywhere: every dotted key, in case the name is right and the group is wrong.
     """
     group, _, name = key.rpartition(".")
     prefix = f"{group}." if group else ""

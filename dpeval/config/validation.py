@@ -1,4 +1,4 @@
-"""Bounds, and the rules that join keys."""
+"""Checks a configuration: the bounds of its keys and the rules that relate them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dpeval.errors import ConfigError
 
 
 def check(config: Config) -> None:
-    """Check every bound and every rule that joins keys.
+    """Check every bound, and every rule that relates several keys.
 
     Raises:
-        ConfigError: on the first that does not hold.
+        ConfigError: the first violation.
     """
     check_bounds(config)
     _check_batch(config)
@@ -19,42 +19,42 @@ def check(config: Config) -> None:
     _check_measure(config.measure)
     if config.strategy.name == "none" and config.num_devices > 1:
         raise ConfigError(
-            f"strategy=none trains on one device, and num_devices={config.num_devices} was asked; "
+            f"strategy=none trains on one device, not on num_devices={config.num_devices}; "
             "use strategy=ddp or num_devices=1"
         )
     if config.repetition >= config.repeat:
         raise ConfigError(
-            f"repetition={config.repetition} is set by the sweep and counts from 0 to repeat-1; "
-            f"set repeat={config.repeat} alone"
+            f"repetition={config.repetition} is not valid: it is set by the sweep and counts from "
+            "0 to repeat-1; set only repeat"
         )
     if config.num_devices % config.num_nodes:
         raise ConfigError(
-            f"num_devices={config.num_devices} cannot be dealt evenly to num_nodes="
-            f"{config.num_nodes}; choose a multiple of {config.num_nodes}"
+            f"num_devices={config.num_devices} does not divide evenly among num_nodes="
+            f"{config.num_nodes}; use a multiple of {config.num_nodes}"
         )
 
 
 def _check_batch(config: Config) -> None:
     if config.scaling.kind == "strong" and config.batch < config.num_devices:
         raise ConfigError(
-            f"batch={config.batch} cannot be shared by num_devices={config.num_devices}: every "
-            f"device needs at least one image; use batch={config.num_devices} or more, or "
-            f"num_devices={config.batch} or fewer (or scaling=weak, batch per device)"
+            f"batch={config.batch} is too small for num_devices={config.num_devices}: every "
+            f"device needs at least one image; use batch={config.num_devices} or more, "
+            f"num_devices={config.batch} or fewer, or scaling=weak, where batch is per device"
         )
 
 
 def _check_precision(config: Config) -> None:
     if config.hardware.kind == "cpu" and config.precision in ("fp16", "tf32"):
         raise ConfigError(
-            f"precision={config.precision} needs hardware=gpu, and hardware=cpu was asked; "
-            "on CPU use precision=fp32 or precision=bf16"
+            f"precision={config.precision} needs hardware=gpu; "
+            "with hardware=cpu, use precision=fp32 or precision=bf16"
         )
 
 
 def _check_measure(measure: MeasureConfig) -> None:
     if measure.max_steps < measure.min_warmup_steps + measure.min_steps:
         raise ConfigError(
-            f"measure.max_steps={measure.max_steps} leaves no window after "
-            f"measure.min_warmup_steps={measure.min_warmup_steps} and measure.min_steps="
+            f"measure.max_steps={measure.max_steps} is too small for "
+            f"measure.min_warmup_steps={measure.min_warmup_steps} plus measure.min_steps="
             f"{measure.min_steps}; use {measure.min_warmup_steps + measure.min_steps} or more"
         )

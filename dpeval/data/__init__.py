@@ -1,7 +1,7 @@
-"""What is fed: sources that make data ready once, loaders that hand every rank its share.
+"""The data: sources prepare it once, loaders hand every rank its share.
 
-Sources (here) import no torch, so that commands and generators start fast; the loaders of a rank
-are in :mod:`dpeval.data.loading`.
+Sources (exported here) do not import torch, so that commands start fast. Loaders are in
+:mod:`dpeval.data.loading`.
 """
 
 from __future__ import annotations

@@ -21,9 +21,10 @@ from dpeval.commands.hydra_app import compose
 from dpeval.commands.main import run_main
 from dpeval.data import prepare
 from dpeval.data.sources import inventory
-from dpeval.data.sources.progress import Advance, Say, amount
+from dpeval.data.sources.progress import Advance, Report, amount
 from dpeval.data.sources.source import Source, store
 from dpeval.errors import DataError
+from dpeval.util.plural import counted
 from dpeval.util.tables import make_console, make_table
 
 EPILOG = """examples:
@@ -36,8 +37,8 @@ EPILOG = """examples:
 DPEVAL_DATA names the folder in which dpeval keeps data (default: ~/.cache/dpeval)."""
 
 
-class Told:
-    """Says lines, and draws a bar where standard output is a terminal."""
+class ConsoleReport:
+    """Prints lines, and draws progress bars on a terminal."""
 
     def __init__(self) -> None:
         self._console = make_console()
@@ -47,7 +48,13 @@ class Told:
 
     @contextmanager
     def bar(self, what: str, total: int, unit: str) -> Iterator[Advance]:
-        """See :class:`dpeval.data.sources.progress.Bars`."""
+        """Show a progress bar; see :class:`dpeval.data.sources.progress.Bars`.
+
+        Args:
+            what: the task, as the user reads it.
+            total: units at which the task is complete.
+            unit: ``B`` for bytes, or a noun in the plural.
+        """
         self(what)
         count = DownloadColumn() if unit == "B" else MofNCompleteColumn()
         columns = (BarColumn(), TextColumn("{task.percentage:3.0f} %"), count)
@@ -57,18 +64,18 @@ class Told:
 
 
 def main() -> int:
-    """The command line; returns the exit status."""
-    asked = _parser().parse_args()
-    console = make_console()
-    told = Told()
-    say = told if console.is_terminal else told.__call__
+    """Run the command line; return the exit status."""
+    arguments = _parser().parse_args()
+    console_report = ConsoleReport()
+    # Without a terminal, pass a plain function: it has no `bar`, so lines are printed instead.
+    report = console_report if make_console().is_terminal else console_report.__call__
     commands = {
-        "prepare": lambda: _prepare(asked.overrides, say),
-        "verify": lambda: _verify(asked.what, say),
+        "prepare": lambda: _prepare(arguments.overrides, report),
+        "verify": lambda: _verify(arguments.what, report),
         "list": lambda: _list(),
-        "delete": lambda: inventory.delete(store(), asked.names, say),
+        "delete": lambda: inventory.delete(store(), arguments.names, report),
     }
-    return run_main(commands[asked.command])
+    return run_main(commands[arguments.command])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -82,46 +89,46 @@ def _parser() -> argparse.ArgumentParser:
     one = commands.add_parser("prepare", help="download or generate, verify, build the cache")
     one.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for dpeval.train")
     one = commands.add_parser("verify", help="read every byte and decode every image")
-    one.add_argument("what", nargs="*", metavar="NAME|KEY=VALUE", help="default: everything kept")
-    commands.add_parser("list", help="what is kept, and how large it is")
-    one = commands.add_parser("delete", help="delete what list names")
+    one.add_argument("what", nargs="*", metavar="NAME|KEY=VALUE", help="default: everything")
+    commands.add_parser("list", help="list what is stored, with its size")
+    one = commands.add_parser("delete", help="delete entries that list shows")
     one.add_argument("names", nargs="+", metavar="NAME")
     return parser
 
 
-def _prepare(overrides: list[str], say: Say) -> None:
+def _prepare(overrides: list[str], report: Report) -> None:
     config = compose(overrides).dataset
-    source = prepare(config, say)
-    say(_line(source))
+    source = prepare(config, report)
+    report(_summary(source))
     if source.note:
-        say(f"note: {source.note}")
+        report(f"note: {source.note}")
     if source.cache:
-        say(f"cache: {source.cache} ({amount(Path(source.cache).stat().st_size, 'B')})")
+        report(f"cache: {source.cache} ({amount(Path(source.cache).stat().st_size, 'B')})")
 
 
-def _line(source: Source) -> str:
+def _summary(source: Source) -> str:
     return (
         f"{source.used}: {len(source.train_files):,} training and {len(source.val_files):,} "
         f"validation images of {source.num_classes} classes in {source.root}"
     )
 
 
-def _verify(what: list[str], say: Say) -> None:
-    overrides = [word for word in what if "=" in word]
+def _verify(what: list[str], report: Report) -> None:
+    overrides = [item for item in what if "=" in item]
     wrong: list[str] = []
     if overrides:
-        source = prepare(compose([*overrides, "dataset.loader=jpeg"]).dataset, say)
+        source = prepare(compose([*overrides, "dataset.loader=jpeg"]).dataset, report)
         root = Path(source.root)
         files = [root / name for name in source.train_files + source.val_files]
-        wrong = inventory.damaged_images(files, root, say)
-    names = [word for word in what if "=" not in word]
+        wrong = inventory.damaged_images(files, root, report)
+    names = [item for item in what if "=" not in item]
     if names or not overrides:
-        wrong += inventory.verify(store(), names, say)
+        wrong += inventory.verify(store(), names, report)
     for line in wrong:
-        say(line)
+        report(line)
     if wrong:
-        raise DataError(f"damaged: {len(wrong)}, as listed above")
-    say("everything is as it should be")
+        raise DataError(f"{counted(len(wrong), 'file')} damaged, listed above")
+    report("all files verified")
 
 
 def _list() -> None:
@@ -137,7 +144,8 @@ def _list() -> None:
     if found:
         console.print(table)
     total = sum(entry.nbytes for entry in found)
-    console.print(f"{len(found)} things, {amount(total, 'B')}", markup=False)
+    entries = counted(len(found), "entry", plural="entries")
+    console.print(f"{entries}, {amount(total, 'B')}", markup=False)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from typing import Any
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
 from rich.console import Console
 
-from dpeval.config import Config, LauncherOptions, SiteConfig, identity
+from dpeval.config import Config, LauncherOptions, SiteConfig, check_bounds, identity
 from dpeval.errors import ConfigError, LaunchError, nearest
 from dpeval.launchers.base import SweepJob, SweepLauncher
 from dpeval.launchers.dry_run import describe_groups
@@ -66,6 +66,7 @@ class SchedulerLauncher(SweepLauncher, BaseSubmititLauncher):  # type: ignore[mi
         self.options: LauncherOptions = self.scheduler.options(
             **{**self.params, "scheduler": scheduler}
         )
+        check_bounds(self.options, "hydra.launcher.")
 
     def launch_jobs(self, jobs: list[SweepJob], sweep_dir: Path) -> None:
         """Submit `jobs` and, unless ``wait=false``, wait for them to end."""

@@ -1,8 +1,8 @@
-"""Replays a trace of allocations on a model of an allocator to see how much memory it takes.
+"""Replays a trace of allocations on a model of an allocator, to find how much memory it takes.
 
-A process holds more than the sum of its tensors, because an allocator cannot always reuse the
-holes that freed tensors leave. Both models follow their allocator's source closely enough to
-place tensors of the sizes that training uses; neither is exact to the byte.
+A process takes more memory than its tensors, because an allocator cannot always reuse the holes
+that freed tensors leave. Both models follow their allocator's source closely enough to place
+tensors of the sizes that training uses; neither is exact to the byte.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PAGE = 4 * KIB
 
 @dataclass(frozen=True)
 class Event:
-    """One allocation of `nbytes`, or (None) the end of the one with this key."""
+    """An allocation of `nbytes`, or, with None, the release of the one with this key."""
 
     key: int
     nbytes: int | None
@@ -30,7 +30,7 @@ class Allocator(Protocol):
     """An allocator on which a trace can be replayed."""
 
     peak: int
-    """The most bytes that it held."""
+    """The most bytes that it has taken from the system."""
 
     def allocate(self, key: int, nbytes: int) -> None: ...
 
@@ -92,13 +92,12 @@ class FreeBlocks:
 
 
 class GlibcAllocator:
-    """malloc of the GNU C library, one arena (mallopt(3), "M_MMAP_THRESHOLD").
+    """malloc of the GNU C library with one arena (mallopt(3), "M_MMAP_THRESHOLD").
 
-    Requests above the mmap threshold get pages of their own, which are returned when freed. The
-    threshold rises to the size of each block freed that way, up to 32 MiB, and the free end of
-    the heap is trimmed only when it exceeds twice the threshold. Everything else comes from one
-    growing heap. With `keeps` (:func:`keep_freed_memory`), all requests do, and nothing is
-    returned.
+    Requests above the mmap threshold get their own pages, which are returned when freed. The
+    threshold rises to the size of each block freed that way, up to 32 MiB. All other requests are
+    served from one growing arena, whose free end is trimmed once it exceeds twice the threshold.
+    With `keeps` (:func:`keep_freed_memory`), the arena serves all requests and is never trimmed.
     """
 
     MAX_THRESHOLD = 32 * MIB
@@ -152,9 +151,9 @@ class GlibcAllocator:
 class CachingAllocator:
     """PyTorch's CUDA caching allocator with its default settings (c10/cuda/CUDACachingAllocator).
 
-    Sizes are rounded to 512 bytes; those up to 1 MiB are cut from segments of 2 MiB, those
-    below 10 MiB from segments of 20 MiB, larger ones get segments of their own, rounded to
-    2 MiB. Segments are never returned.
+    Sizes are rounded up to 512 bytes. Blocks up to 1 MiB are cut from segments of 2 MiB, and blocks
+    below 10 MiB from segments of 20 MiB; larger ones get their own segments, rounded up to 2 MiB.
+    Segments are never returned.
     """
 
     SMALL, SMALL_SEGMENT = 1 * MIB, 2 * MIB

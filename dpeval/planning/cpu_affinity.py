@@ -9,6 +9,7 @@ from itertools import chain
 from dpeval.record.machine import Cpu, Machine
 from dpeval.record.plan import OVERSUBSCRIBED
 from dpeval.util.frozen import Frozen
+from dpeval.util.plural import counted
 
 
 class Assignment(Frozen):
@@ -41,15 +42,15 @@ def assign_cpus(
 ) -> Assignment:
     """Give every rank `cores_per_device` CPUs of its own.
 
-    As long as there are enough cores, no two CPUs are on one physical core. A rank's CPUs are on
-    one NUMA node if one has room for them. If SMT siblings must be used, a rank shares a core
-    with itself rather than with another rank.
+    If there are enough cores, no two CPUs are on the same physical core. A rank's CPUs are on one
+    NUMA node if one has enough of them. If SMT siblings must be used, a rank shares a core with
+    itself rather than with another rank.
 
     Args:
         machine: the CPUs that may be used.
-        ranks: how many ranks run on this machine.
+        ranks: number of ranks on this machine.
         cores_per_device: CPUs of each rank.
-        oversubscribe: when all CPUs are taken, start again from the first.
+        oversubscribe: once all CPUs are assigned, start again with the first.
     """
     ordered = order_cpus(machine.cpus)
     if ranks * cores_per_device > len(ordered):
@@ -71,7 +72,7 @@ def _oversubscribed(ordered: Sequence[Cpu], ranks: int, cores: int) -> Assignmen
 
 
 def _share(ordered: Sequence[Cpu], ranks: int, cores: int) -> list[list[Cpu]]:
-    """Deal ranks to NUMA nodes; ranks for which no node has room get the CPUs that remain."""
+    """Assign ranks to NUMA nodes; ranks that fit on no node get the remaining CPUs."""
     firsts = _first_of_cores(ordered)
     pool = firsts if ranks * cores <= len(firsts) else list(ordered)
     nodes: dict[int, list[Cpu]] = {}
@@ -133,8 +134,8 @@ def _notes(machine: Machine, shares: Sequence[Sequence[Cpu]]) -> list[str]:
     shared = sum(count > 1 for count in threads.values())
     if shared:
         notes.append(
-            f"{len(given)} compute threads on {len(threads)} physical cores: {shared} of the cores "
-            f"{'runs' if shared == 1 else 'run'} more than one of them (SMT siblings)"
+            f"{len(given)} compute threads on {counted(len(threads), 'physical core')}: more than "
+            f"one thread on {shared} of them (SMT siblings)"
         )
     for rank, share in enumerate(shares):
         numa = sorted({item.numa for item in share})
@@ -147,8 +148,8 @@ def _notes(machine: Machine, shares: Sequence[Sequence[Cpu]]) -> list[str]:
         )
     if machine.cpu_quota is not None and machine.cpu_quota < len(given):
         notes.append(
-            f"a cgroup quota allows {machine.cpu_quota:g} CPUs' worth of time to {len(given)} "
-            "compute threads: they will be throttled"
+            f"a cgroup quota limits {len(given)} compute threads to the time of "
+            f"{machine.cpu_quota:g} CPUs: they will be throttled"
         )
     return notes
 

@@ -31,7 +31,7 @@ class FakeStep:
     gradients: tuple[int, ...]
     """Bytes of each gradient."""
     activations: int
-    """Saved for the backward pass, with everything else that is live between the passes."""
+    """Bytes that are live between the passes, most of them saved for the backward pass."""
     peak: MemorySnapshot
     events: tuple[Event, ...]
     first_drop: int
@@ -65,8 +65,8 @@ def take_fake_step(
 
     Args:
         config: image size, precision and memory format.
-        images: of the micro-batch.
-        num_classes: labels are below this.
+        images: size of the micro-batch.
+        num_classes: number of classes of the labels.
         build: makes the model, on ``meta`` or elsewhere.
         device: the device to imitate; it need not exist on this machine.
         held_gradients: gradients exist before the pass and are added to.
@@ -75,7 +75,7 @@ def take_fake_step(
 
     Raises:
         NoForecast: the model needs data (a value, a file, a size that depends on a value).
-        ConfigError: the model returns nothing that can be trained on.
+        ConfigError: the model's output contains no logits.
     """
     px = config.dataset.image_px
     channels_last = config.memory_format == "channels_last"
@@ -123,7 +123,7 @@ def take_fake_step(
 
 
 def _forward(config: Config, model: nn.Module, images: Tensor) -> object:
-    """What the model returns; an error of its own code means no more than that it needs data."""
+    """Run the model; any error of its own code is taken to mean that it needs data."""
     try:
         return model(images)
     except Exception as error:
@@ -138,9 +138,9 @@ def _no_forecast(config: Config, error: Exception) -> NoForecast:
 
 
 def onednn_scratch(channels_last: bool) -> Callable[[str, Sequence[Any], Any], list[int]]:
-    """What oneDNN allocates in a convolution: weights and planar images in a layout of its own.
+    """What oneDNN allocates in a convolution: weights and planar images, reordered to its layout.
 
-    Measured as the peak of single operations, with every tensor in pages of its own.
+    Measured as the peak of single operations, with every tensor in its own pages.
     """
 
     def scratch(name: str, arguments: Sequence[Any], result: Any) -> list[int]:
@@ -180,8 +180,8 @@ def _autocast(kind: str, precision: str) -> Iterator[None]:
 def _fused_attention(kind: str) -> Iterator[None]:
     """On CUDA, attention by the memory-efficient kernel, which keeps as much as flash kernels do.
 
-    Where there is no GPU, fake CUDA tensors would take the unfused path, which keeps every
-    attention matrix and which CUDA itself uses for unusual shapes alone.
+    Without a GPU, fake CUDA tensors would take the unfused path, which keeps every attention
+    matrix and which CUDA itself uses only for unusual shapes.
     """
     functional = nn.functional
     original = functional.scaled_dot_product_attention

@@ -32,7 +32,7 @@ class Peak:
 
 
 def work_key(config: dict[str, Any]) -> tuple[str, ...]:
-    """What decides a rank's memory besides its batch: equal for runs that inform each other.
+    """Everything but the batch that decides a rank's memory; peaks carry over between equal keys.
 
     Args:
         config: as in a record, or as :func:`dpeval.config.to_plain` gives it.
@@ -48,7 +48,7 @@ def work_key(config: dict[str, Any]) -> tuple[str, ...]:
 
 
 def peak_of(record: Record) -> Peak | None:
-    """The peak of the fullest rank of a record; None if it has none that counts."""
+    """The peak of the rank with the largest batch; None if the record has no usable one."""
     if record.status != "ok" or record.plan is None or record.plan.micro_batches != 1:
         return None
     ranks = [rank for rank in record.ranks if rank.peak_bytes is not None]

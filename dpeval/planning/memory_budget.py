@@ -21,7 +21,7 @@ from dpeval.util.units import GIB, MIB
 
 
 class Decision(Frozen):
-    """What becomes of a run, from its forecast and its budget."""
+    """What to do with a run, given its forecast and its budget."""
 
     action: MemoryAction
     micro_batches: int = 1
@@ -31,7 +31,7 @@ class Decision(Frozen):
     devices_needed: int | None = None
     """The smallest device count at which this batch is forecast to fit; None if there is none."""
     line: str
-    """What the user is told."""
+    """The decision in one line, for the user."""
 
 
 def budget(
@@ -107,7 +107,7 @@ def decide(
     *,
     strong: bool = True,
 ) -> Decision:
-    """Choose what becomes of a run; starts nothing.
+    """Decide what to do with a run; starts nothing.
 
     Args:
         on_excess: the policy, ``memory.on_excess``.
@@ -122,10 +122,10 @@ def decide(
     images, devices = max(shares), len(shares)
     there, whole = budget_at(devices), forecast_at(images, 1)
     if whole.total_bytes <= there.bytes:
-        line = f"{_gib(whole.total_bytes)} forecast of {_gib(there.bytes)} per rank"
+        line = f"forecast {_gib(whole.total_bytes)} of {_gib(there.bytes)} per rank"
         return Decision(action="run", forecast=whole, budget=there, line=line)
     excess = (
-        f"batch {images} per rank is forecast to need {_gib(whole.total_bytes)}, and "
+        f"batch {images} per rank is forecast to need {_gib(whole.total_bytes)}, but only "
         f"{_gib(there.bytes)} is available ({there.source})"
     )
     needed = _devices_needed(sum(shares), devices, forecast_at, budget_at) if strong else None
@@ -173,7 +173,7 @@ def _devices_needed(
     A line through two forecasts rules out the counts that are far from fitting.
     """
     last = math.ceil(global_batch_size / devices)
-    guess = _line(forecast_at, last)
+    guess = _bytes_by_images(forecast_at, last)
     for count in range(devices + 1, global_batch_size + 1):
         images, there = math.ceil(global_batch_size / count), budget_at(count).bytes
         if guess(images) > there * 1.1:
@@ -192,7 +192,9 @@ def _micro_batches_needed(
     candidates = equal or list(range(2, images + 1))
     if not candidates:
         return None
-    guess = _line(lambda size, _: forecast_at(images, math.ceil(images / size)), images // 2)
+    guess = _bytes_by_images(
+        lambda size, _: forecast_at(images, math.ceil(images / size)), images // 2
+    )
     for parts in candidates:
         if guess(math.ceil(images / parts)) > there.bytes * 1.1:
             continue
@@ -209,8 +211,10 @@ def _fits(forecast_at: Callable[[int, int], Forecast], images: int, parts: int, 
         return False
 
 
-def _line(forecast_at: Callable[[int, int], Forecast], large: int) -> Callable[[int], float]:
-    """Total bytes over images, by the line through two forecasts."""
+def _bytes_by_images(
+    forecast_at: Callable[[int, int], Forecast], large: int
+) -> Callable[[int], float]:
+    """Total bytes as a linear function of images, through two forecasts."""
     # Batch normalisation cannot train on one value per channel, which one image may be.
     small = min(2, large)
     if small == large:

@@ -27,8 +27,8 @@ from dpeval.record.memory import Forecast
 from dpeval.util.units import MIB
 
 PROCESS_BYTES = (390 if torch.version.cuda else 200) * MIB
-"""CPU rank: interpreter and libraries with nothing built, without pages of files (measured: 390 MiB
-with the CUDA build of torch 2.14). Ranks share most of it with the server that forks them."""
+"""CPU rank: interpreter and libraries before anything is built, without file-backed pages (390 MiB
+measured with the CUDA build of torch 2.14). Ranks share most of it with the forkserver."""
 RUNTIME_BYTES = 40 * MIB
 """CPU rank: oneDNN's compiled kernels and descriptors, autograd's graph, gloo's buffers."""
 FRAGMENTATION_SHARE = 0.12
@@ -62,14 +62,14 @@ def forecast(
     Args:
         config: model, optimizer, strategy, precision, image size and kind of device.
         per_device_batch: images per step of the fullest rank.
-        num_classes: labels are below this.
+        num_classes: number of classes of the labels.
         build: makes the model, on ``meta`` or elsewhere.
         micro_batches: parts into which that batch is divided.
-        process_bytes: baseline of a CPU rank, bytes, if it has been measured.
+        process_bytes: baseline of a CPU rank in bytes, if it has been measured.
 
     Raises:
         NoForecast: the model cannot run on fake tensors.
-        ConfigError: the model or the optimizer cannot be built or trained as asked.
+        ConfigError: the model or the optimizer cannot be built or trained as configured.
     """
     gpu = config.hardware.kind == "gpu"
     images = math.ceil(per_device_batch / micro_batches)

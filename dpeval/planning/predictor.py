@@ -1,4 +1,4 @@
-"""Predicts for a session: each run's memory, budget and time, each computed once."""
+"""Predicts each run's memory, budget and time for a session; computes each only once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from dpeval.system import nvml
 
 @dataclass(frozen=True)
 class EarlierRun:
-    """What the record of one run tells about others that do the same work."""
+    """What the record of one run reveals about others that do the same work."""
 
     key: tuple[str, ...]
     peak: Peak | None
@@ -49,11 +49,11 @@ class Predictor:
         self._read: dict[Path, EarlierRun | None] = {}
 
     def check(self, config: Config) -> None:
-        """Refuse what cannot train; see :func:`dpeval.components.check.check`.
+        """Reject what cannot train; see :func:`dpeval.components.check.check`.
 
         Raises:
             ConfigError: the model, the optimizer or the strategy cannot be built or trained as
-                asked.
+                configured.
         """
         key = str((config.model, config.optimizer, config.strategy, config.dataset))
         if key not in self._checked:
@@ -146,8 +146,8 @@ class Predictor:
             config: the run's configuration.
             plan: what its ranks would do.
             environment: where it would run.
-            folder: where earlier records of the same study lie. Those that were there at the first
-                question count: a sweep asks for all of its runs before any of them starts.
+            folder: the study's earlier records. Only those that exist at the first call count: a
+                sweep calls this for all of its runs before any of them starts.
         """
         setting = Setting.of(to_plain(config), environment, plan)
         earlier = [item.timing for item in self._earlier_runs(folder, config)]
@@ -171,7 +171,7 @@ class Predictor:
         return at
 
     def _earlier_runs(self, folder: Path | None, config: Config) -> list[EarlierRun]:
-        """What the runs under `folder` tell whose ranks did the same work, with any batch."""
+        """The runs under `folder` whose ranks did the same work, at any batch."""
         if folder is None:
             return []
         if folder not in self._listed:
@@ -181,7 +181,7 @@ class Predictor:
         return [item for item in found if item is not None and item.key == key]
 
     def _look_again(self, folder: Path | None) -> None:
-        """Let the next question see records that were added to `folder` since the last one."""
+        """Let the next call see records that were added to `folder` since the last one."""
         if folder is not None:
             self._listed.pop(folder, None)
 

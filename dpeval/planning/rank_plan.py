@@ -1,4 +1,4 @@
-"""From a configuration and a machine to what every rank will do; starts nothing."""
+"""Plans what every rank does, from a configuration and a machine; starts nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dpeval.util.plural import counted
 def make_plan(config: Config, machine: Machine) -> Plan:
     """Decide what every rank does on `machine`, or why the run cannot start there.
 
-    With several nodes, `machine` stands for every node: ranks are dealt to nodes in blocks.
+    With several nodes, `machine` describes each of them, and each runs an equal block of ranks.
     """
     world_size = config.num_devices
     shares = per_device_batches_of(config)
@@ -34,8 +34,8 @@ def make_plan(config: Config, machine: Machine) -> Plan:
     ]
     if len(set(shares)) > 1:
         notes.append(
-            f"global batch {global_batch_size} does not divide by {world_size}: shares are "
-            f"{'+'.join(map(str, shares))}, gradients are weighted accordingly"
+            f"global batch {global_batch_size} does not divide evenly by {world_size}: per-device "
+            f"batches are {'+'.join(map(str, shares))}, and gradients are weighted accordingly"
         )
     return Plan(
         world_size=world_size,
@@ -56,12 +56,12 @@ def _place(
     cores = config.hardware.cores_per_device
     assignment = assign_cpus(machine, ranks, cores, oversubscribe=config.hardware.oversubscribe)
     if not assignment.cpus:
-        wanted = f"{ranks} x {cores} cores" if cores > 1 else f"{ranks} cores"
+        wanted = f"{ranks} x {cores} cores" if cores > 1 else counted(ranks, "core")
         return (
             [],
             [],
-            f"{config.num_devices} CPU devices were asked for ({wanted} a node) and {machine.host} "
-            f"lets this process use {len(machine.cpus)}; use fewer or hardware.oversubscribe=true",
+            f"num_devices={config.num_devices} needs {wanted} per node, but this process may use "
+            f"{len(machine.cpus)} on {machine.host}; use fewer or hardware.oversubscribe=true",
         )
     taken = {cpu for cpus in assignment.cpus for cpu in cpus}
     spare = [cpu.cpu for cpu in machine.cpus if cpu.cpu not in taken]
@@ -81,11 +81,11 @@ def _place_on_gpus(
     machine: Machine, ranks: int
 ) -> tuple[list[dict[str, Any]], list[str], str | None]:
     if len(machine.gpus) < ranks:
-        there = f"{len(machine.gpus)} CUDA GPUs" if machine.gpus else "no CUDA GPU"
+        there = counted(len(machine.gpus), "CUDA GPU") if machine.gpus else "no CUDA GPU"
         return (
             [],
             [],
-            f"hardware=gpu num_devices={ranks} asks for {counted(ranks, 'CUDA GPU')} and "
+            f"hardware=gpu num_devices={ranks} needs {counted(ranks, 'CUDA GPU')}, but "
             f"{machine.host} has {there} that this process can use; "
             + ("use fewer" if machine.gpus else "use hardware=cpu"),
         )

@@ -1,9 +1,8 @@
-"""Whether an earlier record proves that a time limit is too short.
+"""Decides whether an earlier record proves that a time limit is too short.
 
-Nothing else refuses a run for its time. How fast a core multiplies matrices does not bound a
-convolution, which is another kernel, and a measurement on a busy machine bounds nothing. A run
-that turns out too slow ends at its time limit and is recorded as ``failed``, with the time that it
-needs.
+Nothing else rejects a run for its time. The speed of matrix products does not bound convolutions,
+which use other kernels, and a measurement on a busy machine bounds nothing. A run that turns out
+too slow ends at its time limit and is recorded as ``failed``, with the time that it needs.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from dpeval.record.schema import Record
 from dpeval.stats.steady_state import seconds_for_a_window, steps_for_a_mean
 
 MARGIN = 2.0
-"""How much faster than in an earlier run the same step may be: a virtual machine whose host is less
-busy, a processor at a higher clock, files that are in the page cache by now."""
+"""How much faster than in an earlier run the same step may be: the host of a virtual machine is
+less busy, the CPU clock is higher, or files are in the page cache by now."""
 NOT_IN_A_STEP = frozenset([*OUTPUT_KEYS, "measure", "repetition", "seed"])
 """Keys of a configuration that do not change how long a step takes."""
 
@@ -61,10 +60,10 @@ class Timing:
 
 
 def timing_of(record: Record) -> Timing | None:
-    """What `record` proves of the time of a step; None where it proves nothing.
+    """What `record` proves about the time of a step; None if it proves nothing.
 
-    A record counts if its run ended by itself or at its time limit, with the machine watched all
-    the while and found undisturbed, and did not divide its batches into micro-batches.
+    A record counts if its run ended by itself or at its time limit, used no micro-batches, and the
+    machine was monitored throughout and found undisturbed.
     """
     plan, seen = record.plan, record.conditions
     if plan is None or plan.micro_batches != 1 or not _ended_by_itself(record):
@@ -89,11 +88,11 @@ def too_short(
 ) -> str | None:
     """Why ``measure.time_limit_s`` is too short for a mean; None unless that is proven.
 
-    The step during which the time runs out is still finished.
+    The step that is running when the time is up is still completed.
 
     Args:
-        measure: the time limit and the least number of steps.
-        setting: of the run that is to be judged.
+        measure: the time limit and the minimum number of steps.
+        setting: of the run to judge.
         earlier: earlier runs; those in another setting are ignored.
     """
     shortest_s = min(
@@ -104,7 +103,7 @@ def too_short(
     if (steps - 1) * shortest_s / MARGIN < measure.time_limit_s:
         return None
     return (
-        f"measure.time_limit_s={measure.time_limit_s:g} is too short: a mean takes {steps} steps, "
+        f"measure.time_limit_s={measure.time_limit_s:g} is too short: {steps} steps are needed, "
         f"and no step of an earlier run with these settings took less than {shortest_s:.3g} s; "
-        f"give measure.time_limit_s={seconds_for_a_window(measure, shortest_s)} or more"
+        f"use measure.time_limit_s={seconds_for_a_window(measure, shortest_s)} or more"
     )

@@ -38,7 +38,7 @@ class MemorySnapshot:
 class StorageTracker(TorchDispatchMode):
     """Adds up all live storages, each once, however many tensors view it.
 
-    Works on tensors without data (``meta``, fake), because their storages have sizes too.
+    Works on tensors without data (``meta``, fake): their storages have sizes, too.
     """
 
     def __init__(self, there: Iterable[Tensor], scratch: Scratch | None = None) -> None:
@@ -93,7 +93,7 @@ class StorageTracker(TorchDispatchMode):
         self._activations -= self._kept.pop(address, 0)
 
     def end_forward(self) -> int:
-        """Call between the passes: all live bytes, which are saved for the backward pass."""
+        """Call between the passes; returns all live bytes, saved for the backward pass."""
         self._kept = {address: event.nbytes or 0 for address, event in self._live.items()}
         self._activations = self._now
         return self._now

@@ -115,9 +115,9 @@ def test_workers_end_with_their_rank_however_it_ends(source: Source, tmp_path: P
         "from tests.unit.data.conftest import CONFIG\n"
         "source = Source.model_validate_json(sys.stdin.read())\n"
         "config = dataclasses.replace(CONFIG, loader='jpeg', workers=2)\n"
-        "feed = make_loader(source, config, shares=[8], rank=0, seed=0, device=CpuDevice(),\n"
-        "                 channels_last=True, spare_cpus=[])\n"
-        "feed.next()\n"
+        "loader = make_loader(source, config, shares=[8], rank=0, seed=0, device=CpuDevice(),\n"
+        "                     channels_last=True, spare_cpus=[])\n"
+        "loader.next()\n"
         "print(*[child.pid for child in multiprocessing.active_children()], flush=True)\n"
         "time.sleep(60)\n"
     )

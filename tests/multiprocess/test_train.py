@@ -144,11 +144,11 @@ def train_once_imported(environment: dict[str, str], tmp_path: Path) -> Train:
     ("overrides", "words"),
     [
         (("batch=0",), "batch=0 is too small"),
-        (("-m", "num_devices=1,3", "batch=2"), "batch=2 cannot be shared by num_devices=3"),
+        (("-m", "num_devices=1,3", "batch=2"), "batch=2 is too small for num_devices=3"),
         (("model=torchvision", "model.name=resnet19"), "did you mean 'resnet1"),
         (("model._target_=no_such_package.build",), "no module 'no_such_package'"),
         (("optimizer.name=SDG",), "did you mean 'SGD'?"),
-        (("optimizer.args={lr: -1}",), "refuses optimizer.args"),
+        (("optimizer.args={lr: -1}",), "rejects optimizer.args"),
         (("dataset=image_folder", "dataset.root=/nowhere/at/all", "dataset.num_classes=2"),
          "/nowhere"),
         (("repeat=2",), "add -m"),

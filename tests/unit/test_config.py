@@ -72,8 +72,8 @@ def test_every_option_composes(group: str) -> None:
         ("batch=1,2", "add -m to sweep"),
         ("precision=fp8", "precision=fp8 is not one of fp32"),
         ("precision=fp16", "needs hardware=gpu"),
-        ("num_devices=33", "batch=32 cannot be shared by num_devices=33"),
-        ("measure.max_steps=5", "leaves no window"),
+        ("num_devices=33", "batch=32 is too small for num_devices=33"),
+        ("measure.max_steps=5", "is too small for"),
         ("measure.time_limit_s=0.001", "the smallest valid value is 1"),
         ("repetition=1", "set by the sweep"),
         ("site.partitoin=x", "did you mean 'site.partition'?"),
@@ -101,8 +101,8 @@ def test_every_option_composes(group: str) -> None:
         ("+site.foo=1", "there is no key 'site.foo'"),
         ("++measure.foo.bar=1", "there is no key 'measure.foo'"),
         ("~site.partition", "'site.partition'"),
-        ("~measure.min_steps", "'measure.min_steps' cannot be removed; set it with"),
-        ("num_nodes=2", "cannot be dealt evenly"),
+        ("~measure.min_steps", "'measure.min_steps' cannot be deleted; set it with"),
+        ("num_nodes=2", "does not divide evenly"),
     ],
 )
 def test_wrong_words_are_one_clear_line(override: str, words: str) -> None:

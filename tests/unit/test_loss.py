@@ -214,7 +214,7 @@ def test_a_model_that_needs_data_to_train_is_not_refused_and_not_forecast() -> N
     [
         (Boxed, {}, r"boxes a tensor of shape \[6\] for 2 images"),
         (Broken, {}, r"fails with model.args=\{\}: 'backbone' \(test_loss.py, line \d+\)"),
-        (Rated, {"last": 1}, "refuses model.args"),
+        (Rated, {"last": 1}, "rejects model.args"),
         (Rated, {"first": "x"}, "test_loss.py, line"),
         (logits, {"seed": 0}, "returned a Tensor"),
     ],

@@ -19,11 +19,12 @@ from dpeval.config import (
     LauncherOptions,
     MeasureConfig,
     SiteConfig,
+    check_bounds,
     identity,
 )
 from dpeval.errors import ConfigError, LaunchError
 from dpeval.launchers.schedulers.base import one_line
-from dpeval.launchers.schedulers.oar import Oar, oar_parameters
+from dpeval.launchers.schedulers.oar import Oar, OarOptions, oar_parameters
 from dpeval.launchers.schedulers.oar_submission import oar_script, oarsub_command
 from dpeval.launchers.schedulers.resources import (
     Group,
@@ -160,11 +161,23 @@ def test_requeue_only_if_requested_and_allowed() -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("signal_delay_s", 0), ("timeout_min", 0), ("prepare", "maybe"), ("poll_s", 0.0)],
+    [
+        ("signal_delay_s", 0),
+        ("timeout_min", 0),
+        ("gpus_per_node", -1),
+        ("prepare", "maybe"),
+        ("poll_s", 0.0),
+        ("poll_s", float("nan")),
+    ],
 )
 def test_invalid_options_are_refused_by_name(key: str, value: Any) -> None:
-    with pytest.raises(ConfigError, match=key):
-        LauncherOptions(**{key: value})
+    with pytest.raises(ConfigError, match=rf"^hydra\.launcher\.{key}={value} "):
+        check_bounds(LauncherOptions(**{key: value}), "hydra.launcher.")
+
+
+@pytest.mark.parametrize("options", [LauncherOptions, SlurmOptions, OarOptions])
+def test_default_options_are_within_their_bounds(options: type[LauncherOptions]) -> None:
+    check_bounds(options(), "hydra.launcher.")
 
 
 @given(NASTY)

@@ -60,8 +60,8 @@ def test_the_refusal_says_what_was_asked_what_is_the_case_and_what_to_give() -> 
     assert step_time_bound.too_short(
         config, SETTING, [Timing(SETTING, 3.0), Timing(SETTING, 2.0)]
     ) == (
-        "measure.time_limit_s=1 is too short: a mean takes 4 steps, and no step of an earlier run "
-        "with these settings took less than 2 s; give measure.time_limit_s=16 or more"
+        "measure.time_limit_s=1 is too short: 4 steps are needed, and no step of an earlier run "
+        "with these settings took less than 2 s; use measure.time_limit_s=16 or more"
     )
 
 

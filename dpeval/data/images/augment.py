@@ -1,4 +1,4 @@
-"""Where to crop and whether to mirror: arithmetic on image sizes, the same for every loader."""
+"""Chooses crops and flips from image sizes, in the same way for every loader."""
 
 from __future__ import annotations
 
@@ -18,20 +18,22 @@ RATIO = (3 / 4, 4 / 3)
 """Defaults of torchvision's RandomResizedCrop (Szegedy et al. 2015, "Going deeper with
 convolutions", section 6)."""
 TRIES = 10
-"""As torchvision's ``RandomResizedCrop.get_params``."""
+"""As in torchvision's ``RandomResizedCrop.get_params``."""
 DRAWS = 2 * TRIES + 3
-"""Numbers per image: areas and ratios of all tries, place of the crop (2), flip."""
+"""Random numbers per image: areas and ratios of all tries, position of the crop (2), flip."""
 MIDDLE = 224 / 256
-"""``augment=none``: the middle square of this share of the shorter side, as is usual for
-validation (resize the shorter side to 256, crop the middle 224)."""
+"""Under ``augment=none``, side of the center square relative to the shorter side, as usual for
+validation (resize the shorter side to 256, crop the center 224)."""
 
 
 def place(heights: ArrayLike, widths: ArrayLike, draws: Draws, augment: str) -> tuple[Boxes, Flips]:
-    """Crops and flips of a batch for ``dataset.augment``.
+    """Crops and flips of a batch.
 
     Args:
-        heights, widths: of the whole images in pixels, [b].
-        draws: uniform numbers, [b, DRAWS].
+        heights: of the original images, in pixels, [b].
+        widths: of the original images, in pixels, [b].
+        draws: uniform in [0, 1), [b, DRAWS].
+        augment: ``dataset.augment``.
     """
     high, wide = np.asarray(heights, np.int64), np.asarray(widths, np.int64)
     if augment == "none":
@@ -40,7 +42,7 @@ def place(heights: ArrayLike, widths: ArrayLike, draws: Draws, augment: str) -> 
 
 
 def middle_square(heights: NDArray[np.int64], widths: NDArray[np.int64]) -> Boxes:
-    """The middle square of :data:`MIDDLE` of the shorter side."""
+    """The center square, whose side is :data:`MIDDLE` of the shorter side."""
     side = np.maximum(1, np.rint(np.minimum(heights, widths) * MIDDLE)).astype(np.int64)
     return np.stack([(heights - side) // 2, (widths - side) // 2, side, side], axis=1)
 
@@ -48,10 +50,15 @@ def middle_square(heights: NDArray[np.int64], widths: NDArray[np.int64]) -> Boxe
 def random_resized_crop(
     heights: NDArray[np.int64], widths: NDArray[np.int64], draws: Draws
 ) -> Boxes:
-    """Boxes of random area and aspect, as torchvision's RandomResizedCrop chooses them.
+    """Boxes of random area and aspect ratio, as in torchvision's ``RandomResizedCrop.get_params``.
 
-    Up to ten tries of area (uniform in :data:`AREA`) and aspect (log-uniform in :data:`RATIO`);
-    the first that fits counts, or else the largest middle box of allowed aspect.
+    Of ten tries of area (uniform in :data:`AREA`) and ratio (log-uniform in :data:`RATIO`), the
+    first that fits is taken, or else the largest centered box with a valid ratio.
+
+    Args:
+        heights: of the original images, in pixels, [b].
+        widths: of the original images, in pixels, [b].
+        draws: uniform in [0, 1), [b, DRAWS].
     """
     area = (heights * widths)[:, None] * (AREA[0] + (AREA[1] - AREA[0]) * draws[:, :TRIES])
     low, high = math.log(RATIO[0]), math.log(RATIO[1])
@@ -73,7 +80,7 @@ def random_resized_crop(
 def _largest(
     heights: NDArray[np.int64], widths: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The largest box of allowed aspect."""
+    """Heights and widths of the largest boxes with a valid aspect ratio."""
     aspect = widths / heights
     tall = np.where(aspect < RATIO[0], np.rint(widths / RATIO[0]), heights)
     wide = np.where(aspect > RATIO[1], np.rint(heights * RATIO[1]), widths)
@@ -83,9 +90,16 @@ def _largest(
 def scaled(
     boxes: Boxes, heights: ArrayLike, widths: ArrayLike, to_heights: ArrayLike, to_widths: ArrayLike
 ) -> Boxes:
-    """`boxes` of images of one size in the pixels of the same images at another size.
+    """Scale boxes to the same images at another size.
 
     Edges are rounded to whole pixels; a box keeps at least one pixel.
+
+    Args:
+        boxes: in pixels of the original images, [b, 4].
+        heights: of the original images, in pixels, [b].
+        widths: of the original images, in pixels, [b].
+        to_heights: of the scaled images, in pixels, [b].
+        to_widths: of the scaled images, in pixels, [b].
     """
     high, wide = np.asarray(heights), np.asarray(widths)
     new_high, new_wide = np.asarray(to_heights), np.asarray(to_widths)
@@ -98,7 +112,13 @@ def scaled(
 
 
 def scaled_box(box: Sequence[int], size: tuple[int, int], new_size: tuple[int, int]) -> list[int]:
-    """:func:`scaled` for one box, (height, width) being `size`: plain numbers are faster here."""
+    """:func:`scaled` for one box, in plain Python, which is faster than arrays for one.
+
+    Args:
+        box: (top, left, height, width) in pixels of the original image.
+        size: (height, width) of the original image.
+        new_size: (height, width) of the scaled image.
+    """
     down, across = new_size[0] / size[0], new_size[1] / size[1]
     top, left, height, width = box
     new_top, new_left = round(top * down), round(left * across)

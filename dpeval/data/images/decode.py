@@ -1,4 +1,4 @@
-"""From files to pixels, decoding no more than the crops need."""
+"""Decodes image files, and only as much of them as the crops need."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ SEQUENTIAL_FRAMES = (0xC0, 0xC1)
 START_OF_SCAN = 0xDA
 END_OF_IMAGE = b"\xff\xd9"
 RGB_FROM = ("RGB", "YCbCr", "Gray")
-"""JPEG colour spaces that libjpeg-turbo turns into RGB as everyone expects; CMYK is not one."""
+"""JPEG colour spaces that libjpeg-turbo converts to RGB correctly; CMYK is not one of them."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A file that is read, of which only the header has been looked at."""
+    """A file that has been read, but of which only the header has been decoded."""
 
     path: Path
     data: bytes
     height: int
     width: int
     is_jpeg: bool
-    """Whether the fast decoder takes it; PIL reads the rest."""
+    """Whether the fast decoder can read it; PIL reads all others."""
 
 
 def read_batch(paths: Sequence[Path], draws: Draws, augment: str, out: Tensor) -> None:
@@ -52,10 +52,13 @@ def read_batch(paths: Sequence[Path], draws: Draws, augment: str, out: Tensor) -
     scale while it decodes (DCT scaling) and only the crop is resized.
 
     Args:
-        draws: all chance in the augmentation, [b, DRAWS].
+        paths: the files.
+        draws: uniform in [0, 1), [b, DRAWS]: the only randomness of the augmentation.
+        augment: ``dataset.augment``.
+        out: where the crops go.
 
     Raises:
-        DataError: naming the file that is no readable image.
+        DataError: a file is not a readable image.
     """
     files = [open_file(path) for path in paths]
     heights, widths = [file.height for file in files], [file.width for file in files]
@@ -65,10 +68,10 @@ def read_batch(paths: Sequence[Path], draws: Draws, augment: str, out: Tensor) -
 
 
 def open_file(path: Path) -> Encoded:
-    """Read a file and its image's size.
+    """Read a file and the size of its image.
 
     Raises:
-        DataError: naming the file, where it is no image.
+        DataError: the file is not an image.
     """
     with _naming(path):
         data = path.read_bytes()
@@ -81,10 +84,16 @@ def open_file(path: Path) -> Encoded:
 
 
 def decode(file: Encoded, box: Box, flip: bool, out: Tensor) -> None:
-    """Decode `box` of the image and resize it into the square `out`, uint8 [px, px, 3].
+    """Decode a box of the image and resize it into `out`.
+
+    Args:
+        file: the image.
+        box: (top, left, height, width), in pixels of the image.
+        flip: whether to mirror it.
+        out: uint8 [px, px, 3].
 
     Raises:
-        DataError: naming the file, where it is damaged or too large to be true.
+        DataError: the file is damaged, or implausibly large.
     """
     with _naming(file.path):
         decoded = _scaled_jpeg(file, box, len(out)) if file.is_jpeg else None
@@ -94,8 +103,8 @@ def decode(file: Encoded, box: Box, flip: bool, out: Tensor) -> None:
 
 
 def _scaled_jpeg(file: Encoded, box: Box, px: int) -> tuple[Pixels, int] | None:
-    """The upper part of the image, down to below `box`, at the smallest scale at which `box` has
-    `px` pixels; how many rows of the whole image that is. None: PIL has to try."""
+    """The image down to just below `box`, at the smallest scale at which `box` has `px` pixels,
+    and how many rows of the original that is. None: leave it to PIL."""
     shrink = px / min(box[2], box[3])
     data, height = without_bottom(file.data, file.height, int(box[0] + box[2]))
     try:
@@ -108,21 +117,26 @@ def _scaled_jpeg(file: Encoded, box: Box, px: int) -> tuple[Pixels, int] | None:
             min_height=math.ceil(height * shrink),
             min_width=math.ceil(file.width * shrink),
             min_factor=2,
-            # Data are left over where the bottom is not wanted, which is an error otherwise.
+            # Without the bottom some data is left over, which strict mode rejects.
             strict=height == file.height,
         )
     except ValueError:
-        # Some blemishes (bytes too many between markers) are harmless, and PIL reads past them.
+        # PIL tolerates harmless defects, such as extra bytes between markers.
         return None
     return image, height
 
 
 def without_bottom(data: bytes, height: int, needed: int) -> tuple[bytes, int]:
-    """A JPEG that ends soon below row `needed`, and its height.
+    """Shorten a JPEG to end just below row `needed`; return it with its new height.
 
-    Decoding time is spent row by row from the top, and rows below the crop are for nothing. The
-    height in the frame header is lowered, and the decoder stops there. Only for sequential,
-    interleaved files (ITU-T T.81, B.2) that end as they should; others stay as they are.
+    Files are decoded row by row from the top, and rows below the crop would be wasted. Lowering
+    the height in the frame header makes the decoder stop there. This works for sequential,
+    interleaved files (ITU-T T.81, B.2) with a proper end; others are returned unchanged.
+
+    Args:
+        data: the file.
+        height: of the image, in pixels.
+        needed: rows from the top that must be kept.
     """
     if needed >= height or not data.endswith(END_OF_IMAGE):
         return data, height
@@ -144,10 +158,11 @@ def without_bottom(data: bytes, height: int, needed: int) -> tuple[bytes, int]:
 
 
 def _rows_down_to(needed: int, sampling: bytes) -> int:
-    """Whole groups of rows, as they are coded together, that go beyond `needed` rows.
+    """`needed` rows, rounded up to whole coded groups of rows, and at least one row more.
 
     Args:
-        sampling: the sampling factors of every component, the vertical one in the low half.
+        needed: rows from the top that must be kept.
+        sampling: the sampling factors of every component, the vertical one in the low nibble.
     """
     group = BLOCK_ROWS * max(factors & 15 for factors in sampling)
     return (needed // group + 1) * group
@@ -155,7 +170,7 @@ def _rows_down_to(needed: int, sampling: bytes) -> int:
 
 def _with_pil(file: Encoded) -> Pixels:
     with warnings.catch_warnings():
-        # Sizes that PIL only warns of are read; those that it refuses are an error here, too.
+        # Read sizes that PIL only warns about; sizes that it rejects are an error here, too.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with Image.open(io.BytesIO(file.data)) as image:
             return np.array(image.convert("RGB"))
@@ -167,19 +182,22 @@ def _naming(path: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        # PIL names the buffer that it was given, which tells the user nothing.
+        # PIL names the buffer that it read from, which means nothing to the user.
         reason = reason.split(" <_io")[0]
-        raise DataError(f"{path} is not a readable image ({reason}); mend or remove it") from error
+        raise DataError(
+            f"{path} is not a readable image ({reason}); repair or remove it"
+        ) from error
 
 
 def resize(image: Tensor, box: Sequence[int], flip: bool, out: Tensor) -> None:
-    """Resize `box` (top, left, height, width) of `image` into `out`, antialiased.
+    """Resize a box of an image into `out`, with antialiasing.
 
-    The kernel is the one behind torchvision's Resize and RandomResizedCrop on uint8.
+    Uses the kernel of torchvision's Resize and RandomResizedCrop on uint8.
 
     Args:
         image: uint8 [height, width, 3], contiguous.
-        flip: mirror it.
+        box: (top, left, height, width), in pixels.
+        flip: whether to mirror it.
         out: uint8 [px, px, 3].
     """
     top, left, height, width = box
@@ -187,7 +205,7 @@ def resize(image: Tensor, box: Sequence[int], flip: bool, out: Tensor) -> None:
     row = image.stride(0)
     begin = image.storage_offset() + top * row + left * 3
     crop = image.as_strided((1, 3, height, width), (0, 1, row, 3), begin)
-    # Pixels in a row, channels last, are what the kernel's vector code wants; flip() copies so.
+    # The kernel's vector code needs contiguous, channels-last pixels, which flip() also returns.
     crop = crop.flip(3) if flip else crop.contiguous(memory_format=torch.channels_last)
     if height != px or width != px:
         crop = functional.interpolate(crop, size=(px, px), mode="bilinear", antialias=True)

@@ -1,4 +1,4 @@
-"""From uint8 pixels to what a model takes: cropping in batches and normalising, on any device."""
+"""Turns uint8 pixels into model input on any device: batched cropping and normalisation."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from dpeval.util.units import MIB
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-"""Per channel, of ImageNet, for pixels in [0, 1] (torchvision's reference training)."""
+"""ImageNet's per-channel statistics for pixels in [0, 1] (torchvision's reference training)."""
 PART_BYTES = MIB
-"""float32 normalised at a time on CPU: the second pass over it then meets the first one's results
-in the core's own cache. Smaller parts cost more calls (a quarter more time at 256 KiB)."""
+"""Bytes of float32 that are normalised at a time on CPU, so that the second pass finds the first
+one's results in the core's cache. Smaller parts need more calls (25 % more time at 256 KiB)."""
 
 
 class Normaliser:
-    """Values in [0, 255], [b, px, px, 3], to normalised float32 [b, 3, px, px] on one device.
+    """Converts values in [0, 255], [b, px, px, 3], to normalised float32 [b, 3, px, px].
 
-    On CPU the result lies in one buffer that the next call overwrites: touching fresh memory in
-    every step costs more than the arithmetic. A step is over before the next one begins.
+    On CPU the next call overwrites the result: touching new memory in every step would cost more
+    than the arithmetic, and a step ends before the next one begins.
     """
 
     def __init__(self, device: torch.device, *, channels_last: bool) -> None:
@@ -47,7 +47,7 @@ class Normaliser:
         parts = -(-12 * count * px * px // PART_BYTES)
         if self._buffer.shape != pixels.shape:
             self._buffer = torch.empty(pixels.shape)
-            # A row of pixels at a time, for the vector units: three channels are too few.
+            # Operate on rows of pixels: three channels are too few for the vector units.
             self._row_scale, self._row_shift = self._scale.repeat(px), self._shift.repeat(px)
             self._parts = self._buffer.view(count * px, 3 * px).tensor_split(parts)
         values = pixels.view(count * px, 3 * px).tensor_split(parts)
@@ -62,8 +62,8 @@ def crop_batch(squares: Tensor, where: Tensor, px: int) -> Tensor:
 
     Args:
         squares: uint8 [b, side, side, 3].
-        where: (top, left, height, width) in pixels of the squares, and whether to mirror; int64
-            [b, 5].
+        where: (top, left, height, width) in pixels of the squares, and the flip; int64 [b, 5].
+        px: side of the crops, in pixels.
 
     Returns:
         Values in [0, 255], float32 [b, px, px, 3].
@@ -72,7 +72,7 @@ def crop_batch(squares: Tensor, where: Tensor, px: int) -> Tensor:
     top, left, height, width, flips = where.float().unbind(1)
     place = (torch.arange(px, device=squares.device) + 0.5) / px
     across = torch.where(flips[:, None] > 0, 1 - place, place)
-    # Pixel centres, held inside the box: nothing of the image beyond the crop shows in it.
+    # Pixel centres are clamped to the box, so that nothing outside the crop shows in it.
     rows = _inside(top, height, place.expand(len(squares), px))
     columns = _inside(left, width, across)
     grid = torch.stack(

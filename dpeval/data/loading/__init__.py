@@ -1,1 +1,1 @@
-"""What feeds a rank in every step: samplers, readers and loaders."""
+"""Loads a rank's batches: samplers, readers and loaders."""

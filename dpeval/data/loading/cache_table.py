@@ -1,4 +1,4 @@
-"""A finished cache as ranks see it: mapped, so that all of a node share one copy of it."""
+"""A finished cache, mapped into memory so that all ranks of a node share one copy."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ PAGE_BYTES = 4096
 
 
 class CacheTable:
-    """The records of a cache, in the page cache of this node."""
+    """The records of a cache, in this node's page cache."""
 
     def __init__(self, source: Source, config: DatasetConfig) -> None:
-        """Map the cache that ``prepare`` has built for `config`."""
+        """Map the cache that ``prepare`` built for `config`."""
         if source.cache is None:
             raise ValueError(f"{source.root} was prepared for another loader than {config.loader}")
         self._layout = layout(config)
         kind, images = record_type(self._layout.side_px), len(source.train_files)
-        # Copy-on-write, because torch has no read-only tensors; nothing ever writes to it.
+        # Copy-on-write, because torch has no read-only tensors; nothing writes to it.
         self._bytes = np.memmap(source.cache, np.uint8, "c", shape=(images, kind.itemsize))
         records: NDArray[Any] = self._bytes.view(kind)[:, 0]
         self.squares = split_rows(self.rows, self.side_px)
@@ -44,11 +44,11 @@ class CacheTable:
         return torch.from_numpy(self._bytes)
 
     def read_in(self) -> None:
-        """Have every page in memory and in this process' page table before the first step."""
+        """Fault in every page, so that no step has to."""
         self._bytes.reshape(-1)[::PAGE_BYTES].max()
 
     def crops(self, step: Step) -> tuple[Boxes, Flips]:
-        """Where to crop the squares of a step, in their own pixels, [b, 4], [b]."""
+        """The crops of a step in pixels of the squares, [b, 4], and the flips, [b]."""
         count, side = len(step.indices), self.side_px
         if self._layout.content == "middle":
             return np.tile([0, 0, side, side], (count, 1)), np.zeros(count, bool)
@@ -58,7 +58,7 @@ class CacheTable:
         return scaled(boxes, heights, widths, sides, sides), flips
 
     def where(self, step: Step) -> Tensor:
-        """:meth:`crops` in one tensor that travels at once: boxes and flips, int64 [b, 5]."""
+        """:meth:`crops` as one tensor, for a single transfer: boxes and flips, int64 [b, 5]."""
         boxes, flips = self.crops(step)
         return torch.from_numpy(np.column_stack([boxes, flips]))
 

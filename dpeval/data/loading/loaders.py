@@ -1,9 +1,9 @@
 """Loaders hand one rank its shard of every global batch.
 
-``jpeg`` decodes files in every step; ``cached`` crops pixels that were decoded once;
-``resident`` keeps those pixels on the device and crops there; ``constant`` gives one batch
-again and again (no training, but the upper bound). Images stay uint8 until they are on the
-device, and the same step shows the same crops of the same images on every loader.
+``jpeg`` decodes files in every step. ``cached`` crops pixels that were decoded once. ``resident``
+keeps those pixels on the device and crops there. ``constant`` repeats one batch, which trains
+nothing but bounds the speed from above. Images stay uint8 until they are on the device, and in
+the same step every loader yields the same crops of the same images.
 """
 
 from __future__ import annotations
@@ -33,54 +33,55 @@ from dpeval.errors import ConfigError
 from dpeval.util.importing import locate
 
 MAX_WORKERS = 16
-"""Per rank; one core decodes about a thousand full-size images a second."""
+"""Per rank; a core decodes about a thousand full-size images per second."""
 CACHE_WORKERS = 2
-"""Copying from the cache needs no more."""
+"""Enough to copy from the cache."""
 
 
 @runtime_checkable
 class Loader(Protocol):
-    """What a rank's loop needs of its data.
+    """What the training loop calls to get its data.
 
-    ``dataset.loader`` may name another one by its import path: a class, or a function that returns
-    one, called as ``loader(shard, **loader_args)`` with a :class:`Shard`. A class that sets
-    ``needs_cache = True`` finds the decoded images at ``shard.source.cache``.
+    ``dataset.loader`` may be the import path of a loader of your own: a class, or a function that
+    returns an instance, called as ``loader(shard, **loader_args)`` with a :class:`Shard`. If it has
+    the attribute ``needs_cache = True``, the decoded images are in ``shard.source.cache``.
     """
 
     images_read: int
-    """How many images :meth:`put` has handed out."""
+    """Number of images that :meth:`put` has returned."""
 
     def next(self) -> Any:
-        """The next batch as the host has it: timed as `data`."""
+        """Return the next batch on the host; timed as the phase ``data``."""
 
     def put(self, batch: Any) -> tuple[Tensor, Tensor]:
-        """The batch on the device, images float32 [b, 3, px, px], labels int64: timed as `h2d`.
+        """Return the batch on the device; timed as the phase ``h2d``.
 
-        Images and labels are valid until the next call.
+        Returns:
+            Images, float32 [b, 3, px, px], and labels, int64 [b]; valid until the next call.
         """
 
     def close(self) -> None:
-        """Let go of workers and files."""
+        """Stop workers and close files."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """What one rank is to read, and for which device."""
+    """What one rank reads, and for which device."""
 
     source: Source
     config: DatasetConfig
     shares: Sequence[int]
-    """Images of each rank in one global batch."""
+    """Per-device batch of each rank."""
     rank: int
     seed: int
     device: Device
     channels_last: bool
     spare_cpus: Sequence[int]
-    """Logical CPUs on which this rank may read ahead."""
+    """Logical CPUs for this rank's workers."""
 
     @property
     def batch(self) -> int:
-        """This rank's images in one global batch."""
+        """This rank's per-device batch."""
         return self.shares[self.rank]
 
     def sampler(self) -> ShardedSampler:
@@ -88,17 +89,17 @@ class Shard:
         return ShardedSampler(len(self.source.train_files), self.shares, self.rank, self.seed)
 
     def normaliser(self) -> Normaliser:
-        """Turns uint8 pixels on the device into what a model takes."""
+        """Turns uint8 pixels on the device into model input."""
         return Normaliser(self.device.torch_device, channels_last=self.channels_last)
 
     def workers(self) -> int:
-        """Processes that read ahead: as asked, or else as many as have a core of their own."""
+        """Number of worker processes: ``dataset.workers``, or one per spare core."""
         if self.config.workers is not None:
             return self.config.workers
         built_in = LOADERS.get(self.config.loader)
         if built_in is None or not built_in.needs_cache:
             return min(len(self.spare_cpus), MAX_WORKERS)
-        # On CPU a crop out of the cache costs less than handing it from process to process.
+        # On CPU, cropping from the cache costs less than passing the crop between processes.
         return min(len(self.spare_cpus), CACHE_WORKERS) if self.device.is_cuda else 0
 
 
@@ -118,17 +119,17 @@ def make_loader(
     Args:
         source: the prepared data.
         config: the keys of ``dataset``.
-        shares: images of each rank in one global batch.
+        shares: per-device batch of each rank.
         rank: the rank that reads.
         seed: decides the order of the images and all augmentation.
         device: where batches go.
-        channels_last: the order of dimensions in which the model takes images.
-        spare_cpus: logical CPUs on which this rank may read ahead; with none it reads between
-            its steps, and the time shows as waiting for data.
+        channels_last: memory format of the images.
+        spare_cpus: logical CPUs for workers. Without any, the rank reads between its steps, which
+            is measured as waiting for data.
 
     Raises:
-        DataError: fewer images than one global batch.
-        ConfigError: a loader of the user's own is not one.
+        DataError: the source has fewer images than one global batch.
+        ConfigError: the user's loader lacks an attribute of :class:`Loader`.
     """
     shard = Shard(source, config, shares, rank, seed, device, channels_last, spare_cpus)
     if source.loader:
@@ -149,7 +150,7 @@ def _made(path: str, key: str, shard: Shard, args: Mapping[str, Any]) -> Loader:
 
 
 class HostLoader:
-    """Pixels come ready from the host: ``jpeg``, and ``cached`` on CPU."""
+    """Crops on the host: ``jpeg``, and ``cached`` on CPU."""
 
     def __init__(self, shard: Shard, reader: Reader) -> None:
         self._normalised = shard.normaliser()
@@ -180,7 +181,7 @@ class HostLoader:
 
 
 class DeviceCroppedLoader(HostLoader):
-    """Records come whole from the host and are cropped by the device: ``cached`` on CUDA."""
+    """Sends whole records to the device and crops there: ``cached`` on CUDA."""
 
     def __init__(self, shard: Shard) -> None:
         table = CacheTable(shard.source, shard.config)
@@ -193,7 +194,7 @@ class DeviceCroppedLoader(HostLoader):
 
 
 class ResidentLoader:
-    """Keeps all pixels on a CUDA device and crops there: the input costs next to nothing."""
+    """Keeps all pixels on a CUDA device and crops there; input costs almost nothing."""
 
     def __init__(self, shard: Shard) -> None:
         self._table = CacheTable(shard.source, shard.config)
@@ -221,7 +222,7 @@ class ResidentLoader:
 
 
 class ConstantLoader:
-    """One batch, made once and given again and again: no training, only an upper bound."""
+    """Repeats one batch: not a training, but an upper bound of the speed."""
 
     def __init__(self, shard: Shard) -> None:
         reader = JpegReader(shard.source, shard.config.image_px, shard.config.augment)
@@ -242,7 +243,7 @@ class ConstantLoader:
 
 
 def jpeg(shard: Shard) -> Loader:
-    """Decodes files in every step: what training really costs."""
+    """Decodes files in every step, as real training does."""
     config = shard.config
     return HostLoader(shard, JpegReader(shard.source, config.image_px, config.augment))
 
@@ -255,7 +256,7 @@ def cached(shard: Shard) -> Loader:
 
 
 def resident(shard: Shard) -> Loader:
-    """The cache in the device's memory, which for CPU is the mapped file read in beforehand."""
+    """Keeps the cache in the device's memory; on CPU that is the mapped file, faulted in."""
     if shard.device.is_cuda:
         return ResidentLoader(shard)
     table = CacheTable(shard.source, shard.config)

@@ -1,4 +1,4 @@
-"""Random pixels: memory and speed of a step do not depend on what the images show."""
+"""Random pixels: a step's memory and speed do not depend on what images show."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dpeval.data.sources.source import Source
 
 
 def source(config: DatasetConfig) -> Source:
-    """A source without files; :class:`NoiseLoader` makes batches of any size."""
+    """A source without files, loaded by :class:`NoiseLoader`."""
     return Source(
         requested="random pixels",
         used="random pixels",
@@ -22,20 +22,19 @@ def source(config: DatasetConfig) -> Source:
 
 
 class NoiseLoader:
-    """Hands out uint8 pixels as the loaders do, so that its batches take the same memory."""
+    """Returns uint8 pixels as the other loaders do, so that its batches take the same memory."""
 
     def __init__(self, shard: Shard) -> None:
-        self._share, self._normalised = shard, shard.normaliser()
+        self._shard, self._normalised = shard, shard.normaliser()
         self.images_read = 0
 
     def next(self) -> tuple[Tensor, Tensor]:
-        shard = self._share
-        batch, px = shard.batch, shard.config.image_px
+        batch, px = self._shard.batch, self._shard.config.image_px
         pixels = torch.randint(0, 255, (batch, px, px, 3), dtype=torch.uint8)
-        return pixels, torch.arange(batch) % shard.config.num_classes
+        return pixels, torch.arange(batch) % self._shard.config.num_classes
 
     def put(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        pixels, labels = (tensor.to(self._share.device.torch_device) for tensor in batch)
+        pixels, labels = (tensor.to(self._shard.device.torch_device) for tensor in batch)
         self.images_read += len(labels)
         return self._normalised(pixels), labels
 

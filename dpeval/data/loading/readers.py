@@ -1,4 +1,4 @@
-"""Batches on the host: what is read in a step, in this process or ahead of time in workers."""
+"""Reads batches on the host, in this process or prefetched by workers."""
 
 from __future__ import annotations
 
@@ -22,24 +22,31 @@ from dpeval.data.sources.source import Source
 from dpeval.errors import DataError
 
 Host = tuple[Tensor, ...]
-"""Pixels uint8 [b, px, px, 3] and labels int64 [b]; or, where the device is to crop, records of the
-cache uint8 [b, record], labels, and where to crop them int64 [b, 5]."""
-AHEAD = 2
-"""Batches that every worker makes ahead."""
+"""Pixels, uint8 [b, px, px, 3], and labels, int64 [b]. If the device crops: records of the cache,
+uint8 [b, record], labels, and crops, int64 [b, 5]."""
+PREFETCHED = 2
+"""Batches that each worker prefetches."""
 PR_SET_PDEATHSIG = 1
 
 
 class Reader(Protocol):
-    """Reads what a step asks for."""
+    """Reads the images of a step."""
 
     def __call__(self, step: Step) -> Host:
-        """Read one step's images."""
+        """Read the images of one step."""
 
 
 class JpegReader:
     """Decodes files."""
 
     def __init__(self, source: Source, px: int, augment: str) -> None:
+        """Read from `source`.
+
+        Args:
+            source: the prepared data.
+            px: side of the crops, in pixels.
+            augment: ``dataset.augment``.
+        """
         self._paths = [Path(source.root) / name for name in source.train_files]
         self._labels = torch.tensor(source.train_labels)
         self._px, self._augment = px, augment
@@ -52,9 +59,16 @@ class JpegReader:
 
 
 class CacheReader:
-    """Crops images out of the mapped cache."""
+    """Crops images from the mapped cache."""
 
     def __init__(self, source: Source, table: CacheTable, px: int) -> None:
+        """Read from `table`.
+
+        Args:
+            source: the prepared data.
+            table: its mapped cache.
+            px: side of the crops, in pixels.
+        """
         self._table, self._px = table, px
         self._labels = torch.tensor(source.train_labels)
 
@@ -69,7 +83,7 @@ class CacheReader:
 
 
 class GatherReader:
-    """Gathers images from the mapped cache, where there is nothing to crop."""
+    """Gathers images from the mapped cache if there is nothing to crop."""
 
     def __init__(self, source: Source, table: CacheTable) -> None:
         self._squares = table.squares
@@ -81,7 +95,7 @@ class GatherReader:
 
 
 class WholeReader:
-    """Takes whole records out of the mapped cache and says where the device is to crop them."""
+    """Gathers whole records from the mapped cache, with the crops for the device to make."""
 
     def __init__(self, source: Source, table: CacheTable) -> None:
         self._table = table
@@ -94,14 +108,14 @@ class WholeReader:
 
 @dataclass(frozen=True)
 class Failure:
-    """What a worker sends instead of a batch, so that its error stays one line."""
+    """Sent by a worker instead of a batch, so that its error stays one line."""
 
     message: str
 
 
 @dataclass(frozen=True)
 class _Steps:
-    """A reader as the data set of a ``DataLoader`` whose sampler gives whole steps."""
+    """A reader as the dataset of a ``DataLoader`` whose sampler yields whole steps."""
 
     reader: Reader
 
@@ -113,12 +127,12 @@ class _Steps:
 
 
 class Batches:
-    """The endless row of a rank's batches, made ahead by worker processes where there are some.
+    """The endless sequence of a rank's batches, prefetched by worker processes if there are any.
 
-    With no worker each batch is made when it is asked for, by the one who asks.
+    Without workers each batch is read in the caller's process, on demand.
 
-    Workers are forked: a start costs milliseconds and imports nothing anew. They use one thread,
-    neither the device nor the process group, and end with this process, however it ends.
+    Workers are forked: they start in milliseconds and import nothing again. They use one thread
+    and neither the device nor the process group, and are killed when this process ends.
     """
 
     def __init__(
@@ -130,23 +144,28 @@ class Batches:
         cpus: Sequence[int],
         pinned: bool,
     ) -> None:
-        """Start `workers` processes on `cpus`.
+        """Start the workers.
 
-        Without `cpus` they run where this process may run, and take time from it alone.
+        Args:
+            reader: reads the images of a step.
+            sampler: yields the steps.
+            workers: number of worker processes.
+            cpus: logical CPUs of the workers; none: those of this process.
+            pinned: whether to return pinned memory, for transfers to a GPU.
         """
         self._made: Iterator[Host | Failure] | None
         if not workers:
             self._made = map(partial(_pinned, reader) if pinned else reader, sampler)
             return
         loader: DataLoader[Host | Failure] = DataLoader(
-            _Steps(reader),  # type: ignore[arg-type]  # a data set by its __getitem__ alone
+            _Steps(reader),  # type: ignore[arg-type]  # a dataset only by its __getitem__
             batch_size=None,
             sampler=sampler,
             num_workers=workers,
-            prefetch_factor=AHEAD,
+            prefetch_factor=PREFETCHED,
             multiprocessing_context="fork",
             worker_init_fn=partial(_settle, list(cpus)),
-            # Its own, so that reading ahead draws nothing from the model's random numbers.
+            # Its own generator, so that prefetching leaves the model's random numbers alone.
             generator=torch.Generator(),
             pin_memory=pinned,
         )
@@ -168,8 +187,8 @@ class Batches:
         return tuple(batch)
 
     def close(self) -> None:
-        """End the workers."""
-        # The iterator of a DataLoader ends its workers when it is let go.
+        """Stop the workers."""
+        # The iterator of a DataLoader stops its workers when it is deleted.
         self._made = None
 
 
@@ -178,7 +197,7 @@ def _pinned(reader: Reader, step: Step) -> Host:
 
 
 def _settle(cpus: list[int], worker: int) -> None:
-    """Make this process a worker: on its cores, ending with the one that started it."""
+    """Pin this worker to `cpus`, and have it killed when its parent ends."""
     if cpus and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cpus)
     if os.uname().sysname == "Linux":

@@ -1,4 +1,4 @@
-"""Which images a rank reads in which step, and all chance in it: a function of the seed alone."""
+"""Decides which images a rank reads in each step, and their augmentation, from the seed alone."""
 
 from __future__ import annotations
 
@@ -19,31 +19,36 @@ class Step:
     """What one rank reads in one step."""
 
     indices: Indices
-    """Images of the data set, [b]."""
+    """Indices of images, [b]."""
     draws: Draws
-    """Uniform in [0, 1), [b, DRAWS]: all chance in the augmentation of these images."""
+    """Uniform in [0, 1), [b, DRAWS]: the only randomness of the augmentation."""
 
 
 class ShardedSampler:
-    """Deals every global batch of a seeded, epoch-reshuffled permutation out to the ranks.
+    """Splits the global batches of a seeded permutation, reshuffled every epoch, among ranks.
 
-    Step k of an epoch takes ``permutation[k*B : (k+1)*B]`` for the global batch B, and every
-    rank its slice of that, so the global batches are the same at every rank count, no image is
-    read twice in an epoch, and none is dropped but those of the ragged last batch. The draws
-    belong to the global batch too: the same images come with the same crops at every rank count
-    and from every loader.
+    Step k of an epoch takes ``permutation[k*B : (k+1)*B]`` for the global batch B, and each rank
+    takes its slice of that. So global batches are the same at every world size, no image is read
+    twice in an epoch, and only those of an incomplete last batch are dropped. Draws belong to the
+    global batch, too: the same images have the same crops at every world size and in every loader.
     """
 
     def __init__(self, images: int, shares: Sequence[int], rank: int, seed: int) -> None:
-        """`shares` are the images of each rank in one global batch.
+        """Sample for one rank.
+
+        Args:
+            images: number of training images.
+            shares: per-device batch of each rank.
+            rank: the rank that reads.
+            seed: decides the order of the images and all augmentation.
 
         Raises:
-            DataError: the data has fewer images than one global batch.
+            DataError: there are fewer images than one global batch.
         """
         self._global_batch = sum(shares)
         if images < self._global_batch:
             raise DataError(
-                f"the data has {images} training images and one global batch needs "
+                f"the data has {images} training images, but one global batch needs "
                 f"{self._global_batch}; use a smaller batch or more images"
             )
         self._images, self._seed = images, seed
@@ -56,7 +61,7 @@ class ShardedSampler:
         return self._images // self._global_batch
 
     def epoch(self, number: int) -> Iterator[Step]:
-        """This rank's part of every step of one epoch."""
+        """This rank's share of every step of one epoch."""
         permutation = np.random.default_rng([self._seed, number]).permutation(self._images)
         for step in range(self.steps_per_epoch):
             begin = step * self._global_batch

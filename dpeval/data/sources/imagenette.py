@@ -1,4 +1,4 @@
-"""Imagenette, downloaded and verified once; a stand-in, loudly, where it cannot be had.
+"""Imagenette, downloaded and verified once; if it is unavailable, a conspicuous stand-in.
 
 https://github.com/fastai/imagenette (Apache 2.0), ten classes of ImageNet.
 """
@@ -21,7 +21,7 @@ from typing import Any
 
 from dpeval.config import DatasetConfig
 from dpeval.data.sources.image_folder import scan
-from dpeval.data.sources.progress import Say, amount, progress
+from dpeval.data.sources.progress import Report, amount, progress
 from dpeval.data.sources.source import Source, making, one_line
 from dpeval.data.sources.synthetic import WNIDS, imagenette_like
 from dpeval.errors import DataError
@@ -30,7 +30,7 @@ from dpeval.util.units import MIB
 CHUNK_BYTES = MIB
 READ_TIMEOUT_S = 60.0
 RETRY_AFTER_S = 600.0
-"""A sweep of many runs must not wait for an absent network once per run."""
+"""Without a network, a sweep waits for it once, not in every run."""
 TRAIN_IMAGES, VAL_IMAGES = 9_469, 3_925
 
 
@@ -60,55 +60,66 @@ ARCHIVES = {
 }
 
 
-def imagenette(config: DatasetConfig, root: Path, say: Say) -> Source:
-    """Imagenette of ``dataset.size``, or its stand-in where ``dataset.on_missing=generate``.
+def imagenette(config: DatasetConfig, root: Path, report: Report) -> Source:
+    """Imagenette of ``dataset.size``, or its stand-in under ``dataset.on_missing=generate``.
+
+    Args:
+        config: the keys of ``dataset``.
+        root: folder for the archive and the images.
+        report: prints progress.
 
     Raises:
-        DataError: it is not there, cannot be downloaded, and ``on_missing=error``.
+        DataError: it cannot be downloaded, and ``on_missing=error``.
     """
     try:
         with one_line(f"dataset={config.name}"):
-            folder = obtain(ARCHIVES[config.size], root, say, config.download_timeout_s)
+            folder = obtain(ARCHIVES[config.size], root, report, config.download_timeout_s)
             return scan(config.name, config.name, folder)
     except DataError as error:
         if config.on_missing == "error":
             raise
-        say(f"{error}")
-    say(
+        report(f"{error}")
+    report(
         f"USING THE STAND-IN imagenette_like for {config.name}: speed is measured on generated "
-        "images; dataset.on_missing=error stops instead"
+        "images; set dataset.on_missing=error to stop instead"
     )
-    made = imagenette_like(config, root, say)
-    note = f"{config.name} could not be had; generated images stand in for it"
+    made = imagenette_like(config, root, report)
+    note = f"{config.name} was not available; generated images stand in for it"
     return made.model_copy(update={"requested": config.name, "note": note})
 
 
-def obtain(archive: Archive, root: Path, say: Say, timeout_s: float) -> Path:
-    """The extracted folder of `archive` below `root`, downloaded and mended as needed.
+def obtain(archive: Archive, root: Path, report: Report, timeout_s: float) -> Path:
+    """The extracted folder of `archive`, downloaded or repaired as needed.
+
+    Args:
+        archive: the published archive.
+        root: folder for the archive and the images.
+        report: prints progress.
+        timeout_s: how long to wait for the first byte, in seconds.
 
     Raises:
-        DataError: the archive cannot be reached or is not what was published.
+        DataError: the archive cannot be reached, or is not the published one.
     """
     folder = root / archive.folder
     if is_complete(folder, archive):
         return folder
-    with making(folder, say):
+    with making(folder, report):
         if is_complete(folder, archive):
             return folder
         packed = root / f"{archive.folder}.tgz"
         if packed.exists() and not is_sound(packed, archive):
-            say(f"{packed} is damaged or incomplete; it is fetched again")
+            report(f"{packed} is damaged or incomplete; downloading it again")
             packed.unlink()
         if not packed.exists():
-            download(archive, packed, say, timeout_s)
-        _set_aside(folder, say)
+            download(archive, packed, report, timeout_s)
+        _set_aside(folder, report)
         with one_line(str(folder)):
-            extract(packed, archive, folder, say)
+            extract(packed, archive, folder, report)
     return folder
 
 
 def is_complete(folder: Path, archive: Archive) -> bool:
-    """Whether every image of the archive is there, whoever extracted it."""
+    """Whether `folder` has every image of the archive, whoever extracted it."""
     wanted = (("train", archive.train_images), ("val", archive.val_images))
     return all(
         sum(_count(folder / split / wnid) for wnid in WNIDS) == count for split, count in wanted
@@ -122,11 +133,11 @@ def _count(folder: Path) -> int:
         return 0
 
 
-def _set_aside(folder: Path, say: Say) -> None:
-    """Move an incomplete folder out of the way; it may hold what is somebody's own."""
+def _set_aside(folder: Path, report: Report) -> None:
+    """Move an incomplete folder out of the way; it may contain a user's own files."""
     if folder.exists():
         aside = folder.with_name(f"{folder.name}.incomplete-{time.time_ns() // 10**9}")
-        say(f"{folder} does not hold all images; it is extracted again and kept as {aside.name}")
+        report(f"{folder} is incomplete; moving it to {aside.name} and extracting again")
         folder.rename(aside)
 
 
@@ -139,28 +150,34 @@ def is_sound(packed: Path, archive: Archive) -> bool:
     return digest.hexdigest() == archive.md5
 
 
-def download(archive: Archive, packed: Path, say: Say, timeout_s: float) -> None:
-    """Fetch the archive into `packed`, which exists only once it is complete and verified.
+def download(archive: Archive, packed: Path, report: Report, timeout_s: float) -> None:
+    """Download the archive to `packed`, which exists only once it is complete and verified.
 
-    What an interrupted download left is continued where the server allows.
+    An interrupted download is continued if the server allows it.
+
+    Args:
+        archive: the published archive.
+        packed: the file to write.
+        report: prints progress.
+        timeout_s: how long to wait for the first byte, in seconds.
 
     Raises:
-        DataError: no byte within `timeout_s`, a break, or not the published bytes.
+        DataError: the download fails, or is not the published archive.
     """
     partial, unreachable = packed.with_suffix(".part"), packed.with_suffix(".unreachable")
     if unreachable.exists() and time.time() - unreachable.stat().st_mtime < RETRY_AFTER_S:
         raise DataError(
             f"{archive.url} could not be reached less than {RETRY_AFTER_S / 60:.0f} minutes ago; "
-            f"delete {unreachable} to try at once"
+            f"delete {unreachable} to retry now"
         )
-    _require_room(packed.parent, archive)
+    _require_space(packed.parent, archive)
     begin = partial.stat().st_size if partial.exists() else 0
     request = urllib.request.Request(archive.url)
     if 0 < begin < archive.nbytes:
         request.add_header("Range", f"bytes={begin}-")
     try:
         with _opened(request, timeout_s) as answer:
-            _receive(answer, partial, begin if answer.status == 206 else 0, archive, say)
+            _receive(answer, partial, begin if answer.status == 206 else 0, archive, report)
     except (OSError, http.client.HTTPException) as error:
         if getattr(error, "filename", None) == str(partial):
             raise
@@ -179,31 +196,31 @@ def download(archive: Archive, packed: Path, say: Say, timeout_s: float) -> None
     partial.rename(packed)
 
 
-def _require_room(folder: Path, archive: Archive) -> None:
+def _require_space(folder: Path, archive: Archive) -> None:
     free, needed = shutil.disk_usage(folder).free, int(2.1 * archive.nbytes)
     if free < needed:
         raise DataError(
-            f"{folder} has {amount(free, 'B')} free and {archive.folder} needs "
+            f"{folder} has {amount(free, 'B')} free, but {archive.folder} needs "
             f"{amount(needed, 'B')}, packed and extracted; free space there or choose another "
             "folder with DPEVAL_DATA"
         )
 
 
 def _opened(request: urllib.request.Request, timeout_s: float) -> Any:
-    """The answer to `request`, within `timeout_s` whatever hangs (name servers know no timeout)."""
+    """The response to `request` within `timeout_s`, even if the name lookup hangs."""
     answers: queue.Queue[Any] = queue.Queue()
 
-    def ask() -> None:
+    def open_url() -> None:
         try:
             answers.put(urllib.request.urlopen(request, timeout=timeout_s))
         except Exception as error:
             answers.put(error)
 
-    threading.Thread(target=ask, daemon=True).start()
+    threading.Thread(target=open_url, daemon=True).start()
     try:
         answer = answers.get(timeout=timeout_s)
     except queue.Empty:
-        raise TimeoutError(f"no answer within {timeout_s:g} s") from None
+        raise TimeoutError(f"no response within {timeout_s:g} s") from None
     if isinstance(answer, Exception):
         raise answer
     # The first byte came in time; the rest may take longer between two chunks.
@@ -212,24 +229,30 @@ def _opened(request: urllib.request.Request, timeout_s: float) -> Any:
     return answer
 
 
-def _receive(answer: Any, partial: Path, begin: int, archive: Archive, say: Say) -> None:
+def _receive(answer: Any, partial: Path, begin: int, archive: Archive, report: Report) -> None:
     what = f"downloading {archive.url} ({amount(archive.nbytes, 'B')}) into {partial.parent}"
     with (
         partial.open("ab" if begin else "wb") as file,
-        progress(say, what, archive.nbytes, "B", done=begin) as advance,
+        progress(report, what, archive.nbytes, "B", done=begin) as advance,
     ):
         while chunk := answer.read(CHUNK_BYTES):
-            # A full disk is no fault of the network.
+            # A full disk is not a network error.
             with one_line(str(partial)):
                 file.write(chunk)
             advance(len(chunk))
 
 
-def extract(packed: Path, archive: Archive, folder: Path, say: Say) -> None:
-    """Unpack beside `folder` and move it into place only when it is whole.
+def extract(packed: Path, archive: Archive, folder: Path, report: Report) -> None:
+    """Extract next to `folder`, and move the result into place once it is complete.
+
+    Args:
+        packed: the archive's file.
+        archive: the published archive.
+        folder: where the images go.
+        report: prints progress.
 
     Raises:
-        DataError: a member would lie outside, or the archive is not readable or not complete.
+        DataError: a member lies outside the folder, or the archive is damaged or incomplete.
     """
     beside = folder.with_name(f"{folder.name}.extracting")
     shutil.rmtree(beside, ignore_errors=True)
@@ -237,14 +260,14 @@ def extract(packed: Path, archive: Archive, folder: Path, say: Say) -> None:
     try:
         with (
             tarfile.open(packed) as tar,
-            progress(say, f"extracting {packed.name}", total, "images") as advance,
+            progress(report, f"extracting {packed.name}", total, "images") as advance,
         ):
             for member in tar:
                 # The "data" filter refuses members outside, links out of the folder and devices.
                 tar.extract(member, beside, filter="data")
                 advance(member.isfile())
         if not is_complete(beside / archive.folder, archive):
-            raise DataError(f"{packed} does not hold all {total:,} images of {archive.folder}")
+            raise DataError(f"{packed} lacks some of the {total:,} images of {archive.folder}")
         (beside / archive.folder).rename(folder)
     except (tarfile.TarError, EOFError) as error:
         raise DataError(

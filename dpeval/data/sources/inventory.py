@@ -1,4 +1,4 @@
-"""What dpeval keeps in its data folder: data sets, caches, and what interrupted work left."""
+"""What is in the data folder: datasets, archives, caches, and leftovers of interrupted work."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ import numpy as np
 
 from dpeval.data.sources import imagenette, pixel_cache, synthetic
 from dpeval.data.sources.image_folder import EXTENSIONS
-from dpeval.data.sources.progress import Say, progress
+from dpeval.data.sources.progress import Report, progress
 from dpeval.errors import DataError, nearest
 from dpeval.util.cpus import allowed_cpus
 from dpeval.util.frozen import Frozen
 
-Kind = Literal["data set", "archive", "cache", "left over"]
+Kind = Literal["dataset", "archive", "cache", "leftover"]
 LEFT_OVER = (".part", ".generating", ".extracting", ".building", ".unreachable", ".tmp")
 
 
 class Entry(Frozen):
-    """One thing in the data folder."""
+    """One entry of the data folder."""
 
     name: str
-    """Path below the data folder: what ``delete`` takes."""
+    """Path relative to the data folder, as ``delete`` expects it."""
     kind: Kind
     nbytes: int
     images: int | None = None
     state: str = ""
-    """What is wrong with it, or worth knowing."""
+    """What is wrong with it, or what it contains."""
 
 
 def entries(root: Path) -> list[Entry]:
-    """Everything that dpeval keeps in `root`, by name."""
+    """Everything of dpeval's in `root`, sorted by name."""
     if not root.is_dir():
         return []
     found = [entry for path in sorted(root.iterdir()) if (entry := _entry(path, root))]
@@ -63,17 +63,17 @@ def _entry(path: Path, root: Path) -> Entry | None:
         complete = (path / synthetic.COMPLETE).exists()
     return Entry(
         name=name,
-        kind="data set",
+        kind="dataset",
         nbytes=sum(file.stat().st_size for file in files),
         images=len(files),
-        state="" if complete else "incomplete; prepare mends it",
+        state="" if complete else "incomplete; prepare completes it",
     )
 
 
 def _cache_entry(path: Path, root: Path) -> Entry:
     meta = pixel_cache.load_meta(path)
     if meta is None or not pixel_cache.is_whole(path, meta):
-        state = "not finished; prepare builds it anew"
+        state = "unfinished; prepare rebuilds it"
     elif not Path(meta.source).is_dir():
         state = f"its source {meta.source} is gone"
     else:
@@ -92,9 +92,9 @@ def _left_over(path: Path, root: Path) -> Entry:
     nbytes = sum(file.stat().st_size for file in files if file.is_file())
     return Entry(
         name=str(path.relative_to(root)),
-        kind="left over",
+        kind="leftover",
         nbytes=nbytes,
-        state="of interrupted work; may be deleted unless something prepares data now",
+        state="from interrupted work; delete it unless data is being prepared now",
     )
 
 
@@ -103,71 +103,88 @@ def _images(folder: Path) -> Iterator[Path]:
         yield from (Path(where) / name for name in names if name.lower().endswith(EXTENSIONS))
 
 
-def delete(root: Path, names: list[str], say: Say) -> None:
+def delete(root: Path, names: list[str], report: Report) -> None:
     """Delete the named entries of `root`.
 
+    Args:
+        root: the data folder.
+        names: names of entries.
+        report: prints one line per entry.
+
     Raises:
-        DataError: there is no entry of one of the names; nothing is deleted then.
+        DataError: one of the names does not exist; nothing has been deleted.
     """
     known = {entry.name: entry for entry in entries(root)}
     for name in names:
         if name not in known:
             raise DataError(
-                f"{root} holds no '{name}'{nearest(name, known)}; "
-                "python -m dpeval.data list names what it holds"
+                f"{root} has no '{name}'{nearest(name, known)}; "
+                "python -m dpeval.data list shows what it has"
             )
     for name in names:
         path = root / name
         if path.is_dir():
-            # Out of sight at once, so that an interrupted deletion leaves nothing half there.
+            # Renamed first, so that an interrupted deletion leaves nothing that looks complete.
             doomed = path.with_name(f"{path.name}.tmp")
             path.rename(doomed)
             shutil.rmtree(doomed)
         else:
             path.with_suffix(".json").unlink(missing_ok=True)
             path.unlink()
-        say(f"deleted {path}")
+        report(f"deleted {path}")
 
 
-def verify(root: Path, names: list[str], say: Say) -> list[str]:
-    """Read everything, or what `names` say, wholly; return what is wrong, a line each.
+def verify(root: Path, names: list[str], report: Report) -> list[str]:
+    """Read entries completely; return one line for each problem.
+
+    Args:
+        root: the data folder.
+        names: names of entries; empty: all of them.
+        report: prints progress.
 
     Raises:
-        DataError: there is no entry of one of the names.
+        DataError: one of the names does not exist.
     """
     known = {entry.name: entry for entry in entries(root)}
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise DataError(f"{root} holds no '{unknown[0]}'{nearest(unknown[0], known)}")
+        raise DataError(f"{root} has no '{unknown[0]}'{nearest(unknown[0], known)}")
     wrong: list[str] = []
     for entry in known.values():
         if not names or entry.name in names:
-            wrong += _wrong_with(entry, root, say)
+            wrong += _wrong_with(entry, root, report)
     return wrong
 
 
-def _wrong_with(entry: Entry, root: Path, say: Say) -> list[str]:
+def _wrong_with(entry: Entry, root: Path, report: Report) -> list[str]:
     path = root / entry.name
     if entry.kind == "archive":
         published = {one.folder: one for one in imagenette.ARCHIVES.values()}[path.stem]
-        with progress(say, f"checking {path}", entry.nbytes, "B") as advance:
+        with progress(report, f"checking {path}", entry.nbytes, "B") as advance:
             sound = imagenette.is_sound(path, published)
             advance(entry.nbytes)
-        return [] if sound else [f"{path} is not the published archive; prepare fetches it again"]
+        advice = "prepare downloads it again"
+        return [] if sound else [f"{path} is not the published archive; {advice}"]
     if entry.kind == "cache":
-        with progress(say, f"checking {path}", entry.nbytes, "B") as advance:
+        with progress(report, f"checking {path}", entry.nbytes, "B") as advance:
             sound = pixel_cache.verify(path)
             advance(entry.nbytes)
-        advice = f"python -m dpeval.data delete {entry.name}"
+        advice = f"delete it with python -m dpeval.data delete {entry.name}"
         return [] if sound else [f"{path} is damaged; {advice}"]
-    if entry.kind == "data set":
-        return damaged_images(list(_images(path)), path, say)
+    if entry.kind == "dataset":
+        return damaged_images(list(_images(path)), path, report)
     return []
 
 
-def damaged_images(files: list[Path], where: Path, say: Say) -> list[str]:
-    """A line for every one of `files` that cannot be decoded."""
-    # Late: torch takes seconds to import, and only who decodes needs it.
+def damaged_images(files: list[Path], where: Path, report: Report) -> list[str]:
+    """One line for each file that cannot be decoded.
+
+    Args:
+        files: image files.
+        where: the folder to show in the progress report.
+        report: prints progress.
+    """
+    # Late: torch takes seconds to import, and only decoding needs it.
     import torch
 
     from dpeval.data.images.decode import decode, open_file
@@ -184,7 +201,7 @@ def damaged_images(files: list[Path], where: Path, say: Say) -> list[str]:
     wrong = []
     with (
         ThreadPoolExecutor(min(pixel_cache.MAX_THREADS, len(allowed_cpus()))) as pool,
-        progress(say, f"decoding every image in {where}", len(files), "images") as advance,
+        progress(report, f"decoding every image in {where}", len(files), "images") as advance,
     ):
         for line in pool.map(check, files):
             advance(1)

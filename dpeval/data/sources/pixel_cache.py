@@ -1,9 +1,8 @@
-"""Images decoded once into one file of fixed-size pixels that all ranks and runs map.
+"""Decodes images once into a file of fixed-size records, which all ranks and runs map.
 
-The file is a row of records, one per training image: its pixels, and the size that the image
-has in its own file. Under random crops the record holds the whole image squashed into a square
-somewhat larger than the model sees, so that every loader takes the same crop of the same image;
-without augmentation it holds exactly the pixels that the model sees.
+A record holds the pixels of one training image, and the image's original size. With random crops
+it is the whole image, squashed into a square somewhat larger than the model's input, so that every
+loader takes the same crop of the same image. Without augmentation it is exactly the model's input.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 
 from dpeval.config import DatasetConfig
 from dpeval.data.images.augment import middle_square
-from dpeval.data.sources.progress import Say, progress
+from dpeval.data.sources.progress import Report, progress
 from dpeval.data.sources.source import Source, making, one_line, store
 from dpeval.errors import DataError
 from dpeval.util.cpus import allowed_cpus
@@ -33,23 +32,23 @@ from dpeval.util.frozen import Frozen
 from dpeval.util.units import GIB
 
 MARGIN = 8 / 7
-"""Side of a squashed image over the side that the model sees, as 256 px for 224 px is usual."""
+"""Side of a squashed image relative to the model's input: 256 px for the usual 224 px."""
 CHUNK = 128
 """Images decoded, written and checksummed at a time."""
 MAX_THREADS = 16
 
 
 class Meta(Frozen):
-    """What a finished cache holds; it is written last, so a cache without it is none."""
+    """Describes a finished cache. It is written last: a cache without it is unfinished."""
 
     images: int
     side_px: int
     content: str
-    """``whole`` image, squashed, or the ``middle`` that ``augment=none`` shows."""
+    """``whole``: the squashed image; ``middle``: the center square of ``augment=none``."""
     source: str
     """The folder that was decoded."""
     fingerprint: str
-    """Of the source's files: names, sizes, modification times."""
+    """Hash of the files' names, sizes and modification times."""
     crc32: int
 
     @property
@@ -67,55 +66,63 @@ class Layout:
 
 
 def layout(config: DatasetConfig) -> Layout:
-    """How `config` wants its images cached."""
+    """The shape of the cached images that `config` needs."""
     if config.augment == "none":
         return Layout(config.image_px, "middle")
     return Layout(round(config.image_px * MARGIN), "whole")
 
 
 def record_type(side_px: int) -> np.dtype[Any]:
-    """One image of the cache: pixels, and (height, width) of the image in its own file."""
+    """The type of a record: pixels, and the original (height, width) of the image."""
     return np.dtype([("pixels", "u1", (side_px, side_px, 3)), ("size", "<i4", (2,))])
 
 
 def folder() -> Path:
-    """Where caches lie."""
+    """The folder of caches."""
     return store() / "cache"
 
 
 def cache_path(source: Source, shape: Layout) -> Path:
-    """Where the cache of `source` lies."""
+    """The file of the cache of `source`."""
     key = hashlib.sha256(source.root.encode()).hexdigest()[:8]
     return folder() / f"{source.used}-{key}-{shape.content}-{shape.side_px}px.u8"
 
 
-def ensure(source: Source, config: DatasetConfig, say: Say) -> Source:
-    """Build the cache of `source` unless a finished one of the same files is there.
+def ensure(source: Source, config: DatasetConfig, report: Report) -> Source:
+    """Build the cache of `source` unless a finished one of the same files exists.
+
+    Args:
+        source: the images.
+        config: the keys of ``dataset``.
+        report: prints progress.
+
+    Returns:
+        `source` with its ``cache`` set.
 
     Raises:
-        DataError: an image cannot be read, or there is no room; OSError: it cannot be written.
+        DataError: an image cannot be read, the disk is full, or the cache cannot be written.
     """
     shape = layout(config)
     path = cache_path(source, shape)
     files = [Path(source.root) / name for name in source.train_files]
     wanted = fingerprint(files)
     if not is_current(path, wanted):
-        with making(path, say):
+        with making(path, report):
             # Another process may have built it while this one waited.
             if not is_current(path, wanted):
                 with one_line(str(path)):
-                    build(path, files, shape, wanted, source.root, say)
+                    build(path, files, shape, wanted, source.root, report)
     return source.model_copy(update={"cache": str(path)})
 
 
 def is_current(path: Path, wanted: str) -> bool:
-    """Whether a finished cache of these very files is at `path`, whole by its size."""
+    """Whether a finished cache of exactly these files is at `path`, judged by its size."""
     meta = load_meta(path)
     return meta is not None and meta.fingerprint == wanted and is_whole(path, meta)
 
 
 def load_meta(path: Path) -> Meta | None:
-    """What the finished cache at `path` holds; None where there is none."""
+    """The description of the cache at `path`; None if it is missing or unfinished."""
     try:
         return Meta.model_validate_json(path.with_suffix(".json").read_bytes())
     except (OSError, ValueError):
@@ -123,7 +130,7 @@ def load_meta(path: Path) -> Meta | None:
 
 
 def is_whole(path: Path, meta: Meta) -> bool:
-    """Whether the file has the size that its meta data promise."""
+    """Whether the file has the size that its description states."""
     try:
         return path.stat().st_size == meta.nbytes
     except OSError:
@@ -131,16 +138,26 @@ def is_whole(path: Path, meta: Meta) -> bool:
 
 
 def verify(path: Path) -> bool:
-    """Whether every byte is as it was built; reads the whole file."""
+    """Whether the checksum still matches; reads the whole file."""
     meta = load_meta(path)
     return meta is not None and is_whole(path, meta) and _crc32(path) == meta.crc32
 
 
-def build(path: Path, files: list[Path], shape: Layout, wanted: str, source: str, say: Say) -> None:
-    """Decode `files` into `path`; a build that was cut off is continued where it stood.
+def build(
+    path: Path, files: list[Path], shape: Layout, wanted: str, source: str, report: Report
+) -> None:
+    """Decode `files` into `path`, or continue an interrupted build.
+
+    Args:
+        path: the cache to write.
+        files: images, in the order of their records.
+        shape: of the cached images.
+        wanted: :func:`fingerprint` of `files`.
+        source: the folder that is decoded.
+        report: prints progress.
 
     Raises:
-        DataError: naming the image that cannot be read, or the room that is lacking.
+        DataError: an image cannot be read, or the disk has too little space.
     """
     path.with_suffix(".json").unlink(missing_ok=True)
     building = path.with_suffix(f".{wanted[:8]}.building")
@@ -150,13 +167,13 @@ def build(path: Path, files: list[Path], shape: Layout, wanted: str, source: str
     kind = record_type(shape.side_px)
     done = building.stat().st_size // kind.itemsize if building.exists() else 0
     needed = (len(files) - done) * kind.itemsize
-    _require_room(path, needed)
+    _require_space(path, needed)
     what = f"decoding {len(files):,} images once to {shape.side_px} px ({needed / GIB:.2f} GiB)"
     with (
         building.open("r+b" if building.exists() else "w+b") as file,
-        progress(say, what, len(files), "images", done=done) as advance,
+        progress(report, what, len(files), "images", done=done) as advance,
     ):
-        # Records are written in order, so a file that was cut off is whole up to its last record.
+        # Records are written in order, so all but the last one of a truncated file are complete.
         file.truncate(done * kind.itemsize)
         crc32 = _crc32(building)
         file.seek(0, os.SEEK_END)
@@ -179,19 +196,19 @@ def build(path: Path, files: list[Path], shape: Layout, wanted: str, source: str
     write_atomically(path.with_suffix(".json"), meta.model_dump_json())
 
 
-def _require_room(path: Path, needed: int) -> None:
+def _require_space(path: Path, needed: int) -> None:
     free = shutil.disk_usage(path.parent).free
     if free < needed:
         raise DataError(
-            f"{path} needs {needed / GIB:.2f} GiB more and {path.parent} has "
+            f"{path} needs {needed / GIB:.2f} GiB more, but {path.parent} has only "
             f"{free / GIB:.2f} GiB free; free space there, choose another folder with "
             "DPEVAL_DATA, or use dataset.loader=jpeg, which needs no cache"
         )
 
 
 def _decoded(files: list[Path], shape: Layout) -> Iterator[NDArray[Any]]:
-    """Records in order, a chunk at a time."""
-    # Late: torch takes seconds to import, and only who decodes needs it.
+    """Yield the records in order, a chunk at a time."""
+    # Late: torch takes seconds to import, and only decoding needs it.
     import torch
 
     from dpeval.data.images.decode import decode, open_file
@@ -205,7 +222,7 @@ def _decoded(files: list[Path], shape: Layout) -> Iterator[NDArray[Any]]:
         decode(file, box, False, torch.from_numpy(record["pixels"]))
         record["size"] = file.height, file.width
 
-    # Decoding lets go of the interpreter's lock, so threads do.
+    # Threads suffice: decoding releases the GIL.
     with ThreadPoolExecutor(min(MAX_THREADS, len(allowed_cpus()))) as pool:
         for begin in range(0, len(files), CHUNK):
             part = files[begin : begin + CHUNK]

@@ -1,4 +1,4 @@
-"""Data made ready once, by the parent, before any rank starts."""
+"""Prepares data once, in the parent process, before any rank starts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from dpeval.config import LOADERS, DatasetConfig
 from dpeval.data.sources import pixel_cache
-from dpeval.data.sources.progress import Say
+from dpeval.data.sources.progress import Report
 from dpeval.data.sources.source import Source, data_root, one_line
 from dpeval.errors import ConfigError, DataError
 from dpeval.record.schema import DatasetUsed
@@ -15,49 +15,49 @@ from dpeval.util.importing import check_arguments, locate
 
 
 class MakeSource(Protocol):
-    """What ``dataset._target_`` names."""
+    """The signature of what ``dataset._target_`` names."""
 
-    def __call__(self, config: DatasetConfig, root: Path, say: Say, **args: Any) -> Source:
-        """Prepare the data, unless it is there, and say where it lies and what its labels are.
+    def __call__(self, config: DatasetConfig, root: Path, report: Report, **args: Any) -> Source:
+        """Prepare the data unless it exists; return its files and labels.
 
-        Called in one process of every node, before any rank starts, for every run.
+        Called for every run, in one process of every node, before any rank starts.
 
         Args:
-            config: the keys of ``dataset``; ``num_classes`` must be true of the source.
-            root: folder for the data: ``dataset.root``, or dpeval's own.
-            say: tells the user one line.
+            config: the keys of ``dataset``; the source must have ``num_classes`` classes.
+            root: folder for the data: ``dataset.root``, or dpeval's data folder.
+            report: prints one line for the user.
             args: ``dataset.args``.
 
         Raises:
-            DataError: the data is absent or damaged; told in one line.
+            DataError: the data is missing or damaged; the message is one line.
         """
 
 
-def prepare(config: DatasetConfig, say: Say = print) -> Source:
-    """Make the data of `config` ready, once however many processes ask at a time.
+def prepare(config: DatasetConfig, report: Report = print) -> Source:
+    """Prepare the data of `config`; concurrent processes prepare it only once.
 
     Raises:
-        DataError: the data is absent or damaged and cannot be mended.
+        DataError: the data is missing or damaged and cannot be repaired.
         ConfigError: ``dataset._target_`` or ``dataset.loader`` cannot be imported, or does not
             accept its arguments.
     """
     make = locate(config._target_, key="dataset._target_")
-    check_arguments(make, ("config", "root", "say"), config.args, key="dataset.args")
+    check_arguments(make, ("config", "root", "report"), config.args, key="dataset.args")
     needs_cache = _needs_cache(config)
     with one_line(f"dataset={config.name}"):
-        source = _checked(make(config, data_root(config), say, **config.args), config)
+        source = _checked(make(config, data_root(config), report, **config.args), config)
         if needs_cache and not source.loader:
-            source = pixel_cache.ensure(source, config, say)
+            source = pixel_cache.ensure(source, config, report)
     return source
 
 
 def _needs_cache(config: DatasetConfig) -> bool:
-    """Whether the loader reads decoded images; a loader that cannot be had is refused here."""
+    """Whether the loader reads decoded images; also checks that it exists and its arguments fit."""
     if "." not in config.loader:
         if config.loader_args:
             raise ConfigError(
-                f"dataset.loader={config.loader} takes no dataset.loader_args, and "
-                f"{dict(config.loader_args)} was asked; they are for a loader of your own"
+                f"dataset.loader={config.loader} takes no dataset.loader_args, but "
+                f"{dict(config.loader_args)} was given; they are for loaders of your own"
             )
         return LOADERS[config.loader].needs_cache
     loader = locate(config.loader, key="dataset.loader")
@@ -73,7 +73,7 @@ def _checked(source: object, config: DatasetConfig) -> Source:
         )
     if source.num_classes != config.num_classes:
         raise DataError(
-            f"{source.root} has {source.num_classes} classes and dataset.num_classes="
+            f"{source.root} has {source.num_classes} classes, but dataset.num_classes="
             f"{config.num_classes}; set dataset.num_classes={source.num_classes}"
         )
     if len(source.train_files) != len(source.train_labels):
@@ -87,7 +87,7 @@ def _checked(source: object, config: DatasetConfig) -> Source:
 
 
 def used(source: Source, config: DatasetConfig) -> DatasetUsed:
-    """What the record says of the data."""
+    """The record's entry on the data."""
     note = source.note
     if config.loader == "constant" and not source.loader:
         upper = "one batch is repeated: an upper bound of the speed, not a training"

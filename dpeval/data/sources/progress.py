@@ -1,4 +1,4 @@
-"""How far work of known size is: a bar where someone watches, a line now and then where not."""
+"""Reports progress: a bar on a terminal, otherwise a line every few seconds."""
 
 from __future__ import annotations
 
@@ -7,44 +7,60 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, runtime_checkable
 
-Say = Callable[[str], None]
-"""Tells the user one line."""
+Report = Callable[[str], None]
+"""Prints one line for the user."""
 Advance = Callable[[int], None]
-"""Says that so many more units are done."""
-TELL_EVERY_S = 5.0
+"""Advances progress by so many units."""
+REPORT_EVERY_S = 5.0
 
 
 @runtime_checkable
 class Bars(Protocol):
-    """A :data:`Say` that draws progress bars, too."""
+    """A :data:`Report` that also draws progress bars."""
 
     def bar(self, what: str, total: int, unit: str) -> AbstractContextManager[Advance]:
-        """Show `what` advancing to `total`; `unit` is ``B`` for bytes, or a word."""
+        """Show a progress bar.
+
+        Args:
+            what: the task, as the user reads it.
+            total: units at which the task is complete.
+            unit: ``B`` for bytes, or a noun in the plural.
+        """
 
 
 @contextmanager
-def progress(say: Say, what: str, total: int, unit: str, *, done: int = 0) -> Iterator[Advance]:
-    """Report the progress of `what`, of which `done` units are there already."""
-    if isinstance(say, Bars):
-        with say.bar(what, total, unit) as advance:
+def progress(
+    report: Report, what: str, total: int, unit: str, *, done: int = 0
+) -> Iterator[Advance]:
+    """Report the progress of a task.
+
+    Args:
+        report: prints lines, and may draw bars.
+        what: the task, as the user reads it.
+        total: units at which the task is complete.
+        unit: ``B`` for bytes, or a noun in the plural.
+        done: units that are complete at the start.
+    """
+    if isinstance(report, Bars):
+        with report.bar(what, total, unit) as advance:
             advance(done)
             yield advance
         return
-    say(what)
-    told_s = time.monotonic()
+    report(what)
+    reported_s = time.monotonic()
 
     def advance_lines(count: int) -> None:
-        nonlocal done, told_s
+        nonlocal done, reported_s
         done += count
-        if time.monotonic() - told_s > TELL_EVERY_S and done < total:
-            told_s = time.monotonic()
-            say(f"  {done / total:.0%} of {amount(total, unit)}")
+        if time.monotonic() - reported_s > REPORT_EVERY_S and done < total:
+            reported_s = time.monotonic()
+            report(f"  {done / total:.0%} of {amount(total, unit)}")
 
     yield advance_lines
 
 
 def amount(count: int, unit: str) -> str:
-    """``amount(99_003_388, "B")`` is "99 MB"; "12 images" for a word."""
+    """A count with its unit: ``amount(99_003_388, "B")`` is "99 MB"."""
     if unit != "B":
         return f"{count:,} {unit}"
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

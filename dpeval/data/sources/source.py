@@ -1,4 +1,4 @@
-"""A source: prepared data, where it lies, and the lock under which it is made."""
+"""A source: prepared data, where it is stored, and the lock held while it is made."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from dpeval.config import DatasetConfig
-from dpeval.data.sources.progress import Say
+from dpeval.data.sources.progress import Report
 from dpeval.errors import DataError
 from dpeval.util.frozen import Frozen
 
@@ -19,19 +19,19 @@ LOCK_WAIT_S = 3600.0
 
 
 class Source(Frozen):
-    """Prepared data, as it travels to every rank: image files and their labels.
+    """Prepared data, as it is sent to every rank: image files and their labels.
 
-    Data that is no folder of images leaves the files out and names its own `loader`.
+    A source that is not a folder of images has no files and names its own `loader`.
     """
 
     requested: str = ""
-    """The dataset that was asked for; "": its name in the configuration."""
+    """The requested dataset; "": its name in the configuration."""
     used: str = ""
-    """What the images really are, where that differs."""
+    """The dataset in use, if that is another one."""
     root: str
-    """Folder that the files' paths are relative to."""
+    """Folder that paths of files are relative to."""
     note: str = ""
-    """Anything a reader of the figures has to know about the data."""
+    """Anything that a reader of the figures must know about the data."""
     num_classes: int
     train_files: list[str] = []
     train_labels: list[int] = []
@@ -39,44 +39,44 @@ class Source(Frozen):
     val_files: list[str] = []
     val_labels: list[int] = []
     cache: str | None = None
-    """The decoded images, where the loader wants them (:mod:`dpeval.data.sources.pixel_cache`)."""
+    """The decoded images, if the loader needs them (:mod:`dpeval.data.sources.pixel_cache`)."""
     loader: str = ""
-    """Import path of the loader of a source that is no folder of images, called as
-    ``loader(shard)``; "": ``dataset.loader``."""
+    """Import path of the source's own loader, called as ``loader(shard)``; "": use
+    ``dataset.loader``."""
 
 
 def store() -> Path:
-    """Where dpeval keeps data: ``$DPEVAL_DATA`` or ``~/.cache/dpeval``."""
+    """dpeval's data folder: ``$DPEVAL_DATA`` or ``~/.cache/dpeval``."""
     return Path(os.environ.get("DPEVAL_DATA") or "~/.cache/dpeval").expanduser().absolute()
 
 
 def data_root(config: DatasetConfig) -> Path:
-    """Where the data of `config` lies: ``dataset.root``, or the store."""
+    """The folder for the data of `config`: ``dataset.root``, or :func:`store`."""
     return Path(config.root).expanduser().absolute() if config.root else store()
 
 
 @contextmanager
-def making(path: Path, say: Say) -> Iterator[None]:
-    """Hold the lock under which `path` is made; say so while another process holds it.
+def making(path: Path, report: Report) -> Iterator[None]:
+    """Hold the lock for making `path`; report if another process holds it.
 
-    Whoever needs `path` looks for it first, so that finished data can be read where nothing
-    can be written, and looks again once the lock is held.
+    Check whether `path` exists before, so that finished data can be read from a read-only folder,
+    and again inside, because another process may have made it meanwhile.
 
     Raises:
-        DataError: another process holds the lock for over an hour.
+        DataError: another process has held the lock for over an hour.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        say(f"another process makes {path}; waiting for it")
+        report(f"waiting for another process that is making {path}")
         try:
             lock.acquire(timeout=LOCK_WAIT_S)
         except Timeout as error:
             raise DataError(
-                f"{path} is being made by another process for over {LOCK_WAIT_S / 60:.0f} "
-                "minutes; end that process, or choose another folder with DPEVAL_DATA"
+                f"{path} has been locked by another process for over {LOCK_WAIT_S / 60:.0f} "
+                "minutes; stop that process, or choose another folder with DPEVAL_DATA"
             ) from error
     try:
         yield
@@ -86,7 +86,7 @@ def making(path: Path, say: Say) -> Iterator[None]:
 
 @contextmanager
 def one_line(what: str) -> Iterator[None]:
-    """Turn what the file system refuses into a :class:`DataError` that names the file."""
+    """Turn an :class:`OSError` into a :class:`DataError` that names the file."""
     try:
         yield
     except OSError as error:

@@ -22,24 +22,24 @@ from numpy.typing import NDArray
 
 from dpeval.config import DatasetConfig
 from dpeval.data.sources.image_folder import scan
-from dpeval.data.sources.progress import Say, progress
+from dpeval.data.sources.progress import Report, progress
 from dpeval.data.sources.source import Source, making, one_line
 from dpeval.util.cpus import allowed_cpus
 
 VERSION = 3
-"""Goes into the folder's name: a generator that changes makes a new folder."""
+"""Part of the folder's name: a changed generator writes a new folder."""
 WNIDS = (
     "n01440764", "n02102040", "n02979186", "n03000684", "n03028079",
     "n03394916", "n03417042", "n03425413", "n03445777", "n03888257",
 )  # fmt: skip
 SHORT_SIDE_PX = {"full": 375, "320px": 320, "160px": 160}
-"""Shorter side of the images, as in the published archives."""
+"""Shorter side of the images in the published archives."""
 JPEG_QUALITY = {375: 96, 320: 65, 160: 65}
-"""So that a file has on average the bytes of a published one: 116, 25.5 and 7.4 kB."""
+"""Chosen so that files are on average as large as the published ones: 116, 25.5 and 7.4 kB."""
 ASPECTS = (4 / 3, 4 / 3, 4 / 3, 3 / 2, 1.0, 3 / 4)
-"""Width over height of photographs, landscape mostly."""
+"""Width over height of photographs, mostly landscape."""
 SLOPE = 1.2
-"""Of the amplitude over frequency, in logarithms; photographs lie between 0.9 and 1.3."""
+"""Amplitude falls as frequency to the power of minus this; photographs lie between 0.9 and 1.3."""
 HUES = 5
 VAL_SHARE = 0.2
 TASK_IMAGES = 50
@@ -48,20 +48,36 @@ COMPLETE = ".complete"
 Field = NDArray[np.float32]
 
 
-def imagenette_like(config: DatasetConfig, root: Path, say: Say) -> Source:
-    """The stand-in with ``dataset.train_images`` images, generated once per folder."""
+def imagenette_like(config: DatasetConfig, root: Path, report: Report) -> Source:
+    """The stand-in with ``dataset.train_images`` images, generated once.
+
+    Args:
+        config: the keys of ``dataset``.
+        root: folder that contains the generated one.
+        report: prints progress.
+
+    Raises:
+        DataError: the images cannot be written.
+    """
     short_px = SHORT_SIDE_PX[config.size]
     folder = root / f"imagenette_like-v{VERSION}-{short_px}px-{config.train_images}"
     if not (folder / COMPLETE).exists():
-        with making(folder, say):
+        with making(folder, report):
             if not (folder / COMPLETE).exists():
                 with one_line(str(folder)):
-                    generate(folder, config.train_images, short_px, say)
+                    generate(folder, config.train_images, short_px, report)
     return scan(config.name, "imagenette_like", folder)
 
 
-def generate(folder: Path, train_images: int, short_px: int, say: Say) -> None:
-    """Generate the whole folder; it appears under its name only when it is complete."""
+def generate(folder: Path, train_images: int, short_px: int, report: Report) -> None:
+    """Generate `folder`, which exists only once it is complete.
+
+    Args:
+        folder: where the images go.
+        train_images: number of training images; validation images are a fifth of that.
+        short_px: shorter side of the images, in pixels.
+        report: prints progress.
+    """
     beside = folder.with_name(f"{folder.name}.generating")
     shutil.rmtree(beside, ignore_errors=True)
     tasks = list(_tasks(train_images))
@@ -70,7 +86,7 @@ def generate(folder: Path, train_images: int, short_px: int, say: Say) -> None:
             (beside / split / wnid).mkdir(parents=True)
     total = sum(len(indices) for _, indices in tasks)
     what = f"generating {total:,} images of {short_px} px in {folder}"
-    with _processes() as pool, progress(say, what, total, "images") as advance:
+    with _processes() as pool, progress(report, what, total, "images") as advance:
         for count in pool.map(partial(_write_images, beside, short_px), tasks):
             advance(count)
     (beside / COMPLETE).touch()
@@ -86,8 +102,8 @@ def _tasks(train_images: int) -> Iterator[tuple[str, range]]:
 
 
 def _processes() -> Executor:
-    # Processes, because the arithmetic holds the interpreter's lock; from a forkserver, because
-    # this process may have threads. Where that is shared with ranks, it is running already.
+    # Processes, because the arithmetic holds the GIL; a forkserver, because this process may have
+    # threads. If ranks share it, it is already running.
     return ProcessPoolExecutor(len(allowed_cpus()), mp_context=get_context("forkserver"))
 
 
@@ -106,7 +122,13 @@ def _write_images(folder: Path, short_px: int, task: tuple[str, range]) -> int:
 
 
 def make_image(label: int, short_px: int, generator: np.random.Generator) -> NDArray[np.uint8]:
-    """One image of class `label`, uint8, shape [height, width, 3], shorter side `short_px`."""
+    """One image, uint8 [height, width, 3].
+
+    Args:
+        label: its class, from 0 to 9.
+        short_px: its shorter side, in pixels.
+        generator: draws everything random.
+    """
     aspect = float(generator.choice(ASPECTS))
     height, width = (
         (short_px, round(short_px * aspect))
@@ -114,7 +136,7 @@ def make_image(label: int, short_px: int, generator: np.random.Generator) -> NDA
         else (round(short_px / aspect), short_px)
     )
     luminance = _field(height, width, label % 2, generator)
-    # JPEG keeps colour at half the resolution, and so do eyes and this generator.
+    # JPEG stores colour at half the resolution, so no more is generated.
     small = -(-height // 2), -(-width // 2)
     hue = 2 * np.pi * (label // 2) / HUES + generator.normal(0, 0.2)
     strength = generator.uniform(12, 30)
@@ -124,7 +146,7 @@ def make_image(label: int, short_px: int, generator: np.random.Generator) -> NDA
     )
     contrast, bright = generator.uniform(18, 58), generator.normal(120, 20)
     luminance = np.float32(bright) + np.float32(contrast) * luminance
-    # Colour first and doubled then: ITU-R BT.601, as JPEG itself.
+    # To RGB at half the resolution, then doubled: ITU-R BT.601, as in JPEG.
     colours = np.stack([1.402 * red, -0.344 * blue - 0.714 * red, 1.772 * blue], axis=-1)
     doubled = colours.repeat(2, axis=0)[:height].repeat(2, axis=1)[:, :width]
     doubled += luminance[..., None]
@@ -133,7 +155,7 @@ def make_image(label: int, short_px: int, generator: np.random.Generator) -> NDA
 
 
 def _field(height: int, width: int, direction: int | None, generator: np.random.Generator) -> Field:
-    """A random field of natural spectrum, mean 0 and standard deviation 1, float32."""
+    """A random field with a natural spectrum, mean 0 and standard deviation 1, float32."""
     rows, columns = (scipy.fft.next_fast_len(side, real=True) for side in (height, width))
     amplitude = _amplitude(rows, columns, direction)
     spectrum = generator.standard_normal((*amplitude.shape, 2), dtype=np.float32)
@@ -147,7 +169,7 @@ def _field(height: int, width: int, direction: int | None, generator: np.random.
 
 @lru_cache(maxsize=64)
 def _amplitude(rows: int, columns: int, direction: int | None) -> Field:
-    """1/f, with more power along the vertical (0) or the horizontal (1), float32."""
+    """Amplitudes that fall as 1/f, with more power along the vertical (0) or horizontal (1)."""
     down = np.fft.fftfreq(rows)[:, None]
     across = np.fft.rfftfreq(columns)[None, :]
     radius = np.hypot(down, across)
@@ -155,7 +177,7 @@ def _amplitude(rows: int, columns: int, direction: int | None) -> Field:
     amplitude = radius**-SLOPE
     if direction is not None:
         along = np.abs(across if direction else down) / radius
-        # Around what is usual in photographs, whose upright structures weigh more, too.
+        # Close to photographs, in which vertical and horizontal structures also dominate.
         amplitude *= 0.3 + 1.2 * along**2
     power: Field = amplitude.astype(np.float32)
     return power

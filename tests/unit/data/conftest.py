@@ -57,7 +57,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
 
 @pytest.fixture
 def loader_of(source: Source) -> Iterator[Callable[..., Loader]]:
-    """Make feeds of the stand-in; they are closed at the end."""
+    """Make loaders of the stand-in, and close them at the end."""
     made: list[Loader] = []
 
     def make(
@@ -74,7 +74,7 @@ def loader_of(source: Source) -> Iterator[Callable[..., Loader]]:
             loader=loader,
             **keys,  # type: ignore[arg-type]
         )
-        feed = make_loader(
+        new = make_loader(
             prepare(config, silent),
             config,
             shares=shares,
@@ -84,12 +84,12 @@ def loader_of(source: Source) -> Iterator[Callable[..., Loader]]:
             channels_last=channels_last,
             spare_cpus=[],
         )
-        made.append(feed)
-        return feed
+        made.append(new)
+        return new
 
     yield make
-    for feed in made:
-        feed.close()
+    for one in made:
+        one.close()
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from torch import Tensor
 from dpeval.config import DatasetConfig
 from dpeval.data import Source
 from dpeval.data.loading.loaders import Shard
-from dpeval.data.sources.progress import Say
+from dpeval.data.sources.progress import Report
 
 
-def files_named(config: DatasetConfig, root: Path, say: Say, *, names: list[str]) -> Source:
+def files_named(config: DatasetConfig, root: Path, report: Report, *, names: list[str]) -> Source:
     """A source whose files are named by an argument of its own."""
     return Source(
         root=str(root),
@@ -24,12 +24,12 @@ def files_named(config: DatasetConfig, root: Path, say: Say, *, names: list[str]
     )
 
 
-def unlabelled(config: DatasetConfig, root: Path, say: Say) -> Source:
+def unlabelled(config: DatasetConfig, root: Path, report: Report) -> Source:
     """A source that forgets a label."""
     return Source(root=str(root), num_classes=config.num_classes, train_files=["a.jpg"])
 
 
-def a_folder(config: DatasetConfig, root: Path, say: Say) -> Path:
+def a_folder(config: DatasetConfig, root: Path, report: Report) -> Path:
     """No source."""
     return root
 

@@ -1,4 +1,4 @@
-"""Images decoded once: never half, never stale, never twice."""
+"""The cache of decoded images is never incomplete, never stale, and never built twice."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_flipped_bit_is_found_by_verify(folder_of: FolderOf) -> None:
     assert not pixel_cache.verify(path)
 
 
-def test_a_cache_is_built_anew_when_its_images_change(folder_of: FolderOf) -> None:
+def test_a_cache_is_rebuilt_when_its_images_change(folder_of: FolderOf) -> None:
     config = folder_of(a=4, b=4)
     before = cache_of(config).read_bytes()
     image = Path(str(config.root)) / "train/a/0.jpg"
@@ -91,7 +91,7 @@ def test_configurations_that_need_other_pixels_have_caches_of_their_own(
     assert all(path.exists() for path in paths)
 
 
-def test_a_build_that_was_cut_off_goes_on_where_it_stood(
+def test_an_interrupted_build_continues_where_it_stopped(
     folder_of: FolderOf, monkeypatch: pytest.MonkeyPatch, store: Path
 ) -> None:
     config = folder_of(a=4, b=4)
@@ -120,12 +120,12 @@ def test_a_build_that_was_cut_off_goes_on_where_it_stood(
     assert pixel_cache.verify(path)
 
 
-def test_a_disk_without_room_is_told_before_anything_is_written(
+def test_a_full_disk_is_reported_before_anything_is_written(
     folder_of: FolderOf, store: Path
 ) -> None:
     config = dataclasses.replace(folder_of(a=4, b=4), image_px=20_000)
     (store / "cache").mkdir(parents=True)
-    with pytest.raises(DataError, match=r"GiB more and .* GiB free; free space there"):
+    with pytest.raises(DataError, match=r"GiB more, but .* GiB free; free space there"):
         # 157 TB.
         pixel_cache.build(
             store / "cache" / "huge.u8",

@@ -13,8 +13,8 @@ from dpeval.data import __main__ as command
 SMALL = ["dataset=imagenette_like", "dataset.train_images=20", "dataset.image_px=32"]
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["python -m dpeval.data", *words])
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["python -m dpeval.data", *arguments])
     return command.main()
 
 
@@ -22,7 +22,7 @@ def test_data_are_prepared_verified_listed_and_deleted(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], store: Path
 ) -> None:
     assert run(monkeypatch, "list") == 0
-    assert "0 things" in capsys.readouterr().out
+    assert "0 entries" in capsys.readouterr().out
     assert run(monkeypatch, "prepare", *SMALL, "dataset.loader=cached") == 0
     assert "20 training and 10 validation images of 10 classes" in capsys.readouterr().out
     (store / "cache" / "other.12345678.building").write_bytes(b"abc")
@@ -30,10 +30,10 @@ def test_data_are_prepared_verified_listed_and_deleted(
     listed = capsys.readouterr().out
     (data_set,) = (path.name for path in store.glob("imagenette_like-*"))
     (kept,) = store.glob("cache/*.u8")
-    for words in ((data_set, "data set", "30"), (kept.name, "cache", "20"), ("left over",)):
-        assert any(all(word in line for word in words) for line in listed.splitlines())
+    for cells in ((data_set, "dataset", "30"), (kept.name, "cache", "20"), ("leftover",)):
+        assert any(all(cell in line for cell in cells) for line in listed.splitlines())
     assert run(monkeypatch, "verify") == 0
-    assert "everything is as it should be" in capsys.readouterr().out
+    assert "all files verified" in capsys.readouterr().out
 
     content = bytearray(kept.read_bytes())
     content[5] ^= 1
@@ -41,10 +41,11 @@ def test_data_are_prepared_verified_listed_and_deleted(
     image = next(store.glob("imagenette_like-*/train/*/*.JPEG"))
     image.write_bytes(image.read_bytes()[:900])
     assert run(monkeypatch, "verify") == 2
-    told = capsys.readouterr()
-    assert f"{kept} is damaged; python -m dpeval.data delete cache/{kept.name}" in told.out
-    assert f"{image} is not a readable image" in told.out
-    assert told.err == "dpeval: damaged: 2, as listed above\n"
+    printed = capsys.readouterr()
+    advice = f"delete it with python -m dpeval.data delete cache/{kept.name}"
+    assert f"{kept} is damaged; {advice}" in printed.out
+    assert f"{image} is not a readable image" in printed.out
+    assert printed.err == "dpeval: 2 files damaged, listed above\n"
     assert run(monkeypatch, "verify", *SMALL) == 2
     assert image.name in capsys.readouterr().out
 

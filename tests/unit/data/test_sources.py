@@ -1,4 +1,4 @@
-"""Data made ready: found, generated, downloaded, or said to be lacking."""
+"""Data is found, generated, downloaded, or reported missing."""
 
 from __future__ import annotations
 
@@ -124,13 +124,13 @@ def test_a_users_own_folder_with_spaces_and_other_letters(folder_of: FolderOf) -
 
 
 def test_an_empty_class_is_named(folder_of: FolderOf) -> None:
-    with pytest.raises(DataError, match=r"own/train/hollow holds no images"):
+    with pytest.raises(DataError, match=r"own/train/hollow contains no images"):
         prepare(folder_of(full=2, hollow=0), silent)
 
 
 def test_a_wrong_number_of_classes_says_the_right_one(folder_of: FolderOf) -> None:
     config = dataclasses.replace(folder_of(a=2, b=2, c=2), num_classes=10)
-    with pytest.raises(DataError, match=r"has 3 classes .* set dataset\.num_classes=3"):
+    with pytest.raises(DataError, match=r"has 3 classes, .* set dataset\.num_classes=3"):
         prepare(config, silent)
 
 
@@ -159,20 +159,26 @@ def test_a_dataset_of_ones_own_takes_its_own_arguments(store: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "args", "words"),
+    ("target", "args", "message"),
     [
         ("files_named", {}, "does not accept dataset.args={}: missing a required argument"),
-        ("files_named", {"nmaes": []}, "called as files_named(config, root, say, **dataset.args)"),
+        (
+            "files_named",
+            {"nmaes": []},
+            "called as files_named(config, root, report, **dataset.args)",
+        ),
         ("a_folder", {}, "returned a PosixPath; it must return a dpeval.data.Source"),
         ("unlabelled", {}, "1 train_files and 0 train_labels; every file needs a label"),
         ("absent", {}, "module 'tests.unit.data.parts' has no 'absent'"),
     ],
 )
-def test_a_dataset_that_is_none_is_one_line(target: str, args: dict[str, Any], words: str) -> None:
+def test_a_dataset_that_is_none_is_one_line(
+    target: str, args: dict[str, Any], message: str
+) -> None:
     config = dataclasses.replace(CONFIG, _target_=f"{OWN}.{target}", args=args, loader="jpeg")
     with pytest.raises(ConfigError) as caught:
         prepare(config, silent)
-    assert words in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -308,7 +314,7 @@ def test_a_broken_archive_is_fetched_again_and_a_half_folder_extracted_again(
     made = prepare(IMAGENETTE, said.append)
     assert made.used == "imagenette_160"
     assert any("damaged or incomplete" in line for line in said)
-    assert any("does not hold all images" in line for line in said)
+    assert any("is incomplete; moving it to" in line for line in said)
     # What lay there is moved aside, never deleted.
     assert len(list(store.glob("imagenette2-160.incomplete-*/train/*/mine.JPEG"))) == 1
 
@@ -324,7 +330,7 @@ def test_a_folder_that_somebody_else_extracted_is_taken_as_it_is(
     assert said == []
 
 
-def test_an_interrupted_download_goes_on_where_it_stood(
+def test_an_interrupted_download_continues_where_it_stopped(
     published: Archive, server: Server, store: Path, tmp_path: Path
 ) -> None:
     store.mkdir()
@@ -379,7 +385,7 @@ def test_an_archive_that_lacks_images_is_refused(published: Archive, store: Path
     store.mkdir()
     path = store / "imagenette2-160.tgz"
     path.write_bytes(packed("other"))
-    with pytest.raises(DataError, match="does not hold all 20 images"):
+    with pytest.raises(DataError, match="lacks some of the 20 images"):
         extract(path, published, store / "imagenette2-160", silent)
     assert [entry.name for entry in store.iterdir()] == ["imagenette2-160.tgz"]
 

@@ -39,11 +39,11 @@ LOADERS = ("jpeg", "cached", "resident")
 @pytest.mark.parametrize("loader", [*LOADERS, "constant"])
 @pytest.mark.parametrize("augment", ["random_resized_crop", "none"])
 @pytest.mark.parametrize("channels_last", [True, False])
-def test_every_feed_gives_normalised_images_and_their_labels(
+def test_every_loader_gives_normalised_images_and_their_labels(
     loader_of: LoaderOf, source: Source, loader: str, augment: str, channels_last: bool
 ) -> None:
-    feed = loader_of(loader, shares=(5, 4), rank=1, augment=augment, channels_last=channels_last)
-    images, labels = feed.put(feed.next())
+    made = loader_of(loader, shares=(5, 4), rank=1, augment=augment, channels_last=channels_last)
+    images, labels = made.put(made.next())
     layout = torch.channels_last if channels_last else torch.contiguous_format
     assert images.shape == (4, 3, 32, 32)
     assert images.dtype == torch.float32
@@ -52,7 +52,7 @@ def test_every_feed_gives_normalised_images_and_their_labels(
     expected = next(iter(ShardedSampler(40, [5, 4], 1, 7))).indices
     assert labels.tolist() == [source.train_labels[index] for index in expected]
     assert labels.dtype == torch.int64
-    assert feed.images_read == 4
+    assert made.images_read == 4
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 5])
@@ -66,17 +66,17 @@ def test_equal_seeds_give_equal_images_at_every_rank_count(
     ]
     for _ in range(4):  # beyond the first epoch of 40 images
         images, labels = alone.put(alone.next())
-        parts = [feed.put(feed.next()) for feed in together]
+        parts = [one.put(one.next()) for one in together]
         assert torch.equal(images, torch.cat([part for part, _ in parts]))
         assert torch.equal(labels, torch.cat([part for _, part in parts]))
 
 
 def test_equal_seeds_show_the_same_crops_on_every_loader(loader_of: LoaderOf) -> None:
     """The cache is smaller than the files, so pixels differ a little; crops and order do not."""
-    feeds = [loader_of(loader, image_px=96) for loader in LOADERS]
+    loaders = [loader_of(name, image_px=96) for name in LOADERS]
     for _ in range(3):
         (jpeg, labels), (cached, cached_labels), (resident, resident_labels) = (
-            feed.put(feed.next()) for feed in feeds
+            loader.put(loader.next()) for loader in loaders
         )
         assert torch.equal(cached, resident)
         assert torch.equal(labels, cached_labels)
@@ -90,41 +90,41 @@ def test_equal_seeds_show_the_same_crops_on_every_loader(loader_of: LoaderOf) ->
 
 
 def test_without_augmentation_the_loaders_agree_to_the_bit(loader_of: LoaderOf) -> None:
-    feeds = [loader_of(loader, augment="none") for loader in LOADERS]
+    loaders = [loader_of(name, augment="none") for name in LOADERS]
     for _ in range(3):
-        jpeg, cached, resident = (feed.put(feed.next())[0].clone() for feed in feeds)
+        jpeg, cached, resident = (loader.put(loader.next())[0].clone() for loader in loaders)
         assert torch.equal(jpeg, cached)
         assert torch.equal(jpeg, resident)
 
 
 @pytest.mark.parametrize("loader", ["jpeg", "cached"])
-def test_batches_made_ahead_by_workers_are_the_same_batches(
+def test_batches_that_workers_prefetch_are_the_same_batches(
     loader_of: LoaderOf, loader: str
 ) -> None:
-    here, ahead = loader_of(loader, workers=0), loader_of(loader, workers=2)
+    alone, prefetching = loader_of(loader, workers=0), loader_of(loader, workers=2)
     for _ in range(12):
-        images, labels = here.put(here.next())
-        images_ahead, labels_ahead = ahead.put(ahead.next())
-        assert torch.equal(images, images_ahead)
-        assert torch.equal(labels, labels_ahead)
+        images, labels = alone.put(alone.next())
+        prefetched_images, prefetched_labels = prefetching.put(prefetching.next())
+        assert torch.equal(images, prefetched_images)
+        assert torch.equal(labels, prefetched_labels)
 
 
-def test_reading_ahead_draws_nothing_from_the_models_random_numbers(loader_of: LoaderOf) -> None:
+def test_prefetching_leaves_the_models_random_numbers_alone(loader_of: LoaderOf) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    feed = loader_of("jpeg", workers=1)
-    feed.next()
+    loader = loader_of("jpeg", workers=1)
+    loader.next()
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_closing_a_feed_ends_its_workers(loader_of: LoaderOf) -> None:
+def test_closing_a_loader_ends_its_workers(loader_of: LoaderOf) -> None:
     before = set(psutil.Process().children())
-    feed = loader_of("jpeg", workers=2)
-    feed.next()
+    loader = loader_of("jpeg", workers=2)
+    loader.next()
     workers = set(psutil.Process().children()) - before
     assert len(workers) == 2
-    feed.close()
+    loader.close()
     assert all(not worker.is_running() for worker in workers)
 
 
@@ -136,7 +136,7 @@ def test_an_image_that_is_damaged_later_is_named_in_one_line(
     source = prepare(config)
     bad = Path(source.root) / source.train_files[3]
     bad.write_bytes(bad.read_bytes()[:300])
-    feed = make_loader(
+    loader = make_loader(
         source,
         config,
         shares=[8],
@@ -146,14 +146,14 @@ def test_an_image_that_is_damaged_later_is_named_in_one_line(
         channels_last=True,
         spare_cpus=[],
     )
-    with pytest.raises(DataError, match=r"3\.jpg is not a readable image \(.*\); mend") as caught:
-        feed.next()
+    with pytest.raises(DataError, match=r"3\.jpg is not a readable image \(.*\); repair") as caught:
+        loader.next()
     assert "\n" not in str(caught.value)
-    feed.close()
+    loader.close()
 
 
 def test_fewer_images_than_a_global_batch_is_one_clear_error(loader_of: LoaderOf) -> None:
-    with pytest.raises(DataError, match=r"has 40 training images and one global batch needs 48"):
+    with pytest.raises(DataError, match=r"has 40 training images, but one global batch needs 48"):
         loader_of("cached", shares=(24, 24))
 
 
@@ -172,7 +172,7 @@ def test_a_loader_of_ones_own_is_named_by_its_path(loader_of: LoaderOf) -> None:
 
 
 @pytest.mark.parametrize(
-    ("loader", "args", "words"),
+    ("loader", "args", "message"),
     [
         ("jpeg", {"brightness": 1}, "takes no dataset.loader_args"),
         ("tests.unit.data.parts.Grey", {"bright": 1}, "Grey does not accept dataset.loader_args="),
@@ -180,11 +180,11 @@ def test_a_loader_of_ones_own_is_named_by_its_path(loader_of: LoaderOf) -> None:
     ],
 )
 def test_a_wrong_loader_is_one_line(
-    loader_of: LoaderOf, loader: str, args: dict[str, object], words: str
+    loader_of: LoaderOf, loader: str, args: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
         loader_of(loader, loader_args=args)
-    assert words in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -206,8 +206,8 @@ def shard_of(source: Source, **keys: object) -> Shard:
 def test_crops_made_on_the_device_are_those_made_on_the_host(
     source: Source, kind: Callable[[Shard], Loader], augment: str
 ) -> None:
-    share = shard_of(source, augment=augment)
-    on_device, on_host = kind(share), cached(share)
+    shard = shard_of(source, augment=augment)
+    on_device, on_host = kind(shard), cached(shard)
     for _ in range(6):
         images, labels = on_device.put(on_device.next())
         expected, expected_labels = on_host.put(on_host.next())
@@ -215,12 +215,12 @@ def test_crops_made_on_the_device_are_those_made_on_the_host(
         assert images.is_contiguous(memory_format=torch.channels_last)
         # The host's kernel smooths where it shrinks, by up to 8/7.
         assert float((images - expected).abs().mean()) < (0.05 if augment != "none" else 1e-5)
-    for feed in (on_device, on_host):
-        feed.close()
+    for loader in (on_device, on_host):
+        loader.close()
 
 
 class RecordedCuda:
-    """Stands in for ``torch.cuda``: notes the order in which it is asked."""
+    """Stands in for ``torch.cuda`` and records the order of calls."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -267,14 +267,14 @@ def test_the_next_batch_is_sent_before_this_one_is_used(monkeypatch: pytest.Monk
         def record_stream(self, stream: object) -> None:
             kept.append(int(self[0]))
 
-    ahead = CopyPrefetcher(torch.device("cpu"))
+    prefetcher = CopyPrefetcher(torch.device("cpu"))
     batches = ((torch.tensor([number]).as_subclass(Batch),) for number in range(3))
-    sent = ahead.ahead(iter(batches))
+    sent = prefetcher.ahead(iter(batches))
     first = next(sent)
     assert cuda.calls == [
         "on side", "record 0", "off side", "on side", "record 1", "off side",
     ]  # fmt: skip
-    (tensor,) = ahead.receive(first)
+    (tensor,) = prefetcher.receive(first)
     assert cuda.calls[-1] == "wait 0"
     assert int(tensor[0]) == 0
     assert kept == [0]
