@@ -133,7 +133,8 @@ def test_processes_that_are_not_the_run_s_are_counted(
 def test_why_there_is_no_reader_is_said() -> None:
     assert connect(Nvml(lacks=("nvmlInit",)), {0: "aa"}, [10]) == "NVML: Not Supported"
     assert connect(Nvml(), {0: "zz"}, [10]) == "NVML: Not Found"
-    assert connect(Nvml(), {0: ""}, [10]) == "this torch does not tell which GPU it uses"
+    unknown = connect(Nvml(), {0: ""}, [10])
+    assert unknown == "this version of torch does not report the UUIDs of its GPUs"
 
 
 def test_bad_gpus_are_told_in_words() -> None:
