@@ -56,6 +56,8 @@ TaskPlugin=$task
 SwitchType=switch/none
 MpiDefault=none
 ReturnToService=2
+# On a busy machine a step's launch takes longer than the default 10 s.
+MessageTimeout=60
 SlurmdTimeout=${SLURMD_TIMEOUT:-20}
 SlurmdParameters=config_overrides
 SchedulerType=sched/backfill
