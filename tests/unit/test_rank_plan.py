@@ -57,7 +57,7 @@ def test_strong_scaling_keeps_the_work_and_weak_scaling_the_share() -> None:
 def test_too_few_cores_is_a_skip_with_the_reason() -> None:
     plan = make_plan(compose(["num_devices=5"]), machine(4))
     assert plan.skip is not None
-    assert "5 CPU devices" in plan.skip
+    assert "num_devices=5 needs 5 cores per node" in plan.skip
     assert "hardware.oversubscribe=true" in plan.skip
     assert plan.ranks == []
 
