@@ -256,6 +256,8 @@ def test_ctrl_c_while_waiting_keeps_the_jobs(slurm: Cluster) -> None:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        # A shell starts what runs in its background with SIGINT ignored, and so would tests.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         wait_until(
