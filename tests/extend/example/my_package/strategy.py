@@ -26,7 +26,7 @@ def build(
     synchronises = True
 
     def reduce(parameter: nn.Parameter) -> None:
-        if synchronises:
+        if synchronises and parameter.grad is not None:
             dist.all_reduce(parameter.grad)
 
     @contextmanager
