@@ -1,4 +1,4 @@
-"""The whole analysis: records in; tables, figures, a report and a few sentences out."""
+"""The whole analysis: from records to tables, figures, a report and a verdict."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from dpeval.util.tables import make_console
 
 @dataclass(frozen=True)
 class Options:
-    """What the user asked of an analysis."""
+    """What the user requested."""
 
     objective: Objective = best_configuration.THROUGHPUT
     min_efficiency: float | None = None
-    """Leave out of the choice what is below it."""
+    """Consider only configurations with at least this parallel efficiency."""
     pdf: bool = False
     """Also print the report to a PDF."""
     figures: bool = True
-    """Draw figures and write the report, not the tables alone."""
+    """Draw figures and write the report; otherwise only tables."""
     own_figures: tuple[str, ...] = ()
-    """Import paths of figures beside those of the catalogue (``package.module.function``)."""
+    """Import paths of additional figures (``package.module.function``)."""
 
 
 def analyze(
@@ -45,18 +45,18 @@ def analyze(
     console: Console | None = None,
     options: Options | None = None,
 ) -> Path:
-    """Analyse every record below `paths`; returns the folder of what was made.
+    """Analyse every record below `paths`; returns the output folder.
 
     Args:
         paths: folders with records.
         out: where to write; default: ``analysis`` below the first path.
-        console: where to say what was found.
+        console: where to print the result.
         options: see :class:`Options`.
 
     Raises:
         ConfigError: a path does not exist or holds no readable record, or `out` cannot be
             written.
-        DpevalError: a PDF was asked for and could not be made.
+        DpevalError: a PDF was requested and could not be made.
     """
     console = console or make_console()
     _check_there(paths)
@@ -69,14 +69,14 @@ def analyze(
 def _check_there(paths: Sequence[Path]) -> None:
     for path in paths:
         if not path.exists():
-            raise ConfigError(f"{path} does not exist; give a folder that a sweep has written")
+            raise ConfigError(f"{path} does not exist; give a folder written by a sweep")
 
 
 def _check_readable(loaded: Loaded, paths: Sequence[Path], console: Console) -> None:
     if loaded.runs.empty:
-        _tell_problems(loaded, console)
+        _report_problems(loaded, console)
         where = ", ".join(str(path) for path in paths)
-        raise ConfigError(f"there is no readable metrics.json below {where}")
+        raise ConfigError(f"no readable metrics.json below {where}")
 
 
 def _made(out: Path) -> Path:
@@ -90,8 +90,19 @@ def _made(out: Path) -> Path:
 
 
 def present(loaded: Loaded, out: Path, console: Console, options: Options) -> Path:
-    """Compute everything from `loaded`, write it into `out` and say it; returns `out`."""
-    _tell_problems(loaded, console)
+    """Compute everything from `loaded`, write it and print the result; returns `out`.
+
+    Args:
+        loaded: the runs.
+        out: an existing folder to write to.
+        console: where to print.
+        options: see :class:`Options`.
+
+    Raises:
+        OSError: `out` cannot be written.
+        DpevalError: a PDF was requested and could not be made.
+    """
+    _report_problems(loaded, console)
     findings = find(loaded, options.objective, options.min_efficiency)
     findings.summary.to_csv(out / "summary.csv", index=False)
     loaded.runs.to_csv(out / "runs.csv", index=False)
@@ -112,16 +123,16 @@ def present(loaded: Loaded, out: Path, console: Console, options: Options) -> Pa
 _MOST_PROBLEMS = 20
 
 
-def _tell_problems(loaded: Loaded, console: Console) -> None:
+def _report_problems(loaded: Loaded, console: Console) -> None:
     for problem in loaded.problems[:_MOST_PROBLEMS]:
-        console.print(escape(f"left out: {problem}"), style="yellow")
+        console.print(escape(f"skipped: {problem}"), style="yellow")
     more = len(loaded.problems) - _MOST_PROBLEMS
     if more > 0:
-        console.print(f"left out: {more} more, all in summary.json", style="yellow")
+        console.print(f"skipped: {more} more, listed in summary.json", style="yellow")
 
 
 def _illustrate(findings: Findings, out: Path, console: Console, options: Options) -> None:
-    """Figures, the report and the words."""
+    """Draw the figures, write the report and print the verdict."""
     # Late: matplotlib takes a second to import, and tables alone do not need it.
     from dpeval.analysis import figures
     from dpeval.analysis.report import cautions, html_report
@@ -139,7 +150,7 @@ def _illustrate(findings: Findings, out: Path, console: Console, options: Option
             console.print(escape(f"figure: {out / figure.stem}.png"))
         else:
             console.print(escape(f"not drawn: {figure.title} ({figure.why_not})"))
-    said = verdict.sentences(findings)
+    sentences = verdict.sentences(findings)
     doubts = [*cautions.cautions(figure_data), *verdict.lacking(findings)]
     warned = [*verdict.claims(findings), *doubts]
     summary.write(summary.summarise(findings, warned), out / summary.FILE_NAME)
@@ -148,18 +159,18 @@ def _illustrate(findings: Findings, out: Path, console: Console, options: Option
             figure_data=figure_data,
             figures=drawn,
             folder=out,
-            verdict=said,
+            verdict=sentences,
             cautions=warned,
             problems=findings.loaded.problems,
             differences=findings.loaded.differences,
         )
     )
-    for sentence in said:
+    for sentence in sentences:
         console.print(escape(sentence))
     for sentence in verdict.claims(findings):
-        console.print(escape(f"to be explained: {sentence}"), style="yellow")
+        console.print(escape(f"needs an explanation: {sentence}"), style="yellow")
     for sentence in doubts:
-        console.print(escape(f"not trustworthy: {sentence}"), style="yellow")
+        console.print(escape(f"caution: {sentence}"), style="yellow")
     if options.pdf:
         console.print(escape(f"report as PDF: {html_report.to_pdf(page, out / 'report.pdf')}"))
     console.print(escape(f"report: {page}"))
@@ -182,7 +193,7 @@ def compare_sweeps(before: Path, after: Path, out: Path | None, allowed: float |
         _check_there([path])
         loaded = runs_frame.load([path])
         _check_readable(loaded, [path], console)
-        _tell_problems(loaded, console)
+        _report_problems(loaded, console)
         sides.append(loaded.runs)
     found = compare.compare(sides[0], sides[1], allowed or 0.0)
     out = _made(out or (after if after.is_dir() else after.parent) / "analysis")
@@ -202,33 +213,33 @@ def compare_sweeps(before: Path, after: Path, out: Path | None, allowed: float |
 
 
 def _slower(found: Sequence[Change], before: Path, after: Path, allowed: float) -> str:
-    """What the gate found, in one line."""
+    """The result of the gate, in one line."""
     lost = sum(change.is_lost for change in found)
     slower = sum(change.is_slower for change in found) - lost
-    said = []
+    parts = []
     if slower:
         which = some_of(slower, len(found), "configuration")
         verb = "are" if slower > 1 else "is"
-        said.append(f"{which} {verb} slower than in {before} by more than {allowed:.1%}")
+        parts.append(f"{which} {verb} slower than in {before} by more than {allowed:.1%}")
     if lost:
         which = some_of(lost, len(found), "configuration")
-        said.append(f"{which} failed in {after} and had not in {before}")
-    return "; ".join(said)
+        parts.append(f"{which} failed in {after} but not in {before}")
+    return "; ".join(parts)
 
 
 def analyze_csv(
     files: Sequence[Path], mapped: csv_import.Mapped, out: Path | None, options: Options
 ) -> Path:
-    """Analyse CSV files with one row per rank; returns the folder of what was made.
+    """Analyse CSV files with one row per rank; returns the output folder.
 
     Args:
         files: the CSV files.
-        mapped: which of their columns is what.
+        mapped: the meaning of their columns.
         out: where to write; default: ``analysis`` beside the first file.
         options: see :class:`Options`.
 
     Raises:
-        ConfigError: no run can be made from the files, or `out` cannot be written.
+        ConfigError: the files give no run, or `out` cannot be written.
     """
     records, problems = csv_import.read(files, mapped)
     out = _made(out or files[0].parent / "analysis")
@@ -237,8 +248,8 @@ def analyze_csv(
     for number, run in enumerate(records):
         record.write(run, folder / f"{number:06d}" / record.FILE_NAME)
     if not records:
-        said = problems[0] if problems else "no row"
-        raise ConfigError(f"no run could be made from {files[0]}: {said}")
+        why = problems[0] if problems else "no row"
+        raise ConfigError(f"{files[0]} gives no run: {why}")
     loaded = runs_frame.load([folder])
     loaded = dataclasses.replace(loaded, problems=[*problems, *loaded.problems])
     return present(loaded, out, make_console(), options)

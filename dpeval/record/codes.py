@@ -78,4 +78,10 @@ SHORT_CAUSES: dict[CauseCode, str] = {
     "devices": "too few devices",
     "time_limit": "too little time",
 }
-"""Short words for causes whose message is too long for a cell of a figure."""
+"""Short text for causes whose message is too long for a cell of a figure."""
+
+SHORT_WARNINGS: dict[WarningCode, str] = {
+    "unsteady": "no steady state",
+    "stand_in": "stand-in data",
+}
+"""Short text for warnings that tables and figures mark."""

@@ -121,6 +121,26 @@ def test_runs_of_two_machines_are_kept_apart(tmp_path: Path) -> None:
     assert len(pooling.pool(runs_frame.load([written(tmp_path, [one, other])]).runs)) == 2
 
 
+AVX2, AMX = ["avx2"], [f"amx_{kind}" for kind in ("bf16", "int8", "tile")] + ["avx2"]
+
+
+@pytest.mark.parametrize(
+    ("features", "series"),
+    [([AVX2, AMX], 2), ([AVX2, AVX2], 1), ([[], AMX], 1), ([[], []], 1), ([[], AVX2, AMX], 3)],
+)
+def test_hosts_of_one_name_with_other_instruction_sets_are_kept_apart(
+    tmp_path: Path, features: list[list[str]], series: int
+) -> None:
+    run = make_record(1)
+    runs = [
+        run.model_copy(
+            update={"environment": run.environment.model_copy(update={"cpu_features": listed})}
+        )
+        for listed in features
+    ]
+    assert runs_frame.load([written(tmp_path, runs)]).runs["series"].nunique() == series
+
+
 @settings(max_examples=20, deadline=None)
 @given(scale=st.floats(1e-3, 1e3), devices=st.integers(1, 8))
 def test_scaling_all_times_scales_throughput_inversely(scale: float, devices: int) -> None:

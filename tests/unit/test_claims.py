@@ -144,7 +144,7 @@ def test_images_that_were_never_processed_are_told() -> None:
 def test_super_linear_without_evidence_says_that_there_is_none() -> None:
     (claim,) = findings([perfect(1), FAST]).claims
     assert (claim.kind, claim.causes) == ("super-linear", ())
-    assert "nothing recorded explains it" in claim.sentence
+    assert "nothing in the records explains it" in claim.sentence
 
 
 SLOW = perfect(7, 32, 0.35)

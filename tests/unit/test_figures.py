@@ -21,6 +21,7 @@ from dpeval.analysis.figures import (
     FigureData,
     Models,
     components,
+    panels,
     scaling,
     style,
     throughput,
@@ -136,7 +137,7 @@ def test_a_run_that_never_became_steady_has_an_open_marker() -> None:
         for x in np.asarray(line.get_xdata(), dtype=float)
     }
     assert faces[2.0] == "#ffffff" != faces[1.0]
-    assert "never became steady" in said(figure)
+    assert panels.UNSTEADY_NOTE in said(figure)
 
 
 def test_stand_in_data_is_marked_in_the_figure() -> None:

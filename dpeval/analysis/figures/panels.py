@@ -1,4 +1,4 @@
-"""A grid of panels, each with a lane below it for what was asked for and not measured."""
+"""A grid of panels, each with a lane below it for requested configurations without a result."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from matplotlib.ticker import NullLocator
 from dpeval.analysis.figures import style
 from dpeval.analysis.frame.configurations import Family, device_word, printable, shortfall
 from dpeval.analysis.frame.labels import cell_name
+from dpeval.record.codes import SHORT_WARNINGS
 from dpeval.util.plural import counted
 
 MOST_PANELS = 6
 _LANE_INCHES = 0.4
-UNSTEADY_NOTE = "Open marker: the run never became steady."
-OVERSUBSCRIBED_NOTE = "Grey band: more ranks than cores (oversubscribed); it measures contention."
+UNSTEADY_NOTE = f"Open marker: {SHORT_WARNINGS['unsteady']}."
+OVERSUBSCRIBED_NOTE = "Grey band: oversubscribed (more ranks than cores)."
 UNTIMED_NOTE = (
-    "Exposed communication was not measured everywhere: where it is absent, backward holds it."
+    "Exposed communication was not measured for every run; where absent, backward includes it."
 )
 INTERVAL_NOTE = "Error bars: 95 % interval."
 
@@ -47,7 +48,7 @@ class Panel:
 
     @property
     def half_gap(self) -> float:
-        """Half the distance of the two closest device counts."""
+        """Half the distance between the two closest device counts."""
         places = [self.x(count) for count in self.counts]
         gaps = [after - before for before, after in pairwise(places)]
         return min(gaps, default=1.0) / 2
@@ -63,9 +64,18 @@ def grid(
     lanes: bool = True,
     to_scale: bool = False,
 ) -> tuple[Figure, list[Panel]]:
-    """Lay out one panel per (family, batches), with lanes where cells are absent.
+    """Lay out one panel per (family, batches), with lanes below it for absent cells.
 
-    Panels beyond :data:`MOST_PANELS` are left out; the caller says so (:func:`left_out`).
+    Panels beyond :data:`MOST_PANELS` are left out; the caller notes it (:func:`left_out`).
+
+    Args:
+        title: heading of the figure.
+        subtitle: what all panels share.
+        wanted: the family and the batches of each panel.
+        size: width and height of one panel without its lanes, inches.
+        share_y: use one scale of the y axis for all panels.
+        lanes: draw the lanes.
+        to_scale: place device counts by value instead of evenly.
     """
     shown = list(wanted)[:MOST_PANELS]
     columns = min(len(shown), 2 if len(shown) in (2, 4) else 3, max(1, int(15 / size[0])))
@@ -90,8 +100,9 @@ def grid(
         )
         panel = Panel(axes, family, batches, family.device_counts, to_scale)
         _device_axis(axes, panel)
-        if family.label:
-            axes.set_title(textwrap.fill(family.label, int(size[0] * 11)))
+        shared = subtitle.split(" · ")
+        if own := " · ".join(part for part in family.label.split(" · ") if part not in shared):
+            axes.set_title(textwrap.fill(own, int(size[0] * 11)))
         if absent[index]:
             lane = figure.add_subplot(cells[2 * row + 1, column], sharex=axes)
             _draw_lanes(lane, panel, absent[index])
@@ -102,7 +113,7 @@ def grid(
 
 
 def left_out(wanted: Sequence[tuple[Family, list[int]]]) -> str:
-    """A note on what :func:`grid` had no room for: whole panels, or batches of a panel."""
+    """A note on the panels, and the batches of a panel, that :func:`grid` left out."""
     shown = list(wanted)[:MOST_PANELS]
     panels = len(wanted) - len(shown)
     batches = sum(len(family.batches) - len(chosen) for family, chosen in shown if len(chosen) > 1)
@@ -124,7 +135,7 @@ def _device_axis(axes: Axes, panel: Panel) -> None:
 
 
 def _lanes(family: Family, batches: list[int]) -> list[int]:
-    """Batches with a cell that was asked for and not measured, or never asked for there."""
+    """Batches that lack a measurement at some device count."""
     wanted = len(family.device_counts)
     return [batch for batch in batches if len(family.measured(batch)) < wanted]
 
@@ -154,7 +165,7 @@ def _draw_lanes(lane: Axes, panel: Panel, batches: list[int]) -> None:
 
 
 def _absent_boxes(panel: Panel, batch: int) -> list[tuple[list[int], str]]:
-    """Neighbouring absent device counts that have one reason, with that reason."""
+    """Adjacent absent device counts with the same reason, and that reason."""
     rows = {int(cell.num_devices): cell for cell in panel.family.of_batch(batch).itertuples()}
     boxes: list[tuple[list[int], str]] = []
     before: str | None = None
@@ -187,7 +198,7 @@ def batch_legend(panel: Panel) -> None:
 
 
 def shade_oversubscribed(panel: Panel) -> None:
-    """A grey band behind device counts that had more ranks than cores."""
+    """A grey band behind oversubscribed device counts."""
     over = panel.family.cells.groupby("num_devices")["oversubscribed"].any()
     for count in over.index[over]:
         at = panel.x(int(count))
@@ -197,7 +208,7 @@ def shade_oversubscribed(panel: Panel) -> None:
 
 
 def mark_bad(panel: Panel) -> None:
-    """An exclamation mark above points whose machine was in a bad condition."""
+    """An exclamation mark above points that were measured on a disturbed machine."""
     for cell in panel.family.measured().itertuples():
         if cell.bad and cell.batch in panel.batches:
             panel.axes.annotate(
@@ -207,12 +218,12 @@ def mark_bad(panel: Panel) -> None:
 
 
 def is_untimed(cells: pd.DataFrame) -> pd.Series[bool]:
-    """Which measured cells know their backward pass but not the communication in it."""
+    """Which measured cells have a backward time that includes communication."""
     return cells["backward_s"].notna() & cells["comm_exposed_s"].isna()
 
 
 def notes_on(chosen: list[Family]) -> list[str]:
-    """What a reader of any figure of these families must know."""
+    """Notes for every figure of these families."""
     notes = []
     table = pd.concat([family.cells for family in chosen])
     ok = table[table["status"] == "ok"]

@@ -1,4 +1,4 @@
-"""How figures look: one palette, one set of marks, one way of saving."""
+"""The style of all figures: palette, markers, layout, saving."""
 
 from __future__ import annotations
 
@@ -85,13 +85,19 @@ def sequential(count: int) -> list[tuple[float, float, float, float]]:
 
 
 def titled(width: float, height: float, title: str, subtitle: str) -> Figure:
-    """An empty figure of `width` x `height` inches with a heading, laid out without overlaps."""
+    """An empty figure with a heading, laid out without overlaps.
+
+    Args:
+        width, height: inches.
+        title: first line of the heading, bold.
+        subtitle: lines below it; wrapped.
+    """
     figure = Figure(
         figsize=(width, height), dpi=PNG_DPI, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06)
     )
     wrapped = textwrap.wrap(subtitle, int(width * 15))
     place: Any = {"x": 0.012, "ha": "left", "va": "top"}
-    # Only a suptitle is given room by the layout: its blank lines keep the subtitle's free.
+    # The layout makes space for a suptitle only: its blank lines hold the place of the subtitle.
     heading = "\n".join([title, *("" for _ in wrapped)])
     figure.suptitle(heading, fontsize=11.5, fontweight="bold", **place)
     below = 0.98 - 0.235 / height
@@ -100,10 +106,16 @@ def titled(width: float, height: float, title: str, subtitle: str) -> Figure:
 
 
 def footnotes(figure: Figure, notes: Sequence[str], most: int = 5) -> None:
-    """Write what a reader must know under the figure, `most` lines at most."""
+    """Write notes under the figure.
+
+    Args:
+        figure: made by :func:`titled`.
+        notes: one line each; empty and repeated ones are dropped.
+        most: how many notes to show; the last one then counts the others.
+    """
     unique = list(dict.fromkeys(note for note in notes if note))
     if len(unique) > most:
-        unique = [*unique[: most - 1], f"… and {len(unique) - most + 1} more notes in the report"]
+        unique = [*unique[: most - 1], f"… {len(unique) - most + 1} more notes: see the report"]
     width = int(figure.get_figwidth() * 17)
     lines = [textwrap.fill(note, width, subsequent_indent="   ") for note in unique]
     if lines:
@@ -111,7 +123,13 @@ def footnotes(figure: Figure, notes: Sequence[str], most: int = 5) -> None:
 
 
 def hatched(axes: Axes, x: float, y: float, width: float, height: float) -> None:
-    """A box that says: asked for, not measured."""
+    """A hatched box: requested, but not measured.
+
+    Args:
+        axes: where to draw.
+        x, y: lower left corner, data coordinates.
+        width, height: data units.
+    """
     axes.add_patch(
         Rectangle(
             (x, y),
@@ -127,7 +145,14 @@ def hatched(axes: Axes, x: float, y: float, width: float, height: float) -> None
 
 
 def label_box(axes: Axes, x: float, y: float, text: str, **options: Any) -> None:
-    """Small text that stays readable over a hatch."""
+    """Small text that stays readable over a hatch.
+
+    Args:
+        axes: where to draw.
+        x, y: position, data coordinates.
+        text: the label.
+        **options: of :meth:`matplotlib.axes.Axes.text`.
+    """
     axes.text(
         x,
         y,
@@ -145,9 +170,14 @@ def label_box(axes: Axes, x: float, y: float, text: str, **options: Any) -> None
 def draw_points(
     axes: Axes, x: Sequence[float], part: Any, index: int, colour: tuple[float, ...]
 ) -> None:
-    """Neighbouring points of line number `index`: error bars, open markers where unsteady.
+    """Draw adjacent points of one line with error bars; markers of unsteady runs are open.
 
-    `part` has a row per point with `img_per_s`, `low`, `high` and `steady`.
+    Args:
+        axes: where to draw.
+        x: position of each point, shape (points,).
+        part: one row per point with `img_per_s`, `low`, `high` (img/s) and `steady`.
+        index: number of the line, which sets its dash and marker.
+        colour: RGBA.
     """
     marker = MARKERS[index % len(MARKERS)]
     down, up = part["img_per_s"] - part["low"], part["high"] - part["img_per_s"]
@@ -166,7 +196,16 @@ def draw_points(
 
 
 def save(figure: Figure, out: Path, stem: str) -> None:
-    """Write `figure` as PNG, SVG and PDF; the files of one input are the same bytes each time."""
+    """Write `figure` as PNG, SVG and PDF; equal input gives equal bytes.
+
+    Args:
+        figure: the finished figure.
+        out: an existing folder.
+        stem: name of the files without their ending.
+
+    Raises:
+        OSError: `out` cannot be written.
+    """
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     figure.savefig(out / f"{stem}.png", dpi=PNG_DPI, metadata={"Software": "dpeval"})

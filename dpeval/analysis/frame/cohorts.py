@@ -1,7 +1,7 @@
-"""Which runs may be compared: a series shares its task, its machine, its software and its data.
+"""Which runs may be compared: a series shares task, machine, software and data.
 
-Two machines, two library versions or two commits in one folder are two series, told apart by
-name; :func:`differences` lists in what they differ.
+Two machines, library versions or commits in one folder make two series with distinct names;
+:func:`differences` lists the fields in which they differ.
 """
 
 from __future__ import annotations
@@ -33,17 +33,20 @@ NOT_TASK = frozenset(
         "site",
     ]
 )
-"""Keys of a configuration that a series may mix: the axes of a study (`scaling` and the kind of
-hardware have columns of their own), where results go, how long it is measured."""
+"""Configuration keys that may vary within a series: the axes of a study (`scaling` and the kind of
+hardware have their own columns), where results go, and how long a run is measured."""
 NOT_HARDWARE = frozenset(
     ["kind", "memory_gib", "oversubscribe", "startup_timeout_s", "hang_timeout_s"]
 )
 NOT_DATASET = frozenset(["root", "on_missing", "download_timeout_s"])
-_MOST_VALUE = 120
+FEATURES = "cpu_features"
+_MOST_VALUE = 400
+"""More than the instruction sets of a CPU take."""
+_MOST_SHOWN = 80
 
 
 def task(run: Record) -> str:
-    """What was asked for and must be equal within a series, as flat JSON."""
+    """The requested configuration that a series shares, as flat JSON."""
     config = {key: value for key, value in run.config.items() if key not in NOT_TASK}
     for group, left_out in (("hardware", NOT_HARDWARE), ("dataset", NOT_DATASET)):
         if isinstance(values := config.get(group), dict):
@@ -54,11 +57,15 @@ def task(run: Record) -> str:
 def place(run: Record) -> str:
     """Machine, software and data of a run, as flat JSON.
 
-    A scheduler hands out nodes of one kind, so under one the kind of host counts, not its name.
+    A scheduler allocates interchangeable nodes, so there the kind of host counts, not its name.
+    Hosts of one name and CPU model may still differ in instruction sets, and in bf16 speed by a
+    factor; records that predate the field do not have it here.
     """
     environment = run.environment
+    features = " ".join(environment.cpu_features)
     return _flat(
         {
+            FEATURES: features or None,
             "host": environment.host if run.scheduler is None else "",
             "cpu": environment.cpu_model,
             "cores": environment.physical_cores,
@@ -91,12 +98,13 @@ def _flatten(value: Any, prefix: str, found: dict[str, str], depth: int) -> None
 def assign(runs: pd.DataFrame) -> pd.Series[str]:
     """The name of every run's series, from its `task` and `place`.
 
-    A run that measured nothing (skipped before it was sent anywhere, out of memory) tells
-    nothing of a machine: it joins the measured series of its task, that of its own place or
-    else the most common of its study, so that it is shown where it lacks and not apart.
+    A run that measured nothing (skipped before submission, out of memory) says nothing about a
+    machine. It joins a measured series of its task, the one with its own place or else the most
+    common one of its study, so that it appears as a gap there and not as a series of its own.
     """
     if runs.empty:
         return pd.Series([], dtype=object, index=runs.index)
+    runs = runs.assign(place=_with_features(runs["place"]))
     homes = _homes(runs)
     keys = [
         (task_, home)
@@ -105,6 +113,23 @@ def assign(runs: pd.DataFrame) -> pd.Series[str]:
     names = _names(dict.fromkeys(keys))
     named = pd.Series([names[key] for key in keys], index=runs.index, dtype=object)
     return _by_nodes(runs, named)
+
+
+def _with_features(places: pd.Series[str]) -> pd.Series[str]:
+    """`places`, where one without instruction sets takes those of the only place like it."""
+    known: dict[str, list[str]] = {}
+    for place_ in dict.fromkeys(places):
+        fields = json.loads(place_)
+        features = fields.pop(FEATURES, None)
+        alike = known.setdefault(json.dumps(fields, sort_keys=True), [])
+        if features is not None:
+            alike.append(place_)
+    found = {}
+    for place_ in dict.fromkeys(places):
+        fields = json.loads(place_)
+        alike = known.get(json.dumps(fields, sort_keys=True), [])
+        found[place_] = alike[0] if FEATURES not in fields and len(alike) == 1 else place_
+    return places.map(found)
 
 
 def _homes(runs: pd.DataFrame) -> pd.Series[str]:
@@ -144,7 +169,7 @@ def _without_data(where: str) -> dict[str, str]:
 
 
 def _names(keys: Mapping[tuple[str, str], None]) -> dict[tuple[str, str], str]:
-    """A readable name for each (task, place); those that read alike get what tells them apart."""
+    """A readable name for each (task, place); equal names get the fields in which they differ."""
     fields = {key: _fields(key) for key in keys}
     alike: dict[str, list[tuple[str, str]]] = {}
     for key, values in fields.items():
@@ -156,7 +181,7 @@ def _names(keys: Mapping[tuple[str, str], None]) -> dict[tuple[str, str], str]:
             continue
         differing = _differing([fields[key] for key in group])
         for key in group:
-            shown = [f"{field} {fields[key].get(field, '–')}" for field in differing]
+            shown = [f"{field} {fields[key].get(field, '–')[:_MOST_SHOWN]}" for field in differing]
             more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
             names[key] = f"{name}, {', '.join(shown[:3])}{more}"
         _number(names, sorted(group))
@@ -164,7 +189,7 @@ def _names(keys: Mapping[tuple[str, str], None]) -> dict[tuple[str, str], str]:
 
 
 def _number(names: dict[tuple[str, str], str], group: list[tuple[str, str]]) -> None:
-    """Tell apart by number what the first three differing fields do not."""
+    """Number the names that the first three differing fields leave equal."""
     seen: Counter[str] = Counter()
     for key in group:
         seen[names[key]] += 1
@@ -195,11 +220,13 @@ def _short(fields: Mapping[str, str]) -> str:
         fields.get("gpus") or fields.get("cpu"),
         f"torch {torch}" if torch else "",
     ]
-    return ", ".join(part[:80] for part in parts if part) or fields.get("source", "unnamed")
+    return ", ".join(part[:_MOST_SHOWN] for part in parts if part) or fields.get(
+        "source", "unnamed"
+    )
 
 
 def _by_nodes(runs: pd.DataFrame, named: pd.Series[str]) -> pd.Series[str]:
-    """Keep apart one device count and batch measured on different numbers of nodes."""
+    """Split a device count and batch that ran on different numbers of nodes."""
     if runs["num_nodes"].nunique() < 2:
         return named
     keys = [named, runs["hardware"], runs["scaling"], runs["num_devices"], runs["batch"]]

@@ -24,7 +24,7 @@ from dpeval.record.phases import PHASES
 from dpeval.record.schema import Ablation, Record, readings
 from dpeval.stats import machine_speed
 
-VERSION = 3
+VERSION = 4
 """Raised whenever :func:`row` says something else for the same record: caches then start anew."""
 
 

@@ -1,8 +1,8 @@
-"""CSV files that people already have, one row per rank, as records that say what they lack.
+"""Import CSV files of other programs, one row per rank, as records that list what they lack.
 
-Such a row holds the device count, the rank, the batch and what one step (or one average step) of
-that rank took, in seconds. The rows of a run are found by its `run_id`, or else by counting: the
-k-th row of one (size, batch, rank) belongs to repetition k, file by file.
+A row holds the device count, the rank, the batch and the time of one step (or of an average step)
+of that rank in seconds. Rows belong to one run if they share a `run_id`. Without that column, the
+k-th row of each (size, batch, rank) belongs to repetition k, counted across files.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from dpeval.analysis.frame.columns import text
-from dpeval.config import split_evenly
+from dpeval.config import global_batch_of, split_evenly
 from dpeval.errors import ConfigError, nearest
 from dpeval.record.machine import UNKNOWN_ENVIRONMENT, Environment
 from dpeval.record.measurement import Balance, Interval, Window
@@ -35,63 +35,67 @@ TIMES = {
     "comm_s": "comm_exposed", "optimizer_s": "optimizer", "other_s": "other",
     "compute_s": "other",
 }  # fmt: skip
-"""Times that a file may hold and the phase that each is; all computation in one is `other`."""
+"""Time columns and the phase of each; undivided computation counts as `other`."""
 FIELDS = ("num_devices", "rank", "batch", "run_id", "model", "host", "hardware", "step_s", *TIMES)
 NEEDED = ("num_devices", "batch")
 MOST_RANKS = 100_000
 
 ALWAYS_LACKING = (
-    "warm-up: not known how many steps came before",
+    "warm-up: the number of steps before is unknown",
     "steady",
     "spread: one step per run, so no interval within a run",
-    "environment: machine and versions are not told",
+    "environment: machine and versions are unknown",
     "memory", "conditions", "threads",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Mapped:
-    """How to read the files."""
+    """How to interpret the files."""
 
     columns: Mapping[str, str]
-    """Name in the file to one of :data:`FIELDS`."""
+    """Column name in the file to one of :data:`FIELDS`."""
     share: Share = "floor"
-    """How a global batch was shared: ``floor`` B//N each, the rest is dropped; ``even`` as evenly
-    as possible; ``nominal`` every rank has the batch itself."""
+    """How N ranks shared a global batch B: ``floor``: B//N each, the remainder is dropped;
+    ``even``: as evenly as possible; ``nominal``: every rank gets the batch itself."""
     hardware: str = "cpu"
+
+    @property
+    def scaling(self) -> str:
+        return "weak" if self.share == "nominal" else "strong"
 
 
 def parse_columns(given: str) -> dict[str, str]:
     """``"size=num_devices,time=compute_s"`` as a mapping.
 
     Raises:
-        ConfigError: it is not of that form, names an unknown field, or lacks a needed one.
+        ConfigError: the text has another form, names an unknown field, or lacks a required one.
     """
     found: dict[str, str] = {}
     for item in filter(None, (part.strip() for part in given.split(","))):
         name, equals, field = (part.strip() for part in item.partition("="))
         if not equals or not name:
-            raise ConfigError(f"--columns: '{text(item, 60)}' is not of the form name=field")
+            raise ConfigError(f"--columns: '{text(item, 60)}' does not have the form name=field")
         if field not in FIELDS:
             raise ConfigError(
-                f"--columns: '{text(field, 40)}' is no field; choose among {', '.join(FIELDS)}"
+                f"--columns: '{text(field, 40)}' is not a field; choose from {', '.join(FIELDS)}"
                 f"{nearest(field, FIELDS)}"
             )
         if field in found.values():
-            raise ConfigError(f"--columns: {field} is named twice")
+            raise ConfigError(f"--columns: {field} occurs twice")
         found[name] = field
     for field in NEEDED:
         if field not in found.values():
-            raise ConfigError(f"--columns lacks {field}: add <name in the file>={field}")
+            raise ConfigError(f"--columns lacks {field}; add <column name>={field}")
     if not ({"step_s", *TIMES} & set(found.values())):
         raise ConfigError(
-            f"--columns names no time; add <name in the file>=step_s or one of {', '.join(TIMES)}"
+            f"--columns names no time; add <column name>=step_s or one of {', '.join(TIMES)}"
         )
     return found
 
 
 def read(files: Sequence[Path], mapped: Mapped) -> tuple[list[Record], list[str]]:
-    """Every run of `files` as a record of one step, and one line for each row left out.
+    """Every run in `files` as a record of one step, and one line for each skipped row.
 
     Raises:
         ConfigError: a file cannot be read as CSV or lacks a mapped column.
@@ -133,7 +137,7 @@ def _table(file: Path, mapped: Mapped) -> pd.DataFrame:
         if name in made:
             made[name] = pd.to_numeric(made[name], errors="coerce")
     if "rank" not in made:
-        # Without ranks, one row is taken for the slowest of its run.
+        # Without ranks, the row stands for the slowest rank of its run.
         made["rank"] = 0
     return made
 
@@ -143,10 +147,12 @@ def _is_usable(row: dict[Any, Any], problems: list[str]) -> bool:
     for name, least in (("num_devices", 1), ("batch", 1), ("rank", 0)):
         value = row[name]
         if not (math.isfinite(value) and value == int(value) and least <= value <= MOST_RANKS):
-            problems.append(f"{where}: {name} is not a count of at least {least}")
+            problems.append(f"{where}: {name} is not an integer of at least {least}")
             return False
     if row["rank"] >= row["num_devices"]:
-        problems.append(f"{where}: rank {row['rank']:g} of {row['num_devices']:g} ranks")
+        problems.append(
+            f"{where}: rank {row['rank']:g} is out of range for {row['num_devices']:g} ranks"
+        )
         return False
     for name in ("step_s", *TIMES):
         value = row.get(name, 0.0)
@@ -154,7 +160,7 @@ def _is_usable(row: dict[Any, Any], problems: list[str]) -> bool:
             problems.append(f"{where}: {name} is not a time in seconds")
             return False
     if _step_s(row) <= 0:
-        problems.append(f"{where}: its step took no time")
+        problems.append(f"{where}: the step time is zero")
         return False
     return True
 
@@ -172,20 +178,21 @@ def _step_s(row: Mapping[Any, Any]) -> float:
     return math.fsum(float(row[name]) for name in TIMES if name in row)
 
 
-def _shares(devices: int, batch: int, share: Share) -> list[int]:
+def _per_device_batches(devices: int, batch: int, mapped: Mapped) -> list[int]:
     """Images that each rank processes in a step."""
-    if share == "nominal":
-        return [batch] * devices
-    if batch < devices:
-        raise ConfigError(f"a batch of {batch} cannot be shared by {devices} ranks")
-    return split_evenly(batch, devices) if share == "even" else [batch // devices] * devices
+    images = global_batch_of(mapped.scaling, batch, devices)
+    if images < devices:
+        raise ConfigError(f"a batch of {images} is too small for {devices} ranks")
+    if mapped.share == "floor":
+        images -= images % devices
+    return split_evenly(images, devices)
 
 
 def _record(group: pd.DataFrame, devices: int, batch: int, key: str, mapped: Mapped) -> Record:
     rows = {int(row["rank"]): row for row in group.sort_values("rank").to_dict("records")}
     if len(rows) != len(group):
         raise ConfigError("a rank occurs twice in one run")
-    shares = _shares(devices, batch, mapped.share)
+    shares = _per_device_batches(devices, batch, mapped)
     lacking = [*ALWAYS_LACKING, *_lacking(rows, devices)]
     ranks = [_rank(rank, shares[rank], row) for rank, row in rows.items()]
     # Throughput counts the images of all ranks, also of those without a row of their own.
@@ -193,7 +200,6 @@ def _record(group: pd.DataFrame, devices: int, batch: int, key: str, mapped: Map
     found = throughput(sum(shares), steps, "max_steps")
     slowest = ranks[found.slowest_rank]
     first = next(iter(rows.values()))
-    is_weak = mapped.share == "nominal"
     identity = hashlib.sha256(f"{devices}:{batch}:{mapped.share}".encode()).hexdigest()[:16]
     return Record(
         dpeval_version=__version__,
@@ -205,7 +211,7 @@ def _record(group: pd.DataFrame, devices: int, batch: int, key: str, mapped: Map
         wall_s=slowest.step_s[0],
         command="",
         config=_config(first, devices, batch, mapped),
-        plan=_plan(devices, batch, shares, is_weak=is_weak),
+        plan=_plan(global_batch_of(mapped.scaling, batch, devices), shares),
         environment=_environment(first),
         window=Window(
             first=0,
@@ -234,12 +240,12 @@ def _lacking(rows: Mapping[int, Mapping[Any, Any]], devices: int) -> Iterator[st
     absent = [rank for rank in range(devices) if rank not in rows]
     if absent:
         shown = ", ".join(str(rank) for rank in absent[:5])
-        yield f"ranks {shown}{' …' * (len(absent) > 5)}: no row, so the slowest may be missing"
+        yield f"ranks {shown}{' …' * (len(absent) > 5)}: no row, so the slowest rank may be missing"
     row = next(iter(rows.values()))
     if "compute_s" in row:
-        yield "phases: forward, backward, communication and optimizer are all in `other`"
+        yield "phases: `other` holds forward, backward, communication and optimizer"
     if not any(name in row for name in TIMES):
-        yield "phases: only whole steps"
+        yield "phases: whole steps only"
 
 
 def _rank(rank: int, share: int, row: Mapping[Any, Any]) -> RankRecord:
@@ -248,22 +254,25 @@ def _rank(rank: int, share: int, row: Mapping[Any, Any]) -> RankRecord:
     known = [name for name in TIMES if name in row]
     for name in known:
         phases[TIMES[name]] += float(row[name])
-    # What no column names still belongs to the step.
+    # Time that no column covers still belongs to the step.
     phases["other"] += max(0.0, step_s - sum(phases.values()))
-    told = {TIMES[name] for name in known} | {"other"}
+    covered = {TIMES[name] for name in known} | {"other"}
     stats = {
         name: PhaseStats(median_s=value, mean_s=value, p05_s=value, p95_s=value)
-        for name, value in {**{p: phases[p] for p in PHASES if p in told}, "step": step_s}.items()
+        for name, value in {
+            **{p: phases[p] for p in PHASES if p in covered},
+            "step": step_s,
+        }.items()
     }
     return RankRecord(
         rank=rank,
-        host=_word(row, "host"),
+        host=_cell(row, "host"),
         pid=0,
         cpus=[],
         device="",
         per_device_batch_size=share,
         step_s=[step_s],
-        phase_s={name: [value] for name, value in phases.items() if name in told},
+        phase_s={name: [value] for name, value in phases.items() if name in covered},
         stats=stats,
     )
 
@@ -274,24 +283,24 @@ def _balance(ranks: Iterable[RankRecord]) -> Balance:
     return load_balance([np.array(rank.step_s) for rank in ranks])
 
 
-def _word(row: Mapping[Any, Any], name: str) -> str:
+def _cell(row: Mapping[Any, Any], name: str) -> str:
     value = row.get(name)
     return "" if value is None or pd.isna(value) else text(value, 80)
 
 
 def _config(row: Mapping[Any, Any], devices: int, batch: int, mapped: Mapped) -> dict[str, Any]:
     return {
-        "hardware": {"kind": _word(row, "hardware") or mapped.hardware},
-        "model": {"name": _word(row, "model")},
-        "scaling": {"kind": "weak" if mapped.share == "nominal" else "strong"},
+        "hardware": {"kind": _cell(row, "hardware") or mapped.hardware},
+        "model": {"name": _cell(row, "model")},
+        "scaling": {"kind": mapped.scaling},
         "num_devices": devices,
         "batch": batch,
         "source": "runs from CSV files",
     }
 
 
-def _plan(devices: int, batch: int, shares: list[int], *, is_weak: bool) -> Plan:
-    asked = sum(shares) if is_weak else batch
+def _plan(global_batch_size: int, shares: list[int]) -> Plan:
+    devices = len(shares)
     ranks = [
         RankPlan(
             rank=rank,
@@ -305,15 +314,15 @@ def _plan(devices: int, batch: int, shares: list[int], *, is_weak: bool) -> Plan
         )
         for rank, share in enumerate(shares)
     ]
-    return Plan(world_size=devices, global_batch_size=asked, backend="", ranks=ranks)
+    return Plan(world_size=devices, global_batch_size=global_batch_size, backend="", ranks=ranks)
 
 
 def _environment(row: Mapping[Any, Any]) -> Environment:
-    return UNKNOWN_ENVIRONMENT.model_copy(update={"host": _word(row, "host")})
+    return UNKNOWN_ENVIRONMENT.model_copy(update={"host": _cell(row, "host")})
 
 
 def _numbered(records: list[Record]) -> list[Record]:
-    """Give the records of one configuration their repetitions."""
+    """Number the repetitions of each configuration."""
     seen: dict[str, int] = {}
     made = []
     for run in records:

@@ -1,4 +1,4 @@
-"""What a report says not to trust, in words."""
+"""What makes a report less trustworthy, in sentences."""
 
 from __future__ import annotations
 
@@ -6,37 +6,42 @@ import pandas as pd
 
 from dpeval.analysis.figures.figure_data import FigureData
 from dpeval.analysis.frame.labels import cell_name
+from dpeval.record.codes import SHORT_WARNINGS
 
 _MOST = 12
 
 
 def cautions(figure_data: FigureData) -> list[str]:
-    """What makes the figures less trustworthy, one sentence for each cause."""
+    """What makes the figures less trustworthy, one sentence per cause."""
     table = figure_data.table
     ok = table[table["status"] == "ok"] if not table.empty else table
     if ok.empty:
         return []
     causes = {
-        "never became steady": ~ok["steady"].astype(bool),
-        "ran more ranks than cores (oversubscribed)": ok["oversubscribed"].astype(bool),
-        "fed generated stand-in images, not the data that was asked for": ok["stand_in"],
+        SHORT_WARNINGS["unsteady"]: ~ok["steady"].astype(bool),
+        "oversubscribed (more ranks than cores)": ok["oversubscribed"].astype(bool),
+        f"{SHORT_WARNINGS['stand_in']}, not the requested data": ok["stand_in"],
     }
-    found = [f"{_which(ok[mask], len(ok))} {what}." for what, mask in causes.items() if mask.any()]
+    found = [
+        f"{what.capitalize()}: {_which(ok[mask], len(ok))}."
+        for what, mask in causes.items()
+        if mask.any()
+    ]
     found += [
         f"{cell_name(cell)}: {str(cell.bad)[:200]}." for cell in ok[ok["bad"] != ""].itertuples()
     ][:_MOST]
     single = ok[ok["n_runs"] == 1]
     if not single.empty:
         found.append(
-            f"{_which(single, len(ok))} ran once: the spread between runs is not known "
-            "(measure=repeated repeat=5 measures it)."
+            f"Run only once, so the spread between runs is unknown: {_which(single, len(ok))}; "
+            "measure=repeated repeat=5 measures it."
         )
     return found
 
 
 def _which(cells: pd.DataFrame, of: int) -> str:
     if len(cells) == of > 1:
-        return "Every configuration"
+        return "every configuration"
     shown = [cell_name(cell) for cell in cells.head(4).itertuples()]
     more = len(cells) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")

@@ -10,6 +10,7 @@ import pandas as pd
 from rich.markup import escape
 from rich.table import Table
 
+from dpeval.analysis.frame.labels import device_count, marks
 from dpeval.analysis.scaling.best_configuration import Choice
 from dpeval.analysis.scaling.compare import Change
 from dpeval.analysis.scaling.findings import Findings
@@ -26,7 +27,7 @@ _HEADINGS = (
 
 
 def tables(findings: Findings) -> Iterator[Table | str]:
-    """A table for every series, then the choices; what is left out is said."""
+    """A table for every series, then the best configurations, with a note on omitted ones."""
     groups = list(findings.summary.groupby("series", sort=False))
     best = {
         (*one.key.values(), one.best.batch, one.best.num_devices)
@@ -42,7 +43,13 @@ def tables(findings: Findings) -> Iterator[Table | str]:
 
 
 def configurations(summary: pd.DataFrame, series: str, best: set[tuple[Any, ...]]) -> Table:
-    """One row per configuration of a series; `best` marks what is best of its batch."""
+    """A table with one row per configuration of a series.
+
+    Args:
+        summary: rows of :attr:`~dpeval.analysis.scaling.findings.Findings.summary`.
+        series: heading of the table.
+        best: (series, hardware, scaling, batch, num_devices) of rows to mark as best.
+    """
     made = make_table(escape(series), dict.fromkeys(_HEADINGS[:-1], "right"))
     made.add_column("notes")
     order = ["hardware", "scaling", "batch", "num_devices"]
@@ -56,8 +63,7 @@ def configurations(summary: pd.DataFrame, series: str, best: set[tuple[Any, ...]
 
 
 def _cells(row: dict[str, Any], *, is_best: bool) -> list[str]:
-    unit = "GPU" if row["hardware"] == "gpu" else "core"
-    devices = counted(row["num_devices"], unit)
+    devices = device_count(row["num_devices"], row["hardware"])
     batch = f"{row['batch']}{' each' * (row['scaling'] == 'weak')}"
     if row["status"] != "ok":
         kind = row["cause_kind"]
@@ -90,41 +96,38 @@ def _need(row: dict[str, Any]) -> str:
 
 
 def _notes(row: dict[str, Any], *, is_best: bool) -> str:
-    said = [
+    parts = [
         "best" * is_best,
-        "" if row["steady"] else "unsteady",
-        "oversubscribed" * bool(row["oversubscribed"]),
-        "stand-in data" * bool(row["stand_in"]),
+        *marks(row),
         "super-linear" * bool(row["efficiency_low"] > 1),
         f"{row['micro_batches']:.0f} micro-batches" * bool(row["micro_batches"] > 1),
         ("one step" if row["n_runs"] == 1 else "median") * (row["centre"] == "median"),
     ]
-    return ", ".join(word for word in said if word)
+    return ", ".join(word for word in parts if word)
 
 
 def changes(found: Sequence[Change]) -> Table:
     """One row per configuration of two sweeps."""
     names = ("devices", "batch", "before img/s", "after img/s", "ratio", "95 %", "p (Holm)", "runs")
-    made = make_table("after against before", dict.fromkeys(names, "right"))
+    made = make_table("after vs. before", dict.fromkeys(names, "right"))
     made.add_column("")
     several = len({one.key["model"] for one in found}) > 1
     for one in found[:MOST_ROWS]:
-        unit = "GPU" if one.key["hardware"] == "gpu" else "core"
         count = int(one.key["num_devices"])
         word = "slower" if one.ratio < 1 else "faster"
-        said = [
+        parts = [
             escape(str(one.key["model"])) * several,
             word * one.is_different,
-            "beyond what is allowed" * (one.is_slower and not one.is_lost),
+            "beyond the limit" * (one.is_slower and not one.is_lost),
             one.note,
         ]
         made.add_row(
-            counted(count, unit),
+            device_count(count, one.key["hardware"]),
             f"{one.key['batch']}{' each' * (one.key['scaling'] == 'weak')}",
             _shown(one.before, ".2f"), _shown(one.after, ".2f"), _shown(one.ratio, ".3f"),
             f"{one.low:.3f} to {one.high:.3f}" if pd.notna(one.low) else "–",
             _shown(one.p_adjusted, ".2g"), f"{one.runs[0]}, {one.runs[1]}",
-            ", ".join(words for words in said if words),
+            ", ".join(part for part in parts if part),
         )  # fmt: skip
     if len(found) > MOST_ROWS:
         made.caption = f"{counted(len(found) - MOST_ROWS, 'more row')}: see comparison.csv"
@@ -132,7 +135,7 @@ def changes(found: Sequence[Change]) -> Table:
 
 
 def choices(findings: Findings) -> Iterator[Table]:
-    """The best configuration for each objective, over all batches and for each."""
+    """The best configuration for each objective, over all batches and per batch."""
     found = [one for one in findings.choices if one.best is not None]
     named = [one for one in found if one.objective is findings.objective]
     overall = [one for one in found if one.batch is None and one not in named]
@@ -143,7 +146,7 @@ def choices(findings: Findings) -> Iterator[Table]:
     made = make_table("best configuration", {})
     for name in ("series",) * (len(series) > 1):
         made.add_column(name)
-    for name in ("objective", "of", "devices", "batch", "value", "efficiency", "ties"):
+    for name in ("objective", "among", "devices", "batch", "value", "efficiency", "ties"):
         made.add_column(name)
     for one in rows[:MOST_ROWS]:
         lead = [str(series.index(one.key["series"]) + 1)] * (len(series) > 1)
@@ -161,7 +164,7 @@ def _choice(one: Choice) -> list[str]:
     ties = ", ".join(f"{tie.num_devices} at batch {tie.batch}" for tie in one.ties[:5])
     more = f" and {len(one.ties) - 5} more" if len(one.ties) > 5 else ""
     return [
-        one.objective.words,
+        one.objective.description,
         "all batches" if one.batch is None else f"batch {one.batch}",
         str(best.num_devices),
         f"{best.batch}{' each' * (one.key['scaling'] == 'weak')}",

@@ -14,10 +14,10 @@ FAMILY = ["series", "hardware", "scaling"]
 
 @dataclass(frozen=True)
 class Objective:
-    """What is best."""
+    """What counts as best."""
 
     name: str
-    words: str
+    description: str
     unit: str
     highest: bool
 
@@ -26,16 +26,16 @@ THROUGHPUT = Objective("throughput", "highest throughput", "img/s", highest=True
 DEVICE_SECONDS = Objective("device_seconds", "fewest device-seconds per image", "device·s/img",
                            highest=False)  # fmt: skip
 ENERGY = Objective("energy", "lowest energy per image", "J/img", highest=False)
-EFFICIENT = Objective("efficient", "highest throughput above a floor of parallel efficiency",
+EFFICIENT = Objective("efficient", "highest throughput above an efficiency floor",
                       "img/s", highest=True)  # fmt: skip
 OBJECTIVES = {item.name: item for item in (THROUGHPUT, DEVICE_SECONDS, ENERGY, EFFICIENT)}
 MIN_EFFICIENCY = 0.8
-"""The floor of `efficient` where the user names none."""
+"""Default floor of ``efficient``."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A configuration and what it scores; the interval's ends are NaN where not known."""
+    """A configuration and its score; the ends of the interval are NaN if unknown."""
 
     num_devices: int
     batch: int
@@ -56,9 +56,9 @@ class Choice:
     """None: over all batches."""
     objective: Objective
     best: Candidate | None
-    """None: no configuration qualifies; `why_not` says why."""
+    """None: no configuration qualifies, for the reason in `why_not`."""
     ties: list[Candidate]
-    """Those whose difference from the best lies within its 95 % interval."""
+    """Those whose difference from the best lies within the difference's 95 % interval."""
     why_not: str = ""
 
 
@@ -67,15 +67,15 @@ def choose(
 ) -> list[Choice]:
     """The best configuration of every family, over all batches and then for each.
 
-    Two configurations tie where their difference is within its own 95 % interval, the
-    half-widths of their logarithms added in quadrature: overlap of two intervals alone would
-    call too many equal (Schenker & Gentleman 2001, The American Statistician 55(3)).
+    Two configurations tie if their difference is within its own 95 % interval, the
+    half-widths of their logarithms added in quadrature: mere overlap of the two intervals
+    would call too many equal (Schenker & Gentleman 2001, The American Statistician 55(3)).
 
     Args:
         measured: :func:`dpeval.analysis.scaling.speedup.points`.
         objective: one of :data:`OBJECTIVES`.
-        min_efficiency: leave out what is below it; default: none, and for ``efficient``
-            :data:`MIN_EFFICIENCY`.
+        min_efficiency: lowest parallel efficiency to consider; default: none, or
+            :data:`MIN_EFFICIENCY` for ``efficient``.
     """
     floor = min_efficiency
     if floor is None and objective is EFFICIENT:
@@ -107,10 +107,8 @@ def _choose(
     if floor is not None:
         able = [candidate for candidate in able if candidate.efficiency >= floor]
         if not able:
-            return Choice(
-                key, batch, objective, None, [], f"none reaches an efficiency of {floor:.0%}"
-            )
-    # Of equals the one with fewer devices: it is the cheaper.
+            return Choice(key, batch, objective, None, [], f"none reaches {floor:.0%} efficiency")
+    # Among equals, fewer devices: cheaper.
     sign = -1 if objective.highest else 1
     best = min(able, key=lambda one: (sign * one.value, one.num_devices, one.batch))
     ties = [one for one in able if one is not best and _is_tie(one, best)]
@@ -124,7 +122,7 @@ def _score(row: dict[Any, Any], objective: Objective) -> Candidate | None:
         THROUGHPUT.name: (rate, low, high),
         EFFICIENT.name: (rate, low, high),
         DEVICE_SECONDS.name: (devices / rate, devices / high, devices / low),
-        # Energy is power times time: how far power strays between runs no record tells.
+        # Energy is power times time, and no record holds the spread of power between runs.
         ENERGY.name: (float(row["energy_j_per_img"]), math.nan, math.nan),
     }
     value, below, above = values[objective.name]

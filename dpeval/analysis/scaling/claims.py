@@ -1,8 +1,8 @@
 """Claims that need an explanation: efficiency above 1, throughput that falls with more devices.
 
-Super-linear speed-up is nearly always a baseline that was slower than it should have been
-(Helmbold & McDowell 1990, "Modeling speedup(n) greater than n", IEEE TPDS 1(2)); so every such
-claim is shown with whatever the records hold against it.
+A super-linear speedup nearly always means that the baseline was slower than it should have been
+(Helmbold & McDowell 1990, "Modeling speedup(n) greater than n", IEEE TPDS 1(2)); so every
+such claim comes with the evidence against it.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from typing import Any
 
 import pandas as pd
 
-from dpeval.analysis.frame.labels import configuration
+from dpeval.analysis.frame.labels import configuration, device_count
 from dpeval.analysis.frame.runs_frame import CONFIGURATION
 from dpeval.analysis.scaling.efficiency import Waterfall
 from dpeval.analysis.scaling.evidence import OF_SLOW, OF_SUPER_LINEAR, Finder, Pair, outlier
 from dpeval.analysis.scaling.speedup import FAMILY
 
 UNKNOWN_MARGIN = 0.02
-"""A difference beyond this is a claim where no interval is known."""
+"""Without an interval, a larger relative difference counts as a claim."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """Something surprising, and the evidence at hand."""
+    """A surprising result and the evidence about it."""
 
     key: dict[str, Any]
     """Values of :data:`~dpeval.analysis.frame.runs_frame.CONFIGURATION`."""
@@ -35,19 +35,29 @@ class Claim:
     """super-linear, dip, surprise or images."""
     text: str
     causes: tuple[str, ...]
-    """Codes of what was found, for programs; empty: nothing in the records explains it."""
+    """Codes of the evidence, for programs; empty: nothing in the records explains it."""
     evidence: tuple[str, ...]
-    """The same in words."""
+    """The same as text."""
 
     @property
     def sentence(self) -> str:
         """The claim with its evidence."""
         found = "; ".join(self.evidence)
-        return f"{self.text}: {found}." if found else f"{self.text}; nothing recorded explains it."
+        return (
+            f"{self.text}: {found}."
+            if found
+            else f"{self.text}; nothing in the records explains it."
+        )
 
 
 def claims(runs: pd.DataFrame, measured: pd.DataFrame, waterfalls: list[Waterfall]) -> list[Claim]:
-    """Every claim of :func:`~dpeval.analysis.scaling.speedup.points`' rows, with its evidence."""
+    """Every claim that the measured configurations make, with its evidence.
+
+    Args:
+        runs: one row per run (:data:`~dpeval.analysis.frame.columns.COLUMNS`).
+        measured: one row per configuration (:func:`~dpeval.analysis.scaling.speedup.points`).
+        waterfalls: efficiency factors of the same configurations.
+    """
     if measured.empty:
         return []
     # Only the runs of claims are needed, and grouping all is what costs.
@@ -80,7 +90,7 @@ def claims(runs: pd.DataFrame, measured: pd.DataFrame, waterfalls: list[Waterfal
 
 
 def _exceeds(value: float, low: float, other: float, other_high: float) -> bool:
-    """Whether `value` is above `other` beyond their intervals, or clearly where none is known."""
+    """Whether `value` exceeds `other` beyond their intervals, or clearly if one is unknown."""
     if math.isnan(low) or math.isnan(other_high):
         return value > other * (1 + UNKNOWN_MARGIN)
     return low > other_high
@@ -107,7 +117,7 @@ def _super_linear(pair: Pair) -> Claim:
     ends = f"{row['efficiency_low']:.2f} to {row['efficiency_high']:.2f}"
     text = (
         f"{_name(row)}: efficiency {row['efficiency']:.2f} "
-        f"({ends if known else 'no interval known'}) is above 1, a claim to be explained"
+        f"({ends if known else 'interval unknown'}) is above 1"
     )
     return _claim("super-linear", text, pair, OF_SUPER_LINEAR)
 
@@ -115,8 +125,8 @@ def _super_linear(pair: Pair) -> Claim:
 def _dip(pair: Pair) -> Claim:
     row, before = pair.cell, pair.base
     text = (
-        f"{_name(row)} is slower than {int(before['num_devices'])}: {row['img_per_s']:.4g} "
-        f"against {before['img_per_s']:.4g} img/s"
+        f"{_name(row)} is slower than {device_count(int(before['num_devices']))}: "
+        f"{row['img_per_s']:.4g} vs. {before['img_per_s']:.4g} img/s"
     )
     return _claim("dip", text, pair, OF_SLOW)
 
@@ -124,22 +134,22 @@ def _dip(pair: Pair) -> Claim:
 def _surprise(pair: Pair, after: dict[str, Any]) -> Claim:
     row = pair.cell
     text = (
-        f"{_name(row)} falls short: efficiency {row['efficiency']:.2f}, and "
-        f"{after['efficiency']:.2f} with more devices ({int(after['num_devices'])})"
+        f"{_name(row)} has efficiency {row['efficiency']:.2f}, below the "
+        f"{after['efficiency']:.2f} of {device_count(int(after['num_devices']))}"
     )
     return _claim("surprise", text, pair, OF_SLOW)
 
 
 def _claim(kind: str, text: str, pair: Pair, finders: dict[str, Finder]) -> Claim:
-    found = {code: words for code, finder in finders.items() if (words := finder(pair))}
-    return Claim(_key(pair.cell), kind, text, tuple(found), tuple(found.values()))
+    clauses = {code: clause for code, finder in finders.items() if (clause := finder(pair))}
+    return Claim(_key(pair.cell), kind, text, tuple(clauses), tuple(clauses.values()))
 
 
 def _images(row: dict[str, Any], pair: Pair) -> Iterator[Claim]:
     asked, done = pair.cell_runs["global_batch"].median(), row["images_per_step"]
     if pd.isna(asked) or pd.isna(done) or asked == done:
         return
-    text = f"{_name(row)} processes {done:g} of the {asked:g} images asked for in a step"
+    text = f"{_name(row)} processes {done:g} of the {asked:g} images requested per step"
     share = done / asked
-    said = f"speed-up by time alone would be {1 / share:.2f} times what the images say"
-    yield Claim(_key(row), "images", text, ("images_not_processed",), (said,))
+    effect = f"speedup by time alone would be {1 / share:.2f} times too high"
+    yield Claim(_key(row), "images", text, ("images_not_processed",), (effect,))

@@ -1,4 +1,4 @@
-"""Two sweeps against each other: is the second slower, and could that be chance?"""
+"""Compare two sweeps: is the second one slower, and could that be chance?"""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from dpeval.analysis.scaling.pooling import UNSEEN_SPREAD, student
 
 FAMILY_ERROR = 0.05
-"""Chance that anything at all is called different where nothing is."""
+"""Probability of calling anything different if nothing changed."""
 KEY = [
     "model", "dataset_requested", "loader", "image_px", "hardware", "scaling", "strategy",
     "precision", "memory_format", "threads", "num_devices", "num_nodes", "batch",
 ]  # fmt: skip
-"""What a configuration is across machines, versions and commits, which a comparison is about."""
+"""What identifies a configuration across machines, versions and commits."""
 
 
 @dataclass(frozen=True)
@@ -30,16 +30,16 @@ class Change:
     """Values of :data:`KEY`."""
     before: float
     after: float
-    """img/s; NaN where that side measured nothing."""
+    """img/s; NaN if that side measured nothing."""
     ratio: float
     """Throughput after over before."""
     low: float
     high: float
-    """Its 95 % interval, of this configuration alone."""
+    """95 % interval of `ratio`, for this configuration alone."""
     p: float
     """Two-sided p-value of no change, not adjusted."""
     p_adjusted: float
-    """The same, adjusted for the number of configurations (Holm)."""
+    """`p`, adjusted for the number of configurations (Holm)."""
     p_slower: float
     """Adjusted one-sided p-value of "not slower than allowed"."""
     runs: tuple[int, int]
@@ -54,12 +54,12 @@ class Change:
 
     @property
     def is_slower(self) -> bool:
-        """Slower by more than was allowed, or no longer measured where it once was."""
+        """Slower by more than allowed, or measured before and failed after."""
         return self.p_slower < FAMILY_ERROR or self.is_lost
 
     @property
     def is_lost(self) -> bool:
-        """Measured before, and tried in vain after."""
+        """Measured before, attempted without success after."""
         return self.status[0] == "ok" and self.status[1] not in ("ok", "absent")
 
 
@@ -67,18 +67,18 @@ def compare(before: pd.DataFrame, after: pd.DataFrame, allowed: float = 0.0) -> 
     """Compare the runs of two sweeps, configuration by configuration.
 
     Run means of log step time are compared by Welch's t test (Welch 1947, Biometrika 34), with
-    Satterthwaite's degrees of freedom; where a side has one run, its own interval stands for its
-    variance, joined by :data:`UNSEEN_SPREAD` unless the other side's repetitions show the spread
-    between runs. The p-values of all configurations are adjusted by Holm's step-down method
-    (Holm 1979, Scand. J. Statist. 6(2)), which keeps the family-wise error at
-    :data:`FAMILY_ERROR` whatever their dependence.
+    Satterthwaite's degrees of freedom. The variance of a single run comes from its own interval,
+    plus :data:`UNSEEN_SPREAD` unless the other side's repetitions show the spread between runs.
+    The p-values of all configurations are adjusted by Holm's step-down method (Holm 1979, Scand.
+    J. Statist. 6(2)), which keeps the family-wise error at :data:`FAMILY_ERROR` under any
+    dependence.
 
     Args:
         before, after: one row per run (:data:`dpeval.analysis.frame.columns.COLUMNS`).
-        allowed: how much slower the second may be, as a share (0.03 for 3 %).
+        allowed: how much slower the second may be, as a fraction (0.03 for 3 %).
     """
     sides = [_by_configuration(runs) for runs in (before, after)]
-    # NaN differs from itself and a union would list it twice: keys are made of text.
+    # NaN differs from itself, so a union would list it twice: keys are text.
     keys = sorted({*sides[0], *sides[1]})
     made = [_change(sides[0].get(key), sides[1].get(key), allowed) for key in keys]
     tested = [index for index, change in enumerate(made) if not math.isnan(change.p)]
@@ -159,15 +159,15 @@ def _difference(one: pd.DataFrame, two: pd.DataFrame) -> tuple[float, float, flo
         for side, log, spread in zip((one, two), logs, spreads, strict=True)
     ]
     total = parts[0][0] + parts[1][0]
-    # Satterthwaite; a variance that is taken as known does not lessen the freedom.
+    # Satterthwaite; a variance taken as known costs no degrees of freedom.
     lost = sum(variance**2 / freedom for variance, freedom in parts)
     freedom = total**2 / lost if lost > 0 else math.inf
     note = ""
     if None in spreads:
         note = "single runs: 1 % spread between runs assumed"
         if any(spread is not None for spread in spreads):
-            note = "one side ran once: its spread between runs is taken from the other"
-    # Identical times (made by hand, or a clock without resolution) have no error at all.
+            note = "one side ran once: its spread between runs is assumed equal to the other's"
+    # Identical times (constructed, or a coarse clock) have no error at all.
     return float(logs[1].mean() - logs[0].mean()), math.sqrt(max(total, 1e-18)), freedom, note
 
 
@@ -180,7 +180,7 @@ def _variance(
     """Variance of the mean log throughput of one side, and its degrees of freedom."""
     within = _within(side)
     if spread is not None:
-        # Few repetitions can agree by chance: never surer than the runs' own steps make it.
+        # A few repetitions can agree by chance: no variance below that from the runs' own steps.
         return max(spread, within) / len(log), float(len(log) - 1)
     others = [(s, 1.0) for s in spreads if s is not None]
     if others:

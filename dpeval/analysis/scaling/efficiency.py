@@ -2,8 +2,8 @@
 
 The reference is the POP model (https://pop-coe.eu/node/69; Wagner et al. 2018, "A Structured
 Approach to Performance Analysis"), which multiplies load balance, communication and computation
-scalability; the windows of a record (all ranks as ever, without synchronisation, one rank alone)
-take computation scalability apart further.
+scalability. The ablation windows of a record (all ranks as usual, without synchronisation, one
+rank alone) split computation scalability further.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ REMAINDER = "remainder"
 ORDER = (INPUT, GRANULARITY, CONTENTION, BALANCE, SYNCHRONISATION, REMAINDER)
 
 MEANING = {
-    INPUT: "waits for data, longer than those of one device",
-    GRANULARITY: "a smaller per-device batch, which computes less efficiently",
-    CONTENTION: "ranks that share memory bandwidth, clocks and cores",
-    BALANCE: "a slowest rank that holds up the others",
-    SYNCHRONISATION: "summing gradients: exposed communication, and what hidden communication "
-    "takes from computing",
-    REMAINDER: "outliers and drift, which the windows do not hold",
+    INPUT: "longer waits for data than on one device",
+    GRANULARITY: "a per-device batch that computes less efficiently than the one-device batch",
+    CONTENTION: "ranks competing for memory bandwidth, clock speed and cores",
+    BALANCE: "a slowest rank that delays the others",
+    SYNCHRONISATION: "gradient summation: exposed communication, and the slowdown of computation "
+    "by hidden communication",
+    REMAINDER: "outliers and drift outside the ablation windows",
 }
 
 
@@ -42,12 +42,12 @@ class Factor:
     """One factor of a configuration's efficiency."""
 
     parts: tuple[str, ...]
-    """Of :data:`ORDER`; more than one where they could not be told apart."""
+    """Of :data:`ORDER`; more than one if they could not be separated."""
     value: float
     half: float
     """Half-width of its 95 % interval by first-order propagation; NaN where not known."""
     note: str = ""
-    """What was lacking, or assumed."""
+    """What was missing or assumed."""
 
     @property
     def name(self) -> str:
@@ -56,7 +56,7 @@ class Factor:
     @property
     def short(self) -> str:
         """The name for a label."""
-        return self.name if len(self.parts) <= 2 else "all else (not told apart)"
+        return self.name if len(self.parts) <= 2 else "other factors (not separated)"
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Waterfall:
 def waterfalls(measured: pd.DataFrame) -> list[Waterfall]:
     """The factors of every configuration of :func:`~dpeval.analysis.scaling.speedup.points`.
 
-    Only where one device was measured: against another baseline the windows mean nothing.
+    Only for series with a one-device run: the windows have no meaning against another baseline.
     """
     if measured.empty:
         return []
@@ -94,17 +94,17 @@ def _plain(row: dict[Any, Any]) -> dict[str, Any]:
 
 
 def waterfall(base: dict[str, Any], cell: dict[str, Any]) -> Waterfall:
-    """Take the efficiency of `cell` against one device, `base`, apart.
+    """Factor the efficiency of `cell` against one device, `base`.
 
     With X throughputs in img/s, w the share of a step that waits for data, B the images per step,
-    T the mean step in the main window, and of the ablation windows A the step as ever, S the
+    T the mean step in the main window, and of the ablation windows A the usual step, S the
     step without synchronisation, S' that of the first rank, C that rank's step when it runs
     alone, at its own batch b:
 
     - input: (1-w_N) / (1-w_1)
     - granularity: rate alone over the rate of one device, (b/C) / X_1
-    - contention: the first rank alone against among the others, C/S' · (1-w_1) / (1-w_N), as
-      waiting for data is counted above
+    - contention: the first rank alone against among the others, C/S' · (1-w_1) / (1-w_N), since
+      the input factor already counts waiting for data
     - load balance: B / (N b) · S' / S, the slowest rank against the first and the fullest share
       against the mean one
     - gradient synchronisation: S / A
@@ -115,13 +115,13 @@ def waterfall(base: dict[str, Any], cell: dict[str, Any]) -> Waterfall:
     straggler is another, and contention above 1 where it is the first. That form stands in,
     with C / (S L N b / B) for contention, where S' is not recorded but the load balance L is.
 
-    Where a window is missing its factors merge into one, which is what the others leave of E.
+    If a window is missing, its factors merge into one: E over the product of the others.
     """
     efficiency = float(cell["img_per_s"]) / (cell["num_devices"] * float(base["img_per_s"]))
     made = list(_factors(base, cell))
     known = math.prod(factor.value for factor in made)
-    told = {part for factor in made for part in factor.parts}
-    left = tuple(part for part in ORDER if part not in told)
+    known_parts = {part for factor in made for part in factor.parts}
+    left = tuple(part for part in ORDER if part not in known_parts)
     if left:
         made.append(Factor(left, efficiency / known, math.nan, _why(left, cell)))
     made.sort(key=lambda factor: ORDER.index(factor.parts[0]))
@@ -137,7 +137,7 @@ def _factors(base: dict[str, Any], cell: dict[str, Any]) -> Iterator[Factor]:
             yield Factor((BALANCE,), balance, math.nan)
         exposed = _known(cell["comm_exposed_s"])
         if exposed is not None and exposed < cell["step_s"]:
-            note = "exposed communication alone, from the phase clock: no ablation windows"
+            note = "from exposed communication alone: no ablation windows"
             yield Factor((SYNCHRONISATION,), 1 - exposed / cell["step_s"], math.nan, note)
         return
     yield from _windows(base, cell, waiting.value if waiting is not None else None)
@@ -150,12 +150,16 @@ def _input(base: dict[str, Any], cell: dict[str, Any]) -> Factor | None:
     one, many = shares[0] / base["step_s"], shares[1] / cell["step_s"]
     if one >= 1 or many >= 1:
         return None
-    note = "the windows' own waiting is taken as the main window's" if max(one, many) > 0.05 else ""
+    note = (
+        "assumes that the windows waited for data as long as the main window"
+        if max(one, many) > 0.05
+        else ""
+    )
     return Factor((INPUT,), (1 - many) / (1 - one), math.nan, note)
 
 
 def _windows(base: dict[str, Any], cell: dict[str, Any], waiting: float | None) -> Iterator[Factor]:
-    """The factors that the ablation windows tell; `waiting` is the factor of input."""
+    """The factors from the ablation windows; `waiting` is the input factor."""
     normal, no_sync = float(cell["normal_s"]), _known(cell["no_sync_s"])
     alone, batch = _known(cell["alone_s"]), _known(cell["alone_batch"])
     error = {name: _share(cell, name) for name in ("normal", "no_sync", "alone")}
@@ -188,7 +192,7 @@ def _first_rank(cell: dict[str, Any], no_sync: float, share: float) -> tuple[flo
     if first is not None:
         return first, ""
     if balance is not None:
-        return no_sync * balance / share, "mean over max of the ranks' compute time"
+        return no_sync * balance / share, "mean over maximum compute time of the ranks"
     return None, ""
 
 
@@ -206,8 +210,8 @@ def _why(left: tuple[str, ...], cell: dict[str, Any]) -> str:
         lacking.append("no load balance")
     if INPUT in left:
         lacking.append("no time spent waiting for data")
-    together = "not told apart: " if len(left) > 1 else ""
-    return together + (", ".join(lacking) or "what the others leave")
+    together = "not separated: " if len(left) > 1 else ""
+    return together + (", ".join(lacking) or "what the other factors leave")
 
 
 def _known(value: Any) -> float | None:
@@ -232,7 +236,7 @@ def _half(value: float, *errors: float) -> float:
 
 def table(found: list[Waterfall]) -> pd.DataFrame:
     """One row per configuration and factor: :data:`CONFIGURATION`, `factor`, `parts` (all that
-    it holds), `value`, `half`, `note`; a configuration's values multiply to its efficiency."""
+    it covers), `value`, `half`, `note`; a configuration's values multiply to its efficiency."""
     return pd.DataFrame(
         [
             {

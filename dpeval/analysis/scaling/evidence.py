@@ -1,4 +1,4 @@
-"""What the records hold against a claim: one finder per cause, each a sentence or nothing."""
+"""Evidence against a claim: one finder per cause, which returns a clause or None."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from dpeval.analysis.scaling.efficiency import MEANING, Waterfall
+from dpeval.record.codes import SHORT_WARNINGS
 from dpeval.record.phases import PHASE_WORDS, PHASES
 from dpeval.stats.intervals import robust_deviation
 
@@ -21,18 +22,18 @@ Detect and Handle Outliers, section 3)."""
 INPUT_SHARE = 0.05
 NOISE_SHARE = 0.05
 FULL_SHARE = 0.90
-"""A rank this near its memory budget may be swapping, or freeing and allocating again."""
+"""A rank this close to its memory budget may swap, or free and allocate again."""
 GAIN = 1.03
 RISE = 0.05
 UNEVEN = 1.05
 MAJOR_FAULTS = 100
 FAULT_SHARE = 0.03
-"""Share of a step spent in page faults that no disk served, without what they evict from caches."""
+"""Share of a step spent in minor page faults, not counting what they evict from caches."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A configuration and the one that it is held against, with their runs."""
+    """A configuration and the one it is compared with, with their runs."""
 
     base: dict[str, Any]
     cell: dict[str, Any]
@@ -58,8 +59,8 @@ def outlier(pair: Pair) -> str | None:
     without = float(pair.base["step_s"]) / float(times.drop(far.index).mean())
     efficiency = float(pair.cell["efficiency"]) / without
     return (
-        f"{len(far)} of the {len(times)} repetitions of its baseline took "
-        f"{float(far.max()) / centre:.2f} times the median step, as a cold run does (without "
+        f"{len(far)} of the {len(times)} repetitions of its baseline took up to "
+        f"{float(far.max()) / centre:.2f} times the median step, like a cold run (without "
         f"{'it' if len(far) == 1 else 'them'}, efficiency {efficiency:.2f})"
     )
 
@@ -68,8 +69,7 @@ def _first_step(pair: Pair) -> str | None:
     runs = pair.base_runs
     if bool((runs["steps"] <= 1).any()):
         return (
-            "its baseline is a single step of which no warm-up is known, so start-up costs may "
-            "be in it"
+            "its baseline is a single step with unknown warm-up, so it may include start-up costs"
         )
     if runs["warning_codes"].str.contains(r"\bcold_start\b").any():
         return "its baseline had a cold start"
@@ -82,14 +82,14 @@ def _unsteady(pair: Pair) -> str | None:
         for name, runs in (("its baseline", pair.base_runs), ("it", pair.cell_runs))
         if any(value is False for value in runs["steady"])
     ]
-    return f"{' and '.join(which)} never became steady" if which else None
+    return f"{' and '.join(which)} reached {SHORT_WARNINGS['unsteady']}" if which else None
 
 
 def _threads(pair: Pair) -> str | None:
     one, many = pair.base["threads"], pair.cell["threads"]
     if pd.isna(one) or pd.isna(many) or one == many:
         return None
-    return f"its baseline ran {one:g} threads per rank, and it {many:g}"
+    return f"its baseline ran {one:g} threads per rank, not {many:g}"
 
 
 def _waits(row: dict[str, Any]) -> float:
@@ -101,7 +101,7 @@ def _input_bound(pair: Pair) -> str | None:
     one, many = _waits(pair.base), _waits(pair.cell)
     if one < INPUT_SHARE or one <= many:
         return None
-    return f"its baseline waited for data during {one:.0%} of a step, and it {many:.0%}"
+    return f"its baseline spent {one:.0%} of a step waiting for data, not {many:.0%}"
 
 
 def _page_faults(pair: Pair) -> str | None:
@@ -119,8 +119,9 @@ def _machine(slower: dict[str, Any], other: dict[str, Any], name: str) -> str | 
     one, many = slower["machine_s"], other["machine_s"]
     if pd.isna(one) or pd.isna(many) or one < (1 + RISE) * many:
         return None
+    slower_by = one / many - 1
     return (
-        f"the machine itself was {one / many - 1:.0%} slower for {name} (fixed work between steps)"
+        f"the machine itself was {slower_by:.0%} slower for {name} (reference work between steps)"
     )
 
 
@@ -138,7 +139,7 @@ def _accumulated(pair: Pair) -> str | None:
     one, many = pair.base["micro_batches"], pair.cell["micro_batches"]
     if pd.isna(one) or pd.isna(many) or one <= many:
         return None
-    return f"its baseline split a batch into {one:g} micro-batches, and it into {many:g}"
+    return f"its baseline split a batch into {one:g} micro-batches, not {many:g}"
 
 
 def _noisy(pair: Pair) -> str | None:
@@ -146,12 +147,16 @@ def _noisy(pair: Pair) -> str | None:
         ("its baseline", pair.base, pair.base_runs),
         ("it", pair.cell, pair.cell_runs),
     ):
-        bad = next((words for words in runs["conditions_bad"] if words), "")
+        bad = next((text for text in runs["conditions_bad"] if text), "")
         if bad:
-            return f"{name} ran while {bad}" if len(bad) < 200 else f"{name} ran in bad conditions"
+            return (
+                f"{name} ran while {bad}"
+                if len(bad) < 200
+                else f"the machine was disturbed while {name} ran"
+            )
         half = (row["high"] - row["low"]) / 2 / row["img_per_s"]
         if half > NOISE_SHARE:
-            return f"{name} is known to ±{half:.0%} only"
+            return f"{name} is known only to within ±{half:.0%}"
         if runs["warning_codes"].str.contains(r"\bjitter\b|\bnoisy\b").any():
             return f"the steps of {name} jitter" if name != "it" else "its steps jitter"
     return None
@@ -165,7 +170,7 @@ def _regime(pair: Pair) -> str | None:
     share = pair.cell["per_device_batch_max"]
     return (
         f"one rank alone is {gain:.2f} times as fast per image at its {share:g} images as one "
-        "device at its whole batch (caches, memory, other kernels)"
+        "device with the whole batch (caches, memory, other kernels)"
     )
 
 
@@ -193,8 +198,8 @@ def _uneven(pair: Pair) -> str | None:
     if over < UNEVEN:
         return None
     return (
-        f"{images:g} images do not divide by {int(row['num_devices'])}: the fullest rank has "
-        f"{fullest:g}, {over - 1:.0%} above the mean"
+        f"{images:g} images do not divide evenly among {int(row['num_devices'])} ranks: the "
+        f"largest share is {fullest:g}, {over - 1:.0%} above the mean"
     )
 
 
@@ -208,7 +213,7 @@ def _straggler(pair: Pair) -> str | None:
 
 
 def _phase(pair: Pair) -> str | None:
-    """The phase beside forward and backward whose share of the step rose most."""
+    """The phase, other than forward and backward, whose share of the step rose most."""
     rises = {
         phase: float(pair.cell[f"{phase}_s"]) / float(pair.cell["step_s"])
         - float(pair.base[f"{phase}_s"]) / float(pair.base["step_s"])
@@ -241,7 +246,7 @@ def _factor(pair: Pair) -> str | None:
 
 def _nodes(pair: Pair) -> str | None:
     one, many = pair.base["num_nodes"], pair.cell["num_nodes"]
-    return f"it spans {many:g} hosts, and fewer devices {one:g}" if many > one else None
+    return f"it spans {many:g} hosts, and the smaller configuration {one:g}" if many > one else None
 
 
 OF_SUPER_LINEAR: dict[str, Finder] = {

@@ -1,4 +1,4 @@
-"""All that the analysis finds, computed once: what tables, figures, words and files draw from."""
+"""All results of the analysis, computed once for tables, figures, text and files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from dpeval.analysis.scaling.speedup import POINT_COLUMNS
 
 @dataclass(frozen=True)
 class Findings:
-    """What the records say."""
+    """The results."""
 
     loaded: Loaded
     pooled: pd.DataFrame
@@ -43,7 +43,7 @@ class Findings:
     claims: list[Claim]
     choices: list[Choice]
     objective: Objective
-    """The one that the user named."""
+    """The one that the user chose."""
 
     @property
     def summary(self) -> pd.DataFrame:
@@ -68,7 +68,7 @@ def find(
 
     Args:
         loaded: the runs.
-        objective: what the verdict calls best; the others are computed, too.
+        objective: what the verdict calls best; the others are computed as well.
         min_efficiency: the floor that the user set.
     """
     pooled = pooling.pool(loaded.runs)

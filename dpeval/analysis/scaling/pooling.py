@@ -1,4 +1,4 @@
-"""Repetitions pooled into one row per configuration, within- and between-run variance apart."""
+"""Pool repetitions into one row per configuration, separating within- and between-run variance."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from dpeval.record.codes import AbsenceCode, Status
 from dpeval.record.phases import PHASES
 
 UNSEEN_SPREAD = 0.01
-"""Relative standard deviation between runs that is assumed where nothing was repeated: a run's own
-interval does not hold it, and nothing must be refused or called different for it."""
+"""Relative standard deviation between runs, assumed if nothing was repeated. A run's own interval
+does not cover it, so without it a comparison would call unchanged runs different."""
 
 _MEANS = (
     *(f"{phase}_s" for phase in PHASES),
@@ -29,15 +29,15 @@ POOLED: dict[str, str] = {
     "hardware": "cpu or gpu",
     "scaling": "strong or weak",
     "num_devices": "world size",
-    "batch": "the batch that was asked for",
+    "batch": "requested batch",
     "runs": "all attempts",
     "n_runs": "attempts with a measurement",
-    "ok": "the same, for short",
-    "status": "ok if any run measured, else the worst; missing: its neighbours exist and it does "
-    "not",
-    "statuses": "how many runs ended how",
+    "ok": "the same as n_runs",
+    "status": "ok if any run has a measurement, else the worst; missing: no record, although its "
+    "neighbours have one",
+    "statuses": "number of runs by status",
     "cause": "why there is no measurement",
-    "cause_kind": "the same in one word",
+    "cause_kind": "code of the cause",
     "model": "model",
     "study": "study",
     "img_per_s": "images of all ranks over the time of the slowest, img/s",
@@ -48,17 +48,17 @@ POOLED: dict[str, str] = {
     "mean",
     "between_share": "standard deviation of runs beyond that, over the mean; NaN with one run",
     "step_s": "mean step of the slowest rank, s",
-    "images_per_step": "images that all ranks really process in a step",
+    "images_per_step": "images that all ranks together process in a step",
     "steady": "whether every run reached a steady state",
-    "stand_in": "whether other data was fed than was asked for",
+    "stand_in": "whether other data was used than requested",
     "oversubscribed": "more compute threads than CPUs",
     **{name: COLUMNS[name] for name in (*_MEANS, *_ERRORS)},
-    "per_device_batch_max": "images per step of the fullest rank",
-    "micro_batches": "parts of a rank's batch",
+    "per_device_batch_max": "largest per-device batch, images",
+    "micro_batches": "micro-batches per step of a rank",
     "threads": "compute threads per rank",
     "num_nodes": "hosts",
-    "energy_j_per_img": "energy, J/img",
-    "peak_bytes": "highest peak memory of a rank, bytes",
+    "energy_j_per_img": "energy per image, J/img",
+    "peak_bytes": "highest peak memory of any rank, bytes",
     "forecast_bytes": "its forecast, bytes",
     "budget_bytes": "memory a rank may use, bytes",
 }
@@ -66,7 +66,7 @@ POOLED: dict[str, str] = {
 _WORST_FIRST: tuple[Status, ...] = ("oom", "skipped", "failed", "interrupted")
 _HIGHEST = ("per_device_batch_max", "micro_batches", "threads", "num_nodes", "images_per_step")
 FEWEST_ORDERED = 6
-"""From so many repetitions on the extremes alone hold the median in 95 % of cases: 2 / 2**6."""
+"""With so many repetitions the extremes contain the median in over 95 % of cases: 1 - 2 / 2**6."""
 
 
 def pool(runs: pd.DataFrame) -> pd.DataFrame:
@@ -81,11 +81,11 @@ def pool(runs: pd.DataFrame) -> pd.DataFrame:
     intervals is taken, as few repetitions can agree by chance. With one run there is its own
     interval, and `between_share` is not known.
 
-    Throughput is images over the mean *time*: a mean of img/s would weigh fast runs more.
+    Throughput is images over the mean *time*: a mean of img/s would give fast runs more weight.
 
-    Records of one step have no known warm-up, and the first of several is often cold: of them
-    the median is taken, with its interval by order statistics from 6 runs on (David & Nagaraja
-    2003, Order Statistics, section 7.1); one alone has no interval (NaN).
+    Records of one step have no known warm-up, and the first of several is often cold: so they
+    are pooled by their median, with its interval by order statistics from 6 runs on (David &
+    Nagaraja 2003, Order Statistics, section 7.1); a single one has no interval (NaN).
     """
     made = [
         {**dict(zip(CONFIGURATION, key, strict=True)), **_pooled(group)}
@@ -122,18 +122,18 @@ def _pooled(group: pd.DataFrame) -> dict[str, Any]:
 
 def _worst(statuses: pd.Series[Any]) -> str:
     present = set(statuses)
-    # "ok" without a throughput: it ended before there was a window to measure in.
+    # "ok" without a throughput: the run ended before its measurement window began.
     return next((status for status in _WORST_FIRST if status in present), "failed")
 
 
-_ABSENCE_WORDS: dict[AbsenceCode, str] = {
+_ABSENCE_TEXTS: dict[AbsenceCode, str] = {
     "steps": "too few steps to measure",
     "missing": "no record, though its neighbours have one",
 }
 
 
 def _absence(code: AbsenceCode) -> dict[str, str]:
-    return {"cause": _ABSENCE_WORDS[code], "cause_kind": code}
+    return {"cause": _ABSENCE_TEXTS[code], "cause_kind": code}
 
 
 def _cause(group: pd.DataFrame, column: str) -> str:
@@ -155,13 +155,13 @@ def _error(values: pd.Series[float]) -> float:
 
 
 def _times(good: pd.DataFrame) -> dict[str, Any]:
-    """The centre of the runs' mean step times and its interval, turned over into img/s."""
+    """The centre of the runs' mean step times and its interval, converted to img/s."""
     if good.empty:
         nothing = dict.fromkeys(
             ("img_per_s", "low", "high", "within_share", "between_share", "step_s"), np.nan
         )
         return {**nothing, "centre": ""}
-    # Images that were really processed: where repetitions dealt differently, per run.
+    # Images actually processed: repetitions may have split the batch differently.
     rates = good["img_per_s"].to_numpy(dtype=float)
     images = float(good["images_per_step"].median())
     if np.isnan(images):
@@ -206,7 +206,7 @@ def interval(times: NDArray[np.float64], within: NDArray[np.float64]) -> tuple[f
     half = float(np.sqrt((within**2).sum())) / count
     if count > 1:
         half = max(half, student(count - 1) * float(times.std(ddof=1)) / np.sqrt(count))
-    # Few, far apart runs can give a t interval beyond zero; no step is faster than half the best.
+    # A few scattered runs can give a t interval beyond zero; assume no step beats half the best.
     return max(mean - half, float(times.min()) / 2), mean + half
 
 
@@ -232,10 +232,10 @@ def student(freedom: float) -> float:
 
 
 def missing(pooled: pd.DataFrame) -> pd.DataFrame:
-    """Configurations that are absent where at least two of their neighbours exist.
+    """Absent configurations with at least two neighbours present.
 
-    Neighbours are the next device count and the next batch, either way, of those that the same
-    series, hardware and scaling hold. Columns as of :func:`pool`, status ``missing``.
+    Neighbours are the adjacent device counts and batches of the same series, hardware and
+    scaling. Columns as of :func:`pool`, status ``missing``.
     """
     family = [name for name in CONFIGURATION if name not in ("num_devices", "batch")]
     found: list[dict[str, Any]] = []

@@ -1,6 +1,6 @@
-"""Speed-up, parallel efficiency and the serial fraction.
+"""Speedup, parallel efficiency and the serial fraction.
 
-All throughputs X are images really processed over the time of the slowest rank, img/s.
+A throughput X is images actually processed over the time of the slowest rank, img/s.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from dpeval.analysis.frame.runs_frame import CONFIGURATION
 from dpeval.util.arrays import Floats
 
 FAMILY: list[str] = [name for name in CONFIGURATION if name != "num_devices"]
-"""What points of one scaling curve share."""
+"""Columns that the points of one scaling curve share."""
 
 POINT_COLUMNS: dict[str, str] = {
-    "baseline_devices": "devices of the point that speed-up is relative to",
-    "speedup": "X_N / X_base times the devices of the baseline",
+    "baseline_devices": "device count of the point that speedup is relative to",
+    "speedup": "X_N / X_base times the device count of the baseline",
     "speedup_low": "lower end of its 95 % interval",
     "speedup_high": "upper end",
-    "efficiency": "speed-up over devices",
+    "efficiency": "speedup over device count",
     "efficiency_low": "lower end of its 95 % interval",
     "efficiency_high": "upper end",
-    "serial_fraction": "Karp-Flatt metric; only of strong scaling from one device",
+    "serial_fraction": "Karp-Flatt metric; only for strong scaling with a one-device baseline",
     "serial_fraction_low": "lower end of its 95 % interval",
     "serial_fraction_high": "upper end",
 }
@@ -37,17 +37,17 @@ def having(table: pd.DataFrame, key: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def points(pooled: pd.DataFrame) -> pd.DataFrame:
-    """Speed-up, parallel efficiency and Karp-Flatt serial fraction of each measured configuration.
+    """Speedup, parallel efficiency and Karp-Flatt serial fraction of each measured configuration.
 
     Strong scaling: E = t_1(B) / (N t_N(B)); weak: E = t_1(b) / t_N(bN). Both are
-    X_N / (N X_1), as is the speed-up S = X_N / X_1 = N E. Where one device was not measured,
-    the fewest devices take its place and count as ideal (`baseline_devices` tells).
+    X_N / (N X_1), and the speedup is S = X_N / X_1 = N E. Without a one-device run, the fewest
+    devices take its place and count as ideal (`baseline_devices`).
 
     The interval is that of the logarithm of a ratio of independent values, half-widths added in
     quadrature (first-order propagation); the baseline itself has none. The experimentally
     determined serial fraction is e = (1/S - 1/N) / (1 - 1/N) (Karp & Flatt 1990, "Measuring
     parallel processor performance", CACM 33(5)); it falls as S rises, so its interval is that of
-    S turned over.
+    S with the ends swapped.
 
     Returns:
         The measured rows of `pooled` with the columns of :data:`POINT_COLUMNS`.
@@ -93,7 +93,7 @@ def karp_flatt(speedup: Floats, devices: Floats) -> Floats:
 
 
 def log_halves(group: pd.DataFrame) -> tuple[Floats, Floats]:
-    """How far the interval of log X (img/s) reaches below and above; NaN where not known."""
+    """How far the interval of log X (img/s) extends below and above; NaN if unknown."""
     rate = group["img_per_s"].to_numpy(dtype=float)
     with np.errstate(divide="ignore"):
         below = np.log(rate / group["low"].to_numpy(dtype=float))
