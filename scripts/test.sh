@@ -36,7 +36,7 @@ for tier in "${tiers[@]}"; do
       part multiprocess two_at_once "$tier" tests/multiprocess -m "not timing"
       part timing alone tests/multiprocess -m timing
       ;;
-    cluster | extend) part "$tier" two_at_once "$tier" "tests/$tier" ;;
+    unit | cluster | extend) part "$tier" two_at_once "$tier" "tests/$tier" ;;
     *) part "$tier" alone "tests/$tier" ;;
   esac
 done

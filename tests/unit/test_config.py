@@ -130,8 +130,8 @@ def test_flags_of_hydra_that_exclude_each_other_are_one_line(
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("torch.optim.adam", "torch.optim.adam is a module and cannot be called; did you mean"),
-        ("torch.optim.Adma", "has no 'Adma'; did you mean 'Adam'?"),
+        ("torch.optim.lr_scheduler", "torch.optim.lr_scheduler is a module and cannot be called"),
+        ("torch.optim.Adem", "has no 'Adem'; did you mean 'Adam'?"),
     ],
 )
 def test_a_target_is_callable(path: str, words: str) -> None:
