@@ -39,8 +39,9 @@ class Conditions(Frozen):
     """Of the ranks' main threads, all ranks together."""
     major_faults: int | None = None
     minor_faults_per_s: float | None = None
-    """Of all ranks together. One takes about 2 µs: thousands in every step mean that the C library
-    returns memory to the OS and faults it in again, which is part of the cost of training."""
+    """Of all ranks together, those of the reference work included. One takes about 2 µs: thousands
+    in every step mean that the C library returns memory to the OS and faults it in again, which is
+    part of the cost of training."""
     load_average: float | None = None
     memory_bytes_per_s: float | None = None
     """To and from memory, by all cores of the host."""

@@ -112,8 +112,12 @@ def finish(
         fields |= _series(job, step_buffer, outcome, steps, begun_s, pids)
         if conditions is not None:
             seen = readings(fields["ranks"], fields["window"])
-            bad = conditions.bad + machine_speed.disturbances(seen)
-            fields["conditions"] = conditions.model_copy(update={"bad": bad})
+            unknown = machine_speed.not_measured(seen)
+            found = {
+                "bad": conditions.bad + machine_speed.disturbances(seen),
+                "unreadable": conditions.unreadable + ([unknown] if unknown else []),
+            }
+            fields["conditions"] = conditions.model_copy(update=found)
         if fields["status"] == "ok" and fields["window"] is None:
             fields |= {"status": "failed", "cause": _cut_short(job, step_buffer, steps)}
         power_w = conditions.power_w if conditions is not None else None

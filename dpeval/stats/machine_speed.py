@@ -19,10 +19,14 @@ from dpeval.record.reference_times import ReferenceTimes
 CHANGE = 0.03
 """Most machines always change speed by up to this fraction."""
 SCORE = 5.0
-"""… and a change must exceed this many standard errors: over many runs, none is due to chance."""
+"""… and a change must be as unlikely as this many standard errors of a normal distribution: over
+many runs, none is due to chance."""
 PARTS = 3
-"""The window is compared in thirds."""
-MIN_READINGS = 6 * PARTS
+"""The window is compared in thirds …"""
+MANY_READINGS = 6 * PARTS
+"""… with this many readings or more, and in halves with fewer."""
+MIN_READINGS = 8
+"""With fewer, every change could be due to chance."""
 
 
 def typical_s(readings: Sequence[ReferenceTimes]) -> float | None:
@@ -37,20 +41,40 @@ def page_s(readings: Sequence[ReferenceTimes]) -> float | None:
 
 
 def changed(readings: ReferenceTimes) -> tuple[float, float] | None:
-    """Median times of the fastest and slowest third, s; None if they may differ by chance."""
+    """Median times of the fastest and slowest part, s; None if they may differ by chance.
+
+    The spread within the parts is an estimate, so the bound is a quantile of Student's t: with 8
+    readings only a change of more than about 19 times the spread counts, with 12 of 8 times.
+    """
+    from scipy.special import ndtr, stdtrit  # late: only records and reports need it
+
     work = readings.work_s
     if len(work) < MIN_READINGS:
         return None
-    parts = np.array_split(work, PARTS)
+    count = PARTS if len(work) >= MANY_READINGS else 2
+    parts = np.array_split(work, count)
     medians = [float(np.median(part)) for part in parts]
     rest = np.concatenate([part - m for part, m in zip(parts, medians, strict=True)])
-    spread = float(np.sqrt((rest**2).sum() / (len(work) - PARTS)))
+    freedom = len(work) - count
+    spread = float(np.sqrt((rest**2).sum() / freedom))
     # The standard error of a median of normal values is 1.25 times that of their mean.
-    error = 1.25 * spread / np.sqrt(len(work) / PARTS)
+    error = 1.25 * spread / np.sqrt(len(work) / count)
     low, high = min(medians), max(medians)
-    if high - low <= max(CHANGE * low, SCORE * np.sqrt(2) * error):
+    score = float(stdtrit(freedom, ndtr(SCORE)))
+    if high - low <= max(CHANGE * low, score * np.sqrt(2) * error):
         return None
     return low, high
+
+
+def not_measured(readings: Sequence[ReferenceTimes]) -> str | None:
+    """What the readings cannot tell of the machine's speed; None if every rank has enough."""
+    fewest = min((len(one.step) for one in readings), default=MIN_READINGS)
+    if fewest >= MIN_READINGS:
+        return None
+    return (
+        f"changes of the machine's own speed ({fewest} readings of the reference work in the "
+        f"window; {MIN_READINGS} are needed)"
+    )
 
 
 def disturbances(readings: Sequence[ReferenceTimes]) -> list[str]:

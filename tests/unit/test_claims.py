@@ -48,7 +48,10 @@ def with_phase(run: Record, phase: str, share: float) -> Record:
 
 
 def with_fixed_work(run: Record, faults_per_step: float, work_s: float = 1.2e-3) -> Record:
-    """The same run with page faults of 2 µs on every rank and a machine of a set speed."""
+    """The same run with page faults of 2 µs on every rank and a machine of a set speed.
+
+    The counter of page faults holds those of the fixed work, too.
+    """
     count = len(run.ranks[0].step_s)
     work = ReferenceTimes(
         step=list(range(1, count)),
@@ -57,7 +60,10 @@ def with_fixed_work(run: Record, faults_per_step: float, work_s: float = 1.2e-3)
     )
     ranks = [rank.model_copy(update={"reference_times": work}) for rank in run.ranks]
     assert run.window is not None
-    rate = faults_per_step * len(ranks) / run.window.step_s.mean
+    window = run.window
+    done = len(work.within(window.first, window.first + window.steps).step)
+    own_per_step = PAGES * done / window.steps
+    rate = (faults_per_step + own_per_step) * len(ranks) / window.step_s.mean
     conditions = Conditions(samples=2, interval_s=1.0, minor_faults_per_s=rate)
     return run.model_copy(update={"ranks": ranks, "conditions": conditions})
 

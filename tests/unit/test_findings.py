@@ -160,7 +160,7 @@ LAWS = {
 def test_fits_recover_known_parameters_with_honest_intervals(name: str, errors_known: bool) -> None:
     law, truth, counts = LAWS[name]
     generator, devices, runs = np.random.default_rng(7), np.array(counts, dtype=float), 400
-    rate = 50 * law.speedup(devices, truth)
+    rate = 50 * law.speedup(devices, devices, truth)
     errors = np.full(len(devices), 0.01) if errors_known else None
     hits, centres = [], []
     for _ in range(runs):

@@ -37,15 +37,24 @@ def test_a_machine_that_slows_down_is_told_with_the_rank_that_saw_it() -> None:
 def test_of_a_thousand_even_machines_none_is_told() -> None:
     generator = np.random.default_rng(1)
     for spread in (0.005, 0.02, 0.1):
-        for count in (18, 30, 200):
+        for count in (8, 12, 18, 30, 200):
             told = [
                 machine_speed.changed(noisy(generator, [1.0] * count, spread)) for _ in range(120)
             ]
             assert not any(told), (spread, count)
 
 
-def test_few_readings_say_nothing() -> None:
-    assert machine_speed.changed(readings([1.0] * 8 + [2.0] * 9)) is None
+def test_the_readings_of_a_short_run_tell_a_large_change() -> None:
+    generator = np.random.default_rng(2)
+    slower = noisy(generator, [1.4] * 6 + [1.8] * 6, 0.01)
+    assert machine_speed.changed(slower) is not None
+    assert machine_speed.not_measured([slower]) is None
+
+
+def test_too_few_readings_say_that_nothing_was_measured() -> None:
+    few = readings([1.0] * 3 + [2.0] * 4)
+    assert machine_speed.changed(few) is None
+    assert "7 readings of the reference work" in (machine_speed.not_measured([few]) or "")
     assert machine_speed.typical_s([ReferenceTimes()]) is None
     assert machine_speed.page_s([]) is None
 

@@ -23,6 +23,7 @@ from dpeval.analysis.figures.panels import (
 )
 from dpeval.analysis.frame.configurations import Family, segments, shortfall
 from dpeval.analysis.frame.labels import device_count
+from dpeval.analysis.scaling.speedup import ideal_at, ideal_speedup, speedup_bounds
 from dpeval.errors import UnsupportedError
 
 
@@ -34,8 +35,8 @@ def speedups(family: Family, batch: int) -> pd.DataFrame:
     errors). The baseline itself is 1 by definition and has no interval.
 
     Returns:
-        The cells with `speedup`, `speedup_low`, `speedup_high`, `efficiency` (speed-up over
-        devices) and `efficiency_half`.
+        The cells with `speedup`, `speedup_low`, `speedup_high`, `speedup_bound` (of a perfect
+        machine), `efficiency` (speed-up over devices) and `efficiency_half`.
     """
     points = family.measured(batch).copy()
     if points.empty:
@@ -48,6 +49,7 @@ def speedups(family: Family, batch: int) -> pd.DataFrame:
     points["speedup"] = points["img_per_s"] / base["img_per_s"] * base["num_devices"]
     points["speedup_low"] = points["speedup"] * (1 - relative)
     points["speedup_high"] = points["speedup"] * (1 + relative)
+    points["speedup_bound"] = speedup_bounds(points)
     points["efficiency"] = points["speedup"] / points["num_devices"]
     points["efficiency_half"] = points["efficiency"] * relative
     return points
@@ -65,8 +67,13 @@ def speedup(figure_data: FigureData) -> Drawing:
         for batch, colour in zip(panel.batches, style.sequential(len(panel.batches)), strict=True)
         for law in _draw_laws(figure_data, panel, batch, colour)
     ]
+    bounded = [batch for panel in panels for batch in panel.batches if _draw_bound(panel, batch)]
     notes = [
         f"Dashed: ideal. {INTERVAL_NOTE}",
+        "Dotted: upper bound where the batch does not divide by the devices, global batch over the "
+        "fullest rank's images."
+        if bounded
+        else "",
         f"Thin line and band: fitted law, 95 % band ({'; '.join(fitted)})." if fitted else "",
         *notes_on([family for family, _ in wanted]),
         left_out(wanted),
@@ -112,6 +119,20 @@ def _draw_speedup(panel: Panel) -> list[str]:
     return said
 
 
+def _draw_bound(panel: Panel, batch: int) -> bool:
+    """Draw what a perfect machine would reach; False where that is the ideal."""
+    points = panel.family.measured(batch)
+    counts = np.arange(points["num_devices"].min(), points["num_devices"].max() + 1)
+    scale = float(points["num_devices"].iloc[0] / ideal_speedup(points)[0])
+    bound = scale * ideal_at(points, counts.astype(float))
+    if np.allclose(bound, counts):
+        return False
+    colour = style.sequential(len(panel.batches))[panel.batches.index(batch)]
+    places = [panel.x(int(count)) for count in counts]
+    panel.axes.plot(places, bound, color=colour, linestyle=":", linewidth=1.3, zorder=2.1)
+    return True
+
+
 def _draw_laws(figure_data: FigureData, panel: Panel, batch: int, colour: Any) -> list[str]:
     named = []
     for name, curve in figure_data.laws(panel.family, batch):
@@ -145,6 +166,9 @@ def efficiency_map(figure_data: FigureData) -> Drawing:
     notes = [
         "Efficiency: speed-up over the fewest devices measured, per device; ± half of its 95 % "
         "interval.",
+        "of 0.89: upper bound where the batch does not divide by the devices."
+        if any("\nof " in text.get_text() for panel in panels for text in panel.axes.texts)
+        else "",
         "Frame: above 1 beyond its interval (super-linear: to be explained, not believed).",
         left_out(wanted),
     ]
@@ -167,7 +191,8 @@ def _draw_map(panel: Panel, colours: Any, scale: Normalize) -> str:
                 style.label_box(axes, x, row, text, fontsize=6.4)
                 continue
             value, half = values.loc[count, "efficiency"], values.loc[count, "efficiency_half"]
-            _draw_efficiency(panel, (x, row), (value, half), colours(scale(value)))
+            bound = values.loc[count, "speedup_bound"] / count
+            _draw_efficiency(panel, (x, row), (value, half, bound), colours(scale(value)))
             lowest = min(lowest, (float(value), count, batch))
     axes.set_ylim(-0.55, len(panel.batches) - 0.45)
     axes.set_yticks(range(len(panel.batches)), [str(batch) for batch in panel.batches])
@@ -179,9 +204,9 @@ def _draw_map(panel: Panel, colours: Any, scale: Normalize) -> str:
 
 
 def _draw_efficiency(
-    panel: Panel, at: tuple[float, float], value: tuple[float, float], colour: Any
+    panel: Panel, at: tuple[float, float], value: tuple[float, float, float], colour: Any
 ) -> None:
-    (x, y), (efficiency, half) = at, value
+    (x, y), (efficiency, half, bound) = at, value
     beyond = efficiency - half > 1.0
     panel.axes.add_patch(
         mpl.patches.Rectangle(
@@ -192,6 +217,8 @@ def _draw_efficiency(
     dark = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] < 0.55
     spread = "baseline" if half == 0 else f"± {half:.2f}" if half >= 0.005 else "± <0.01"
     text = f"{efficiency:.2f}\n{spread}"
+    if bound < 0.995:
+        text += f"\nof {bound:.2f}"
     panel.axes.text(
         x, y, text, ha="center", va="center", fontsize=8, linespacing=0.95, zorder=3,
         color="white" if dark else style.INK,

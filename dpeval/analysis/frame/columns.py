@@ -20,7 +20,9 @@ import pyarrow as pa
 
 from dpeval.analysis.frame import cohorts
 from dpeval.errors import RecordError
+from dpeval.record.measurement import Window
 from dpeval.record.phases import PHASES
+from dpeval.record.reference_times import PAGES, ReferenceTimes
 from dpeval.record.schema import Ablation, Record, readings
 from dpeval.stats import machine_speed
 
@@ -110,7 +112,10 @@ SCHEMA = pa.schema(
         _string("warning_codes", "the same for programs, separated by spaces"),
         _string("conditions_bad", "bad conditions of the machine, separated by '; '"),
         _number("major_faults", "pages read back from disk while measuring"),
-        _number("page_faults", "page faults of a rank per step that no disk served"),
+        _number(
+            "page_faults",
+            "page faults of a rank per step that no disk served, but the reference work's",
+        ),
         _number("page_fault_share", "the least that they take of a step"),
         _number("machine_s", "fixed work between steps: how fast the machine itself was", "s"),
         _string("lacks", "what the record cannot say, separated by '; '"),
@@ -334,14 +339,26 @@ def _reference_work(run: Record) -> dict[str, float | None]:
         return found
     # Faults are those of the ranks on the recording process' host.
     here = sum(rank.host in ("", run.environment.host) for rank in run.ranks)
-    faults_per_s, page_s = (
-        run.conditions.minor_faults_per_s / max(1, here),
-        machine_speed.page_s(seen),
+    faults_per_s = max(
+        0.0, run.conditions.minor_faults_per_s / max(1, here) - _own_faults_per_s(seen, run.window)
     )
+    page_s = machine_speed.page_s(seen)
     return found | {
         "page_faults": faults_per_s * run.window.step_s.mean,
         "page_fault_share": faults_per_s * page_s if page_s is not None else None,
     }
+
+
+def _own_faults_per_s(seen: Sequence[ReferenceTimes], window: Window) -> float:
+    """Page faults per second and rank that the reference work itself took.
+
+    Conditions are sampled from some step of the window on, so up to one reading's pages more or
+    less may have been counted there.
+    """
+    window_s = window.steps * window.step_s.mean
+    if not seen or window_s <= 0:
+        return 0.0
+    return PAGES * sum(len(one.step) for one in seen) / len(seen) / window_s
 
 
 def _told(run: Record, folder: Path) -> dict[str, Any]:

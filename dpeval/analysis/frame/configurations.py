@@ -79,20 +79,20 @@ def cells(runs: pd.DataFrame, pooled: pd.DataFrame) -> pd.DataFrame:
     Args:
         runs: one row per run.
         pooled: one row per measured configuration with `img_per_s`, `low`, `high` (img/s, 95 %
-            interval over repetitions) and `n_runs`.
+            interval over repetitions), `images_per_step`, `per_device_batch_max` and `n_runs`.
 
     Returns:
         Columns of :data:`CELL`; `status` (``ok`` where any run measured, else the worst);
-        `img_per_s`, `low`, `high`, `n_runs`; `step_s`, `step_low_s`, `step_high_s` and the phases
-        (s, means over runs); `peak_bytes` and `peak_low_bytes` (highest and lowest
-        over runs), `need_bytes`, `have_bytes`; `steady`, `stand_in`,
-        `oversubscribed`; `why` and `bad` (text).
+        `img_per_s`, `low`, `high`, `images_per_step`, `per_device_batch_max`, `n_runs`;
+        `step_s`, `step_low_s`, `step_high_s` and the phases (s, means over runs); `peak_bytes`
+        and `peak_low_bytes` (highest and lowest over runs), `need_bytes`, `have_bytes`; `steady`,
+        `stand_in`, `oversubscribed`; `why` and `bad` (text).
     """
     asked = runs.dropna(subset=["num_devices", "batch"])
     if asked.empty:
         return pd.DataFrame()
     table = _gathered(asked)
-    columns = [*CELL, "img_per_s", "low", "high"]
+    columns = [*CELL, "img_per_s", "low", "high", "images_per_step", "per_device_batch_max"]
     table = table.merge(pooled[columns], on=list(CELL), how="left", validate="one_to_one")
     table["step_low_s"] = table["global_batch"] / table["high"]
     table["step_high_s"] = table["global_batch"] / table["low"]

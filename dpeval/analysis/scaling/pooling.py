@@ -44,6 +44,7 @@ POOLED: dict[str, str] = {
     "low": "lower end of its 95 % interval, img/s",
     "high": "upper end, img/s",
     "centre": "mean or median: what img_per_s is over repetitions",
+    "scatter_share": "standard deviation of the runs' mean steps, over the mean; NaN with one run",
     "within_share": "standard error of one run's mean step from the spread of its steps, over the "
     "mean",
     "between_share": "standard deviation of runs beyond that, over the mean; NaN with one run",
@@ -157,9 +158,8 @@ def _error(values: pd.Series[float]) -> float:
 def _times(good: pd.DataFrame) -> dict[str, Any]:
     """The centre of the runs' mean step times and its interval, converted to img/s."""
     if good.empty:
-        nothing = dict.fromkeys(
-            ("img_per_s", "low", "high", "within_share", "between_share", "step_s"), np.nan
-        )
+        shares = ("scatter_share", "within_share", "between_share")
+        nothing = dict.fromkeys(("img_per_s", "low", "high", *shares, "step_s"), np.nan)
         return {**nothing, "centre": ""}
     # Images actually processed: repetitions may have split the batch differently.
     rates = good["img_per_s"].to_numpy(dtype=float)
@@ -172,13 +172,14 @@ def _times(good: pd.DataFrame) -> dict[str, Any]:
     centre = float(np.median(times)) if is_single_step else float(times.mean())
     low_s, high_s = _median_interval(times) if is_single_step else interval(times, within)
     scatter = float(times.var(ddof=1)) if len(times) > 1 else np.nan
-    error = float((within**2).mean()) / 1.96**2 if not is_single_step else np.nan
+    error = float((_errors_s(good, within) ** 2).mean()) if not is_single_step else np.nan
     known = 0.0 if np.isnan(error) else error
     return {
         "img_per_s": images / centre,
         "low": images / high_s,
         "high": images / low_s,
         "centre": "median" if is_single_step else "mean",
+        "scatter_share": np.sqrt(scatter) / centre,
         "within_share": np.sqrt(error) / centre,
         "between_share": float(np.sqrt(max(0.0, scatter - known))) / centre
         if len(times) > 1
@@ -193,6 +194,14 @@ def _half_s(good: pd.DataFrame, images: float) -> NDArray[np.float64]:
     high = images / good["img_per_s_low"].to_numpy(dtype=float)
     half: NDArray[np.float64] = np.nan_to_num((high - low) / 2, posinf=0.0)
     return half
+
+
+def _errors_s(good: pd.DataFrame, half_s: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Standard errors of the runs' mean steps, s: their half-widths hold Student's quantile."""
+    effective = good["effective_steps"].to_numpy(dtype=float)
+    freedom = np.where(np.isnan(effective), np.inf, np.maximum(1.0, effective - 1))
+    errors: NDArray[np.float64] = half_s / np.array([student(float(one)) for one in freedom])
+    return errors
 
 
 def interval(times: NDArray[np.float64], within: NDArray[np.float64]) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dpeval.analysis.scaling.pooling import UNSEEN_SPREAD, student
-from dpeval.analysis.scaling.speedup import FAMILY, having, log_halves
+from dpeval.analysis.scaling.pooling import FEWEST_ORDERED, UNSEEN_SPREAD, student
+from dpeval.analysis.scaling.speedup import FAMILY, having, ideal_at, ideal_speedup, log_halves
 from dpeval.util.arrays import Floats
 
 REFUSED_P = 0.01
@@ -20,34 +21,39 @@ _DRAWS = 2_000
 
 @dataclass(frozen=True)
 class Law:
-    """A model of throughput over devices: X(N) = X_1 S(N; parameters)."""
+    """A model of throughput over devices: X(N) = X_1 S(N; parameters).
+
+    Of one step on one device, time that is shared out takes 1/N, or more where the fullest rank
+    has more than its even share: one over the ideal speed-up, B / ⌈B/N⌉ of B images.
+    """
 
     name: str
     parameters: tuple[str, ...]
     """Beside the throughput of one device; each a number or a series as long as the devices."""
-    speedup: Callable[[Floats, Sequence[Any]], Floats]
+    speedup: Callable[[Floats, Floats, Sequence[Any]], Floats]
+    """Of device counts, the ideal speed-up at each, and the parameters."""
     source: str
     start: tuple[float, ...] = ()
 
 
-def _linear(devices: Floats, _: Sequence[Any]) -> Floats:
-    return devices
+def _linear(_devices: Floats, ideal: Floats, _values: Sequence[Any]) -> Floats:
+    return ideal
 
 
-def _amdahl(devices: Floats, values: Sequence[Any]) -> Floats:
+def _amdahl(_devices: Floats, ideal: Floats, values: Sequence[Any]) -> Floats:
     (serial,) = values
-    return np.asarray(devices / (1 + serial * (devices - 1)))
+    return np.asarray(ideal / (1 + serial * (ideal - 1)))
 
 
-def _gustafson(devices: Floats, values: Sequence[Any]) -> Floats:
+def _gustafson(_devices: Floats, ideal: Floats, values: Sequence[Any]) -> Floats:
     (serial,) = values
-    return np.asarray(devices - serial * (devices - 1))
+    return np.asarray(ideal - serial * (ideal - 1))
 
 
-def _usl(devices: Floats, values: Sequence[Any]) -> Floats:
+def _usl(devices: Floats, ideal: Floats, values: Sequence[Any]) -> Floats:
     contention, coherency = values
-    slowing = contention * (devices - 1) + coherency * devices * (devices - 1)
-    return np.asarray(devices / (1 + slowing))
+    slowing = contention * (ideal - 1) + coherency * ideal * (devices - 1)
+    return np.asarray(ideal / (1 + slowing))
 
 
 LINEAR = Law("linear", (), _linear, "S = N")
@@ -130,17 +136,17 @@ def fit_all(measured: pd.DataFrame) -> list[Curve]:
 def fit_curve(group: pd.DataFrame, key: dict[str, Any]) -> Curve:
     """Fit every law for which there are points enough, and choose.
 
-    Weighted least squares on log X, so that an error of 1 % counts alike everywhere. The weights
-    are the configurations' own standard errors, with :data:`UNSEEN_SPREAD` where a single run
-    could not show its spread. The criterion is Akaike's, corrected for few points:
-    AICc = χ² + 2k + 2k(k+1)/(n-k-1) (Burnham & Anderson 2002, Model Selection, section 2.4), so
-    a law of k parameters (X_1 counts) needs k+2 points to be a candidate. A law whose χ² is less
-    likely than :data:`REFUSED_P` is not supported, however it compares.
+    Weighted least squares on log X, so that an error of 1 % counts alike everywhere. The standard
+    errors (:func:`errors_of`) hold the spread between runs. The criterion is Akaike's, corrected
+    for few points: AICc = χ² + 2k + 2k(k+1)/(n-k-1) (Burnham & Anderson 2002, Model Selection,
+    section 2.4), so a law of k parameters (X_1 counts) needs k+2 points to be a candidate. A law
+    whose χ² is less likely than :data:`REFUSED_P` is not supported, however it compares.
     """
     group = group.sort_values("num_devices")
     devices = group["num_devices"].to_numpy(dtype=float)
     rate = group["img_per_s"].to_numpy(dtype=float)
-    errors = _errors(group)
+    errors, freedom = errors_of(group)
+    ideal = ideal_speedup(group)
     fits, lacking = [], []
     for law in LAWS["weak" if key.get("scaling") == "weak" else "strong"]:
         needed = len(law.parameters) + 3
@@ -148,24 +154,63 @@ def fit_curve(group: pd.DataFrame, key: dict[str, Any]) -> Curve:
             lacking.append(f"{law.name} needs {needed}")
             continue
         try:
-            fits.append(fit(law, devices, rate, errors))
+            fits.append(fit(law, devices, rate, errors, freedom, ideal))
         except RuntimeError:  # as where throughput falls and Amdahl's s grows without end
             lacking.append(f"{law.name} does not converge")
     best = _best(fits)
     counts = [int(count) for count in devices]
-    return Curve(key, counts, fits, best, _verdict(fits, best, lacking, len(counts)))
+    said = _verdict(fits, best, lacking, len(counts))
+    if fits and (ideal < devices).any():
+        said += " Shares of whole images are allowed for."
+    return Curve(key, counts, fits, best, said)
 
 
-def _errors(group: pd.DataFrame) -> Floats | None:
-    """Standard errors of log X; None where not every point has one."""
+def errors_of(group: pd.DataFrame) -> tuple[Floats | None, float]:
+    """Standard errors of log X at each point and their degrees of freedom.
+
+    Two or three repetitions tell their own spread badly (two: within a factor of 30, in 95 % of
+    cases), so the relative variance between runs is pooled over the curve: each configuration of
+    n runs adds n-1 degrees of freedom. To it comes what the steps of the runs themselves tell.
+    Where nothing was repeated, :data:`UNSEEN_SPREAD` stands for it, and counts as known
+    (infinite degrees of freedom). Medians keep the error that their interval tells.
+
+    Returns:
+        None for the errors where not every point has one.
+    """
+    count = group["n_runs"].to_numpy(dtype=float)
+    within, scatter = (
+        group[f"{kind}_share"].to_numpy(dtype=float) for kind in ("within", "scatter")
+    )
+    repeated = count > 1
+    freedom = float((count[repeated] - 1).sum()) or math.inf
+    between = UNSEEN_SPREAD**2
+    if repeated.any():
+        excess = (scatter**2 - np.nan_to_num(within) ** 2)[repeated]
+        between = max(0.0, float((excess * (count[repeated] - 1)).sum()) / freedom)
+    errors = np.where(
+        group["centre"].to_numpy() == "median",
+        _median_errors(group),
+        np.sqrt((between + within**2) / np.maximum(1.0, count)),
+    )
+    known = np.isfinite(errors).all() and (errors > 0).all()
+    return (errors if known else None), freedom
+
+
+def _median_errors(group: pd.DataFrame) -> Floats:
     below, above = log_halves(group)
-    errors: Floats = (below + above) / 2 / 1.96
-    single = group["n_runs"].to_numpy() < 2
-    errors = np.where(single, np.hypot(errors, UNSEEN_SPREAD), errors)
-    return errors if np.isfinite(errors).all() and (errors > 0).all() else None
+    # Student's interval of few runs; of more, by order statistics.
+    quantiles = [student(max(1, n - 1)) if n < FEWEST_ORDERED else 1.96 for n in group["n_runs"]]
+    return np.asarray((below + above) / 2 / np.array(quantiles))
 
 
-def fit(law: Law, devices: Floats, rate: Floats, errors: Floats | None) -> Fit:
+def fit(
+    law: Law,
+    devices: Floats,
+    rate: Floats,
+    errors: Floats | None,
+    freedom: float = math.inf,
+    ideal: Floats | None = None,
+) -> Fit:
     """Fit one law to the logarithm of throughput.
 
     Args:
@@ -173,31 +218,37 @@ def fit(law: Law, devices: Floats, rate: Floats, errors: Floats | None) -> Fit:
         devices: device counts, shape [n].
         rate: throughput at each of them, img/s, shape [n].
         errors: standard errors of log `rate`, shape [n]; None where they are not known.
+        freedom: degrees of freedom of the errors; infinite: they are known.
+        ideal: speed-up of a perfect machine at each device count, shape [n]; None: `devices`.
 
-    Intervals are normal ones from the curvature at the optimum where errors are known and the
-    misfit is one that they explain (χ² not beyond its 95 % point); else the errors are scaled by
-    the residuals and Student's t is taken (Press et al. 2007, Numerical Recipes, section 15.6).
+    The misfit is tested by χ², or, where the errors are estimates with ν degrees of freedom, by
+    F = χ²/(n-k) with n-k and ν; the criterion then takes the χ² of equal p. Intervals are
+    Student's with ν from the curvature at the optimum
+    where the errors explain the misfit (p of 0.05 or more); else the errors are scaled by the
+    residuals, whose degrees of freedom then count (Press et al. 2007, Numerical Recipes, section
+    15.6).
 
     Raises:
         RuntimeError: the fit does not converge.
         ValueError: fewer points than parameters.
     """
     from scipy.optimize import curve_fit
-    from scipy.stats import chi2
+    from scipy.stats import chi2, f
 
     size = len(law.parameters) + 1
     if len(devices) < size:
         raise ValueError(f"{law.name} has {size} parameters, and there are {len(devices)} points")
     sigma = np.ones_like(rate) if errors is None else errors
+    bound = devices if ideal is None else ideal
 
     def log_rate(devices: Floats, log_one: float, *values: float) -> Floats:
-        return log_one + np.log(np.maximum(law.speedup(devices, values), 1e-12))
+        return log_one + np.log(np.maximum(law.speedup(devices, bound, values), 1e-12))
 
     found, covariance, told, *_ = curve_fit(
         log_rate,
         devices,
         np.log(rate),
-        p0=[np.log(rate[0] / devices[0]), *law.start],
+        p0=[np.log(rate[0] / bound[0]), *law.start],
         sigma=sigma,
         absolute_sigma=True,
         method="trf",
@@ -205,12 +256,18 @@ def fit(law: Law, devices: Floats, rate: Floats, errors: Floats | None) -> Fit:
         full_output=True,
     )
     residuals = -told["fvec"]
-    squares, freedom = float((residuals**2).sum()), len(devices) - size
-    misfit_p = float(chi2.sf(squares, freedom)) if errors is not None and freedom else None
-    quantile = 1.96
+    squares, left = float((residuals**2).sum()), len(devices) - size
+    misfit_p, excess = None, squares
+    if errors is not None and left:
+        misfit_p = float(chi2.sf(squares, left))
+        if not math.isinf(freedom):
+            misfit_p = float(f.sf(squares / left, left, freedom))
+            # What χ² of known errors is as unlikely: AICc knows nothing of estimated ones.
+            excess = float(chi2.isf(max(misfit_p, 1e-300), left))
+    quantile = student(freedom)
     if errors is None or (misfit_p is not None and misfit_p < 0.05):
-        covariance = covariance * squares / max(1, freedom)
-        quantile = student(max(1, freedom))
+        covariance = covariance * squares / max(1, left)
+        quantile = student(max(1, left))
     spread = np.sqrt(np.diag(covariance))
     ends = [
         Estimate(float(v), float(v - quantile * s), float(v + quantile * s))
@@ -225,7 +282,7 @@ def fit(law: Law, devices: Floats, rate: Floats, errors: Floats | None) -> Fit:
         parameters=dict(zip(law.parameters, ends[1:], strict=True)),
         rate_one=one,
         residuals={int(n): float(r) for n, r in zip(devices, off, strict=True)},
-        aicc=_aicc(squares, len(devices), size, errors is not None),
+        aicc=_aicc(excess, len(devices), size, errors is not None),
         misfit_p=misfit_p,
         peak_devices=_peak(found, draws) if law is USL else None,
         draws=draws,
@@ -322,14 +379,18 @@ def _band(curve: Curve, measured: pd.DataFrame, steps: int) -> Iterator[dict[str
     if chosen is None:
         return
     law = next(law for laws in LAWS.values() for law in laws if law.name == chosen.law)
-    base = having(measured, curve.key).sort_values("num_devices").iloc[0]
+    points = having(measured, curve.key).sort_values("num_devices")
+    base = points.iloc[0]
     scale = float(base["num_devices"]) / float(base["img_per_s"])
     values = [estimate.value for estimate in chosen.parameters.values()]
-    for count in np.linspace(curve.devices[0], curve.devices[-1], steps):
+    # Whole devices: between them there are no shares.
+    counts = np.linspace(curve.devices[0], curve.devices[-1], steps).round()
+    for count in np.unique([*counts, *curve.devices]):
         at = np.full(len(chosen.draws), count)
-        drawn = law.speedup(at, list(chosen.draws.T[1:]))
+        ideal = ideal_at(points, at[:1])
+        drawn = law.speedup(at, ideal, list(chosen.draws.T[1:]))
         low, high = np.quantile(np.exp(chosen.draws[:, 0]) * drawn, (0.025, 0.975))
-        middle = chosen.rate_one.value * float(law.speedup(at[:1], values)[0])
+        middle = chosen.rate_one.value * float(law.speedup(at[:1], ideal, values)[0])
         yield {
             **curve.key, "law": law.name, "devices": float(count),
             "speedup": middle * scale, "low": float(low) * scale, "high": float(high) * scale,

@@ -19,6 +19,7 @@ FAMILY: list[str] = [name for name in CONFIGURATION if name != "num_devices"]
 
 POINT_COLUMNS: dict[str, str] = {
     "baseline_devices": "device count of the point that speedup is relative to",
+    "speedup_bound": "speedup of a perfect machine: the fullest rank's share is whole images",
     "speedup": "X_N / X_base times the device count of the baseline",
     "speedup_low": "lower end of its 95 % interval",
     "speedup_high": "upper end",
@@ -46,8 +47,9 @@ def points(pooled: pd.DataFrame) -> pd.DataFrame:
     The interval is that of the logarithm of a ratio of independent values, half-widths added in
     quadrature (first-order propagation); the baseline itself has none. The experimentally
     determined serial fraction is e = (1/S - 1/N) / (1 - 1/N) (Karp & Flatt 1990, "Measuring
-    parallel processor performance", CACM 33(5)); it falls as S rises, so its interval is that of
-    S with the ends swapped.
+    parallel processor performance", CACM 33(5)), with :func:`ideal_speedup` for N: otherwise
+    images that do not divide evenly by N would count as serial work. It falls as S rises, so its
+    interval is that of S with the ends swapped.
 
     Returns:
         The measured rows of `pooled` with the columns of :data:`POINT_COLUMNS`.
@@ -63,6 +65,7 @@ def _points(group: pd.DataFrame) -> pd.DataFrame:
     group = group.sort_values("num_devices")
     base = group.iloc[0]
     devices = group["num_devices"].to_numpy(dtype=float)
+    ideal = ideal_speedup(group)
     ratio = group["img_per_s"].to_numpy(dtype=float) / float(base["img_per_s"])
     speedup = ratio * float(base["num_devices"])
     below, above = log_halves(group)
@@ -72,6 +75,7 @@ def _points(group: pd.DataFrame) -> pd.DataFrame:
     low[0] = high[0] = speedup[0]
     made = group.assign(
         baseline_devices=int(base["num_devices"]),
+        speedup_bound=speedup_bounds(group),
         speedup=speedup, speedup_low=low, speedup_high=high,
         efficiency=speedup / devices,
         efficiency_low=low / devices,
@@ -79,17 +83,52 @@ def _points(group: pd.DataFrame) -> pd.DataFrame:
     )  # fmt: skip
     is_amdahl = base["num_devices"] == 1 and base["scaling"] != "weak"
     return made.assign(
-        serial_fraction=karp_flatt(speedup, devices) if is_amdahl else np.nan,
-        serial_fraction_low=karp_flatt(high, devices) if is_amdahl else np.nan,
-        serial_fraction_high=karp_flatt(low, devices) if is_amdahl else np.nan,
+        serial_fraction=karp_flatt(speedup, ideal) if is_amdahl else np.nan,
+        serial_fraction_low=karp_flatt(high, ideal) if is_amdahl else np.nan,
+        serial_fraction_high=karp_flatt(low, ideal) if is_amdahl else np.nan,
     )
 
 
-def karp_flatt(speedup: Floats, devices: Floats) -> Floats:
-    """e = (1/S - 1/N) / (1 - 1/N), not defined (NaN) for one device (Karp & Flatt 1990)."""
+def ideal_speedup(group: pd.DataFrame) -> Floats:
+    """The speed-up of a perfect machine over one device, at each row's device count.
+
+    A rank's share is whole images, and the step lasts as long as the fullest share: B images give
+    B / ⌈B/N⌉, which is N where B divides by N. N also where the shares are not known.
+    """
+    devices = group["num_devices"].to_numpy(dtype=float)
+    fullest = group["per_device_batch_max"].to_numpy(dtype=float)
+    bound = group["images_per_step"].to_numpy(dtype=float) / fullest
+    return np.asarray(np.where(np.isfinite(bound), np.minimum(bound, devices), devices))
+
+
+def speedup_bounds(group: pd.DataFrame) -> Floats:
+    """:func:`ideal_speedup` relative to the first row, which counts as ideal."""
+    ideal = ideal_speedup(group)
+    return np.asarray(ideal / ideal[0] * float(group["num_devices"].iloc[0]))
+
+
+def ideal_at(group: pd.DataFrame, devices: Floats) -> Floats:
+    """:func:`ideal_speedup` at any device counts, for the curve that `group` was measured on."""
+    images = group["images_per_step"].to_numpy(dtype=float)
+    if (images != images[0]).any():  # weak scaling: the shares are equal
+        return devices
+
+    def rule(devices: Floats) -> Floats:
+        return np.asarray(images[0] / np.ceil(images[0] / devices))
+
+    # Foreign records may have dropped what did not divide.
+    counts = group["num_devices"].to_numpy(dtype=float)
+    return rule(devices) if np.allclose(rule(counts), ideal_speedup(group)) else devices
+
+
+def karp_flatt(speedup: Floats, ideal: Floats) -> Floats:
+    """e = (1/S - 1/N) / (1 - 1/N), not defined (NaN) for one device (Karp & Flatt 1990).
+
+    `ideal` is N, or less where the fullest rank has more than its even share.
+    """
     with np.errstate(invalid="ignore", divide="ignore"):
-        found: Floats = (1 / speedup - 1 / devices) / (1 - 1 / devices)
-    return np.where(devices > 1, found, np.nan)
+        found: Floats = (1 / speedup - 1 / ideal) / (1 - 1 / ideal)
+    return np.where(ideal > 1, found, np.nan)
 
 
 def log_halves(group: pd.DataFrame) -> tuple[Floats, Floats]:
