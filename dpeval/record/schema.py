@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, PositiveFloat
 
 from dpeval.record.codes import AblationKind, CauseCode, MemoryAction, Status, WarningCode
 from dpeval.record.conditions import Conditions
@@ -128,11 +128,11 @@ class RankRecord(Frozen):
 class Throughput(Frozen):
     """Images processed by all ranks over the time of the slowest rank, img/s."""
 
-    img_per_s: float
-    low: float
-    high: float
+    img_per_s: PositiveFloat
+    low: PositiveFloat
+    high: PositiveFloat
     """The 95 % interval."""
-    median_img_per_s: float
+    median_img_per_s: PositiveFloat
     """Global batch over the median step of the slowest rank."""
     slowest_rank: int
 

@@ -121,7 +121,7 @@ def _score(row: dict[Any, Any], objective: Objective) -> Candidate | None:
     values = {
         THROUGHPUT.name: (rate, low, high),
         EFFICIENT.name: (rate, low, high),
-        DEVICE_SECONDS.name: (devices / rate, devices / high, devices / low),
+        DEVICE_SECONDS.name: tuple(_inverse(devices, one) for one in (rate, high, low)),
         # Energy is power times time, and no record holds the spread of power between runs.
         ENERGY.name: (float(row["energy_j_per_img"]), math.nan, math.nan),
     }
@@ -132,6 +132,11 @@ def _score(row: dict[Any, Any], objective: Objective) -> Candidate | None:
         devices, int(row["batch"]), value, below, above,
         float(row["efficiency"]), int(row["baseline_devices"]),
     )  # fmt: skip
+
+
+def _inverse(devices: int, rate: float) -> float:
+    """Device-seconds per image; infinite where an interval of img/s reaches down to 0."""
+    return devices / rate if rate > 0 else math.inf
 
 
 def _is_tie(one: Candidate, best: Candidate) -> bool:
