@@ -65,9 +65,9 @@ def columns(frame: pd.DataFrame) -> pd.Series[str]:
 
 
 def scaling(frame: pd.DataFrame) -> pd.DataFrame:
-    """Throughput, speed-up and parallel efficiency: one row per configuration.
+    """Throughput, speedup and parallel efficiency: one row per configuration.
 
-    Repetitions are pooled (:func:`dpeval.analysis.scaling.pooling.pool`). Speed-up is relative to
+    Repetitions are pooled (:func:`dpeval.analysis.scaling.pooling.pool`). Speedup is relative to
     the fewest devices of the same series and batch, `baseline_devices`; intervals are 95 %.
     A configuration that measured nothing keeps its row, with NaN.
 

@@ -53,7 +53,7 @@ CATALOGUE = (
     Plot("time_components", "Where the time of a step goes", components.time_components),
     Plot("throughput_cpu", "Throughput over CPU devices", throughput.over_cores),
     Plot("throughput_gpu", "Throughput over GPUs, by batch", throughput.over_gpus),
-    Plot("speedup", "Speed-up against the ideal", scaling.speedup),
+    Plot("speedup", "Speedup against the ideal", scaling.speedup),
     Plot("efficiency", "Parallel efficiency", scaling.efficiency_map),
     Plot("waterfall", "What efficiency is lost to", waterfall.waterfall),
     Plot("best_devices", "Best device count of each batch", throughput.best_devices),

@@ -92,10 +92,13 @@ def _draw_absent(panel: Panel, absent: pd.DataFrame) -> None:
         word = {"oom": "out of memory"}.get(str(cell.status), str(cell.status))
         have = f" of {cell.have_bytes / GIB:.1f}" if pd.notna(cell.have_bytes) else ""
         where = cell_name(cell)
+        point = (cell.rank_batch, cell.need_bytes / GIB)
+        to_axes = panel.axes.transData + panel.axes.transAxes.inverted()
+        is_left = to_axes.transform(point)[0] < 0.5
         panel.axes.annotate(
             f"{word}: {cell.need_bytes / GIB:.1f}{have} GiB\n{where}",
-            (cell.rank_batch, cell.need_bytes / GIB), xytext=(-9, 0), ha="right", va="center",
-            textcoords="offset points", fontsize=7,
+            point, xytext=(9 if is_left else -9, 0), ha="left" if is_left else "right",
+            va="center", textcoords="offset points", fontsize=7,
         )  # fmt: skip
 
 

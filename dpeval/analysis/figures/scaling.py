@@ -1,4 +1,4 @@
-"""Speed-up against the ideal, and parallel efficiency as a heat map."""
+"""Speedup against the ideal, and parallel efficiency as a heat map."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from dpeval.errors import UnsupportedError
 
 
 def speedups(family: Family, batch: int) -> pd.DataFrame:
-    """Speed-up and parallel efficiency of the measured cells of one batch.
+    """Speedup and parallel efficiency of the measured cells of one batch.
 
     Throughput over that of the fewest devices measured, times those devices; the interval is
     the ratio's, relative half-widths added in quadrature (first-order propagation of independent
@@ -36,7 +36,7 @@ def speedups(family: Family, batch: int) -> pd.DataFrame:
 
     Returns:
         The cells with `speedup`, `speedup_low`, `speedup_high`, `speedup_bound` (of a perfect
-        machine), `efficiency` (speed-up over devices) and `efficiency_half`.
+        machine), `efficiency` (speedup over devices) and `efficiency_half`.
     """
     points = family.measured(batch).copy()
     if points.empty:
@@ -56,9 +56,9 @@ def speedups(family: Family, batch: int) -> pd.DataFrame:
 
 
 def speedup(figure_data: FigureData) -> Drawing:
-    """Speed-up over devices against the ideal, with the fitted law where the data support one."""
+    """Speedup over devices against the ideal, with the fitted law where the data support one."""
     wanted = _with_several_counts(figure_data)
-    title = "Speed-up against the ideal"
+    title = "Speedup against the ideal"
     figure, panels = grid(title, figure_data.words(), wanted, to_scale=True)
     said = [sentence for panel in panels for sentence in _draw_speedup(panel)]
     fitted = [
@@ -70,8 +70,8 @@ def speedup(figure_data: FigureData) -> Drawing:
     bounded = [batch for panel in panels for batch in panel.batches if _draw_bound(panel, batch)]
     notes = [
         f"Dashed: ideal. {INTERVAL_NOTE}",
-        "Dotted: upper bound where the batch does not divide by the devices, global batch over the "
-        "fullest rank's images."
+        "Dotted: upper bound. The batch does not divide evenly, so the fullest rank has more than "
+        "its share."
         if bounded
         else "",
         f"Thin line and band: fitted law, 95 % band ({'; '.join(fitted)})." if fitted else "",
@@ -115,7 +115,7 @@ def _draw_speedup(panel: Panel) -> list[str]:
         batch_legend(panel)
     highest = max(float(speedups(family, batch)["speedup_high"].max()) for batch in panel.batches)
     axes.set_ylim(0, max(highest * 1.12, min(panel.counts[-1], highest * 1.6) * 1.05))
-    axes.set_ylabel("speed-up (×)")
+    axes.set_ylabel("speedup (×)")
     return said
 
 
@@ -164,12 +164,12 @@ def efficiency_map(figure_data: FigureData) -> Drawing:
     )  # fmt: skip
     bar.outline.set_visible(False)
     notes = [
-        "Efficiency: speed-up over the fewest devices measured, per device; ± half of its 95 % "
+        "Efficiency: speedup over the fewest devices measured, per device; ± half of its 95 % "
         "interval.",
-        "of 0.89: upper bound where the batch does not divide by the devices."
+        "of 0.89: upper bound where the batch does not divide evenly."
         if any("\nof " in text.get_text() for panel in panels for text in panel.axes.texts)
         else "",
-        "Frame: above 1 beyond its interval (super-linear: to be explained, not believed).",
+        "Frame: above 1 beyond its interval (super-linear: needs an explanation).",
         left_out(wanted),
     ]
     style.footnotes(figure, notes)

@@ -86,7 +86,7 @@ def _run_name(record: Record) -> str:
     scaling, hardware = (config.get(key, {}).get("kind") for key in ("scaling", "hardware"))
     name = configuration(devices, batch, scaling, hardware)
     if config.get("repeat", 1) != 1 or record.repetition:
-        name += f" · {record.repetition + 1}"
+        name += f" · run {record.repetition + 1}"
     marks = []
     if record.window is not None and not record.window.steady:
         marks.append("unsteady")

@@ -147,4 +147,4 @@ def rate_text(value: float, half: float) -> str:
     if not math.isfinite(half):
         return f"{value:.{digits}f} ± ?"
     shown = f"{half:.{digits}f}"
-    return f"{value:.{digits}f} ± {shown if float(shown) else f'{half:.1g}'}"
+    return f"{value:.{digits}f} ± {shown if float(shown) else f'<{10.0**-digits:g}'}"

@@ -13,8 +13,8 @@ from dpeval.analysis.figures import style
 from dpeval.analysis.figures.figure_data import Drawing, FigureData
 from dpeval.analysis.figures.panels import MOST_PANELS
 from dpeval.analysis.figures.scaling import speedups
-from dpeval.analysis.frame.configurations import CELL, Family, device_word
-from dpeval.analysis.frame.labels import cell_name
+from dpeval.analysis.frame.configurations import CELL, Family
+from dpeval.analysis.frame.labels import cell_name, device_count
 from dpeval.errors import UnsupportedError
 from dpeval.util.plural import counted
 
@@ -41,8 +41,8 @@ def waterfall(figure_data: FigureData) -> Drawing:
     for index, (family, cell, factors) in enumerate(shown):
         axes = figure.add_subplot(rows, columns, index + 1)
         _draw(axes, factors, _half(family, cell))
-        unit = device_word(family.hardware)
-        name = f"{family.label} · {cell.num_devices} {unit}, {family.batch_name} {cell.batch}"
+        devices = device_count(cell.num_devices, family.hardware)
+        name = f"{family.label} · {devices}, {family.batch_name} {cell.batch}"
         axes.set_title(textwrap.fill(name.removeprefix(" · "), 46), fontsize=8.5)
         said.append(_sentence(cell, factors))
     more = len(wanted) - len(shown)

@@ -133,7 +133,7 @@ def _efficiency(family: Family, runs: Runs) -> Chart:
         cells = list(speedups(family, batch).itertuples())
         hover = [
             f"{_head(family, cell)}<br>efficiency {cell.efficiency:.3f} ± "
-            f"{cell.efficiency_half:.3f}<br>speed-up {cell.speedup:.2f}×"
+            f"{cell.efficiency_half:.3f}<br>speedup {cell.speedup:.2f}×"
             f"{_marks(cell)}<br>{_where(runs, cell)}"
             for cell in cells
         ]

@@ -168,7 +168,7 @@ def _page_faults(points: pd.DataFrame, key: dict[str, Any]) -> Iterator[str]:
         f"{worst['page_faults']:,.0f} page faults: freed memory is returned to the OS and faulted "
         f"in again by the next step{others if len(losing) > 1 else ''}; "
         "hardware.keep_memory=true avoids that."
-        + " Part of a speed-up over it is owed to that, not to devices."
+        + " Part of a speedup over it is owed to that, not to devices."
         * bool(is_owed)
     )
 

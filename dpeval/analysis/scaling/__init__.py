@@ -1,1 +1,1 @@
-"""What the runs come to: speed-up, efficiency, laws, best configuration, comparison, claims."""
+"""What the runs come to: speedup, efficiency, laws, best configuration, comparison, claims."""

@@ -24,14 +24,14 @@ class Law:
     """A model of throughput over devices: X(N) = X_1 S(N; parameters).
 
     Of one step on one device, time that is shared out takes 1/N, or more where the fullest rank
-    has more than its even share: one over the ideal speed-up, B / ⌈B/N⌉ of B images.
+    has more than its even share: one over the ideal speedup, B / ⌈B/N⌉ of B images.
     """
 
     name: str
     parameters: tuple[str, ...]
     """Beside the throughput of one device; each a number or a series as long as the devices."""
     speedup: Callable[[Floats, Floats, Sequence[Any]], Floats]
-    """Of device counts, the ideal speed-up at each, and the parameters."""
+    """Of device counts, the ideal speedup at each, and the parameters."""
     source: str
     start: tuple[float, ...] = ()
 
@@ -219,7 +219,7 @@ def fit(
         rate: throughput at each of them, img/s, shape [n].
         errors: standard errors of log `rate`, shape [n]; None where they are not known.
         freedom: degrees of freedom of the errors; infinite: they are known.
-        ideal: speed-up of a perfect machine at each device count, shape [n]; None: `devices`.
+        ideal: speedup of a perfect machine at each device count, shape [n]; None: `devices`.
 
     The misfit is tested by χ², or, where the errors are estimates with ν degrees of freedom, by
     F = χ²/(n-k) with n-k and ν; the criterion then takes the χ² of equal p. Intervals are

@@ -90,7 +90,7 @@ def _points(group: pd.DataFrame) -> pd.DataFrame:
 
 
 def ideal_speedup(group: pd.DataFrame) -> Floats:
-    """The speed-up of a perfect machine over one device, at each row's device count.
+    """The speedup of a perfect machine over one device, at each row's device count.
 
     A rank's share is whole images, and the step lasts as long as the fullest share: B images give
     B / ⌈B/N⌉, which is N where B divides by N. N also where the shares are not known.
