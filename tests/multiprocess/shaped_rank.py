@@ -1,4 +1,4 @@
-"""One rank of a calibrated training in a network namespace; prints its board rows as JSON.
+"""One rank of a calibrated training in a network namespace; prints its step rows as JSON.
 
 python -m tests.multiprocess.shaped_rank RANK HOST PORT BACKWARD_S GRADIENT_MIB BUCKET_MB STEPS
 """

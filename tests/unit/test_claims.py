@@ -50,7 +50,7 @@ def with_phase(run: Record, phase: str, share: float) -> Record:
 def with_fixed_work(run: Record, faults_per_step: float, work_s: float = 1.2e-3) -> Record:
     """The same run with page faults of 2 µs on every rank and a machine of a set speed.
 
-    The counter of page faults holds those of the fixed work, too.
+    The counter of page faults holds those of the reference work, too.
     """
     count = len(run.ranks[0].step_s)
     work = ReferenceTimes(

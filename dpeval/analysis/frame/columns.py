@@ -54,7 +54,7 @@ SCHEMA = pa.schema(
         _string("series", "runs that may be compared: same machine, software, task"),
         _string("hardware", "cpu or gpu"),
         _string("model", "model"),
-        _string("dataset_requested", "data that was asked for"),
+        _string("dataset_requested", "data requested"),
         _string("dataset_used", "data that was fed"),
         _boolean("stand_in", "whether they differ"),
         _string("loader", "how it was fed"),
@@ -66,8 +66,8 @@ SCHEMA = pa.schema(
         _integer("num_devices", "world size"),
         _integer("num_nodes", "hosts"),
         _number("threads", "compute threads per rank"),
-        _integer("batch", "the batch that was asked for"),
-        _number("global_batch", "images per step of all ranks, as asked for"),
+        _integer("batch", "the batch requested"),
+        _number("global_batch", "images per step of all ranks, as requested"),
         _number("images_per_step", "images that all ranks really process in a step"),
         _number("per_device_batch_max", "images per step of the fullest rank"),
         _integer("micro_batches", "parts of a rank's batch"),
@@ -117,7 +117,7 @@ SCHEMA = pa.schema(
             "page faults of a rank per step that no disk served, but the reference work's",
         ),
         _number("page_fault_share", "the least that they take of a step"),
-        _number("machine_s", "fixed work between steps: how fast the machine itself was", "s"),
+        _number("machine_s", "reference work between steps: how fast the machine itself was", "s"),
         _string("lacks", "what the record cannot say, separated by '; '"),
         _string("host", "machine"),
         _string("cpu_model", "its CPU"),
@@ -126,7 +126,7 @@ SCHEMA = pa.schema(
         _string("git_commit", "commit of dpeval"),
         _string("command", "reproduces the run"),
         _string("started_at", "ISO 8601"),
-        _string("task", "JSON: what was asked for that must be equal within a series"),
+        _string("task", "JSON: what was requested and must be equal within a series"),
         _string("place", "JSON: machine, software and data that must be equal within a series"),
     ]
 )
@@ -332,7 +332,7 @@ def _around(run: Record) -> dict[str, Any]:
 
 
 def _reference_work(run: Record) -> dict[str, float | None]:
-    """What fixed work between steps tells, of the machine and of the cost of page faults."""
+    """What reference work between steps shows: the speed of the machine and the cost of page faults."""
     seen = readings(run.ranks, run.window)
     found = {"machine_s": _positive(machine_speed.typical_s(seen))}
     if run.window is None or run.conditions is None or run.conditions.minor_faults_per_s is None:
