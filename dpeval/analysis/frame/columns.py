@@ -332,7 +332,7 @@ def _around(run: Record) -> dict[str, Any]:
 
 
 def _reference_work(run: Record) -> dict[str, float | None]:
-    """What reference work between steps shows: the speed of the machine and the cost of page faults."""
+    """What reference work between steps shows: the machine's speed, the cost of page faults."""
     seen = readings(run.ranks, run.window)
     found = {"machine_s": _positive(machine_speed.typical_s(seen))}
     if run.window is None or run.conditions is None or run.conditions.minor_faults_per_s is None:

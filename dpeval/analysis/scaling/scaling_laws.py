@@ -364,6 +364,11 @@ def _verdict(fits: list[Fit], best: str | None, lacking: list[str], count: int) 
 def bands(curves: list[Curve], measured: pd.DataFrame, steps: int = 40) -> pd.DataFrame:
     """The supported laws as curves to draw.
 
+    Args:
+        curves: the fits, from :func:`fit_all`.
+        measured: the points they were fitted to, from :func:`points`.
+        steps: device counts per curve, at most.
+
     Returns:
         Columns of :data:`FAMILY`, `law`, `devices`, `speedup` (relative to the measured
         baseline, as :func:`points` has it), `low`, `high` (95 % band).

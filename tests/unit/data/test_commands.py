@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dpeval import input_bench
+from dpeval.commands import loader_bench
 from dpeval.data import __main__ as command
 
 SMALL = ["dataset=imagenette_like", "dataset.train_images=20", "dataset.image_px=32"]
@@ -69,7 +69,7 @@ def test_deleting_stays_inside_the_data_folder(
 
 
 def test_worker_counts_double_up_to_the_spare_cores() -> None:
-    assert [workers for loader, workers, _ in input_bench.plan([0]) if loader == "jpeg"] == [0]
-    planned = [one for one in input_bench.plan(list(range(10, 16))) if one[0] == "jpeg"]
+    assert [workers for loader, workers, _ in loader_bench.plan([0]) if loader == "jpeg"] == [0]
+    planned = [one for one in loader_bench.plan(list(range(10, 16))) if one[0] == "jpeg"]
     assert [workers for _, workers, _ in planned] == [0, 1, 2, 4, 5]
     assert planned[2][2] == [10, 11, 12]
