@@ -40,7 +40,8 @@ def undocumented(path: Path, root: Path = ROOT) -> list[str]:
         if len(names) < MIN_PARAMETERS:
             continue
         _, _, described = text.partition("Args:")
-        missing = [name for name in names if not re.search(rf"^ *(?:\w+, )*{name}\b.*:", described, re.M)]
+        entry = r"^ *(?:\w+, )*{}\b.*:"  # parameters of one kind may share a line
+        missing = [name for name in names if not re.search(entry.format(name), described, re.M)]
         if missing:
             where = f"{path.relative_to(root)}:{function.lineno}"
             found.append(f"{where} {function.name}: {', '.join(missing)}")
