@@ -210,7 +210,7 @@ def test_a_run_that_its_time_limit_ends_before_a_mean_is_recorded_with_the_time_
     assert run.cause is not None
     assert run.cause.kind == "time_limit"
     assert run.cause.message.startswith("measure.time_limit_s=1 ended the run after 1 step of 1.5")
-    assert "give measure.time_limit_s=13 or more" in run.cause.message  # 8 steps of quick
+    assert "use measure.time_limit_s=13 or more" in run.cause.message  # 8 steps of quick
     assert len(run.ranks[0].step_s) == 1, "what was measured is kept"
     assert run.cause.message in done.out
 
