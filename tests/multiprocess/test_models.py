@@ -18,7 +18,7 @@ from tests.multiprocess.conftest import Finished
 
 Train = Callable[..., Finished]
 CLASSES = 10
-LARGE = 60_000_000
+LARGE = 30_000_000
 """Parameters from which on a step is taken without data: it would need gigabytes."""
 SMALLEST_PX = {
     "alexnet": 63,
