@@ -19,7 +19,7 @@ from tests.multiprocess.conftest import Finished
 Train = Callable[..., Finished]
 CLASSES = 10
 LARGE = 30_000_000
-"""Parameters from which on a step is taken without data: it would need gigabytes."""
+"""Parameters from which on a step is taken without data: it would need much time and memory."""
 SMALLEST_PX = {
     "alexnet": 63,
     "convnext": 32,
