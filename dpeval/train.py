@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from dpeval.commands.main import run_main
-from dpeval.commands.train_run import train
-
 
 def main() -> int:
     """The command line; returns the exit status."""
+    # Late: every rank imports this module anew as its __main__, and Hydra would cost it 0.3 s.
+    from dpeval.commands.main import run_main
+    from dpeval.commands.train_run import train
+
     return run_main(train)
 
 
