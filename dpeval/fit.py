@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import sys
 
-from dpeval.commands.batch_search import run_fit
-from dpeval.commands.main import run_main
-
 
 def main() -> int:
     """The command line; returns the exit status."""
     if any(item in ("-h", "--help") for item in sys.argv[1:]):
         print(__doc__)
         return 0
+    # Late: every rank imports this module anew as its __main__, see dpeval/train.py.
+    from dpeval.commands.batch_search import run_fit
+    from dpeval.commands.main import run_main
+
     return run_main(lambda: run_fit(sys.argv[1:]))
 
 

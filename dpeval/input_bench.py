@@ -13,9 +13,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from dpeval.commands.loader_bench import bench
-from dpeval.commands.main import run_main
-
 
 def main() -> int:
     """The command line; returns the exit status."""
@@ -26,6 +23,10 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("outputs/input_bench"))
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for dpeval.train")
     arguments = parser.parse_args()
+    # Late: every measuring process imports this module anew as its __main__, see dpeval/train.py.
+    from dpeval.commands.loader_bench import bench
+    from dpeval.commands.main import run_main
+
     return run_main(lambda: bench(arguments.overrides, arguments.seconds, arguments.out))
 
 
