@@ -120,8 +120,10 @@ def ddp(
     """DistributedDataParallel (Li et al. 2020, PVLDB 13(12)) with its all-reduces timed.
 
     The hook replaces DDP's all-reduce with the same operation, and marks when the gradients of a
-    bucket are complete and when its future is. It works the same on gloo and NCCL: a CUDA future
-    runs its callbacks on a stream that waits for the collective, where an event can be recorded.
+    bucket are complete and when its future is. NCCL's futures run their callbacks on a stream that
+    waits for the collective, where an event can be recorded. gloo's run them in a thread of its
+    own, after it made the default stream wait for the result; CUDA work that was launched before
+    is then counted as time of a hidden all-reduce. Exposed time is exact with both.
 
     Args:
         model: on its device, in training mode.

@@ -28,7 +28,8 @@ class HardwareConfig:
     cores_per_device: PositiveInt = 1
     """CPU cores of one rank: its compute threads under cpu, its host cores under gpu."""
     oversubscribe: bool = False
-    """Allow more ranks than cores (CPU only); such a run measures contention."""
+    """Allow more ranks than cores or GPUs; such a run measures contention. Ranks that share a GPU
+    communicate through gloo, because NCCL refuses two ranks on one GPU."""
     memory_gib: PositiveFloat | None = None
     """Memory budget of one device in GiB; null: what the device, cgroup or host has free."""
     keep_memory: bool = False

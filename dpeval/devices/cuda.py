@@ -28,8 +28,9 @@ class CudaDevice:
         self.torch_device = torch.device("cuda", index)
 
     def stamp(self) -> Any:
+        # The device is named because gloo's threads, which call hooks, have not selected it.
         event = torch.cuda.Event(enable_timing=True)
-        event.record()
+        event.record(torch.cuda.current_stream(self.torch_device))
         return event
 
     def is_past(self, stamp: Any) -> bool:

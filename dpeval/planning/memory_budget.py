@@ -46,8 +46,9 @@ def budget(
 ) -> Budget:
     """Memory that each of `ranks_on_node` ranks may use on `machine`.
 
-    ``hardware.memory_gib`` is taken as given. A GPU rank may use the free memory of its GPU. CPU
-    ranks share what the host, the cgroups above this process and the scheduler leave free now.
+    ``hardware.memory_gib`` is taken as given. A GPU rank may use the free memory of its GPU, or an
+    equal part of it under ``hardware.oversubscribe`` if there are more ranks than GPUs. CPU ranks
+    share what the host, the cgroups above this process and the scheduler leave free now.
 
     Args:
         hardware: kind of device and, if the user stated one, the budget.
@@ -61,15 +62,21 @@ def budget(
     if hardware.memory_gib is not None:
         return Budget(bytes=int(hardware.memory_gib * GIB), source="hardware.memory_gib")
     if hardware.kind == "gpu":
+        sharing = 1
+        if hardware.oversubscribe and machine.gpus:
+            sharing = math.ceil(ranks_on_node / len(machine.gpus))
         total = min((gpu.total_bytes for gpu in machine.gpus[:ranks_on_node]), default=0)
-        if gpu_free_bytes:
-            return Budget(bytes=min(total, *gpu_free_bytes), source="free GPU memory")
-        return Budget(bytes=total, source="GPU memory")
+        source = "free GPU memory" if gpu_free_bytes else "GPU memory"
+        each = min(total, *gpu_free_bytes) if gpu_free_bytes else total
+        return Budget(bytes=each // sharing, source=source + _shared_by(sharing))
     node = node_free(variables, root)
     left = max(0, node.bytes - shared_bytes)
     each = left // ranks_on_node + min(shared_bytes, node.bytes)
-    share = f", shared by {ranks_on_node} ranks" if ranks_on_node > 1 else ""
-    return Budget(bytes=each, source=node.source + share)
+    return Budget(bytes=each, source=node.source + _shared_by(ranks_on_node))
+
+
+def _shared_by(ranks: int) -> str:
+    return f", shared by {ranks} ranks" if ranks > 1 else ""
 
 
 def node_free(variables: Mapping[str, str] | None = None, root: Path = cgroups.ROOT) -> Budget:

@@ -37,7 +37,7 @@ share of what a step allocates; see ``benchmarks/memory_forecast.py``."""
 CONTEXT_BYTES = 512 * MIB
 """GPU rank: CUDA context and loaded kernels (300-520 MiB by generation of GPU)."""
 NCCL_BYTES = 256 * MIB
-"""GPU rank among several: NCCL's channels and buffers."""
+"""GPU rank that communicates through NCCL: its channels and buffers."""
 WORKSPACE_BYTES = 96 * MIB
 """GPU rank: cuBLAS (8 MiB, 32 MiB on Hopper) and cuDNN work areas."""
 REPLAYED_STEPS = 3
@@ -51,6 +51,8 @@ def forecast(
     build: Callable[[], nn.Module],
     micro_batches: int = 1,
     process_bytes: int | None = None,
+    *,
+    uses_nccl: bool = False,
 ) -> Forecast:
     """Forecast the peak memory of one rank of a run.
 
@@ -66,6 +68,7 @@ def forecast(
         build: makes the model, on ``meta`` or elsewhere.
         micro_batches: parts into which that batch is divided.
         process_bytes: baseline of a CPU rank in bytes, if it has been measured.
+        uses_nccl: whether GPU ranks communicate through NCCL, which takes memory of each GPU.
 
     Raises:
         NoForecast: the model cannot run on fake tensors.
@@ -100,7 +103,7 @@ def forecast(
         allowances = {
             "fragmentation": max(0, taken - counted),
             "workspace": WORKSPACE_BYTES,
-            "context": CONTEXT_BYTES + (NCCL_BYTES if config.num_devices > 1 else 0),
+            "context": CONTEXT_BYTES + (NCCL_BYTES if uses_nccl else 0),
         }
     else:
         taken = _taken(GlibcAllocator(keeps=config.hardware.keep_memory), setting)

@@ -16,6 +16,7 @@ from dpeval.planning import step_time_bound
 from dpeval.planning.measured_peaks import Peak, learned, peak_of, work_key
 from dpeval.planning.memory_budget import Decision, budget, decide
 from dpeval.planning.memory_forecast import PROCESS_BYTES, forecast
+from dpeval.planning.rank_plan import backend
 from dpeval.planning.step_time_bound import Setting, Timing, timing_of
 from dpeval.record.io import below, read
 from dpeval.record.machine import Environment, Machine
@@ -71,8 +72,8 @@ class Predictor:
         Raises:
             NoForecast: the model cannot run on fake tensors.
         """
-        several = config.num_devices > 1
-        what = json.dumps([*work_key(to_plain(config)), several, config.dataset.num_classes])
+        uses_nccl = config.num_devices > 1 and backend(config, self._machine) == "nccl"
+        what = json.dumps([*work_key(to_plain(config)), uses_nccl, config.dataset.num_classes])
         key = (what, images, micro_batches)
         if key not in self._counted:
             try:
@@ -82,6 +83,7 @@ class Predictor:
                     config.dataset.num_classes,
                     lambda: models.build_on_meta(config.model, config.dataset.image_px),
                     micro_batches,
+                    uses_nccl=uses_nccl,
                 )
             except NoForecast as error:
                 self._counted[key] = error

@@ -7,7 +7,7 @@ from typing import Any
 from dpeval.config import Config, per_device_batches_of
 from dpeval.planning.cpu_affinity import assign_cpus, cpus_near_gpus
 from dpeval.record.machine import Machine
-from dpeval.record.plan import Plan, RankPlan
+from dpeval.record.plan import OVERSUBSCRIBED, Plan, RankPlan
 from dpeval.util.plural import counted
 
 
@@ -40,11 +40,26 @@ def make_plan(config: Config, machine: Machine) -> Plan:
     return Plan(
         world_size=world_size,
         global_batch_size=global_batch_size,
-        backend="nccl" if config.hardware.kind == "gpu" else "gloo",
+        backend=backend(config, machine),
         ranks=ranks,
         notes=notes,
         skip=lacking,
     )
+
+
+def backend(config: Config, machine: Machine) -> str:
+    """The backend of ``torch.distributed`` that the ranks of `config` would use on `machine`.
+
+    NCCL before 2.30 refuses two ranks on one GPU, so gloo replaces it there.
+    """
+    if config.hardware.kind != "gpu" or _ranks_share_gpus(config, machine):
+        return "gloo"
+    return "nccl"
+
+
+def _ranks_share_gpus(config: Config, machine: Machine) -> bool:
+    local_ranks = config.num_devices // config.num_nodes
+    return config.hardware.oversubscribe and 0 < len(machine.gpus) < local_ranks
 
 
 def _place(
@@ -52,7 +67,7 @@ def _place(
 ) -> tuple[list[dict[str, Any]], list[str], str | None]:
     """Device, CPUs and threads of each local rank; notes; what is lacking, if anything."""
     if config.hardware.kind == "gpu":
-        return _place_on_gpus(machine, ranks)
+        return _place_on_gpus(config, machine, ranks)
     cores = config.hardware.cores_per_device
     assignment = assign_cpus(machine, ranks, cores, oversubscribe=config.hardware.oversubscribe)
     if not assignment.cpus:
@@ -78,18 +93,19 @@ def _place(
 
 
 def _place_on_gpus(
-    machine: Machine, ranks: int
+    config: Config, machine: Machine, ranks: int
 ) -> tuple[list[dict[str, Any]], list[str], str | None]:
-    if len(machine.gpus) < ranks:
+    is_shared = _ranks_share_gpus(config, machine)
+    if len(machine.gpus) < ranks and not is_shared:
         there = counted(len(machine.gpus), "CUDA GPU") if machine.gpus else "no CUDA GPU"
         return (
             [],
             [],
             f"hardware=gpu num_devices={ranks} needs {counted(ranks, 'CUDA GPU')}, but "
             f"{machine.host} has {there} that this process can use; "
-            + ("use fewer" if machine.gpus else "use hardware=cpu"),
+            + ("use fewer or hardware.oversubscribe=true" if machine.gpus else "use hardware=cpu"),
         )
-    gpus = machine.gpus[:ranks]
+    gpus = [machine.gpus[local % len(machine.gpus)] for local in range(ranks)]
     near = cpus_near_gpus(machine, [gpu.index for gpu in gpus])
     places = [
         # One core launches kernels; the rest of the rank's cores decode images.
@@ -102,4 +118,8 @@ def _place_on_gpus(
         }
         for gpu, cpus in zip(gpus, near, strict=True)
     ]
-    return places, [], None
+    note = (
+        f"{OVERSUBSCRIBED}: {ranks} ranks share {counted(len(machine.gpus), 'GPU')}; they "
+        "communicate through gloo and host memory instead of NCCL"
+    )
+    return places, [note] if is_shared else [], None

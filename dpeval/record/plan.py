@@ -32,7 +32,7 @@ class RankPlan(Frozen):
 
 
 OVERSUBSCRIBED = "oversubscribed"
-"""Start of a note of the plan if ranks have more compute threads than there are CPUs."""
+"""Start of a note of the plan if compute threads outnumber CPUs, or ranks the GPUs."""
 
 
 class Plan(Frozen):
@@ -54,5 +54,5 @@ class Plan(Frozen):
 
     @property
     def is_oversubscribed(self) -> bool:
-        """Whether more compute threads than CPUs were planned."""
+        """Whether compute threads outnumber CPUs, or ranks the GPUs."""
         return any(OVERSUBSCRIBED in note for note in self.notes)

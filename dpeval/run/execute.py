@@ -18,6 +18,7 @@ from dpeval.run import forkserver, multi_node, rank_supervisor, record_builder
 from dpeval.run.job import Job, ProgressListener, Snapshot, StoreAddress
 from dpeval.run.outcome import Outcome
 from dpeval.system.conditions import ConditionSampler
+from dpeval.system.nvml import UsedGpu
 from dpeval.system.process import avoid_cpus
 from dpeval.worker.messages import RankTask
 
@@ -166,9 +167,20 @@ def _ticker(
 
 
 def _sampler(ranks: list[RankPlan], pids: dict[int, int]) -> ConditionSampler:
-    on_gpus = [rank for rank in ranks if rank.device != "cpu"]
-    gpus = {int(rank.device.removeprefix("cuda:")): rank.gpu_uuid for rank in on_gpus}
-    return ConditionSampler({pids[rank.rank]: rank.cpus for rank in ranks}, gpus=gpus)
+    rank_cpus = {pids[rank.rank]: rank.cpus for rank in ranks}
+    return ConditionSampler(rank_cpus, gpus=used_gpus(ranks, pids))
+
+
+def used_gpus(ranks: list[RankPlan], pids: dict[int, int]) -> dict[int, UsedGpu]:
+    """The GPUs of `ranks` by CUDA index, from the ranks' process ids."""
+    on_gpus: dict[int, list[RankPlan]] = {}
+    for rank in ranks:
+        if rank.device != "cpu":
+            on_gpus.setdefault(int(rank.device.removeprefix("cuda:")), []).append(rank)
+    return {
+        index: UsedGpu(sharing[0].gpu_uuid, [pids[rank.rank] for rank in sharing])
+        for index, sharing in on_gpus.items()
+    }
 
 
 def _rank_environment(config: Config, interface: str) -> dict[str, str]:

@@ -19,7 +19,7 @@ import numpy as np
 from dpeval.record.conditions import MIN_ELAPSED_S, Conditions
 from dpeval.system import cgroups
 from dpeval.system.cpu_accounting import CpuTimes, RankTimes
-from dpeval.system.nvml import GpuReader, open_reader
+from dpeval.system.nvml import GpuReader, UsedGpu, open_reader
 from dpeval.system.procfs import ROOT, KernelFile
 from dpeval.system.sensors import (
     Clocks,
@@ -58,7 +58,7 @@ class ConditionSampler:
         self,
         rank_cpus: Mapping[int, Sequence[int]],
         *,
-        gpus: Mapping[int, str] | None = None,
+        gpus: Mapping[int, UsedGpu] | None = None,
         root: Path = ROOT,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -66,7 +66,7 @@ class ConditionSampler:
 
         Args:
             rank_cpus: process id of every rank to the CPUs that it is pinned to.
-            gpus: CUDA index of every rank's GPU to its UUID.
+            gpus: the ranks' GPUs by CUDA index.
             root: the folder that holds ``proc`` and ``sys``.
             clock: monotonic time, s.
         """
@@ -78,7 +78,7 @@ class ConditionSampler:
         self._heat: EventCounter = heat_counter(self._cpus, root)
         self._memory: EventCounter = memory_counter(root)
         self._rapl = Rapl(root)
-        self._gpus: GpuReader | str | None = open_reader(gpus, list(rank_cpus)) if gpus else None
+        self._gpus: GpuReader | str | None = open_reader(gpus) if gpus else None
         self._quotas = [KernelFile(folder / "cpu.stat") for folder in cgroups.folders("cpu", root)]
         self._quota_s: list[float] = []
         self._loads: list[float] = []

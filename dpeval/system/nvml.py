@@ -7,6 +7,7 @@ found by its UUID and never by its CUDA index.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -20,24 +21,31 @@ POWER_CAP = 0x4
 _PROCESSES_UNKNOWN = -1.0
 
 
+@dataclass(frozen=True)
+class UsedGpu:
+    """A GPU that ranks of this run use."""
+
+    uuid: str
+    own_pids: Collection[int]
+    """Process ids of the ranks on it."""
+
+
 class GpuReader:
     """Samples clocks, temperature, power, throttling, energy and foreign processes of GPUs."""
 
-    def __init__(
-        self, nvml: ModuleType | Any, uuids: Mapping[int, str], own_pids: Collection[int]
-    ) -> None:
+    def __init__(self, nvml: ModuleType | Any, gpus: Mapping[int, UsedGpu]) -> None:
         """Find the GPUs.
 
         Args:
             nvml: the module ``pynvml``, initialised, or a stand-in.
-            uuids: CUDA index to UUID.
-            own_pids: process ids of the run's ranks.
+            gpus: the GPUs by CUDA index.
 
         Raises:
             nvml.NVMLError: a GPU is not found.
         """
-        self._nvml, self._own = nvml, frozenset(own_pids)
-        self._handles = {str(index): _handle(nvml, uuid) for index, uuid in uuids.items()}
+        self._nvml = nvml
+        self._own = {str(index): frozenset(gpu.own_pids) for index, gpu in gpus.items()}
+        self._handles = {str(index): _handle(nvml, gpu.uuid) for index, gpu in gpus.items()}
         self._seen: dict[str, dict[str, list[float]]] = {name: {} for name in self._handles}
 
     def sample(self) -> None:
@@ -55,7 +63,7 @@ class GpuReader:
             )
             self._note(name, "power_mw", nvml.nvmlDeviceGetPowerUsage, handle)
             self._note(name, "reasons", self._reasons, handle)
-            self._note(name, "processes", self._foreign, handle)
+            self._note(name, "processes", self._foreign, name, handle)
 
     def _reasons(self, handle: Any) -> int:
         try:
@@ -64,13 +72,15 @@ class GpuReader:
             # The same function in drivers before 535.
             return int(self._nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
 
-    def _foreign(self, handle: Any) -> float:
+    def _foreign(self, name: str, handle: Any) -> float:
         pids = {process.pid for process in self._nvml.nvmlDeviceGetComputeRunningProcesses(handle)}
         if not pids:
             return _PROCESSES_UNKNOWN  # a rank does run there: this container sees no processes
-        if self._own.isdisjoint(pids):
-            return len(pids) - 1  # inside a container, processes have other ids than on the host
-        return len(pids - self._own)
+        own = self._own[name]
+        if own.isdisjoint(pids):
+            # Inside a container, processes have other ids than on the host.
+            return max(0, len(pids) - len(own))
+        return len(pids - own)
 
     def _note(self, name: str, what: str, read: Any, *arguments: Any) -> None:
         try:
@@ -138,29 +148,26 @@ def free_bytes(uuids: Sequence[str]) -> list[int]:
         return []
 
 
-def open_reader(uuids: Mapping[int, str], own_pids: Sequence[int]) -> GpuReader | str:
-    """A reader for these GPUs (CUDA index to UUID), or why there is none."""
+def open_reader(gpus: Mapping[int, UsedGpu]) -> GpuReader | str:
+    """A reader for these GPUs, by CUDA index, or why there is none."""
     try:
         import pynvml
     except ImportError:
         return "nvidia-ml-py is not installed"
-    return connect(pynvml, uuids, own_pids)
+    return connect(pynvml, gpus)
 
 
-def connect(
-    nvml: ModuleType | Any, uuids: Mapping[int, str], own_pids: Sequence[int]
-) -> GpuReader | str:
+def connect(nvml: ModuleType | Any, gpus: Mapping[int, UsedGpu]) -> GpuReader | str:
     """A reader of GPUs through `nvml`, or why there is none.
 
     Args:
         nvml: the module ``pynvml`` or a stand-in.
-        uuids: CUDA index to UUID.
-        own_pids: process ids of the run's ranks.
+        gpus: the GPUs by CUDA index.
     """
-    if not all(uuids.values()):
+    if not all(gpu.uuid for gpu in gpus.values()):
         return "this version of torch does not report the UUIDs of its GPUs"
     try:
         nvml.nvmlInit()
-        return GpuReader(nvml, uuids, own_pids)
+        return GpuReader(nvml, gpus)
     except nvml.NVMLError as error:
         return f"NVML: {error}"

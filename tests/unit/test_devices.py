@@ -33,8 +33,8 @@ class Recorder:
         class Event:
             at = -1
 
-            def record(self) -> None:
-                recorder.calls.append("record")
+            def record(self, stream: str) -> None:
+                recorder.calls.append(f"record on {stream}")
                 recorder.recorded += 1
                 self.at = recorder.recorded
 
@@ -54,6 +54,7 @@ class Recorder:
 def cuda(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     recorder = Recorder()
     monkeypatch.setattr(torch.cuda, "Event", recorder.event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
     for name, value in {
         "set_device": None,
         "synchronize": None,
@@ -87,6 +88,12 @@ def test_a_step_on_cuda_is_timed_by_events_without_a_synchronisation(cuda: Recor
     assert rows[0, COLUMNS.index("step")] == pytest.approx(6e-3)
     assert rows[0, COLUMNS.index("forward")] == pytest.approx(1e-3)
     assert "synchronize" not in cuda.calls
+
+
+def test_an_event_is_recorded_on_the_rank_s_gpu_from_any_thread(cuda: Recorder) -> None:
+    # gloo calls hooks in threads whose current device is still GPU 0.
+    CudaDevice(1).stamp()
+    assert cuda.calls[-1] == "record on stream of cuda:1"
 
 
 def test_cuda_memory_is_what_the_allocator_reserved(cuda: Recorder) -> None:

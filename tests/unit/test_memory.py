@@ -103,6 +103,18 @@ def test_a_gpu_rank_has_what_is_free_of_the_fullest_gpu() -> None:
     assert budget(gpu, machine, 2, gpu_free_bytes=[79 * GIB, 11 * GIB]).bytes == 11 * GIB
 
 
+def test_ranks_that_share_a_gpu_share_its_memory() -> None:
+    gpus = [Gpu(index=i, name="g", total_bytes=80 * GIB) for i in range(2)]
+    machine = MACHINE.model_copy(update={"gpus": gpus})
+    shared = HardwareConfig(kind="gpu", oversubscribe=True)
+    assert budget(shared, machine, 2).bytes == 80 * GIB
+    assert budget(shared, machine, 3).bytes == 40 * GIB  # two ranks on the fuller GPU
+    found = budget(shared, machine, 4, gpu_free_bytes=[79 * GIB, 10 * GIB])
+    assert (found.bytes, found.source) == (5 * GIB, "free GPU memory, shared by 2 ranks")
+    # A count of devices that this machine does not have is not forecast to share.
+    assert budget(HardwareConfig(kind="gpu"), machine, 4).bytes == 80 * GIB
+
+
 def _group(root: Path, version: int) -> Path:
     """The folder of a memory cgroup of this process in the file system below `root`."""
     kind, options = ("cgroup", "rw,memory") if version == 1 else ("cgroup2", "rw")

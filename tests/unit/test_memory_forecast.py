@@ -20,7 +20,7 @@ from dpeval.config import (
 from dpeval.errors import ConfigError, NoForecast
 from dpeval.planning.allocator_model import Allocator, CachingAllocator, GlibcAllocator
 from dpeval.planning.fake_step import take_fake_step
-from dpeval.planning.memory_forecast import forecast, optimizer_bytes
+from dpeval.planning.memory_forecast import NCCL_BYTES, forecast, optimizer_bytes
 from dpeval.util.units import KIB, MIB
 
 CPU = torch.device("cpu")
@@ -232,6 +232,12 @@ class Attending(nn.Module):
         mixed = self.attention(tokens, tokens, tokens, need_weights=False)[0]
         found: Tensor = self.head(mixed.mean(1))
         return found
+
+
+def test_nccl_is_forecast_only_where_ranks_use_it() -> None:
+    gpu = config(hardware=HardwareConfig(kind="gpu"), num_devices=2)
+    with_nccl = forecast(gpu, 4, 10, Attending, uses_nccl=True)
+    assert with_nccl.total_bytes - forecast(gpu, 4, 10, Attending).total_bytes == NCCL_BYTES
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])

@@ -10,7 +10,7 @@ import pytest
 
 from dpeval.record.conditions import Conditions
 from dpeval.system.conditions import ConditionSampler, disturbances
-from dpeval.system.nvml import GpuReader, connect, open_reader
+from dpeval.system.nvml import GpuReader, UsedGpu, connect, open_reader
 from tests.unit.trees import grow, process, stat_of_cpus
 
 
@@ -58,8 +58,11 @@ class Nvml:
         }.get(name)
 
 
-def reader(nvml: Nvml, uuids: dict[int, str] | None = None) -> GpuReader:
-    found = connect(nvml, uuids or {0: "aa"}, [10, 11])
+def reader(
+    nvml: Nvml, uuids: dict[int, str] | None = None, own: tuple[int, ...] = (10,)
+) -> GpuReader:
+    gpus = {index: UsedGpu(uuid, own) for index, uuid in (uuids or {0: "aa"}).items()}
+    found = connect(nvml, gpus)
     assert isinstance(found, GpuReader)
     return found
 
@@ -115,7 +118,7 @@ def test_an_older_driver_tells_reasons_under_their_old_name() -> None:
     ("pids", "foreign"),
     [
         ((10,), 0.0),
-        ((10, 11), 0.0),
+        ((10, 11), 1.0),  # a rank that has no business on this GPU
         ((10, 77, 78), 2.0),
         ((4010,), 0.0),  # the rank, by the number that it has outside of its container
         ((4010, 4077), 1.0),
@@ -130,10 +133,29 @@ def test_processes_that_are_not_the_run_s_are_counted(
     assert gpu.finish()["0"].get("foreign_processes") == foreign
 
 
+@pytest.mark.parametrize(
+    ("pids", "foreign"),
+    [
+        ((10, 11), 0.0),
+        ((10, 11, 77), 1.0),
+        ((10,), 0.0),  # the other rank has no context yet
+        ((4010, 4011), 0.0),  # as a container sees them
+        ((4010, 4011, 4077), 1.0),
+        ((4010,), 0.0),
+    ],
+)
+def test_ranks_that_share_a_gpu_are_not_foreign_to_each_other(
+    pids: tuple[int, ...], foreign: float
+) -> None:
+    gpu = reader(Nvml(pids=pids), own=(10, 11))
+    gpu.sample()
+    assert gpu.finish()["0"]["foreign_processes"] == foreign
+
+
 def test_why_there_is_no_reader_is_said() -> None:
-    assert connect(Nvml(lacks=("nvmlInit",)), {0: "aa"}, [10]) == "NVML: Not Supported"
-    assert connect(Nvml(), {0: "zz"}, [10]) == "NVML: Not Found"
-    unknown = connect(Nvml(), {0: ""}, [10])
+    assert connect(Nvml(lacks=("nvmlInit",)), {0: UsedGpu("aa", [10])}) == "NVML: Not Supported"
+    assert connect(Nvml(), {0: UsedGpu("zz", [10])}) == "NVML: Not Found"
+    unknown = connect(Nvml(), {0: UsedGpu("", [10])})
     assert unknown == "this version of torch does not report the UUIDs of its GPUs"
 
 
@@ -158,7 +180,9 @@ def watched(root: Path, monkeypatch: pytest.MonkeyPatch, nvml: Nvml) -> Conditio
         "dpeval.system.conditions.open_reader", lambda *given: connect(nvml, *given)
     )
     now = [0.0]
-    sampler = ConditionSampler({10: [0]}, gpus={0: "aa"}, root=root, clock=lambda: now[0])
+    sampler = ConditionSampler(
+        {10: [0]}, gpus={0: UsedGpu("aa", [10])}, root=root, clock=lambda: now[0]
+    )
     sampler.sample()
     nvml.energy_mj += 2_000_000
     grow(root, {f"{zone}/energy_uj": "500000000\n"})
@@ -199,5 +223,5 @@ def test_the_stand_in_has_the_library_s_names() -> None:
     assert {name for name, _ in nvml.asked} <= set(dir(pynvml))
     for constant in ("NVML_CLOCK_SM", "NVML_TEMPERATURE_GPU"):
         assert getattr(pynvml, constant) == getattr(Nvml, constant)
-    if isinstance(found := open_reader({0: "none"}, [10]), str):
+    if isinstance(found := open_reader({0: UsedGpu("none", [10])}), str):
         assert found.startswith("NVML: ")

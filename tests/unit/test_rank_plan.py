@@ -13,6 +13,8 @@ from dpeval.config import split_evenly
 from dpeval.planning.cpu_affinity import assign_cpus, cpus_near_gpus, order_cpus
 from dpeval.planning.rank_plan import make_plan
 from dpeval.record.machine import Cpu, Gpu, Machine
+from dpeval.run.execute import used_gpus
+from dpeval.system.nvml import UsedGpu
 
 
 def machine(cores: int = 4, *, smt: int = 1, numa: int = 1, gpus: int = 0) -> Machine:
@@ -79,6 +81,63 @@ def test_gpus_share_the_cores_near_them() -> None:
     assert plan.backend == "nccl"
     assert [rank.device for rank in plan.ranks] == ["cuda:0", "cuda:1"]
     assert [rank.cpus for rank in plan.ranks] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+def test_too_few_gpus_name_the_way_on() -> None:
+    plan = make_plan(compose(["hardware=gpu", "num_devices=2"]), machine(gpus=1))
+    assert plan.skip is not None
+    assert plan.skip.endswith("use fewer or hardware.oversubscribe=true")
+
+
+def test_ranks_share_gpus_in_turn_and_communicate_through_gloo() -> None:
+    asked = ["hardware=gpu", "num_devices=5", "batch=16", "hardware.oversubscribe=true"]
+    plan = make_plan(compose(asked), machine(16, gpus=2))
+    assert plan.skip is None
+    assert plan.backend == "gloo"
+    assert [rank.device for rank in plan.ranks] == [
+        "cuda:0",
+        "cuda:1",
+        "cuda:0",
+        "cuda:1",
+        "cuda:0",
+    ]
+    assert plan.is_oversubscribed
+    assert "5 ranks share 2 GPUs" in plan.notes[0]
+    assert "gloo" in plan.notes[0]
+    cpus = [cpu for rank in plan.ranks for cpu in rank.cpus]
+    assert len(cpus) == len(set(cpus))
+
+
+def test_oversubscribing_changes_nothing_where_gpus_suffice() -> None:
+    here = machine(8, numa=2, gpus=2)
+    asked = ["hardware=gpu", "num_devices=2"]
+    shared = make_plan(compose([*asked, "hardware.oversubscribe=true"]), here)
+    assert shared == make_plan(compose(asked), here)
+
+
+def test_gpus_are_counted_per_node() -> None:
+    asked = ["hardware=gpu", "num_devices=4", "num_nodes=2", "hardware.oversubscribe=true"]
+    assert make_plan(compose(asked), machine(8, gpus=2)).backend == "nccl"
+    assert make_plan(compose(asked), machine(8, gpus=1)).backend == "gloo"
+
+
+def test_no_gpu_cannot_be_shared() -> None:
+    plan = make_plan(compose(["hardware=gpu", "hardware.oversubscribe=true"]), machine())
+    assert plan.skip is not None
+    assert "use hardware=cpu" in plan.skip
+
+
+def test_the_sampler_knows_every_rank_of_a_shared_gpu() -> None:
+    asked = ["hardware=gpu", "num_devices=3", "batch=6", "hardware.oversubscribe=true"]
+    here = machine(8, gpus=2)
+    here = here.model_copy(
+        update={"gpus": [gpu.model_copy(update={"uuid": f"u{gpu.index}"}) for gpu in here.gpus]}
+    )
+    plan = make_plan(compose(asked), here)
+    assert used_gpus(plan.ranks, {0: 100, 1: 101, 2: 102}) == {
+        0: UsedGpu("u0", [100, 102]),
+        1: UsedGpu("u1", [101]),
+    }
 
 
 TOPOLOGIES = st.builds(

@@ -23,7 +23,7 @@ from dpeval.util.plural import counted
 MOST_PANELS = 6
 _LANE_INCHES = 0.4
 UNSTEADY_NOTE = f"Open marker: {SHORT_WARNINGS['unsteady']}."
-OVERSUBSCRIBED_NOTE = "Grey band: oversubscribed (more ranks than cores)."
+OVERSUBSCRIBED_NOTE = "Grey band: oversubscribed (more ranks than cores or GPUs)."
 UNTIMED_NOTE = (
     "Exposed communication was not measured for every run; where absent, backward includes it."
 )

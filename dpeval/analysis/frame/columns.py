@@ -71,7 +71,7 @@ SCHEMA = pa.schema(
         _number("images_per_step", "images that all ranks really process in a step"),
         _number("per_device_batch_max", "images per step of the fullest rank"),
         _integer("micro_batches", "parts of a rank's batch"),
-        _boolean("oversubscribed", "more compute threads than CPUs"),
+        _boolean("oversubscribed", "more compute threads than CPUs, or more ranks than GPUs"),
         _number("steps", "measured steps"),
         _number("effective_steps", "independent steps that the measured ones are worth"),
         _boolean("steady", "whether a steady state was reached; None: not known", nullable=True),

@@ -19,7 +19,7 @@ def cautions(figure_data: FigureData) -> list[str]:
         return []
     causes = {
         SHORT_WARNINGS["unsteady"]: ~ok["steady"].astype(bool),
-        "oversubscribed (more ranks than cores)": ok["oversubscribed"].astype(bool),
+        "oversubscribed (more ranks than cores or GPUs)": ok["oversubscribed"].astype(bool),
         f"{SHORT_WARNINGS['stand_in']}, not the requested data": ok["stand_in"],
     }
     found = [

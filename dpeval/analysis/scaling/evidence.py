@@ -186,7 +186,7 @@ def _hardware(pair: Pair) -> str | None:
 
 
 def _oversubscribed(pair: Pair) -> str | None:
-    return "it has more compute threads than cores" if pair.cell["oversubscribed"] else None
+    return "its ranks share cores or GPUs" if pair.cell["oversubscribed"] else None
 
 
 def _uneven(pair: Pair) -> str | None:

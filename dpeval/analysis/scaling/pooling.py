@@ -52,7 +52,7 @@ POOLED: dict[str, str] = {
     "images_per_step": "images that all ranks together process in a step",
     "steady": "whether every run reached a steady state",
     "stand_in": "whether other data was used than requested",
-    "oversubscribed": "more compute threads than CPUs",
+    "oversubscribed": "more compute threads than CPUs, or more ranks than GPUs",
     **{name: COLUMNS[name] for name in (*_MEANS, *_ERRORS)},
     "per_device_batch_max": "largest per-device batch, images",
     "micro_batches": "micro-batches per step of a rank",

@@ -121,7 +121,7 @@ class Curve:
 def fit_all(measured: pd.DataFrame) -> list[Curve]:
     """Fit the laws to every curve of :func:`points`.
 
-    Points with more ranks than cores are left out: devices are not added there.
+    Points with more ranks than cores or GPUs are left out: devices are not added there.
     """
     measured = measured[~measured["oversubscribed"].astype(bool)]
     if measured.empty:
