@@ -35,7 +35,8 @@ SHARES = {
     "h2d": 0.0,
     "forward": 0.35,
     "backward": 0.5,
-    "comm_exposed": 0.1,
+    "comm_exposed": 0.08,
+    "grad_copy": 0.02,
     "optimizer": 0.04,
     "other": 0.0,
 }

@@ -59,8 +59,9 @@ class PhaseClock:
     On CPU a stamp is ``perf_counter``; on CUDA it is an event on the current stream, whose time
     :meth:`drain` reads after the device has passed it, so steps contain no synchronisation.
     A phase is the span between two marks, and ``other`` is the remainder of the step, so phases
-    add up to the step by construction. `backward` ends when the last gradient is ready; from then
-    until the backward call returns, the rank only waits for communication (``comm_exposed``).
+    add up to the step by construction. `backward` ends when the last gradient is ready. From then
+    to the end of the last all-reduce the rank only waits for communication (``comm_exposed``); the
+    rest of the backward call copies reduced gradients out of their buckets (``grad_copy``).
     """
 
     def __init__(self, device: Device, rows: Floats) -> None:
@@ -100,8 +101,15 @@ class PhaseClock:
 
     def drain(self) -> None:
         """Write the rows of ended steps that the device has passed; call after ``finish`` too."""
-        while self._pending and self._device.is_past(self._pending[0].end):
+        while self._pending and self._is_past(self._pending[0]):
             self._write(self._pending.popleft())
+
+    def _is_past(self, step: _Step) -> bool:
+        """Whether the device has passed every stamp; an all-reduce may end on another stream."""
+        is_past = self._device.is_past
+        return is_past(step.end) and all(
+            is_past(reduce.end) for reduce in step.reduces if reduce.end is not None
+        )
 
     @contextmanager
     def diverted(self, rows: Floats) -> Iterator[None]:
@@ -138,39 +146,58 @@ class PhaseClock:
     def _write(self, step: _Step) -> None:
         elapsed = self._device.elapsed_s
         row = dict.fromkeys(COLUMNS, 0.0)
-        last, ready = step.begin, None
+        spans = self._reduce_spans(step)
+        last, ready_s = step.begin, None
         for phase, stamp in step.marks:
-            if phase == _READY:
-                phase, ready = "backward", stamp
-            elif phase == "backward" and ready is not None:
-                phase = "comm_exposed"
-            row[phase] += elapsed(last, stamp)
+            span_s = elapsed(last, stamp)
             last = stamp
+            if phase == _READY:
+                row["backward"] += span_s
+                ready_s = elapsed(step.begin, stamp)
+            elif phase == "backward" and ready_s is not None:
+                exposed_s = min(span_s, _exposed_s(spans, ready_s))
+                row["comm_exposed"] += exposed_s
+                row["grad_copy"] += span_s - exposed_s
+                ready_s = None
+            else:
+                row[phase] += span_s
         row["begin"], row["step"] = step.host_s, elapsed(step.begin, step.end)
         row["other"] = row["step"] - sum(row[phase] for phase in MARKED_PHASES)
-        if step.reduces:
-            row["comm"], row["comm_hidden"] = self._communication(step, ready)
+        if spans:
+            row["comm"] = _covered_s(spans)
+            row["comm_hidden"] = max(0.0, row["comm"] - row["comm_exposed"])
         # One assignment per row: in NumPy one element costs more than the whole list in Python.
         self._rows[step.index] = list(row.values())
         self.finished = step.index + 1
 
-    def _communication(self, step: _Step, ready: Any) -> tuple[float, float]:
-        """Time with at least one all-reduce in progress, and its part before `ready`, s."""
-        elapsed, origin = self._device.elapsed_s, step.begin
-        ready_s = elapsed(origin, ready) if ready is not None else 0.0
-        total_s = hidden_s = covered_s = 0.0
+    def _reduce_spans(self, step: _Step) -> list[tuple[float, float]]:
+        """Begin and end of every all-reduce since the step began, s; also kept per bucket."""
+        elapsed, spans = self._device.elapsed_s, []
         for reduce in step.reduces:
-            begin_s = elapsed(origin, reduce.begin)
-            end_s = elapsed(origin, reduce.end if reduce.end is not None else step.end)
+            begin_s = elapsed(step.begin, reduce.begin)
+            end_s = elapsed(step.begin, reduce.end if reduce.end is not None else step.end)
             nbytes, series = self.bucket_s.setdefault(reduce.bucket, (reduce.nbytes, []))
             if nbytes != reduce.nbytes:
                 # DDP rebuilds its buckets after the first step, in the order of ready gradients.
                 series = []
                 self.bucket_s[reduce.bucket] = (reduce.nbytes, series)
             series.append(end_s - begin_s)
-            new_s = max(begin_s, covered_s)
-            if end_s > new_s:
-                total_s += end_s - new_s
-                hidden_s += max(0.0, min(end_s, ready_s) - new_s)
-                covered_s = end_s
-        return total_s, hidden_s
+            spans.append((begin_s, end_s))
+        return spans
+
+
+def _exposed_s(spans: list[tuple[float, float]], ready_s: float) -> float:
+    """Time from the last gradient, `ready_s`, to the end of the last all-reduce begun by then.
+
+    That is not always the last bucket's: all-reduces may end in another order than they began.
+    """
+    return max(0.0, max(end_s for begin_s, end_s in spans if begin_s <= ready_s) - ready_s)
+
+
+def _covered_s(spans: list[tuple[float, float]]) -> float:
+    """Time with at least one all-reduce in progress; `spans` are in the order of their begins."""
+    total_s = covered_s = 0.0
+    for begin_s, end_s in spans:
+        total_s += max(0.0, end_s - max(begin_s, covered_s))
+        covered_s = max(covered_s, end_s)
+    return total_s

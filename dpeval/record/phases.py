@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-Phase = Literal["data", "h2d", "forward", "backward", "comm_exposed", "optimizer", "other"]
+Phase = Literal[
+    "data", "h2d", "forward", "backward", "comm_exposed", "grad_copy", "optimizer", "other"
+]
 
 PHASES: tuple[str, ...] = get_args(Phase)
 """The phases in order; their times add up to the step."""
@@ -12,12 +14,16 @@ MARKED_PHASES: tuple[str, ...] = tuple(phase for phase in PHASES if phase != "ot
 """The phases that a rank marks; `other` is the remainder of the step."""
 OWN_PHASES: tuple[str, ...] = tuple(phase for phase in PHASES if phase != "comm_exposed")
 """The phases in which a rank works by itself; in the rest of a step it waits for others."""
+SYNC_PHASES: tuple[str, ...] = ("comm_exposed", "grad_copy")
+"""The phases that only a strategy which times its all-reduces can tell from `backward`. Records
+of earlier releases lack `grad_copy`: their `comm_exposed` includes it."""
 PHASE_WORDS: dict[str, str] = {
     "data": "data wait",
     "h2d": "copy to device",
     "forward": "forward",
     "backward": "backward",
     "comm_exposed": "exposed communication",
+    "grad_copy": "gradient copies",
     "optimizer": "optimizer",
     "other": "other",
 }

@@ -104,8 +104,10 @@ class RankRecord(Frozen):
     step_s: list[float]
     """Time of every step, warm-up included."""
     phase_s: dict[str, list[float]]
-    """Per phase of :data:`PHASES`, one value per step of `step_s`. `comm_exposed` is absent if
-    the strategy does not time its communication, which is then part of `backward`."""
+    """Per phase of :data:`PHASES`, one value per step of `step_s`. `comm_exposed` and
+    `grad_copy` are absent if the strategy does not time its communication: both are then part of
+    `backward`. Where only `grad_copy` is absent, as in records of earlier releases,
+    `comm_exposed` includes it."""
     comm_s: list[float] = []
     """Per step: the time with at least one all-reduce in progress; empty if the
     strategy does not time it."""

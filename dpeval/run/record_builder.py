@@ -15,7 +15,7 @@ from dpeval.record.codes import Status, StopReason
 from dpeval.record.conditions import Conditions
 from dpeval.record.machine import Environment
 from dpeval.record.measurement import Window
-from dpeval.record.phases import OWN_PHASES, PHASES
+from dpeval.record.phases import OWN_PHASES, PHASES, SYNC_PHASES
 from dpeval.record.schema import (
     Ablation,
     AblationBlock,
@@ -261,7 +261,7 @@ def _rank(
     plan = job.plan.ranks[rank]
     first, last = (window.first, window.first + window.steps) if window is not None else (0, 0)
     has_comm = is_communication_measured(table, job.plan.world_size)
-    phases = PHASES if has_comm else OWN_PHASES
+    phases = [phase for phase in PHASES if has_comm or phase not in SYNC_PHASES]
     return RankRecord(
         rank=rank,
         host=result.host if result is not None else "",

@@ -56,7 +56,7 @@ def _diagnostics(record: Record) -> list[Diagnostic]:
     return diagnose(
         record.window,
         [np.array(rank.step_s) for rank in record.ranks],
-        [np.sum([phase[name] for name in own], axis=0) for phase in phases],
+        [np.sum([phase[name] for name in own if name in phase], axis=0) for phase in phases],
         [phase["data"] for phase in phases],
         [rank.per_device_batch_size for rank in record.ranks],
     )

@@ -99,15 +99,38 @@ def test_without_windows_factors_are_merged_and_say_so() -> None:
     factors(found)
 
 
-def test_untimed_communication_is_no_factor_of_one() -> None:
-    many = perfect(2, 32, 0.8)
+def without_phases(run: Record, *phases: str) -> Record:
+    """`run` as if these phases of its ranks had not been measured."""
     ranks = [
-        rank.model_copy(
-            update={"stats": {k: v for k, v in rank.stats.items() if k != "comm_exposed"}}
-        )
-        for rank in many.ranks
+        rank.model_copy(update={"stats": {k: v for k, v in rank.stats.items() if k not in phases}})
+        for rank in run.ranks
     ]
-    many = many.model_copy(update={"ranks": ranks, "balance": None})
+    return run.model_copy(update={"ranks": ranks})
+
+
+def test_gradient_copies_cost_more_devices_only_what_one_device_does_not_pay() -> None:
+    one, many = perfect(1), perfect(2, 32, 0.8)
+    of_step = 0.08 + 0.02  # exposed communication and copies, see tests.records.SHARES
+    assert synchronisation(one, many) == pytest.approx((1 - of_step) / (1 - 0.02))
+    assert synchronisation(without_phases(one, "grad_copy"), many) == pytest.approx(1 - of_step)
+
+
+def test_a_record_without_timed_copies_says_unknown_and_not_none() -> None:
+    one, many = (without_phases(run, "grad_copy") for run in (perfect(1), perfect(2, 32, 0.8)))
+    found = findings([one, many])
+    assert found.points["grad_copy_s"].isna().all()
+    assert synchronisation(one, many) == pytest.approx(1 - 0.08)
+
+
+def synchronisation(one: Record, many: Record) -> float:
+    """The factor of gradient synchronisation, from phases alone."""
+    (waterfall,) = findings([one, many]).waterfalls
+    return next(f.value for f in waterfall.factors if f.parts == ("gradient synchronisation",))
+
+
+def test_untimed_communication_is_no_factor_of_one() -> None:
+    many = without_phases(perfect(2, 32, 0.8), "comm_exposed", "grad_copy")
+    many = many.model_copy(update={"balance": None})
     found = findings([perfect(1), many])
     assert math.isnan(found.points["comm_exposed_s"].iloc[1])
     (waterfall,) = found.waterfalls

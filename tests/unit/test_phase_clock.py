@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dpeval.devices.cpu import CpuDevice
 from dpeval.instruments.phase_clock import PhaseClock
 from dpeval.instruments.step_buffer import COLUMNS
-from dpeval.record.phases import Phase
+from dpeval.record.phases import PHASES, Phase
 
 
 @dataclass
@@ -51,7 +51,7 @@ def test_phases_and_remainder_add_up_to_the_step(spans: list[float], rest: float
         clock.mark(phase)
     device.now_s += rest
     clock.end_step()
-    parts = sum(column(rows, name) for name in COLUMNS[1:8])
+    parts = sum(column(rows, name) for name in PHASES)
     assert parts == pytest.approx(column(rows, "step"), rel=1e-12)
     assert column(rows, "other") == pytest.approx(rest, abs=1e-9)
 
@@ -76,6 +76,87 @@ def test_waiting_after_the_last_gradient_is_exposed_communication() -> None:
     assert column(rows, "comm") == 7.0  # from 2 to 9 without a gap
     assert column(rows, "comm_hidden") == 3.0  # from 2 to 5
     assert clock.bucket_s == {0: (100, [4.0]), 1: (50, [4.0])}
+
+
+@dataclass(frozen=True)
+class Backward:
+    """A step of two buckets: the first is ready at 2 s, the last gradient at 5 s."""
+
+    first_done_s: float
+    last_done_s: float
+    returns_s: float
+    exposed_s: float
+    copy_s: float
+    comm_s: float
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(Backward(4, 5, 5, 0, 0, 2), id="hidden, bucket views"),
+        pytest.param(Backward(4, 5, 8, 0, 3, 2), id="hidden, copies"),
+        pytest.param(Backward(4, 6, 6, 1, 0, 3), id="half hidden, bucket views"),
+        pytest.param(Backward(4, 6, 8, 1, 2, 3), id="half hidden, copies"),
+        pytest.param(Backward(6, 9, 9, 4, 0, 7), id="exposed, bucket views"),
+        pytest.param(Backward(6, 9, 11, 4, 2, 7), id="exposed, copies"),
+        pytest.param(Backward(8, 6, 10, 3, 2, 6), id="the first bucket ends last"),
+    ],
+)
+def test_exposed_communication_ends_with_the_last_all_reduce(case: Backward) -> None:
+    device, rows = FakeDevice(), np.zeros((1, len(COLUMNS)))
+    clock = PhaseClock(device, rows)
+    clock.start_step(0, 0.0)
+    device.now_s = 1.0
+    clock.mark("forward")
+    device.now_s = 2.0
+    first = clock.bucket_ready(0, 100, is_last=False)
+    device.now_s = 5.0
+    last = clock.bucket_ready(1, 50, is_last=True)
+    for reduce, done_s in ((first, case.first_done_s), (last, case.last_done_s)):
+        device.now_s = done_s
+        clock.bucket_done(reduce)
+    device.now_s = case.returns_s
+    clock.mark("backward")
+    clock.end_step()
+    assert column(rows, "backward") == 4.0
+    assert column(rows, "comm_exposed") == case.exposed_s
+    assert column(rows, "grad_copy") == case.copy_s
+    assert column(rows, "comm") == case.comm_s
+    assert column(rows, "comm_hidden") == case.comm_s - case.exposed_s
+    assert sum(column(rows, phase) for phase in PHASES) == column(rows, "step")
+
+
+def test_every_backward_pass_that_synchronises_has_its_own_exposed_part() -> None:
+    device, rows = FakeDevice(), np.zeros((1, len(COLUMNS)))
+    clock = PhaseClock(device, rows)
+    clock.start_step(0, 0.0)
+    for _ in range(2):
+        device.now_s += 1.0
+        only = clock.bucket_ready(0, 100, is_last=True)
+        device.now_s += 2.0
+        clock.bucket_done(only)
+        device.now_s += 4.0
+        clock.mark("backward")
+    clock.end_step()
+    parts = [column(rows, name) for name in ("backward", "comm_exposed", "grad_copy")]
+    assert parts == [2.0, 4.0, 8.0]
+    assert (column(rows, "comm"), column(rows, "comm_hidden")) == (4.0, 0.0)
+
+
+def test_a_step_is_read_only_after_its_all_reduces_too() -> None:
+    device, rows = FakeDevice(reached_s=5.0), np.zeros((1, len(COLUMNS)))
+    clock = PhaseClock(device, rows)
+    clock.start_step(0, 0.0)
+    reduce = clock.bucket_ready(0, 100, is_last=True)
+    device.now_s = 9.0  # on another stream, which the device has yet to reach
+    clock.bucket_done(reduce)
+    device.now_s = 4.0
+    clock.mark("backward")
+    clock.end_step()
+    assert clock.finished == 0
+    device.reached_s = 9.0
+    clock.drain()
+    assert clock.finished == 1
 
 
 def test_micro_batches_add_to_the_same_phase() -> None:

@@ -12,8 +12,10 @@ from dpeval.analysis.figures import style
 from dpeval.analysis.figures.figure_data import Drawing, FigureData
 from dpeval.analysis.figures.panels import (
     INTERVAL_NOTE,
+    UNTIMED_COPIES_NOTE,
     Panel,
     grid,
+    has_untimed_copies,
     left_out,
     notes_on,
     shade_oversubscribed,
@@ -42,7 +44,10 @@ def time_components(figure_data: FigureData) -> Drawing:
         said.append(_draw(panel, several))
     _legend(figure, {phase for panel in panels for phase in _present(panel)})
     families = list({id(panel.family): panel.family for panel in panels}.values())
-    notes = [f"Mean over steps and runs. {INTERVAL_NOTE}", *notes_on(families), left_out(wanted)]
+    notes = [f"Mean over steps and runs. {INTERVAL_NOTE}", *notes_on(families)]
+    if any(has_untimed_copies(family.measured()).any() for family in families):
+        notes.append(UNTIMED_COPIES_NOTE)
+    notes.append(left_out(wanted))
     style.footnotes(figure, notes)
     return Drawing(figure, f"{title}: stacked bars of phases. " + " ".join(said))
 

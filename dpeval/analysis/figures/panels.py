@@ -27,6 +27,10 @@ OVERSUBSCRIBED_NOTE = "Grey band: oversubscribed (more ranks than cores or GPUs)
 UNTIMED_NOTE = (
     "Exposed communication was not measured for every run; where absent, backward includes it."
 )
+UNTIMED_COPIES_NOTE = (
+    "Gradient copies were not measured for every run; where absent, exposed communication "
+    "includes them."
+)
 INTERVAL_NOTE = "Error bars: 95 % interval."
 
 
@@ -220,6 +224,11 @@ def mark_bad(panel: Panel) -> None:
 def is_untimed(cells: pd.DataFrame) -> pd.Series[bool]:
     """Which measured cells have a backward time that includes communication."""
     return cells["backward_s"].notna() & cells["comm_exposed_s"].isna()
+
+
+def has_untimed_copies(cells: pd.DataFrame) -> pd.Series[bool]:
+    """Which measured cells have an exposed communication that includes gradient copies."""
+    return (cells["comm_exposed_s"] > 0) & cells["grad_copy_s"].isna()
 
 
 def notes_on(chosen: list[Family]) -> list[str]:

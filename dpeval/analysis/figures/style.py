@@ -29,6 +29,7 @@ PHASE_STYLE = {
     "forward": ("#8ecbf0", ""),
     "backward": ("#0b5a8f", ""),
     "comm_exposed": ("#d55e00", "////"),
+    "grad_copy": ("#cc79a7", "\\\\\\\\"),
     "optimizer": ("#3fb893", "xx"),
     "other": ("#c9c9c9", ""),
 }

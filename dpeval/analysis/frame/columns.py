@@ -26,8 +26,13 @@ from dpeval.record.reference_times import PAGES, ReferenceTimes
 from dpeval.record.schema import Ablation, Record, readings
 from dpeval.stats import machine_speed
 
-VERSION = 4
+VERSION = 5
 """Raised whenever :func:`row` says something else for the same record: caches then start anew."""
+
+_PHASE_NOTES = {
+    "comm_exposed": "; includes gradient copies where `grad_copy_s` is unknown",
+    "grad_copy": "; unknown in records of earlier releases",
+}
 
 
 def _column(
@@ -84,8 +89,9 @@ SCHEMA = pa.schema(
         _number("img_per_s_low", "lower end of its 95 % interval", "img/s"),
         _number("img_per_s_high", "upper end", "img/s"),
         *(
-            _number(f"{phase}_s", f"mean of phase {phase} on the slowest rank", "s")
+            _number(f"{phase}_s", f"mean of phase {phase} on the slowest rank{note}", "s")
             for phase in PHASES
+            for note in (_PHASE_NOTES.get(phase, ""),)
         ),
         _number("comm_s", "mean time per step with an all-reduce under way", "s"),
         _number("comm_hidden_s", "the part of it behind backward", "s"),

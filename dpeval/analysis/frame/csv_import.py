@@ -32,8 +32,8 @@ SHARES: tuple[Share, ...] = ("floor", "even", "nominal")
 
 TIMES = {
     "data_s": "data", "h2d_s": "h2d", "forward_s": "forward", "backward_s": "backward",
-    "comm_s": "comm_exposed", "optimizer_s": "optimizer", "other_s": "other",
-    "compute_s": "other",
+    "comm_s": "comm_exposed", "grad_copy_s": "grad_copy", "optimizer_s": "optimizer",
+    "other_s": "other", "compute_s": "other",
 }  # fmt: skip
 """Time columns and the phase of each; undivided computation counts as `other`."""
 FIELDS = ("num_devices", "rank", "batch", "run_id", "model", "host", "hardware", "step_s", *TIMES)

@@ -31,8 +31,8 @@ MEANING = {
     GRANULARITY: "a per-device batch that computes less efficiently than the one-device batch",
     CONTENTION: "ranks competing for memory bandwidth, clock speed and cores",
     BALANCE: "a slowest rank that delays the others",
-    SYNCHRONISATION: "gradient summation: exposed communication, and the slowdown of computation "
-    "by hidden communication",
+    SYNCHRONISATION: "gradient summation: exposed communication, copies of gradients into and out "
+    "of buckets, and the slowdown of computation by hidden communication",
     REMAINDER: "outliers and drift outside the ablation windows",
 }
 
@@ -135,12 +135,28 @@ def _factors(base: dict[str, Any], cell: dict[str, Any]) -> Iterator[Factor]:
     if _known(cell["normal_s"]) is None:
         if (balance := _known(cell["balance"])) is not None:
             yield Factor((BALANCE,), balance, math.nan)
-        exposed = _known(cell["comm_exposed_s"])
-        if exposed is not None and exposed < cell["step_s"]:
-            note = "from exposed communication alone: no ablation windows"
-            yield Factor((SYNCHRONISATION,), 1 - exposed / cell["step_s"], math.nan, note)
+        if (synchronisation := _from_phases(base, cell)) is not None:
+            yield synchronisation
         return
     yield from _windows(base, cell, waiting.value if waiting is not None else None)
+
+
+def _from_phases(base: dict[str, Any], cell: dict[str, Any]) -> Factor | None:
+    """Gradient synchronisation without windows: the share of a step that it visibly takes.
+
+    Gradients are copied on one device too if its model is wrapped; only the copies beyond those
+    are a cost of more devices.
+    """
+    exposed, copies = _known(cell["comm_exposed_s"]), _known(cell["grad_copy_s"])
+    if exposed is None:
+        return None
+    many = (exposed + (copies or 0.0)) / cell["step_s"]
+    one = (_known(base["grad_copy_s"]) or 0.0) / base["step_s"] if copies is not None else 0.0
+    if many >= 1 or one >= 1:
+        return None
+    sources = "exposed communication" + " and gradient copies" * (copies is not None)
+    note = f"from {sources} alone: no ablation windows"
+    return Factor((SYNCHRONISATION,), (1 - many) / (1 - one), math.nan, note)
 
 
 def _input(base: dict[str, Any], cell: dict[str, Any]) -> Factor | None:

@@ -66,7 +66,7 @@
   const PHASES = {
     data: ["#e69f00", "#e69f00"], h2d: ["#e3cf2a", "#f5e663"], forward: ["#8ecbf0", "#8ecbf0"],
     backward: ["#0b5a8f", "#3b8fd0"], comm_exposed: ["#d55e00", "#f07c26"],
-    optimizer: ["#2f9c7b", "#3fb893"], other: ["#b0b0b0", "#8a8f94"],
+    grad_copy: ["#b0578d", "#cc79a7"], optimizer: ["#2f9c7b", "#3fb893"], other: ["#b0b0b0", "#8a8f94"],
   };
   // Ordered quantities: viridis, the part of it that stands out from the page.
   const RAMPS = [
