@@ -37,7 +37,7 @@ class Device(Protocol):
         """Peak memory of this rank since :meth:`reset_peak`, bytes."""
 
     def free_bytes(self) -> int | None:
-        """Memory free on the device now, bytes; None on the CPU."""
+        """Memory that this rank may still take on the device now, bytes; None on the CPU."""
 
     def release(self) -> None:
         """Return cached memory to the device."""

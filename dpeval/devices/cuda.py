@@ -52,7 +52,11 @@ class CudaDevice:
         return int(torch.cuda.max_memory_reserved())
 
     def free_bytes(self) -> int | None:
-        return int(torch.cuda.mem_get_info()[0])
+        free_bytes, total_bytes = torch.cuda.mem_get_info()
+        # The allocator also refuses what exceeds its share of the device
+        # (torch.cuda.set_per_process_memory_fraction), before the device is full.
+        share = getattr(torch.cuda, "get_per_process_memory_fraction", lambda: 1.0)()
+        return max(0, min(free_bytes, int(share * total_bytes) - torch.cuda.memory_reserved()))
 
     def release(self) -> None:
         torch.cuda.empty_cache()

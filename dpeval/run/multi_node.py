@@ -28,7 +28,7 @@ from dpeval.errors import MachineError
 from dpeval.instruments.step_buffer import StepBuffer
 from dpeval.record.plan import Plan, RankPlan
 from dpeval.run.job import Node, StoreAddress
-from dpeval.run.outcome import PEER, Failure, Outcome, is_echo
+from dpeval.run.outcome import PEER, Failure, Outcome, root_cause
 from dpeval.util.files import replacing, write_atomically
 from dpeval.util.frozen import Frozen
 from dpeval.worker.messages import RankResult
@@ -191,13 +191,14 @@ def collect_parts(
         The plan with the CPUs and devices that the other nodes actually used.
     """
     ranks = {rank.rank: rank for rank in plan.ranks}
+    failures = [] if outcome.failure is None else [outcome.failure]
     deadline_s = time.monotonic() + PART_TIMEOUT_S
     for index in range(1, node.count):
         part = _await_part(node, index, deadline_s)
         if part is None:
             pids.update({rank.rank: 0 for rank in plan.ranks if rank.node == index})
-            outcome.failure = outcome.failure or Failure(
-                "lost_node", None, f"node {index} of the run returned no results"
+            failures.append(
+                Failure("lost_node", None, f"node {index} of the run returned no results")
             )
             continue
         with np.load(_part_path(node, index), allow_pickle=False) as series:
@@ -208,9 +209,10 @@ def collect_parts(
         for result in TypeAdapter(list[RankResult]).validate_json(part.results):
             outcome.results[result.rank] = result
         failure = TypeAdapter(Failure | None).validate_json(part.failure)
-        if failure is not None and (outcome.failure is None or is_echo(outcome.failure)):
-            outcome.failure = failure
+        if failure is not None:
+            failures.append(failure)
         outcome.interrupted_by = outcome.interrupted_by or part.interrupted_by
+    outcome.failure = root_cause(failures) if failures else None
     return plan.model_copy(update={"ranks": [ranks[rank] for rank in sorted(ranks)]})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -10,7 +11,9 @@ from dpeval.worker.messages import RankFailure, RankResult
 
 PEER: Literal["peer"] = "peer"
 """Kind of a failure that only echoes another node's."""
-COLLECTIVE_ERRORS = ("gloo", "nccl", "connection closed by peer", "connection reset", "broken pipe")
+COLLECTIVE_ERRORS = (
+    "gloo", "nccl", "rccl", "connection closed by peer", "connection reset", "broken pipe",
+)  # fmt: skip
 """Errors of a collective whose peer has ended."""
 
 
@@ -40,14 +43,49 @@ class Outcome:
 
 def is_echo(failure: Failure | RankFailure) -> bool:
     """Whether a failure only reports that a peer has ended."""
-    if isinstance(failure, Failure) and failure.kind == PEER:
-        return True
+    if isinstance(failure, Failure):
+        if failure.kind != "exception":
+            return failure.kind == PEER
+    elif failure.out_of_memory:
+        return False  # NCCL reports its own lack of memory, too
     text = f"{failure.exception} {failure.message}".lower()
-    return any(phrase in text for phrase in COLLECTIVE_ERRORS)
+    return not failure.user_error and any(phrase in text for phrase in COLLECTIVE_ERRORS)
 
 
-def first_cause(failures: list[RankFailure]) -> Failure:
-    """The failure that caused the others: out of memory first, then the earliest; echoes last."""
+def may_be_echo(failure: Failure) -> bool:
+    """Whether a failure may be the consequence of another rank's.
+
+    The watchdogs of NCCL abort a rank whose peer has ended, and a rank that ends without a result
+    gives no reason, so another rank's own error explains both.
+    """
+    ended = failure.kind == "signal" and failure.signal == "SIGABRT"
+    return ended or failure.kind in ("exit", "lost_node") or is_echo(failure)
+
+
+def root_cause(failures: Iterable[Failure]) -> Failure:
+    """The failure that caused the others, whatever the order in which they were noticed.
+
+    Out of memory comes first. Then whatever ended ranks from outside, because other ranks may
+    report it in words that :func:`is_echo` does not know; then errors of a rank's own, ranks that
+    ended without a reason, and echoes. Of equals, the first in `failures` is the cause.
+    """
+    return min(failures, key=_distance_from_cause)
+
+
+def _distance_from_cause(failure: Failure) -> int:
+    if failure.kind == "oom":
+        return 0
+    if not may_be_echo(failure):
+        return 2 if failure.kind == "exception" else 1
+    if failure.kind == PEER:
+        return 6
+    if is_echo(failure):
+        return 5
+    return 4 if failure.kind == "lost_node" else 3
+
+
+def first_exception(failures: Iterable[RankFailure]) -> Failure:
+    """The failure of the rank whose error caused those of the others."""
     first = min(failures, key=lambda one: (not one.out_of_memory, is_echo(one), one.at_s))
     return Failure(
         kind="oom" if first.out_of_memory else "exception",

@@ -16,12 +16,23 @@ from dpeval.config import HardwareConfig
 from dpeval.instruments.step_buffer import Stage, StepBuffer
 from dpeval.run.forkserver import context
 from dpeval.run.hang_detector import HangDetector
-from dpeval.run.outcome import Failure, Outcome, first_cause, killed_for_memory
+from dpeval.run.outcome import (
+    Failure,
+    Outcome,
+    first_exception,
+    killed_for_memory,
+    may_be_echo,
+    root_cause,
+)
 from dpeval.system import oom
 from dpeval.system.process import resident
 from dpeval.worker.messages import RankFailure, RankResult, RankTask
 
 POLL_S = 0.2
+GRACE_S = 0.5
+"""How long after the first failure the others are awaited."""
+ECHO_GRACE_S = 3.0
+"""The same, if the first may be the consequence of one that is not yet known."""
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -84,9 +95,7 @@ class RankSupervisor:
                     self._wait()
                     self._record_peaks(outcome)
                     self._sort_messages(outcome)
-                    outcome.failure = (
-                        outcome.failure or self._exited() or hang.check() or elsewhere()
-                    )
+                    outcome.failure = outcome.failure or hang.check() or elsewhere()
                     self._handle_signals(received, outcome, hang.longest_step_s)
                     if outcome.failure is None:
                         on_tick()
@@ -106,16 +115,22 @@ class RankSupervisor:
             *(
                 process.sentinel
                 for rank, process in self._processes.items()
-                if rank not in self._messages
+                if rank not in self._messages and process.exitcode is None
             ),
         ]
-        ready = connection.wait(waiting, POLL_S)
+        connection.wait(waiting, POLL_S)
+        self._receive()
+
+    def _receive(self) -> None:
+        """Read the messages that have arrived."""
         for rank, pipe in self._pipes.items():
-            if pipe in ready:
-                try:
+            if rank in self._messages or rank in self._closed:
+                continue
+            try:
+                if pipe.poll():
                     self._messages[rank] = pipe.recv()
-                except (EOFError, OSError):
-                    self._closed.add(rank)
+            except (EOFError, OSError):
+                self._closed.add(rank)
 
     def _record_peaks(self, outcome: Outcome) -> None:
         """Keep each rank's peak memory: a rank that the OOM killer kills cannot report it."""
@@ -137,41 +152,48 @@ class RankSupervisor:
         for item in failures:
             if item.peak_bytes is not None:
                 outcome.peak_bytes[item.rank] = item.peak_bytes
+        known = self._ended_without_message()
         if failures:
-            outcome.failure = first_cause(failures)
+            known.append(first_exception(failures))
+        if outcome.failure is not None and outcome.failure.exception is None:
+            known.insert(0, outcome.failure)
+        outcome.failure = root_cause(known) if known else None
 
-    def _exited(self) -> Failure | None:
-        """The first rank that exited without sending a result or a failure."""
+    def _ended_without_message(self) -> list[Failure]:
+        """The failures of the ranks that ended without sending a result or a failure."""
+        ended = []
         for rank, process in self._processes.items():
             code = process.exitcode
             if code is None or rank in self._messages:
                 continue
             if rank not in self._closed and self._pipes[rank].poll():
                 continue  # its message has arrived and is not read yet
-            if code < 0:
-                name = signal.Signals(-code).name
-                place = self._killed_for_memory(code)
-                if place is not None:
-                    return killed_for_memory(rank, place, name)
-                return Failure("signal", rank, f"rank {rank} was killed by {name}", signal=name)
+            ended.append(self._ended(rank, code))
+        return ended
+
+    def _ended(self, rank: int, code: int) -> Failure:
+        if code >= 0:
             return Failure("exit", rank, f"rank {rank} exited with status {code} without a result")
-        return None
+        name = signal.Signals(-code).name
+        place = self._killed_for_memory(code)
+        if place is not None:
+            return killed_for_memory(rank, place, name)
+        return Failure("signal", rank, f"rank {rank} was killed by {name}", signal=name)
 
     def _wait_for_others(self, outcome: Outcome) -> None:
         """Wait briefly for other ranks to end, so that the cause is reported and not its echo."""
-        deadline_s = time.monotonic() + 0.5
-        while time.monotonic() < deadline_s and len(self._messages) < len(self._processes):
-            if all(process.exitcode is not None for process in self._processes.values()):
+        begin_s = time.monotonic()
+        while outcome.failure is not None:
+            grace_s = ECHO_GRACE_S if may_be_echo(outcome.failure) else GRACE_S
+            live = [rank for rank in self._processes if rank not in self._messages]
+            if all(self._processes[rank].exitcode is not None for rank in live):
+                break
+            if time.monotonic() - begin_s > grace_s:
                 break
             self._wait()
-        exited = self._exited()
-        if exited is not None and exited.kind in ("signal", "oom"):
-            outcome.failure = exited
-            return
-        first = outcome.failure
+            self._sort_messages(outcome)
+        self._receive()
         self._sort_messages(outcome)
-        if first is not None and first.kind in ("signal", "hang", "oom"):
-            outcome.failure = first
 
     def _handle_signals(self, received: list[str], outcome: Outcome, longest_step_s: float) -> None:
         """Request a clean stop on the first signal; kill on the second, or if it takes long."""

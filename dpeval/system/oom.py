@@ -6,27 +6,68 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dpeval.system import cgroups
+from dpeval.util.units import GIB
 
 MESSAGES = (
+    "out of memory",
+    "out_of_memory",
+    "outofmemory",
+    "status_alloc_failed",
+    "statusallocfailed",
+    "cufft_alloc_failed",
+    "rocblas_status_memory_error",
+    "memory not available to allocate buffer",
     "defaultcpuallocator: can't allocate memory",
     "defaultcpuallocator: not enough memory",
-    "cuda out of memory",
-    "cuda error: out of memory",
-    "cublas_status_alloc_failed",
-    "cudnn_status_alloc_failed",
     "std::bad_alloc",
     "cannot allocate memory",
     "failed to allocate",
     "unable to allocate",
     "could not create a memory object",
-    "out_of_memory",
 )
-"""Lower-case messages of the allocators of torch (c10/core/impl/alloc_cpu.cpp), CUDA, cuBLAS,
-cuDNN, oneDNN, NumPy, the C++ library and the C library."""
+"""Lower-case messages of the allocators of torch (c10/core/impl/alloc_cpu.cpp and
+c10/cuda/CUDACachingAllocator.cpp), the CUDA and HIP runtimes and drivers, NCCL and RCCL ("Cuda
+failure 2 'out of memory'"), the libraries of CUDA ("CUBLAS_STATUS_ALLOC_FAILED") and of ROCm
+("hipErrorOutOfMemory", "miopenStatusAllocFailed"), oneDNN, NumPy, the C++ library and the C
+library."""
+
+AMBIGUOUS_MESSAGES = (
+    "unable to find an engine to execute this computation",
+    "no valid execution plans built",
+    "cudnn_status_not_initialized",
+    "cudnn_status_internal_error",
+    "cublas_status_not_initialized",
+    "cublas_status_internal_error",
+    "cusolver_status_not_initialized",
+    "cusparse_status_not_initialized",
+    "rocblas_status_invalid_handle",
+    "rocblas_status_internal_error",
+    "hipblas_status_not_initialized",
+    "miopenstatusunknownerror",
+    "miopenstatusinternalerror",
+    "failed to cuda",
+)
+"""Lower-case messages of errors that a lack of memory causes, and other faults too: cuDNN and
+cuBLAS do not say that a handle or a workspace did not fit (aten/src/ATen/native/cudnn/Conv_v8.cpp
+discards every engine's own error), and NCCL reports only its last error (its src/include/alloc.h).
+"""
+
+LITTLE_BYTES = 1 * GIB
+"""Memory free on a device below which an ambiguous error is one of memory: workspaces of cuBLAS
+and communication buffers of NCCL take tens to hundreds of MiB, and cuDNN has engines that need
+less."""
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error`, or an error that it was raised from, reports a lack of memory."""
+def is_out_of_memory(error: BaseException, free_bytes: int | None = None) -> bool:
+    """Whether `error`, or an error that it was raised from, reports a lack of memory.
+
+    Args:
+        error: what was raised.
+        free_bytes: memory free on the rank's device at the time; None where it is not known or
+            there is no such device, and an ambiguous error is then not one of memory.
+    """
+    is_scarce = free_bytes is not None and free_bytes < LITTLE_BYTES
+    messages = (*MESSAGES, *AMBIGUOUS_MESSAGES) if is_scarce else MESSAGES
     seen: set[int] = set()
     link: BaseException | None = error
     while link is not None and id(link) not in seen:
@@ -35,7 +76,7 @@ def is_out_of_memory(error: BaseException) -> bool:
             return True
         if isinstance(link, (RuntimeError, OSError)):
             text = str(link).lower()
-            if any(message in text for message in MESSAGES):
+            if any(message in text for message in messages):
                 return True
         link = link.__cause__ or link.__context__
     return False

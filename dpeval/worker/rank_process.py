@@ -137,9 +137,17 @@ def _failure(rank: int, error: BaseException, device: Device | None) -> RankFail
         message=str(error).strip() or type(error).__name__,
         log=traceback.format_exc(limit=-20),
         user_error=isinstance(error, DpevalError),
-        out_of_memory=is_out_of_memory(error),
+        out_of_memory=is_out_of_memory(error, _free_bytes(device)),
         peak_bytes=device.peak_bytes() if device is not None else None,
     )
+
+
+def _free_bytes(device: Device | None) -> int | None:
+    """Memory free on the device after a failure; None where it cannot be told."""
+    try:
+        return device.free_bytes() if device is not None else None
+    except RuntimeError:
+        return None  # after some CUDA errors every further call fails, too
 
 
 def rendezvous(task: RankTask) -> Store | None:

@@ -63,13 +63,15 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Recorder:
         "max_memory_reserved": 7,
         "memory_reserved": 5,
         "mem_get_info": (3, 11),
+        "get_per_process_memory_fraction": 1.0,
     }.items():
 
         def call(*_: Any, name: str = name, value: Any = value) -> Any:
             recorder.calls.append(name)
             return value
 
-        monkeypatch.setattr(torch.cuda, name, call)
+        # torch 2.6 cannot tell the fraction.
+        monkeypatch.setattr(torch.cuda, name, call, raising=False)
     return recorder
 
 
@@ -103,6 +105,14 @@ def test_cuda_memory_is_what_the_allocator_reserved(cuda: Recorder) -> None:
     device.release()
     device.finish()
     assert cuda.calls[-2:] == ["empty_cache", "synchronize"]
+
+
+@pytest.mark.parametrize(("fraction", "free_bytes"), [(1.0, 3), (0.6, 1), (0.1, 0)])
+def test_no_more_is_free_than_the_share_of_the_process_leaves(
+    cuda: Recorder, monkeypatch: pytest.MonkeyPatch, fraction: float, free_bytes: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda: fraction)
+    assert CudaDevice(0).free_bytes() == free_bytes  # 3 of 11 bytes are free, 5 are reserved
 
 
 def test_a_gpu_that_is_not_there_is_told_in_a_line() -> None:

@@ -201,6 +201,62 @@ def test_every_allocator_is_understood(error: BaseException) -> None:
     assert is_out_of_memory(outer)
 
 
+NCCL_ERROR = (
+    "NCCL error in: /pytorch/torch/csrc/distributed/c10d/NCCLUtils.cpp:94, unhandled cuda error "
+    "(run with NCCL_DEBUG=INFO for details), NCCL version 2.28.9\n"
+    "ncclUnhandledCudaError: Call to CUDA function failed.\nLast error:\n"
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+        "CUDA driver error: out of memory",
+        "CUDA ran out of memory outside PyTorch's allocator.",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        NCCL_ERROR + "Cuda failure 2 'out of memory'",
+        NCCL_ERROR + "Cuda failure 'out of memory'",
+        "HIP out of memory. Tried to allocate 3.31 GiB. GPU 0 has a total capacity of 128.00 GiB",
+        "HIP error: out of memory",
+        "hipErrorOutOfMemory",
+        "CUDA error: HIPBLAS_STATUS_ALLOC_FAILED when calling `hipblasCreate(handle)`",
+        "miopenStatusAllocFailed",
+        "MIOpen Error: handlehip.cpp:70: Memory not available to allocate buffer: 655360000",
+    ],
+)
+def test_a_device_that_names_its_lack_of_memory_is_believed(text: str) -> None:
+    assert is_out_of_memory(RuntimeError(text))
+    assert is_out_of_memory(RuntimeError(text), free_bytes=60 * GIB)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "GET was unable to find an engine to execute this computation",
+        "FIND was unable to find an engine to execute this computation",
+        "[cudnn_frontend] Error: No valid execution plans built.",
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_NOT_INITIALIZED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR",
+        NCCL_ERROR + "Failed to CUDA calloc 6291456 bytes",
+        NCCL_ERROR + "Failed to CUDA calloc async 2432 bytes",
+        "miopenStatusUnknownError",
+    ],
+)
+def test_an_error_that_may_be_one_of_memory_is_one_where_little_is_free(text: str) -> None:
+    error = RuntimeError(text)
+    assert is_out_of_memory(error, free_bytes=200 * MIB)
+    assert not is_out_of_memory(error, free_bytes=60 * GIB)
+    assert not is_out_of_memory(error, free_bytes=None)
+
+
+def test_another_error_is_none_of_memory_even_where_little_is_free() -> None:
+    error = RuntimeError("CUDA error: an illegal memory access was encountered")
+    assert not is_out_of_memory(error, free_bytes=0)
+
+
 @pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2 shapes"), ValueError("memory")])
 def test_another_error_is_not_taken_for_lack_of_memory(error: BaseException) -> None:
     assert not is_out_of_memory(error)
