@@ -25,8 +25,9 @@ class HardwareConfig:
 
     kind: Annotated[str, OneOf("cpu", "gpu")] = "cpu"
     """What a device is: a process pinned to CPU cores, or a CUDA GPU."""
-    cores_per_device: PositiveInt = 1
-    """CPU cores of one rank: its compute threads under cpu, its host cores under gpu."""
+    cores_per_device: PositiveInt | None = None
+    """CPU cores of one rank: its compute threads under cpu (null: 1); under gpu those that launch
+    kernels and load data (null: an equal share of all)."""
     oversubscribe: bool = False
     """Allow more ranks than cores or GPUs; such a run measures contention. Ranks that share a GPU
     communicate through gloo, because NCCL refuses two ranks on one GPU."""
@@ -42,6 +43,11 @@ class HardwareConfig:
     hang_timeout_s: PositiveFloat = 60.0
     """A run that completes no step for this many seconds (and for 10 times its longest step) is
     stopped as hung."""
+
+    @property
+    def compute_threads(self) -> int:
+        """Compute threads of a CPU rank."""
+        return self.cores_per_device or 1
 
 
 @dataclass(frozen=True)

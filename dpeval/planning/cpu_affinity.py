@@ -11,6 +11,10 @@ from dpeval.record.plan import OVERSUBSCRIBED
 from dpeval.util.frozen import Frozen
 from dpeval.util.plural import counted
 
+LAUNCH_CPUS = 2
+"""CPUs of a GPU rank without data workers: on one, the main thread and autograd's launch kernels in
+turn; the threads of NCCL or gloo and the one that pins batches need another."""
+
 
 class Assignment(Frozen):
     """The CPUs of each rank; none if there are too few."""
@@ -19,6 +23,15 @@ class Assignment(Frozen):
     """One list per rank; empty if the machine has too few."""
     notes: list[str] = []
     """What makes these ranks slower than ranks with cores of their own."""
+
+
+class GpuRankCpus(Frozen):
+    """The CPUs of one GPU rank."""
+
+    launch: list[int]
+    """Where its process launches kernels."""
+    loading: list[int]
+    """Where its data workers run."""
 
 
 def order_cpus(cpus: Sequence[Cpu]) -> list[Cpu]:
@@ -152,6 +165,55 @@ def _notes(machine: Machine, shares: Sequence[Sequence[Cpu]]) -> list[str]:
             f"{machine.cpu_quota:g} CPUs: they will be throttled"
         )
     return notes
+
+
+def assign_gpu_cpus(
+    machine: Machine, indices: Sequence[int], cores_per_device: int | None = None
+) -> list[GpuRankCpus]:
+    """Share CPUs out among GPU ranks, and those of each rank between launching and loading.
+
+    One CPU is left to the supervisor if every rank keeps `cores_per_device`, or two.
+
+    Args:
+        machine: the CPUs that may be used, and the GPUs.
+        indices: CUDA index of each rank's GPU.
+        cores_per_device: CPUs of each rank; None: an equal share of all.
+
+    Returns:
+        One entry per rank; empty if some rank would get fewer than `cores_per_device`.
+    """
+    kept = len(indices) * (cores_per_device or 2)
+    cpus = machine.cpus
+    if len(cpus) > kept:
+        supervisor = _supervisor_cpu(machine, indices)
+        cpus = [item for item in cpus if item != supervisor]
+    numbered = {item.cpu: item for item in cpus}
+    shares = cpus_near_gpus(machine.model_copy(update={"cpus": cpus}), indices)
+    if any(len(share) < (cores_per_device or 0) for share in shares):
+        return []
+    return [_split_launch([numbered[cpu] for cpu in share[:cores_per_device]]) for share in shares]
+
+
+def _supervisor_cpu(machine: Machine, indices: Sequence[int]) -> Cpu:
+    """The last CPU, in order, of the NUMA node that has most CPUs for each rank at home there."""
+    numa = {gpu.index: gpu.numa for gpu in machine.gpus}
+    at_home = Counter(numa.get(index) for index in indices)
+    sizes = Counter(item.numa for item in machine.cpus)
+    node = max(sizes, key=lambda at: sizes[at] / (at_home[at] + 1))
+    return [item for item in order_cpus(machine.cpus) if item.numa == node][-1]
+
+
+def _split_launch(cpus: Sequence[Cpu]) -> GpuRankCpus:
+    """Whole physical cores for launches, but at most half of the rank's CPUs."""
+    launch: list[Cpu] = []
+    for first in _first_of_cores(cpus):
+        if len(launch) < LAUNCH_CPUS:
+            launch += [item for item in cpus if item.core == first.core]
+    launch = launch[: max(1, len(cpus) // 2)]
+    return GpuRankCpus(
+        launch=[item.cpu for item in launch],
+        loading=[item.cpu for item in cpus if item not in launch],
+    )
 
 
 def cpus_near_gpus(machine: Machine, indices: Sequence[int]) -> list[list[int]]:

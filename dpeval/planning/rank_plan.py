@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dpeval.config import Config, per_device_batches_of
-from dpeval.planning.cpu_affinity import assign_cpus, cpus_near_gpus
+from dpeval.planning.cpu_affinity import assign_cpus, assign_gpu_cpus
 from dpeval.record.machine import Machine
 from dpeval.record.plan import OVERSUBSCRIBED, Plan, RankPlan
 from dpeval.util.plural import counted
@@ -68,7 +68,7 @@ def _place(
     """Device, CPUs and threads of each local rank; notes; what is lacking, if anything."""
     if config.hardware.kind == "gpu":
         return _place_on_gpus(config, machine, ranks)
-    cores = config.hardware.cores_per_device
+    cores = config.hardware.compute_threads
     assignment = assign_cpus(machine, ranks, cores, oversubscribe=config.hardware.oversubscribe)
     if not assignment.cpus:
         wanted = f"{ranks} x {cores} cores" if cores > 1 else counted(ranks, "core")
@@ -106,17 +106,25 @@ def _place_on_gpus(
             + ("use fewer or hardware.oversubscribe=true" if machine.gpus else "use hardware=cpu"),
         )
     gpus = [machine.gpus[local % len(machine.gpus)] for local in range(ranks)]
-    near = cpus_near_gpus(machine, [gpu.index for gpu in gpus])
+    cores = config.hardware.cores_per_device
+    assignment = assign_gpu_cpus(machine, [gpu.index for gpu in gpus], cores)
+    if not assignment:
+        return (
+            [],
+            [],
+            f"hardware.cores_per_device={cores} num_devices={config.num_devices} needs {ranks} x "
+            f"{cores} cores per node, but this process may use {len(machine.cpus)} on "
+            f"{machine.host}; use fewer or hardware.cores_per_device=null",
+        )
     places = [
-        # One core launches kernels; the rest of the rank's cores decode images.
         {
             "device": f"cuda:{gpu.index}",
             "gpu_uuid": gpu.uuid,
-            "cpus": cpus,
-            "spare_cpus": cpus[1:],
-            "threads": max(1, len(cpus)),
+            "cpus": own.launch,
+            "spare_cpus": own.loading,
+            "threads": max(1, len(own.launch)),
         }
-        for gpu, cpus in zip(gpus, near, strict=True)
+        for gpu, own in zip(gpus, assignment, strict=True)
     ]
     note = (
         f"{OVERSUBSCRIBED}: {ranks} ranks share {counted(len(machine.gpus), 'GPU')}; they "

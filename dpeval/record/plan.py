@@ -19,7 +19,7 @@ class RankPlan(Frozen):
     gpu_uuid: str = ""
     """Identifies the GPU whatever ``CUDA_VISIBLE_DEVICES`` does to its index."""
     cpus: list[int]
-    """Logical CPUs that it is pinned to."""
+    """Logical CPUs that it is pinned to; a GPU rank launches its kernels there."""
     spare_cpus: list[int] = []
     """Logical CPUs without compute threads, which this rank's data workers may use."""
     threads: int

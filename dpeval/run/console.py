@@ -194,7 +194,7 @@ def describe(config: Config) -> str:
     """A run in brief: model, devices, batch, repetition."""
     unit = "GPU" if config.hardware.kind == "gpu" else "core"
     cores = config.num_devices * (
-        config.hardware.cores_per_device if config.hardware.kind == "cpu" else 1
+        config.hardware.compute_threads if config.hardware.kind == "cpu" else 1
     )
     each = " each" if config.scaling.kind == "weak" else ""
     again = f", repetition {config.repetition + 1}/{config.repeat}" if config.repeat > 1 else ""

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from dpeval import record
-from dpeval.config import Config
 from dpeval.data import Source
 from dpeval.instruments.step_buffer import Stage, StepBuffer
 from dpeval.record.conditions import Conditions
@@ -125,16 +124,25 @@ def _run_ranks(
     config = job.config
     index = job.node.index if job.node is not None else 0
     here = [rank for rank in job.plan.ranks if rank.node == index]
-    env = _rank_environment(config, store_address.interface)
     tasks = [
-        RankTask(config, job.plan, rank.rank, source, store_address.host, store_address.port, env)
+        RankTask(
+            config,
+            job.plan,
+            rank.rank,
+            source,
+            store_address.host,
+            store_address.port,
+            _rank_environment(rank.threads, store_address.interface),
+        )
         for rank in here
     ]
     ranks = rank_supervisor.RankSupervisor(tasks, step_buffer, config.hardware)
     pids = dict(ranks.pids)
     sampler = _sampler(here, pids) if config.measure.conditions else None
     notice = multi_node.FailureNotice(job.node) if job.node is not None else None
-    with avoid_cpus({cpu for rank in here for cpu in rank.cpus}):
+    computing = {cpu for rank in here for cpu in rank.cpus}
+    loading = {cpu for rank in here for cpu in rank.spare_cpus}
+    with avoid_cpus(computing | loading, computing):
         elsewhere = notice.failure_elsewhere if notice is not None else lambda: None
         outcome = ranks.watch(_ticker(job, step_buffer, sampler, listener), elsewhere)
     if notice is not None and outcome.failure is not None and outcome.failure.kind != "interrupt":
@@ -183,12 +191,11 @@ def used_gpus(ranks: list[RankPlan], pids: dict[int, int]) -> dict[int, UsedGpu]
     }
 
 
-def _rank_environment(config: Config, interface: str) -> dict[str, str]:
-    """Variables that bind ranks to one network interface and set the size of their thread pools."""
-    threads = str(config.hardware.cores_per_device)
+def _rank_environment(threads: int, interface: str) -> dict[str, str]:
+    """Variables that bind a rank to one network interface and set the size of its thread pools."""
     return {
         "GLOO_SOCKET_IFNAME": interface,
         "NCCL_SOCKET_IFNAME": interface,
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
     }

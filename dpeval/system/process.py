@@ -62,8 +62,8 @@ def prefer_oom_kill() -> None:
 
 
 @contextlib.contextmanager
-def avoid_cpus(cpus: Collection[int]) -> Iterator[None]:
-    """Keep the calling thread off `cpus` in this context, if it may use any others.
+def avoid_cpus(*choices: Collection[int]) -> Iterator[None]:
+    """Keep the calling thread off the first of `choices` that leaves it any CPU, in this context.
 
     The supervisor must not take CPU time from its ranks.
     """
@@ -71,8 +71,8 @@ def avoid_cpus(cpus: Collection[int]) -> Iterator[None]:
         yield
         return
     allowed = os.sched_getaffinity(0)
-    others = allowed - set(cpus)
-    os.sched_setaffinity(0, others or allowed)
+    left = (allowed - set(cpus) for cpus in choices)
+    os.sched_setaffinity(0, next(filter(None, left), allowed))
     try:
         yield
     finally:

@@ -347,6 +347,8 @@ def test_the_watcher_stays_off_the_ranks_cores_where_it_can() -> None:
     assert os.sched_getaffinity(0) == allowed
     with avoid_cpus(allowed):
         assert os.sched_getaffinity(0) == allowed
+    with avoid_cpus(allowed, taken):  # the second choice where the first leaves nothing
+        assert os.sched_getaffinity(0) == (allowed - taken or allowed)
     with pytest.raises(KeyError), avoid_cpus(taken):
         raise KeyError
     assert os.sched_getaffinity(0) == allowed

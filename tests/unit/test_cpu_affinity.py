@@ -7,7 +7,14 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpeval.planning.cpu_affinity import assign_cpus, cpus_near_gpus, order_cpus
+from dpeval.planning.cpu_affinity import (
+    LAUNCH_CPUS,
+    GpuRankCpus,
+    assign_cpus,
+    assign_gpu_cpus,
+    cpus_near_gpus,
+    order_cpus,
+)
 from dpeval.record.machine import Cpu, Gpu, Machine
 
 
@@ -221,3 +228,69 @@ def test_a_crowded_node_gets_the_rest_from_elsewhere() -> None:
 
 def test_more_gpus_than_cores_share_a_core_at_home() -> None:
     assert cpus_near_gpus(host(2, 1, gpus=(0, 0, 1)), [0, 1, 2]) == [[0], [0], [1]]
+
+
+def split(launch: list[int], loading: list[int]) -> GpuRankCpus:
+    return GpuRankCpus(launch=launch, loading=loading)
+
+
+def test_one_gpu_on_sixteen_cpus() -> None:
+    (plain,) = assign_gpu_cpus(host(1, 16, gpus=(0,)), [0])
+    assert plain == split([0, 1], list(range(2, 15)))  # 15 is the supervisor's
+    # A launch core is the rank's with all of its threads: a busy sibling would slow it down.
+    (smt,) = assign_gpu_cpus(host(1, 8, smt=2, gpus=(0,)), [0])
+    assert smt.launch == [0, 8]
+    assert set(smt.loading) == set(range(15)) - {0, 8}
+
+
+def test_four_gpus_on_eight_cpus_leave_none_to_the_supervisor() -> None:
+    ranks = assign_gpu_cpus(host(1, 8, gpus=(0, 0, 0, 0)), [0, 1, 2, 3])
+    assert ranks == [split([0], [4]), split([1], [5]), split([2], [6]), split([3], [7])]
+
+
+def test_two_gpus_on_two_cpus_load_where_they_launch() -> None:
+    assert assign_gpu_cpus(host(1, 2, gpus=(0, 0)), [0, 1]) == [split([0], []), split([1], [])]
+
+
+def test_launch_cores_are_on_the_node_of_the_gpu() -> None:
+    ranks = assign_gpu_cpus(host(2, 8, gpus=(0, 1)), [0, 1])
+    assert [rank.launch for rank in ranks] == [[0, 1], [8, 9]]
+    # The supervisor is where no GPU is.
+    (alone,) = assign_gpu_cpus(host(2, 8, gpus=(1,)), [0])
+    assert alone.launch == [8, 9]
+    assert set(range(16)) - {*alone.launch, *alone.loading} == {7}
+
+
+def test_ranks_that_share_a_gpu_have_launch_cores_of_their_own() -> None:
+    ranks = assign_gpu_cpus(host(1, 16, gpus=(0,)), [0, 0])
+    assert [rank.launch for rank in ranks] == [[0, 2], [1, 3]]
+
+
+@given(here=hosts(), cores=st.one_of(st.none(), st.integers(1, 6)))
+def test_launching_loading_and_supervising_are_kept_apart(here: Machine, cores: int | None) -> None:
+    indices = [gpu.index for gpu in here.gpus]
+    ranks = assign_gpu_cpus(here, indices, cores)
+    if not ranks:
+        assert cores is not None
+        return
+    physical = {item.core for item in here.cpus}
+    for rank in ranks:
+        assert rank.launch
+        assert set(rank.launch).isdisjoint(rank.loading)
+        assert cores is None or len(rank.launch) + len(rank.loading) == cores
+        assert len(rank.launch) <= max(1, len(rank.loading))
+    flat = [cpu for rank in ranks for cpu in (*rank.launch, *rank.loading)]
+    assert set(flat) <= {item.cpu for item in here.cpus}
+    if len(physical) > len(ranks):
+        assert len(flat) == len(set(flat))
+    if len(here.cpus) > len(ranks) * (cores or 2):
+        assert set(flat) < {item.cpu for item in here.cpus}, "one is left to the supervisor"
+
+
+@given(nodes=st.integers(1, 2), cores=st.integers(4, 16), smt=st.integers(1, 2))
+def test_no_worker_shares_a_physical_core_with_launches(nodes: int, cores: int, smt: int) -> None:
+    here = host(nodes, cores, smt, gpus=(0,))
+    core_of = {item.cpu: item.core for item in here.cpus}
+    (rank,) = assign_gpu_cpus(here, [0])
+    assert len(rank.launch) <= LAUNCH_CPUS
+    assert {core_of[cpu] for cpu in rank.launch}.isdisjoint(core_of[cpu] for cpu in rank.loading)

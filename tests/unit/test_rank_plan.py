@@ -80,7 +80,22 @@ def test_gpus_share_the_cores_near_them() -> None:
     plan = make_plan(compose(["hardware=gpu", "num_devices=2"]), machine(8, numa=2, gpus=2))
     assert plan.backend == "nccl"
     assert [rank.device for rank in plan.ranks] == ["cuda:0", "cuda:1"]
-    assert [rank.cpus for rank in plan.ranks] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    # Each rank launches on one core and loads on the rest; CPU 3 is left to the supervisor.
+    assert [rank.cpus for rank in plan.ranks] == [[0], [4, 5]]
+    assert [rank.spare_cpus for rank in plan.ranks] == [[1, 2], [6, 7]]
+    assert [rank.threads for rank in plan.ranks] == [1, 2]
+
+
+def test_cores_per_device_limits_a_gpu_rank() -> None:
+    asked = ["hardware=gpu", "num_devices=2", "hardware.cores_per_device=4"]
+    plan = make_plan(compose(asked), machine(16, gpus=2))
+    assert [len(rank.cpus) for rank in plan.ranks] == [2, 2]
+    assert [len(rank.spare_cpus) for rank in plan.ranks] == [2, 2]
+    lacking = make_plan(compose(asked), machine(6, gpus=2))
+    assert lacking.skip is not None
+    assert "needs 2 x 4 cores per node, but this process may use 6" in lacking.skip
+    # Eight are enough, if only the supervisor goes without.
+    assert make_plan(compose(asked), machine(8, gpus=2)).skip is None
 
 
 def test_too_few_gpus_name_the_way_on() -> None:

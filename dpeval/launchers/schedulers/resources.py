@@ -55,9 +55,11 @@ def derive(config: Config, forecast: Forecast | None, options: LauncherOptions) 
     """
     devices = config.num_devices // config.num_nodes
     gpu = config.hardware.kind == "gpu"
-    cores_per_device = config.hardware.cores_per_device + (config.dataset.workers or 0)
+    cores_per_device = config.hardware.compute_threads + (config.dataset.workers or 0)
     if gpu:
-        cores_per_device = max(cores_per_device, config.site.cores_per_gpu)
+        # There cores_per_device includes the cores of the workers.
+        given = config.hardware.cores_per_device
+        cores_per_device = max(given or cores_per_device, config.site.cores_per_gpu)
     return Resources(
         nodes=config.num_nodes,
         cores=devices * cores_per_device,
