@@ -9,7 +9,7 @@ from dpeval.components.loss import GlobalMeanLoss
 from dpeval.components.models import build_on_meta
 from dpeval.components.optimizers import build_optimizer
 from dpeval.config import Config
-from dpeval.errors import DpevalError
+from dpeval.errors import ConfigError, DpevalError
 
 
 def check(config: Config) -> None:
@@ -25,7 +25,12 @@ def check(config: Config) -> None:
     strategies.check(config.strategy)
     px, classes = config.dataset.image_px, config.dataset.num_classes
     model = build_on_meta(config.model, px)
-    build_optimizer(config.optimizer, model)
+    optimizer = build_optimizer(config.optimizer, model)
+    on_cpu = config.hardware.kind == "cpu"
+    if on_cpu and any(group.get("capturable") for group in optimizer.param_groups):
+        raise ConfigError(
+            "optimizer.args.capturable=true is for CUDA graphs and needs hardware=gpu; remove it"
+        )
     try:
         with torch.device("meta"):
             output = model.train()(torch.empty(2, 3, px, px))

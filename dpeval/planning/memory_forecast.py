@@ -195,6 +195,9 @@ def _optimizer_bytes(
     for group in optimizer.param_groups:
         if foreach and "foreach" in group and group["foreach"] is None and not group.get("fused"):
             group["foreach"] = True
+        # Refused on every device but a GPU; it moves only the step count, one number, there.
+        if "capturable" in group:
+            group["capturable"] = False
     trained = [item for item in model.parameters() if item.requires_grad]
     for item in trained:
         item.grad = torch.zeros_like(item)

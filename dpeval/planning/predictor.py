@@ -56,7 +56,9 @@ class Predictor:
             ConfigError: the model, the optimizer or the strategy cannot be built or trained as
                 configured.
         """
-        key = str((config.model, config.optimizer, config.strategy, config.dataset))
+        key = str(
+            (config.model, config.optimizer, config.strategy, config.dataset, config.hardware.kind)
+        )
         if key not in self._checked:
             check(config)
             self._checked.add(key)

@@ -149,6 +149,8 @@ def train_once_imported(environment: dict[str, str], tmp_path: Path) -> Train:
         (("model._target_=no_such_package.build",), "no module 'no_such_package'"),
         (("optimizer.name=SDG",), "did you mean 'SGD'?"),
         (("optimizer.args={lr: -1}",), "rejects optimizer.args"),
+        (("optimizer.name=AdamW", "~optimizer.args.momentum", "+optimizer.args.capturable=true"),
+         "capturable=true is for CUDA graphs and needs hardware=gpu"),
         (("dataset=image_folder", "dataset.root=/nowhere/at/all", "dataset.num_classes=2"),
          "/nowhere"),
         (("repeat=2",), "add -m"),
