@@ -82,7 +82,9 @@ class CopyPrefetcher:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device)
+        # High priority is another pool of streams: those of the usual pool are handed out in turn,
+        # also to NCCL and to the callbacks of its futures, which a copy would then wait for.
+        self._stream = torch.cuda.Stream(device, priority=-1)
 
     def ahead(self, batches: Iterator[tuple[Tensor, ...]]) -> Iterator[BatchInFlight]:
         """`batches`, which are in pinned memory; each is sent before the previous one is used."""

@@ -19,6 +19,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from torch import nn
 
 from dpeval.instruments.step_buffer import COLUMNS, Stage, StepBuffer
 from dpeval.record.codes import AblationKind
@@ -89,7 +90,7 @@ def run_ablation(
     if trainer.plan.world_size == 1 or not trainer.wrapped.can_keep_gradients:
         return []
     plan = _agree(trainer, store, step_buffer, main_steps)
-    saved = _Saved(trainer)
+    saved = SavedState(trainer.model, trainer.optimizer, trainer.scaler)
     _barrier(store, "ablation/begin", trainer.plan.world_size)
     # Making the copy disturbs the state too, so warm up again.
     _block(trainer, train_step, trainer.config.measure.min_warmup_steps, sync=True)
@@ -136,7 +137,7 @@ def _block(
     return [float(value) for value in rows[1:, COLUMNS.index("step")]]
 
 
-class _Saved:
+class SavedState:
     """A copy of the trained state that can be restored in place.
 
     Allocating new tensors, as loading a state dict does, would change the state of the C library's
@@ -145,11 +146,15 @@ class _Saved:
     tensors.
     """
 
-    def __init__(self, trainer: Trainer) -> None:
-        lives = [*trainer.model.state_dict().values()]
-        for state in trainer.optimizer.state.values():
+    def __init__(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
+    ) -> None:
+        lives = [*model.state_dict().values()]
+        for state in optimizer.state.values():
             lives += [value for value in state.values() if isinstance(value, torch.Tensor)]
         lives = [tensor for tensor in lives if tensor.numel()]
+        # Its scale and its count of good steps are numbers; empty unless the precision is fp16.
+        self._scaler, self._scaler_state = scaler, scaler.state_dict()
         sizes = [-(-tensor.nbytes // _ALIGNED_BYTES) * _ALIGNED_BYTES for tensor in lives]
         memory = mmap.mmap(-1, max(1, sum(sizes)))
         self._kept: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -161,6 +166,7 @@ class _Saved:
         with torch.no_grad():
             for tensor, kept in self._kept:
                 tensor.copy_(kept)
+        self._scaler.load_state_dict(self._scaler_state)
 
 
 def _barrier(store: Store, key: str, world_size: int) -> None:

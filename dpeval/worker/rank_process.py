@@ -11,6 +11,7 @@ import traceback
 from datetime import timedelta
 from multiprocessing.connection import Connection
 
+import torch
 import torch.distributed as dist
 from torch.distributed import PrefixStore, Store, TCPStore
 
@@ -37,6 +38,7 @@ def run_rank(task: RankTask, step_buffer: StepBuffer, pipe: Connection) -> None:
         step_buffer: shared memory for step times and heartbeats.
         pipe: carries one :class:`RankResult` or :class:`RankFailure` to the parent.
     """
+    timer = SetupTimer()
     # In its own process group: Ctrl-C reaches only the parent, which stops the ranks in order, and
     # a rank's helpers are killed with it.
     os.setpgid(0, 0)
@@ -51,7 +53,10 @@ def run_rank(task: RankTask, step_buffer: StepBuffer, pipe: Connection) -> None:
             keep_freed_memory()
         rank = task.plan.ranks[task.rank]
         device = open_device(rank.device, rank.cpus, rank.threads)
-        message: RankResult | RankFailure = _train(task, step_buffer, device)
+        # The first allocation creates the CUDA context, which takes a good part of a second.
+        torch.empty(1, device=device.torch_device)
+        timer.lap("device")
+        message: RankResult | RankFailure = _train(task, step_buffer, device, timer)
     except BaseException as error:
         message = _failure(task.rank, error, device)
     pipe.send(message)
@@ -82,11 +87,12 @@ def _exit_with_parent(pipe: Connection) -> None:
         os.killpg(0, signal.SIGKILL)
 
 
-def _train(task: RankTask, step_buffer: StepBuffer, device: Device) -> RankResult:
+def _train(
+    task: RankTask, step_buffer: StepBuffer, device: Device, timer: SetupTimer
+) -> RankResult:
     config, plan = task.config, task.plan
     local_rank = plan.ranks[task.rank].local_rank
     step_buffer.beat(local_rank, Stage.STARTING, 0)
-    timer = SetupTimer()
     baseline_bytes = device.memory_bytes()
     device.reset_peak()
     store = rendezvous(task)

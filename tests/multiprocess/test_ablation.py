@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,6 +29,7 @@ from dpeval.worker.ablation import (
     MAX_STEPS_PER_BLOCK,
     MIN_ROUNDS,
     MIN_STEPS_PER_BLOCK,
+    SavedState,
     run_ablation,
     schedule,
 )
@@ -166,3 +168,24 @@ def test_blocks_are_never_single_steps_and_keep_to_their_share_of_time(
     is_least = (made.rounds, made.steps) == (MIN_ROUNDS, MIN_STEPS_PER_BLOCK)
     needed_s = made.rounds * made.steps * len(KINDS) * step_s
     assert is_least or needed_s <= share * window_s * (1 + 1e-9)
+
+
+def test_the_gradient_scaler_is_restored_too() -> None:
+    model = torch.nn.Linear(4, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+
+    def step(images: torch.Tensor) -> None:
+        scaler.scale(model(images).sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+
+    for _ in range(3):
+        step(torch.ones(2, 4))
+    state = scaler.state_dict()
+    saved = SavedState(model, optimizer, scaler)
+    step(torch.full((2, 4), torch.inf))
+    assert scaler.get_scale() == 2.0**9, "gradients that overflow halve the scale"
+    saved.restore()
+    assert scaler.state_dict() == state

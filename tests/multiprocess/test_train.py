@@ -55,6 +55,8 @@ def test_a_real_model_trains_on_two_ranks_and_leaves_a_whole_record(train: Train
         assert (longest <= np.array(rank.comm_s)[measured] + 1e-9).all()
         hidden, whole = np.array(rank.comm_hidden_s), np.array(rank.comm_s)
         assert (hidden <= whole + 1e-9).all()
+    assert run.setup is not None
+    assert list(run.setup.parts_s) == ["device", "rendezvous", "model", "data", "wrap"]
     slowest = max(sum(rank.step_s[run.window.first :]) for rank in run.ranks)
     assert run.throughput.img_per_s == pytest.approx(8 * run.window.steps / slowest, rel=1e-6)
     schema = json.loads(Path(dpeval.__file__).with_name("metrics.schema.json").read_text())

@@ -115,6 +115,16 @@ def test_no_more_is_free_than_the_share_of_the_process_leaves(
     assert CudaDevice(0).free_bytes() == free_bytes  # 3 of 11 bytes are free, 5 are reserved
 
 
+def test_batches_are_copied_on_a_stream_that_nothing_else_is_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[tuple[Any, dict[str, Any]]] = []
+    monkeypatch.setattr(torch.cuda, "Stream", lambda *args, **named: made.append((args, named)))
+    device = torch.device("cuda", 1)
+    cuda_module.CopyPrefetcher(device)
+    assert made == [((device,), {"priority": -1})]
+
+
 def test_a_gpu_that_is_not_there_is_told_in_a_line() -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
