@@ -3,14 +3,15 @@
     python benchmarks/overhead.py [--pairs 60]
     python benchmarks/overhead.py --pairs 900 model=calibrated dataset=calibrated \
         hardware.oversubscribe=true num_devices=8
+    python benchmarks/overhead.py hardware=gpu dataset=imagenette_like batch=1 strategy=none
 
-Each rank has one model, one loader and two DDP wrappers: one bare, one with dpeval's hook. Blocks
-of steps of the bare loop below and of :func:`dpeval.worker.loop.train_step` alternate, so a drift
-of the machine affects both equally. Two ratios are printed, each with a 95 % interval from a
-bootstrap over pairs of blocks: that of the medians, which disturbances hardly move, and that of
-the means, because a median cannot see rare costs (checking whether to stop, reference work). If
-ranks share cores, single steps vary by 18 %, and 60 pairs of blocks determine the ratios to
-within 2 %.
+Each rank has one loader and two models: one in a bare wrapper, one in dpeval's. Blocks of steps of
+the bare loop below and of :func:`dpeval.worker.loop.train_step` alternate, so a drift of the
+machine affects both equally. A block ends when the device has done its work, and is timed as a
+whole, so rare costs (checking whether to stop, reference work) are in it. Two ratios are printed,
+each with a 95 % interval from a bootstrap over pairs of blocks: the median of the pairs' ratios,
+which disturbances hardly move, and the ratio of all blocks' means. If ranks share cores, single
+steps vary by 18 %, and 60 pairs of blocks determine the ratios to within 2 %.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -27,6 +29,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed import Store
 from torch.nn.parallel import DistributedDataParallel
 
 from dpeval.commands import hydra_app
@@ -34,6 +37,9 @@ from dpeval.components.models import build
 from dpeval.components.optimizers import build_optimizer
 from dpeval.data import prepare
 from dpeval.data.loading.loaders import Loader
+from dpeval.devices.base import Device
+from dpeval.devices.cuda import cuda_gpus
+from dpeval.devices.numerics import grad_scaler
 from dpeval.devices.select import open_device
 from dpeval.instruments.phase_clock import PhaseClock
 from dpeval.instruments.reference_work import ReferenceWork
@@ -49,41 +55,78 @@ from dpeval.worker.rank_process import rendezvous
 from dpeval.worker.trainer import SetupTimer, Trainer, build_trainer
 
 BLOCK_S = 0.4
-Pairs = list[tuple[list[float], list[float]]]
-"""Step times (s) of each block of the bare loop and of dpeval's beside it."""
+WARM_UP_STEPS = 5
+Pairs = list[tuple[float, float]]
+"""Mean step (s) of each block of the bare loop, and of dpeval's block beside it."""
 
 
-def bare_block(
-    model: nn.Module,
-    loader: Loader,
-    optimizer: torch.optim.Optimizer,
-    autocast: AbstractContextManager[Any],
-    steps: int,
-) -> list[float]:
-    """The loop as a careful user would write it; returns the time of each step, in seconds."""
-    criterion = nn.CrossEntropyLoss()
-    times = []
-    for _ in range(steps):
-        begin_s = time.perf_counter()
-        images, labels = loader.put(loader.next())
-        with autocast:
-            loss = criterion(model(images), labels)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        times.append(time.perf_counter() - begin_s)
-    return times
+@dataclass(frozen=True)
+class BareLoop:
+    """The loop as a careful user would write it."""
+
+    model: Callable[..., Any]
+    loader: Loader
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    autocast: AbstractContextManager[Any]
+
+    def run(self, steps: int) -> None:
+        criterion = nn.CrossEntropyLoss()
+        for _ in range(steps):
+            images, labels = self.loader.put(self.loader.next())
+            with self.autocast:
+                loss = criterion(self.model(images), labels)
+            self.scaler.scale(loss).backward()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self.optimizer.zero_grad(set_to_none=True)
 
 
-def dpeval_block(trainer: Trainer, stop_sync: StopSync, steps: int, done: int) -> list[float]:
-    """The same number of dpeval's steps with all instruments on, timed from outside."""
-    times = []
+def bare_loop(trainer: Trainer) -> BareLoop:
+    """A second model, with the wrapper and the optimizer that `trainer` has, but no instruments."""
+    config, device = trainer.config, trainer.device
+    bare = build(config.model, config.dataset.image_px).to(device.torch_device)
+    if config.memory_format == "channels_last":
+        bare = bare.to(memory_format=torch.channels_last)
+    bare.train()
+    model: Callable[..., Any] = bare
+    if config.strategy.name != "none":
+        # Recent releases of torch warn if even the default is passed.
+        buffers: dict[str, Any] = (
+            {} if config.strategy.broadcast_buffers else {"broadcast_buffers": False}
+        )
+        model = DistributedDataParallel(
+            bare,
+            device_ids=[device.torch_device.index] if device.is_cuda else None,
+            bucket_cap_mb=config.strategy.bucket_cap_mb,
+            **buffers,
+            gradient_as_bucket_view=config.strategy.gradient_as_bucket_view,
+            static_graph=config.strategy.static_graph,
+            find_unused_parameters=config.strategy.find_unused_parameters,
+        )
+    return BareLoop(
+        model=torch.compile(model) if config.compile else model,
+        loader=trainer.loader,
+        optimizer=build_optimizer(config.optimizer, bare),
+        scaler=grad_scaler(device, config.precision),
+        autocast=trainer.autocast,
+    )
+
+
+def dpeval_steps(trainer: Trainer, stop_sync: StopSync, steps: int, done: int) -> None:
+    """dpeval's steps with all instruments on."""
     for index in range(done, done + steps):
-        begin_s = time.perf_counter()
         train_step(trainer, index)
         stop_sync.go_on(index + 1)
-        times.append(time.perf_counter() - begin_s)
-    return times
+
+
+def mean_step_s(device: Device, run: Callable[[int], None], steps: int) -> float:
+    """Time of a block of `steps` steps, from an idle device to an idle device, per step."""
+    device.finish()
+    begin_s = time.perf_counter()
+    run(steps)
+    device.finish()
+    return (time.perf_counter() - begin_s) / steps
 
 
 def rank_main(task: RankTask, step_buffer: StepBuffer, pipe: Connection) -> None:
@@ -93,35 +136,38 @@ def rank_main(task: RankTask, step_buffer: StepBuffer, pipe: Connection) -> None
     store = rendezvous(task)
     clock = PhaseClock(device, step_buffer.rows(rank))
     trainer = build_trainer(task, device, clock, SetupTimer())
-    stop_sync = StopSync(rank, rank, store, step_buffer, clock, config.measure, ReferenceWork())
-    bare = build(config.model, config.dataset.image_px)
-    if config.memory_format == "channels_last":
-        bare = bare.to(memory_format=torch.channels_last)
-    naked = DistributedDataParallel(bare)
-    naked_optimizer = build_optimizer(config.optimizer, bare)
+    reference_work = None if device.is_cuda else ReferenceWork()
+    stop_sync = StopSync(rank, rank, store, step_buffer, clock, config.measure, reference_work)
+    bare = bare_loop(trainer)
+    done = 0
 
-    def run_bare() -> list[float]:
-        return bare_block(naked, trainer.loader, naked_optimizer, trainer.autocast, steps)
+    def run_ours(steps: int) -> None:
+        nonlocal done
+        dpeval_steps(trainer, stop_sync, steps, done)
+        done += steps
 
-    def run_ours() -> list[float]:
-        return dpeval_block(trainer, stop_sync, steps, done)
-
-    steps, done = 3, 0
-    agreed = torch.tensor([int(np.clip(BLOCK_S / run_bare()[-1], 3, 100))])
-    dist.broadcast(agreed, 0)
-    steps = int(agreed)
+    for run in (bare.run, run_ours):
+        mean_step_s(device, run, WARM_UP_STEPS)
+    steps = agreed_steps(mean_step_s(device, bare.run, WARM_UP_STEPS), device, store)
     pairs: Pairs = []
     for number in range(config.repeat + 1):
         # Alternate which one goes first, because the second would benefit from the first.
         if number % 2:
-            first = run_bare()
-            pairs.append((first, run_ours()))
+            first_s = mean_step_s(device, bare.run, steps)
+            pairs.append((first_s, mean_step_s(device, run_ours, steps)))
         else:
-            second = run_ours()
-            pairs.append((run_bare(), second))
-        done += steps
+            second_s = mean_step_s(device, run_ours, steps)
+            pairs.append((mean_step_s(device, bare.run, steps), second_s))
     if rank == 0:
         pipe.send(pairs[1:])
+
+
+def agreed_steps(step_s: float, device: Device, store: Store | None) -> int:
+    """How many steps of `step_s` seconds make a block, as rank 0 sees it."""
+    agreed = torch.tensor([int(np.clip(BLOCK_S / step_s, 3, 100))], device=device.torch_device)
+    if store is not None:
+        dist.broadcast(agreed, 0)
+    return int(agreed)
 
 
 @dataclass(frozen=True)
@@ -136,9 +182,14 @@ class Ratio:
         return f"{self.value:.4f}   {self.low:.4f} … {self.high:.4f}"
 
 
+def bare_step_s(pairs: Pairs) -> float:
+    """Median of the bare blocks' mean steps, s."""
+    return float(np.median([bare_s for bare_s, _ in pairs]))
+
+
 def ratio_of_medians(pairs: Pairs) -> Ratio:
-    """Median over pairs of median(dpeval) over median(bare)."""
-    ratios = np.array([np.median(ours) / np.median(bare) for bare, ours in pairs])
+    """Median over pairs of dpeval's mean step over the bare one."""
+    ratios = np.array([ours_s / bare_s for bare_s, ours_s in pairs])
     draws = np.random.default_rng(0).choice(ratios, (2000, len(ratios)))
     low, high = np.quantile(np.median(draws, axis=1), (0.025, 0.975))
     return Ratio(float(np.median(ratios)), float(low), float(high))
@@ -146,7 +197,7 @@ def ratio_of_medians(pairs: Pairs) -> Ratio:
 
 def ratio_of_means(pairs: Pairs) -> Ratio:
     """Mean step of all of dpeval's blocks over that of all bare ones, pairs drawn together."""
-    means = np.array([[np.mean(bare), np.mean(ours)] for bare, ours in pairs])
+    means = np.array(pairs)
     chosen = np.random.default_rng(0).integers(len(means), size=(2000, len(means)))
     bare_s, ours_s = means[chosen].mean(axis=1).T
     low, high = np.quantile(ours_s / bare_s, (0.025, 0.975))
@@ -155,7 +206,7 @@ def ratio_of_means(pairs: Pairs) -> Ratio:
 
 
 def measure(overrides: list[str]) -> Pairs:
-    """The pairs of blocks of rank 0."""
+    """The pairs of blocks of rank 0: ``repeat`` of `overrides` many."""
     config = hydra_app.compose(
         [
             "measure.rel_precision=1e-4",
@@ -164,7 +215,7 @@ def measure(overrides: list[str]) -> Pairs:
             *overrides,
         ]
     )
-    plan = make_plan(config, detect())
+    plan = make_plan(config, detect(cuda_gpus()))
     source = prepare(config.dataset, print)
     context = multiprocessing.get_context("spawn")
     step_buffer = StepBuffer(context, plan.world_size, config.measure.max_steps)
@@ -215,7 +266,7 @@ def main() -> None:
     )
     for name, overrides in cases.items():
         pairs = measure([*overrides, f"repeat={given.pairs}"])
-        bare_s = float(np.median([np.median(bare) for bare, _ in pairs]))
+        bare_s = bare_step_s(pairs)
         medians, means = str(ratio_of_medians(pairs)), str(ratio_of_means(pairs))
         print(f"{name:28} {bare_s * 1e3:7.2f} ms  {medians:30}  {means:30}")
 
