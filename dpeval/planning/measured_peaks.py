@@ -13,6 +13,8 @@ from dpeval.record.schema import Record
 
 SAME = ("model", "optimizer", "precision", "memory_format", "compile")
 SAME_DATASET = ("image_px", "loader")
+SAME_RESIDENT = ("name", "root", "size", "train_images")
+"""Of the dataset, which ``dataset.loader=resident`` keeps on every GPU."""
 SAME_STRATEGY = ("name", "bucket_cap_mb", "gradient_as_bucket_view", "static_graph")
 SAME_HARDWARE = ("kind", "cores_per_device", "keep_memory")
 MIN_SPREAD = 1.5
@@ -38,8 +40,9 @@ def work_key(config: dict[str, Any]) -> tuple[str, ...]:
         config: as in a record, or as :func:`dpeval.config.to_plain` gives it.
     """
     values = [config.get(name) for name in SAME]
+    is_resident = config.get("dataset", {}).get("loader") == "resident"
     for group, names in (
-        ("dataset", SAME_DATASET),
+        ("dataset", SAME_DATASET + SAME_RESIDENT if is_resident else SAME_DATASET),
         ("strategy", SAME_STRATEGY),
         ("hardware", SAME_HARDWARE),
     ):

@@ -19,6 +19,8 @@ from torch.utils._pytree import tree_leaves
 
 from dpeval.components.optimizers import build_optimizer
 from dpeval.config import Config, OptimizerConfig, StrategyConfig
+from dpeval.data.loading import device_memory
+from dpeval.data.loading.device_memory import InputMemory
 from dpeval.errors import ConfigError
 from dpeval.planning.allocator_model import Allocator, CachingAllocator, GlibcAllocator, replay
 from dpeval.planning.fake_step import FakeStep, first_line, meta_model, take_fake_step
@@ -53,6 +55,7 @@ def forecast(
     process_bytes: int | None = None,
     *,
     uses_nccl: bool = False,
+    train_images: int | None = None,
 ) -> Forecast:
     """Forecast the peak memory of one rank of a run.
 
@@ -69,6 +72,8 @@ def forecast(
         micro_batches: parts into which that batch is divided.
         process_bytes: baseline of a CPU rank in bytes, if it has been measured.
         uses_nccl: whether GPU ranks communicate through NCCL, which takes memory of each GPU.
+        train_images: size of the dataset, which ``dataset.loader=resident`` keeps on each GPU;
+            None: as configured.
 
     Raises:
         NoForecast: the model cannot run on fake tensors.
@@ -84,17 +89,26 @@ def forecast(
         config, images, num_classes, build, torch.device("cpu"), held_gradients=held
     )
     gradients = sum(fake_step.gradients)
-    input_bytes = per_device_batch * 3 * config.dataset.image_px**2 * (4 + 1)
+    if gpu:
+        channels_last = config.memory_format == "channels_last"
+        batches = device_memory.on_gpu(
+            per_device_batch,
+            config.dataset,
+            channels_last=channels_last,
+            train_images=train_images,
+        )
+    else:
+        batches = device_memory.on_cpu(per_device_batch, config.dataset)
     static = {
         "parameters": sum(fake_step.parameters),
         "optimizer": state,
         "buckets": gradients if ddp and not views else 0,
-        "input": input_bytes,
+        "input": batches.held,
     }
     in_step = _peak_parts(fake_step, gradients, update, held=held)
     counted = sum(static.values()) + sum(in_step.values())
     setting = _Setting(
-        fake_step, state, input_bytes, _buckets(config.strategy, fake_step.gradients), held
+        fake_step, state, batches, _buckets(config.strategy, fake_step.gradients), held
     )
     if gpu:
         growth = _cuda_growth(config, images, num_classes, build, fake_step, held_gradients=held)
@@ -220,7 +234,7 @@ class _Setting:
 
     fake_step: FakeStep
     optimizer: int
-    input: int
+    input: InputMemory
     buckets: tuple[int, ...]
     held: bool
 
@@ -257,20 +271,35 @@ def _taken(allocator: Allocator, setting: _Setting) -> int:
             new(nbytes)
     made = fake_step.events[: fake_step.first_drop]
     dropped = fake_step.events[fake_step.first_drop :]
-    # uint8, its float copy, and the normalised images that the model sees.
-    pixels = setting.input // 5
+    batches = setting.input
+    for nbytes in (batches.resident, *batches.in_flight):
+        if nbytes:
+            new(nbytes)
     for step in range(REPLAYED_STEPS):
         shift = (step + 1) * 10**8
-        raw, copy, images = new(pixels), new(4 * pixels), new(4 * pixels)
-        allocator.free(copy)
+        pixels = [new(batches.pixels)] if batches.pixels else []
+        images = _make_images(batches, new, allocator.free)
         replay(allocator, made, shift)
         if step == 0:
             for share in _split(setting.optimizer, fake_step.gradients):
                 new(share)
         replay(allocator, dropped, shift)
-        allocator.free(raw)
-        allocator.free(images)
+        for key in (*pixels, images):
+            allocator.free(key)
     return allocator.peak
+
+
+def _make_images(
+    batches: InputMemory, new: Callable[[int], int], free: Callable[[int], None]
+) -> int:
+    """Make the images of one step, with all that passes on the way; return their key."""
+    made: list[int] = []
+    for place, nbytes in enumerate([*(size for size, _ in batches.passing), batches.images]):
+        made.append(new(nbytes))
+        for begin, (_, following) in enumerate(batches.passing):
+            if begin + following == place:
+                free(made[begin])
+    return made[-1]
 
 
 def _split(total: int, like: Sequence[int]) -> list[int]:

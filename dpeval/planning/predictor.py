@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dpeval.components import models
 from dpeval.components.check import check
-from dpeval.config import Config, to_plain
+from dpeval.config import Config, DatasetConfig, to_plain
 from dpeval.errors import NoForecast, RecordError
 from dpeval.planning import step_time_bound
 from dpeval.planning.measured_peaks import Peak, learned, peak_of, work_key
@@ -44,6 +44,8 @@ class Predictor:
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
+        self.train_images: dict[DatasetConfig, int] = {}
+        """Sizes of the datasets that are prepared."""
         self._checked: set[str] = set()
         self._counted: dict[tuple[str, int, int], Forecast | NoForecast] = {}
         self._listed: dict[Path, list[Path]] = {}
@@ -75,7 +77,10 @@ class Predictor:
             NoForecast: the model cannot run on fake tensors.
         """
         uses_nccl = config.num_devices > 1 and backend(config, self._machine) == "nccl"
-        what = json.dumps([*work_key(to_plain(config)), uses_nccl, config.dataset.num_classes])
+        is_resident = config.dataset.loader == "resident"
+        train_images = self.train_images.get(config.dataset) if is_resident else None
+        work = work_key(to_plain(config))
+        what = json.dumps([*work, uses_nccl, config.dataset.num_classes, train_images])
         key = (what, images, micro_batches)
         if key not in self._counted:
             try:
@@ -86,6 +91,7 @@ class Predictor:
                     lambda: models.build_on_meta(config.model, config.dataset.image_px),
                     micro_batches,
                     uses_nccl=uses_nccl,
+                    train_images=train_images,
                 )
             except NoForecast as error:
                 self._counted[key] = error

@@ -132,7 +132,9 @@ class Session:
     def prepare(self, config: DatasetConfig) -> Source:
         """The data of one configuration, prepared at most once per session."""
         if config not in self._sources:
-            self._sources[config] = prepare(config, self.reporter.say)
+            source = prepare(config, self.reporter.say)
+            self.predictor.train_images[config] = len(source.train_files)
+            self._sources[config] = source
         return self._sources[config]
 
     def assist(self, job: Job) -> bool:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from dpeval.config import DatasetConfig
+from dpeval.data.loading import device_memory
 from dpeval.data.loading.loaders import Shard
 from dpeval.data.sources.source import Source
 
@@ -26,6 +27,12 @@ class NoiseLoader:
 
     def __init__(self, shard: Shard) -> None:
         self._shard, self._normalised = shard, shard.normaliser()
+        if shard.device.is_cuda:
+            real = device_memory.on_gpu(
+                shard.batch, shard.config, channels_last=shard.channels_last
+            )
+            kept = real.resident + sum(real.in_flight)
+            self._kept = torch.empty(kept, dtype=torch.uint8, device=shard.device.torch_device)
         self.images_read = 0
 
     def next(self) -> tuple[Tensor, Tensor]:

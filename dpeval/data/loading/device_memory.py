@@ -1,0 +1,95 @@
+"""What the input of a training takes of a device, from the code of the loaders, line by line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dpeval.config import LOADERS, DatasetConfig
+from dpeval.data.sources import imagenette
+from dpeval.data.sources.pixel_cache import layout, record_type
+
+IN_FLIGHT = 3
+"""Batches of uint8 on a GPU: the current one, the next one, which is already sent
+(:class:`dpeval.devices.cuda.CopyPrefetcher`), and the one before, whose memory is not used again
+until the GPU, which lags behind the host, has finished its step."""
+
+
+@dataclass(frozen=True)
+class InputMemory:
+    """Sizes in bytes."""
+
+    images: int
+    """The batch as the model sees it, in float32."""
+    passing: tuple[tuple[int, int], ...]
+    """What is made on the way to `images`, in order: the size of each tensor, and how many of the
+    following ones, of which `images` is the last, are made before it is freed."""
+    pixels: int = 0
+    """The batch in uint8, until its step ends."""
+    in_flight: tuple[int, ...] = ()
+    """Batches that a stream of their own has copied; no other stream uses their memory."""
+    resident: int = 0
+    """The whole dataset."""
+
+    @property
+    def held(self) -> int:
+        """What lives while the model computes."""
+        return self.resident + sum(self.in_flight) + self.pixels + self.images
+
+
+def on_cpu(images: int, config: DatasetConfig) -> InputMemory:
+    """The input of a CPU rank. Pixels in the mapped cache are no memory of the rank's own.
+
+    Args:
+        images: per-device batch.
+        config: the keys of ``dataset``.
+    """
+    pixels = images * 3 * config.image_px**2
+    return InputMemory(images=4 * pixels, passing=((4 * pixels, 1),), pixels=pixels)
+
+
+def on_gpu(
+    images: int, config: DatasetConfig, *, channels_last: bool, train_images: int | None = None
+) -> InputMemory:
+    """The input of a GPU rank.
+
+    A loader of the user's own is taken to send pixels of the model's size, as ``jpeg`` does.
+
+    Args:
+        images: per-device batch.
+        config: the keys of ``dataset``.
+        channels_last: memory format of the images.
+        train_images: size of the dataset; None: as configured.
+    """
+    pixels = images * 3 * config.image_px**2
+    made = 4 * pixels
+    # Normaliser: what addcmul gives lies in channels_last; another format is a further copy.
+    copied = () if channels_last else ((made, 1),)
+    # Normaliser: pixels.float() is freed once addcmul has read it.
+    normalising = ((made, 1), *copied)
+    if config.loader == "constant":
+        return InputMemory(made, normalising)
+    built_in = LOADERS.get(config.loader)
+    if built_in is None or not built_in.needs_cache:
+        return InputMemory(made, normalising, in_flight=(pixels,) * IN_FLIGHT)
+    side_px = layout(config).side_px
+    record = record_type(side_px).itemsize
+    squares = 4 * images * 3 * side_px**2
+    grid = 2 * 4 * images * config.image_px**2
+    # crop_batch: the grid, the squares in float, what grid_sample gives, and its copy in the order
+    # of the pixels. That copy is in float already, and put() keeps it until the images are made.
+    cropping = ((grid, 3), (squares, 1), (made, 1), (made, 1 if channels_last else 2), *copied)
+    if config.loader != "resident":
+        return InputMemory(made, cropping, in_flight=(images * record,) * IN_FLIGHT)
+    count = configured_images(config) if train_images is None else train_images
+    # put: the records of the batch, until its images are made.
+    selected = (images * record, len(cropping) + 1)
+    return InputMemory(made, (selected, *cropping), resident=count * record)
+
+
+def configured_images(config: DatasetConfig) -> int:
+    """Training images of a dataset that is not prepared yet; 0 if only its files tell."""
+    known = {
+        "dpeval.data.imagenette": imagenette.TRAIN_IMAGES,
+        "dpeval.data.imagenette_like": config.train_images,
+    }
+    return known.get(config._target_, 0)
