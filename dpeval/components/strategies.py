@@ -175,7 +175,7 @@ def timed_all_reduce(timed: _Timed, bucket: GradBucket) -> torch.futures.Future[
 
     DDP starts buckets in order, so nothing of the backward pass is left after the last one. Wait
     for it here: a callback would have to take the GIL from this waiting thread, which is visible
-    in a step of 10 ms. On CUDA the wait blocks the stream, not the host.
+    in a step of 10 ms. NCCL's wait blocks the stream and not the host; gloo's blocks both.
     """
     buffer = bucket.buffer()
     clock, is_last = timed.clock, bucket.is_last()
