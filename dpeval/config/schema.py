@@ -156,7 +156,8 @@ class MeasureConfig:
     max_steps: Annotated[int, Field(ge=2, le=100_000)] = 2_000
     """Maximum number of steps in warm-up and main window together."""
     time_limit_s: Annotated[float, Field(ge=1)] = 120.0
-    """Maximum wall time of warm-up and main window together, in seconds."""
+    """Maximum wall time of warm-up and main window together, in seconds. It begins when the first
+    step has finished, so compiling and autotuning are not part of it."""
     ablation: bool = True
     """Also measure without gradient synchronisation and with one rank alone."""
     ablation_share: Annotated[float, Field(gt=0, le=2)] = 0.5

@@ -46,7 +46,7 @@ class StopSync:
         config: MeasureConfig,
         reference_work: ReferenceWork | None = None,
     ) -> None:
-        """Start the clock of the time limit.
+        """Take the first step without a decision.
 
         Args:
             rank: global rank.
@@ -60,7 +60,9 @@ class StopSync:
         self._rank, self._local_rank, self._store = rank, local_rank, store
         self._step_buffer, self._clock, self._config = step_buffer, clock, config
         self._reference_work = reference_work
-        self._begin_s = time.monotonic()
+        self._begin_s: float | None = None
+        """When the first step was found finished. The time limit begins there: compiling,
+        autotuning and the start of communication belong to that step."""
         self._until = 1
         self._reported = 0
         self._stage = Stage.WARM_UP
@@ -97,14 +99,16 @@ class StopSync:
     def _decision(self, steps: int) -> str:
         self._clock.drain()
         finished = self._clock.finished
-        elapsed_s = time.monotonic() - self._begin_s
+        now_s = time.monotonic()
+        if self._begin_s is None and finished > 0:
+            self._begin_s = now_s
+        elapsed_s = now_s - self._begin_s if self._begin_s is not None else 0.0
         if self._step_buffer.stop_requested:
             return "stop:interrupted"
-        if finished == 0:
-            return f"go:{steps + 1}"
         rows = self._step_buffer.rows(self._local_rank)
         step_s = rows[:finished, COLUMNS.index("step")]
-        decision = decide(step_s, elapsed_s, self._config)
+        # A device may lag behind by several steps, so those finished do not bound the loop.
+        decision = decide(step_s, elapsed_s, self._config, taken=steps)
         if decision.interval is not None:
             self._stage = Stage.MEASURING
             self._step_buffer.publish(
@@ -112,6 +116,8 @@ class StopSync:
             )
         if decision.reason is not None:
             return f"stop:{decision.reason}"
+        if finished == 0:
+            return f"go:{steps + 1}"
         ahead = self._steps_ahead(steps, elapsed_s, max(float(step_s[-1]), 1e-6))
         is_due = self._reference_work is not None and self._reference_work.is_due(step_s)
         return f"{'work' if is_due else 'go'}:{steps + ahead}"

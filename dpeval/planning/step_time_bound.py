@@ -88,7 +88,8 @@ def too_short(
 ) -> str | None:
     """Why ``measure.time_limit_s`` is too short for a mean; None unless that is proven.
 
-    The step that is running when the time is up is still completed.
+    The time limit begins when the first step has finished, and the step that is running when the
+    time is up is still completed.
 
     Args:
         measure: the time limit and the minimum number of steps.
@@ -100,7 +101,7 @@ def too_short(
         default=0.0,
     )
     steps = steps_for_a_mean(measure)
-    if (steps - 1) * shortest_s / MARGIN < measure.time_limit_s:
+    if (steps - 2) * shortest_s / MARGIN < measure.time_limit_s:
         return None
     return (
         f"measure.time_limit_s={measure.time_limit_s:g} is too short: {steps} steps are needed, "

@@ -153,10 +153,13 @@ def _run_ranks(
 def _ticker(
     job: Job, step_buffer: StepBuffer, sampler: ConditionSampler | None, listener: ProgressListener
 ) -> Callable[[], None]:
-    begin_s = time.monotonic()
+    begin_s: float | None = None
 
     def tick() -> None:
+        nonlocal begin_s
         stage = step_buffer.stage(0)
+        if begin_s is None and step_buffer.steps(0) > 0:
+            begin_s = time.monotonic()
         if sampler is not None and stage == Stage.MEASURING:
             sampler.sample()
         step_s, rel_half_width, _ = step_buffer.estimate(0)
@@ -165,7 +168,7 @@ def _ticker(
             Snapshot(
                 stage=stage,
                 steps=step_buffer.steps(0),
-                elapsed_s=time.monotonic() - begin_s,
+                elapsed_s=time.monotonic() - begin_s if begin_s is not None else 0.0,
                 img_per_s=job.plan.global_batch_size / step_s if step_s else 0.0,
                 rel_half_width=rel_half_width,
             ),

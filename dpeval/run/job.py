@@ -33,6 +33,7 @@ class Snapshot:
     stage: Stage
     steps: int
     elapsed_s: float
+    """Time since the first step finished, which ``measure.time_limit_s`` limits; 0 before."""
     img_per_s: float
     rel_half_width: float
 

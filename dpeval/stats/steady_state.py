@@ -64,7 +64,7 @@ def steps_for_a_mean(config: MeasureConfig) -> int:
 
 
 def seconds_for_a_window(config: MeasureConfig, step_s: float) -> int:
-    """The least time limit, s, for the shortest warm-up and window at `step_s` per step."""
+    """A time limit, s, that suffices for the shortest warm-up and window at `step_s` per step."""
     return math.ceil((config.min_warmup_steps + config.min_steps) * step_s)
 
 
@@ -140,7 +140,13 @@ def _drift(values: Floats) -> tuple[float, bool]:
     return change, abs(slope) > limit
 
 
-def decide(step_s: Sequence[float] | Floats, elapsed_s: float, config: MeasureConfig) -> Decision:
+def decide(
+    step_s: Sequence[float] | Floats,
+    elapsed_s: float,
+    config: MeasureConfig,
+    *,
+    taken: int | None = None,
+) -> Decision:
     """Decide, during a run, whether it has measured enough.
 
     Stopping at the first narrow interval favours windows that happen to look calm. So the window
@@ -148,9 +154,10 @@ def decide(step_s: Sequence[float] | Floats, elapsed_s: float, config: MeasureCo
     narrow both with and without the last sixth of that number of steps.
 
     Args:
-        step_s: all steps so far, s, shape [n].
-        elapsed_s: time since the first step began, s.
+        step_s: all finished steps, s, shape [n].
+        elapsed_s: time since the first step finished, s.
         config: precision and limits.
+        taken: how many steps the host has taken, at least n; None: n.
     """
     values = np.asarray(step_s, dtype=np.float64)
     begin, interval, is_precise = _judge(values, config)
@@ -159,7 +166,7 @@ def decide(step_s: Sequence[float] | Floats, elapsed_s: float, config: MeasureCo
         reason = "precision"
     elif elapsed_s >= config.time_limit_s:
         reason = "time_limit"
-    elif len(values) >= config.max_steps:
+    elif (len(values) if taken is None else taken) >= config.max_steps:
         reason = "max_steps"
     return Decision(reason=reason, first=begin.first, interval=interval)
 

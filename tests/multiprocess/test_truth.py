@@ -175,7 +175,7 @@ def test_a_time_limit_keeps_what_was_measured(train: Train) -> None:
 def test_a_time_limit_is_refused_only_where_an_earlier_record_proves_it_too_short(
     train: Train, tmp_path: Path
 ) -> None:
-    slow = (*CALIBRATED, "model.args.forward_s=0.7")
+    slow = (*CALIBRATED, "model.args.forward_s=1.2")
     first = train(*slow).record
     assert first.status == "ok"
     # Whatever else this machine did meanwhile: a disturbed record would prove nothing.
@@ -209,9 +209,9 @@ def test_a_run_that_its_time_limit_ends_before_a_mean_is_recorded_with_the_time_
     assert run.throughput is None
     assert run.cause is not None
     assert run.cause.kind == "time_limit"
-    assert run.cause.message.startswith("measure.time_limit_s=1 ended the run after 1 step of 1.5")
+    assert run.cause.message.startswith("measure.time_limit_s=1 ended the run after 2 steps of 1.5")
     assert "use measure.time_limit_s=13 or more" in run.cause.message  # 8 steps of quick
-    assert len(run.ranks[0].step_s) == 1, "what was measured is kept"
+    assert len(run.ranks[0].step_s) == 2, "what was measured is kept"
     assert run.cause.message in done.out
 
 

@@ -50,7 +50,9 @@ def test_a_limit_is_refused_exactly_where_it_ends_a_run_of_twice_the_speed_befor
     config = MeasureConfig(min_warmup_steps=warmup, min_steps=6, time_limit_s=limit_s)
     refused = step_time_bound.too_short(config, SETTING, [Timing(SETTING, step_s)])
     finished = 1
-    while finished * step_s / MARGIN < limit_s and finished < steady_state.steps_for_a_mean(config):
+    while (finished - 1) * step_s / MARGIN < limit_s and finished < steady_state.steps_for_a_mean(
+        config
+    ):
         finished += 1
     assert (refused is not None) == (finished < steady_state.steps_for_a_mean(config))
 
