@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -126,6 +127,26 @@ def test_closing_a_loader_ends_its_workers(loader_of: LoaderOf) -> None:
     assert len(workers) == 2
     loader.close()
     assert all(not worker.is_running() for worker in workers)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
+def test_workers_stay_on_the_spare_cpus(source: Source) -> None:
+    spare = max(os.sched_getaffinity(0))
+    before = set(psutil.Process().children())
+    made = make_loader(
+        source,
+        dataclasses.replace(CONFIG, loader="jpeg", workers=2),
+        shares=[4],
+        rank=0,
+        seed=0,
+        device=CpuDevice(),
+        channels_last=True,
+        spare_cpus=[spare],
+    )
+    made.next()
+    workers = set(psutil.Process().children()) - before
+    assert [worker.cpu_affinity() for worker in workers] == [[spare], [spare]]
+    made.close()
 
 
 @pytest.mark.parametrize("workers", [0, 1])
