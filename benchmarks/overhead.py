@@ -216,6 +216,8 @@ def measure(overrides: list[str]) -> Pairs:
         ]
     )
     plan = make_plan(config, detect(cuda_gpus()))
+    if plan.skip is not None:
+        raise SystemExit(plan.skip)
     source = prepare(config.dataset, print)
     context = multiprocessing.get_context("spawn")
     step_buffer = StepBuffer(context, plan.world_size, config.measure.max_steps)

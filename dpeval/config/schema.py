@@ -213,8 +213,9 @@ class Config:
     """Images per step: the global batch under strong scaling, the per-device batch under weak."""
     precision: Annotated[str, OneOf("fp32", "tf32", "bf16", "fp16")] = "fp32"
     """Number format of the forward and backward pass; bf16 and fp16 use autocast."""
-    memory_format: Annotated[str, OneOf("channels_last", "contiguous")] = "channels_last"
-    """Memory layout of images and of convolution weights."""
+    memory_format: Annotated[str, OneOf("auto", "channels_last", "contiguous")] = "auto"
+    """Memory layout of images and of convolution weights. ``auto`` becomes ``contiguous`` for fp32
+    on GPUs and ``channels_last`` everywhere else, and is recorded as what it became."""
     compile: bool = False
     """Compile the model with ``torch.compile``."""
     deterministic: bool = False
@@ -227,3 +228,22 @@ class Config:
     """Index of this run among its repetitions; set by the sweep."""
     analyze: bool = True
     """Analyse the sweep and draw its figures when it ends."""
+
+    def __post_init__(self) -> None:
+        # Here, so that no run, forecast or identity ever sees `auto`.
+        if self.memory_format == "auto":
+            resolved = default_memory_format(self.hardware.kind, self.precision)
+            object.__setattr__(self, "memory_format", resolved)
+
+
+def default_memory_format(hardware: str, precision: str) -> str:
+    """The layout in which convolutions are usually faster.
+
+    Tensor cores compute in channels_last, as oneDNN does on CPUs; cuDNN's fp32 kernels are made
+    for contiguous tensors (NVIDIA, "Deep Learning Performance: Convolutional Layers").
+
+    Args:
+        hardware: kind of the devices.
+        precision: number format; all but fp32 use tensor cores on GPUs.
+    """
+    return "contiguous" if hardware == "gpu" and precision == "fp32" else "channels_last"

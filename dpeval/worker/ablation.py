@@ -149,6 +149,13 @@ class SavedState:
     def __init__(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
     ) -> None:
+        """Copy the present state.
+
+        Args:
+            model: its parameters and buffers are copied.
+            optimizer: the tensors of its state are copied.
+            scaler: its scale is noted; without effect unless the precision is fp16.
+        """
         lives = [*model.state_dict().values()]
         for state in optimizer.state.values():
             lives += [value for value in state.values() if isinstance(value, torch.Tensor)]

@@ -26,6 +26,7 @@ from dpeval.config import (
     StrategyConfig,
     check,
     identity,
+    to_plain,
 )
 from dpeval.errors import ConfigError
 from dpeval.util.importing import locate
@@ -238,3 +239,26 @@ _BASE = dataclasses.replace(
     model=dataclasses.replace(Config().model, name="m"),
     dataset=dataclasses.replace(Config().dataset, name="d"),
 )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "layout"),
+    [
+        ([], "channels_last"),
+        (["precision=bf16"], "channels_last"),
+        (["hardware=gpu"], "contiguous"),
+        (["hardware=gpu", "precision=tf32"], "channels_last"),
+        (["hardware=gpu", "precision=bf16"], "channels_last"),
+        (["hardware=gpu", "precision=fp16"], "channels_last"),
+        (["hardware=gpu", "memory_format=channels_last"], "channels_last"),
+        (["memory_format=contiguous"], "contiguous"),
+    ],
+)
+def test_the_memory_format_is_known_before_anything_uses_it(
+    overrides: list[str], layout: str
+) -> None:
+    config = hydra_app.compose(overrides)
+    assert config.memory_format == layout
+    assert to_plain(config)["memory_format"] == layout, "what the record shows"
+    explicit = hydra_app.compose([*overrides, f"memory_format={layout}"])
+    assert identity(config) == identity(explicit), "resuming finds either"
