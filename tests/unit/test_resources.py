@@ -70,6 +70,16 @@ def test_gpus_are_those_of_the_run_not_of_the_sweep() -> None:
     assert asked == [1, 2, 3]
 
 
+def test_cores_of_a_gpu_rank_include_its_workers() -> None:
+    asked = gpu(2, cores_per_gpu=4)
+    workers = dataclasses.replace(asked.dataset, workers=8)
+    assert derive(asked, None, OPTIONS).cores == 8
+    assert derive(dataclasses.replace(asked, dataset=workers), None, OPTIONS).cores == 18
+    hardware = dataclasses.replace(asked.hardware, cores_per_device=6)
+    given = dataclasses.replace(asked, dataset=workers, hardware=hardware)
+    assert derive(given, None, OPTIONS).cores == 12
+
+
 def test_cpu_devices_request_cores_and_no_gpu() -> None:
     hardware = HardwareConfig(cores_per_device=4)
     found = derive(config(hardware=hardware, num_devices=3), None, OPTIONS)
