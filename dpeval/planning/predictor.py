@@ -13,6 +13,7 @@ from dpeval.components.check import check
 from dpeval.config import Config, DatasetConfig, to_plain
 from dpeval.errors import NoForecast, RecordError
 from dpeval.planning import step_time_bound
+from dpeval.planning.forecast_process import ForecastProcess
 from dpeval.planning.measured_peaks import Peak, learned, peak_of, work_key
 from dpeval.planning.memory_budget import Decision, budget, decide
 from dpeval.planning.memory_forecast import PROCESS_BYTES, forecast
@@ -46,6 +47,7 @@ class Predictor:
         self._machine = machine
         self.train_images: dict[DatasetConfig, int] = {}
         """Sizes of the datasets that are prepared."""
+        self._process = ForecastProcess()
         self._checked: set[str] = set()
         self._counted: dict[tuple[str, int, int], Forecast | NoForecast] = {}
         self._listed: dict[Path, list[Path]] = {}
@@ -84,11 +86,10 @@ class Predictor:
         key = (what, images, micro_batches)
         if key not in self._counted:
             try:
-                self._counted[key] = forecast(
+                self._counted[key] = self._process.call(
+                    _forecast_without_gpu,
                     config,
                     images,
-                    config.dataset.num_classes,
-                    lambda: models.build_on_meta(config.model, config.dataset.image_px),
                     micro_batches,
                     uses_nccl=uses_nccl,
                     train_images=train_images,
@@ -202,6 +203,26 @@ class Predictor:
             except RecordError:
                 self._read[path] = None
         return self._read[path]
+
+
+def _forecast_without_gpu(
+    config: Config,
+    images: int,
+    micro_batches: int,
+    *,
+    uses_nccl: bool,
+    train_images: int | None,
+) -> Forecast:
+    """:func:`dpeval.planning.memory_forecast.forecast`, called in the forecast process."""
+    return forecast(
+        config,
+        images,
+        config.dataset.num_classes,
+        lambda: models.build_on_meta(config.model, config.dataset.image_px),
+        micro_batches,
+        uses_nccl=uses_nccl,
+        train_images=train_images,
+    )
 
 
 def study_folder(folder: Path, study: str) -> Path:

@@ -1,0 +1,73 @@
+"""Computes forecasts in a process of its own that sees no GPU.
+
+Fake tensors on ``cuda`` make a real CUDA context where there is a GPU (``FakeTensorMode``, torch
+2.11). In the parent it would take memory from the ranks, appear as a foreign process on every run,
+and lock the ranks out of a GPU in exclusive mode.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import ParamSpec, TypeVar
+
+from dpeval.errors import NoForecast
+
+HIDES_GPUS = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+
+Given = ParamSpec("Given")
+Made = TypeVar("Made")
+
+
+class ForecastProcess:
+    """Calls functions in a child that lives as long as this process; it starts at the first call.
+
+    It comes from the same forkserver as the ranks, which has imported torch already.
+    """
+
+    def __init__(self) -> None:
+        self._pool: ProcessPoolExecutor | None = None
+
+    def call(
+        self, function: Callable[Given, Made], *args: Given.args, **kwargs: Given.kwargs
+    ) -> Made:
+        """The result of `function` in the child; what it raises is raised here.
+
+        Args:
+            function: importable by name; it, its arguments and its result must pickle.
+            args: its positional arguments.
+            kwargs: its keyword arguments.
+
+        Raises:
+            NoForecast: the child died.
+        """
+        if self._pool is None:
+            context = multiprocessing.get_context("forkserver")
+            self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_enter)
+        try:
+            return self._pool.submit(function, *args, **kwargs).result()
+        except BrokenProcessPool as error:
+            self._pool.shutdown(wait=False)
+            self._pool = None
+            raise NoForecast(
+                "the process that forecasts memory was killed; memory is not forecast"
+            ) from error
+
+
+def _enter() -> None:
+    """Prepare the child: no GPU, no Ctrl-C of its own, an end with its parent."""
+    os.environ.update(dict.fromkeys(HIDES_GPUS, ""))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this is a child
+    parent.join()
+    os._exit(1)

@@ -1,0 +1,98 @@
+"""Forecasts are computed in a child without GPUs that ends with its parent."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from dpeval.commands.hydra_app import compose
+from dpeval.errors import ConfigError, NoForecast
+from dpeval.planning.forecast_process import HIDES_GPUS, ForecastProcess
+from dpeval.planning.predictor import Predictor
+from dpeval.system.topology import detect
+
+
+def _seen() -> tuple[int, list[str | None], bool, int]:
+    visible = [os.environ.get(name) for name in HIDES_GPUS]
+    return os.getpid(), visible, torch.cuda.is_available(), torch.cuda.device_count()
+
+
+def _wrong() -> None:
+    raise ConfigError("model=mine is wrong; use another")
+
+
+def _die() -> None:
+    os._exit(9)
+
+
+@pytest.fixture(scope="module")
+def process() -> ForecastProcess:
+    return ForecastProcess()
+
+
+def test_the_child_sees_no_gpu_and_stays(process: ForecastProcess) -> None:
+    pid, visible, is_available, count = process.call(_seen)
+    assert pid != os.getpid()
+    assert visible == ["", "", ""]
+    assert not is_available
+    assert count == 0
+    assert process.call(_seen)[0] == pid
+
+
+def test_what_the_child_raises_comes_back_as_itself(process: ForecastProcess) -> None:
+    with pytest.raises(ConfigError, match=r"^model=mine is wrong; use another$"):
+        process.call(_wrong)
+
+
+def test_a_child_that_dies_is_no_forecast_and_is_replaced(process: ForecastProcess) -> None:
+    before = process.call(_seen)[0]
+    with pytest.raises(NoForecast, match="was killed"):
+        process.call(_die)
+    assert process.call(_seen)[0] not in (before, os.getpid())
+
+
+def test_a_forecast_for_a_gpu_touches_no_gpu_of_the_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    touched: list[str] = []
+    for name in ("_lazy_init", "init", "current_device", "set_device"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, name=name: touched.append(name))
+    monkeypatch.setattr(
+        "torch._subclasses.fake_tensor.FakeTensorMode.__enter__",
+        lambda *_: touched.append("FakeTensorMode"),
+    )
+    config = compose(["model=resnet18", "hardware=gpu", "dataset.image_px=64"])
+    made = Predictor(detect([])).counted(config, 4)
+    assert made.parts["context"] > 0
+    assert touched == []
+
+
+def test_the_child_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import os, time\n"
+        "from dpeval.planning.forecast_process import ForecastProcess\n"
+        "if __name__ == '__main__':\n"
+        "    print(ForecastProcess().call(os.getpid), flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    root = Path(__file__).resolve().parents[2]
+    parent = subprocess.Popen(
+        [sys.executable, str(script)],
+        env={**os.environ, "PYTHONPATH": str(root)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    end_s = time.monotonic() + 20
+    while psutil.pid_exists(child) and time.monotonic() < end_s:
+        time.sleep(0.05)
+    assert not psutil.pid_exists(child)
