@@ -36,6 +36,16 @@ class Device(Protocol):
     def peak_bytes(self) -> int | None:
         """Peak memory of this rank since :meth:`reset_peak`, bytes."""
 
+    def peak_allocated_bytes(self) -> int | None:
+        """The same without what the allocator holds unused, bytes; None on the CPU."""
+
+    def end_tuning(self) -> int | None:
+        """Wait for the first step, then forget the memory that tuning took in it.
+
+        Returns:
+            The peak until now, bytes; None on the CPU, which does not tune.
+        """
+
     def free_bytes(self) -> int | None:
         """Memory that this rank may still take on the device now, bytes; None on the CPU."""
 

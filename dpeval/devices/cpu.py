@@ -52,6 +52,12 @@ class CpuDevice:
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
+    def peak_allocated_bytes(self) -> int | None:
+        return None
+
+    def end_tuning(self) -> int | None:
+        return None
+
     def free_bytes(self) -> int | None:
         return None
 

@@ -51,6 +51,17 @@ class CudaDevice:
     def peak_bytes(self) -> int | None:
         return int(torch.cuda.max_memory_reserved())
 
+    def peak_allocated_bytes(self) -> int | None:
+        return int(torch.cuda.max_memory_allocated())
+
+    def end_tuning(self) -> int | None:
+        # cuDNN's benchmark mode tries algorithms with large work areas, which stay cached.
+        self.finish()
+        peak_bytes = self.peak_bytes()
+        self.release()
+        self.reset_peak()
+        return peak_bytes
+
     def free_bytes(self) -> int | None:
         free_bytes, total_bytes = torch.cuda.mem_get_info()
         # The allocator also refuses what exceeds its share of the device

@@ -117,6 +117,13 @@ class RankRecord(Frozen):
     """Per phase and ``step``, over the main window."""
     buckets: list[Bucket] = []
     peak_bytes: int | None = None
+    """Peak memory, bytes. On a GPU: what the allocator reserved after the first step, without the
+    CUDA context. If `tuning_peak_bytes` is absent, the first step is included."""
+    peak_allocated_bytes: int | None = None
+    """GPU: what tensors held at the fullest moment after the first step, bytes."""
+    tuning_peak_bytes: int | None = None
+    """GPU: what the allocator reserved until the end of the first step, in which cuDNN tries
+    algorithms, bytes. It limits no batch: an algorithm whose work area does not fit is passed over."""
     baseline_bytes: int | None = None
     """Memory of the rank before the model was built (interpreter, libraries, CUDA context)."""
     threads: int = 1

@@ -280,6 +280,8 @@ def _rank(
         else {},
         buckets=_buckets(result, first, last),
         peak_bytes=result.peak_bytes if result is not None else outcome.peak_bytes.get(rank),
+        peak_allocated_bytes=result.peak_allocated_bytes if result is not None else None,
+        tuning_peak_bytes=result.tuning_peak_bytes if result is not None else None,
         baseline_bytes=result.baseline_bytes if result is not None else None,
         reference_times=result.reference_times if result is not None else None,
     )

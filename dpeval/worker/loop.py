@@ -17,6 +17,8 @@ def training_loop(trainer: Trainer, stop_sync: StopSync) -> int:
     while True:
         train_step(trainer, steps)
         steps += 1
+        if steps == 1:
+            trainer.tuning_peak_bytes = trainer.device.end_tuning()
         # The decision and the reference work fall between steps, so no step includes them.
         if not stop_sync.go_on(steps):
             return steps

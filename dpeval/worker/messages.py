@@ -34,6 +34,8 @@ class RankResult:
     stopped_by: StopReason
     losses: list[float]
     peak_bytes: int | None
+    peak_allocated_bytes: int | None
+    tuning_peak_bytes: int | None
     baseline_bytes: int
     setup_s: dict[str, float]
     buckets: dict[int, tuple[int, list[float]]]

@@ -109,6 +109,7 @@ def _train(
     clock.drain()
     step_buffer.beat(local_rank, Stage.ABLATION, clock.finished)
     peak_bytes, rows = device.peak_bytes(), clock.finished
+    peak_allocated_bytes = device.peak_allocated_bytes()
     losses = trainer.step_losses()
     assert stop_sync.stopped_by is not None  # set whenever the loop ends
     series: list[AblationSeries] = []
@@ -124,6 +125,8 @@ def _train(
         stopped_by=stop_sync.stopped_by,
         losses=losses,
         peak_bytes=peak_bytes,
+        peak_allocated_bytes=peak_allocated_bytes,
+        tuning_peak_bytes=trainer.tuning_peak_bytes,
         baseline_bytes=baseline_bytes,
         setup_s=timer.laps_s,
         buckets=clock.bucket_s,

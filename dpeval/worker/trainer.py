@@ -43,6 +43,8 @@ class Trainer:
     autocast: AbstractContextManager[Any] = field(init=False)
     losses: list[Tensor] = field(default_factory=list[Tensor])
     """One per micro-batch and step, detached."""
+    tuning_peak_bytes: int | None = None
+    """Memory peak of the first step; None on the CPU."""
 
     def __post_init__(self) -> None:
         self.parts = min(self.plan.micro_batches, self.plan.ranks[self.rank].per_device_batch_size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from dpeval.devices.select import open_device
 from dpeval.errors import MachineError
 from dpeval.instruments.phase_clock import PhaseClock
 from dpeval.instruments.step_buffer import COLUMNS
+from dpeval.worker import loop
 
 
 class Recorder:
@@ -61,6 +63,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Recorder:
         "empty_cache": None,
         "reset_peak_memory_stats": None,
         "max_memory_reserved": 7,
+        "max_memory_allocated": 6,
         "memory_reserved": 5,
         "mem_get_info": (3, 11),
         "get_per_process_memory_fraction": 1.0,
@@ -105,6 +108,40 @@ def test_cuda_memory_is_what_the_allocator_reserved(cuda: Recorder) -> None:
     device.release()
     device.finish()
     assert cuda.calls[-2:] == ["empty_cache", "synchronize"]
+
+
+def test_the_peak_is_measured_from_the_end_of_tuning(cuda: Recorder) -> None:
+    device = CudaDevice(0)
+    cuda.calls.clear()
+    assert device.end_tuning() == 7
+    # The first step must be over, and its peak read, before the cache is emptied.
+    assert cuda.calls == [
+        "synchronize", "max_memory_reserved", "empty_cache", "reset_peak_memory_stats"
+    ]  # fmt: skip
+    assert device.peak_allocated_bytes() == 6
+    assert CpuDevice().end_tuning() is None
+
+
+def test_tuning_ends_once_after_the_first_step_and_outside_every_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[str] = []
+
+    def end_tuning() -> int:
+        seen.append("end_tuning")
+        return 9
+
+    def go_on(steps: int) -> bool:
+        seen.append("go_on")
+        return steps < 3
+
+    device = SimpleNamespace(end_tuning=end_tuning)
+    trainer: Any = SimpleNamespace(device=device, tuning_peak_bytes=None)
+    monkeypatch.setattr(loop, "train_step", lambda _, index: seen.append(f"step {index}"))
+    stop_sync: Any = SimpleNamespace(go_on=go_on)
+    assert loop.training_loop(trainer, stop_sync) == 3
+    assert seen == ["step 0", "end_tuning", "go_on", "step 1", "go_on", "step 2", "go_on"]
+    assert trainer.tuning_peak_bytes == 9
 
 
 @pytest.mark.parametrize(("fraction", "free_bytes"), [(1.0, 3), (0.6, 1), (0.1, 0)])
