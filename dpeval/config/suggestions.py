@@ -9,7 +9,7 @@ from dpeval.errors import nearest
 
 VALUE_MEANINGS: dict[str, tuple[str, ...]] = {
     # hardware
-    "gpu": ("cuda", "gpus", "nvidia", "a100", "h100", "v100"),
+    "gpu": ("cuda", "gpus", "nvidia", "a100", "h100", "v100", "rocm", "hip", "amd", "mi300x"),
     "cpu": ("cpus", "core", "cores"),
     # precision
     "fp32": ("float32", "float", "single", "32"),
@@ -61,10 +61,24 @@ KEY_MEANINGS: dict[str, tuple[str, ...]] = {
 """Names that other tools use for a key."""
 
 
+UNSUPPORTED_GPUS = {
+    "mps": "MPS", "metal": "MPS", "apple": "MPS", "xpu": "XPU", "intel": "XPU",
+}  # fmt: skip
+"""Interfaces of GPUs that torch can use and dpeval cannot, by the names that people give them."""
+
+
 def suggest_value(value: str, choices: Iterable[str]) -> str:
-    """``"; did you mean 'gpu'?"`` with the choice nearest to `value`, or ``""``."""
+    """``"; did you mean 'gpu'?"`` with the choice nearest to `value`, or ``""``.
+
+    For a GPU that is not supported, why not.
+    """
     known = list(choices)
     plain = value.lower()
+    if "gpu" in known and plain in UNSUPPORTED_GPUS:
+        return (
+            f"; dpeval times GPUs with CUDA events, so {UNSUPPORTED_GPUS[plain]} is not "
+            "supported: use cpu"
+        )
     for choice in known:
         if plain == choice.lower() or plain in VALUE_MEANINGS.get(choice, ()):
             return _did_you_mean(choice)

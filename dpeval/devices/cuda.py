@@ -142,9 +142,24 @@ def cuda_gpus() -> list[Gpu]:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of CUDA, cuDNN and NCCL that torch was built with."""
-    versions = {"cuda": torch.version.cuda or ""}
+    """Versions of what torch was built with: CUDA, cuDNN and NCCL, or HIP, MIOpen and RCCL, which
+    answer to the same names in torch."""
+    hip = torch.version.hip
+    names = ("hip", "miopen", "rccl") if hip else ("cuda", "cudnn", "nccl")
+    versions = {names[0]: hip or torch.version.cuda or ""}
     if torch.cuda.is_available():
-        versions["cudnn"] = str(torch.backends.cudnn.version() or "")
-        versions["nccl"] = ".".join(str(part) for part in torch.cuda.nccl.version())
+        versions[names[1]] = str(torch.backends.cudnn.version() or "")
+        versions[names[2]] = ".".join(str(part) for part in torch.cuda.nccl.version())
     return {name: version for name, version in versions.items() if version}
+
+
+def why_no_gpus(host: str) -> str:
+    """Why `host`, on which :func:`cuda_gpus` finds none, has no GPU for dpeval."""
+    others = {"MPS": torch.backends.mps, "XPU": torch.xpu}
+    for name, interface in others.items():
+        if interface.is_available():
+            return (
+                f"{host} has none: dpeval times GPUs with CUDA events, so its {name} device is not "
+                "supported"
+            )
+    return f"{host} has none that this process can use"

@@ -115,8 +115,8 @@ class Session:
             raise MachineError(str(smallest.plan.skip))
         counts = sorted({job.plan.world_size for job in jobs})
         raise MachineError(
-            f"hardware=gpu num_devices={','.join(map(str, counts))} needs CUDA GPUs, and "
-            f"{self.machine.host} has none that this process can use; use hardware=cpu"
+            f"hardware=gpu num_devices={','.join(map(str, counts))} needs CUDA or ROCm GPUs, and "
+            f"{cuda.why_no_gpus(self.machine.host)}; use hardware=cpu"
         )
 
     def prepare_all(self, jobs: list[Job]) -> None:

@@ -19,7 +19,8 @@ import numpy as np
 from dpeval.record.conditions import MIN_ELAPSED_S, Conditions
 from dpeval.system import cgroups
 from dpeval.system.cpu_accounting import CpuTimes, RankTimes
-from dpeval.system.nvml import GpuReader, UsedGpu, open_reader
+from dpeval.system.gpu_reader import GpuReader, UsedGpu
+from dpeval.system.gpus import open_reader
 from dpeval.system.procfs import ROOT, KernelFile
 from dpeval.system.sensors import (
     Clocks,
@@ -196,12 +197,14 @@ class ConditionSampler:
             if host_j is not None:
                 found |= {"energy_j": host_j, "energy_source": self._rapl.source}
             return found
-        gpu_j = self._gpus.energy_j if isinstance(self._gpus, GpuReader) else None
+        if isinstance(self._gpus, str):
+            return found
+        gpu_j, library = self._gpus.energy_j, self._gpus.source
         if gpu_j is not None and host_j is not None:
-            source = f"NVML (the ranks' GPUs) and {self._rapl.source}"
+            source = f"{library} (the ranks' GPUs) and {self._rapl.source}"
             found |= {"energy_j": gpu_j + host_j, "energy_source": source}
         elif gpu_j is not None:
-            found |= {"energy_j": gpu_j, "energy_source": "NVML (the ranks' GPUs alone)"}
+            found |= {"energy_j": gpu_j, "energy_source": f"{library} (the ranks' GPUs alone)"}
         return found
 
     def _unreadable(self, seen: Conditions) -> list[str]:

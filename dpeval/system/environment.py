@@ -28,7 +28,7 @@ PACKAGES = (
 
 SPEED_VARIABLES = re.compile(
     r"^(OMP|GOMP|KMP|MKL|DNNL|ONEDNN|OPENBLAS|NUMEXPR|TBB|GLOO|NCCL|UCX|FI|CUDA|CUBLAS|CUDNN|"
-    r"NVIDIA|TORCH|PYTORCH|MALLOC|TCMALLOC|JEMALLOC)_|^(LD_PRELOAD|GLIBC_TUNABLES|PYTHONMALLOC)$"
+    r"NVIDIA|HIP|HIPBLASLT|ROCR|ROCBLAS|HSA|RCCL|MIOPEN|TORCH|PYTORCH|MALLOC|TCMALLOC|JEMALLOC)_|^(LD_PRELOAD|GLIBC_TUNABLES|PYTHONMALLOC)$"
 )
 
 
@@ -43,7 +43,7 @@ def environment(
 
     Args:
         machine: from :func:`dpeval.system.topology.detect`.
-        extra_versions: versions that only a library reports (CUDA, cuDNN, NCCL).
+        extra_versions: versions that only a library reports (CUDA, cuDNN, NCCL; HIP, MIOpen, RCCL).
         root: the folder that holds ``proc`` and ``sys``.
     """
     online = parse_cpu_list(read_text(root / "sys/devices/system/cpu/online"))

@@ -104,7 +104,7 @@ def test_the_gpu_command_as_written_stops_before_anything_starts(
     assert done.status == 2
     assert len(done.err.strip().splitlines()) == 1
     assert "hardware=gpu" in done.err
-    assert "needs CUDA GPUs" in done.err
+    assert "needs CUDA or ROCm GPUs" in done.err
     assert "hardware=cpu" in done.err
     assert done.out == ""
     assert done.records == []

@@ -175,6 +175,38 @@ def _open_in_place(name: str) -> None:
     open_device(name, cpus, torch.get_num_threads())
 
 
+@pytest.mark.parametrize(("name", "interface"), [("MPS", torch.backends.mps), ("XPU", torch.xpu)])
+def test_a_gpu_that_is_not_supported_is_named(
+    monkeypatch: pytest.MonkeyPatch, name: str, interface: Any
+) -> None:
+    for other in (torch.backends.mps, torch.xpu):
+        monkeypatch.setattr(other, "is_available", lambda other=other: other is interface)
+    line = cuda_module.why_no_gpus("mac")
+    assert line.startswith("mac has none: dpeval times GPUs with CUDA events")
+    assert f"its {name} device is not supported" in line
+
+
+def test_without_any_gpu_no_other_kind_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for other in (torch.backends.mps, torch.xpu):
+        monkeypatch.setattr(other, "is_available", lambda: False)
+    assert cuda_module.why_no_gpus("host") == "host has none that this process can use"
+
+
+@pytest.mark.parametrize(
+    ("hip", "names"),
+    [(None, {"cuda", "cudnn", "nccl"}), ("6.4.43482", {"hip", "miopen", "rccl"})],
+)
+def test_versions_carry_the_names_of_what_torch_was_built_with(
+    monkeypatch: pytest.MonkeyPatch, hip: str | None, names: set[str]
+) -> None:
+    monkeypatch.setattr(torch.version, "hip", hip)
+    monkeypatch.setattr(torch.version, "cuda", None if hip else "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 3_005_000)
+    monkeypatch.setattr(torch.cuda.nccl, "version", lambda: (2, 22, 3))
+    assert set(cuda_module.library_versions()) == names
+
+
 def test_no_gpu_is_an_empty_list() -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")

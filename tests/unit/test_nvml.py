@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from dpeval.record.conditions import Conditions
+from dpeval.system import gpus as gpu_libraries
 from dpeval.system.conditions import ConditionSampler, disturbances
-from dpeval.system.nvml import GpuReader, UsedGpu, connect, open_reader
+from dpeval.system.gpu_reader import GpuReader, UsedGpu
+from dpeval.system.nvml import connect, open_reader
 from tests.unit.trees import grow, process, stat_of_cpus
 
 
@@ -155,7 +157,7 @@ def test_ranks_that_share_a_gpu_are_not_foreign_to_each_other(
 def test_why_there_is_no_reader_is_said() -> None:
     assert connect(Nvml(lacks=("nvmlInit",)), {0: UsedGpu("aa", [10])}) == "NVML: Not Supported"
     assert connect(Nvml(), {0: UsedGpu("zz", [10])}) == "NVML: Not Found"
-    unknown = connect(Nvml(), {0: UsedGpu("", [10])})
+    unknown = gpu_libraries.open_reader({0: UsedGpu("", [10])})
     assert unknown == "this version of torch does not report the UUIDs of its GPUs"
 
 

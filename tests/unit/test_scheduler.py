@@ -172,9 +172,10 @@ def test_visible_gpus_are_set_unless_already_set(tmp_path: Any) -> None:
     environment = {"OAR_RESOURCE_PROPERTIES_FILE": str(path)}
     Oar().expose_gpus(environment)
     assert environment["CUDA_VISIBLE_DEVICES"] == "0,2"
-    already = {**environment, "CUDA_VISIBLE_DEVICES": "7"}
-    Oar().expose_gpus(already)
-    assert already["CUDA_VISIBLE_DEVICES"] == "7"
+    for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"):
+        already = {"OAR_RESOURCE_PROPERTIES_FILE": str(path), name: "7"}
+        Oar().expose_gpus(already)
+        assert already == {"OAR_RESOURCE_PROPERTIES_FILE": str(path), name: "7"}
 
 
 OAR_JOBS = """{

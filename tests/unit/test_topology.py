@@ -238,12 +238,21 @@ def test_an_environment_names_what_changes_speed(monkeypatch: pytest.MonkeyPatch
         "OMPI_TOKEN": "x",
         "CUDA_VISIBLE_DEVICES": "1",
         "AWS_SECRET_ACCESS_KEY": "x",
+        "HIP_VISIBLE_DEVICES": "1",
+        "ROCR_VISIBLE_DEVICES": "1",
+        "RCCL_MSCCL_ENABLE": "0",
+        "MIOPEN_FIND_MODE": "2",
+        "HSA_XNACK": "1",
     }.items():
         monkeypatch.setenv(name, value)
     machine = Machine(host="h", cpus=[], gpus=[], memory_bytes=1, cpu_quota=2.0)
     made = environment(machine, {"cuda": "12.8"})
     assert made.variables["OMP_NUM_THREADS"] == "3"
     assert {"NCCL_ALGO", "LD_PRELOAD", "CUDA_VISIBLE_DEVICES"} <= set(made.variables)
+    assert {"HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "RCCL_MSCCL_ENABLE"} <= set(
+        made.variables
+    )
+    assert {"MIOPEN_FIND_MODE", "HSA_XNACK"} <= set(made.variables)
     assert not {"OMPI_TOKEN", "AWS_SECRET_ACCESS_KEY"} & set(made.variables)
     assert made.versions["cuda"] == "12.8"
     assert {"torch", "numpy", "hydra-core"} <= set(made.versions)

@@ -29,6 +29,7 @@ from dpeval.launchers.schedulers.oar_submission import oarsub_command, waves
 from dpeval.launchers.schedulers.resources import Group, Resources
 from dpeval.record import schema
 from dpeval.run.job import Node
+from dpeval.system.gpus import VISIBLE_DEVICES
 
 RESUBMIT_STATUS = 99
 """Exit status after which OAR resubmits an ``idempotent`` job."""
@@ -36,7 +37,7 @@ _DETAILS = (
     "OAR_PROJECT_NAME",
     "OAR_JOB_WALLTIME",
     "OAR_ARRAY_INDEX",
-    "CUDA_VISIBLE_DEVICES",
+    *VISIBLE_DEVICES,
 )
 """A job's variables that go into the record."""
 
@@ -188,10 +189,11 @@ class Oar(Scheduler):
 
     def expose_gpus(self, environment: MutableMapping[str, str]) -> None:
         path = environment.get("OAR_RESOURCE_PROPERTIES_FILE")
-        if path is None or "CUDA_VISIBLE_DEVICES" in environment:
+        if path is None or any(name in environment for name in VISIBLE_DEVICES):
             return
         devices = oar_gpus(Path(path).read_text(encoding="utf-8", errors="replace"))
         if devices:
+            # The ROCm runtime obeys this one, too.
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, devices))
 
     def other_nodes(self, config: Config, node: Node | None) -> AbstractContextManager[None]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from dpeval.config import Config
 from dpeval.errors import LaunchError
 from dpeval.run.job import Node
+from dpeval.system.gpus import VISIBLE_DEVICES
 
 NODE_VARIABLE = "DPEVAL_NODE"
 """Set on the nodes that node 0 of an OAR job starts: the node's index."""
@@ -93,7 +94,7 @@ def _node_script(index: int) -> str:
     exported = {
         name: value
         for name, value in os.environ.items()
-        if name.isidentifier() and name not in ("HOSTNAME", "PWD", "CUDA_VISIBLE_DEVICES")
+        if name.isidentifier() and name not in ("HOSTNAME", "PWD", *VISIBLE_DEVICES)
     }
     exported[NODE_VARIABLE] = str(index)
     exports = [f"export {name}={shlex.quote(value)}" for name, value in exported.items()]
