@@ -144,13 +144,13 @@ def ddp(
     )
     group = dist.group.WORLD
     assert group is not None  # DDP has just used it
-    wrapped.register_comm_hook(_Timed(clock, group), timed_all_reduce)
+    wrapped.register_comm_hook(TimedGroup(clock, group), timed_all_reduce)
     return WrappedModel(wrapped, wrapped.no_sync)
 
 
 @dataclass
-class _Timed:
-    """The state of the hook."""
+class TimedGroup:
+    """The process group and the clock of the hook that times its all-reduces."""
 
     clock: PhaseClock
     group: dist.ProcessGroup
@@ -170,7 +170,7 @@ class _Timed:
         return made
 
 
-def timed_all_reduce(timed: _Timed, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
+def timed_all_reduce(timed: TimedGroup, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
     """Sum one bucket over all ranks, timed from its last gradient to the end of its all-reduce.
 
     DDP starts buckets in order, so nothing of the backward pass is left after the last one. Wait
