@@ -32,7 +32,8 @@ class HardwareConfig:
     """Allow more ranks than cores or GPUs; such a run measures contention. Ranks that share a GPU
     communicate through gloo, because NCCL refuses two ranks on one GPU."""
     memory_gib: PositiveFloat | None = None
-    """Memory budget of one device in GiB; null: what the device, cgroup or host has free."""
+    """Memory budget of one rank in GiB; null: what the device, cgroup or host has free. A GPU rank
+    is refused more than that; on CPUs the budget decides what starts and limits nothing."""
     keep_memory: bool = False
     """Let ranks keep freed host memory for the next step instead of returning it to the system
     and faulting it in again, page by page (GNU C library: M_TRIM_THRESHOLD=-1, M_MMAP_MAX=0)."""

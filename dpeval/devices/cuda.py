@@ -16,6 +16,12 @@ from torch import Tensor
 
 from dpeval.devices.base import Transfer
 from dpeval.record.machine import Gpu
+from dpeval.util.units import MIB
+
+CONTEXT_BYTES = 512 * MIB
+"""CUDA context and loaded kernels of a rank (300-520 MiB by generation of GPU)."""
+NCCL_BYTES = 256 * MIB
+"""Channels and buffers of a rank that communicates through NCCL."""
 
 
 class CudaDevice:
@@ -23,9 +29,19 @@ class CudaDevice:
 
     is_cuda = True
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index: int, allocator_bytes: int | None = None) -> None:
+        """Select the GPU.
+
+        Args:
+            index: as CUDA numbers it.
+            allocator_bytes: the most that PyTorch's allocator may reserve; None: all there is.
+        """
         torch.cuda.set_device(index)
         self.torch_device = torch.device("cuda", index)
+        if allocator_bytes is not None:
+            total_bytes = torch.cuda.mem_get_info()[1]
+            share = min(1.0, max(0.0, allocator_bytes / total_bytes))
+            torch.cuda.set_per_process_memory_fraction(share)
 
     def stamp(self) -> Any:
         # The device is named because gloo's threads, which call hooks, have not selected it.
@@ -121,6 +137,11 @@ class CopyPrefetcher:
             # Allocated on the other stream: not to be reused until the current one is done.
             part.record_stream(current)
         return sent.tensors
+
+
+def outside_allocator(*, uses_nccl: bool) -> int:
+    """What a rank takes of its GPU beside PyTorch's allocator, bytes: an allowance."""
+    return CONTEXT_BYTES + (NCCL_BYTES if uses_nccl else 0)
 
 
 def cuda_gpus() -> list[Gpu]:

@@ -21,6 +21,7 @@ from dpeval.components.optimizers import build_optimizer
 from dpeval.config import Config, OptimizerConfig, StrategyConfig
 from dpeval.data.loading import device_memory
 from dpeval.data.loading.device_memory import InputMemory
+from dpeval.devices.cuda import outside_allocator
 from dpeval.errors import ConfigError
 from dpeval.planning.allocator_model import Allocator, CachingAllocator, GlibcAllocator, replay
 from dpeval.planning.fake_step import FakeStep, first_line, meta_model, take_fake_step
@@ -36,10 +37,6 @@ RUNTIME_BYTES = 40 * MIB
 FRAGMENTATION_SHARE = 0.12
 """CPU rank: holes in the heap that the replay misses (small objects between tensors), as a
 share of what a step allocates; see ``benchmarks/memory_forecast.py``."""
-CONTEXT_BYTES = 512 * MIB
-"""GPU rank: CUDA context and loaded kernels (300-520 MiB by generation of GPU)."""
-NCCL_BYTES = 256 * MIB
-"""GPU rank that communicates through NCCL: its channels and buffers."""
 WORKSPACE_BYTES = 96 * MIB
 """GPU rank: cuBLAS (8 MiB, 32 MiB on Hopper) and cuDNN work areas."""
 REPLAYED_STEPS = 3
@@ -117,7 +114,7 @@ def forecast(
         allowances = {
             "fragmentation": max(0, taken - counted),
             "workspace": WORKSPACE_BYTES,
-            "context": CONTEXT_BYTES + (NCCL_BYTES if uses_nccl else 0),
+            "context": outside_allocator(uses_nccl=uses_nccl),
         }
     else:
         taken = _taken(GlibcAllocator(keeps=config.hardware.keep_memory), setting)

@@ -123,7 +123,8 @@ class RankRecord(Frozen):
     """GPU: what tensors held at the fullest moment after the first step, bytes."""
     tuning_peak_bytes: int | None = None
     """GPU: what the allocator reserved until the end of the first step, in which cuDNN tries
-    algorithms, bytes. It limits no batch: an algorithm whose work area does not fit is passed over."""
+    algorithms, bytes. It limits no batch: algorithms whose work area does not fit are passed over.
+    """
     baseline_bytes: int | None = None
     """Memory of the rank before the model was built (interpreter, libraries, CUDA context)."""
     threads: int = 1

@@ -24,6 +24,7 @@ from dpeval.instruments.step_buffer import Stage, StepBuffer
 from dpeval.instruments.stop_sync import StopSync
 from dpeval.system.oom import is_out_of_memory
 from dpeval.system.process import keep_freed_memory, prefer_oom_kill
+from dpeval.util.units import GIB
 from dpeval.worker.ablation import run_ablation
 from dpeval.worker.loop import train_step, training_loop
 from dpeval.worker.messages import AblationSeries, RankFailure, RankResult, RankTask
@@ -52,7 +53,14 @@ def run_rank(task: RankTask, step_buffer: StepBuffer, pipe: Connection) -> None:
         if task.config.hardware.keep_memory:
             keep_freed_memory()
         rank = task.plan.ranks[task.rank]
-        device = open_device(rank.device, rank.cpus, rank.threads)
+        memory_gib = task.config.hardware.memory_gib
+        device = open_device(
+            rank.device,
+            rank.cpus,
+            rank.threads,
+            budget_bytes=int(memory_gib * GIB) if memory_gib is not None else None,
+            uses_nccl=task.plan.world_size > 1 and task.plan.backend == "nccl",
+        )
         # The first allocation creates the CUDA context, which takes a good part of a second.
         torch.empty(1, device=device.torch_device)
         timer.lap("device")

@@ -110,6 +110,26 @@ def test_cuda_memory_is_what_the_allocator_reserved(cuda: Recorder) -> None:
     assert cuda.calls[-2:] == ["empty_cache", "synchronize"]
 
 
+@pytest.mark.parametrize(
+    ("budget_mib", "uses_nccl", "share"),
+    [(1512, False, 0.5), (1512, True, 0.372), (2512, False, 1.0), (9000, False, 1.0), (1, True, 0)],
+)
+def test_a_memory_budget_limits_the_allocator_to_what_the_context_leaves(
+    monkeypatch: pytest.MonkeyPatch, cuda: Recorder, budget_mib: int, uses_nccl: bool, share: float
+) -> None:
+    shares: list[float] = []
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", shares.append)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1, 2000 * 2**20))
+    cpus = sorted(os.sched_getaffinity(0))
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    monkeypatch.setattr(torch, "set_num_interop_threads", lambda _: None)
+    open_device("cuda:0", cpus, 1, budget_bytes=budget_mib * 2**20, uses_nccl=uses_nccl)
+    assert shares == [pytest.approx(share)]
+    assert isinstance(shares[0], float)  # torch takes nothing else
+    open_device("cuda:0", cpus, 1)
+    assert len(shares) == 1
+
+
 def test_the_peak_is_measured_from_the_end_of_tuning(cuda: Recorder) -> None:
     device = CudaDevice(0)
     cuda.calls.clear()
