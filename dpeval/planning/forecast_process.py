@@ -17,8 +17,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import ParamSpec, TypeVar
 
 from dpeval.errors import NoForecast
-
-HIDES_GPUS = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+from dpeval.system.gpus import VISIBLE_DEVICES
 
 Given = ParamSpec("Given")
 Made = TypeVar("Made")
@@ -61,7 +60,7 @@ class ForecastProcess:
 
 def _enter() -> None:
     """Prepare the child: no GPU, no Ctrl-C of its own, an end with its parent."""
-    os.environ.update(dict.fromkeys(HIDES_GPUS, ""))
+    os.environ.update(dict.fromkeys(VISIBLE_DEVICES, ""))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 

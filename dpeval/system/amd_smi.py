@@ -111,20 +111,29 @@ def _increase(values: Sequence[float]) -> float:
     return values[-1] - values[0] if values else 0.0
 
 
-def _handle(amdsmi: ModuleType | Any, uuid: str) -> Any:
-    """The handle of the GPU whose UUID torch reports.
+def serial_of(uuid: str) -> str | None:
+    """The serial number, 16 hexadecimal digits, of the AMD GPU whose UUID torch reports.
 
-    HIP fills the 16 bytes of a UUID with the 16 hexadecimal digits of the GPU's serial number, as
-    text; torch prints these bytes in hexadecimal once more.
+    HIP fills the 16 bytes of a UUID with these digits as text, and torch prints every byte in
+    hexadecimal once more.
     """
     plain = uuid.lower().removeprefix("gpu-").replace("-", "")
-    wanted = {plain}
     with contextlib.suppress(ValueError):
-        wanted.add(bytes.fromhex(plain).decode("ascii").lower())
+        text = bytes.fromhex(plain).decode("ascii") if len(plain) == 32 else plain
+        return f"{int(text, 16):016x}"
+    return None
+
+
+def _handle(amdsmi: ModuleType | Any, uuid: str) -> Any:
+    """The handle of the GPU whose UUID torch reports."""
+    serial = serial_of(uuid)
     for handle in amdsmi.amdsmi_get_processor_handles():
-        serial = str(amdsmi.amdsmi_get_gpu_asic_info(handle)["asic_serial"])
         own = str(amdsmi.amdsmi_get_gpu_device_uuid(handle))
-        if wanted & {serial.lower().removeprefix("0x"), own.lower().replace("-", "")}:
+        if own.lower() == uuid.lower().removeprefix("gpu-"):
+            return handle
+        if serial is not None and serial == serial_of(
+            str(amdsmi.amdsmi_get_gpu_asic_info(handle)["asic_serial"])
+        ):
             return handle
     raise NoSuchGpu(f"no GPU has the UUID {uuid}")
 

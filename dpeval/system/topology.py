@@ -11,6 +11,7 @@ import psutil
 
 from dpeval.record.machine import Cpu, Gpu, Machine
 from dpeval.system import cgroups
+from dpeval.system.amd_smi import serial_of
 from dpeval.system.procfs import ROOT, read_text
 from dpeval.util.cpus import allowed_cpus
 
@@ -101,16 +102,41 @@ def parse_cpu_list(text: str) -> list[int]:
 
 
 def _near(gpus: Sequence[Gpu], root: Path) -> list[Gpu]:
-    """`gpus` with the NUMA node of each, as far as NVIDIA's driver and the PCI bus report it."""
-    node_of: dict[str, int] = {}
+    """`gpus` with the NUMA node of each, as far as its driver and the PCI bus report it."""
+    node_of = _near_amd(gpus, root)
     for entry in (root / "proc/driver/nvidia/gpus").glob("*/information"):
         uuid = re.search(r"GPU UUID:\s*(?:GPU-)?(\S+)", read_text(entry))
-        node = read_text(root / f"sys/bus/pci/devices/{entry.parent.name}/numa_node").strip()
-        if uuid is not None and node.isdigit():  # -1: not reported by the firmware
-            node_of[uuid[1].lower()] = int(node)
+        node = _pci_node(entry.parent.name, root)
+        if uuid is not None and node is not None:
+            node_of[uuid[1].lower()] = node
     return [
         gpu
         if gpu.numa is not None
         else gpu.model_copy(update={"numa": node_of.get(gpu.uuid.lower().removeprefix("gpu-"))})
         for gpu in gpus
     ]
+
+
+def _near_amd(gpus: Sequence[Gpu], root: Path) -> dict[str, int]:
+    """The NUMA nodes of AMD GPUs by UUID, from their compute driver (kfd_topology.c)."""
+    node_of_serial: dict[int, int] = {}
+    for entry in (root / "sys/class/kfd/kfd/topology/nodes").glob("*/properties"):
+        pairs = (line.split() for line in read_text(entry).splitlines())
+        values = {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
+        place = values.get("location_id", 0)
+        address = f"{values.get('domain', 0):04x}:{place >> 8:02x}:{place >> 3 & 31:02x}"
+        node = _pci_node(f"{address}.{place & 7}", root)
+        if values.get("unique_id") and node is not None:  # 0: a CPU, or a GPU without a number
+            node_of_serial[values["unique_id"]] = node
+    serials = {gpu.uuid: serial_of(gpu.uuid) for gpu in gpus}
+    return {
+        uuid.lower().removeprefix("gpu-"): node_of_serial[int(serial, 16)]
+        for uuid, serial in serials.items()
+        if serial is not None and int(serial, 16) in node_of_serial
+    }
+
+
+def _pci_node(address: str, root: Path) -> int | None:
+    """The NUMA node of the PCI device at `address`; None if the firmware does not report it."""
+    node = read_text(root / f"sys/bus/pci/devices/{address}/numa_node").strip()
+    return int(node) if node.isdigit() else None  # -1: not reported

@@ -14,13 +14,14 @@ import torch
 
 from dpeval.commands.hydra_app import compose
 from dpeval.errors import ConfigError, NoForecast
-from dpeval.planning.forecast_process import HIDES_GPUS, ForecastProcess
+from dpeval.planning.forecast_process import ForecastProcess
 from dpeval.planning.predictor import Predictor
+from dpeval.system.gpus import VISIBLE_DEVICES
 from dpeval.system.topology import detect
 
 
 def _seen() -> tuple[int, list[str | None], bool, int]:
-    visible = [os.environ.get(name) for name in HIDES_GPUS]
+    visible = [os.environ.get(name) for name in VISIBLE_DEVICES]
     return os.getpid(), visible, torch.cuda.is_available(), torch.cuda.device_count()
 
 

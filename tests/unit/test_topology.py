@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from uuid import UUID
 
 import psutil
 import pytest
@@ -137,6 +138,29 @@ def test_a_gpu_is_placed_by_its_pci_slot(tmp_path: Path) -> None:
         for index, uuid in enumerate(("bb-2", "AA-1", "cc-3"))
     ]
     assert [gpu.numa for gpu in detect(gpus, root=tmp_path).gpus] == [None, 1, None]
+
+
+def test_an_amd_gpu_is_placed_by_its_serial_number(tmp_path: Path) -> None:
+    serial = 0x2D2F1A6F3C8E9B01
+    nodes = "sys/class/kfd/kfd/topology/nodes"
+    grow(
+        tmp_path,
+        {
+            f"{nodes}/0/properties": "cpu_cores_count 64\nlocation_id 0\nunique_id 0\n",
+            f"{nodes}/1/properties": f"location_id 9985\ndomain 1\nunique_id {serial}\n",
+            f"{nodes}/2/properties": "location_id 768\ndomain 0\nunique_id 5\n",
+            "sys/bus/pci/devices/0000:00:00.0/numa_node": "0\n",
+            "sys/bus/pci/devices/0001:27:00.1/numa_node": "3\n",
+            "sys/bus/pci/devices/0000:03:00.0/numa_node": "-1\n",
+        },
+    )
+    # HIP gives the digits of the serial number as bytes, which torch prints in hexadecimal.
+    as_torch_says = str(UUID(bytes=f"{serial:016x}".encode()))
+    gpus = [
+        Gpu(index=index, name="X", total_bytes=GIB, uuid=uuid)
+        for index, uuid in enumerate(("ffc79498-8ff3-c2dc-3b0d-fafd804516ae", as_torch_says))
+    ]
+    assert [gpu.numa for gpu in detect(gpus, root=tmp_path).gpus] == [None, 3]
 
 
 # Memory and processor time that cgroups allow.
