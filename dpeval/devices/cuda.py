@@ -38,6 +38,7 @@ class CudaDevice:
         """
         torch.cuda.set_device(index)
         self.torch_device = torch.device("cuda", index)
+        self._allocator_bytes = allocator_bytes
         if allocator_bytes is not None:
             total_bytes = torch.cuda.mem_get_info()[1]
             share = min(1.0, max(0.0, allocator_bytes / total_bytes))
@@ -79,11 +80,11 @@ class CudaDevice:
         return peak_bytes
 
     def free_bytes(self) -> int | None:
-        free_bytes, total_bytes = torch.cuda.mem_get_info()
-        # The allocator also refuses what exceeds its share of the device
-        # (torch.cuda.set_per_process_memory_fraction), before the device is full.
-        share = getattr(torch.cuda, "get_per_process_memory_fraction", lambda: 1.0)()
-        return max(0, min(free_bytes, int(share * total_bytes) - torch.cuda.memory_reserved()))
+        free_bytes = int(torch.cuda.mem_get_info()[0])
+        if self._allocator_bytes is None:
+            return free_bytes
+        # The allocator refuses what exceeds its limit before the device is full.
+        return max(0, min(free_bytes, self._allocator_bytes - torch.cuda.memory_reserved()))
 
     def release(self) -> None:
         torch.cuda.empty_cache()

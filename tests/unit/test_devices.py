@@ -66,15 +66,14 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Recorder:
         "max_memory_allocated": 6,
         "memory_reserved": 5,
         "mem_get_info": (3, 11),
-        "get_per_process_memory_fraction": 1.0,
+        "set_per_process_memory_fraction": None,
     }.items():
 
         def call(*_: Any, name: str = name, value: Any = value) -> Any:
             recorder.calls.append(name)
             return value
 
-        # torch 2.6 cannot tell the fraction.
-        monkeypatch.setattr(torch.cuda, name, call, raising=False)
+        monkeypatch.setattr(torch.cuda, name, call)
     return recorder
 
 
@@ -164,12 +163,12 @@ def test_tuning_ends_once_after_the_first_step_and_outside_every_step(
     assert trainer.tuning_peak_bytes == 9
 
 
-@pytest.mark.parametrize(("fraction", "free_bytes"), [(1.0, 3), (0.6, 1), (0.1, 0)])
-def test_no_more_is_free_than_the_share_of_the_process_leaves(
-    cuda: Recorder, monkeypatch: pytest.MonkeyPatch, fraction: float, free_bytes: int
+@pytest.mark.parametrize(("limit", "free_bytes"), [(None, 3), (9, 3), (6, 1), (1, 0)])
+def test_no_more_is_free_than_the_limit_of_the_allocator_leaves(
+    cuda: Recorder, limit: int | None, free_bytes: int
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda: fraction)
-    assert CudaDevice(0).free_bytes() == free_bytes  # 3 of 11 bytes are free, 5 are reserved
+    # 3 of 11 bytes are free, 5 are reserved.
+    assert CudaDevice(0, limit).free_bytes() == free_bytes
 
 
 def test_batches_are_copied_on_a_stream_that_nothing_else_is_given(
