@@ -247,7 +247,7 @@ class RecordedCuda:
         self.calls: list[str] = []
         self._events = 0
 
-    def Stream(self, device: object) -> str:  # noqa: N802
+    def Stream(self, device: object, priority: int = 0) -> str:  # noqa: N802
         return "side"
 
     @contextlib.contextmanager
