@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 import torch
@@ -20,6 +20,9 @@ class Device(Protocol):
 
     def is_past(self, stamp: Any) -> bool:
         """Whether the device has reached `stamp`; never waits."""
+
+    def recycle(self, stamps: Iterable[Any]) -> None:
+        """Take back stamps whose times have been read; each is given back once."""
 
     def elapsed_s(self, begin: Any, end: Any) -> float:
         """Time between two stamps that the device has passed, s."""

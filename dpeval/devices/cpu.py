@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -27,6 +27,9 @@ class CpuDevice:
 
     def is_past(self, stamp: float) -> bool:
         return True
+
+    def recycle(self, stamps: Iterable[float]) -> None:
+        pass
 
     def elapsed_s(self, begin: float, end: float) -> float:
         return end - begin

@@ -42,6 +42,16 @@ class _Step:
     reduces: list[_Reduce] = field(default_factory=list[_Reduce])
     end: Any = None
 
+    def stamps(self) -> Iterator[Any]:
+        """Every stamp once; that of the last gradient is also a mark."""
+        yield self.begin
+        yield from (stamp for phase, stamp in self.marks if phase != _READY)
+        for reduce in self.reduces:
+            yield reduce.begin
+            if reduce.end is not None:
+                yield reduce.end
+        yield self.end
+
 
 class _NoStep:
     """Stands in for a step's lists outside a step."""
@@ -102,7 +112,9 @@ class PhaseClock:
     def drain(self) -> None:
         """Write the rows of ended steps that the device has passed; call after ``finish`` too."""
         while self._pending and self._is_past(self._pending[0]):
-            self._write(self._pending.popleft())
+            step = self._pending.popleft()
+            self._write(step)
+            self._device.recycle(step.stamps())
 
     def _is_past(self, step: _Step) -> bool:
         """Whether the device has passed every stamp; an all-reduce may end on another stream."""

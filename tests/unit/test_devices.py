@@ -31,6 +31,7 @@ class Recorder:
 
     def event(self, enable_timing: bool) -> Any:
         recorder = self
+        self.calls.append("new event")
 
         class Event:
             at = -1
@@ -57,6 +58,9 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     recorder = Recorder()
     monkeypatch.setattr(torch.cuda, "Event", recorder.event)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
+    monkeypatch.setattr(
+        torch._C, "_cuda_getCurrentStream", lambda index: (7, index, 1), raising=False
+    )
     for name, value in {
         "set_device": None,
         "synchronize": None,
@@ -92,6 +96,21 @@ def test_a_step_on_cuda_is_timed_by_events_without_a_synchronisation(cuda: Recor
     assert rows[0, COLUMNS.index("step")] == pytest.approx(6e-3)
     assert rows[0, COLUMNS.index("forward")] == pytest.approx(1e-3)
     assert "synchronize" not in cuda.calls
+
+
+def test_events_are_used_again_once_their_times_have_been_read(cuda: Recorder) -> None:
+    rows = np.zeros((20, len(COLUMNS)))
+    clock = PhaseClock(CudaDevice(0), rows)
+    for step in range(20):
+        cuda.reached = 10**9 if step % 5 == 4 else 0
+        clock.start_step(step, float(step))
+        clock.mark("forward")
+        clock.bucket_done(clock.bucket_ready(0, 8, is_last=True))
+        clock.mark("backward")
+        clock.end_step()
+    # Five steps of six events (the last gradient's is also its all-reduce's) are in use at most.
+    assert cuda.calls.count("new event") == 5 * 6
+    assert rows[:, COLUMNS.index("step")] == pytest.approx(5e-3)
 
 
 def test_an_event_is_recorded_on_the_rank_s_gpu_from_any_thread(cuda: Recorder) -> None:
