@@ -25,7 +25,6 @@ FEW_STEPS = (
     "measure.max_steps=8",
     "measure.rel_precision=1e-4",
     "measure.time_limit_s=120",
-    "measure.conditions=false",
 )
 LIMIT_GIB = 4
 
