@@ -33,7 +33,7 @@ STAGES = {
     "communication": 60,
     "profiler": 90,
     "overhead": 180,
-    "costs": 60,
+    "costs": 100,
     "shared_gpu": 240,
     "memory": 300,
     "numerics": 120,
