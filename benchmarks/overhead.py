@@ -54,7 +54,8 @@ from dpeval.worker.messages import RankTask
 from dpeval.worker.rank_process import rendezvous
 from dpeval.worker.trainer import SetupTimer, Trainer, build_trainer
 
-BLOCK_S = 0.4
+BLOCK_S = 0.15
+"""Shorter than most disturbances of a shared machine last."""
 WARM_UP_STEPS = 5
 Pairs = list[tuple[float, float]]
 """Mean step (s) of each block of the bare loop, and of dpeval's block beside it."""

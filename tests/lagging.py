@@ -35,7 +35,8 @@ class LaggingStamp:
 class LaggingDevice(CpuDevice):
     """A CPU device that reaches each stamp only after `lag` further stamps were made.
 
-    A step without communication makes 7 stamps: its begin, five marks and its end. Like a CUDA
+    A step without communication makes five stamps, one for each phase, and begins where the last
+    step ended. Like a CUDA
     event, a stamp that the device has not reached has no time.
     """
 

@@ -22,7 +22,7 @@ def run(setting: Setting) -> Iterator[Check]:
     ]
     base += ["dataset.loader=constant"]
     base += ["model=resnet18", "precision=fp32"]
-    base += [f"repeat={4 if setting.rehearse else 40}"]
+    base += [f"repeat={4 if setting.rehearse else 100}"]
     for strategy in ("ddp", "none"):
         pairs = overhead.measure([*base, f"strategy={strategy}"])
         medians, means = overhead.ratio_of_medians(pairs), overhead.ratio_of_means(pairs)

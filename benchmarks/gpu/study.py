@@ -24,7 +24,7 @@ FULL = (
     "dataset.size=320px",
     "dataset.train_images=1000",
     "measure=quick",
-    "measure.time_limit_s=12",
+    "measure.time_limit_s=8",
 )
 
 

@@ -41,16 +41,22 @@ class _Step:
     marks: list[tuple[str, Any]] = field(default_factory=list[tuple[str, Any]])
     reduces: list[_Reduce] = field(default_factory=list[_Reduce])
     end: Any = None
+    end_is_shared: bool = False
+    """Whether the next step begins with the same stamp."""
 
-    def stamps(self) -> Iterator[Any]:
-        """Every stamp once; that of the last gradient is also a mark."""
+    def own_stamps(self) -> Iterator[Any]:
+        """Every stamp that no later step needs, once; a mark may also be an all-reduce's begin or
+        the step's end."""
         yield self.begin
-        yield from (stamp for phase, stamp in self.marks if phase != _READY)
+        yield from (
+            stamp for phase, stamp in self.marks if phase != _READY and stamp is not self.end
+        )
         for reduce in self.reduces:
             yield reduce.begin
             if reduce.end is not None:
                 yield reduce.end
-        yield self.end
+        if not self.end_is_shared:
+            yield self.end
 
 
 class _NoStep:
@@ -72,6 +78,9 @@ class PhaseClock:
     add up to the step by construction. `backward` ends when the last gradient is ready. From then
     to the end of the last all-reduce the rank only waits for communication (``comm_exposed``); the
     rest of the backward call copies reduced gradients out of their buckets (``grad_copy``).
+
+    A stamp costs a GPU's host up to 20 µs, so none is made twice: a step's last mark is its end,
+    and the next step begins there, unless something else was done in between (:meth:`pause`).
     """
 
     def __init__(self, device: Device, rows: Floats) -> None:
@@ -82,6 +91,8 @@ class PhaseClock:
         self._reduces: list[_Reduce] | _NoStep = _NO_STEP
         self._open: _Step | None = None
         self._pending: deque[_Step] = deque()
+        self._seam: Any = None
+        """The end of the last step, if the next one begins there."""
         self._drained_s = -math.inf
         self.bucket_s: dict[int, tuple[int, list[float]]] = {}
         """Per bucket index: its bytes and the all-reduce time of every step, s."""
@@ -90,19 +101,30 @@ class PhaseClock:
 
     def start_step(self, index: int, host_s: float) -> None:
         """Begin step `index`; `host_s` is the host's monotonic time, for timelines."""
-        self._open = step = _Step(index, host_s, self._stamp())
+        begin = self._seam
+        if begin is None:
+            begin = self._stamp()
+        else:
+            self._pending[-1].end_is_shared = True
+        self._open = step = _Step(index, host_s, begin)
         self._marks, self._reduces = step.marks, step.reduces
 
     def mark(self, phase: Phase) -> None:
         """Assign the time since the previous mark to `phase`; a phase may be marked repeatedly."""
         self._marks.append((phase, self._stamp()))
 
-    def end_step(self) -> None:
-        """End the step; now and then write the rows of steps that the device has finished."""
+    def end_step(self, phase: Phase | None = None) -> None:
+        """End the step; now and then write the rows of steps that the device has finished.
+
+        Args:
+            phase: the phase that ends with the step; None: the rest of the step is ``other``.
+        """
         step = self._open
         if step is None:
             raise RuntimeError(_OUTSIDE)
-        step.end = self._stamp()
+        step.end = self._seam = self._stamp()
+        if phase is not None:
+            step.marks.append((phase, step.end))
         self._open, self._marks, self._reduces = None, _NO_STEP, _NO_STEP
         self._pending.append(step)
         if step.host_s - self._drained_s >= DRAIN_EVERY_S:
@@ -112,9 +134,14 @@ class PhaseClock:
     def drain(self) -> None:
         """Write the rows of ended steps that the device has passed; call after ``finish`` too."""
         while self._pending and self._is_past(self._pending[0]):
+            self.pause()
             step = self._pending.popleft()
             self._write(step)
-            self._device.recycle(step.stamps())
+            self._device.recycle(step.own_stamps())
+
+    def pause(self) -> None:
+        """Call between two steps if anything else is done there, which no step must include."""
+        self._seam = None
 
     def _is_past(self, step: _Step) -> bool:
         """Whether the device has passed every stamp; an all-reduce may end on another stream."""
@@ -128,9 +155,11 @@ class PhaseClock:
         """Write steps taken in this context to `rows` instead, numbered from 0."""
         saved = self._rows, self.finished, self.bucket_s
         self._rows, self.finished, self.bucket_s = rows, 0, {}
+        self.pause()
         try:
             yield
         finally:
+            self.pause()
             self._rows, self.finished, self.bucket_s = saved
 
     def bucket_ready(self, bucket: int, nbytes: int, *, is_last: bool) -> _Reduce:

@@ -76,6 +76,7 @@ class StopSync:
             self._reported = finished
         if steps < self._until:
             return True
+        self._clock.pause()
         message = self._post_decision(steps) if self._rank == 0 else self._read_decision(steps)
         action, _, value = message.partition(":")
         if action == "stop":

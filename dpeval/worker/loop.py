@@ -62,8 +62,7 @@ def train_step(trainer: Trainer, index: int, *, sync: bool = True) -> None:
     trainer.scaler.update()
     # Set to None: zeroing would write every gradient once more.
     trainer.optimizer.zero_grad(set_to_none=True)
-    clock.mark("optimizer")
-    clock.end_step()
+    clock.end_step("optimizer")
 
 
 def forward_backward(trainer: Trainer, images: Tensor, labels: Tensor) -> None:

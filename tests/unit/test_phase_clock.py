@@ -186,6 +186,62 @@ def test_a_step_is_read_only_after_the_device_has_passed_it_and_nothing_waits() 
     assert device.waited == 0
 
 
+def test_a_step_begins_where_the_last_one_ended_unless_there_was_a_pause() -> None:
+    device, rows = FakeDevice(reached_s=-1), np.zeros((3, len(COLUMNS)))
+    clock = PhaseClock(device, rows)
+    for index in range(3):
+        clock.start_step(index, 0.0)
+        device.now_s += 1.0
+        clock.end_step("optimizer")
+        device.now_s += 0.5  # the loop's own work between two steps
+        if index == 1:
+            clock.pause()
+    device.reached_s = 9.0
+    clock.drain()
+    assert rows[:, COLUMNS.index("step")].tolist() == [1.0, 1.5, 1.0]
+    assert rows[:, COLUMNS.index("optimizer")].tolist() == [1.0, 1.5, 1.0]
+    assert not rows[:, COLUMNS.index("other")].any()
+
+
+def test_every_stamp_is_given_back_once() -> None:
+    @dataclass
+    class Counting(FakeDevice):
+        made: int = 0
+        back: list[object] = field(default_factory=list[object])
+
+        def stamp(self) -> Any:
+            self.made += 1
+            return _Stamp(self.now_s)
+
+        def is_past(self, stamp: Any) -> bool:
+            return bool(stamp.at_s <= self.reached_s)
+
+        def elapsed_s(self, begin: Any, end: Any) -> float:
+            return float(end.at_s - begin.at_s)
+
+        def recycle(self, stamps: Any) -> None:
+            self.back.extend(stamps)
+
+    device, rows = Counting(), np.zeros((9, len(COLUMNS)))
+    clock = PhaseClock(device, rows)
+    for index in range(9):
+        device.reached_s = device.now_s if index % 3 == 2 else -1.0
+        clock.start_step(index, float(index))
+        clock.mark("forward")
+        clock.bucket_done(clock.bucket_ready(0, 8, is_last=True))
+        clock.mark("backward")
+        device.now_s += 1.0
+        clock.end_step("optimizer")
+    device.reached_s = 9.0
+    clock.drain()
+    assert len(device.back) == len({id(stamp) for stamp in device.back}) == device.made
+
+
+@dataclass(frozen=True)
+class _Stamp:
+    at_s: float
+
+
 def test_a_diverted_clock_leaves_the_main_rows_alone() -> None:
     device, rows = FakeDevice(), np.zeros((1, len(COLUMNS)))
     clock = PhaseClock(device, rows)
