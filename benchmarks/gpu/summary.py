@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -70,9 +71,10 @@ def write(checks: Sequence[Check], setting: Setting) -> None:
 def _driver() -> str:
     path = Path("/proc/driver/nvidia/version")
     try:
-        return path.read_text().splitlines()[0].split("Module")[-1].split()[0]
-    except (OSError, IndexError):
-        return "unknown"
+        found = re.search(r"\d+\.\d+(\.\d+)?", path.read_text())
+    except OSError:
+        found = None
+    return found.group() if found else "none"
 
 
 def draw(checks: Sequence[Check], path: Path) -> None:

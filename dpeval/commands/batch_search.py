@@ -230,7 +230,7 @@ class BatchSearch:
         predictor = self._session.predictor
 
         def total(batch: int) -> int:
-            return predictor.forecast(config, batch, folder=folder).total_bytes
+            return predictor.forecast(config, batch, folder=folder).needed_bytes
 
         try:
             # Not one image, because batch normalisation may not be able to train on it.

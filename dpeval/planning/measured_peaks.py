@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dpeval.record.memory import ALLOWANCES, Forecast
-from dpeval.record.schema import Record
+from dpeval.record.schema import RankRecord, Record
 
 SAME = ("model", "optimizer", "precision", "memory_format", "compile")
 SAME_DATASET = ("image_px", "loader")
@@ -17,6 +17,8 @@ SAME_RESIDENT = ("name", "root", "size", "train_images")
 """Of the dataset, which ``dataset.loader=resident`` keeps on every GPU."""
 SAME_STRATEGY = ("name", "bucket_cap_mb", "gradient_as_bucket_view", "static_graph")
 SAME_HARDWARE = ("kind", "cores_per_device", "keep_memory")
+UNMEASURED = ("fragmentation", "context")
+"""Parts of a GPU's forecast that the measured peaks leave out."""
 MIN_SPREAD = 1.5
 """A line is fitted only if the largest batch is this many times the smallest: peaks of
 neighbouring batches differ as much by chance as by their images."""
@@ -61,9 +63,14 @@ def peak_of(record: Record) -> Peak | None:
     earlier = record.memory.forecast
     return Peak(
         images=images,
-        bytes=max(rank.peak_bytes or 0 for rank in ranks if rank.per_device_batch_size == images),
+        bytes=max(_taken(rank) for rank in ranks if rank.per_device_batch_size == images),
         counted_bytes=earlier.counted_bytes if earlier is not None else None,
     )
+
+
+def _taken(rank: RankRecord) -> int:
+    """What the rank could not do without: on a GPU without what its allocator held unused."""
+    return rank.peak_allocated_bytes or rank.peak_bytes or 0
 
 
 def learned(forecast: Forecast, images: int, peaks: Sequence[Peak]) -> Forecast:
@@ -71,14 +78,15 @@ def learned(forecast: Forecast, images: int, peaks: Sequence[Peak]) -> Forecast:
 
     If the batches are far enough apart, the total is the least-squares line through the peaks;
     otherwise it is the counted bytes plus the most that those runs needed beyond theirs. A GPU's
-    context is in no measured peak and is kept.
+    context and fragmentation are in no measured peak and are kept.
 
     Args:
         forecast: counted, for `images` images.
         images: per-device batch.
         peaks: of earlier runs that did the same work (:func:`work_key`).
     """
-    context = forecast.parts.get("context", 0)
+    is_gpu = "context" in forecast.parts
+    kept = {name: forecast.parts[name] for name in UNMEASURED if is_gpu}
     total = _line_at(images, peaks)
     if total is None:
         beyond = [peak.bytes - peak.counted_bytes for peak in peaks if peak.counted_bytes]
@@ -86,10 +94,8 @@ def learned(forecast: Forecast, images: int, peaks: Sequence[Peak]) -> Forecast:
             return forecast
         total = forecast.counted_bytes + max(beyond)
     counted = {name: size for name, size in forecast.parts.items() if name not in ALLOWANCES}
-    parts = counted | {"allowance": total - sum(counted.values())}
-    if context:
-        parts["context"] = context
-    return Forecast(total_bytes=total + context, parts=parts, source="fit")
+    parts = counted | {"allowance": total - sum(counted.values())} | kept
+    return Forecast(total_bytes=sum(parts.values()), parts=parts, source="fit")
 
 
 def _line_at(images: int, peaks: Sequence[Peak]) -> int | None:

@@ -128,11 +128,11 @@ def decide(
     """
     images, devices = max(shares), len(shares)
     there, whole = budget_at(devices), forecast_at(images, 1)
-    if whole.total_bytes <= there.bytes:
-        line = f"forecast {_gib(whole.total_bytes)} of {_gib(there.bytes)} per rank"
+    if whole.needed_bytes <= there.bytes:
+        line = f"forecast {_gib(whole.needed_bytes)} of {_gib(there.bytes)} per rank"
         return Decision(action="run", forecast=whole, budget=there, line=line)
     excess = (
-        f"batch {images} per rank is forecast to need {_gib(whole.total_bytes)}, but only "
+        f"batch {images} per rank is forecast to need {_gib(whole.needed_bytes)}, but only "
         f"{_gib(there.bytes)} is available ({there.source})"
     )
     needed = _devices_needed(sum(shares), devices, forecast_at, budget_at) if strong else None
@@ -213,7 +213,7 @@ def _micro_batches_needed(
 def _fits(forecast_at: Callable[[int, int], Forecast], images: int, parts: int, there: int) -> bool:
     """Whether the forecast fits; a size without a forecast does not."""
     try:
-        return forecast_at(images, parts).total_bytes <= there
+        return forecast_at(images, parts).needed_bytes <= there
     except NoForecast:
         return False
 
@@ -226,7 +226,7 @@ def _bytes_by_images(
     small = min(2, large)
     if small == large:
         return lambda _: 0.0  # one point is no line: everything has to be tried
-    high, low = forecast_at(large, 1).total_bytes, forecast_at(small, 1).total_bytes
+    high, low = forecast_at(large, 1).needed_bytes, forecast_at(small, 1).needed_bytes
     slope = (high - low) / (large - small)
     return lambda images: low + slope * (images - small)
 

@@ -24,6 +24,17 @@ class Forecast(Frozen):
         """The total without the allowances."""
         return self.total_bytes - sum(self.parts.get(name, 0) for name in ALLOWANCES)
 
+    @property
+    def needed_bytes(self) -> int:
+        """The least that a run needs.
+
+        Before CUDA's caching allocator reports that memory is short, it returns what it holds
+        unused to the device. Measured on an H200: of ResNet50, 73 images were allocated 3,511 MiB
+        and trained in 3,584 MiB, and with more room took 480 MiB of fragmentation on top.
+        """
+        is_gpu = "context" in self.parts
+        return self.total_bytes - (self.parts.get("fragmentation", 0) if is_gpu else 0)
+
     def with_allowance_of(self, other: Forecast) -> Forecast:
         """The counted parts of this forecast with the allowances of `other`."""
         counted = {name: size for name, size in self.parts.items() if name not in ALLOWANCES}

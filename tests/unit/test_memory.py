@@ -176,6 +176,36 @@ def test_one_measured_batch_moves_the_forecast_and_keeps_its_slope() -> None:
     assert found.total_bytes == (1600 + 500) * MIB
 
 
+def resnet50_in_bf16(images: int) -> Forecast:
+    """The forecast for an H200 at 224 px; a batch of 73 trained in 4 GiB, one of 75 did not."""
+    mib = {
+        "parameters": 90, "optimizer": 90, "buckets": 90, "input": 0.58 * images,
+        "activations": 42.4 * images, "transient": 0.38 * images,
+        "fragmentation": 560, "workspace": 96, "context": 512,
+    }  # fmt: skip
+    parts = {name: int(size * MIB) for name, size in mib.items()}
+    return Forecast(total_bytes=sum(parts.values()), parts=parts, source="model")
+
+
+@pytest.mark.parametrize(("images", "action"), [(73, "run"), (75, "skip")])
+def test_what_cuda_s_allocator_would_give_back_does_not_stop_a_run(
+    images: int, action: str
+) -> None:
+    found = decide("skip", [images], lambda size, _: resnet50_in_bf16(size), lambda _: there(4096))
+    assert found.action == action
+    assert found.forecast.total_bytes > 4096 * MIB  # with more room it takes more
+
+
+def test_measured_peaks_of_a_gpu_replace_what_they_contain_and_no_more() -> None:
+    counted = resnet50_in_bf16(64)
+    found = learned(counted, 64, [Peak(62, 3054 * MIB, resnet50_in_bf16(62).counted_bytes)])
+    assert found.source == "fit"
+    assert {found.parts[name] for name in ("fragmentation", "context")} == {560 * MIB, 512 * MIB}
+    beyond = 3054 * MIB - resnet50_in_bf16(62).counted_bytes
+    assert found.parts["allowance"] == beyond
+    assert found.needed_bytes == counted.counted_bytes + beyond + 512 * MIB
+
+
 def test_nothing_measured_changes_nothing() -> None:
     assert learned(affine(16, 1), 16, []) == affine(16, 1)
 
