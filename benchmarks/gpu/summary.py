@@ -78,13 +78,11 @@ def _driver() -> str:
 
 
 def draw(checks: Sequence[Check], path: Path) -> None:
-    """Each compared figure's distance from its truth, in units of its tolerance."""
+    """Each compared figure's distance from its truth in units of its tolerance, or over its limit."""
     drawn = [
-        (f"{check.stage}: {check.name}", (check.measured - check.truth) / check.tolerance)
+        (f"{check.stage}: {check.name}", distance)
         for check in checks
-        if isinstance(check.measured, float | int)
-        and isinstance(check.truth, float | int)
-        and check.tolerance > 0
+        if (distance := _distance(check)) is not None
     ]
     if not drawn:
         return
@@ -95,8 +93,20 @@ def draw(checks: Sequence[Check], path: Path) -> None:
     colours = ["#1b6f3a" if abs(value) <= 1 else "#b3261e" for value in distances]
     axes.scatter([max(-3, min(3, value)) for value in distances], names, c=colours, s=18)
     axes.set_xlim(-3.1, 3.1)
-    axes.set_xlabel("distance from the truth, in tolerances (beyond 3 drawn at 3)")
+    axes.set_xlabel(
+        "distance from the truth in tolerances, or share of a limit; beyond 3 drawn at 3"
+    )
     axes.tick_params(axis="y", labelsize=8)
     axes.margins(y=0.01)
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def _distance(check: Check) -> float | None:
+    """How far a compared number is from its truth, 1 being what is tolerated; None for others."""
+    measured, truth = check.measured, check.truth
+    if not isinstance(measured, float | int) or not isinstance(truth, float | int):
+        return None
+    if check.tolerance > 0:
+        return (measured - truth) / check.tolerance
+    return measured / truth if truth else None
