@@ -78,7 +78,7 @@ def _driver() -> str:
 
 
 def draw(checks: Sequence[Check], path: Path) -> None:
-    """Each compared figure's distance from its truth in units of its tolerance, or over its limit."""
+    """How far each compared figure is from its truth, in tolerances, or its share of a limit."""
     drawn = [
         (f"{check.stage}: {check.name}", distance)
         for check in checks
@@ -93,8 +93,8 @@ def draw(checks: Sequence[Check], path: Path) -> None:
     colours = ["#1b6f3a" if abs(value) <= 1 else "#b3261e" for value in distances]
     axes.scatter([max(-3, min(3, value)) for value in distances], names, c=colours, s=18)
     axes.set_xlim(-3.1, 3.1)
-    axes.set_xlabel(
-        "distance from the truth in tolerances, or share of a limit; beyond 3 drawn at 3"
+    figure.supxlabel(
+        "distance from the truth ÷ tolerance, or figure ÷ limit (beyond 3 drawn at 3)", fontsize=9
     )
     axes.tick_params(axis="y", labelsize=8)
     axes.margins(y=0.01)
