@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -72,6 +73,10 @@ def build_on_meta(config: ModelConfig, image_px: int) -> nn.Module:
     Raises:
         ConfigError: see :func:`build`.
     """
+    # What the import of a module creates must keep its values, so import first. torch 2.6's
+    # torch._dynamo reads tensors while it is imported, which importing torchvision may do.
+    importlib.import_module("torch._dynamo")
+    locate(config._target_, key="model._target_")
     try:
         with _WeightsOnMeta():
             model = build(config, image_px)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -131,6 +133,17 @@ def test_torchvisions_auxiliary_heads_weigh_what_their_papers_say(
     with torch.device("meta"):
         _, auxiliary = find_logits(model.train()(torch.empty(2, 3, px, px)), 2, CLASSES)
     assert len(auxiliary) == heads
+
+
+def test_what_a_models_module_creates_on_import_keeps_its_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "scaled_by_a_constant.py").write_text(
+        "import torch\nSCALE = torch.ones(3)\ndef make():\n    return torch.nn.Linear(3, 2)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    build_on_meta(ModelConfig("own", "scaled_by_a_constant.make", {}), 8)
+    assert sys.modules["scaled_by_a_constant"].SCALE.tolist() == [1, 1, 1]
 
 
 class Rated(nn.Module):

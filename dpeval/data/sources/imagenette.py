@@ -263,8 +263,7 @@ def extract(packed: Path, archive: Archive, folder: Path, report: Report) -> Non
             progress(report, f"extracting {packed.name}", total, "images") as advance,
         ):
             for member in tar:
-                # The "data" filter refuses members outside, links out of the folder and devices.
-                tar.extract(member, beside, filter="data")
+                _extract_member(tar, member, beside)
                 advance(member.isfile())
         if not is_complete(beside / archive.folder, archive):
             raise DataError(f"{packed} lacks some of the {total:,} images of {archive.folder}")
@@ -275,3 +274,25 @@ def extract(packed: Path, archive: Archive, folder: Path, report: Report) -> Non
         ) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def _extract_member(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
+    """Write a file or a folder of an archive below `folder`; its owner and mode are not kept.
+
+    ``TarFile.extract`` has a filter for this only since Python 3.11.4; Debian 12 has 3.11.2.
+
+    Raises:
+        ExtractError: the member is a link or a device, or lies outside `folder`.
+    """
+    path = folder / member.name
+    if ".." in path.parts or not path.is_relative_to(folder):
+        raise tarfile.ExtractError(f"{member.name} lies outside the folder")
+    if member.isdir():
+        path.mkdir(parents=True, exist_ok=True)
+        return
+    content = tar.extractfile(member) if member.isfile() else None
+    if content is None:
+        raise tarfile.ExtractError(f"{member.name} is neither a file nor a folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with content, path.open("wb") as file:
+        shutil.copyfileobj(content, file)

@@ -341,6 +341,8 @@ def test_resizing_is_torchvisions() -> None:
     out = torch.empty(32, 32, 3, dtype=torch.uint8)
     resize(image, [5, 7, 60, 50], True, out)
     theirs = resized_crop(image.permute(2, 0, 1), 5, 7, 60, 50, [32, 32])
-    assert torch.equal(out.permute(2, 0, 1), theirs.flip(2))
+    # The kernel of torch 2.6 rounds a mirrored image otherwise here and there.
+    difference = out.permute(2, 0, 1).int() - theirs.flip(2).int()
+    assert difference.abs().max() <= 1
     resize(image, [5, 7, 32, 32], False, out)
     assert torch.equal(out, image[5:37, 7:39])

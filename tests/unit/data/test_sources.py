@@ -161,7 +161,7 @@ def test_a_dataset_of_ones_own_takes_its_own_arguments(store: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "args", "message"),
     [
-        ("files_named", {}, "does not accept dataset.args={}: missing a required argument"),
+        ("files_named", {}, "does not accept dataset.args={}: missing a required"),
         (
             "files_named",
             {"nmaes": []},
@@ -324,7 +324,7 @@ def test_a_folder_that_somebody_else_extracted_is_taken_as_it_is(
 ) -> None:
     store.mkdir()
     with tarfile.open(tmp_path / "served" / "imagenette2-160.tgz") as tar:
-        tar.extractall(store, filter="data")
+        tar.extractall(store)
     said: list[str] = []
     assert len(prepare(IMAGENETTE, said.append).train_files) == 10
     assert said == []
