@@ -49,6 +49,14 @@ def test_importing_costs_neither_torch_nor_pandas() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.parametrize("name", ["train", "fit", "input_bench"])
+def test_what_every_rank_imports_anew_is_light(name: str) -> None:
+    # multiprocessing imports the main module again in each rank.
+    heavy = "{'torch', 'hydra', 'omegaconf', 'numpy', 'pydantic', 'dpeval.commands'}"
+    code = f"import sys, dpeval.{name}; assert not {heavy} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_the_stub_tells_of_every_name() -> None:
     stub = Path(dpeval.__file__).with_suffix(".pyi").read_text()
     assert all(f"{name} as {name}" in stub for name in dpeval.__all__)
