@@ -7,8 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from benchmarks.gpu.checks import Check, at_most, not_measured
-from benchmarks.gpu.setting import Setting, random_loader, trainer
-from dpeval.components import models
+from benchmarks.gpu.setting import Setting, built_model, random_loader, trainer
 from dpeval.components.optimizers import build_optimizer
 from dpeval.data.images.device_transforms import Normaliser, crop_batch
 from dpeval.devices.base import Device
@@ -50,8 +49,7 @@ def _losses(setting: Setting, device: Device, precision: str) -> list[float]:
         "optimizer.args.lr=0.001",
         "memory_format=contiguous",
     )
-    torch.manual_seed(0)
-    model = models.build(config.model, config.dataset.image_px).to(device.torch_device).train()
+    model = built_model(config, device)
     made = trainer(
         config,
         device,

@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.gpu.checks import Check, near, not_measured
-from benchmarks.gpu.setting import Setting, column, random_loader, rows, trainer
-from dpeval.components import models
+from benchmarks.gpu.setting import Setting, built_model, column, random_loader, rows, trainer
 from dpeval.components.optimizers import build_optimizer
 from dpeval.devices.base import Device
 from dpeval.instruments.phase_clock import PhaseClock
@@ -57,9 +55,7 @@ def _case(setting: Setting, name: str, precision: str, batch: int) -> Iterator[C
     config = setting.config(
         f"model={name}", f"precision={precision}", f"batch={batch}", "dataset.image_px=224"
     )
-    model = models.build(config.model, config.dataset.image_px).to(device.torch_device).train()
-    if config.memory_format == "channels_last":
-        model = model.to(memory_format=torch.channels_last)
+    model = built_model(config, device)
     table = rows(WARM_UP + STEPS)
     made = trainer(
         config,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dpeval.commands import hydra_app
+from dpeval.components import models
 from dpeval.components.strategies import WrappedModel
 from dpeval.config import Config
 from dpeval.devices.base import Device
@@ -77,6 +78,15 @@ def random_loader(config: Config, device: Device) -> FixedLoader:
         images = images.contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, config.dataset.num_classes, (batch,), generator=generator)
     return FixedLoader(images, labels.to(device.torch_device))
+
+
+def built_model(config: Config, device: Device) -> nn.Module:
+    """The model that `config` names, on `device` and in its memory format, ready to train."""
+    torch.manual_seed(config.seed)
+    model = models.build(config.model, config.dataset.image_px).to(device.torch_device).train()
+    if config.memory_format == "channels_last":
+        model = model.to(memory_format=torch.channels_last)
+    return model
 
 
 def trainer(

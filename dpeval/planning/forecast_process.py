@@ -17,7 +17,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import ParamSpec, TypeVar
 
 from dpeval.errors import NoForecast
-from dpeval.system.gpus import VISIBLE_DEVICES
+from dpeval.system.gpu.libraries import VISIBLE_DEVICES
 
 Given = ParamSpec("Given")
 Made = TypeVar("Made")

@@ -24,7 +24,7 @@ from dpeval.record.machine import Environment, Machine
 from dpeval.record.memory import Budget, Forecast
 from dpeval.record.plan import Plan
 from dpeval.record.schema import Record
-from dpeval.system import gpus
+from dpeval.system.gpu import libraries
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class Predictor:
     def budget_at(self, config: Config) -> Callable[[int], Budget]:
         """The budget of one rank, from the number of ranks of the whole run."""
         gpu = config.hardware.kind == "gpu"
-        free = gpus.free_bytes([item.uuid for item in self._machine.gpus]) if gpu else []
+        free = libraries.free_bytes([item.uuid for item in self._machine.gpus]) if gpu else []
 
         def at(devices: int) -> Budget:
             ranks = math.ceil(devices / config.num_nodes)

@@ -17,7 +17,7 @@ from dpeval.run import forkserver, multi_node, rank_supervisor, record_builder
 from dpeval.run.job import Job, ProgressListener, Snapshot, StoreAddress
 from dpeval.run.outcome import Outcome
 from dpeval.system.conditions import ConditionSampler
-from dpeval.system.gpu_reader import UsedGpu
+from dpeval.system.gpu.reader import UsedGpu
 from dpeval.system.process import avoid_cpus
 from dpeval.worker.messages import RankTask
 

@@ -19,8 +19,8 @@ import numpy as np
 from dpeval.record.conditions import MIN_ELAPSED_S, Conditions
 from dpeval.system import cgroups
 from dpeval.system.cpu_accounting import CpuTimes, RankTimes
-from dpeval.system.gpu_reader import GpuReader, UsedGpu
-from dpeval.system.gpus import open_reader
+from dpeval.system.gpu.libraries import open_reader
+from dpeval.system.gpu.reader import GpuReader, UsedGpu
 from dpeval.system.procfs import ROOT, KernelFile
 from dpeval.system.sensors import (
     Clocks,

@@ -11,7 +11,7 @@ import psutil
 
 from dpeval.record.machine import Cpu, Gpu, Machine
 from dpeval.system import cgroups
-from dpeval.system.amd_smi import serial_of
+from dpeval.system.gpu.amd_smi import serial_of
 from dpeval.system.procfs import ROOT, read_text
 from dpeval.util.cpus import allowed_cpus
 

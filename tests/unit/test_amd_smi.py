@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from dpeval.system import amd_smi, gpus
-from dpeval.system.amd_smi import AmdReader, connect, free_through
-from dpeval.system.gpu_reader import UsedGpu
+from dpeval.system.gpu import amd_smi, libraries
+from dpeval.system.gpu.amd_smi import AmdReader, connect, free_through
+from dpeval.system.gpu.reader import UsedGpu
 
 SERIAL = "2d2f1a6f3c8e9b01"
 AS_TORCH_SAYS = "32643266-3161-3666-3363-386539623031"
@@ -164,6 +164,6 @@ def test_free_memory_is_what_is_not_used() -> None:
 @pytest.mark.skipif(amd_smi.DRIVER.exists(), reason="this machine has an AMD GPU")
 def test_without_amds_driver_its_library_is_not_looked_for() -> None:
     assert amd_smi.free_bytes([AS_TORCH_SAYS]) == []
-    found = gpus.open_reader({0: UsedGpu(AS_TORCH_SAYS, [10])})
+    found = libraries.open_reader({0: UsedGpu(AS_TORCH_SAYS, [10])})
     assert isinstance(found, str)
     assert "amdsmi" not in found

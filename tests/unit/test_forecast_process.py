@@ -16,7 +16,7 @@ from dpeval.commands.hydra_app import compose
 from dpeval.errors import ConfigError, NoForecast
 from dpeval.planning.forecast_process import ForecastProcess
 from dpeval.planning.predictor import Predictor
-from dpeval.system.gpus import VISIBLE_DEVICES
+from dpeval.system.gpu.libraries import VISIBLE_DEVICES
 from dpeval.system.topology import detect
 
 

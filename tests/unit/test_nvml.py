@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from dpeval.record.conditions import Conditions
-from dpeval.system import gpus as gpu_libraries
 from dpeval.system.conditions import ConditionSampler, disturbances
-from dpeval.system.gpu_reader import GpuReader, UsedGpu
-from dpeval.system.nvml import connect, open_reader
+from dpeval.system.gpu import libraries as gpu_libraries
+from dpeval.system.gpu.nvml import connect, open_reader
+from dpeval.system.gpu.reader import GpuReader, UsedGpu
 from tests.unit.trees import grow, process, stat_of_cpus
 
 

@@ -14,7 +14,7 @@ from dpeval.planning.cpu_affinity import assign_cpus, cpus_near_gpus, order_cpus
 from dpeval.planning.rank_plan import make_plan
 from dpeval.record.machine import Cpu, Gpu, Machine
 from dpeval.run.execute import used_gpus
-from dpeval.system.gpu_reader import UsedGpu
+from dpeval.system.gpu.reader import UsedGpu
 
 
 def machine(cores: int = 4, *, smt: int = 1, numa: int = 1, gpus: int = 0) -> Machine:

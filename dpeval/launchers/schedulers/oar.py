@@ -29,7 +29,7 @@ from dpeval.launchers.schedulers.oar_submission import oarsub_command, waves
 from dpeval.launchers.schedulers.resources import Group, Resources
 from dpeval.record import schema
 from dpeval.run.job import Node
-from dpeval.system.gpus import VISIBLE_DEVICES
+from dpeval.system.gpu.libraries import VISIBLE_DEVICES
 
 RESUBMIT_STATUS = 99
 """Exit status after which OAR resubmits an ``idempotent`` job."""

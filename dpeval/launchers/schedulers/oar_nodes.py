@@ -14,7 +14,7 @@ from pathlib import Path
 from dpeval.config import Config
 from dpeval.errors import LaunchError
 from dpeval.run.job import Node
-from dpeval.system.gpus import VISIBLE_DEVICES
+from dpeval.system.gpu.libraries import VISIBLE_DEVICES
 
 NODE_VARIABLE = "DPEVAL_NODE"
 """Set on the nodes that node 0 of an OAR job starts: the node's index."""

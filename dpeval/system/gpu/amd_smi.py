@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from dpeval.system.gpu_reader import GpuReader, UsedGpu
+from dpeval.system.gpu.reader import GpuReader, UsedGpu
 
 DRIVER = Path("/dev/kfd")
 """The device of AMD's compute driver."""

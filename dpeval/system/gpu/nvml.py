@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dpeval.system.gpu_reader import GpuReader, UsedGpu
+from dpeval.system.gpu.reader import GpuReader, UsedGpu
 
 HARD_LIMITS = 0x8 | 0x20 | 0x40 | 0x80
 """Clock event reasons that mean throttling: HW slowdown, SW thermal, HW thermal, power brake

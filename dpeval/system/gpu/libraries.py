@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from dpeval.system import amd_smi, nvml
-from dpeval.system.gpu_reader import GpuReader, UsedGpu
+from dpeval.system.gpu import amd_smi, nvml
+from dpeval.system.gpu.reader import GpuReader, UsedGpu
 
 VISIBLE_DEVICES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 """Variables that hide GPUs from a process; the ROCm runtime obeys all three."""

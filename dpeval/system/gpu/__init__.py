@@ -1,0 +1,1 @@
+"""What NVML and AMD SMI tell of GPUs."""
