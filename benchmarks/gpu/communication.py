@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -38,7 +37,6 @@ def truth(reduce_s: float) -> tuple[float, float]:
 def run(setting: Setting) -> Iterator[Check]:
     """Three lengths of an all-reduce, with gradients as views of the buckets and without."""
     device = setting.device()
-    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     backend = "nccl" if device.is_cuda else "gloo"
     dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     sleep = Sleeper(device)

@@ -16,8 +16,7 @@ from torch.distributed import GradBucket
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.gpu.checks import Check, not_measured, report
-from benchmarks.gpu.setting import Setting, rows
-from dpeval.components import models
+from benchmarks.gpu.setting import Setting, built_model, rows
 from dpeval.components.strategies import TimedGroup, timed_all_reduce
 from dpeval.devices.base import Device
 from dpeval.instruments.phase_clock import PhaseClock
@@ -97,8 +96,7 @@ def _hooks(setting: Setting, device: Device) -> Iterator[Check]:
     }
     variants = {}
     for name, hook in hooks.items():
-        model = models.build(config.model, 32).to(device.torch_device).train()
-        variants[name] = DistributedDataParallel(model, device_ids=[0])
+        variants[name] = DistributedDataParallel(built_model(config, device), device_ids=[0])
         if hook is not None:
             variants[name].register_comm_hook(*hook)
     taken = dict.fromkeys(variants, 0)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from benchmarks.gpu.checks import Check, at_most, not_measured
-from benchmarks.gpu.setting import Setting, built_model, random_loader, trainer
+from benchmarks.gpu.setting import Setting, built_model, trainer
 from dpeval.components.optimizers import build_optimizer
 from dpeval.data.images.device_transforms import Normaliser, crop_batch
 from dpeval.devices.base import Device
@@ -55,7 +55,6 @@ def _losses(setting: Setting, device: Device, precision: str) -> list[float]:
         device,
         model,
         build_optimizer(config.optimizer, model),
-        loader=random_loader(config, device),
     )
     for step in range(_steps(setting)):
         train_step(made, step)

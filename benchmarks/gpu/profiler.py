@@ -13,7 +13,7 @@ import numpy as np
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.gpu.checks import Check, near, not_measured
-from benchmarks.gpu.setting import Setting, built_model, column, random_loader, rows, trainer
+from benchmarks.gpu.setting import Setting, built_model, column, rows, trainer
 from dpeval.components.optimizers import build_optimizer
 from dpeval.devices.base import Device
 from dpeval.instruments.phase_clock import PhaseClock
@@ -62,7 +62,6 @@ def _case(setting: Setting, name: str, precision: str, batch: int) -> Iterator[C
         device,
         model,
         build_optimizer(config.optimizer, model),
-        loader=random_loader(config, device),
         clock=PhaseClock(device, table),
     )
     for step in range(WARM_UP):

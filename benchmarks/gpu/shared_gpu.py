@@ -10,7 +10,9 @@ import torch
 from benchmarks.gpu.checks import Check, near, not_measured, report, same
 from benchmarks.gpu.runs import train
 from benchmarks.gpu.setting import Setting
+from dpeval.devices.cuda import cuda_gpus
 from dpeval.record.schema import Record
+from dpeval.system.gpu import libraries
 
 SHARED = ("hardware.oversubscribe=true", "dataset=imagenette_like", "precision=fp32")
 ENDINGS = {"oom": ("oom", "oom"), "kill": ("failed", "signal"), "stop": ("failed", "hang")}
@@ -20,7 +22,7 @@ NCCL_MANY_RANKS = (2, 30)
 
 def run(setting: Setting) -> Iterator[Check]:
     """Losses at one and two ranks, then three failures, then the memory that is left."""
-    used_before = _used_bytes(setting)
+    free_before = _free_bytes(setting)
     px = 32 if setting.rehearse else 64
     steps = 12 if setting.rehearse else 30
     records = train(
@@ -60,7 +62,7 @@ def run(setting: Setting) -> Iterator[Check]:
     if setting.rehearse:
         yield not_measured("memory left behind", "the CPU has none of its own")
     else:
-        left = (_used_bytes(setting) - used_before) / 2**20
+        left = (free_before - _free_bytes(setting)) / 2**20
         yield near("GPU memory left behind", left, 0.0, "MiB", at_least=64)
         version = torch.cuda.nccl.version()
         if version < NCCL_MANY_RANKS:
@@ -89,13 +91,15 @@ def _ended(setting: Setting, ending: str) -> Record:
     return record
 
 
-def _used_bytes(setting: Setting) -> int:
-    """Memory in use on the GPU by all processes, bytes."""
+def _free_bytes(setting: Setting) -> int:
+    """Memory free on all GPUs, bytes; read without a CUDA context, which would show as a process.
+
+    Raises:
+        RuntimeError: no library can read it.
+    """
     if setting.rehearse:
         return 0
-    import pynvml
-
-    # NVML makes no CUDA context, which would show as another process in the records.
-    pynvml.nvmlInit()
-    handle = pynvml.nvmlDeviceGetHandleByIndex(0)
-    return int(pynvml.nvmlDeviceGetMemoryInfo(handle).used)
+    found = libraries.free_bytes([gpu.uuid for gpu in cuda_gpus()])
+    if not found:
+        raise RuntimeError("neither NVML nor AMD SMI reads the free memory of the GPUs")
+    return sum(found)
