@@ -143,7 +143,8 @@ def test_workers_stay_on_the_spare_cpus(source: Source) -> None:
         channels_last=True,
         spare_cpus=[spare],
     )
-    made.next()
+    for _ in range(2):  # one batch from each worker: both have begun
+        made.next()
     workers = set(psutil.Process().children()) - before
     assert [worker.cpu_affinity() for worker in workers] == [[spare], [spare]]
     made.close()
