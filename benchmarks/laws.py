@@ -54,8 +54,8 @@ def sweep(scenario: Scenario, generator: np.random.Generator) -> pd.DataFrame:
             strays = np.exp(scenario.spread * generator.standard_normal())
             noise = np.exp(STEP_SPREAD * generator.standard_normal(STEPS))
             series = ONE_DEVICE_S / gain * strays * noise
-            found = throughput(scenario.batch, [series], "max_steps")
             own = main_interval(series, "max_steps")
+            found = throughput(scenario.batch, [series], own)
             rows.append(
                 {
                     "status": "ok", "hardware": "cpu", "scaling": "strong", "num_devices": count,

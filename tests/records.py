@@ -139,7 +139,7 @@ def _measured(
     generator = np.random.default_rng([seed, len(ranks)])
     series = step_s * (1 + noise * generator.standard_normal(steps + 3))
     config = MeasureConfig(min_warmup_steps=3, min_steps=2)
-    window = steady_state.window(series, "precision", config)
+    window = steady_state.window([series], "precision", config)
     main = series[window.first :]
     made = [
         RankRecord(
@@ -168,7 +168,7 @@ def _measured(
     ]
     return {
         "window": window,
-        "throughput": throughput(global_batch_size, [main for _ in ranks], window.stopped_by),
+        "throughput": throughput(global_batch_size, [main for _ in ranks], window.step_s),
         "ranks": made,
         "setup": SetupTimes(total_s=0.5, first_step_s=2 * step_s),
         "balance": throughput_module.load_balance([main for _ in ranks]),

@@ -119,12 +119,20 @@ class StopSync:
             return f"stop:{decision.reason}"
         if finished == 0:
             return f"go:{steps + 1}"
-        ahead = self._steps_ahead(steps, elapsed_s, max(float(step_s[-1]), 1e-6))
+        ahead = steps_ahead(steps, elapsed_s, max(float(step_s[-1]), 1e-6), self._config)
         is_due = self._reference_work is not None and self._reference_work.is_due(step_s)
         return f"{'work' if is_due else 'go'}:{steps + ahead}"
 
-    def _steps_ahead(self, steps: int, elapsed_s: float, recent_s: float) -> int:
-        """Steps until the next check: at least one, and within every limit."""
-        pause_s = min(max(CHECK_EVERY_S, CHECK_SHARE * elapsed_s), MAX_CHECK_EVERY_S)
-        pause_s = min(pause_s, self._config.time_limit_s - elapsed_s)
-        return max(1, min(int(pause_s / recent_s), steps, self._config.max_steps - steps))
+
+def steps_ahead(steps: int, elapsed_s: float, recent_s: float, config: MeasureConfig) -> int:
+    """How many steps to take until the next look: one at least, and past no limit.
+
+    Args:
+        steps: taken so far.
+        elapsed_s: since the first began.
+        recent_s: a recent step.
+        config: its limits are the run's.
+    """
+    pause_s = min(max(CHECK_EVERY_S, CHECK_SHARE * elapsed_s), MAX_CHECK_EVERY_S)
+    pause_s = min(pause_s, config.time_limit_s - elapsed_s)
+    return max(1, min(int(pause_s / recent_s), steps, config.max_steps - steps))

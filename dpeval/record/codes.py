@@ -14,6 +14,10 @@ Status = Literal["ok", "skipped", "oom", "failed", "interrupted"]
 StopReason = Literal["precision", "time_limit", "max_steps", "interrupted"]
 """Why the main window ended."""
 
+Steadiness = Literal["steady", "drifting", "unknown"]
+"""Whether the step stayed the same over the main window. ``unknown``: too few or too noisy steps to
+say."""
+
 DiagnosticCode = Literal["straggler", "input_bound", "jitter", "cold_start", "drift"]
 """What the step series shows to be wrong."""
 

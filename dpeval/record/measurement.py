@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dpeval.record.codes import StopReason
+from typing import Any
+
+from pydantic import model_validator
+
+from dpeval.record.codes import Steadiness, StopReason
 from dpeval.util.frozen import Frozen
 
 
@@ -13,7 +17,8 @@ class Interval(Frozen):
     low: float
     high: float
     effective_samples: float
-    """How many independent samples the autocorrelated series is worth."""
+    """How many independent samples the autocorrelated series is worth: the variance of the steps
+    over that of their mean, averaged over what is possible of the autocorrelation."""
 
     @property
     def rel_half_width(self) -> float:
@@ -29,6 +34,7 @@ class Window(Frozen):
     steps: int
     """Number of measured steps."""
     steady: bool
+    """Whether the step is known to have stayed the same: ``steadiness`` is ``steady``."""
     stopped_by: StopReason
     step_s: Interval
     """Mean step time of the slowest rank, s."""
@@ -36,6 +42,16 @@ class Window(Frozen):
     """How the start of the steady state was found."""
     drift: float = 0.0
     """Change along the fitted line over the window, as a fraction of the mean."""
+    steadiness: Steadiness = "unknown"
+    """Whether that is small. Older records know ``steady`` alone, and called steady whatever could
+    not be shown to drift."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_an_older_record(cls, fields: Any) -> Any:
+        if isinstance(fields, dict) and "steadiness" not in fields and "steady" in fields:
+            return fields | {"steadiness": "steady" if fields["steady"] else "drifting"}
+        return fields
 
 
 class Balance(Frozen):

@@ -299,7 +299,7 @@ def _cells(record: Record) -> list[str]:
     stats = record.ranks[found.slowest_rank].stats
     step_s = stats["step"].mean_s
     exposed = stats.get("comm_exposed")
-    mark = "" if record.window.steady else " (unsteady)"
+    mark = " (unsteady)" if record.window.steadiness == "drifting" else ""
     return [
         f"{record.status}{mark}",
         f"{found.img_per_s:.2f}",

@@ -189,8 +189,7 @@ def _series(
     rows = [step_buffer.rows(local)[:steps].copy() for local in range(step_buffer.ranks)]
     step_s = [_column(table, "step") for table in rows]
     stopped_by = _stopped_by(outcome)
-    slowest = int(np.argmax([series.sum() for series in step_s]))
-    window = _window(step_s[slowest], stopped_by, job)
+    window = _window(step_s, stopped_by, job)
     ranks = [_rank(job, rank, table, window, outcome, pids) for rank, table in enumerate(rows)]
     has_comm = [is_communication_measured(table, job.plan.world_size) for table in rows]
     fields: dict[str, Any] = {
@@ -201,7 +200,7 @@ def _series(
     if window is not None:
         main = slice(window.first, window.first + window.steps)
         fields["throughput"] = throughput(
-            job.plan.global_batch_size, [series[main] for series in step_s], window.stopped_by
+            job.plan.global_batch_size, [series[main] for series in step_s], window.step_s
         )
         compute = [sum_columns(table[main], OWN_PHASES) for table in rows]
         # Without it, waiting for others is part of backward, and all ranks seem equally busy.
@@ -243,8 +242,8 @@ def _stopped_by(outcome: Outcome) -> StopReason:
     return result.stopped_by if result is not None else "interrupted"
 
 
-def _window(step_s: Floats, stopped_by: StopReason, job: Job) -> Window | None:
-    if len(step_s) < steady_state.steps_for_a_mean(job.config.measure):
+def _window(step_s: list[Floats], stopped_by: StopReason, job: Job) -> Window | None:
+    if len(step_s[0]) < steady_state.steps_for_a_mean(job.config.measure):
         return None
     return steady_state.window(step_s, stopped_by, job.config.measure)
 

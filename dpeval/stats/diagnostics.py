@@ -13,7 +13,7 @@ import numpy as np
 from dpeval.record.codes import DiagnosticCode
 from dpeval.record.measurement import Window
 from dpeval.stats.intervals import dot, mean_interval, robust_deviation
-from dpeval.stats.steady_state import DRIFT_SIZE, MIN_TESTED, SteadyState, winsorised
+from dpeval.stats.steady_state import MIN_TESTED, SteadyState, winsorised
 from dpeval.util.arrays import Floats
 from dpeval.util.frozen import Frozen
 
@@ -74,7 +74,7 @@ def diagnose(
     found += _input_bound([series[first:] for series in data_s], [s[first:] for s in step_s])
     found += _jitter(compute)
     found += _cold_start(step_s, first)
-    if not begin.steady and abs(begin.drift) > DRIFT_SIZE:
+    if begin.steadiness == "drifting":
         change = "slower" if begin.drift > 0 else "faster"
         text = f"steps became {abs(begin.drift):.0%} {change} during the measured window"
         found.append(Diagnostic(code="drift", text=text))

@@ -33,7 +33,7 @@ def _limited(window: Window, asked: dict[str, Any]) -> list[Warning]:
     """What a limit kept the window from reaching; `asked` is the configuration's ``measure``."""
     key = {"time_limit": "time_limit_s", "max_steps": "max_steps"}.get(window.stopped_by)
     limit = f"measure.{key}={asked[key]:g}" if key is not None else ""
-    if not window.steady:
+    if window.steadiness == "drifting":
         text = "no steady state was reached" + f" within {limit}" * bool(limit)
         return [Warning(code="unsteady", text=text)]
     half, wanted = window.step_s.rel_half_width, asked["rel_precision"]

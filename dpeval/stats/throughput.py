@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dpeval.record.codes import StopReason
-from dpeval.record.measurement import Balance
+from dpeval.record.measurement import Balance, Interval
 from dpeval.record.schema import Throughput
-from dpeval.stats import steady_state
+from dpeval.stats.steady_state import slowest_rank
 from dpeval.util.arrays import Floats
 
 
@@ -28,7 +27,7 @@ def load_balance(compute_s: Sequence[Floats]) -> Balance:
     )
 
 
-def throughput(global_batch_size: int, step_s: list[Floats], stopped_by: StopReason) -> Throughput:
+def throughput(global_batch_size: int, step_s: Sequence[Floats], interval: Interval) -> Throughput:
     """Images of all ranks over the time of the slowest rank, img/s.
 
     The interval is the reciprocal of that of the slowest rank's mean step.
@@ -36,10 +35,9 @@ def throughput(global_batch_size: int, step_s: list[Floats], stopped_by: StopRea
     Args:
         global_batch_size: images that all ranks together process in a step.
         step_s: per rank, the step times of the window, s.
-        stopped_by: what ended the window.
+        interval: of the slowest rank's mean step, s: the window's.
     """
-    slowest = int(np.argmax([series.sum() for series in step_s]))
-    interval = steady_state.main_interval(step_s[slowest], stopped_by)
+    slowest = slowest_rank(step_s)
     low_s = max(interval.low, float(step_s[slowest].min()) / 2)
     return Throughput(
         img_per_s=global_batch_size / interval.mean,

@@ -70,7 +70,8 @@ def with_fixed_work(run: Record, faults_per_step: float, work_s: float = 1.2e-3)
 
 def unsteady(run: Record) -> Record:
     assert run.window is not None
-    return run.model_copy(update={"window": run.window.model_copy(update={"steady": False})})
+    drifting = {"steady": False, "steadiness": "drifting"}
+    return run.model_copy(update={"window": run.window.model_copy(update=drifting)})
 
 
 def warned(run: Record, code: WarningCode) -> Record:

@@ -127,7 +127,7 @@ def test_the_stack_of_phases_adds_up_to_the_step() -> None:
 def test_a_run_that_never_became_steady_has_an_open_marker() -> None:
     wobbly = make_record(2, 32, 0.6)
     assert wobbly.window is not None
-    window = wobbly.window.model_copy(update={"steady": False})
+    window = wobbly.window.model_copy(update={"steady": False, "steadiness": "drifting"})
     records = [make_record(1), wobbly.model_copy(update={"window": window})]
     figure = throughput.over_cores(figure_data_of(records)).figure
     faces = {

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import statsmodels.api as sm
 from scipy import stats
+from scipy.linalg import toeplitz
 from statsmodels.stats.weightstats import DescrStatsW
 
 from dpeval.analysis.scaling import pooling, scaling_laws
-from dpeval.stats.intervals import ar1_error, mean_interval, robust_deviation
+from dpeval.record.measurement import Interval
+from dpeval.stats.intervals import coefficient, mean_interval, robust_deviation
 
 Series = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -34,28 +36,81 @@ def test_the_robust_deviation_is_scipys() -> None:
         assert ours == pytest.approx(theirs, rel=1e-12, abs=1e-15)
 
 
-@pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
-def test_steps_without_autocorrelation_get_students_interval(confidence: float) -> None:
-    # Neighbours that differ have a negative autocorrelation, which counts as none.
-    series = 1 + np.random.default_rng(1).uniform(0.01, 0.02, 24) * np.tile([1.0, -1.0], 12)
-    interval = mean_interval(series, confidence)
-    theirs = DescrStatsW(series).tconfint_mean(alpha=1 - confidence)
-    assert (interval.low, interval.high) == pytest.approx(theirs, rel=1e-9)
-
-
-@pytest.mark.parametrize("rho", [0.3, 0.6, 0.8])
-def test_the_error_of_an_autoregressive_mean_is_that_of_generalised_least_squares(
-    rho: float,
+@pytest.mark.parametrize("rho", [0.0, 0.3, 0.6, 0.9])
+@pytest.mark.parametrize("count", [4, 26, 300])
+def test_for_each_correlation_the_mean_and_its_error_are_those_of_generalised_least_squares(
+    rho: float, count: int
 ) -> None:
+    series = 1 + 0.05 * autoregressive(np.random.default_rng(count), count, rho)
+    constant: Series = np.ones(count)
+    time: Series = np.arange(count, dtype=np.float64) - (count - 1) / 2
+    for regressors in ([constant], [constant, time]):
+        found = coefficient(series - 1, regressors)
+        node = int(np.argmin(np.abs(found.correlations - rho)))
+        design = np.stack(regressors, axis=1)
+        correlation = toeplitz(found.correlations[node] ** np.arange(count))
+        theirs = sm.GLS(series - 1, design, sigma=correlation).fit()
+        assert found.centres[node] == pytest.approx(theirs.params[-1], rel=1e-7, abs=1e-12)
+        assert found.errors[node] == pytest.approx(theirs.bse[-1], rel=1e-7)
+        assert found.freedom == theirs.df_resid
+
+
+def test_the_weights_of_correlations_are_their_marginal_likelihoods() -> None:
+    for count, rho in ((6, 0.0), (26, 0.6), (80, 0.9)):
+        series = autoregressive(np.random.default_rng(count), count, rho)
+        grid, logs = np.linspace(0, 0.98, 400), []
+        for r in grid:
+            correlation = toeplitz(r ** np.arange(count))
+            inverse = np.linalg.inv(correlation)
+            information = inverse.sum()
+            residual = series - inverse.sum(axis=0) @ series / information
+            logs.append(
+                -np.linalg.slogdet(correlation)[1] / 2
+                - np.log(information) / 2
+                - (count - 1) / 2 * np.log(residual @ inverse @ residual)
+            )
+        density = np.exp(np.array(logs) - max(logs))
+        expected = np.trapezoid(density * grid, grid) / np.trapezoid(density, grid)
+        found = coefficient(series, [np.ones(count)])
+        assert float(found.weights @ found.correlations) == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_long_series_gets_the_interval_of_generalised_least_squares() -> None:
     generator, count = np.random.default_rng(2), 1000
-    # To first order, d ln(error) / dr = 1 / (1 - r²); ours takes r larger by its bias and by half
-    # its standard error. Of what is left, 2 %, half is the next order.
-    bias, half_error = (1 + 4 * rho) / count, np.sqrt((1 - rho**2) / count) / 2
-    raised = (bias + half_error) / (1 - rho**2)
-    for _ in range(10):
-        series = 1 + 0.05 * autoregressive(generator, count, rho)
-        theirs = sm.GLSAR(series, np.ones((count, 1)), rho=1).iterative_fit(5).bse[0]
-        assert 0 <= ar1_error(series)[1] / theirs - 1 <= raised + 0.02
+    for rho in (0.3, 0.6, 0.8):
+        ratios = []
+        for _ in range(10):
+            series = 1 + 0.05 * autoregressive(generator, count, rho)
+            interval = mean_interval(series)
+            theirs = sm.GLSAR(series, np.ones((count, 1)), rho=1).iterative_fit(5).bse[0]
+            ratios.append((interval.high - interval.low) / 2 / 1.962 / theirs)
+        # Batch means widen some; that r is not known widens all by a little.
+        assert np.median(ratios) == pytest.approx(1.02, abs=0.06)
+
+
+@pytest.mark.parametrize(("count", "most"), [(26, 1.0), (150, 0.99)])
+@pytest.mark.parametrize("rho", [0.0, 0.3, 0.6, 0.8])
+def test_short_windows_are_covered_whatever_their_correlation(
+    rho: float, count: int, most: float
+) -> None:
+    generator = np.random.default_rng([count, int(10 * rho)])
+    found = [mean_interval(autoregressive(generator, count, rho)) for _ in range(400)]
+    covered = np.mean([interval.low <= 0 <= interval.high for interval in found])
+    assert 0.91 <= covered <= most
+
+
+def test_26_steps_with_one_slow_hump_are_known_to_a_quarter_not_to_three_quarters() -> None:
+    generator = np.random.default_rng(0)
+    found: list[Interval] = []
+    while len(found) < 20:
+        series = autoregressive(generator, 26, 0.63)
+        centred = series - series.mean()
+        r = float((centred[1:] * centred[:-1]).sum() / (centred**2).sum())
+        if abs(r - 0.63) < 0.05:
+            found.append(mean_interval(0.709 * (1 + 0.14 * centred / centred.std())))
+    halves = [interval.rel_half_width for interval in found]
+    assert 0.17 <= np.median(halves) <= 0.30
+    assert max(halves) < 0.45
 
 
 def test_a_slow_disturbance_widens_the_interval_as_newey_and_west_would() -> None:
@@ -67,7 +122,8 @@ def test_a_slow_disturbance_widens_the_interval_as_newey_and_west_would() -> Non
         error = mean_interval(series).rel_half_width * series.mean() / stats.t.ppf(0.975, 9)
         fit = sm.OLS(series, np.ones(count)).fit(cov_type="HAC", cov_kwds={"maxlags": lags})
         ratios.append(error / fit.bse[0])
-        alone.append(ar1_error(series)[1] / fit.bse[0])
+        known = coefficient(series - series.mean(), [np.ones(count)])
+        alone.append(float(np.sqrt(known.variance)) / fit.bse[0])
     # Ten batch means know this error to 24 %, of which 150 lags share much: the mean of 60 ratios
     # is good to 3 %. Newey and West's weights miss 6 % of the error, batches of 300 steps 3 %.
     assert np.mean(ratios) == pytest.approx(1.0, abs=0.12)

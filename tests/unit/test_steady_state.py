@@ -38,7 +38,7 @@ def test_intervals_cover_the_true_mean_of_autocorrelated_steps() -> None:
         interval, simple = mean_interval(series), naive_interval(series)
         covered += interval.low <= truth <= interval.high
         naive += simple.low <= truth <= simple.high
-    assert 0.93 <= covered / 500 <= 0.97
+    assert 0.93 <= covered / 500 <= 0.98  # what is not known of r widens them, if anything
     assert naive / 500 < 0.80  # what taking steps as independent would have promised
 
 
@@ -55,7 +55,7 @@ def test_a_cold_start_is_cut_off_and_nothing_more() -> None:
 def test_a_slow_exponential_warm_up_is_cut_off() -> None:
     steps = 1 + 2 * np.exp(-np.arange(200) / 5)
     begin = steady_start(steps * np.random.default_rng(2).lognormal(0, 0.02, 200), 3)
-    assert begin.steady
+    assert begin.steadiness == "steady"
     assert 10 <= begin.first <= 60
 
 
@@ -63,14 +63,14 @@ def test_one_late_hiccup_is_not_a_change_of_state() -> None:
     steps = np.random.default_rng(3).lognormal(0, 0.02, 100)
     steps[90] *= 20
     begin = steady_start(steps, 3)
-    assert begin.steady
+    assert begin.steadiness == "steady"
     assert begin.first < 30
 
 
 def test_a_drift_is_not_steady() -> None:
     steps = np.linspace(1, 1.3, 200) * np.random.default_rng(4).lognormal(0, 0.03, 200)
     begin = steady_start(steps, 3)
-    assert not begin.steady
+    assert begin.steadiness == "drifting"
     assert begin.drift > 0.1
 
 
@@ -78,7 +78,7 @@ def test_clean_runs_are_not_called_drifting() -> None:
     generator = np.random.default_rng(5)
     for number in range(200):
         steps = autoregressive(generator, 40 + number, rho=0.4)
-        assert steady_start(steps, 3).steady
+        assert steady_start(steps, 3).steadiness != "drifting"
 
 
 def test_stops_for_precision_only_after_the_least_steps() -> None:
@@ -90,7 +90,7 @@ def test_stops_for_precision_only_after_the_least_steps() -> None:
 
 def test_an_interval_that_was_waited_for_is_wider() -> None:
     steps = np.random.default_rng(6).normal(1, 0.01, 60)
-    waited, limited = window(steps, "precision", CONFIG), window(steps, "time_limit", CONFIG)
+    waited, limited = window([steps], "precision", CONFIG), window([steps], "time_limit", CONFIG)
     decision = decide(steps, 1, CONFIG)
     assert decision.interval == waited.step_s, "what ends a run is what its record says"
     assert waited.step_s.mean == limited.step_s.mean
@@ -107,7 +107,7 @@ def test_limits_stop_a_noisy_run_and_say_so() -> None:
 
 
 def test_a_first_step_never_enters_the_mean() -> None:
-    made = window(np.r_[100.0, np.ones(30)], "precision", CONFIG)
+    made = window([np.r_[100.0, np.ones(30)]], "precision", CONFIG)
     assert made.first >= 3
     assert made.step_s.mean == pytest.approx(1)
 

@@ -88,8 +88,9 @@ def _run_name(record: Record) -> str:
     if config.get("repeat", 1) != 1 or record.repetition:
         name += f" · run {record.repetition + 1}"
     marks = []
-    if record.window is not None and not record.window.steady:
-        marks.append("unsteady")
+    if record.window is not None and record.window.steadiness != "steady":
+        drifting = record.window.steadiness == "drifting"
+        marks.append("unsteady" if drifting else "drift not known")
     if record.dataset is not None and record.dataset.is_stand_in:
         marks.append("stand-in data")
     if record.plan is not None and record.plan.is_oversubscribed:

@@ -79,7 +79,11 @@ SCHEMA = pa.schema(
         _boolean("oversubscribed", "more compute threads than CPUs, or more ranks than GPUs"),
         _number("steps", "measured steps"),
         _number("effective_steps", "independent steps that the measured ones are worth"),
-        _boolean("steady", "whether a steady state was reached; None: not known", nullable=True),
+        _boolean(
+            "steady",
+            "whether the step kept its length; None: not known",
+            nullable=True,
+        ),
         _string("stopped_by", "why measuring ended"),
         _number("step_s", "mean step of the slowest rank", "s"),
         _number("step_low_s", "lower end of its 95 % interval", "s"),
@@ -246,7 +250,7 @@ def _measured(run: Record) -> dict[str, Any]:
     return {
         "steps": window.steps if window is not None else None,
         "effective_steps": window.step_s.effective_samples if window is not None else None,
-        "steady": None if window is None or "steady" in run.missing else window.steady,
+        "steady": _steady(run),
         "stopped_by": window.stopped_by if window is not None else "",
         "step_s": window.step_s.mean if window is not None else None,
         "step_low_s": window.step_s.low if window is not None else None,
@@ -262,6 +266,12 @@ def _measured(run: Record) -> dict[str, Any]:
         "alone_batch": _first_batch(run) if run.ablation is not None else None,
         **_ablation(run.ablation),
     }
+
+
+def _steady(run: Record) -> bool | None:
+    if run.window is None or "steady" in run.missing or run.window.steadiness == "unknown":
+        return None
+    return run.window.steadiness == "steady"
 
 
 def _first_batch(run: Record) -> int | None:

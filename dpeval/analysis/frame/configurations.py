@@ -123,7 +123,7 @@ def _gathered(runs: pd.DataFrame) -> pd.DataFrame:
     ranked = {name: place for place, name in enumerate(_STATUSES)}
     work["status"] = runs["status"].map(ranked).where(ok | runs["status"].ne("ok"), 3).fillna(3)
     work["n_runs"] = ok.astype(int)
-    work["steady"] = runs["steady"].ne(False) | ~ok  # None: not known of foreign files
+    work["steady"] = runs["steady"].ne(False) | ~ok  # None: not known
     for name in ("stand_in", "oversubscribed"):
         work[name] = runs[name].eq(True)
     why = runs["cause_kind"].map(SHORT_CAUSES).fillna(runs["cause"])

@@ -20,10 +20,12 @@ from dpeval.analysis.frame.columns import text
 from dpeval.config import global_batch_of, split_evenly
 from dpeval.errors import ConfigError, nearest
 from dpeval.record.machine import UNKNOWN_ENVIRONMENT, Environment
-from dpeval.record.measurement import Balance, Interval, Window
+from dpeval.record.measurement import Balance, Window
 from dpeval.record.phases import PHASES
 from dpeval.record.plan import Plan, RankPlan
 from dpeval.record.schema import PhaseStats, RankRecord, Record
+from dpeval.stats.intervals import mean_interval
+from dpeval.stats.steady_state import slowest_rank
 from dpeval.stats.throughput import load_balance, throughput
 from dpeval.util.version import __version__
 
@@ -197,8 +199,9 @@ def _record(group: pd.DataFrame, devices: int, batch: int, key: str, mapped: Map
     ranks = [_rank(rank, shares[rank], row) for rank, row in rows.items()]
     # Throughput counts the images of all ranks, also of those without a row of their own.
     steps = [_series(rank) for rank in ranks]
-    found = throughput(sum(shares), steps, "max_steps")
-    slowest = ranks[found.slowest_rank]
+    slowest = ranks[slowest_rank(steps)]
+    interval = mean_interval(slowest.step_s)
+    found = throughput(sum(shares), steps, interval)
     first = next(iter(rows.values()))
     identity = hashlib.sha256(f"{devices}:{batch}:{mapped.share}".encode()).hexdigest()[:16]
     return Record(
@@ -218,9 +221,7 @@ def _record(group: pd.DataFrame, devices: int, batch: int, key: str, mapped: Map
             steps=1,
             steady=True,
             stopped_by="max_steps",
-            step_s=Interval(
-                mean=slowest.step_s[0], low=0.0, high=2 * slowest.step_s[0], effective_samples=1.0
-            ),
+            step_s=interval,
             rule="none: one step from a CSV file",
         ),
         throughput=found,

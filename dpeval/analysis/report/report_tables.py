@@ -96,6 +96,8 @@ def notes(run: Mapping[Any, Any]) -> str:
         said.append(_text(run["cause"]))
     elif run["steady"] is not None and not bool(run["steady"]):
         said.append("no steady state")
+    elif run["steady"] is None and (_number(run["steps"]) or 0) > 1:
+        said.append("too few or too noisy steps to tell whether they drift")
     if bool(run["stand_in"]):
         said.append(f"stand-in data ({_text(run['dataset_used'])})")
     if bool(run["oversubscribed"]):
