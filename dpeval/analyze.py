@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -93,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     gate.add_argument(
         "--fail-if-slower",
-        type=_share,
+        type=_loss,
         metavar="SHARE",
         help="exit with status 3 if any is slower by more than this (0.03 or 3%%)",
     )
@@ -122,9 +123,20 @@ def _share(text: str) -> float:
     try:
         value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
-        value = -1.0
-    if not 0 <= value <= 10:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a share; give 0.8 or 80%")
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is not a share from 0 to 1; give 0.1 or 10% for ten percent"
+        )
+    return value
+
+
+def _loss(text: str) -> float:
+    value = _share(text)
+    if value == 1:
+        raise argparse.ArgumentTypeError(
+            f"no throughput falls by {text} or more; give less, as in 0.03 or 3%"
+        )
     return value
 
 

@@ -163,13 +163,17 @@ def best(
 def compare(before: pd.DataFrame, after: pd.DataFrame, allowed: float = 0.0) -> pd.DataFrame:
     """The throughput of one sweep against another, one row per configuration.
 
-    Welch's t test on the runs' log throughput, adjusted for the number of configurations by
-    Holm's method (:func:`dpeval.analysis.scaling.compare.compare`).
+    Runs are one configuration if everything that decides what is measured is equal, the data used
+    included. Their log throughput is tested, with a family-wise error of 5 %, against the spread
+    between repetitions (:func:`dpeval.analysis.scaling.compare.compare`).
 
     Args:
         before: one row per run, as :func:`read` returns it.
         after: the same of the other sweep.
         allowed: how much slower `after` may be, as a share (0.03 for 3 %), for `is_slower`.
+
+    Raises:
+        ConfigError: `allowed` is not in [0, 1).
 
     Example:
         >>> import dpeval

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from rich.console import Console
 from rich.markup import escape
@@ -20,7 +21,7 @@ from dpeval.analysis.scaling.best_configuration import Objective
 from dpeval.analysis.scaling.compare import Change
 from dpeval.analysis.scaling.findings import Findings, find
 from dpeval.errors import ConfigError, SlowerError
-from dpeval.util.plural import some_of
+from dpeval.util.plural import counted, some_of
 from dpeval.util.tables import make_console
 
 
@@ -199,17 +200,35 @@ def compare_sweeps(before: Path, after: Path, out: Path | None, allowed: float |
     out = _made(out or (after if after.is_dir() else after.parent) / "analysis")
     compare.table(found).to_csv(out / "comparison.csv", index=False)
     console.print(terminal.changes(found))
-    tested = [change for change in found if change.status == ("ok", "ok")]
-    changed = sum(change.is_different for change in tested)
-    if tested:
-        console.print(
-            f"{some_of(changed, len(tested), 'configuration')} changed (family-wise error "
-            f"{compare.FAMILY_ERROR:.0%}); table: {escape(str(out / 'comparison.csv'))}"
-        )
-    if not tested and not any(change.is_lost for change in found):
+    for line in _compared(found, before, after):
+        console.print(escape(line), style="yellow" if line.startswith("caution") else None)
+    console.print(f"table: {escape(str(out / 'comparison.csv'))}")
+    if not any(change.status == ("ok", "ok") or change.is_lost for change in found):
         raise ConfigError(f"no configuration was measured in both {before} and {after}")
     if allowed is not None and any(change.is_slower for change in found):
         raise SlowerError(_slower(found, before, after, allowed))
+
+
+def _compared(found: Sequence[Change], before: Path, after: Path) -> Iterator[str]:
+    """What the comparison found, what it could have found, and what it left out."""
+    tested = [change for change in found if change.status == ("ok", "ok")]
+    if tested:
+        changed = sum(change.is_different for change in tested)
+        least = 1 - median(change.detectable for change in tested)
+        yield (
+            f"{some_of(changed, len(tested), 'configuration')} changed (family-wise error "
+            f"{compare.FAMILY_ERROR:.0%}). A configuration that is {least:.1%} slower is found "
+            "with a probability of 80 %; more repetitions in both sweeps (repeat) show less."
+        )
+    for path, side in ((before, 0), (after, 1)):
+        alone = [one for one in found if one.is_alone and one.status[side] != "absent"]
+        if alone:
+            yield (
+                f"caution: {counted(len(alone), 'configuration')} of {path} "
+                f"{'has' if len(alone) == 1 else 'have'} no counterpart and "
+                f"{'is' if len(alone) == 1 else 'are'} not compared; the table says in what the "
+                "nearest differs"
+            )
 
 
 def _slower(found: Sequence[Change], before: Path, after: Path, allowed: float) -> str:

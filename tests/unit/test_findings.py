@@ -17,7 +17,6 @@ from dpeval import record
 from dpeval.analysis.frame import csv_import, runs_frame
 from dpeval.analysis.report import verdict
 from dpeval.analysis.scaling import (
-    compare,
     efficiency,
     pooling,
     scaling_laws,
@@ -265,55 +264,10 @@ def test_two_commits_are_two_series_and_the_difference_is_listed() -> None:
     assert all(set(fields) == {"commit"} for fields in loaded.differences.values())
 
 
-def frames(scale: float, noise: float, seed: int, configurations: int = 5) -> Any:
-    generator = np.random.default_rng(seed)
-    runs = []
-    for devices in range(1, configurations + 1):
-        for repetition in range(3):
-            step_s = scale / devices * (1 + noise * generator.standard_normal())
-            runs.append(perfect(devices, 48, step_s, repetition=repetition))
-    return findings(runs).loaded.runs
-
-
-def test_a_change_is_found_and_its_interval_holds_it() -> None:
-    found = compare.compare(frames(1.0, 0.005, 1), frames(1.2, 0.005, 2), allowed=0.03)
-    assert all(change.is_different and change.is_slower for change in found)
-    assert all(change.low < 1 / 1.2 < change.high for change in found)
-
-
-def test_equal_sweeps_are_called_different_in_one_case_of_twenty_at_most() -> None:
-    generator, wrong, tries = np.random.default_rng(3), 0, 60
-    base = frames(1.0, 0.0, 0)
-    for _ in range(tries):
-        sides = []
-        for _ in range(2):
-            factor = np.exp(0.02 * generator.standard_normal(len(base)))
-            sides.append(base.assign(**{n: base[n] * factor for n in base if "img_per_s" in n}))
-        wrong += any(change.is_different for change in compare.compare(*sides))
-    # 5 % of 60 is 3; more than 8 happens in 0.4 % of such series.
-    assert wrong <= 8
-
-
-def test_what_ran_before_and_fails_now_is_a_regression() -> None:
-    broken = make_record(1, 32, status="oom", cause=Cause(kind="oom", message="x"))
-    sides = [findings([run]).loaded.runs for run in (perfect(1), broken)]
-    (change,) = compare.compare(*sides)
-    assert change.is_lost
-    assert change.is_slower
-
-
 def written(folder: Path, runs: list[Record]) -> str:
     for number, run in enumerate(runs):
         record.write(run, folder / str(number) / "metrics.json")
     return str(folder)
-
-
-def test_the_gate_fails_a_slower_sweep_with_its_own_status(tmp_path: Path) -> None:
-    one = written(tmp_path / "a", [perfect(1, 32, 1.0, repetition=r) for r in range(3)])
-    two = written(tmp_path / "b", [perfect(1, 32, 1.2, repetition=r) for r in range(3)])
-    assert main(["--compare", one, two, "--fail-if-slower", "3%"]) == 3
-    assert main(["--compare", one, one, "--fail-if-slower", "3%"]) == 0
-    assert main(["--compare", one, two]) == 0
 
 
 COLUMNS = "size=num_devices,rank=rank,batch_size=batch,load=data_s,work=compute_s"

@@ -23,7 +23,7 @@ def frames() -> dict[str, pd.DataFrame]:
     runs = loaded.runs.assign(path=[Path(path).name for path in loaded.runs["path"]])
     summary = find(loaded).summary
     # What is told of the place of a run is long, and compared through the series it makes.
-    return {"runs": runs.drop(columns=["task", "place"]), "summary": summary}
+    return {"runs": runs.drop(columns=["task", "configuration", "place"]), "summary": summary}
 
 
 def as_written(table: pd.DataFrame, path: Path) -> pd.DataFrame:

@@ -6,13 +6,17 @@ Two machines, library versions or commits in one folder make two series with dis
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
+from omegaconf import MISSING
 
+from dpeval.config import Config, to_plain
+from dpeval.config.identity import OUTPUT_KEYS
 from dpeval.record.schema import Record
 from dpeval.util.plural import counted
 
@@ -39,6 +43,14 @@ NOT_HARDWARE = frozenset(
     ["kind", "memory_gib", "oversubscribe", "startup_timeout_s", "hang_timeout_s"]
 )
 NOT_DATASET = frozenset(["root", "on_missing", "download_timeout_s"])
+REPETITION = frozenset(["repetition", "seed"])
+"""Configuration keys in which repetitions of one measurement may differ."""
+NOT_MEASURED = {
+    "hardware": frozenset(["startup_timeout_s", "hang_timeout_s"]),
+    "dataset": NOT_DATASET,
+}
+"""Keys of groups that say when to give up and where data lies, not what is measured: the data that
+a run used is in its record."""
 FEATURES = "cpu_features"
 _MOST_VALUE = 400
 """More than the instruction sets of a CPU take."""
@@ -52,6 +64,41 @@ def task(run: Record) -> str:
         if isinstance(values := config.get(group), dict):
             config[group] = {k: v for k, v in values.items() if k not in left_out}
     return _flat(config)
+
+
+def configuration(run: Record) -> str:
+    """Everything requested that decides what is measured, but the repetition, as flat JSON.
+
+    Keys that the record lacks have the default of today, so that a new key does not set records of
+    earlier releases apart.
+    """
+    config = _with_defaults(run.config, _DEFAULTS)
+    config = {k: v for k, v in config.items() if k not in REPETITION and k not in OUTPUT_KEYS}
+    for group, left_out in NOT_MEASURED.items():
+        if isinstance(values := config.get(group), dict):
+            config[group] = {k: v for k, v in values.items() if k not in left_out}
+    for group, values in config.items():
+        if isinstance(values, dict) and str(values.get("_target_")).startswith("dpeval."):
+            # Where dpeval keeps a part may change between releases.
+            config[group] = {**values, "_target_": str(values["_target_"]).rpartition(".")[2]}
+    return _flat(config)
+
+
+_DEFAULTS = {
+    # What `auto` becomes is recorded; what it became is not known where it is not.
+    key: value
+    for key, value in to_plain(Config()).items()
+    if key != "memory_format"
+}
+
+
+def _with_defaults(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    known = {key: value for key, value in defaults.items() if value != MISSING}
+    merged = {**known, **values}
+    for key, default in known.items():
+        if isinstance(default, dict) and isinstance(values.get(key), dict):
+            merged[key] = _with_defaults(values[key], default)
+    return merged
 
 
 def place(run: Record) -> str:
@@ -79,6 +126,12 @@ def place(run: Record) -> str:
     )
 
 
+def fields_of(flat: str) -> dict[str, str]:
+    """The fields of :func:`task`, :func:`place` or :func:`configuration`, by dotted name."""
+    found: dict[str, str] = json.loads(flat)
+    return found
+
+
 def _flat(value: Any) -> str:
     found: dict[str, str] = {}
     _flatten(value, "", found, 0)
@@ -92,7 +145,14 @@ def _flatten(value: Any, prefix: str, found: dict[str, str], depth: int) -> None
             _flatten(inner, name[:_MOST_VALUE], found, depth + 1)
     elif value is not None:
         # Hostile text must neither fill a table nor steer a terminal.
-        found[prefix] = "".join(c if c.isprintable() else " " for c in str(value)[:_MOST_VALUE])
+        whole = str(value)
+        shown = "".join(c if c.isprintable() else " " for c in whole[:_MOST_VALUE])
+        found[prefix] = shown if len(whole) <= _MOST_VALUE else f"{shown} …{_digest(whole)}"
+
+
+def _digest(text: str) -> str:
+    """Keeps long values apart that begin alike."""
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:8]
 
 
 def assign(runs: pd.DataFrame) -> pd.Series[str]:

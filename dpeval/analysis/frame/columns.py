@@ -26,7 +26,7 @@ from dpeval.record.reference_times import PAGES, ReferenceTimes
 from dpeval.record.schema import Ablation, Record, readings
 from dpeval.stats import machine_speed
 
-VERSION = 5
+VERSION = 6
 """Raised whenever :func:`row` says something else for the same record: caches then start anew."""
 
 _PHASE_NOTES = {
@@ -61,6 +61,7 @@ SCHEMA = pa.schema(
         _string("model", "model"),
         _string("dataset_requested", "data requested"),
         _string("dataset_used", "data that was fed"),
+        _number("train_images", "how many images it has"),
         _boolean("stand_in", "whether they differ"),
         _string("loader", "how it was fed"),
         _number("image_px", "side of the images", "px"),
@@ -137,6 +138,10 @@ SCHEMA = pa.schema(
         _string("command", "reproduces the run"),
         _string("started_at", "ISO 8601"),
         _string("task", "JSON: what was requested and must be equal within a series"),
+        _string(
+            "configuration",
+            "JSON: everything requested that decides what is measured, but the repetition",
+        ),
         _string("place", "JSON: machine, software and data that must be equal within a series"),
     ]
 )
@@ -224,6 +229,7 @@ def _asked(run: Record) -> dict[str, Any]:
         "model": text(_group(run, "model").get("name")),
         "dataset_requested": text(dataset.get("name")),
         "dataset_used": text(used),
+        "train_images": run.dataset.train_images if run.dataset is not None else None,
         "stand_in": run.dataset is not None and run.dataset.is_stand_in,
         "loader": text(dataset.get("loader")),
         "image_px": _count(dataset.get("image_px")),
@@ -241,6 +247,7 @@ def _asked(run: Record) -> dict[str, Any]:
         "micro_batches": plan.micro_batches if plan is not None else 1,
         "oversubscribed": plan.is_oversubscribed if plan else False,
         "task": sys.intern(cohorts.task(run)),
+        "configuration": sys.intern(cohorts.configuration(run)),
         "place": sys.intern(cohorts.place(run)),
     }
 

@@ -117,9 +117,10 @@ def changes(found: Sequence[Change]) -> Table:
         word = "slower" if one.ratio < 1 else "faster"
         parts = [
             escape(str(one.key["model"])) * several,
+            escape(one.name),
             word * one.is_different,
             "beyond the limit" * (one.is_slower and not one.is_lost),
-            one.note,
+            escape(one.note),
         ]
         made.add_row(
             device_count(count, one.key["hardware"]),

@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from dpeval.analysis.scaling.pooling import UNSEEN_SPREAD, student
+from dpeval.analysis.frame import cohorts
+from dpeval.errors import ConfigError
+from dpeval.stats.comparison import (
+    LARGEST_SPREAD,
+    LEAST_FREEDOM,
+    detectable,
+    error_of_difference,
+    p_lower,
+    p_values,
+    quantile,
+)
 
 FAMILY_ERROR = 0.05
 """Probability of calling anything different if nothing changed."""
 KEY = [
-    "model", "dataset_requested", "loader", "image_px", "hardware", "scaling", "strategy",
-    "precision", "memory_format", "threads", "num_devices", "num_nodes", "batch",
+    "model", "dataset_requested", "dataset_used", "loader", "image_px", "hardware", "scaling",
+    "strategy", "precision", "memory_format", "threads", "num_devices", "num_nodes", "batch",
 ]  # fmt: skip
-"""What identifies a configuration across machines, versions and commits."""
+"""What a table shows of a configuration."""
+FOUND = ["dataset_used", "train_images", "threads", "micro_batches"]
+"""What a run was given on its machine; with everything requested it identifies a configuration."""
+_MOST_DIFFERING = 3
 
 
 @dataclass(frozen=True)
@@ -28,6 +41,8 @@ class Change:
 
     key: dict[str, Any]
     """Values of :data:`KEY`."""
+    name: str
+    """What sets it apart from others of the same device count and batch; empty: nothing."""
     before: float
     after: float
     """img/s; NaN if that side measured nothing."""
@@ -36,12 +51,12 @@ class Change:
     low: float
     high: float
     """95 % interval of `ratio`, for this configuration alone."""
-    p: float
-    """Two-sided p-value of no change, not adjusted."""
     p_adjusted: float
-    """`p`, adjusted for the number of configurations (Holm)."""
+    """Two-sided p-value of no change, adjusted for the number of configurations (Holm)."""
     p_slower: float
     """Adjusted one-sided p-value of "not slower than allowed"."""
+    detectable: float
+    """The ratio below 1 that would be found in 80 % of cases if nothing else had changed."""
     runs: tuple[int, int]
     status: tuple[str, str]
     """How each side ended: ok, oom, …, or absent."""
@@ -62,76 +77,155 @@ class Change:
         """Measured before, attempted without success after."""
         return self.status[0] == "ok" and self.status[1] not in ("ok", "absent")
 
+    @property
+    def is_alone(self) -> bool:
+        """In one sweep only."""
+        return "absent" in self.status
+
 
 def compare(before: pd.DataFrame, after: pd.DataFrame, allowed: float = 0.0) -> list[Change]:
     """Compare the runs of two sweeps, configuration by configuration.
 
-    Run means of log step time are compared by Welch's t test (Welch 1947, Biometrika 34), with
-    Satterthwaite's degrees of freedom. The variance of a single run comes from its own interval,
-    plus :data:`UNSEEN_SPREAD` unless the other side's repetitions show the spread between runs.
-    The p-values of all configurations are adjusted by Holm's step-down method (Holm 1979, Scand.
-    J. Statist. 6(2)), which keeps the family-wise error at :data:`FAMILY_ERROR` under any
-    dependence.
+    Runs are repetitions of one configuration if everything is equal that was requested and decides
+    what is measured, and what they found on their machine (:data:`FOUND`). Mean log throughput is
+    compared by Student's t test on the variance between repetitions, or by a z test on an assumed
+    one (:func:`~dpeval.stats.comparison.error_of_difference`). The p-values of all configurations
+    are adjusted by Holm's method, which keeps the family-wise error at :data:`FAMILY_ERROR`
+    (simulated in ``benchmarks/comparison.py``).
 
     Args:
         before, after: one row per run (:data:`dpeval.analysis.frame.columns.COLUMNS`).
-        allowed: how much slower the second may be, as a fraction (0.03 for 3 %).
+        allowed: how much slower the second may be, as a fraction in [0, 1) (0.03 for 3 %).
+
+    Raises:
+        ConfigError: `allowed` is out of its range.
     """
-    sides = [_by_configuration(runs) for runs in (before, after)]
-    # NaN differs from itself, so a union would list it twice: keys are text.
-    keys = sorted({*sides[0], *sides[1]})
-    made = [_change(sides[0].get(key), sides[1].get(key), allowed) for key in keys]
-    tested = [index for index, change in enumerate(made) if not math.isnan(change.p)]
-    both = _holm([made[index].p for index in tested])
-    slower = _holm([made[index].p_slower for index in tested])
-    for index, p, p_slower in zip(tested, both, slower, strict=True):
-        change = made[index]
-        made[index] = Change(**{**vars(change), "p_adjusted": p, "p_slower": p_slower})
-    return made
+    if not 0 <= allowed < 1:
+        raise ConfigError(
+            f"a throughput can fall by 0 % or more and by less than 100 %, not by {allowed:.4g}; "
+            "give 0.03 for 3 %"
+        )
+    pairs = _pairs(before, after)
+    tested = [index for index, pair in enumerate(pairs) if all(len(_good(one)) for one in pair)]
+    results = _tests([pairs[index] for index in tested], allowed)
+    made = dict(zip(tested, results, strict=True))
+    names = _names(pairs)
+    return [
+        _change(pair, name, made.get(index, _UNTESTED), _note(pair, pairs))
+        for index, (pair, name) in enumerate(zip(pairs, names, strict=True))
+    ]
 
 
-def _by_configuration(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
+Pair = tuple[pd.DataFrame, pd.DataFrame]
+"""The runs of one configuration before and after; empty: that sweep has none."""
+
+
+def _pairs(before: pd.DataFrame, after: pd.DataFrame) -> list[Pair]:
+    """The runs of both sweeps by configuration, in the order of :data:`KEY`."""
+    runs = pd.concat([before.assign(side=0), after.assign(side=1)], ignore_index=True)
     if runs.empty:
-        return {}
-    names = runs[KEY].astype(str).agg("\x1f".join, axis=1)
-    return {str(name): group for name, group in runs.groupby(names, sort=False)}
+        return []
+    found = runs[FOUND].map(str).agg("\x1f".join, axis=1)
+    runs["found"] = _as_measured(runs, found)
+    # By its text: some values of the key are numbers or NaN, and NaN is in no order.
+    order = runs[[*KEY, "configuration", "found"]].map(str).agg("\x1f".join, axis=1)
+    runs["order"] = order.groupby([runs["configuration"], runs["found"]]).transform("min")
+    groups = runs.groupby(["order", "configuration", "found"], sort=True)
+    return [(group[group["side"] == 0], group[group["side"] == 1]) for _, group in groups]
 
 
-def _change(one: pd.DataFrame | None, two: pd.DataFrame | None, allowed: float) -> Change:
-    known = one if one is not None else two
-    if known is None:
-        raise ValueError("a configuration of neither sweep")
-    key = {name: known[name].iloc[0] for name in KEY}
-    goods = [_good(side) for side in (one, two)]
-    runs = (len(goods[0]), len(goods[1]))
-    status = (_status(one), _status(two))
-    rates = [_rate(good) for good in goods]
-    if not all(runs):
-        unknown = math.nan
-        return Change(
-            key, rates[0], rates[1], unknown, unknown, unknown, unknown, unknown, unknown,
-            runs, status, _why_not(status),
-        )  # fmt: skip
-    difference, error, freedom, note = _difference(goods[0], goods[1])
-    half = student(freedom) * error
-    return Change(
-        key=key, before=rates[0], after=rates[1],
-        ratio=math.exp(difference), low=math.exp(difference - half),
-        high=math.exp(difference + half),
-        p=2 * _tail(abs(difference) / error, freedom), p_adjusted=math.nan,
-        p_slower=_tail((math.log(1 - allowed) - difference) / error, freedom),
-        runs=runs, status=status, note=note,
+def _as_measured(runs: pd.DataFrame, found: pd.Series[str]) -> pd.Series[str]:
+    """`found`, where a run that measured nothing takes it from one of its configuration that did.
+
+    What ran before and fails now was refused before it had data or threads.
+    """
+    homes: dict[tuple[str, int], str] = {}
+    measured = runs["img_per_s"].notna()
+    for configuration, side, value in zip(
+        runs.loc[measured, "configuration"], runs.loc[measured, "side"], found[measured],
+        strict=True,
+    ):  # fmt: skip
+        homes.setdefault((configuration, side), value)
+    return pd.Series(
+        [
+            value if is_measured else homes.get((name, side), homes.get((name, 1 - side), value))
+            for value, is_measured, name, side in zip(
+                found, measured, runs["configuration"], runs["side"], strict=True
+            )
+        ],
+        index=runs.index,
+        dtype=object,
+    )
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What the test of one configuration says; see :class:`Change`."""
+
+    ratio: float
+    low: float
+    high: float
+    p_adjusted: float
+    p_slower: float
+    detectable: float
+
+
+_UNTESTED = _Result(*[math.nan] * 6)
+
+
+def _tests(pairs: Sequence[Pair], allowed: float) -> list[_Result]:
+    if not pairs:
+        return []
+    logs = [[np.log(_good(one)["img_per_s"].to_numpy(dtype=float)) for one in p] for p in pairs]
+    difference = np.array([after.mean() - before.mean() for before, after in logs])
+    counts = np.array([[len(one) for one in pair] for pair in logs])
+    squares = [sum(float(((one - one.mean()) ** 2).sum()) for one in pair) for pair in logs]
+    error = error_of_difference(
+        np.array(squares) / np.maximum(1, counts.sum(axis=1) - 2),
+        np.array([_own(pd.concat([_good(one) for one in pair])) for pair in pairs]),
+        counts[:, 0],
+        counts[:, 1],
+    )
+    half = quantile(0.975, error.freedom) * error.value
+    values = zip(
+        np.exp(difference), np.exp(difference - half), np.exp(difference + half),
+        p_values(difference, error), p_lower(difference, error, math.log(1 - allowed)),
+        np.exp(-detectable(error, FAMILY_ERROR)), strict=True,
     )  # fmt: skip
+    return [_Result(*(float(value) for value in row)) for row in values]
 
 
-def _good(side: pd.DataFrame | None) -> pd.DataFrame:
-    if side is None:
-        return pd.DataFrame()
+def _own(runs: pd.DataFrame) -> float:
+    """Mean squared standard error of the runs' own log throughput; 0 where not known."""
+    ratio = runs["img_per_s_high"].to_numpy(float) / runs["img_per_s_low"].to_numpy(float)
+    effective = runs["effective_steps"].to_numpy(dtype=float)
+    freedom = np.where(np.isnan(effective), np.inf, np.maximum(1.0, effective - 1))
+    errors = np.where(runs["steps"] > 1, np.log(ratio) / 2 / quantile(0.975, freedom), 0.0)
+    return float(np.nan_to_num((errors**2), posinf=0.0).mean())
+
+
+def _change(pair: Pair, name: str, result: _Result, note: str) -> Change:
+    known = pd.concat(pair)
+    # A run that measured is sure of more of its key.
+    first = known.sort_values("img_per_s", na_position="last").iloc[0]
+    return Change(
+        key={column: first[column] for column in KEY},
+        name=name,
+        before=_rate(_good(pair[0])),
+        after=_rate(_good(pair[1])),
+        **vars(result),
+        runs=(len(_good(pair[0])), len(_good(pair[1]))),
+        status=(_status(pair[0]), _status(pair[1])),
+        note=note,
+    )
+
+
+def _good(side: pd.DataFrame) -> pd.DataFrame:
     return side[(side["status"] == "ok") & side["img_per_s"].notna()]
 
 
-def _status(side: pd.DataFrame | None) -> str:
-    if side is None:
+def _status(side: pd.DataFrame) -> str:
+    if side.empty:
         return "absent"
     if len(_good(side)):
         return "ok"
@@ -144,72 +238,69 @@ def _rate(good: pd.DataFrame) -> float:
     return float(1 / (1 / good["img_per_s"]).mean()) if len(good) else math.nan
 
 
-def _why_not(status: tuple[str, str]) -> str:
+def _note(pair: Pair, pairs: Sequence[Pair]) -> str:
+    status = _status(pair[0]), _status(pair[1])
     if "absent" in status:
-        return "in one sweep only"
-    return f"{status[0]} before, {status[1]} after"
+        here = status.index("absent") ^ 1
+        return f"only {('before', 'after')[here]}{_nearest(pair[here], here, pairs)}"
+    if status != ("ok", "ok"):
+        return f"{status[0]} before, {status[1]} after"
+    repeated = len(_good(pair[0])) + len(_good(pair[1])) - 2
+    if repeated >= LEAST_FREEDOM:
+        return ""
+    return f"too few repetitions: {LARGEST_SPREAD:.0%} spread between runs assumed"
 
 
-def _difference(one: pd.DataFrame, two: pd.DataFrame) -> tuple[float, float, float, str]:
-    """Difference of log throughput, its standard error, degrees of freedom, and a note."""
-    logs = [np.log(side["img_per_s"].to_numpy(dtype=float)) for side in (one, two)]
-    spreads = [float(log.var(ddof=1)) if len(log) > 1 else None for log in logs]
-    parts = [
-        _variance(side, log, spread, spreads)
-        for side, log, spread in zip((one, two), logs, spreads, strict=True)
+def _nearest(runs: pd.DataFrame, here: int, pairs: Sequence[Pair]) -> str:
+    """In what the configuration of the other sweep differs that is most like these runs."""
+    own = _fields(runs)
+    others = [
+        _fields(pair[1 - here])
+        for pair in pairs
+        if pair[here].empty
+        and (pair[1 - here][["num_devices", "batch"]].iloc[0].to_list()
+             == runs[["num_devices", "batch"]].iloc[0].to_list())
+    ]  # fmt: skip
+    if not others:
+        return ""
+    differing = min((_differing([own, other]) for other in others), key=len)
+    other = min(others, key=lambda fields: len(_differing([own, fields])))
+    sides = (own, other) if here == 0 else (other, own)
+    said = [
+        f"{field} {sides[0].get(field, '–')} before, {sides[1].get(field, '–')} after"
+        for field in differing[:_MOST_DIFFERING]
     ]
-    total = parts[0][0] + parts[1][0]
-    # Satterthwaite; a variance taken as known costs no degrees of freedom.
-    lost = sum(variance**2 / freedom for variance, freedom in parts)
-    freedom = total**2 / lost if lost > 0 else math.inf
-    note = ""
-    if None in spreads:
-        note = "single runs: 1 % spread between runs assumed"
-        if any(spread is not None for spread in spreads):
-            note = "one side ran once: its spread between runs is assumed equal to the other's"
-    # Identical times (constructed, or a coarse clock) have no error at all.
-    return float(logs[1].mean() - logs[0].mean()), math.sqrt(max(total, 1e-18)), freedom, note
+    more = len(differing) - len(said)
+    return f": {'; '.join(said)}" + (f" and {more} more" if more > 0 else "")
 
 
-def _variance(
-    side: pd.DataFrame,
-    log: NDArray[np.float64],
-    spread: float | None,
-    spreads: Sequence[float | None],
-) -> tuple[float, float]:
-    """Variance of the mean log throughput of one side, and its degrees of freedom."""
-    within = _within(side)
-    if spread is not None:
-        # A few repetitions can agree by chance: no variance below that from the runs' own steps.
-        return max(spread, within) / len(log), float(len(log) - 1)
-    others = [(s, 1.0) for s in spreads if s is not None]
-    if others:
-        return max(others[0][0], within), others[0][1]
-    return within + UNSEEN_SPREAD**2, math.inf
+def _fields(runs: pd.DataFrame) -> dict[str, str]:
+    """Everything that identifies a configuration, by name."""
+    first = runs.sort_values("img_per_s", na_position="last").iloc[0]
+    return cohorts.fields_of(first["configuration"]) | {
+        name: f"{first[name]:g}" if isinstance(first[name], float) else str(first[name])
+        for name in FOUND
+    }
 
 
-def _within(side: pd.DataFrame) -> float:
-    """Mean squared standard error of the runs' own log throughput; 0 where not known."""
-    halves = np.log(side["img_per_s_high"].to_numpy(float) / side["img_per_s_low"].to_numpy(float))
-    errors = np.where(side["steps"] > 1, halves / 2 / 1.96, 0.0)
-    return float(np.nanmean(errors**2)) if len(errors) else 0.0
+def _differing(fields: Sequence[dict[str, str]]) -> list[str]:
+    names = dict.fromkeys(name for one in fields for name in one)
+    return [name for name in names if len({one.get(name) for one in fields}) > 1]
 
 
-def _tail(value: float, freedom: float) -> float:
-    """P(T > value)."""
-    from scipy.special import ndtr, stdtr
-
-    return float(ndtr(-value) if math.isinf(freedom) else stdtr(freedom, -value))
-
-
-def _holm(values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values, in the order given."""
-    order = sorted(range(len(values)), key=lambda index: values[index])
-    adjusted, highest = [0.0] * len(values), 0.0
-    for place, index in enumerate(order):
-        highest = max(highest, min(1.0, values[index] * (len(values) - place)))
-        adjusted[index] = highest
-    return adjusted
+def _names(pairs: Sequence[Pair]) -> list[str]:
+    """For each pair, the fields that set it apart from others of its device count and batch."""
+    fields = [_fields(pd.concat(pair)) for pair in pairs]
+    places = [(one.get("num_devices"), one.get("batch")) for one in fields]
+    crowded = {place for place, count in Counter(places).items() if count > 1}
+    alike = [one for one, place in zip(fields, places, strict=True) if place in crowded]
+    shown = [n for n in _differing(alike) if n not in ("num_devices", "batch")]
+    return [
+        ", ".join(f"{name}={one.get(name, '–')}" for name in shown[:_MOST_DIFFERING])
+        if place in crowded
+        else ""
+        for one, place in zip(fields, places, strict=True)
+    ]
 
 
 def table(changes: Sequence[Change]) -> pd.DataFrame:
@@ -217,9 +308,11 @@ def table(changes: Sequence[Change]) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
-                **change.key, "before_img_per_s": change.before, "after_img_per_s": change.after,
+                **change.key, "name": change.name,
+                "before_img_per_s": change.before, "after_img_per_s": change.after,
                 "ratio": change.ratio, "ratio_low": change.low, "ratio_high": change.high,
-                "p": change.p, "p_adjusted": change.p_adjusted, "p_slower": change.p_slower,
+                "p_adjusted": change.p_adjusted, "p_slower": change.p_slower,
+                "detectable_ratio": change.detectable,
                 "runs_before": change.runs[0], "runs_after": change.runs[1],
                 "status_before": change.status[0], "status_after": change.status[1],
                 "is_different": change.is_different, "is_slower": change.is_slower,
