@@ -17,12 +17,14 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed import GradBucket
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parallel.distributed import _BufferCommHookLocation
 
 from dpeval.config import StrategyConfig
 from dpeval.devices.base import Device
 from dpeval.errors import ConfigError
 from dpeval.instruments.phase_clock import PhaseClock
 from dpeval.util.importing import check_arguments, locate
+from dpeval.util.units import MIB
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,9 @@ class WrapModel(Protocol):
             model: on its device, in training mode.
             config: the keys of ``strategy``.
             device: the rank's device.
-            clock: call it when the gradients of a bucket are complete and when it is reduced.
+            clock: call it when the gradients of a bucket are complete and when it is reduced, and
+                around what is communicated outside the backward pass: ``clock.mark("forward")``
+                before it and ``clock.mark("comm_exposed")`` after it.
             args: ``strategy.args``.
         """
 
@@ -117,7 +121,7 @@ def single_device(
 def ddp(
     model: nn.Module, config: StrategyConfig, device: Device, clock: PhaseClock
 ) -> WrappedModel:
-    """DistributedDataParallel (Li et al. 2020, PVLDB 13(12)) with its all-reduces timed.
+    """DistributedDataParallel (Li et al. 2020, PVLDB 13(12)) with its communication timed.
 
     The hook replaces DDP's all-reduce with the same operation, and marks when the gradients of a
     bucket are complete and when its future is. NCCL's futures run their callbacks on a stream that
@@ -125,11 +129,15 @@ def ddp(
     own, after it made the default stream wait for the result; CUDA work that was launched before
     is then counted as time of a hidden all-reduce. Exposed time is exact with both.
 
+    Before a forward pass, DDP broadcasts the model's buffers (BatchNorm's statistics) from rank 0.
+    A second hook does that in its place, and marks it as exposed communication: a rank that
+    arrives there before rank 0 waits.
+
     Args:
         model: on its device, in training mode.
         config: the keys of ``strategy``.
         device: the rank's device.
-        clock: records when buckets are complete and reduced.
+        clock: records when buckets are complete and reduced, and when buffers are broadcast.
     """
     # Recent releases of torch warn if even the default is passed.
     buffers: dict[str, Any] = {} if config.broadcast_buffers else {"broadcast_buffers": False}
@@ -144,16 +152,20 @@ def ddp(
     )
     group = dist.group.WORLD
     assert group is not None  # DDP has just used it
-    wrapped.register_comm_hook(TimedGroup(clock, group), timed_all_reduce)
+    timed = TimedGroup(clock, group, broadcast_bytes=wrapped.broadcast_bucket_size)
+    wrapped.register_comm_hook(timed, timed_all_reduce)
+    wrapped._register_buffer_comm_hook(timed, timed_broadcast, _BufferCommHookLocation.PRE_FORWARD)
     return WrappedModel(wrapped, wrapped.no_sync)
 
 
 @dataclass
 class TimedGroup:
-    """The process group and the clock of the hook that times its all-reduces."""
+    """The process group and the clock of the hooks that time its communication."""
 
     clock: PhaseClock
     group: dist.ProcessGroup
+    broadcast_bytes: int = 250 * MIB
+    """How much of the buffers one broadcast carries; the default is DDP's."""
     _finished: torch.futures.Future[torch.Tensor] | None = None
     _steps: int = 0
 
@@ -192,3 +204,18 @@ def timed_all_reduce(timed: TimedGroup, bucket: GradBucket) -> torch.futures.Fut
         return future.value()[0]
 
     return work.get_future().then(done)
+
+
+def timed_broadcast(timed: TimedGroup, buffers: dict[str, torch.Tensor]) -> None:
+    """Broadcast a module's buffers from rank 0, as DDP does where it has no hook for them.
+
+    Nothing is computed meanwhile, so all of it is exposed. NCCL's broadcast ends before the next
+    work of the current stream, where the mark's event is; gloo's before this returns.
+
+    Args:
+        timed: the process group and the clock.
+        buffers: by name, on the device.
+    """
+    timed.clock.mark("forward")
+    dist._broadcast_coalesced(timed.group, list(buffers.values()), timed.broadcast_bytes, 0)
+    timed.clock.mark("comm_exposed")

@@ -77,7 +77,8 @@ class PhaseClock:
     A phase is the span between two marks, and ``other`` is the remainder of the step, so phases
     add up to the step by construction. `backward` ends when the last gradient is ready. From then
     to the end of the last all-reduce the rank only waits for communication (``comm_exposed``); the
-    rest of the backward call copies reduced gradients out of their buckets (``grad_copy``).
+    rest of the backward call copies reduced gradients out of their buckets (``grad_copy``). What a
+    strategy communicates elsewhere, while nothing is computed, it marks as ``comm_exposed``.
 
     A stamp costs a GPU's host up to 20 µs, so none is made twice: a step's last mark is its end,
     and the next step begins there, unless something else was done in between (:meth:`pause`).
@@ -188,11 +189,14 @@ class PhaseClock:
         elapsed = self._device.elapsed_s
         row = dict.fromkeys(COLUMNS, 0.0)
         spans = self._reduce_spans(step)
-        last, ready_s = step.begin, None
+        last, ready_s, marked_comm_s = step.begin, None, 0.0
         for phase, stamp in step.marks:
             span_s = elapsed(last, stamp)
             last = stamp
-            if phase == _READY:
+            if phase == "comm_exposed":
+                row[phase] += span_s
+                marked_comm_s += span_s
+            elif phase == _READY:
                 row["backward"] += span_s
                 ready_s = elapsed(step.begin, stamp)
             elif phase == "backward" and ready_s is not None:
@@ -204,8 +208,8 @@ class PhaseClock:
                 row[phase] += span_s
         row["begin"], row["step"] = step.host_s, elapsed(step.begin, step.end)
         row["other"] = row["step"] - sum(row[phase] for phase in MARKED_PHASES)
-        if spans:
-            row["comm"] = _covered_s(spans)
+        if spans or marked_comm_s:
+            row["comm"] = _covered_s(spans) + marked_comm_s
             row["comm_hidden"] = max(0.0, row["comm"] - row["comm_exposed"])
         # One assignment per row: in NumPy one element costs more than the whole list in Python.
         self._rows[step.index] = list(row.values())

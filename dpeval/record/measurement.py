@@ -61,4 +61,4 @@ class Balance(Frozen):
     """Mean over max of the ranks' compute time: POP's load balance efficiency, in (0, 1]."""
     slowest_rank: int
     compute_s: list[float]
-    """Median compute time of a step, per rank."""
+    """Mean compute time of a step, per rank; earlier releases: the median, with waits for data."""

@@ -12,8 +12,10 @@ PHASES: tuple[str, ...] = get_args(Phase)
 """The phases in order; their times add up to the step."""
 MARKED_PHASES: tuple[str, ...] = tuple(phase for phase in PHASES if phase != "other")
 """The phases that a rank marks; `other` is the remainder of the step."""
-OWN_PHASES: tuple[str, ...] = tuple(phase for phase in PHASES if phase != "comm_exposed")
-"""The phases in which a rank works by itself; in the rest of a step it waits for others."""
+COMPUTE_PHASES: tuple[str, ...] = tuple(
+    phase for phase in PHASES if phase not in ("data", "comm_exposed")
+)
+"""The phases in which a rank works; in the rest of a step it waits for data or for others."""
 SYNC_PHASES: tuple[str, ...] = ("comm_exposed", "grad_copy")
 """The phases that only a strategy which times its all-reduces can tell from `backward`. Records
 of earlier releases lack `grad_copy`: their `comm_exposed` includes it."""

@@ -104,13 +104,15 @@ class RankRecord(Frozen):
     step_s: list[float]
     """Time of every step, warm-up included."""
     phase_s: dict[str, list[float]]
-    """Per phase of :data:`PHASES`, one value per step of `step_s`. `comm_exposed` and
+    """Per phase of :data:`PHASES`, one value per step of `step_s`. `comm_exposed` holds what no
+    computation hides: the wait for the last all-reduce, and DDP's broadcasts of buffers before the
+    forward pass, which earlier releases counted as `forward`. `comm_exposed` and
     `grad_copy` are absent if the strategy does not time its communication: both are then part of
     `backward`. Where only `grad_copy` is absent, as in records of earlier releases,
     `comm_exposed` includes it."""
     comm_s: list[float] = []
-    """Per step: the time with at least one all-reduce in progress; empty if the
-    strategy does not time it."""
+    """Per step: the time with at least one all-reduce or broadcast of buffers in progress; empty if
+    the strategy does not time it."""
     comm_hidden_s: list[float] = []
     """Per step: the part of `comm_s` that overlapped with the backward pass."""
     stats: dict[str, PhaseStats] = {}

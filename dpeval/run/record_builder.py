@@ -15,7 +15,7 @@ from dpeval.record.codes import Status, StopReason
 from dpeval.record.conditions import Conditions
 from dpeval.record.machine import Environment
 from dpeval.record.measurement import Window
-from dpeval.record.phases import OWN_PHASES, PHASES, SYNC_PHASES
+from dpeval.record.phases import COMPUTE_PHASES, PHASES, SYNC_PHASES
 from dpeval.record.schema import (
     Ablation,
     AblationBlock,
@@ -202,7 +202,7 @@ def _series(
         fields["throughput"] = throughput(
             job.plan.global_batch_size, [series[main] for series in step_s], window.step_s
         )
-        compute = [sum_columns(table[main], OWN_PHASES) for table in rows]
+        compute = [sum_columns(table[main], COMPUTE_PHASES) for table in rows]
         # Without it, waiting for others is part of backward, and all ranks seem equally busy.
         if all(has_comm):
             fields["balance"] = throughput_module.load_balance(compute)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dpeval.record.measurement import Window
-from dpeval.record.phases import OWN_PHASES
+from dpeval.record.phases import COMPUTE_PHASES
 from dpeval.record.schema import Record, Warning
 from dpeval.stats.diagnostics import Diagnostic, diagnose
 
@@ -52,11 +52,13 @@ def _diagnostics(record: Record) -> list[Diagnostic]:
     phases = [
         {name: np.array(series) for name, series in rank.phase_s.items()} for rank in record.ranks
     ]
-    own = [name for name in OWN_PHASES if name != "data"]
     return diagnose(
         record.window,
         [np.array(rank.step_s) for rank in record.ranks],
-        [np.sum([phase[name] for name in own if name in phase], axis=0) for phase in phases],
+        [
+            np.sum([phase[name] for name in COMPUTE_PHASES if name in phase], axis=0)
+            for phase in phases
+        ],
         [phase["data"] for phase in phases],
         [rank.per_device_batch_size for rank in record.ranks],
     )

@@ -15,15 +15,19 @@ from dpeval.util.arrays import Floats
 def load_balance(compute_s: Sequence[Floats]) -> Balance:
     """Load balance of the ranks' compute times (POP efficiency model, https://pop-coe.eu).
 
+    From totals over the window, as POP defines it: medians would not see a rank that is slow in
+    every fifth step.
+
     Args:
-        compute_s: per rank, the time of each step in which it computed, s, shape [steps].
+        compute_s: per rank, the time of each step in which it computed, waiting neither for data
+            nor for others, s, shape [steps].
     """
-    medians = [float(np.median(series)) for series in compute_s]
-    worst = max(medians)
+    means = [float(np.mean(series)) for series in compute_s]
+    worst = max(means)
     return Balance(
-        value=float(np.mean(medians)) / worst if worst > 0 else 1.0,
-        slowest_rank=int(np.argmax(medians)),
-        compute_s=medians,
+        value=float(np.mean(means)) / worst if worst > 0 else 1.0,
+        slowest_rank=int(np.argmax(means)),
+        compute_s=means,
     )
 
 

@@ -28,7 +28,9 @@ def train_step(trainer: Trainer, index: int, *, sync: bool = True) -> None:
     """One step: fetch, copy to the device, forward, backward, update.
 
     Every ``clock.mark(phase)`` assigns the time since the previous mark to `phase`. Two
-    phases are not marked here: ``comm_exposed`` and ``grad_copy``. Communication starts inside
+    phases are not marked here: ``comm_exposed`` and ``grad_copy``. DDP broadcasts buffers inside
+    the model's forward pass, where the strategy marks it
+    (:func:`dpeval.components.strategies.timed_broadcast`). Gradients are summed inside
     ``backward()``, so the strategy's communication hook stamps the last gradient and the end of
     every all-reduce there (:func:`dpeval.components.strategies.timed_all_reduce`), and the clock
     splits the time of ``backward()`` at the last gradient and at the end of the last all-reduce.

@@ -126,6 +126,24 @@ def test_exposed_communication_ends_with_the_last_all_reduce(case: Backward) -> 
     assert sum(column(rows, phase) for phase in PHASES) == column(rows, "step")
 
 
+def test_a_broadcast_before_the_forward_pass_is_exposed_communication() -> None:
+    device, rows = FakeDevice(), np.zeros((1, len(COLUMNS)))
+    clock = PhaseClock(device, rows)
+    clock.start_step(0, 0.0)
+    marks: dict[float, Phase] = {1.0: "forward", 4.0: "comm_exposed", 9.0: "forward"}
+    for device.now_s, phase in marks.items():
+        clock.mark(phase)
+    device.now_s = 15.0
+    reduce = clock.bucket_ready(0, 100, is_last=True)
+    device.now_s = 17.0
+    clock.bucket_done(reduce)
+    clock.end_step("backward")
+    found = {name: column(rows, name) for name in (*PHASES, "comm", "comm_hidden")}
+    assert found == dict.fromkeys(found, 0.0) | {
+        "forward": 1 + 5, "comm_exposed": 3 + 2, "backward": 6, "comm": 3 + 2,
+    }  # fmt: skip
+
+
 def test_every_backward_pass_that_synchronises_has_its_own_exposed_part() -> None:
     device, rows = FakeDevice(), np.zeros((1, len(COLUMNS)))
     clock = PhaseClock(device, rows)

@@ -137,6 +137,13 @@ def test_load_balance_names_the_slowest() -> None:
     assert balance.value == pytest.approx(2 / 3)
 
 
+def test_load_balance_sees_a_rank_that_is_slow_now_and_then() -> None:
+    slow_in_every_fifth = np.where(np.arange(20) % 5 == 0, 3.0, 1.0)
+    balance = load_balance([np.ones(20), slow_in_every_fifth])
+    assert balance.slowest_rank == 1
+    assert balance.value == pytest.approx((1 + 1.4) / 2 / 1.4)
+
+
 def ranks_of(generator: np.random.Generator, **wrong: Any) -> tuple[list[Series], list[Series]]:
     """Compute and data times of four ranks over 100 steps, with one thing wrong."""
     compute = [generator.lognormal(0, wrong.get("jitter", 0.02), 100) for _ in range(4)]

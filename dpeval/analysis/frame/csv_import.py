@@ -21,7 +21,7 @@ from dpeval.config import global_batch_of, split_evenly
 from dpeval.errors import ConfigError, nearest
 from dpeval.record.machine import UNKNOWN_ENVIRONMENT, Environment
 from dpeval.record.measurement import Balance, Window
-from dpeval.record.phases import PHASES
+from dpeval.record.phases import COMPUTE_PHASES, PHASES
 from dpeval.record.plan import Plan, RankPlan
 from dpeval.record.schema import PhaseStats, RankRecord, Record
 from dpeval.stats.intervals import mean_interval
@@ -281,7 +281,11 @@ def _rank(rank: int, share: int, row: Mapping[Any, Any]) -> RankRecord:
 def _balance(ranks: Iterable[RankRecord]) -> Balance:
     import numpy as np
 
-    return load_balance([np.array(rank.step_s) for rank in ranks])
+    computed_s = [
+        sum(one for name, (one,) in rank.phase_s.items() if name in COMPUTE_PHASES)
+        for rank in ranks
+    ]
+    return load_balance([np.array([one]) for one in computed_s])
 
 
 def _cell(row: Mapping[Any, Any], name: str) -> str:
