@@ -22,9 +22,12 @@ part() {
 lint() { "$bin/ruff" check . && "$bin/ruff" format --check . && "$bin/lint-imports" && "$bin/mypy"; }
 alone() { "$bin/coverage" run -m pytest "$@"; }
 # Two at a time: such tests mostly wait for programs to start or for a scheduler.
-# All tests of a file run in one process, to share its cluster and its expensive fixtures.
+# Tests of a file run in one process, to share its cluster and its expensive fixtures; tests of the
+# tier multiprocess share little, so the worker that is done first takes some of the other's.
 two_at_once() {
-  COVERAGE_FILE=.coverage.two_at_once.$1 "$bin/python" -m pytest -n 2 --dist loadfile \
+  local share=loadfile
+  [ "$1" != multiprocess ] || share=worksteal
+  COVERAGE_FILE=.coverage.two_at_once.$1 "$bin/python" -m pytest -n 2 --dist $share \
     --cov --cov-report= "${@:2}"
 }
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Run the unit tier on the oldest versions that pyproject.toml allows, and on the newest.
+# Run the unit tier and the forecasts' process on the oldest versions that pyproject.toml allows,
+# and on the newest.
 #   bash scripts/test_versions.sh oldest        only one of the two
 # The environments (6 GB each) stay in DPEVAL_VERSIONS, by default ~/.cache/dpeval-ci, where only
 # what has changed since is installed again. Without a Python 3.13, the newest run in a Debian 13
@@ -64,7 +65,8 @@ unit_tier() {
       --extra dev pyproject.toml --output-file "$venv/requirements.txt" --upgrade &&
     "$@" "$uv" pip sync --quiet --python "$venv/bin/python" "$venv/requirements.txt" &&
     "$@" "$uv" pip install --quiet --python "$venv/bin/python" --no-deps --editable . &&
-    "$@" "$venv/bin/python" -m pytest -q -n 2 --dist loadfile -p no:cacheprovider tests/unit
+    "$@" "$venv/bin/python" -m pytest -q -n 2 --dist loadfile -p no:cacheprovider \
+      tests/unit tests/multiprocess/test_forecast_process.py
 }
 
 lines=() failed=()

@@ -27,7 +27,7 @@ from dpeval.analysis.figures import (
     throughput,
     waterfall,
 )
-from dpeval.analysis.figures.catalogue import draw_all, find_plot
+from dpeval.analysis.figures.catalogue import find_plot
 from dpeval.analysis.figures.memory import memory
 from dpeval.analysis.frame import runs_frame
 from dpeval.analysis.frame.configurations import CELL, segments
@@ -202,13 +202,6 @@ def test_any_name_can_be_drawn(name: str, tmp_path: Path) -> None:
 def test_segments_join_only_neighbours_that_are_there() -> None:
     assert list(segments([1, 2, 4, 8], {1, 2, 8})) == [[1, 2], [8]]
     assert list(segments([1, 2], set())) == []
-
-
-def test_a_figure_of_ones_own_is_drawn_after_those_of_dpeval(tmp_path: Path) -> None:
-    own = find_plot("tests.unit.test_face.title_only")
-    *_, last = draw_all(figure_data_of(study()), tmp_path, [own])
-    assert (last.stem, last.title, last.drawn) == ("title_only", "How many runs there are", True)
-    assert (tmp_path / "title_only.svg").exists()
 
 
 @pytest.mark.parametrize(

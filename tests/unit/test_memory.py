@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from dpeval.commands.batch_search import Trial, expand, largest, search
 from dpeval.config import HardwareConfig
-from dpeval.errors import MachineError
 from dpeval.planning.measured_peaks import Peak, learned
 from dpeval.planning.memory_budget import Decision, budget, decide, node_free
 from dpeval.record.machine import Gpu, Machine
@@ -339,20 +338,3 @@ def test_lists_of_values_become_every_combination() -> None:
         ["model=b", "num_devices=1", "study=x"],
         ["model=b", "num_devices=2", "study=x"],
     ]
-
-
-def test_a_scheduler_is_not_asked_for_what_cannot_fit_its_stated_budget() -> None:
-    from dpeval.commands.hydra_app import compose
-    from dpeval.launchers.preflight import Preflight
-
-    ahead = Preflight()
-    common = ["model=resnet18", "dataset.image_px=64", "num_devices=2"]
-    refused = ahead.refusal(compose([*common, "batch=4096", "hardware.memory_gib=1"]))
-    assert refused is not None
-    assert refused.devices_needed is not None
-    assert ahead.refusal(compose([*common, "batch=16", "hardware.memory_gib=1"])) is None
-    assert ahead.refusal(compose([*common, "batch=4096"])) is None
-    with pytest.raises(MachineError, match="forecast to need"):
-        ahead.refusal(
-            compose([*common, "batch=4096", "hardware.memory_gib=1", "memory.on_excess=error"])
-        )

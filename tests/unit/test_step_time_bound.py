@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -162,30 +162,6 @@ def test_only_undisturbed_runs_that_ended_by_themselves_or_at_their_limit_count(
     assert CLEAN.plan is not None
     divided = CLEAN.plan.model_copy(update={"micro_batches": 2})
     assert timing_of(CLEAN.model_copy(update={"plan": divided})) is None
-
-
-def test_a_sweep_is_planned_from_one_look_at_its_folder_and_forecast_from_a_new_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    looks: list[Path] = []
-
-    def below(folder: Path) -> Iterator[Path]:
-        looks.append(folder)
-        return iter(())
-
-    monkeypatch.setattr("dpeval.planning.predictor.below", below)
-    machine = detect()
-    predictor = Predictor(machine)
-    config = Config(
-        model=SMALL, dataset=DatasetConfig(name="noise", _target_="", image_px=32), measure=QUICK
-    )
-    plan, here = make_plan(config, machine), environment(machine)
-    for _ in range(3):
-        predictor.too_short(config, plan, here, tmp_path)
-    assert looks == [tmp_path]
-    predictor.forecast(config, 2, folder=tmp_path)
-    predictor.decide(config, plan, tmp_path)
-    assert looks == [tmp_path] * 3
 
 
 def test_a_records_own_configuration_and_plan_are_recognised_in_its_folder(tmp_path: Path) -> None:

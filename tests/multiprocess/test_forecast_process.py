@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -13,9 +14,12 @@ import pytest
 import torch
 
 from dpeval.commands.hydra_app import compose
-from dpeval.errors import ConfigError, NoForecast
+from dpeval.errors import ConfigError, MachineError, NoForecast
+from dpeval.launchers.preflight import Preflight
 from dpeval.planning.forecast_process import ForecastProcess
 from dpeval.planning.predictor import Predictor
+from dpeval.planning.rank_plan import make_plan
+from dpeval.system.environment import environment
 from dpeval.system.gpu.libraries import VISIBLE_DEVICES
 from dpeval.system.topology import detect
 
@@ -97,3 +101,39 @@ def test_the_child_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     while psutil.pid_exists(child) and time.monotonic() < end_s:
         time.sleep(0.05)
     assert not psutil.pid_exists(child)
+
+
+def test_a_sweep_is_planned_from_one_look_at_its_folder_and_forecast_from_a_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[Path] = []
+
+    def below(folder: Path) -> Iterator[Path]:
+        looks.append(folder)
+        return iter(())
+
+    monkeypatch.setattr("dpeval.planning.predictor.below", below)
+    machine = detect()
+    predictor = Predictor(machine)
+    config = compose(["model=resnet18", "dataset.image_px=32", "measure=quick"])
+    plan, here = make_plan(config, machine), environment(machine)
+    for _ in range(3):
+        predictor.too_short(config, plan, here, tmp_path)
+    assert looks == [tmp_path]
+    predictor.forecast(config, 2, folder=tmp_path)
+    predictor.decide(config, plan, tmp_path)
+    assert looks == [tmp_path] * 3
+
+
+def test_a_scheduler_is_not_asked_for_what_cannot_fit_its_stated_budget() -> None:
+    preflight = Preflight()
+    common = ["model=resnet18", "dataset.image_px=32", "num_devices=2"]
+    refused = preflight.refusal(compose([*common, "batch=4096", "hardware.memory_gib=1"]))
+    assert refused is not None
+    assert refused.devices_needed is not None
+    assert preflight.refusal(compose([*common, "batch=16", "hardware.memory_gib=1"])) is None
+    assert preflight.refusal(compose([*common, "batch=4096"])) is None
+    with pytest.raises(MachineError, match="forecast to need"):
+        preflight.refusal(
+            compose([*common, "batch=4096", "hardware.memory_gib=1", "memory.on_excess=error"])
+        )
