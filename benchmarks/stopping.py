@@ -26,10 +26,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from dpeval import record
 from dpeval.analysis.frame.labels import configuration
+from dpeval.analysis.scaling import run_spread
 from dpeval.analysis.scaling.pooling import interval
+from dpeval.analysis.scaling.run_spread import own_errors
 from dpeval.commands.hydra_app import compose
 from dpeval.config import MeasureConfig
 from dpeval.record.measurement import Interval
@@ -155,8 +158,21 @@ def describe(run: record.Record) -> str:
 def pooled(seen: list[Replay]) -> tuple[float, float, float]:
     """Mean of repetitions (or of one run) and its interval, as the analysis has them."""
     means = np.array([one.found.mean for one in seen])
-    own = np.array([(one.found.high - one.found.low) / 2 for one in seen])
-    return float(means.mean()), *interval(means, own)
+    runs = pd.DataFrame(
+        {
+            "img_per_s": 1 / means,
+            "img_per_s_low": [1 / one.found.high for one in seen],
+            "img_per_s_high": [1 / one.found.low for one in seen],
+            "steps": [one.steps for one in seen],
+            "effective_steps": [one.found.effective_samples for one in seen],
+        }
+    )
+    low, high = runs["img_per_s_low"].iloc[0], runs["img_per_s_high"].iloc[0]
+    if len(seen) > 1:
+        scatter, own = np.log(means).var(ddof=1), (own_errors(runs) ** 2).mean()
+        spread = run_spread.pooled(np.array([len(seen)]), np.array([scatter]), np.array([own]))
+        low, high = interval(float(1 / means.mean()), runs, spread)
+    return float(means.mean()), float(1 / high), float(1 / low)
 
 
 def together(runs: list[record.Record], name: str) -> Iterator[str]:

@@ -19,6 +19,7 @@ from dpeval.record.phases import PHASE_WORDS, PHASES
 from dpeval.record.schema import Record
 from dpeval.run.job import Job, Snapshot
 from dpeval.util.plural import counted
+from dpeval.util.ranges import span
 from dpeval.util.tables import make_console, make_table
 
 STAGE_NAMES = {
@@ -226,8 +227,10 @@ def outcome_text(record: Record) -> str:
     """The result of one run on one line."""
     if record.throughput is not None and record.window is not None:
         found = record.throughput
-        half = (found.high - found.low) / 2
-        text = f"{found.img_per_s:.2f} img/s ± {half:.2f} ({counted(record.window.steps, 'step')})"
+        text = (
+            f"{found.img_per_s:.2f} img/s {span(found.img_per_s, found.low, found.high, 2)} "
+            f"({counted(record.window.steps, 'step')})"
+        )
     else:
         text = ""
     if record.status == "ok":

@@ -31,6 +31,8 @@ MIN_BATCH = 3
 BATCH_EXCESS = 1.63
 """Batch means count once their variance exceeds by this factor what AR(1) promises: the 90 %
 quantile of chi-squared with BATCHES - 1 degrees of freedom, over those degrees."""
+MOST_LOG_HALF = 7.0
+"""A wider interval of a positive mean ends here: within a factor of 1,100, nothing is known."""
 RANGE_SHARE = 1e-12
 """Rounding makes a constant series vary by about this fraction; such a series is constant."""
 
@@ -71,6 +73,18 @@ def mean_interval(series: Sequence[float] | Floats, confidence: float = 0.95) ->
         half = max(half, float(stdtrit(BATCHES - 1, (1 + confidence) / 2)) * batch_error)
         effective = min(effective, max(1.0, float(values.var()) / batch_error**2))
     return Interval(mean=mean, low=mean - half, high=mean + half, effective_samples=effective)
+
+
+def on_log_scale(interval: Interval) -> Interval:
+    """The interval of a positive mean, symmetric in its logarithm.
+
+    So the interval of a rate is exactly the reciprocal of that of the time, no end reaches zero,
+    and half-widths of a ratio add in quadrature. The half-width of the logarithm is the relative
+    one of the mean (first-order propagation).
+    """
+    factor = math.exp(min(interval.rel_half_width, MOST_LOG_HALF))
+    ends = {"low": interval.mean / factor, "high": interval.mean * factor}
+    return interval.model_copy(update=ends)
 
 
 class Coefficient(NamedTuple):

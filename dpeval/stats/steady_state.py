@@ -21,6 +21,7 @@ from dpeval.stats.intervals import (
     dot,
     is_constant,
     mean_interval,
+    on_log_scale,
     robust_deviation,
 )
 from dpeval.util.arrays import Floats
@@ -184,7 +185,9 @@ def main_interval(series: Floats, stopped_by: StopReason) -> Interval:
         series: the window's steps, s, shape [n], n >= 1.
         stopped_by: what ended the window; the interval is wider if its precision did.
     """
-    return mean_interval(series, STOPPED_CONFIDENCE if stopped_by == "precision" else 0.95)
+    confidence = STOPPED_CONFIDENCE if stopped_by == "precision" else 0.95
+    interval = mean_interval(series, confidence)
+    return on_log_scale(interval) if len(series) > 1 else interval
 
 
 def _judge(values: Floats, config: MeasureConfig) -> tuple[int, Interval | None, bool]:

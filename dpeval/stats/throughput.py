@@ -42,7 +42,8 @@ def throughput(global_batch_size: int, step_s: Sequence[Floats], interval: Inter
         interval: of the slowest rank's mean step, s: the window's.
     """
     slowest = slowest_rank(step_s)
-    low_s = max(interval.low, float(step_s[slowest].min()) / 2)
+    # A single step has no interval; its nominal one reaches down to 0.
+    low_s = interval.low if interval.low > 0 else interval.mean / 2
     return Throughput(
         img_per_s=global_batch_size / interval.mean,
         low=global_batch_size / interval.high,

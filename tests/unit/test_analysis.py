@@ -103,8 +103,9 @@ def test_repetitions_are_pooled_with_the_variance_between_them(tmp_path: Path) -
     # Images over the mean time, not the mean of img/s, which would weigh fast runs more.
     assert row["img_per_s"] == pytest.approx(32 / means.mean())
     # Student's t for two degrees of freedom; the runs' own intervals are far too narrow.
-    half_s = 4.303 * means.std(ddof=1) / 3**0.5
-    assert 32 / row["low"] == pytest.approx(means.mean() + half_s, rel=1e-3)
+    half = 4.303 * np.log(means).std(ddof=1) / 3**0.5
+    assert row["low"] == pytest.approx(row["img_per_s"] * np.exp(-half), rel=1e-3)
+    assert row["high"] == pytest.approx(row["img_per_s"] * np.exp(half), rel=1e-3)
     assert row["between_share"] == pytest.approx(0.1, rel=0.05)
     assert row["within_share"] < 0.001
 

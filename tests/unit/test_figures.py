@@ -186,7 +186,7 @@ def test_speedup_of_twice_the_throughput_is_two_with_an_interval() -> None:
     points = scaling.speedups(figure_data_of(records).families[0], 32)
     base, other = points.to_dict("records")
     assert base["speedup"] == 1.0 == base["efficiency"]
-    assert base["efficiency_half"] == 0.0
+    assert base["efficiency_low"] == base["efficiency_high"] == 1.0
     assert other["speedup"] == pytest.approx(2.0, rel=0.02)
     assert other["speedup_low"] < other["speedup"] < other["speedup_high"]
 

@@ -11,9 +11,10 @@ from scipy import stats
 from scipy.linalg import toeplitz
 from statsmodels.stats.weightstats import DescrStatsW
 
-from dpeval.analysis.scaling import pooling, scaling_laws
+from dpeval.analysis.scaling import scaling_laws
 from dpeval.record.measurement import Interval
 from dpeval.stats.intervals import coefficient, mean_interval, robust_deviation
+from tests.records import findings, perfect
 
 Series = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -132,8 +133,12 @@ def test_a_slow_disturbance_widens_the_interval_as_newey_and_west_would() -> Non
 
 def test_pooled_runs_get_students_interval_where_they_differ_more_than_each_varies() -> None:
     times = np.array([0.101, 0.098, 0.104, 0.100, 0.097])
-    low, high = pooling.interval(times, within=np.full(5, 1e-5))
-    assert (low, high) == pytest.approx(DescrStatsW(times).tconfint_mean(), rel=1e-9)
+    runs = [perfect(1, 32, time, repetition=i) for i, time in enumerate(times)]
+    (row,) = findings(runs).pooled.to_dict("records")
+    half = np.diff(DescrStatsW(np.log(times)).tconfint_mean())[0] / 2
+    assert np.log(np.array([row["low"], row["high"]]) / row["img_per_s"]) == pytest.approx(
+        [-half, half]
+    )
 
 
 def test_a_law_without_shape_is_weighted_least_squares() -> None:

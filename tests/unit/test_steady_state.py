@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from dpeval.config import MeasureConfig
 from dpeval.stats.diagnostics import diagnose
-from dpeval.stats.intervals import mean_interval, naive_interval
-from dpeval.stats.steady_state import decide, steady_start, window
-from dpeval.stats.throughput import load_balance
+from dpeval.stats.intervals import mean_interval, naive_interval, on_log_scale
+from dpeval.stats.steady_state import decide, main_interval, steady_start, window
+from dpeval.stats.throughput import load_balance, throughput
 
 Series = np.ndarray[Any, np.dtype[np.float64]]
 CONFIG = MeasureConfig(min_warmup_steps=3, min_steps=10, rel_precision=0.02, time_limit_s=60)
@@ -95,7 +95,20 @@ def test_an_interval_that_was_waited_for_is_wider() -> None:
     assert decision.interval == waited.step_s, "what ends a run is what its record says"
     assert waited.step_s.mean == limited.step_s.mean
     assert waited.step_s.rel_half_width > limited.step_s.rel_half_width
-    assert limited.step_s == mean_interval(steps[limited.first :])
+    assert limited.step_s == on_log_scale(mean_interval(steps[limited.first :]))
+
+
+@pytest.mark.parametrize("noise", [0.01, 0.5, 3.0])
+def test_the_interval_of_a_mean_step_stays_positive_and_is_symmetric_in_its_logarithm(
+    noise: float,
+) -> None:
+    steps = np.random.default_rng(7).lognormal(0, noise, 6)
+    interval, linear = main_interval(steps, "max_steps"), mean_interval(steps)
+    assert 0 < interval.low < interval.mean < interval.high
+    assert interval.mean / interval.low == pytest.approx(interval.high / interval.mean)
+    assert interval.high >= min(linear.high, 1000 * interval.mean)
+    found = throughput(32, [steps], interval)
+    assert (found.low, found.high) == pytest.approx((32 / interval.high, 32 / interval.low))
 
 
 def test_limits_stop_a_noisy_run_and_say_so() -> None:

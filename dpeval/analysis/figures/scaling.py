@@ -23,36 +23,18 @@ from dpeval.analysis.figures.panels import (
 )
 from dpeval.analysis.frame.configurations import Family, segments, shortfall
 from dpeval.analysis.frame.labels import device_count
-from dpeval.analysis.scaling.speedup import ideal_at, ideal_speedup, speedup_bounds
+from dpeval.analysis.scaling.speedup import ideal_at, ideal_speedup, of_curve
 from dpeval.errors import UnsupportedError
+from dpeval.util.ranges import span
 
 
 def speedups(family: Family, batch: int) -> pd.DataFrame:
-    """Speedup and parallel efficiency of the measured cells of one batch.
+    """The measured cells of one batch with their speedup and parallel efficiency.
 
-    Throughput over that of the fewest devices measured, times those devices; the interval is
-    the ratio's, relative half-widths added in quadrature (first-order propagation of independent
-    errors). The baseline itself is 1 by definition and has no interval.
-
-    Returns:
-        The cells with `speedup`, `speedup_low`, `speedup_high`, `speedup_bound` (of a perfect
-        machine), `efficiency` (speedup over devices) and `efficiency_half`.
+    See :func:`~dpeval.analysis.scaling.speedup.points`.
     """
-    points = family.measured(batch).copy()
-    if points.empty:
-        return points
-    base = points.iloc[0]
-    half = (points["high"] - points["low"]) / 2 / points["img_per_s"]
-    base_half = (base["high"] - base["low"]) / 2 / base["img_per_s"]
-    relative = np.sqrt(half**2 + base_half**2)
-    relative.iloc[0] = 0.0
-    points["speedup"] = points["img_per_s"] / base["img_per_s"] * base["num_devices"]
-    points["speedup_low"] = points["speedup"] * (1 - relative)
-    points["speedup_high"] = points["speedup"] * (1 + relative)
-    points["speedup_bound"] = speedup_bounds(points)
-    points["efficiency"] = points["speedup"] / points["num_devices"]
-    points["efficiency_half"] = points["efficiency"] * relative
-    return points
+    points = family.measured(batch)
+    return of_curve(points) if len(points) else points
 
 
 def speedup(figure_data: FigureData) -> Drawing:
@@ -164,8 +146,7 @@ def efficiency_map(figure_data: FigureData) -> Drawing:
     )  # fmt: skip
     bar.outline.set_visible(False)
     notes = [
-        "Efficiency: speedup over the fewest devices measured, per device; ± half of its 95 % "
-        "interval.",
+        "Efficiency: speedup over the fewest devices measured, per device, with its 95 % interval.",
         "of 0.89: upper bound where the batch does not divide evenly."
         if any("\nof " in text.get_text() for panel in panels for text in panel.axes.texts)
         else "",
@@ -181,7 +162,7 @@ def _draw_map(panel: Panel, colours: Any, scale: Normalize) -> str:
     lowest = (math.inf, 0, 0)
     for row, batch in enumerate(panel.batches):
         points = speedups(family, batch)
-        values = points.set_index("num_devices") if len(points) else points
+        values = points.set_index("num_devices", drop=False) if len(points) else points
         cells = {int(cell.num_devices): cell for cell in family.of_batch(batch).itertuples()}
         for count in panel.counts:
             x, cell = panel.x(count), cells.get(count)
@@ -190,10 +171,9 @@ def _draw_map(panel: Panel, colours: Any, scale: Normalize) -> str:
                 style.hatched(axes, x - 0.48, row - 0.46, 0.96, 0.92)
                 style.label_box(axes, x, row, text, fontsize=6.4)
                 continue
-            value, half = values.loc[count, "efficiency"], values.loc[count, "efficiency_half"]
-            bound = values.loc[count, "speedup_bound"] / count
-            _draw_efficiency(panel, (x, row), (value, half, bound), colours(scale(value)))
-            lowest = min(lowest, (float(value), count, batch))
+            point = values.loc[count]
+            _draw_efficiency(panel, (x, row), point, colours(scale(point["efficiency"])))
+            lowest = min(lowest, (float(point["efficiency"]), count, batch))
     axes.set_ylim(-0.55, len(panel.batches) - 0.45)
     axes.set_yticks(range(len(panel.batches)), [str(batch) for batch in panel.batches])
     axes.set_ylabel(family.batch_name)
@@ -204,19 +184,23 @@ def _draw_map(panel: Panel, colours: Any, scale: Normalize) -> str:
 
 
 def _draw_efficiency(
-    panel: Panel, at: tuple[float, float], value: tuple[float, float, float], colour: Any
+    panel: Panel, at: tuple[float, float], point: pd.Series[Any], colour: Any
 ) -> None:
-    (x, y), (efficiency, half, bound) = at, value
-    beyond = efficiency - half > 1.0
+    x, y = at
+    efficiency, low, high = (
+        float(point[name]) for name in ("efficiency", "efficiency_low", "efficiency_high")
+    )
+    is_beyond = low > 1.0
     panel.axes.add_patch(
         mpl.patches.Rectangle(
             (x - 0.48, y - 0.46), 0.96, 0.92, facecolor=colour, zorder=2,
-            edgecolor="#d55e00" if beyond else "white", linewidth=2.2 if beyond else 0.5,
+            edgecolor="#d55e00" if is_beyond else "white", linewidth=2.2 if is_beyond else 0.5,
         )
     )  # fmt: skip
     dark = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] < 0.55
-    spread = "baseline" if half == 0 else f"± {half:.2f}" if half >= 0.005 else "± <0.01"
-    text = f"{efficiency:.2f}\n{spread}"
+    is_base = point["num_devices"] == point["baseline_devices"]
+    text = f"{efficiency:.2f}\n{'baseline' if is_base else span(efficiency, low, high, 2)}"
+    bound = point["speedup_bound"] / point["num_devices"]
     if bound < 0.995:
         text += f"\nof {bound:.2f}"
     panel.axes.text(

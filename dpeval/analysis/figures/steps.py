@@ -19,6 +19,7 @@ from dpeval.errors import UnsupportedError
 from dpeval.record.phases import PHASE_WORDS, PHASES
 from dpeval.record.schema import RankRecord, Record
 from dpeval.util.plural import counted
+from dpeval.util.ranges import with_span
 
 MOST_RUNS = 24
 MOST_RANKS = 16
@@ -128,9 +129,9 @@ def _draw_run(axes: Axes, y: int, record: Record, right: float) -> None:
     beyond = int((warm > right).sum())
     if beyond:
         axes.plot(right, y, marker=">", color=_WARM, markersize=5, clip_on=False, zorder=2)
-    half = (mean.high - mean.low) / 2
+    known = with_span(mean.mean, mean.low, mean.high) if window.steps > 1 else f"{mean.mean:.3g}"
     axes.annotate(
-        f"{mean.mean:.4g} s ± {half:.2g}; first step {rank.step_s[0]:.3g} s",
+        f"{known} s; first step {rank.step_s[0]:.3g} s",
         (1.0, y), xycoords=("axes fraction", "data"), xytext=(8, 0), va="center",
         textcoords="offset points", fontsize=7.5, color=style.MUTED, annotation_clip=False,
     )  # fmt: skip

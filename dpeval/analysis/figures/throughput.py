@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from dpeval.analysis.figures import style
@@ -20,6 +19,7 @@ from dpeval.analysis.figures.panels import (
 from dpeval.analysis.frame.configurations import Family, segments, shortfall
 from dpeval.analysis.frame.labels import device_count
 from dpeval.errors import UnsupportedError
+from dpeval.util.ranges import with_span
 
 
 def over_cores(figure_data: FigureData) -> Drawing:
@@ -92,7 +92,7 @@ def best_devices(figure_data: FigureData) -> Drawing:
     figure, panels = grid(title, figure_data.words(), wanted, size=size, lanes=False)
     said = [sentence for panel in panels for sentence in _draw_best(panel)]
     notes = [
-        "Numbers: throughput ± half of its 95 % interval, img/s.",
+        "Numbers: throughput with its 95 % interval, img/s.",
         "Filled: the highest. Outlined: a tie, its interval reaches the highest one's.",
         left_out(wanted),
     ]
@@ -125,8 +125,7 @@ def _draw_best(panel: Panel) -> list[str]:
 
 
 def _draw_choice(panel: Panel, x: float, y: int, cell: Any, best: bool, tie: bool) -> None:
-    half = max(cell.high - cell.img_per_s, cell.img_per_s - cell.low)
-    rate = rate_text(cell.img_per_s, half).replace(" ±", "\n±")
+    rate = with_span(cell.img_per_s, cell.low, cell.high).replace(" ", "\n", 1)
     weight = "bold" if best else "normal"
     if best or tie:
         box = {"boxstyle": "round,pad=0.25", "linewidth": 1.3, "edgecolor": "#0b5a8f",
@@ -139,12 +138,3 @@ def _draw_choice(panel: Panel, x: float, y: int, cell: Any, best: bool, tie: boo
         panel.axes.text(
             x, y, rate, ha="center", va="center", color=style.MUTED, fontsize=8, linespacing=0.95
         )
-
-
-def rate_text(value: float, half: float) -> str:
-    """`value` ± `half` with as many digits as the interval carries, at least three in all."""
-    digits = max(0, 2 - math.floor(math.log10(max(abs(value), 1e-9))))
-    if not math.isfinite(half):
-        return f"{value:.{digits}f} ± ?"
-    shown = f"{half:.{digits}f}"
-    return f"{value:.{digits}f} ± {shown if float(shown) else f'<{10.0**-digits:g}'}"

@@ -17,6 +17,7 @@ from dpeval.analysis.frame.configurations import CELL, Family
 from dpeval.analysis.frame.labels import cell_name, device_count
 from dpeval.errors import UnsupportedError
 from dpeval.util.plural import counted
+from dpeval.util.ranges import span
 
 _LOSS, _GAIN, _WHOLE = "#d55e00", "#3fb893", "#0b5a8f"
 
@@ -40,7 +41,7 @@ def waterfall(figure_data: FigureData) -> Drawing:
     said = []
     for index, (family, cell, factors) in enumerate(shown):
         axes = figure.add_subplot(rows, columns, index + 1)
-        _draw(axes, factors, _half(family, cell))
+        _draw(axes, factors, _ends(family, cell))
         devices = device_count(cell.num_devices, family.hardware)
         name = f"{family.label} · {devices}, {family.batch_name} {cell.batch}"
         axes.set_title(textwrap.fill(name.removeprefix(" · "), 46), fontsize=8.5)
@@ -71,13 +72,13 @@ def _chosen(figure_data: FigureData) -> list[tuple[Family, Any, pd.DataFrame]]:
     return found
 
 
-def _half(family: Family, cell: Any) -> float:
-    """Half-width of the 95 % interval of a cell's efficiency."""
-    points = speedups(family, int(cell.batch)).set_index("num_devices")
-    return float(points.loc[cell.num_devices, "efficiency_half"])
+def _ends(family: Family, cell: Any) -> tuple[float, float]:
+    """The 95 % interval of a cell's efficiency."""
+    point = speedups(family, int(cell.batch)).set_index("num_devices").loc[cell.num_devices]
+    return float(point["efficiency_low"]), float(point["efficiency_high"])
 
 
-def _draw(axes: Axes, factors: pd.DataFrame, half: float) -> None:
+def _draw(axes: Axes, factors: pd.DataFrame, ends: tuple[float, float]) -> None:
     level, names = 1.0, ["ideal"]
     axes.barh(0, 1.0, color=_WHOLE, height=0.62, zorder=2)
     for row, factor in enumerate(factors.itertuples(), start=1):
@@ -92,15 +93,18 @@ def _draw(axes: Axes, factors: pd.DataFrame, half: float) -> None:
     last = len(names)
     axes.plot([level, level], [last - 0.69, last + 0.31], color=style.MUTED, linewidth=0.7)
     axes.barh(last, level, color=_WHOLE, height=0.62, zorder=2)
-    axes.errorbar(level, last, xerr=half, color=style.INK, elinewidth=1.1, zorder=3)
+    low, high = ends
+    reach = [[max(0.0, level - low)], [max(0.0, high - level)]]
+    axes.errorbar(level, last, xerr=reach, color=style.INK, elinewidth=1.1, zorder=3)
+    right = high if math.isfinite(high) else level
     axes.annotate(
-        f"{100 * level:.1f} ± {100 * half:.1f} %", (level + half, last), xytext=(5, 0), va="center",
-        textcoords="offset points", fontweight="bold", fontsize=8.5,
+        f"{level:.1%} {span(level, low, high, 1, percent=True)}", (right, last), xytext=(5, 0),
+        va="center", textcoords="offset points", fontweight="bold", fontsize=8.5,
     )  # fmt: skip
     names.append("measured")
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.set_xlim(0, 1.18 * max(1.0, level + half))
+    axes.set_xlim(0, 1.18 * max(1.0, right))
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1.0], ["0", "25 %", "50 %", "75 %", "100 %"])
     axes.grid(axis="x")
     axes.grid(visible=False, axis="y")

@@ -26,7 +26,7 @@ from dpeval.record.reference_times import PAGES, ReferenceTimes
 from dpeval.record.schema import Ablation, Record, readings
 from dpeval.stats import machine_speed
 
-VERSION = 6
+VERSION = 7
 """Raised whenever :func:`row` says something else for the same record: caches then start anew."""
 
 _PHASE_NOTES = {
@@ -260,11 +260,8 @@ def _measured(run: Record) -> dict[str, Any]:
         "steady": _steady(run),
         "stopped_by": window.stopped_by if window is not None else "",
         "step_s": window.step_s.mean if window is not None else None,
-        "step_low_s": window.step_s.low if window is not None else None,
-        "step_high_s": window.step_s.high if window is not None else None,
+        **_interval(run),
         "img_per_s": found.img_per_s if found is not None else None,
-        "img_per_s_low": found.low if found is not None else None,
-        "img_per_s_high": found.high if found is not None else None,
         "slowest_rank": found.slowest_rank if found is not None else None,
         "balance": run.balance.value if run.balance is not None else None,
         "energy_j_per_img": run.energy_j_per_img,
@@ -272,6 +269,20 @@ def _measured(run: Record) -> dict[str, Any]:
         "loss_end": run.loss.end if run.loss is not None else None,
         "alone_batch": _first_batch(run) if run.ablation is not None else None,
         **_ablation(run.ablation),
+    }
+
+
+def _interval(run: Record) -> dict[str, float]:
+    """The interval of throughput and the same of the step; none of a single step."""
+    window, found = run.window, run.throughput
+    if window is None or found is None or window.steps < 2 or not found.low > 0 < found.high:
+        return {}
+    seconds = window.step_s.mean * found.img_per_s
+    return {
+        "step_low_s": seconds / found.high,
+        "step_high_s": seconds / found.low,
+        "img_per_s_low": found.low,
+        "img_per_s_high": found.high,
     }
 
 

@@ -20,6 +20,8 @@ from dpeval.util.units import GIB
 FAMILY = tuple(name for name in CONFIGURATION if name not in ("num_devices", "batch"))
 """Columns whose values must be equal for points to share a panel."""
 CELL = (*FAMILY, "num_devices", "batch")
+RATES = ("img_per_s", "low", "high", "comparable_low", "comparable_high")
+"""Throughput and its intervals, img/s; see :data:`dpeval.analysis.scaling.pooling.POOLED`."""
 PHASE_COLUMNS = tuple(f"{phase}_s" for phase in PHASES)
 
 _MOST_BATCHES = 8
@@ -78,12 +80,12 @@ def cells(runs: pd.DataFrame, pooled: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         runs: one row per run.
-        pooled: one row per measured configuration with `img_per_s`, `low`, `high` (img/s, 95 %
-            interval over repetitions), `images_per_step`, `per_device_batch_max` and `n_runs`.
+        pooled: one row per measured configuration with :data:`RATES`, `images_per_step` and
+            `per_device_batch_max`.
 
     Returns:
         Columns of :data:`CELL`; `status` (``ok`` where any run measured, else the worst);
-        `img_per_s`, `low`, `high`, `images_per_step`, `per_device_batch_max`, `n_runs`;
+        :data:`RATES`, `images_per_step`, `per_device_batch_max`, `n_runs`;
         `step_s`, `step_low_s`, `step_high_s` and the phases (s, means over runs); `peak_bytes`
         and `peak_low_bytes` (highest and lowest over runs), `need_bytes`, `have_bytes`; `steady`,
         `stand_in`, `oversubscribed`; `why` and `bad` (text).
@@ -92,10 +94,11 @@ def cells(runs: pd.DataFrame, pooled: pd.DataFrame) -> pd.DataFrame:
     if asked.empty:
         return pd.DataFrame()
     table = _gathered(asked)
-    columns = [*CELL, "img_per_s", "low", "high", "images_per_step", "per_device_batch_max"]
+    columns = [*CELL, *RATES, "images_per_step", "per_device_batch_max"]
     table = table.merge(pooled[columns], on=list(CELL), how="left", validate="one_to_one")
-    table["step_low_s"] = table["global_batch"] / table["high"]
-    table["step_high_s"] = table["global_batch"] / table["low"]
+    seconds = table["step_s"] * table["img_per_s"]
+    table["step_low_s"] = seconds / table["high"]
+    table["step_high_s"] = seconds / table["low"]
     return table
 
 

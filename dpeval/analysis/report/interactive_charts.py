@@ -22,6 +22,7 @@ from dpeval.analysis.frame.configurations import Family, device_word, shortfall
 from dpeval.analysis.frame.labels import device_count
 from dpeval.record.phases import PHASE_WORDS, PHASES
 from dpeval.util.plural import counted
+from dpeval.util.ranges import with_span
 from dpeval.util.units import GIB
 
 MOST_FAMILIES = 12
@@ -132,15 +133,13 @@ def _efficiency(family: Family, runs: Runs) -> Chart:
     for index, batch in enumerate(family.shown_batches):
         cells = list(speedups(family, batch).itertuples())
         hover = [
-            f"{_head(family, cell)}<br>efficiency {cell.efficiency:.3f} ± "
-            f"{cell.efficiency_half:.3f}<br>speedup {cell.speedup:.2f}×"
+            f"{_head(family, cell)}<br>efficiency "
+            f"{with_span(cell.efficiency, cell.efficiency_low, cell.efficiency_high, 3)}<br>"
+            f"speedup {cell.speedup:.2f}×"
             f"{_marks(cell)}<br>{_where(runs, cell)}"
             for cell in cells
         ]
-        values = [
-            (c.efficiency, c.efficiency - c.efficiency_half, c.efficiency + c.efficiency_half)
-            for c in cells
-        ]
+        values = [(c.efficiency, c.efficiency_low, c.efficiency_high) for c in cells]
         traces += _lines(family, batch, index, cells, values, hover)
     layout = _layout(family, "parallel efficiency")
     ideal = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 1, "y1": 1,

@@ -15,13 +15,14 @@ from dpeval.analysis.scaling.best_configuration import Choice
 from dpeval.analysis.scaling.compare import Change
 from dpeval.analysis.scaling.findings import Findings
 from dpeval.util.plural import counted
+from dpeval.util.ranges import span
 from dpeval.util.tables import make_table
 from dpeval.util.units import GIB
 
 MOST_SERIES = 12
 MOST_ROWS = 100
 _HEADINGS = (
-    "devices", "batch", "img/s", "± 95 %", "speedup", "efficiency", "exposed comm.", "runs",
+    "devices", "batch", "img/s", "95 %", "speedup", "efficiency", "exposed comm.", "runs",
     "notes",
 )  # fmt: skip
 
@@ -69,13 +70,12 @@ def _cells(row: dict[str, Any], *, is_best: bool) -> list[str]:
         kind = row["cause_kind"]
         reason = f"{row['status']} ({kind})" if kind not in ("", row["status"]) else row["status"]
         return [devices, batch, escape(reason), *["–"] * 4, str(row["runs"]), escape(_need(row))]
-    half = (row["high"] - row["low"]) / 2
     exposed = row["comm_exposed_s"] / row["step_s"]
     return [
         devices,
         batch,
         f"{row['img_per_s']:.2f}",
-        _shown(half, ".2f"),
+        span(row["img_per_s"], row["low"], row["high"], 2),
         _shown(row["speedup"], ".2f") if row["baseline_devices"] == 1 else "–",
         f"{row['efficiency']:.0%}" if row["baseline_devices"] == 1 else "–",
         _shown(exposed, ".1%") if pd.notna(exposed) else "not measured",

@@ -154,9 +154,9 @@ def _noisy(pair: Pair) -> str | None:
                 if len(bad) < 200
                 else f"the machine was disturbed while {name} ran"
             )
-        half = (row["high"] - row["low"]) / 2 / row["img_per_s"]
-        if half > NOISE_SHARE:
-            return f"{name} is known only to within ±{half:.0%}"
+        below, above = (row[end] / row["img_per_s"] - 1 for end in ("low", "high"))
+        if above - below > 2 * NOISE_SHARE:
+            return f"the throughput of {name} is known only to within {below:+.0%} and {above:+.0%}"
         if runs["warning_codes"].str.contains(r"\bjitter\b|\bnoisy\b").any():
             return f"the steps of {name} jitter" if name != "it" else "its steps jitter"
     return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable
 from typing import Any
 
@@ -11,12 +10,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dpeval.analysis.frame.runs_frame import COLUMNS, CONFIGURATION
+from dpeval.analysis.scaling.run_spread import (
+    COHORT,
+    RunSpread,
+    by_cohort,
+    own_errors,
+    own_halves,
+    student,
+)
 from dpeval.record.codes import AbsenceCode, Status
 from dpeval.record.phases import PHASES
-
-UNSEEN_SPREAD = 0.01
-"""Relative standard deviation between runs, assumed if nothing was repeated. A run's own interval
-does not cover it, so without it a comparison would call unchanged runs different."""
 
 _MEANS = (
     *(f"{phase}_s" for phase in PHASES),
@@ -43,6 +46,11 @@ POOLED: dict[str, str] = {
     "img_per_s": "images of all ranks over the time of the slowest, img/s",
     "low": "lower end of its 95 % interval, img/s",
     "high": "upper end, img/s",
+    "comparable_low": "lower end with the spread between runs, for comparisons with other "
+    "configurations, img/s",
+    "comparable_high": "upper end, img/s",
+    "spread_share": "standard deviation between runs that these allow for, over the mean",
+    "spread_freedom": "its degrees of freedom; NaN: assumed, for lack of repetitions",
     "centre": "mean or median: what img_per_s is over repetitions",
     "scatter_share": "standard deviation of the runs' mean steps, over the mean; NaN with one run",
     "within_share": "standard error of one run's mean step from the spread of its steps, over the "
@@ -73,14 +81,12 @@ FEWEST_ORDERED = 6
 def pool(runs: pd.DataFrame) -> pd.DataFrame:
     """One row per configuration (:data:`POOLED`): its repetitions pooled, its failures kept.
 
-    A repetition is one observation: steps of one process share its memory layout, page placement
-    and clock, so only whole runs show that variance (Kalibera & Jones 2013, "Rigorous
-    Benchmarking in Reasonable Time", ISMM, section 6). With run means t_i of n runs, S² their
-    variance and V the mean of their own squared standard errors, S² estimates the between-run
-    variance plus V, so the between-run part alone is max(0, S² - V); the interval of the mean is
-    Student's with n-1 degrees of freedom on S/sqrt(n). The wider of that and of the runs' own
-    intervals is taken, as few repetitions can agree by chance. With one run there is its own
-    interval, and `between_share` is not known.
+    A single run has its own interval, the record's. Several runs have that of their mean: its
+    variance holds the spread between runs, pooled over the cohort
+    (:func:`~dpeval.analysis.scaling.run_spread.run_spread`), and the runs' own errors. To compare a
+    single run with others, the spread must be added: that is what `comparable_low` and
+    `comparable_high` hold, which equal `low` and `high` for several runs. All is computed for the
+    logarithm, so no end reaches zero.
 
     Throughput is images over the mean *time*: a mean of img/s would give fast runs more weight.
 
@@ -88,14 +94,18 @@ def pool(runs: pd.DataFrame) -> pd.DataFrame:
     are pooled by their median, with its interval by order statistics from 6 runs on (David &
     Nagaraja 2003, Order Statistics, section 7.1); a single one has no interval (NaN).
     """
+    spreads = by_cohort(runs)
     made = [
-        {**dict(zip(CONFIGURATION, key, strict=True)), **_pooled(group)}
+        {
+            **dict(zip(CONFIGURATION, key, strict=True)),
+            **_pooled(group, spreads[key[: len(COHORT)]]),
+        }
         for key, group in runs.groupby(CONFIGURATION, dropna=False, sort=True)
     ]
     return pd.DataFrame(made, columns=list(POOLED))
 
 
-def _pooled(group: pd.DataFrame) -> dict[str, Any]:
+def _pooled(group: pd.DataFrame, spread: RunSpread) -> dict[str, Any]:
     good = group[(group["status"] == "ok") & group["img_per_s"].notna()]
     counts = group["status"].value_counts(sort=False)
     worst = group if len(good) else group[group["status"] == _worst(group["status"])]
@@ -118,7 +128,7 @@ def _pooled(group: pd.DataFrame) -> dict[str, Any]:
     highest = (*_HIGHEST, "peak_bytes", "forecast_bytes")
     pooled |= {name: float(group[name].max()) for name in highest}
     pooled["budget_bytes"] = float(group["budget_bytes"].min())
-    return pooled | _times(good)
+    return pooled | _times(good, spread)
 
 
 def _worst(statuses: pd.Series[Any]) -> str:
@@ -155,89 +165,92 @@ def _error(values: pd.Series[float]) -> float:
     return float(np.sqrt((known**2).sum())) / len(known) if len(known) else np.nan
 
 
-def _times(good: pd.DataFrame) -> dict[str, Any]:
-    """The centre of the runs' mean step times and its interval, converted to img/s."""
+def _times(good: pd.DataFrame, spread: RunSpread) -> dict[str, Any]:
+    """The centre of the runs' mean step times and its intervals, converted to img/s."""
     if good.empty:
-        shares = ("scatter_share", "within_share", "between_share")
-        nothing = dict.fromkeys(("img_per_s", "low", "high", *shares, "step_s"), np.nan)
-        return {**nothing, "centre": ""}
+        return {**dict.fromkeys(_OF_TIMES, np.nan), "centre": ""}
     # Images actually processed: repetitions may have split the batch differently.
     rates = good["img_per_s"].to_numpy(dtype=float)
     images = float(good["images_per_step"].median())
     if np.isnan(images):
         images = 1.0
     times = images / rates
-    within = _half_s(good, images)
     is_single_step = bool((good["steps"] <= 1).all())
     centre = float(np.median(times)) if is_single_step else float(times.mean())
-    low_s, high_s = _median_interval(times) if is_single_step else interval(times, within)
-    scatter = float(times.var(ddof=1)) if len(times) > 1 else np.nan
-    error = float((_errors_s(good, within) ** 2).mean()) if not is_single_step else np.nan
-    known = 0.0 if np.isnan(error) else error
+    if is_single_step:
+        low_s, high_s = _median_interval(times)
+        low, high = images / high_s, images / low_s
+        comparable = low, high
+    else:
+        comparable = interval(images / centre, good, spread)
+        low, high = _own(good) if len(good) == 1 else comparable
+    errors = own_errors(good)
+    within = np.nan if np.isnan(errors).all() else float(np.nanmean(errors**2))
+    scatter = float(times.var(ddof=1)) / centre**2 if len(times) > 1 else np.nan
     return {
         "img_per_s": images / centre,
-        "low": images / high_s,
-        "high": images / low_s,
+        "low": low,
+        "high": high,
+        "comparable_low": comparable[0],
+        "comparable_high": comparable[1],
+        "spread_share": spread.share,
+        "spread_freedom": spread.freedom if spread.is_measured else np.nan,
         "centre": "median" if is_single_step else "mean",
-        "scatter_share": np.sqrt(scatter) / centre,
-        "within_share": np.sqrt(error) / centre,
-        "between_share": float(np.sqrt(max(0.0, scatter - known))) / centre
+        "scatter_share": np.sqrt(scatter),
+        "within_share": np.sqrt(within),
+        "between_share": np.sqrt(max(0.0, scatter - np.nan_to_num(within)))
         if len(times) > 1
         else np.nan,
         "step_s": centre,
     }
 
 
-def _half_s(good: pd.DataFrame, images: float) -> NDArray[np.float64]:
-    """Half-widths of the runs' own 95 % intervals of the mean step, s."""
-    low = images / good["img_per_s_high"].to_numpy(dtype=float)
-    high = images / good["img_per_s_low"].to_numpy(dtype=float)
-    half: NDArray[np.float64] = np.nan_to_num((high - low) / 2, posinf=0.0)
-    return half
+_OF_TIMES = (
+    "img_per_s", "low", "high", "comparable_low", "comparable_high", "spread_share",
+    "spread_freedom", "scatter_share", "within_share", "between_share", "step_s",
+)  # fmt: skip
 
 
-def _errors_s(good: pd.DataFrame, half_s: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Standard errors of the runs' mean steps, s: their half-widths hold Student's quantile."""
-    effective = good["effective_steps"].to_numpy(dtype=float)
-    freedom = np.where(np.isnan(effective), np.inf, np.maximum(1.0, effective - 1))
-    errors: NDArray[np.float64] = half_s / np.array([student(float(one)) for one in freedom])
-    return errors
+def _own(good: pd.DataFrame) -> tuple[float, float]:
+    """The interval of a single run, img/s; NaN where it has none."""
+    below, above = own_halves(good)
+    rate = float(good["img_per_s"].iloc[0])
+    return rate * float(np.exp(-below[0])), rate * float(np.exp(above[0]))
 
 
-def interval(times: NDArray[np.float64], within: NDArray[np.float64]) -> tuple[float, float]:
-    """The 95 % interval of the mean of runs, s; see :func:`pool`.
+def interval(rate: float, good: pd.DataFrame, spread: RunSpread) -> tuple[float, float]:
+    """The 95 % interval of a mean of runs with the spread between runs, img/s; see :func:`pool`.
+
+    Half-widths of the logarithm are added in quadrature.
 
     Args:
-        times: mean step of each run, s.
-        within: half-width of that run's own interval, s.
+        rate: the mean of the runs, img/s.
+        good: the runs.
+        spread: between runs of their cohort.
     """
-    mean, count = float(times.mean()), len(times)
-    half = float(np.sqrt((within**2).sum())) / count
-    if count > 1:
-        half = max(half, student(count - 1) * float(times.std(ddof=1)) / np.sqrt(count))
-    # A few scattered runs can give a t interval beyond zero; assume no step beats half the best.
-    return max(mean - half, float(times.min()) / 2), mean + half
+    below, above = own_halves(good)
+    if len(good) > 1:  # where a run's own error is unknown, the spread between runs holds it
+        below, above = np.nan_to_num(below), np.nan_to_num(above)
+    between = spread.half(len(good))
+    low, high = (
+        float(np.hypot(np.sqrt((half**2).sum()) / len(good), between)) for half in (below, above)
+    )
+    return rate * float(np.exp(-low)), rate * float(np.exp(high))
 
 
 def _median_interval(times: NDArray[np.float64]) -> tuple[float, float]:
+    """The 95 % interval of the median of single steps, s; NaN for one."""
     count = len(times)
     if count == 1:
         return np.nan, np.nan
     if count < FEWEST_ORDERED:
-        half = student(count - 1) * float(times.std(ddof=1)) / np.sqrt(count)
+        log_half = student(count - 1) * float(np.log(times).std(ddof=1)) / np.sqrt(count)
         centre = float(np.median(times))
-        return max(centre - half, float(times.min()) / 2), centre + half
+        return centre * float(np.exp(-log_half)), centre * float(np.exp(log_half))
     from scipy.stats import quantile_test
 
     found = quantile_test(times, p=0.5).confidence_interval(0.95)
     return float(found.low), float(found.high)
-
-
-def student(freedom: float) -> float:
-    """The 97.5 % quantile of Student's t; of the normal distribution for infinite `freedom`."""
-    from scipy.special import stdtrit
-
-    return 1.959964 if math.isinf(freedom) else float(stdtrit(freedom, 0.975))
 
 
 def missing(pooled: pd.DataFrame) -> pd.DataFrame:

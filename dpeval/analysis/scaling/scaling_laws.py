@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dpeval.analysis.scaling.pooling import FEWEST_ORDERED, UNSEEN_SPREAD, student
+from dpeval.analysis.scaling.pooling import FEWEST_ORDERED
+from dpeval.analysis.scaling.run_spread import student
 from dpeval.analysis.scaling.speedup import FAMILY, having, ideal_at, ideal_speedup, log_halves
 from dpeval.util.arrays import Floats
 
@@ -168,29 +169,21 @@ def fit_curve(group: pd.DataFrame, key: dict[str, Any]) -> Curve:
 def errors_of(group: pd.DataFrame) -> tuple[Floats | None, float]:
     """Standard errors of log X at each point and their degrees of freedom.
 
-    Two or three repetitions tell their own spread badly (two: within a factor of 30, in 95 % of
-    cases), so the relative variance between runs is pooled over the curve: each configuration of
-    n runs adds n-1 degrees of freedom. To it comes what the steps of the runs themselves tell.
-    Where nothing was repeated, :data:`UNSEEN_SPREAD` stands for it, and counts as known
-    (infinite degrees of freedom). Medians keep the error that their interval tells.
+    They hold the spread between runs, pooled over the cohort or assumed (and then taken as known:
+    infinite degrees of freedom), and what the steps of the runs themselves tell. Medians keep the
+    error that their interval tells.
 
     Returns:
         None for the errors where not every point has one.
     """
-    count = group["n_runs"].to_numpy(dtype=float)
-    within, scatter = (
-        group[f"{kind}_share"].to_numpy(dtype=float) for kind in ("within", "scatter")
+    count, within, spread = (
+        group[name].to_numpy(dtype=float) for name in ("n_runs", "within_share", "spread_share")
     )
-    repeated = count > 1
-    freedom = float((count[repeated] - 1).sum()) or math.inf
-    between = UNSEEN_SPREAD**2
-    if repeated.any():
-        excess = (scatter**2 - np.nan_to_num(within) ** 2)[repeated]
-        between = max(0.0, float((excess * (count[repeated] - 1)).sum()) / freedom)
+    freedom = float(group["spread_freedom"].fillna(math.inf).iloc[0])
     errors = np.where(
         group["centre"].to_numpy() == "median",
         _median_errors(group),
-        np.sqrt((between + within**2) / np.maximum(1.0, count)),
+        np.sqrt((spread**2 + within**2) / count),
     )
     known = np.isfinite(errors).all() and (errors > 0).all()
     return (errors if known else None), freedom

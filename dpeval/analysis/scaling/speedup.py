@@ -44,8 +44,9 @@ def points(pooled: pd.DataFrame) -> pd.DataFrame:
     X_N / (N X_1), and the speedup is S = X_N / X_1 = N E. Without a one-device run, the fewest
     devices take its place and count as ideal (`baseline_devices`).
 
-    The interval is that of the logarithm of a ratio of independent values, half-widths added in
-    quadrature (first-order propagation); the baseline itself has none. The experimentally
+    The interval is that of the logarithm of a ratio of independent values, whose half-widths
+    (:func:`log_halves`, with the spread between runs) are added in quadrature; the baseline itself
+    has none. The experimentally
     determined serial fraction is e = (1/S - 1/N) / (1 - 1/N) (Karp & Flatt 1990, "Measuring
     parallel processor performance", CACM 33(5)), with :func:`ideal_speedup` for N: otherwise
     images that do not divide evenly by N would count as serial work. It falls as S rises, so its
@@ -58,10 +59,11 @@ def points(pooled: pd.DataFrame) -> pd.DataFrame:
     if measured.empty:
         return measured.assign(**dict.fromkeys(POINT_COLUMNS, np.nan))
     groups = [group for _, group in measured.groupby(FAMILY, dropna=False, sort=True)]
-    return pd.concat([_points(group) for group in groups], ignore_index=True)
+    return pd.concat([of_curve(group) for group in groups], ignore_index=True)
 
 
-def _points(group: pd.DataFrame) -> pd.DataFrame:
+def of_curve(group: pd.DataFrame) -> pd.DataFrame:
+    """:func:`points` of one scaling curve."""
     group = group.sort_values("num_devices")
     base = group.iloc[0]
     devices = group["num_devices"].to_numpy(dtype=float)
@@ -132,9 +134,12 @@ def karp_flatt(speedup: Floats, ideal: Floats) -> Floats:
 
 
 def log_halves(group: pd.DataFrame) -> tuple[Floats, Floats]:
-    """How far the interval of log X (img/s) extends below and above; NaN if unknown."""
-    rate = group["img_per_s"].to_numpy(dtype=float)
-    with np.errstate(divide="ignore"):
-        below = np.log(rate / group["low"].to_numpy(dtype=float))
-        above = np.log(group["high"].to_numpy(dtype=float) / rate)
-    return below, above
+    """How far the interval of log X (img/s) extends below and above, with the spread between runs.
+
+    NaN if unknown.
+    """
+    rate, low, high = (
+        group[name].to_numpy(dtype=float)
+        for name in ("img_per_s", "comparable_low", "comparable_high")
+    )
+    return np.log(rate / low), np.log(high / rate)

@@ -1,0 +1,47 @@
+"""A value with its interval as text: ``26.57 ± 0.42``, or ``26.57 (22.10 to 38.40)``."""
+
+from __future__ import annotations
+
+import math
+
+UNKNOWN = "(interval unknown)"
+
+
+def decimals_of(value: float) -> int:
+    """Decimal places that show `value` with three significant digits."""
+    return max(0, 2 - math.floor(math.log10(max(abs(value), 1e-9))))
+
+
+def span(value: float, low: float, high: float, decimals: int, *, percent: bool = False) -> str:
+    """The interval of `value`: ``± 0.42`` where it is symmetric to the printed digits.
+
+    Otherwise its ends, ``(22.10 to 38.40)``; :data:`UNKNOWN` where one is not finite.
+
+    Args:
+        value: what lies between the ends.
+        low, high: the ends, in the unit of `value`.
+        decimals: decimal places to print.
+        percent: print everything times 100, with a percent sign.
+    """
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return UNKNOWN
+    unit = " %" if percent else ""
+    value, low, high = (100 * one if percent else one for one in (value, low, high))
+    below, above = (f"{half:.{decimals}f}" for half in (value - low, high - value))
+    if below != above:
+        return f"({low:.{decimals}f} to {high:.{decimals}f}{unit})"
+    if float(above) == 0 and high > low:
+        return f"± <{10.0**-decimals:g}{unit}"
+    return f"± {above}{unit}"
+
+
+def with_span(value: float, low: float, high: float, decimals: int | None = None) -> str:
+    """`value` with its :func:`span`.
+
+    Args:
+        value: what lies between the ends.
+        low, high: the ends, in the unit of `value`.
+        decimals: decimal places to print; None: those of :func:`decimals_of`.
+    """
+    places = decimals_of(value) if decimals is None else decimals
+    return f"{value:.{places}f} {span(value, low, high, places)}"
