@@ -163,16 +163,23 @@ class AblationBlock(Frozen):
     kind: AblationKind
     step_s: list[list[float]]
     """Per rank (for ``alone``: the one rank that ran), the steps' times."""
+    data_s: list[list[float]] = []
+    """Likewise, the part in which the rank waited for data; empty in records of earlier releases,
+    as `compute_s` is."""
+    compute_s: list[list[float]] = []
+    """Likewise, the part in which the rank waited for neither data nor other ranks."""
 
 
 class Ablation(Frozen):
     """Interleaved blocks of steps after the main window: cost of communication and of sharing."""
 
     blocks: list[AblationBlock]
+    """In the order in which they ran; the n-th blocks of all kinds are one round."""
     normal_s: float
     no_sync_s: float | None
     alone_s: float
-    """Median step times of the three kinds of blocks."""
+    """Mean step of the three kinds of blocks, each as long as its slowest rank's (earlier releases:
+    the median)."""
     comm_cost_s: float | None
     """normal - no_sync."""
     sharing_cost_s: float | None

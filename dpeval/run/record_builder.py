@@ -353,21 +353,24 @@ def _ablation(outcome: Outcome) -> Ablation | None:
     blocks = [
         AblationBlock(
             kind=series[0].kind,
-            step_s=[_rounded(np.array(one.step_s)) for one in series if one.step_s],
+            **{
+                name: [_rounded(np.array(getattr(one, name))) for one in series if one.step_s]
+                for name in ("step_s", "data_s", "compute_s")
+            },
         )
         for series in zip(*(result.ablation for result in results), strict=True)
     ]
 
-    def typical_s(kind: str) -> float:
+    def mean_s(kind: str) -> float:
         slowest = [
             max(step)
             for block in blocks
             if block.kind == kind
             for step in zip(*block.step_s, strict=True)
         ]
-        return float(np.median(slowest))
+        return float(np.mean(slowest))
 
-    normal_s, no_sync_s, alone_s = typical_s("normal"), typical_s("no_sync"), typical_s("alone")
+    normal_s, no_sync_s, alone_s = mean_s("normal"), mean_s("no_sync"), mean_s("alone")
     return Ablation(
         blocks=blocks,
         normal_s=normal_s,

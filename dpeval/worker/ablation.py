@@ -1,10 +1,11 @@
 """Ablation: short blocks of steps after the main window that split the cost of data parallelism.
 
-Blocks of three kinds alternate, so that drift affects all alike: ``normal`` steps, ``no_sync``
-steps without gradient synchronisation, and steps of one rank ``alone`` while the others wait
-without using a core. Their differences are the cost of communication and the cost of sharing the
-machine, measured in one run (compare the POP efficiency model, https://pop-coe.eu/node/69, which
-separates transfer from serialisation by simulating an ideal network).
+Blocks of three kinds alternate: ``normal`` steps, ``no_sync`` steps without gradient
+synchronisation, and steps of one rank ``alone`` while the others wait without using a core. Their
+order is counterbalanced (:func:`order`), so that drift affects all alike. Their differences are the
+cost of communication and the cost of sharing the machine, measured in one run (compare the POP
+efficiency model, https://pop-coe.eu/node/69, which separates transfer from serialisation by
+simulating an ideal network).
 
 The trained state is restored before every block, so no block depends on another, and nothing
 that the record reports is disturbed.
@@ -23,12 +24,15 @@ from torch import nn
 
 from dpeval.instruments.step_buffer import COLUMNS, Stage, StepBuffer
 from dpeval.record.codes import AblationKind
+from dpeval.record.phases import COMPUTE_PHASES
+from dpeval.util.arrays import Floats
 from dpeval.worker.messages import AblationSeries
 from dpeval.worker.trainer import Trainer
 
 KINDS: tuple[AblationKind, ...] = ("normal", "no_sync", "alone")
-MIN_ROUNDS, MAX_ROUNDS = 2, 4
-MIN_STEPS_PER_BLOCK, MAX_STEPS_PER_BLOCK = 3, 50
+MIN_ROUNDS, MAX_ROUNDS = 2, 6
+"""Even, so that every order of the three kinds runs as often as its reverse."""
+MIN_STEPS_PER_BLOCK, MAX_STEPS_PER_BLOCK = 2, 50
 _ALIGNED_BYTES = 64
 """Alignment that suits a tensor of any type."""
 
@@ -54,7 +58,8 @@ class Schedule:
 def schedule(window_s: float, step_s: float, share: float) -> Schedule:
     """Fit the blocks into `share` of the main window's time.
 
-    At least two rounds of three steps; more rounds rather than longer blocks.
+    At least two rounds of two steps; more rounds rather than longer blocks, because rounds are
+    what intervals rest on, and short blocks lie closer together than what disturbs a machine lasts.
 
     Args:
         window_s: total time of the main window's steps, s.
@@ -62,9 +67,25 @@ def schedule(window_s: float, step_s: float, share: float) -> Schedule:
         share: fraction of `window_s` that the blocks may take.
     """
     affordable = share * window_s / max(step_s, 1e-9) / len(KINDS)
-    rounds = int(min(MAX_ROUNDS, max(MIN_ROUNDS, affordable / MIN_STEPS_PER_BLOCK)))
+    rounds = int(min(MAX_ROUNDS, max(MIN_ROUNDS, affordable / MIN_STEPS_PER_BLOCK))) // 2 * 2
     steps = int(min(MAX_STEPS_PER_BLOCK, max(MIN_STEPS_PER_BLOCK, affordable / rounds)))
     return Schedule(rounds, steps)
+
+
+def order(rounds: int) -> list[AblationKind]:
+    """The kinds of all blocks of an even number of rounds.
+
+    Each odd round begins with another kind, and the round after it runs in the reverse order. So
+    the blocks of every kind lie around the same moment, and a linear drift cancels out of their
+    differences (a counterbalanced design: Montgomery, Design and Analysis of Experiments, ch. 4).
+    In six rounds, every kind is first, second and third twice.
+    """
+    kinds: list[AblationKind] = []
+    for pair in range(rounds // 2):
+        first = pair % len(KINDS)
+        turned = [*KINDS[first:], *KINDS[:first]]
+        kinds += [*turned, *reversed(turned)]
+    return kinds
 
 
 def run_ablation(
@@ -96,15 +117,20 @@ def run_ablation(
     _block(trainer, train_step, trainer.config.measure.min_warmup_steps, sync=True)
     series: list[AblationSeries] = []
     local_rank = trainer.plan.ranks[trainer.rank].local_rank
-    for block in range(plan.rounds * len(KINDS)):
-        kind = KINDS[block % len(KINDS)]
+    for block, kind in enumerate(order(plan.rounds)):
         saved.restore()
         _barrier(store, f"ablation/{block}", trainer.plan.world_size)
+        if kind == "alone":
+            # What the last synchronised step owes to the next one needs all ranks: DDP broadcasts
+            # buffers then.
+            _block(trainer, train_step, 0, sync=False)
+            saved.restore()
+            _barrier(store, f"ablation/{block}/alone", trainer.plan.world_size)
         if kind == "alone" and trainer.rank != 0:
-            series.append(AblationSeries(kind, []))
+            series.append(AblationSeries(kind))
         else:
-            steps = _block(trainer, train_step, plan.steps, sync=kind == "normal")
-            series.append(AblationSeries(kind, steps))
+            rows = _block(trainer, train_step, plan.steps, sync=kind == "normal")
+            series.append(_series(kind, rows))
         step_buffer.beat(local_rank, Stage.ABLATION, main_steps)
     # No rank leaves while another is still measuring.
     _barrier(store, "ablation/end", trainer.plan.world_size)
@@ -124,17 +150,22 @@ def _agree(trainer: Trainer, store: Store, step_buffer: StepBuffer, main_steps: 
     return Schedule(int(rounds), int(steps))
 
 
-def _block(
-    trainer: Trainer, train_step: Callable[..., None], steps: int, *, sync: bool
-) -> list[float]:
-    """Time `steps` steps after an uncounted one: the first step after a change is not steady."""
+def _block(trainer: Trainer, train_step: Callable[..., None], steps: int, *, sync: bool) -> Floats:
+    """The rows of `steps` steps after an uncounted one: the first after a change is not steady."""
     rows = np.zeros((steps + 1, len(COLUMNS)))
     with trainer.clock.diverted(rows):
         for index in range(steps + 1):
             train_step(trainer, index, sync=sync)
         trainer.device.finish()
         trainer.clock.drain()
-    return [float(value) for value in rows[1:, COLUMNS.index("step")]]
+    return rows[1:]
+
+
+def _series(kind: AblationKind, rows: Floats) -> AblationSeries:
+    def total(*columns: str) -> list[float]:
+        return [float(value) for value in rows[:, list(map(COLUMNS.index, columns))].sum(axis=1)]
+
+    return AblationSeries(kind, total("step"), total("data"), total(*COMPUTE_PHASES))
 
 
 class SavedState:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dpeval.config import Config
@@ -64,7 +65,11 @@ class RankFailure:
 
 @dataclass(frozen=True)
 class AblationSeries:
-    """Step times of one block on one rank, s; empty if the rank only waited."""
+    """Times of the steps of one block on one rank, s; empty if the rank only waited."""
 
     kind: AblationKind
-    step_s: list[float]
+    step_s: Sequence[float] = ()
+    data_s: Sequence[float] = ()
+    """The part in which it waited for data."""
+    compute_s: Sequence[float] = ()
+    """The part in which it waited for neither data nor other ranks."""

@@ -30,6 +30,7 @@ from dpeval.worker.ablation import (
     MIN_ROUNDS,
     MIN_STEPS_PER_BLOCK,
     SavedState,
+    order,
     run_ablation,
     schedule,
 )
@@ -143,9 +144,14 @@ def test_what_was_trained_is_as_it_was_after_every_block_and_at_the_end(seen: li
         for end in itertools.chain(*told.ends):
             assert end != told.before
         kinds = [series.kind for series in told.series]
-        assert kinds == ["normal", "no_sync", "alone"] * (len(kinds) // 3)
-        waited = [series.step_s == [] for series in told.series]
+        assert kinds == order(len(kinds) // len(KINDS))
+        waited = [not series.step_s for series in told.series]
         assert waited == [kind == "alone" and rank == 1 for kind in kinds]
+        for series in told.series:
+            parts_s = np.array([series.data_s, series.compute_s])
+            assert (parts_s >= 0).all()
+            if series.kind != "normal":  # there, a rank also waits for others
+                np.testing.assert_allclose(parts_s.sum(axis=0), series.step_s)
     weights = "conv1.weight"
     assert seen[0].before[weights] == seen[1].before[weights]
 
@@ -158,12 +164,30 @@ def test_without_synchronisation_ranks_part_ways(seen: list[Seen]) -> None:
     assert apart[0][-1][weights] != apart[1][-1][weights]
 
 
+@pytest.mark.parametrize("rounds", range(MIN_ROUNDS, MAX_ROUNDS + 1, 2))
+def test_a_drift_over_the_blocks_has_the_same_mean_for_every_kind(rounds: int) -> None:
+    kinds = order(rounds)
+    assert len(kinds) == rounds * len(KINDS)
+    places = {kind: [at for at, one in enumerate(kinds) if one == kind] for kind in KINDS}
+    assert {float(np.mean(at)) for at in places.values()} == {(len(kinds) - 1) / 2}
+    for first in range(0, len(kinds), len(KINDS)):
+        assert sorted(kinds[first : first + len(KINDS)]) == sorted(KINDS), "one round"
+
+
+def test_in_six_rounds_every_kind_begins_and_ends_a_round_equally_often() -> None:
+    kinds = order(6)
+    for place in range(len(KINDS)):
+        at_place = kinds[place :: len(KINDS)]
+        assert [at_place.count(kind) for kind in KINDS] == [2, 2, 2]
+
+
 @given(window_s=st.floats(0, 1e5), step_s=st.floats(1e-6, 100), share=st.floats(0.01, 2))
 def test_blocks_are_never_single_steps_and_keep_to_their_share_of_time(
     window_s: float, step_s: float, share: float
 ) -> None:
     made = schedule(window_s, step_s, share)
     assert MIN_ROUNDS <= made.rounds <= MAX_ROUNDS
+    assert made.rounds % 2 == 0
     assert MIN_STEPS_PER_BLOCK <= made.steps <= MAX_STEPS_PER_BLOCK
     is_least = (made.rounds, made.steps) == (MIN_ROUNDS, MIN_STEPS_PER_BLOCK)
     needed_s = made.rounds * made.steps * len(KINDS) * step_s
