@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from dpeval.analysis import figures
-from dpeval.analysis.frame import runs_frame
+from dpeval.analysis.frame import cohorts, runs_frame
 from dpeval.analysis.frame.columns import COLUMNS
 from dpeval.analysis.scaling import best_configuration, pooling, scaling_laws, speedup
 from dpeval.analysis.scaling import compare as comparison
@@ -68,7 +68,8 @@ def scaling(frame: pd.DataFrame) -> pd.DataFrame:
     """Throughput, speedup and parallel efficiency: one row per configuration.
 
     Repetitions are pooled (:func:`dpeval.analysis.scaling.pooling.pool`). Speedup is relative to
-    the fewest devices of the same series and batch, `baseline_devices`; intervals are 95 %.
+    the fewest devices of the same series and batch, `baseline_devices`, with the strategy that
+    `baseline` names (none: the best serial execution); intervals are 95 %.
     A configuration that measured nothing keeps its row, with NaN.
 
     Args:
@@ -83,8 +84,12 @@ def scaling(frame: pd.DataFrame) -> pd.DataFrame:
         1            2     32      1.6         0.8
         2            4     32      2.0         0.5
     """
-    pooled = pooling.pool(frame)
+    pooled = _pooled(frame)
     return joined(pooled, speedup.points(pooled))
+
+
+def _pooled(frame: pd.DataFrame) -> pd.DataFrame:
+    return pooling.pool(cohorts.with_shared_baselines(frame))
 
 
 def efficiency(frame: pd.DataFrame) -> pd.DataFrame:
@@ -108,7 +113,7 @@ def efficiency(frame: pd.DataFrame) -> pd.DataFrame:
         >>> table.groupby("num_devices")["value"].prod().round(2).to_dict()
         {2: 0.8, 4: 0.5}
     """
-    points = speedup.points(pooling.pool(frame))
+    points = speedup.points(_pooled(frame))
     return efficiency_model.table(efficiency_model.waterfalls(points))
 
 
@@ -150,7 +155,7 @@ def best(
             f"there is no objective '{objective}'{nearest(objective, known)}; "
             f"there are {', '.join(known)}"
         )
-    points = speedup.points(pooling.pool(frame))
+    points = speedup.points(_pooled(frame))
     chosen = best_configuration.choose(points, known[objective], min_efficiency)
     overall = [one for one in chosen if one.batch is None]
     # A family with a single batch has one choice, which is that batch's too.
@@ -205,6 +210,7 @@ def plot(frame: pd.DataFrame, figure: str) -> Figure:
         >>> figure = dpeval.plot(dpeval.read("outputs"), "speedup")
         >>> figure.savefig("speedup.svg")
     """
+    frame = cohorts.with_shared_baselines(frame)
     pooled = pooling.pool(frame)
     points = speedup.points(pooled)
     models = figures.Models(

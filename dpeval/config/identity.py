@@ -9,8 +9,9 @@ from typing import Any
 
 from dpeval.config.schema import Config
 
-OUTPUT_KEYS = ("study", "repeat", "analyze", "sweep", "site")
-"""Keys that decide where results go, not what is measured; they are not part of the identity."""
+OUTPUT_KEYS = ("study", "repeat", "baseline", "analyze", "sweep", "site")
+"""Keys that decide where results go and which runs a sweep has, not what one run measures; they
+are not part of the identity."""
 
 
 def to_plain(config: Config) -> dict[str, Any]:

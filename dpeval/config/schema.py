@@ -225,6 +225,9 @@ class Config:
     """Seed of the weights, of the order of images and of their crops."""
     repeat: Annotated[int, Field(ge=1, le=1_000)] = 1
     """How often a sweep runs each configuration, in new processes and interleaved."""
+    baseline: Annotated[str, OneOf("same", "serial")] = "same"
+    """What a sweep measures on one device, which speedup is relative to: the same strategy, where
+    ``num_devices`` has 1, or serial execution (``strategy=none``), added where it has not."""
     repetition: NonNegativeInt = 0
     """Index of this run among its repetitions; set by the sweep."""
     analyze: bool = True

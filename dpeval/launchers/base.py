@@ -16,7 +16,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from dpeval.config import Config, MeasureConfig, from_hydra
+from dpeval.config import Config, MeasureConfig, from_hydra, identity
 from dpeval.errors import ConfigError
 from dpeval.launchers.compose import Composer
 from dpeval.util.plural import counted
@@ -86,6 +86,7 @@ class SweepLauncher(Launcher):
         assert self.hydra_context is not None
         assert self.config is not None
         composer = Composer(self.hydra_context.config_loader, self.config)
+        job_overrides = with_baselines(composer, job_overrides)
         once = [
             compose_job(composer, list(overrides), initial_job_idx + position)
             for position, overrides in enumerate(job_overrides)
@@ -103,6 +104,46 @@ class SweepLauncher(Launcher):
                     compose_job(composer, [*overrides, *extra], initial_job_idx + len(jobs))
                 )
         return jobs
+
+
+def with_baselines(
+    composer: Composer, job_overrides: Sequence[Sequence[str]]
+) -> list[Sequence[str]]:
+    """The overrides of a sweep's jobs with their serial baselines, as ``baseline=serial`` asks.
+
+    A serial run replaces the run of a strategy on one device and precedes those on more, once for
+    all that differ in the strategy or the number of devices alone.
+
+    Raises:
+        ConfigError: a job's configuration is wrong.
+    """
+    made: list[Sequence[str]] = []
+    present: set[str] = set()
+    for position, overrides in enumerate(job_overrides):
+        config = compose_job(composer, list(overrides), position).config
+        if config.baseline == "serial":
+            serial = _serial(overrides, config)
+            mark = identity(compose_job(composer, serial, position).config)
+            if mark not in present:
+                made.append(serial)
+            present.add(mark)
+            if config.num_devices == 1:
+                continue
+        made.append(overrides)
+    return made
+
+
+def _serial(overrides: Sequence[str], config: Config) -> list[str]:
+    """The overrides of the serial run that is the baseline of the run with `overrides`."""
+    kept = [
+        item
+        for item in overrides
+        if not item.lstrip("+~").startswith(
+            ("num_devices=", "num_nodes=", "strategy=", "strategy.")
+        )
+    ]
+    nodes = ["num_nodes=1"] * (config.num_nodes > 1)
+    return [*kept, "num_devices=1", *nodes, "strategy=none"]
 
 
 def compose_job(composer: Composer, overrides: list[str], number: int) -> SweepJob:

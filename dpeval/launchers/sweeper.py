@@ -68,8 +68,13 @@ class CartesianSweeper(BasicSweeper, Sweeper):
 
 def _check_alone(config: Config) -> None:
     """Check that a launcher which knows nothing of dpeval can carry a run out."""
-    for key, value in (("repeat", config.repeat), ("num_nodes", config.num_nodes)):
-        if value > 1:
+    needs = {
+        f"repeat={config.repeat}": config.repeat > 1,
+        f"num_nodes={config.num_nodes}": config.num_nodes > 1,
+        "baseline=serial": config.baseline == "serial",
+    }
+    for setting, is_needed in needs.items():
+        if is_needed:
             raise ConfigError(
-                f"{key}={value} needs a launcher of dpeval: hydra/launcher=local, slurm or oar"
+                f"{setting} needs a launcher of dpeval: hydra/launcher=local, slurm or oar"
             )

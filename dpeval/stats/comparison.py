@@ -67,7 +67,13 @@ def p_values(difference: ArrayLike, error: Error) -> Floats:
 
 
 def p_lower(difference: ArrayLike, error: Error, limit: float) -> Floats:
-    """One-sided p-values of "the difference is not below `limit`", adjusted by :func:`holm`."""
+    """One-sided p-values of "the difference is not below a limit", adjusted by :func:`holm`.
+
+    Args:
+        difference: of log throughput, shape [..., configurations].
+        error: of each difference.
+        limit: the limit, of log throughput.
+    """
     return holm(
         upper_tail((limit - np.asarray(difference, dtype=float)) / error.value, error.freedom)
     )

@@ -22,9 +22,10 @@ from dpeval.analysis.figures.panels import (
     shade_oversubscribed,
 )
 from dpeval.analysis.frame.configurations import Family, segments, shortfall
-from dpeval.analysis.frame.labels import device_count
+from dpeval.analysis.frame.labels import baseline, device_count
 from dpeval.analysis.scaling.speedup import ideal_at, ideal_speedup, of_curve
 from dpeval.errors import UnsupportedError
+from dpeval.util.plural import inflected
 from dpeval.util.ranges import span
 
 
@@ -51,7 +52,7 @@ def speedup(figure_data: FigureData) -> Drawing:
     ]
     bounded = [batch for panel in panels for batch in panel.batches if _draw_bound(panel, batch)]
     notes = [
-        f"Dashed: ideal. {INTERVAL_NOTE}",
+        f"{_baselines(wanted)} Dashed: ideal. {INTERVAL_NOTE}",
         "Dotted: upper bound. The batch does not divide evenly, so the fullest rank has more than "
         "its share."
         if bounded
@@ -73,6 +74,17 @@ def _with_several_counts(figure_data: FigureData) -> list[tuple[Family, list[int
     if not wanted:
         raise UnsupportedError("no batch was measured at more than one device count")
     return wanted
+
+
+def _baselines(wanted: list[tuple[Family, list[int]]]) -> str:
+    """What the speedups of these families are relative to."""
+    names = {
+        baseline(int(row.baseline_devices), str(row.baseline)): None
+        for family, batches in wanted
+        for batch in batches
+        for row in speedups(family, batch).head(1).itertuples()
+    }
+    return f"{inflected(len(names), 'Baseline')}: {'; '.join(names)}."
 
 
 def _draw_speedup(panel: Panel) -> list[str]:
@@ -146,7 +158,8 @@ def efficiency_map(figure_data: FigureData) -> Drawing:
     )  # fmt: skip
     bar.outline.set_visible(False)
     notes = [
-        "Efficiency: speedup over the fewest devices measured, per device, with its 95 % interval.",
+        "Efficiency: speedup over the baseline, per device, with its 95 % interval. "
+        f"{_baselines(wanted)}",
         "of 0.89: upper bound where the batch does not divide evenly."
         if any("\nof " in text.get_text() for panel in panels for text in panel.axes.texts)
         else "",

@@ -1,5 +1,9 @@
 """Which runs may be compared: a series shares task, machine, software and data.
 
+A run without a strategy (``strategy=none``) is the best serial execution, and so the one-device run
+of every series that differs from it in the strategy alone (Hoefler & Belli 2015, "Scientific
+Benchmarking of Parallel Computing Systems", SC'15, rule 1).
+
 Two machines, library versions or commits in one folder make two series with distinct names;
 :func:`differences` lists the fields in which they differ.
 """
@@ -26,6 +30,7 @@ NOT_TASK = frozenset(
         "repeat",
         "repetition",
         "analyze",
+        "baseline",
         "sweep",
         "num_devices",
         "num_nodes",
@@ -51,6 +56,8 @@ NOT_MEASURED = {
 }
 """Keys of groups that say when to give up and where data lies, not what is measured: the data that
 a run used is in its record."""
+SERIAL = "none"
+"""Name of the strategy that is none."""
 FEATURES = "cpu_features"
 _MOST_VALUE = 400
 """More than the instruction sets of a CPU take."""
@@ -170,9 +177,79 @@ def assign(runs: pd.DataFrame) -> pd.Series[str]:
         (task_, home)
         for task_, home in zip(runs["task"], runs["place"].where(homes.isna(), homes), strict=True)
     ]
+    served = _served(dict.fromkeys(keys))
+    keys = [served[key][0] if key in served else key for key in keys]
     names = _names(dict.fromkeys(keys))
     named = pd.Series([names[key] for key in keys], index=runs.index, dtype=object)
-    return _by_nodes(runs, named)
+    return _by_nodes(runs, _apart_from_serial(runs, named))
+
+
+Key = tuple[str, str]
+"""Task and place, as flat JSON."""
+
+
+def _served(keys: Mapping[Key, None]) -> dict[Key, list[Key]]:
+    """For each key of serial runs, those that differ from it in the strategy alone, if any."""
+    tasks = {key: fields_of(key[0]) for key in keys}
+    others: dict[tuple[str, str], list[Key]] = {}
+    for key, fields in tasks.items():
+        if fields.get("strategy.name") != SERIAL:
+            others.setdefault(_but_strategy(fields, key[1]), []).append(key)
+    found = {}
+    for key, fields in tasks.items():
+        if fields.get("strategy.name") == SERIAL:
+            # A run that measured nothing may not have known its data.
+            data = {fields_of(key[1]).get("data"), ""}
+            alike = others.get(_but_strategy(fields, key[1]), [])
+            alike = sorted(o for o in alike if data == {""} or fields_of(o[1]).get("data") in data)
+            if alike:
+                found[key] = alike
+    return found
+
+
+def _but_strategy(fields: Mapping[str, str], where: str) -> tuple[str, str]:
+    rest = {name: value for name, value in fields.items() if not name.startswith("strategy.")}
+    return json.dumps(rest, sort_keys=True), json.dumps(_without_data(where), sort_keys=True)
+
+
+def _apart_from_serial(runs: pd.DataFrame, named: pd.Series[str]) -> pd.Series[str]:
+    """`named`, where a strategy's own runs on one device stand apart from serial ones beside them.
+
+    The two are not repetitions of one another.
+    """
+    is_serial = runs["strategy"].eq(SERIAL)
+    if not is_serial.any():
+        return named
+    cell = [named, runs["hardware"], runs["scaling"], runs["num_devices"], runs["batch"]]
+    is_measured = is_serial & runs["img_per_s"].notna()
+    is_beside = is_measured.groupby(cell).transform("any") & ~is_serial
+    return named.where(~is_beside, named + ", " + runs["strategy"] + " on one device")
+
+
+def with_shared_baselines(runs: pd.DataFrame) -> pd.DataFrame:
+    """`runs`, in which every series has the serial runs that are its baseline.
+
+    :func:`assign` puts a serial run into one series. Here further series that differ in their
+    strategy get a copy of its row, with their name.
+    """
+    is_serial = runs["strategy"].eq(SERIAL)
+    if not is_serial.any() or is_serial.all():
+        return runs
+    keys = list(zip(runs["task"], _with_features(runs["place"]), strict=True))
+    served = _served(dict.fromkeys(keys))
+    names: dict[Key, set[str]] = {}
+    for key, name, devices in zip(keys, runs["series"], runs["num_devices"], strict=True):
+        if devices > 1:
+            names.setdefault(key, set()).add(name)
+    copies = []
+    for position, key in enumerate(keys):
+        own = runs["series"].iloc[position]
+        wanted = {name for other in served.get(key, ()) for name in names.get(other, ())} - {own}
+        copies += [runs.iloc[[position]].assign(series=name) for name in sorted(wanted)]
+    if not copies:
+        return runs
+    shared = pd.concat([runs, *copies], ignore_index=True)
+    return shared.assign(series=_apart_from_serial(shared, shared["series"]))
 
 
 def _with_features(places: pd.Series[str]) -> pd.Series[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from dpeval.analysis.frame.cohorts import SERIAL
 from dpeval.analysis.frame.runs_frame import CONFIGURATION
 from dpeval.config import global_batch_of
 from dpeval.record.codes import SHORT_CAUSES
@@ -88,7 +89,8 @@ def cells(runs: pd.DataFrame, pooled: pd.DataFrame) -> pd.DataFrame:
         :data:`RATES`, `images_per_step`, `per_device_batch_max`, `n_runs`;
         `step_s`, `step_low_s`, `step_high_s` and the phases (s, means over runs); `peak_bytes`
         and `peak_low_bytes` (highest and lowest over runs), `need_bytes`, `have_bytes`; `steady`,
-        `stand_in`, `oversubscribed`; `why` and `bad` (text).
+        `stand_in`, `oversubscribed`; `strategy` and `series_strategy` (that of more than one
+        device); `why` and `bad` (text).
     """
     asked = runs.dropna(subset=["num_devices", "batch"])
     if asked.empty:
@@ -114,6 +116,10 @@ def _gathered(runs: pd.DataFrame) -> pd.DataFrame:
     for name in _SHARED:
         if name not in work:
             work[name] = runs[name].mask(runs[name].eq(""))
+    # The serial baseline of a strategy's series does not make it one of two strategies.
+    wrapped = work["strategy"].mask(work["strategy"].eq(SERIAL))
+    of_series = wrapped.groupby(runs["series"]).transform("first")
+    work["series_strategy"] = of_series.fillna(work["strategy"])
     for name in _TIMES:
         work[name] = runs[name].astype(float).where(ok)
     # Skipped before there was a plan: the global batch follows from what was asked.
@@ -171,7 +177,7 @@ def families(table: pd.DataFrame) -> list[Family]:
     return sorted(found, key=lambda family: -len(family.cells))
 
 
-_TELLING = ("hardware", "model", "scaling", "precision", "strategy", "dataset_used")
+_TELLING = ("hardware", "model", "scaling", "precision", "series_strategy", "dataset_used")
 _LESS_TELLING = ("study", "series")
 
 
@@ -214,7 +220,7 @@ def _say(column: str, value: object) -> str:
 def common_words(table: pd.DataFrame) -> str:
     """The values that all of `table` shares, as a subtitle."""
     words = []
-    for column in ("model", "hardware", "precision", "strategy", "scaling"):
+    for column in ("model", "hardware", "precision", "series_strategy", "scaling"):
         if table[column].nunique(dropna=False) == 1:
             words.append(_say(column, table[column].iloc[0]))
     used = table["dataset_used"].dropna().unique()

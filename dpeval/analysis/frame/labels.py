@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dpeval.analysis.frame.cohorts import SERIAL
 from dpeval.record.codes import SHORT_WARNINGS
 
 _UNITS = {"cpu": "CPU device", "gpu": "GPU"}
@@ -13,6 +14,18 @@ _UNITS = {"cpu": "CPU device", "gpu": "GPU"}
 def device_count(count: object, hardware: object = None) -> str:
     """``1 device``, or ``2 GPUs`` if the kind of `hardware` is given."""
     return f"{count} {_UNITS.get(str(hardware), 'device')}{'' if str(count) == '1' else 's'}"
+
+
+def baseline(devices: int, strategy: str) -> str:
+    """What speedup is relative to: ``1 device, serial (strategy=none)``, ``1 device with ddp``.
+
+    Args:
+        devices: its world size.
+        strategy: its strategy; empty: not known.
+    """
+    if strategy == SERIAL:
+        return f"{device_count(devices)}, serial (strategy=none)"
+    return device_count(devices) + (f" with {strategy}" if strategy else "")
 
 
 def configuration(

@@ -66,7 +66,8 @@ def write(data: ReportData) -> Path:
 
 def render(data: ReportData) -> str:
     """The page as text."""
-    runs = data.figure_data.runs
+    # A serial run that is the baseline of several series is still one run.
+    runs = data.figure_data.runs.drop_duplicates("path")
     groups = interactive_charts.groups(data.figure_data)
     script, plotly = _asset("report.js"), _plotly()
     environment = jinja2.Environment(

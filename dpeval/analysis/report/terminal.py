@@ -10,7 +10,7 @@ import pandas as pd
 from rich.markup import escape
 from rich.table import Table
 
-from dpeval.analysis.frame.labels import device_count, marks
+from dpeval.analysis.frame.labels import baseline, device_count, marks
 from dpeval.analysis.scaling.best_configuration import Choice
 from dpeval.analysis.scaling.compare import Change
 from dpeval.analysis.scaling.findings import Findings
@@ -96,8 +96,10 @@ def _need(row: dict[str, Any]) -> str:
 
 
 def _notes(row: dict[str, Any], *, is_best: bool) -> str:
+    is_base = row["num_devices"] == row["baseline_devices"]
     parts = [
         "best" * is_best,
+        f"baseline: {baseline(int(row['num_devices']), row['strategy'])}" * is_base,
         *marks(row),
         "super-linear" * bool(row["efficiency_low"] > 1),
         f"{row['micro_batches']:.0f} micro-batches" * bool(row["micro_batches"] > 1),

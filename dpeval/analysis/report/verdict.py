@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dpeval.analysis.frame.labels import cell_name, device_count
+from dpeval.analysis.frame.labels import baseline, cell_name, device_count
 from dpeval.analysis.scaling import best_configuration
 from dpeval.analysis.scaling.best_configuration import Candidate, Choice
 from dpeval.analysis.scaling.efficiency import MEANING, REMAINDER, Waterfall
@@ -63,7 +63,7 @@ def _family(findings: Findings, chosen: Choice) -> Iterator[str]:
         base = int(row["baseline_devices"])
         times = row["speedup"] / base
         yield (
-            f"Against {device_count(base)}, that is {times:.2f} times the "
+            f"Against {baseline(base, row['baseline'])}, that is {times:.2f} times the "
             f"throughput at an efficiency of {row['efficiency']:.0%}"
             f"{_range(row['efficiency_low'], row['efficiency_high'], '.0%')}."
         )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import pandas as pd
 
+from dpeval.analysis.frame import cohorts
 from dpeval.analysis.frame.runs_frame import CONFIGURATION, Loaded
 from dpeval.analysis.scaling import (
     claims,
@@ -71,6 +73,7 @@ def find(
         objective: what the verdict calls best; the others are computed as well.
         min_efficiency: the floor that the user set.
     """
+    loaded = dataclasses.replace(loaded, runs=cohorts.with_shared_baselines(loaded.runs))
     pooled = pooling.pool(loaded.runs)
     points = speedup.points(pooled)
     waterfalls = efficiency.waterfalls(points)

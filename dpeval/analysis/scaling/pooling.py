@@ -43,6 +43,7 @@ POOLED: dict[str, str] = {
     "cause_kind": "code of the cause",
     "model": "model",
     "study": "study",
+    "strategy": "how ranks agree; none: one device without a strategy",
     "img_per_s": "images of all ranks over the time of the slowest, img/s",
     "low": "lower end of its 95 % interval, img/s",
     "high": "upper end, img/s",
@@ -119,6 +120,7 @@ def _pooled(group: pd.DataFrame, spread: RunSpread) -> dict[str, Any]:
         "cause_kind": "" if len(good) else _cause(worst, "cause_kind"),
         "model": group["model"].iloc[0],
         "study": group["study"].iloc[0],
+        "strategy": (good if len(good) else group)["strategy"].iloc[0],
         "stand_in": bool(group["stand_in"].any()),
         "oversubscribed": bool(group["oversubscribed"].any()),
         "steady": len(good) > 0 and not any(value is False for value in good["steady"]),
@@ -273,7 +275,7 @@ def missing(pooled: pd.DataFrame) -> pd.DataFrame:
                     "status": "missing", "statuses": "", "centre": "",
                     **_absence("missing"),
                     "model": group["model"].iloc[0], "study": group["study"].iloc[0],
-                    "stand_in": False, "oversubscribed": False, "steady": False,
+                    "strategy": "", "stand_in": False, "oversubscribed": False, "steady": False,
                 }
             )  # fmt: skip
     return pd.DataFrame(found, columns=list(POOLED))

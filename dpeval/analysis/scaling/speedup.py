@@ -19,6 +19,7 @@ FAMILY: list[str] = [name for name in CONFIGURATION if name != "num_devices"]
 
 POINT_COLUMNS: dict[str, str] = {
     "baseline_devices": "device count of the point that speedup is relative to",
+    "baseline": "its strategy; none: one device without a strategy, the best serial execution",
     "speedup_bound": "speedup of a perfect machine: the fullest rank's share is whole images",
     "speedup": "X_N / X_base times the device count of the baseline",
     "speedup_low": "lower end of its 95 % interval",
@@ -41,8 +42,11 @@ def points(pooled: pd.DataFrame) -> pd.DataFrame:
     """Speedup, parallel efficiency and Karp-Flatt serial fraction of each measured configuration.
 
     Strong scaling: E = t_1(B) / (N t_N(B)); weak: E = t_1(b) / t_N(bN). Both are
-    X_N / (N X_1), and the speedup is S = X_N / X_1 = N E. Without a one-device run, the fewest
-    devices take its place and count as ideal (`baseline_devices`).
+    X_N / (N X_1), and the speedup is S = X_N / X_1 = N E. X_1 is that of one device without a
+    strategy where it was measured, the best serial execution (Hoefler & Belli 2015, "Scientific
+    Benchmarking of Parallel Computing Systems", SC'15, rule 1), and else that of the strategy on
+    one device (`baseline`). Without a one-device run, the fewest devices take its place and count
+    as ideal (`baseline_devices`).
 
     The interval is that of the logarithm of a ratio of independent values, whose half-widths
     (:func:`log_halves`, with the spread between runs) are added in quadrature; the baseline itself
@@ -57,7 +61,7 @@ def points(pooled: pd.DataFrame) -> pd.DataFrame:
     """
     measured = pooled[pooled["status"] == "ok"]
     if measured.empty:
-        return measured.assign(**dict.fromkeys(POINT_COLUMNS, np.nan))
+        return measured.assign(**{**dict.fromkeys(POINT_COLUMNS, np.nan), "baseline": ""})
     groups = [group for _, group in measured.groupby(FAMILY, dropna=False, sort=True)]
     return pd.concat([of_curve(group) for group in groups], ignore_index=True)
 
@@ -77,6 +81,7 @@ def of_curve(group: pd.DataFrame) -> pd.DataFrame:
     low[0] = high[0] = speedup[0]
     made = group.assign(
         baseline_devices=int(base["num_devices"]),
+        baseline=str(base["strategy"]),
         speedup_bound=speedup_bounds(group),
         speedup=speedup, speedup_low=low, speedup_high=high,
         efficiency=speedup / devices,
