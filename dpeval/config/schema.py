@@ -27,7 +27,7 @@ class HardwareConfig:
     """What a device is: a process pinned to CPU cores, or a CUDA GPU."""
     cores_per_device: PositiveInt | None = None
     """CPU cores of one rank: its compute threads under cpu (null: 1); under gpu those that launch
-    kernels and load data (null: an equal share of all)."""
+    kernels and load data (null: an equal share for each GPU of the machine, used or not)."""
     oversubscribe: bool = False
     """Allow more ranks than cores or GPUs; such a run measures contention. Ranks that share a GPU
     communicate through gloo, because NCCL refuses two ranks on one GPU."""

@@ -172,26 +172,46 @@ def assign_gpu_cpus(
 ) -> list[GpuRankCpus]:
     """Share CPUs out among GPU ranks, and those of each rank between launching and loading.
 
+    Without `cores_per_device`, a rank has what it would have with a rank on every GPU of the
+    machine, and no rank more than another: a baseline on one GPU must not launch and load with the
+    cores of all.
+
     One CPU is left to the supervisor if every rank keeps `cores_per_device`, or two.
 
     Args:
         machine: the CPUs that may be used, and the GPUs.
         indices: CUDA index of each rank's GPU.
-        cores_per_device: CPUs of each rank; None: an equal share of all.
+        cores_per_device: CPUs of each rank; None: an equal share for each GPU of the machine.
 
     Returns:
         One entry per rank; empty if some rank would get fewer than `cores_per_device`.
     """
-    kept = len(indices) * (cores_per_device or 2)
+    idle = [gpu.index for gpu in machine.gpus if gpu.index not in indices]
+    sharing = [*indices, *idle] if cores_per_device is None else list(indices)
+    kept = len(sharing) * (cores_per_device or 2)
     cpus = machine.cpus
     if len(cpus) > kept:
-        supervisor = _supervisor_cpu(machine, indices)
+        supervisor = _supervisor_cpu(machine, sharing)
         cpus = [item for item in cpus if item != supervisor]
     numbered = {item.cpu: item for item in cpus}
-    shares = cpus_near_gpus(machine.model_copy(update={"cpus": cpus}), indices)
-    if any(len(share) < (cores_per_device or 0) for share in shares):
+    near = cpus_near_gpus(machine.model_copy(update={"cpus": cpus}), sharing)
+    shares = [[numbered[cpu] for cpu in share] for share in near]
+    if cores_per_device is None:
+        shares = _equal(shares)
+    elif any(len(share) < cores_per_device for share in shares):
         return []
-    return [_split_launch([numbered[cpu] for cpu in share[:cores_per_device]]) for share in shares]
+    return [_split_launch(share[:cores_per_device]) for share in shares[: len(indices)]]
+
+
+def _equal(shares: Sequence[Sequence[Cpu]]) -> list[list[Cpu]]:
+    """`shares`, none with more physical cores or more CPUs than another."""
+    cores = min((len(_first_of_cores(share)) for share in shares), default=0)
+    whole = []
+    for share in shares:
+        kept = {item.core for item in _first_of_cores(share)[:cores]}
+        whole.append([item for item in share if item.core in kept])
+    least = min((len(share) for share in whole), default=0)
+    return [share[:least] for share in whole]
 
 
 def _supervisor_cpu(machine: Machine, indices: Sequence[int]) -> Cpu:

@@ -266,6 +266,29 @@ def test_ranks_that_share_a_gpu_have_launch_cores_of_their_own() -> None:
     assert [rank.launch for rank in ranks] == [[0, 2], [1, 3]]
 
 
+def test_a_rank_has_as_many_cores_on_one_gpu_as_beside_others() -> None:
+    here = host(1, 24, gpus=(0, 0, 0))
+    plans = [assign_gpu_cpus(here, list(range(count))) for count in (1, 2, 3)]
+    sizes = {(len(rank.launch), len(rank.loading)) for plan in plans for rank in plan}
+    assert sizes == {(2, 5)}  # 23 cores, one is the supervisor's, for three
+    assert plans[2][0] == plans[0][0]
+    (asked,) = assign_gpu_cpus(here, [0], 20)
+    assert len(asked.launch) + len(asked.loading) == 20
+
+
+@given(here=hosts(), data=st.data())
+def test_ranks_are_alike_at_every_device_count(here: Machine, data: st.DataObject) -> None:
+    core_of = {item.cpu: item.core for item in here.cpus}
+    counts = [data.draw(st.integers(1, len(here.gpus))) for _ in range(2)]
+    sizes = {
+        (len(own), len({core_of[cpu] for cpu in own}))
+        for count in counts
+        for rank in assign_gpu_cpus(here, [gpu.index for gpu in here.gpus[:count]])
+        for own in (rank.launch + rank.loading,)
+    }
+    assert len(sizes) == 1
+
+
 @given(here=hosts(), cores=st.one_of(st.none(), st.integers(1, 6)))
 def test_launching_loading_and_supervising_are_kept_apart(here: Machine, cores: int | None) -> None:
     indices = [gpu.index for gpu in here.gpus]

@@ -80,10 +80,10 @@ def test_gpus_share_the_cores_near_them() -> None:
     plan = make_plan(compose(["hardware=gpu", "num_devices=2"]), machine(8, numa=2, gpus=2))
     assert plan.backend == "nccl"
     assert [rank.device for rank in plan.ranks] == ["cuda:0", "cuda:1"]
-    # Each rank launches on one core and loads on the rest; CPU 3 is left to the supervisor.
-    assert [rank.cpus for rank in plan.ranks] == [[0], [4, 5]]
-    assert [rank.spare_cpus for rank in plan.ranks] == [[1, 2], [6, 7]]
-    assert [rank.threads for rank in plan.ranks] == [1, 2]
+    # CPU 3 is left to the supervisor, so three are for each rank: one launches, the others load.
+    assert [rank.cpus for rank in plan.ranks] == [[0], [4]]
+    assert [rank.spare_cpus for rank in plan.ranks] == [[1, 2], [5, 6]]
+    assert [rank.threads for rank in plan.ranks] == [1, 1]
 
 
 def test_cores_per_device_limits_a_gpu_rank() -> None:

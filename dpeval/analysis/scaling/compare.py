@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from dpeval.analysis.frame import cohorts
+from dpeval.analysis.scaling.run_spread import own_errors
 from dpeval.errors import ConfigError
 from dpeval.stats.comparison import (
     LARGEST_SPREAD,
@@ -182,7 +183,7 @@ def _tests(pairs: Sequence[Pair], allowed: float) -> list[_Result]:
     squares = [sum(float(((one - one.mean()) ** 2).sum()) for one in pair) for pair in logs]
     error = error_of_difference(
         np.array(squares) / np.maximum(1, counts.sum(axis=1) - 2),
-        np.array([_own(pd.concat([_good(one) for one in pair])) for pair in pairs]),
+        np.array([_own_variance(pair) for pair in pairs]),
         counts[:, 0],
         counts[:, 1],
     )
@@ -195,13 +196,10 @@ def _tests(pairs: Sequence[Pair], allowed: float) -> list[_Result]:
     return [_Result(*(float(value) for value in row)) for row in values]
 
 
-def _own(runs: pd.DataFrame) -> float:
+def _own_variance(pair: Pair) -> float:
     """Mean squared standard error of the runs' own log throughput; 0 where not known."""
-    ratio = runs["img_per_s_high"].to_numpy(float) / runs["img_per_s_low"].to_numpy(float)
-    effective = runs["effective_steps"].to_numpy(dtype=float)
-    freedom = np.where(np.isnan(effective), np.inf, np.maximum(1.0, effective - 1))
-    errors = np.where(runs["steps"] > 1, np.log(ratio) / 2 / quantile(0.975, freedom), 0.0)
-    return float(np.nan_to_num((errors**2), posinf=0.0).mean())
+    errors = own_errors(pd.concat([_good(one) for one in pair]))
+    return float((np.nan_to_num(errors) ** 2).mean())
 
 
 def _change(pair: Pair, name: str, result: _Result, note: str) -> Change:
