@@ -106,7 +106,7 @@ def test_repetitions_are_pooled_with_the_variance_between_them(tmp_path: Path) -
     half = 4.303 * np.log(means).std(ddof=1) / 3**0.5
     assert row["low"] == pytest.approx(row["img_per_s"] * np.exp(-half), rel=1e-3)
     assert row["high"] == pytest.approx(row["img_per_s"] * np.exp(half), rel=1e-3)
-    assert row["between_share"] == pytest.approx(0.1, rel=0.05)
+    assert row["spread_share"] == pytest.approx(0.1, rel=0.05)
     assert row["within_share"] < 0.001
 
 

@@ -29,8 +29,8 @@ def simulated(
     mean = times.mean(axis=0)
     fields: dict[str, Any] = {
         "num_devices": COUNTS, "n_runs": RUNS, "centre": "mean", "img_per_s": batch / mean,
-        "spread_share": np.sqrt((times.var(axis=0, ddof=1) / mean**2).mean()),
-        "spread_freedom": len(COUNTS) * (RUNS - 1), "within_share": 0.0,
+        "error_share": np.sqrt((times.var(axis=0, ddof=1) / mean**2).mean() / RUNS),
+        "spread_freedom": len(COUNTS) * (RUNS - 1),
         "comparable_low": np.nan, "comparable_high": np.nan,
         "images_per_step": batch, "per_device_batch_max": fullest,
     }  # fmt: skip

@@ -18,7 +18,9 @@ from dpeval.analysis.figures.panels import (
 )
 from dpeval.analysis.frame.configurations import Family, segments, shortfall
 from dpeval.analysis.frame.labels import device_count
+from dpeval.analysis.scaling.best_configuration import could_be_fastest
 from dpeval.errors import UnsupportedError
+from dpeval.util.plural import counted
 from dpeval.util.ranges import with_span
 
 
@@ -93,7 +95,8 @@ def best_devices(figure_data: FigureData) -> Drawing:
     said = [sentence for panel in panels for sentence in _draw_best(panel)]
     notes = [
         "Numbers: throughput with its 95 % interval, img/s.",
-        "Filled: the highest. Outlined: a tie, its interval reaches the highest one's.",
+        "Filled: the highest mean. Outlined: could be the best of its batch as well, with 95 % "
+        "confidence.",
         left_out(wanted),
     ]
     style.footnotes(figure, notes)
@@ -105,6 +108,7 @@ def _draw_best(panel: Panel) -> list[str]:
     for row, batch in enumerate(panel.batches):
         points = family.measured(batch)
         best = points.loc[points["img_per_s"].idxmax()] if len(points) else None
+        able = set(points.loc[could_be_fastest(points), "num_devices"]) if len(points) else set()
         for cell in family.of_batch(batch).itertuples():
             at = panel.x(int(cell.num_devices))
             if cell.status != "ok" or best is None:
@@ -112,10 +116,12 @@ def _draw_best(panel: Panel) -> list[str]:
                 style.label_box(axes, at, row, shortfall(cell, narrow=True), fontsize=6.6)
                 continue
             is_best = cell.num_devices == best.num_devices
-            _draw_choice(panel, at, row, cell, is_best, bool(cell.high >= best.low))
+            _draw_choice(panel, at, row, cell, is_best, cell.num_devices in able)
         if best is not None:
+            more = counted(len(able) - 1, "other")
             said.append(
-                f"Batch {batch}: {device_count(best.num_devices)}, {best.img_per_s:.3g} img/s."
+                f"Batch {batch}: {device_count(best.num_devices)}, {best.img_per_s:.3g} img/s"
+                f"{f' ({more} could be the best, too)' * (len(able) > 1)}."
             )
     axes.set_ylim(-0.6, len(panel.batches) - 0.4)
     axes.set_yticks(range(len(panel.batches)), [str(batch) for batch in panel.batches])

@@ -21,8 +21,11 @@ from dpeval.util.units import GIB
 FAMILY = tuple(name for name in CONFIGURATION if name not in ("num_devices", "batch"))
 """Columns whose values must be equal for points to share a panel."""
 CELL = (*FAMILY, "num_devices", "batch")
-RATES = ("img_per_s", "low", "high", "comparable_low", "comparable_high")
-"""Throughput and its intervals, img/s; see :data:`dpeval.analysis.scaling.pooling.POOLED`."""
+RATES = (
+    "img_per_s", "low", "high", "comparable_low", "comparable_high", "error_share",
+    "spread_freedom",
+)  # fmt: skip
+"""Throughput, its intervals and its error; see :data:`dpeval.analysis.scaling.pooling.POOLED`."""
 PHASE_COLUMNS = tuple(f"{phase}_s" for phase in PHASES)
 
 _MOST_BATCHES = 8

@@ -82,7 +82,9 @@ class Chosen(Part):
     objective: str
     unit: str
     best: Cell | None
-    ties: list[Cell]
+    others: list[Cell]
+    """All others that qualify, best value first: `could_be_best` of each, with 95 % confidence, and
+    how far `behind` the best it is at most, as a share."""
     why_not: str
 
 
@@ -133,7 +135,7 @@ def summarise(findings: Findings, cautions: Iterable[str] = ()) -> Summary:
                 objective=one.objective.name,
                 unit=one.objective.unit,
                 best=_plain(vars(one.best)) if one.best is not None else None,
-                ties=[_plain(vars(tie)) for tie in one.ties],
+                others=[_plain(vars(other)) for other in one.others],
                 why_not=one.why_not,
             )
             for one in findings.choices

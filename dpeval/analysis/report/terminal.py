@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -30,26 +31,37 @@ _HEADINGS = (
 def tables(findings: Findings) -> Iterator[Table | str]:
     """A table for every series, then the best configurations, with a note on omitted ones."""
     groups = list(findings.summary.groupby("series", sort=False))
-    best = {
-        (*one.key.values(), one.best.batch, one.best.num_devices)
-        for one in findings.choices
-        if one.objective is findings.objective and one.best is not None
-    }
+    standing = _standing(findings)
     for name, group in groups[:MOST_SERIES]:
-        yield configurations(group, str(name), best)
+        yield configurations(group, str(name), standing)
     if len(groups) > MOST_SERIES:
         more = len(groups) - MOST_SERIES
         yield f"{more} more series: see summary.csv"
     yield from choices(findings)
 
 
-def configurations(summary: pd.DataFrame, series: str, best: set[tuple[Any, ...]]) -> Table:
+def _standing(findings: Findings) -> dict[tuple[Any, ...], str]:
+    """What to say of the configurations that are the best or could be, by their key."""
+    said: dict[tuple[Any, ...], str] = {}
+    for one in findings.choices:
+        if one.objective is not findings.objective or one.best is None or one.batch is not None:
+            continue
+        for able in (one.best, *one.ties):
+            within = f", within {able.behind:.0%}" if math.isfinite(able.behind) else ""
+            words = f"could be best{within}" if one.ties else "best"
+            said[(*one.key.values(), able.batch, able.num_devices)] = words
+    return said
+
+
+def configurations(
+    summary: pd.DataFrame, series: str, standing: Mapping[tuple[Any, ...], str]
+) -> Table:
     """A table with one row per configuration of a series.
 
     Args:
         summary: rows of :attr:`~dpeval.analysis.scaling.findings.Findings.summary`.
         series: heading of the table.
-        best: (series, hardware, scaling, batch, num_devices) of rows to mark as best.
+        standing: what to say of rows, by (series, hardware, scaling, batch, num_devices).
     """
     made = make_table(escape(series), dict.fromkeys(_HEADINGS[:-1], "right"))
     made.add_column("notes")
@@ -57,13 +69,13 @@ def configurations(summary: pd.DataFrame, series: str, best: set[tuple[Any, ...]
     rows = summary.sort_values(order)
     for row in rows.head(MOST_ROWS).to_dict("records"):
         key = tuple(row[name] for name in ("series", "hardware", "scaling", "batch", "num_devices"))
-        made.add_row(*_cells({str(k): v for k, v in row.items()}, is_best=key in best))
+        made.add_row(*_cells({str(k): v for k, v in row.items()}, standing.get(key, "")))
     if len(rows) > MOST_ROWS:
         made.caption = f"{counted(len(rows) - MOST_ROWS, 'more row')}: see summary.csv"
     return made
 
 
-def _cells(row: dict[str, Any], *, is_best: bool) -> list[str]:
+def _cells(row: dict[str, Any], standing: str) -> list[str]:
     devices = device_count(row["num_devices"], row["hardware"])
     batch = f"{row['batch']}{' each' * (row['scaling'] == 'weak')}"
     if row["status"] != "ok":
@@ -80,7 +92,7 @@ def _cells(row: dict[str, Any], *, is_best: bool) -> list[str]:
         f"{row['efficiency']:.0%}" if row["baseline_devices"] == 1 else "–",
         _shown(exposed, ".1%") if pd.notna(exposed) else "not measured",
         f"{row['n_runs']}/{row['runs']}",
-        _notes(row, is_best=is_best),
+        _notes(row, standing),
     ]
 
 
@@ -95,10 +107,10 @@ def _need(row: dict[str, Any]) -> str:
     return textwrap.shorten(str(row["cause"]), 60, placeholder=" …")
 
 
-def _notes(row: dict[str, Any], *, is_best: bool) -> str:
+def _notes(row: dict[str, Any], standing: str) -> str:
     is_base = row["num_devices"] == row["baseline_devices"]
     parts = [
-        "best" * is_best,
+        standing,
         f"baseline: {baseline(int(row['num_devices']), row['strategy'])}" * is_base,
         *marks(row),
         "super-linear" * bool(row["efficiency_low"] > 1),
@@ -149,7 +161,15 @@ def choices(findings: Findings) -> Iterator[Table]:
     made = make_table("best configuration", {})
     for name in ("series",) * (len(series) > 1):
         made.add_column(name)
-    for name in ("objective", "among", "devices", "batch", "value", "efficiency", "ties"):
+    for name in (
+        "objective",
+        "among",
+        "devices",
+        "batch",
+        "value",
+        "efficiency",
+        "could be best, too",
+    ):
         made.add_column(name)
     for one in rows[:MOST_ROWS]:
         lead = [str(series.index(one.key["series"]) + 1)] * (len(series) > 1)

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dpeval.analysis.frame.labels import baseline, cell_name, device_count
+from dpeval.analysis.frame.labels import baseline, cell_name, configuration
+from dpeval.analysis.report.settling import Settling, settling, time_text
 from dpeval.analysis.scaling import best_configuration
 from dpeval.analysis.scaling.best_configuration import Candidate, Choice
 from dpeval.analysis.scaling.efficiency import MEANING, REMAINDER, Waterfall
 from dpeval.analysis.scaling.evidence import FAULT_SHARE
 from dpeval.analysis.scaling.findings import Findings
+from dpeval.analysis.scaling.run_spread import ASSUMED_SHARE, COHORT
 from dpeval.analysis.scaling.scaling_laws import Curve
 from dpeval.analysis.scaling.speedup import having
 from dpeval.util.plural import counted, some_of
@@ -21,18 +23,51 @@ from dpeval.util.plural import counted, some_of
 MOST_FAMILIES = 12
 WINDOWS_AGREE = 0.1
 """Ablation windows whose step differs by less than this fraction from the main window's."""
+MANY_REPEATS = 20
+"""Where it takes more repetitions to decide, the choice that needs no decision is named."""
 _MOST_CLAIMS = 8
+_MOST_NAMED = 4
 
 
 def sentences(findings: Findings) -> list[str]:
-    """For every family: the best configuration, what its efficiency is lost to, its law."""
+    """For every family: the best configuration, what its efficiency is lost to, its law.
+
+    Where the records cannot tell which configuration is best, the first sentence of the family says
+    so, and the next one what would settle it.
+    """
     best = [
         one for one in findings.choices
         if one.objective is findings.objective and one.batch is None
     ]  # fmt: skip
     said = [line for one in best[:MOST_FAMILIES] for line in _family(findings, one)]
     more = len(best) - MOST_FAMILIES
-    return said + [f"{more} more series: see the tables."] * (more > 0)
+    said += [f"{more} more series: see the tables."] * (more > 0)
+    return [*said, *_spread(findings.points)]
+
+
+def _spread(points: pd.DataFrame) -> list[str]:
+    """The spread between runs that comparisons allow for, once for all series."""
+    if len(points) < 2:
+        return []
+    said = []
+    is_measured = points["spread_freedom"].notna()
+    if is_measured.any():
+        known = points[is_measured].drop_duplicates(COHORT)
+        shares = sorted(known["spread_share"])
+        ends = dict.fromkeys(f"{100 * share:.2g}" for share in (shares[0], shares[-1]))
+        freedom = int(known["spread_freedom"].sum())
+        said.append(
+            f"Comparisons allow for the spread between runs: a standard deviation of "
+            f"{' to '.join(ends)} %, measured on the repetitions "
+            f"({counted(freedom, 'degree')} of freedom)."
+        )
+    if not is_measured.all():
+        where = "Where too little was repeated, comparisons" if said else "Comparisons"
+        said.append(
+            f"{where} assume a spread between runs of {ASSUMED_SHARE:.0%} (standard deviation); "
+            "repeat=3 measures it."
+        )
+    return said
 
 
 def claims(findings: Findings) -> list[str]:
@@ -58,7 +93,11 @@ def _family(findings: Findings, chosen: Choice) -> Iterator[str]:
         return
     key, best = chosen.key, chosen.best
     row = _row(findings.points, chosen, best)
-    yield f"{_where(findings, chosen)}, {row['model'] or 'the model'} {_best(chosen, best, row)}"
+    if chosen.ties:
+        yield from _undecided(findings, chosen, row)
+    else:
+        where, model = _where(findings, chosen), row["model"] or "the model"
+        yield f"{where}, {model} {_OBJECTIVE_WORDS[chosen.objective.name]} {_told(chosen, row)}."
     if pd.notna(row["speedup"]) and best.num_devices > row["baseline_devices"]:
         base = int(row["baseline_devices"])
         times = row["speedup"] / base
@@ -94,37 +133,74 @@ def _where(findings: Findings, chosen: Choice) -> str:
     return f"On {len(hosts)} machines" if hosts else "On an unnamed machine"
 
 
-def _best(chosen: Choice, best: Candidate, row: dict[str, Any]) -> str:
-    hardware, is_weak = chosen.key["hardware"], chosen.key["scaling"] == "weak"
-    words = {
-        best_configuration.THROUGHPUT.name: "is fastest on",
-        best_configuration.DEVICE_SECONDS.name: "takes the fewest device-seconds per image on",
-        best_configuration.ENERGY.name: "takes the least energy per image on",
-        best_configuration.EFFICIENT.name: "is fastest above the efficiency floor on",
-    }[chosen.objective.name]
-    at = f"batch {best.batch}{' per device' * is_weak}"
+_OBJECTIVE_WORDS = {
+    best_configuration.THROUGHPUT.name: "is fastest on",
+    best_configuration.DEVICE_SECONDS.name: "takes the fewest device-seconds per image on",
+    best_configuration.ENERGY.name: "takes the least energy per image on",
+    best_configuration.EFFICIENT.name: "is fastest above the efficiency floor on",
+}
+
+
+def _told(chosen: Choice, row: dict[str, Any]) -> str:
+    """The configuration with the best value, and that value."""
+    best = chosen.best
+    assert best is not None
     stand_in = " with stand-in data" if row["stand_in"] else ""
     value = f"{best.value:.3g} {chosen.objective.unit}{_range(best.low, best.high, '.3g')}"
-    on = device_count(best.num_devices, hardware)
-    return f"{words} {on} at {at}{stand_in}: {value}.{_ties(chosen)}"
+    return f"{_named(chosen, best)}{stand_in}: {value}"
+
+
+def _named(chosen: Choice, one: Candidate) -> str:
+    return configuration(one.num_devices, one.batch, chosen.key["scaling"], chosen.key["hardware"])
+
+
+def _undecided(findings: Findings, chosen: Choice, row: dict[str, Any]) -> Iterator[str]:
+    """That several configurations could be the best, and what would settle it."""
+    best, able = chosen.best, len(chosen.ties) + 1
+    assert best is not None
+    where, model = _where(findings, chosen), row["model"] or "the model"
+    if able == len(chosen.others) + 1:
+        yield (
+            f"{where}, no configuration of {model} can be told from the best: "
+            f"{some_of(able, able, 'configuration')} could have the {chosen.objective.description} "
+            "(95 % confidence)."
+        )
+    else:
+        others = sorted(chosen.ties, key=lambda one: (one.num_devices, one.batch))
+        shown = ", ".join(_named(chosen, one) for one in others[:_MOST_NAMED])
+        more = f" and {len(others) - _MOST_NAMED} more" * (len(others) > _MOST_NAMED)
+        yield (
+            f"{where}, {able} of {len(chosen.others) + 1} configurations of {model} could have the "
+            f"{chosen.objective.description} (95 % confidence): {_named(chosen, best)}, "
+            f"{shown}{more}."
+        )
+    within = f", within {best.behind:.0%} of the best" if np.isfinite(best.behind) else ""
+    yield f"The best mean is that of {_told(chosen, row)}{within}."
+    if wanted := settling(findings.loaded.runs, findings.points, chosen):
+        yield from _settled_by(wanted, chosen)
+
+
+def _settled_by(wanted: Settling, chosen: Choice) -> Iterator[str]:
+    took = f" (about {time_text(wanted.seconds)})" if np.isfinite(wanted.seconds) else ""
+    precisely = f" with measure={wanted.measure}" * bool(wanted.measure)
+    both = "" if wanted.measure else " and analyse both folders together"
+    command = f"{both}: {wanted.command}" if wanted.command else "."
+    yield (
+        f"To tell them apart, measure {counted(wanted.repeats, 'more run')} of each{precisely}"
+        f"{took}{command}"
+    )
+    cheapest = min(chosen.able, key=lambda one: (one.num_devices, one.batch))
+    if wanted.repeats > MANY_REPEATS and np.isfinite(cheapest.behind):
+        yield (
+            f"Of them, {_named(chosen, cheapest)} takes the fewest devices, and is within "
+            f"{cheapest.behind:.0%} of the best."
+        )
 
 
 def _range(low: float, high: float, form: str) -> str:
     if not (np.isfinite(low) and np.isfinite(high)):
         return " (no interval known)"
     return f" ({low:{form}} to {high:{form}}, 95 %)" if low != high else ""
-
-
-def _ties(chosen: Choice) -> str:
-    if not chosen.ties:
-        return ""
-    shown = [
-        f"{one.num_devices} at batch {one.batch}"
-        for one in sorted(chosen.ties, key=lambda one: (one.num_devices, one.batch))[:4]
-    ]
-    more = len(chosen.ties) - len(shown)
-    said = ", ".join(shown) + (f" and {more} more" if more else "")
-    return f" Within the error, {said} {'does' if len(chosen.ties) == 1 else 'do'} as well."
 
 
 def _loss(item: Waterfall) -> str:

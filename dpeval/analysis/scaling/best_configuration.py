@@ -6,7 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
+
+from dpeval.stats.best import Standing, compared_with_best
+from dpeval.util.arrays import Floats
 
 FAMILY = ["series", "hardware", "scaling"]
 """Configurations among which one is chosen."""
@@ -35,7 +39,7 @@ MIN_EFFICIENCY = 0.8
 
 @dataclass(frozen=True)
 class Candidate:
-    """A configuration and its score; the ends of the interval are NaN if unknown."""
+    """A configuration, its score, and where it stands; ends of intervals are NaN if unknown."""
 
     num_devices: int
     batch: int
@@ -45,6 +49,11 @@ class Candidate:
     efficiency: float
     """Parallel efficiency against `baseline_devices`."""
     baseline_devices: int
+    could_be_best: bool = True
+    """Whether the best of all, with 95 % confidence, could be this one."""
+    behind: float = math.nan
+    """How far it is from the best at most, with 95 % confidence, as a share of the best's value;
+    NaN: unknown."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +65,21 @@ class Choice:
     """None: over all batches."""
     objective: Objective
     best: Candidate | None
-    """None: no configuration qualifies, for the reason in `why_not`."""
-    ties: list[Candidate]
-    """Those whose difference from the best lies within the difference's 95 % interval."""
+    """The one with the best value; None: no configuration qualifies, for the reason in
+    `why_not`."""
+    others: list[Candidate]
+    """All others that qualify, best value first."""
     why_not: str = ""
+
+    @property
+    def able(self) -> list[Candidate]:
+        """All that could be the best, best value first."""
+        return [one for one in (self.best, *self.others) if one is not None and one.could_be_best]
+
+    @property
+    def ties(self) -> list[Candidate]:
+        """The others that could be the best as well."""
+        return [one for one in self.others if one.could_be_best]
 
 
 def choose(
@@ -67,9 +87,10 @@ def choose(
 ) -> list[Choice]:
     """The best configuration of every family, over all batches and then for each.
 
-    Two configurations tie if their difference is within its own 95 % interval, the
-    half-widths of their logarithms added in quadrature: mere overlap of the two intervals
-    would call too many equal (Schenker & Gentleman 2001, The American Statistician 55(3)).
+    Multiple comparisons with the best (:func:`~dpeval.stats.best.compared_with_best`) on the
+    logarithm say which configurations could be the best, and how far each is behind at most. Their
+    errors hold the spread between runs, and count as independent: no record says that two runs
+    shared the same minutes, so there are no pairs.
 
     Args:
         measured: :func:`dpeval.analysis.scaling.speedup.points`.
@@ -101,54 +122,73 @@ def _choose(
     objective: Objective,
     floor: float | None,
 ) -> Choice:
-    able = [candidate for row in group.to_dict("records") if (candidate := _score(row, objective))]
-    if not able:
+    rows = [row for row in group.to_dict("records") if not math.isnan(_score(row, objective)[0])]
+    if not rows:
         return Choice(key, batch, objective, None, [], "no energy was recorded")
     if floor is not None:
-        able = [candidate for candidate in able if candidate.efficiency >= floor]
-        if not able:
+        rows = [row for row in rows if row["efficiency"] >= floor]
+        if not rows:
             return Choice(key, batch, objective, None, [], f"none reaches {floor:.0%} efficiency")
     # Among equals, fewer devices: cheaper.
     sign = -1 if objective.highest else 1
-    best = min(able, key=lambda one: (sign * one.value, one.num_devices, one.batch))
-    ties = [one for one in able if one is not best and _is_tie(one, best)]
-    return Choice(key, batch, objective, best, ties)
+    able = sorted(
+        _candidates(rows, objective),
+        key=lambda one: (sign * one.value, one.num_devices, one.batch),
+    )
+    return Choice(key, batch, objective, able[0], able[1:])
 
 
-def _score(row: dict[Any, Any], objective: Objective) -> Candidate | None:
+def _candidates(rows: list[dict[Any, Any]], objective: Objective) -> list[Candidate]:
+    scores = [_score(row, objective) for row in rows]
+    sign = 1 if objective.highest else -1
+    standing = _standing(rows, sign * np.log([value for value, _, _ in scores]), objective)
+    return [
+        Candidate(
+            int(row["num_devices"]), int(row["batch"]), *score,
+            float(row["efficiency"]), int(row["baseline_devices"]),
+            could_be_best=could,
+            behind=abs(math.expm1(sign * low)) if math.isfinite(low) else math.nan,
+        )
+        for row, score, could, low in zip(
+            rows, scores, standing.could_be_best, standing.low.tolist(), strict=True
+        )
+    ]  # fmt: skip
+
+
+def _standing(rows: list[dict[Any, Any]], logs: Floats, objective: Objective) -> Standing:
+    """Where each row stands by `logs`, of which the highest is the best."""
+    names = ("error_share", "spread_freedom")
+    if objective is ENERGY:
+        names = ("energy_error_share", "energy_freedom")
+    error, freedom = (np.array([row[name] for row in rows], dtype=float) for name in names)
+    # An assumed spread (NaN) counts as known.
+    return compared_with_best(logs, error, float(np.nan_to_num(freedom, nan=np.inf).min()))
+
+
+def could_be_fastest(points: pd.DataFrame) -> list[bool]:
+    """Which rows (:data:`~dpeval.analysis.scaling.pooling.POOLED`) could have the highest
+    throughput."""
+    logs = np.log(points["img_per_s"].to_numpy(dtype=float))
+    return _standing(points.to_dict("records"), logs, THROUGHPUT).could_be_best
+
+
+def _score(row: dict[Any, Any], objective: Objective) -> tuple[float, float, float]:
+    """The value by which `objective` chooses, and the ends of its interval."""
     rate, low, high = (float(row[name]) for name in ("img_per_s", "low", "high"))
     devices = int(row["num_devices"])
-    values = {
-        THROUGHPUT.name: (rate, low, high),
-        EFFICIENT.name: (rate, low, high),
-        DEVICE_SECONDS.name: tuple(_inverse(devices, one) for one in (rate, high, low)),
-        # Energy is power times time, and no record holds the spread of power between runs.
-        ENERGY.name: (float(row["energy_j_per_img"]), math.nan, math.nan),
-    }
-    value, below, above = values[objective.name]
-    if math.isnan(value):
-        return None
-    return Candidate(
-        devices, int(row["batch"]), value, below, above,
-        float(row["efficiency"]), int(row["baseline_devices"]),
-    )  # fmt: skip
-
-
-def _inverse(devices: int, rate: float) -> float:
-    """Device-seconds per image; infinite where an interval of img/s reaches down to 0."""
-    return devices / rate if rate > 0 else math.inf
-
-
-def _is_tie(one: Candidate, best: Candidate) -> bool:
-    halves = [math.log(c.high / c.low) / 2 if c.low > 0 else math.nan for c in (one, best)]
-    return abs(math.log(one.value / best.value)) <= math.hypot(*halves)
+    if objective is DEVICE_SECONDS:
+        return devices / rate, devices / high, devices / low
+    if objective is ENERGY:
+        return row["energy_j_per_img"], row["energy_low"], row["energy_high"]
+    return rate, low, high
 
 
 def table(choices: list[Choice]) -> pd.DataFrame:
-    """One row per choice: :data:`FAMILY`, the best of it, its `ties` and `why_not`."""
+    """One row per choice: :data:`FAMILY`, its best, `ties` (that could be the best, too) and
+    `why_not`."""
     columns = [
-        *FAMILY, "num_devices", "batch", "value", "low", "high", "unit", "efficiency", "ties",
-        "why_not",
+        *FAMILY, "num_devices", "batch", "value", "low", "high", "unit", "efficiency", "behind",
+        "ties", "why_not",
     ]  # fmt: skip
     rows = [
         {

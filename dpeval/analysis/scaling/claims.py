@@ -82,22 +82,26 @@ def claims(runs: pd.DataFrame, measured: pd.DataFrame, waterfalls: list[Waterfal
         for before, row in pairwise(rows):
             if _is_super_linear(row, pair(rows[0], row)):
                 found.append(_super_linear(pair(rows[0], row)))
-            if _exceeds(before["img_per_s"], before["low"], row["img_per_s"], row["high"]):
+            if _is_slower(row, before):
                 found.append(_dip(pair(before, row)))
             elif row["efficiency_low"] > before["efficiency_high"] and before is not rows[0]:
                 found.append(_surprise(pair(rows[0], before), row))
     return found
 
 
-def _exceeds(value: float, low: float, other: float, other_high: float) -> bool:
-    """Whether `value` exceeds `other` beyond their intervals, or clearly if one is unknown."""
-    if math.isnan(low) or math.isnan(other_high):
-        return value > other * (1 + UNKNOWN_MARGIN)
-    return low > other_high
+def _is_slower(row: dict[str, Any], before: dict[str, Any]) -> bool:
+    """Whether the interval of the ratio of throughputs excludes 1; clearly, if it is unknown."""
+    gap = math.log(before["img_per_s"] / row["img_per_s"])
+    half = math.hypot(
+        math.log(before["img_per_s"] / before["comparable_low"]),
+        math.log(row["comparable_high"] / row["img_per_s"]),
+    )
+    return gap > (math.log1p(UNKNOWN_MARGIN) if math.isnan(half) else half)
 
 
 def _is_super_linear(row: dict[str, Any], against: Pair) -> bool:
-    if _exceeds(row["efficiency"], row["efficiency_low"], 1.0, 1.0):
+    low = row["efficiency_low"]
+    if row["efficiency"] > 1 + UNKNOWN_MARGIN if math.isnan(low) else low > 1:
         return True
     # A cold repetition of the baseline both makes the claim and widens the interval that hides it.
     return bool(row["efficiency"] > 1 + UNKNOWN_MARGIN) and outlier(against) is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
 from typing import Any
 
@@ -50,13 +51,12 @@ POOLED: dict[str, str] = {
     "comparable_low": "lower end with the spread between runs, for comparisons with other "
     "configurations, img/s",
     "comparable_high": "upper end, img/s",
+    "error_share": "standard error of img_per_s with the spread between runs, over the mean",
     "spread_share": "standard deviation between runs that these allow for, over the mean",
     "spread_freedom": "its degrees of freedom; NaN: assumed, for lack of repetitions",
     "centre": "mean or median: what img_per_s is over repetitions",
-    "scatter_share": "standard deviation of the runs' mean steps, over the mean; NaN with one run",
     "within_share": "standard error of one run's mean step from the spread of its steps, over the "
     "mean",
-    "between_share": "standard deviation of runs beyond that, over the mean; NaN with one run",
     "step_s": "mean step of the slowest rank, s",
     "images_per_step": "images that all ranks together process in a step",
     "steady": "whether every run reached a steady state",
@@ -68,6 +68,10 @@ POOLED: dict[str, str] = {
     "threads": "compute threads per rank",
     "num_nodes": "hosts",
     "energy_j_per_img": "energy per image, J/img",
+    "energy_low": "lower end of its 95 % interval with the spread between runs, J/img",
+    "energy_high": "upper end, J/img",
+    "energy_error_share": "its standard error, over the mean",
+    "energy_freedom": "degrees of freedom of that; NaN: the spread between runs is assumed",
     "peak_bytes": "highest peak memory of any rank, bytes",
     "forecast_bytes": "its forecast, bytes",
     "budget_bytes": "memory a rank may use, bytes",
@@ -95,18 +99,18 @@ def pool(runs: pd.DataFrame) -> pd.DataFrame:
     are pooled by their median, with its interval by order statistics from 6 runs on (David &
     Nagaraja 2003, Order Statistics, section 7.1); a single one has no interval (NaN).
     """
-    spreads = by_cohort(runs)
+    spreads, energies = by_cohort(runs), by_cohort(runs, "energy_j_per_img")
     made = [
         {
             **dict(zip(CONFIGURATION, key, strict=True)),
-            **_pooled(group, spreads[key[: len(COHORT)]]),
+            **_pooled(group, spreads[key[: len(COHORT)]], energies[key[: len(COHORT)]]),
         }
         for key, group in runs.groupby(CONFIGURATION, dropna=False, sort=True)
     ]
     return pd.DataFrame(made, columns=list(POOLED))
 
 
-def _pooled(group: pd.DataFrame, spread: RunSpread) -> dict[str, Any]:
+def _pooled(group: pd.DataFrame, spread: RunSpread, of_energy: RunSpread) -> dict[str, Any]:
     good = group[(group["status"] == "ok") & group["img_per_s"].notna()]
     counts = group["status"].value_counts(sort=False)
     worst = group if len(good) else group[group["status"] == _worst(group["status"])]
@@ -125,12 +129,12 @@ def _pooled(group: pd.DataFrame, spread: RunSpread) -> dict[str, Any]:
         "oversubscribed": bool(group["oversubscribed"].any()),
         "steady": len(good) > 0 and not any(value is False for value in good["steady"]),
     }
-    pooled |= {name: _mean(good[name]) for name in (*_MEANS, "energy_j_per_img")}
+    pooled |= {name: _mean(good[name]) for name in _MEANS}
     pooled |= {name: _error(good[name]) for name in _ERRORS}
     highest = (*_HIGHEST, "peak_bytes", "forecast_bytes")
     pooled |= {name: float(group[name].max()) for name in highest}
     pooled["budget_bytes"] = float(group["budget_bytes"].min())
-    return pooled | _times(good, spread)
+    return pooled | _times(good, spread) | _energy(good, of_energy)
 
 
 def _worst(statuses: pd.Series[Any]) -> str:
@@ -186,31 +190,54 @@ def _times(good: pd.DataFrame, spread: RunSpread) -> dict[str, Any]:
     else:
         comparable = interval(images / centre, good, spread)
         low, high = _own(good) if len(good) == 1 else comparable
-    errors = own_errors(good)
-    within = np.nan if np.isnan(errors).all() else float(np.nanmean(errors**2))
-    scatter = float(times.var(ddof=1)) / centre**2 if len(times) > 1 else np.nan
+    within = _within(good)
+    error = np.sqrt((spread.share**2 + within) / len(good))
+    if is_single_step:
+        quantile = student(len(times) - 1) if 1 < len(times) < FEWEST_ORDERED else student(np.inf)
+        error = float(np.log(high / low)) / 2 / quantile
     return {
         "img_per_s": images / centre,
         "low": low,
         "high": high,
         "comparable_low": comparable[0],
         "comparable_high": comparable[1],
+        "error_share": error,
         "spread_share": spread.share,
         "spread_freedom": spread.freedom if spread.is_measured else np.nan,
         "centre": "median" if is_single_step else "mean",
-        "scatter_share": np.sqrt(scatter),
         "within_share": np.sqrt(within),
-        "between_share": np.sqrt(max(0.0, scatter - np.nan_to_num(within)))
-        if len(times) > 1
-        else np.nan,
         "step_s": centre,
     }
 
 
 _OF_TIMES = (
-    "img_per_s", "low", "high", "comparable_low", "comparable_high", "spread_share",
-    "spread_freedom", "scatter_share", "within_share", "between_share", "step_s",
+    "img_per_s", "low", "high", "comparable_low", "comparable_high", "error_share",
+    "spread_share", "spread_freedom", "within_share", "step_s",
 )  # fmt: skip
+
+
+def _within(good: pd.DataFrame) -> float:
+    """Mean squared standard error of the runs' own log img/s; NaN if no run has one."""
+    errors = own_errors(good)
+    return float("nan") if np.isnan(errors).all() else float(np.nanmean(errors**2))
+
+
+def _energy(good: pd.DataFrame, spread: RunSpread) -> dict[str, float]:
+    """The mean energy per image, J/img, and its interval with the spread between runs."""
+    known = good[good["energy_j_per_img"].notna()]
+    if known.empty:
+        return {}
+    mean = float(known["energy_j_per_img"].mean())
+    # Energy is power times time, and the step's error is that of the time.
+    error = math.sqrt((spread.share**2 + np.nan_to_num(_within(known))) / len(known))
+    half = student(spread.freedom) * error
+    return {
+        "energy_j_per_img": mean,
+        "energy_low": mean * math.exp(-half),
+        "energy_high": mean * math.exp(half),
+        "energy_error_share": error,
+        "energy_freedom": spread.freedom if spread.is_measured else math.nan,
+    }
 
 
 def _own(good: pd.DataFrame) -> tuple[float, float]:

@@ -53,15 +53,17 @@ class RunSpread:
         return student(self.freedom) * self.share / math.sqrt(runs)
 
 
-def run_spread(runs: pd.DataFrame) -> RunSpread:
+def run_spread(runs: pd.DataFrame, column: str = "img_per_s") -> RunSpread:
     """The spread between runs that may be compared; see :func:`pooled`.
 
     Args:
         runs: one row per run (:data:`~dpeval.analysis.frame.columns.COLUMNS`), of one cohort.
+        column: what is compared: throughput, or something else that is proportional to time.
     """
-    good = runs[(runs["status"] == "ok") & runs["img_per_s"].notna() & (runs["steps"] > 1)]
+    is_good = (runs["status"] == "ok") & runs["img_per_s"].notna() & (runs[column] > 0)
+    good = runs[is_good & (runs["steps"] > 1)]
     work = good[CONFIGURATION].assign(
-        log=np.log(good["img_per_s"].to_numpy(dtype=float)),
+        log=np.log(good[column].to_numpy(dtype=float)),
         own=np.nan_to_num(own_errors(good)) ** 2,
     )
     groups = work.groupby(CONFIGURATION, dropna=False, sort=False)
@@ -91,9 +93,9 @@ def pooled(runs: Floats, scatter: Floats, own: Floats) -> RunSpread:
     return RunSpread(share, freedom, len(runs))
 
 
-def by_cohort(runs: pd.DataFrame) -> dict[Hashable, RunSpread]:
-    """:func:`run_spread` for each combination of values of :data:`COHORT`."""
-    return {key: run_spread(group) for key, group in runs.groupby(COHORT, dropna=False)}
+def by_cohort(runs: pd.DataFrame, column: str = "img_per_s") -> dict[Hashable, RunSpread]:
+    """:func:`run_spread` of `column` for each combination of values of :data:`COHORT`."""
+    return {key: run_spread(group, column) for key, group in runs.groupby(COHORT, dropna=False)}
 
 
 def own_halves(runs: pd.DataFrame) -> tuple[Floats, Floats]:

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dpeval.analysis.scaling.pooling import FEWEST_ORDERED
 from dpeval.analysis.scaling.run_spread import student
-from dpeval.analysis.scaling.speedup import FAMILY, having, ideal_at, ideal_speedup, log_halves
+from dpeval.analysis.scaling.speedup import FAMILY, having, ideal_at, ideal_speedup
 from dpeval.util.arrays import Floats
 
 REFUSED_P = 0.01
@@ -169,31 +168,15 @@ def fit_curve(group: pd.DataFrame, key: dict[str, Any]) -> Curve:
 def errors_of(group: pd.DataFrame) -> tuple[Floats | None, float]:
     """Standard errors of log X at each point and their degrees of freedom.
 
-    They hold the spread between runs, pooled over the cohort or assumed (and then taken as known:
-    infinite degrees of freedom), and what the steps of the runs themselves tell. Medians keep the
-    error that their interval tells.
+    They hold the spread between runs, measured or assumed (and then taken as known: infinite
+    degrees of freedom), and what the steps of the runs themselves tell.
 
     Returns:
         None for the errors where not every point has one.
     """
-    count, within, spread = (
-        group[name].to_numpy(dtype=float) for name in ("n_runs", "within_share", "spread_share")
-    )
-    freedom = float(group["spread_freedom"].fillna(math.inf).iloc[0])
-    errors = np.where(
-        group["centre"].to_numpy() == "median",
-        _median_errors(group),
-        np.sqrt((spread**2 + within**2) / count),
-    )
+    errors = group["error_share"].to_numpy(dtype=float)
     known = np.isfinite(errors).all() and (errors > 0).all()
-    return (errors if known else None), freedom
-
-
-def _median_errors(group: pd.DataFrame) -> Floats:
-    below, above = log_halves(group)
-    # Student's interval of few runs; of more, by order statistics.
-    quantiles = [student(max(1, n - 1)) if n < FEWEST_ORDERED else 1.96 for n in group["n_runs"]]
-    return np.asarray((below + above) / 2 / np.array(quantiles))
+    return (errors if known else None), float(group["spread_freedom"].fillna(math.inf).iloc[0])
 
 
 def fit(

@@ -1,0 +1,119 @@
+"""What would settle an undecided comparison: a command and the time that it takes."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from dpeval.analysis.scaling.best_configuration import Candidate, Choice
+from dpeval.analysis.scaling.speedup import having
+from dpeval.stats.best import dunnett
+from dpeval.stats.comparison import quantile
+
+LEAST_GAP = 0.01
+"""A smaller difference in throughput is not worth deciding."""
+POWER = 0.8
+"""Probability that the repetitions settle the comparison."""
+LEAST_REPEATS = 2
+LONGER, LONGER_ERROR = "standard", 0.01
+"""How to measure where runs were too short, and the standard error of such a run (its 95 % interval
+is ± 2 %)."""
+_REPLACED = ("num_devices", "batch", "repeat", "repetition", "hydra.mode")
+
+
+@dataclass(frozen=True)
+class Settling:
+    """Runs that would tell the candidates apart."""
+
+    repeats: int
+    """Of each candidate, beyond those that there are."""
+    measure: str
+    """How to measure them, if more precisely than those that there are; empty: as they are."""
+    seconds: float
+    """How long they take together, from the records; NaN if unknown."""
+    command: str
+    """What to type; empty if no record names its command."""
+
+
+def settling(runs: pd.DataFrame, points: pd.DataFrame, choice: Choice) -> Settling | None:
+    """How to tell which of the configurations that could be the best is the best.
+
+    The number of runs n resolves the difference g between the best mean and the next one where a
+    run has the standard error s: n = 2 (s (d + z) / g)², with Dunnett's quantile d and the normal
+    quantile z of :data:`POWER`. A g below :data:`LEAST_GAP` counts as that. Where the runs' own
+    steps leave more open than the spread between runs, longer runs are proposed
+    (:data:`LONGER`), which take longer by the square of the gain in precision.
+
+    Args:
+        runs: one row per run (:data:`~dpeval.analysis.frame.columns.COLUMNS`).
+        points: one row per measured configuration.
+        choice: what is undecided.
+
+    Returns:
+        None where there is nothing to settle, or an error is unknown.
+    """
+    if choice.best is None or not choice.ties:
+        return None
+    rows = [_row(points, choice, one) for one in choice.able]
+    if any(math.isnan(row["error_share"]) for row in rows):
+        return None
+    spread, within = (
+        max(float(row[name]) for row in rows) for name in ("spread_share", "within_share")
+    )
+    is_longer = within > max(spread, LONGER_ERROR)
+    error = math.hypot(spread, LONGER_ERROR if is_longer else np.nan_to_num(within))
+    gap = abs(math.log(choice.best.value / choice.ties[0].value))
+    score = dunnett(len(choice.ties), 0.5, math.inf) + float(quantile(POWER, math.inf))
+    wanted = math.ceil(2 * (error * score / max(gap, LEAST_GAP)) ** 2)
+    done = 0 if is_longer else int(min(row["n_runs"] for row in rows))
+    repeats = max(LEAST_REPEATS, wanted - done)
+    counts = sorted({one.num_devices for one in choice.able})
+    batches = sorted({one.batch for one in choice.able})
+    same = having(runs, choice.key)
+    again = same[same["num_devices"].isin(counts) & same["batch"].isin(batches)]
+    seconds = float(again["wall_s"].mean()) * repeats * len(counts) * len(batches)
+    if is_longer:
+        seconds *= (within / LONGER_ERROR) ** 2
+    swept = [f"num_devices={_listed(counts)}", f"batch={_listed(batches)}", f"repeat={repeats}"]
+    measure = LONGER * is_longer
+    return Settling(repeats, measure, seconds, _command(again, swept, measure))
+
+
+def _row(points: pd.DataFrame, choice: Choice, one: Candidate) -> pd.Series[float]:
+    wanted = {**choice.key, "num_devices": one.num_devices, "batch": one.batch}
+    return having(points, wanted).iloc[0]
+
+
+def _command(runs: pd.DataFrame, swept: list[str], measure: str) -> str:
+    """The command of a run, with the values to sweep over in place of its own.
+
+    That of a run on the most devices: the baseline may have another strategy.
+    """
+    good = runs[runs["status"] == "ok"].sort_values("num_devices", kind="stable")
+    texts = [text for text in good["command"] if text]
+    try:
+        words = shlex.split(texts[-1]) if texts else []
+    except ValueError:  # cut in the frame, or not one of ours
+        return ""
+    begin = next((i for i, word in enumerate(words, 1) if word == "dpeval.train"), 0)
+    if not begin:
+        return ""
+    replaced = {*_REPLACED, *["measure"] * bool(measure)}
+    kept = [w for w in words[begin:] if w.partition("=")[0] not in replaced and w != "-m"]
+    longer = [f"measure={measure}"] if measure else []
+    return shlex.join([*words[:begin], "-m", *kept, *longer, *swept])
+
+
+def _listed(values: list[int]) -> str:
+    return ",".join(str(value) for value in values)
+
+
+def time_text(seconds: float) -> str:
+    """A duration to one or two digits: ``40 s``, ``12 min``, ``3.5 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.2g} h"
