@@ -352,7 +352,7 @@ def _short(fields: Mapping[str, str]) -> str:
         f"{side} px" if side else "",
         fields.get("precision"),
         fields.get("dataset.loader"),
-        counted(int(threads), "thread") if threads else "",
+        counted(int(threads), "thread") if threads and threads.isdecimal() else "",
         fields.get("host"),
         fields.get("gpus") or fields.get("cpu"),
         f"torch {torch}" if torch else "",
