@@ -21,6 +21,7 @@ from dpeval.analysis.scaling.best_configuration import Objective
 from dpeval.analysis.scaling.compare import Change
 from dpeval.analysis.scaling.findings import Findings, find
 from dpeval.errors import ConfigError, SlowerError
+from dpeval.stats.comparison import LARGEST_SPREAD, LEAST_FREEDOM
 from dpeval.util.plural import counted, some_of
 from dpeval.util.tables import make_console
 
@@ -218,7 +219,12 @@ def _compared(found: Sequence[Change], before: Path, after: Path) -> Iterator[st
         yield (
             f"{some_of(changed, len(tested), 'configuration')} changed (family-wise error "
             f"{compare.FAMILY_ERROR:.0%}). A configuration that is {least:.1%} slower is found "
-            "with a probability of 80 %; more repetitions in both sweeps (repeat) show less."
+            "with a probability of 80 %; more repetitions in both sweeps find smaller changes."
+        )
+    if any(change.is_assumed for change in tested):
+        yield (
+            f"A spread of {LARGEST_SPREAD:.0%} between runs is assumed where both sweeps together "
+            f"have fewer than {LEAST_FREEDOM + 2} runs of a configuration."
         )
     for path, side in ((before, 0), (after, 1)):
         alone = [one for one in found if one.is_alone and one.status[side] != "absent"]

@@ -12,6 +12,7 @@ from dpeval.config.identity import identity, to_plain
 from dpeval.config.launcher import LauncherOptions, LocalOptions
 from dpeval.config.loaders import LOADERS, BuiltInLoader
 from dpeval.config.schema import (
+    SERIAL,
     Config,
     DatasetConfig,
     HardwareConfig,
@@ -28,6 +29,7 @@ from dpeval.config.validation import check
 
 __all__ = [
     "LOADERS",
+    "SERIAL",
     "BuiltInLoader",
     "Config",
     "DatasetConfig",

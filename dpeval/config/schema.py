@@ -109,6 +109,10 @@ class ScalingConfig:
     """strong: `batch` is the global batch; weak: `batch` is the per-device batch."""
 
 
+SERIAL = "none"
+"""Name of the strategy that is none: one device without a wrapper."""
+
+
 @dataclass(frozen=True)
 class StrategyConfig:
     """How ranks synchronise their gradients."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dpeval.config.bounds import check_bounds
-from dpeval.config.schema import Config, MeasureConfig
+from dpeval.config.schema import SERIAL, Config, MeasureConfig
 from dpeval.errors import ConfigError
 
 
@@ -17,7 +17,7 @@ def check(config: Config) -> None:
     _check_batch(config)
     _check_precision(config)
     _check_measure(config.measure)
-    if config.strategy.name == "none" and config.num_devices > 1:
+    if config.strategy.name == SERIAL and config.num_devices > 1:
         raise ConfigError(
             f"strategy=none trains on one device, not on num_devices={config.num_devices}; "
             "use strategy=ddp or num_devices=1"

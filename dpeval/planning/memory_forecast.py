@@ -19,7 +19,7 @@ from torch.torch_version import TorchVersion
 from torch.utils._pytree import tree_leaves
 
 from dpeval.components.optimizers import build_optimizer
-from dpeval.config import Config, OptimizerConfig, StrategyConfig
+from dpeval.config import SERIAL, Config, OptimizerConfig, StrategyConfig
 from dpeval.data.loading import device_memory
 from dpeval.data.loading.device_memory import InputMemory
 from dpeval.devices.cuda import outside_allocator
@@ -81,7 +81,7 @@ def forecast(
     """
     gpu = config.hardware.kind == "gpu"
     images = math.ceil(per_device_batch / micro_batches)
-    ddp = config.strategy.name != "none"
+    ddp = config.strategy.name != SERIAL
     views = ddp and config.strategy.gradient_as_bucket_view
     held = micro_batches > 1 or views
     state, update = optimizer_bytes(config.optimizer, meta_model(config, build), foreach=gpu)
@@ -247,7 +247,7 @@ class _Setting:
 
 def _buckets(strategy: StrategyConfig, gradients: Sequence[int]) -> tuple[int, ...]:
     """Sizes of DDP's buckets: filled from the last parameter, the first holds 1 MiB."""
-    if strategy.name == "none":
+    if strategy.name == SERIAL:
         return ()
     sizes, filled, limit = [], 0, 1 * MIB
     for nbytes in reversed(gradients):

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
-from dpeval.config import Config
+from dpeval.config import SERIAL, Config
 from dpeval.instruments.step_buffer import Stage
 from dpeval.record.phases import PHASE_WORDS, PHASES
 from dpeval.record.schema import Record
@@ -199,7 +199,9 @@ def describe(config: Config) -> str:
     )
     each = " each" if config.scaling.kind == "weak" else ""
     again = f", repetition {config.repetition + 1}/{config.repeat}" if config.repeat > 1 else ""
-    return f"{config.model.name} on {counted(cores, unit)}, batch {config.batch}{each}{again}"
+    serial = ", serial" if config.strategy.name == SERIAL else ""
+    where = f"{config.model.name} on {counted(cores, unit)}{serial}"
+    return f"{where}, batch {config.batch}{each}{again}"
 
 
 def progress_text(snapshot: Snapshot, job: Job | None = None) -> str:

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import PrefixStore, Store, TCPStore
 
+from dpeval.config import SERIAL
 from dpeval.devices.base import Device
 from dpeval.devices.select import open_device
 from dpeval.errors import DpevalError
@@ -169,7 +170,7 @@ def _free_bytes(device: Device | None) -> int | None:
 
 def rendezvous(task: RankTask) -> Store | None:
     """Join the process group through the parent's store; None for a single rank without one."""
-    if task.plan.world_size == 1 and task.config.strategy.name == "none":
+    if task.plan.world_size == 1 and task.config.strategy.name == SERIAL:
         return None
     timeout = timedelta(seconds=task.config.hardware.startup_timeout_s)
     store = TCPStore(task.store_host, task.store_port, None, False, timeout)

@@ -77,7 +77,7 @@ def test_single_runs_assume_the_spread_that_shared_machines_have() -> None:
     assert math.log(slower.high / slower.low) / 2 == pytest.approx(
         1.96 * LARGEST_SPREAD * math.sqrt(2), rel=1e-3
     )
-    assert "assumed" in slower.note
+    assert slower.is_assumed
     (slower,) = compare(frame([perfect(1)]), frame([perfect(1, 32, 1.3)]))
     assert slower.is_different
 

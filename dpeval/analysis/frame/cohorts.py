@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 from omegaconf import MISSING
 
-from dpeval.config import Config, to_plain
+from dpeval.config import SERIAL, Config, to_plain
 from dpeval.config.identity import OUTPUT_KEYS
 from dpeval.record.schema import Record
 from dpeval.util.plural import counted
@@ -56,8 +56,6 @@ NOT_MEASURED = {
 }
 """Keys of groups that say when to give up and where data lies, not what is measured: the data that
 a run used is in its record."""
-SERIAL = "none"
-"""Name of the strategy that is none."""
 FEATURES = "cpu_features"
 _MOST_VALUE = 400
 """More than the instruction sets of a CPU take."""

@@ -11,9 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from dpeval.analysis.frame.cohorts import SERIAL
 from dpeval.analysis.frame.runs_frame import CONFIGURATION
-from dpeval.config import global_batch_of
+from dpeval.config import SERIAL, global_batch_of
 from dpeval.record.codes import SHORT_CAUSES
 from dpeval.record.phases import PHASES
 from dpeval.util.units import GIB

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dpeval.analysis.frame.cohorts import SERIAL
+from dpeval.config import SERIAL
 from dpeval.record.codes import SHORT_WARNINGS
 
 _UNITS = {"cpu": "CPU device", "gpu": "GPU"}

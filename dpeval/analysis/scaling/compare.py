@@ -15,7 +15,6 @@ from dpeval.analysis.frame import cohorts
 from dpeval.analysis.scaling.run_spread import own_errors
 from dpeval.errors import ConfigError
 from dpeval.stats.comparison import (
-    LARGEST_SPREAD,
     LEAST_FREEDOM,
     detectable,
     error_of_difference,
@@ -79,6 +78,11 @@ class Change:
         return self.status[0] == "ok" and self.status[1] not in ("ok", "absent")
 
     @property
+    def is_assumed(self) -> bool:
+        """Whether the spread between runs was assumed, because too few were repeated."""
+        return sum(self.runs) - 2 < LEAST_FREEDOM
+
+    @property
     def is_alone(self) -> bool:
         """In one sweep only."""
         return "absent" in self.status
@@ -128,10 +132,10 @@ def _pairs(before: pd.DataFrame, after: pd.DataFrame) -> list[Pair]:
         return []
     found = runs[FOUND].map(str).agg("\x1f".join, axis=1)
     runs["found"] = _as_measured(runs, found)
-    # By its text: some values of the key are numbers or NaN, and NaN is in no order.
-    order = runs[[*KEY, "configuration", "found"]].map(str).agg("\x1f".join, axis=1)
-    runs["order"] = order.groupby([runs["configuration"], runs["found"]]).transform("min")
-    groups = runs.groupby(["order", "configuration", "found"], sort=True)
+    # By its text: some values of the key are NaN, and NaN is in no order.
+    runs["order"] = runs[[*KEY, "configuration", "found"]].map(str).agg("\x1f".join, axis=1)
+    by = ["model", "hardware", "scaling", "batch", "num_devices", "order"]
+    groups = runs.sort_values(by).groupby(["configuration", "found"], sort=False)
     return [(group[group["side"] == 0], group[group["side"] == 1]) for _, group in groups]
 
 
@@ -243,10 +247,7 @@ def _note(pair: Pair, pairs: Sequence[Pair]) -> str:
         return f"only {('before', 'after')[here]}{_nearest(pair[here], here, pairs)}"
     if status != ("ok", "ok"):
         return f"{status[0]} before, {status[1]} after"
-    repeated = len(_good(pair[0])) + len(_good(pair[1])) - 2
-    if repeated >= LEAST_FREEDOM:
-        return ""
-    return f"too few repetitions: {LARGEST_SPREAD:.0%} spread between runs assumed"
+    return ""
 
 
 def _nearest(runs: pd.DataFrame, here: int, pairs: Sequence[Pair]) -> str:
