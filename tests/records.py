@@ -29,6 +29,7 @@ from dpeval.record.schema import (
 from dpeval.stats import steady_state
 from dpeval.stats import throughput as throughput_module
 from dpeval.stats.throughput import throughput
+from dpeval.worker.ablation_schedule import order
 
 SHARES = {
     "data": 0.01,
@@ -180,12 +181,34 @@ def perfect(devices: int, batch: int = 32, step_s: float = 1.0, **changes: Any) 
     return make_record(devices, batch, step_s, noise=0.0, **changes)
 
 
-def ablation(normal_s: float, no_sync_s: list[float], alone_s: float) -> Ablation:
-    """Windows of constant steps; `no_sync_s` per rank."""
+def ablation(
+    normal_s: float,
+    no_sync_s: list[float],
+    alone_s: float,
+    *,
+    rounds: int = 2,
+    drift: float = 0.0,
+    noise: float = 0.0,
+    seed: int = 0,
+) -> Ablation:
+    """Windows of steps with known means, as earlier releases recorded them: without waits.
+
+    Args:
+        normal_s: a usual step, s.
+        no_sync_s: a step without synchronisation of each rank, s.
+        alone_s: a step of the first rank alone, s.
+        rounds: of three blocks, in the order in which ranks run them.
+        drift: change from one block to the next, over the mean.
+        noise: standard deviation of a block's logarithm, the same for all ranks.
+        seed: of the noise.
+    """
+    times_s = {"normal": [normal_s] * len(no_sync_s), "no_sync": no_sync_s, "alone": [alone_s]}
+    kinds = order(rounds)
+    factors = np.exp(np.random.default_rng(seed).normal(0, noise, len(kinds)))
+    factors = factors * (1 + drift * (np.arange(len(kinds)) - (len(kinds) - 1) / 2))
     blocks = [
-        AblationBlock(kind="normal", step_s=[[normal_s] * 4 for _ in no_sync_s]),
-        AblationBlock(kind="no_sync", step_s=[[step_s] * 4 for step_s in no_sync_s]),
-        AblationBlock(kind="alone", step_s=[[alone_s] * 4]),
+        AblationBlock(kind=kind, step_s=[[one * factor] * 4 for one in times_s[kind]])
+        for kind, factor in zip(kinds, factors.tolist(), strict=True)
     ]
     slowest = max(no_sync_s)
     return Ablation(

@@ -104,8 +104,8 @@ def efficiency(frame: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Columns `series`, `hardware`, `scaling`, `num_devices`, `batch`, `factor`, `parts`,
-        `value`, `half` (half-width of the 95 % interval) and `note`. It is empty where no run
-        used one device.
+        `value`, `low` and `high` (the 95 % interval) and `note`. It is empty where no run used
+        one device.
 
     Example:
         >>> import dpeval

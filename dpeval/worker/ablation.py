@@ -2,10 +2,10 @@
 
 Blocks of three kinds alternate: ``normal`` steps, ``no_sync`` steps without gradient
 synchronisation, and steps of one rank ``alone`` while the others wait without using a core. Their
-order is counterbalanced (:func:`order`), so that drift affects all alike. Their differences are the
-cost of communication and the cost of sharing the machine, measured in one run (compare the POP
-efficiency model, https://pop-coe.eu/node/69, which separates transfer from serialisation by
-simulating an ideal network).
+order is counterbalanced (:func:`~dpeval.worker.ablation_schedule.order`), so that drift affects all
+alike. Their differences are the cost of communication and the cost of sharing the machine, measured
+in one run (compare the POP efficiency model, https://pop-coe.eu/node/69, which separates transfer
+from serialisation by simulating an ideal network).
 
 The trained state is restored before every block, so no block depends on another, and nothing
 that the record reports is disturbed.
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -26,13 +25,10 @@ from dpeval.instruments.step_buffer import COLUMNS, Stage, StepBuffer
 from dpeval.record.codes import AblationKind
 from dpeval.record.phases import COMPUTE_PHASES
 from dpeval.util.arrays import Floats
+from dpeval.worker.ablation_schedule import Schedule, order, schedule
 from dpeval.worker.messages import AblationSeries
 from dpeval.worker.trainer import Trainer
 
-KINDS: tuple[AblationKind, ...] = ("normal", "no_sync", "alone")
-MIN_ROUNDS, MAX_ROUNDS = 2, 6
-"""Even, so that every order of the three kinds runs as often as its reverse."""
-MIN_STEPS_PER_BLOCK, MAX_STEPS_PER_BLOCK = 2, 50
 _ALIGNED_BYTES = 64
 """Alignment that suits a tensor of any type."""
 
@@ -45,47 +41,6 @@ class Store(Protocol):
     def get(self, key: str) -> bytes: ...
 
     def add(self, key: str, amount: int) -> int: ...
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """The number of rounds of the three blocks, and of steps per block."""
-
-    rounds: int
-    steps: int
-
-
-def schedule(window_s: float, step_s: float, share: float) -> Schedule:
-    """Fit the blocks into `share` of the main window's time.
-
-    At least two rounds of two steps; more rounds rather than longer blocks, because rounds are
-    what intervals rest on, and short blocks lie closer together than what disturbs a machine lasts.
-
-    Args:
-        window_s: total time of the main window's steps, s.
-        step_s: typical time of a step, s.
-        share: fraction of `window_s` that the blocks may take.
-    """
-    affordable = share * window_s / max(step_s, 1e-9) / len(KINDS)
-    rounds = int(min(MAX_ROUNDS, max(MIN_ROUNDS, affordable / MIN_STEPS_PER_BLOCK))) // 2 * 2
-    steps = int(min(MAX_STEPS_PER_BLOCK, max(MIN_STEPS_PER_BLOCK, affordable / rounds)))
-    return Schedule(rounds, steps)
-
-
-def order(rounds: int) -> list[AblationKind]:
-    """The kinds of all blocks of an even number of rounds.
-
-    Each odd round begins with another kind, and the round after it runs in the reverse order. So
-    the blocks of every kind lie around the same moment, and a linear drift cancels out of their
-    differences (a counterbalanced design: Montgomery, Design and Analysis of Experiments, ch. 4).
-    In six rounds, every kind is first, second and third twice.
-    """
-    kinds: list[AblationKind] = []
-    for pair in range(rounds // 2):
-        first = pair % len(KINDS)
-        turned = [*KINDS[first:], *KINDS[:first]]
-        kinds += [*turned, *reversed(turned)]
-    return kinds
 
 
 def run_ablation(

@@ -23,15 +23,14 @@ from dpeval.instruments.step_buffer import StepBuffer
 from dpeval.planning.rank_plan import make_plan
 from dpeval.run.forkserver import serve_store
 from dpeval.system.topology import detect
-from dpeval.worker.ablation import (
+from dpeval.worker.ablation import SavedState, run_ablation
+from dpeval.worker.ablation_schedule import (
     KINDS,
     MAX_ROUNDS,
     MAX_STEPS_PER_BLOCK,
     MIN_ROUNDS,
     MIN_STEPS_PER_BLOCK,
-    SavedState,
     order,
-    run_ablation,
     schedule,
 )
 from dpeval.worker.loop import train_step

@@ -13,7 +13,7 @@ from dpeval.analysis.frame import runs_frame
 from dpeval.analysis.scaling.findings import find
 from dpeval.record import io
 from dpeval.record.schema import Record
-from dpeval.worker.ablation import order
+from dpeval.worker.ablation_schedule import order
 from tests.multiprocess.conftest import Finished
 
 Train = Callable[..., Finished]

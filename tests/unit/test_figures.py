@@ -161,7 +161,11 @@ def test_the_waterfall_ends_at_the_product_of_its_factors() -> None:
     pooled = figure_data_of(study())
     (row,) = pooled.table[pooled.table["num_devices"] == 8].to_dict("records")
     factors = {"input": 0.9, "contention": 0.8, "remainder": 1.05}
-    rows = [{k: row[k] for k in CELL} | {"factor": f, "value": v} for f, v in factors.items()]
+    rows = [
+        {name: row[name] for name in CELL}
+        | {"factor": factor, "value": value, "low": value / 1.02, "high": value * 1.02}
+        for factor, value in factors.items()
+    ]
     figure = waterfall.waterfall(figure_data_of(study(), Models(factors=pd.DataFrame(rows)))).figure
     bars = boxes(figure.axes[0])
     assert bars[-1].get_width() == pytest.approx(0.9 * 0.8 * 1.05)

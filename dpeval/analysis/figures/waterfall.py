@@ -17,7 +17,7 @@ from dpeval.analysis.frame.configurations import CELL, Family
 from dpeval.analysis.frame.labels import cell_name, device_count
 from dpeval.errors import UnsupportedError
 from dpeval.util.plural import counted
-from dpeval.util.ranges import span
+from dpeval.util.ranges import UNKNOWN, span
 
 _LOSS, _GAIN, _WHOLE = "#d55e00", "#3fb893", "#0b5a8f"
 
@@ -112,8 +112,8 @@ def _draw(axes: Axes, factors: pd.DataFrame, ends: tuple[float, float]) -> None:
 
 
 def _words(factor: Any) -> str:
-    half = getattr(factor, "half", math.nan)
-    return f"× {factor.value:.3f}" + (f" ± {half:.3f}" if math.isfinite(half) else "")
+    known = span(factor.value, factor.low, factor.high, 3)
+    return f"× {factor.value:.3f}" + (f" {known}" if known != UNKNOWN else "")
 
 
 def _label(axes: Axes, row: int, left: float, right: float, words: str) -> None:

@@ -7,26 +7,24 @@ contradicts itself is refused.
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from dpeval.analysis.frame import cohorts
+from dpeval.analysis.frame import cohorts, step_losses
 from dpeval.errors import RecordError
 from dpeval.record.measurement import Window
 from dpeval.record.phases import PHASES
 from dpeval.record.reference_times import PAGES, ReferenceTimes
-from dpeval.record.schema import Ablation, Record, readings
+from dpeval.record.schema import Record, readings
 from dpeval.stats import machine_speed
 
-VERSION = 7
+VERSION = 8
 """Raised whenever :func:`row` says something else for the same record: caches then start anew."""
 
 _PHASE_NOTES = {
@@ -105,14 +103,13 @@ SCHEMA = pa.schema(
         _number("wall_s", "whole run", "s"),
         _number("balance", "mean over max compute time of the ranks"),
         _number("slowest_rank", "rank with the largest total time"),
-        _number("normal_s", "ablation: median step as ever", "s"),
-        _number("no_sync_s", "ablation: without gradient synchronisation", "s"),
-        _number("alone_s", "ablation: the first rank alone", "s"),
-        _number("no_sync_first_s", "ablation: without synchronisation, of that same rank", "s"),
-        _number("alone_batch", "images per step of that rank"),
-        _number("normal_se_s", "standard error of normal_s", "s"),
-        _number("no_sync_se_s", "standard error of no_sync_s", "s"),
-        _number("alone_se_s", "standard error of alone_s", "s"),
+        *(_number(name, meaning, "s") for name, meaning in step_losses.MEANINGS.items()),
+        *(_number(name, meaning) for name, meaning in step_losses.HALF_MEANINGS.items()),
+        _boolean(
+            "waits_assumed",
+            "whether ablation blocks are taken to have waited for data as the main window did",
+        ),
+        _number("alone_batch", "images per step of the first rank"),
         _number("peak_bytes", "peak memory of the fullest rank", "bytes"),
         _number("forecast_bytes", "its forecast", "bytes"),
         _number("budget_bytes", "memory a rank may use", "bytes"),
@@ -268,7 +265,8 @@ def _measured(run: Record) -> dict[str, Any]:
         "loss_start": run.loss.start if run.loss is not None else None,
         "loss_end": run.loss.end if run.loss is not None else None,
         "alone_batch": _first_batch(run) if run.ablation is not None else None,
-        **_ablation(run.ablation),
+        "waits_assumed": step_losses.waits_are_assumed(run),
+        **step_losses.columns(run),
     }
 
 
@@ -297,34 +295,8 @@ def _first_batch(run: Record) -> int | None:
     return next((rank.per_device_batch_size for rank in run.ranks if rank.rank == 0), None)
 
 
-def _ablation(ablation: Ablation | None) -> dict[str, float | None]:
-    if ablation is None:
-        return {}
-    found: dict[str, float | None] = {
-        "normal_s": _positive(ablation.normal_s),
-        "no_sync_s": _positive(ablation.no_sync_s),
-        "alone_s": _positive(ablation.alone_s),
-    }
-    first = [t for b in ablation.blocks if b.kind == "no_sync" and b.step_s for t in b.step_s[0]]
-    found["no_sync_first_s"] = _positive(median(first)) if first else None
-    for kind in ("normal", "no_sync", "alone"):
-        blocks = [block.step_s for block in ablation.blocks if block.kind == kind]
-        slowest = [max(step) for block in blocks for step in zip(*block, strict=False)]
-        found[f"{kind}_se_s"] = _median_error(slowest)
-    return found
-
-
 def _positive(value: float | None) -> float | None:
     return value if value is not None and value > 0 else None
-
-
-def _median_error(values: Sequence[float]) -> float | None:
-    """Standard error of a median: sqrt(pi/2) times that of a mean, for normal deviates."""
-    if len(values) < 2:
-        return None
-    mean = math.fsum(values) / len(values)
-    variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
-    return math.sqrt(math.pi / 2 * variance / len(values))
 
 
 def _phases(run: Record) -> dict[str, Any]:

@@ -12,13 +12,14 @@ from dpeval.analysis.frame.labels import baseline, cell_name, configuration
 from dpeval.analysis.report.settling import Settling, settling, time_text
 from dpeval.analysis.scaling import best_configuration
 from dpeval.analysis.scaling.best_configuration import Candidate, Choice
-from dpeval.analysis.scaling.efficiency import MEANING, REMAINDER, Waterfall
+from dpeval.analysis.scaling.efficiency import REMAINDER, Waterfall
 from dpeval.analysis.scaling.evidence import FAULT_SHARE
 from dpeval.analysis.scaling.findings import Findings
 from dpeval.analysis.scaling.run_spread import ASSUMED_SHARE, COHORT
 from dpeval.analysis.scaling.scaling_laws import Curve
 from dpeval.analysis.scaling.speedup import having
 from dpeval.util.plural import counted, some_of
+from dpeval.util.ranges import with_span
 
 MOST_FAMILIES = 12
 WINDOWS_AGREE = 0.1
@@ -108,7 +109,7 @@ def _family(findings: Findings, chosen: Choice) -> Iterator[str]:
         )
     for item in findings.waterfalls:
         if item.key["num_devices"] == best.num_devices and _same(item.key, key, best.batch):
-            yield _loss(item)
+            yield loss(item)
     for curve in findings.curves:
         if _same(curve.key, key, best.batch):
             yield _law(curve)
@@ -203,18 +204,30 @@ def _range(low: float, high: float, form: str) -> str:
     return f" ({low:{form}} to {high:{form}}, 95 %)" if low != high else ""
 
 
-def _loss(item: Waterfall) -> str:
-    factor = item.largest_loss
-    product = " × ".join(f"{f.name} {f.value:.2f}" for f in item.factors)
+def loss(item: Waterfall) -> str:
+    """The largest loss, where it can be told apart from the others, and all factors."""
+    lowest, *rivals = item.largest_losses
+    product = " × ".join(f"{f.name} {with_span(f.value, f.low, f.high, 2)}" for f in item.factors)
     doubt = _doubt(item)
-    if factor.value > 0.99:
+    if lowest.value > 0.99:
         return f"No factor of that efficiency loses more than 1 % ({product}).{doubt}"
-    is_one = len(factor.parts) == 1
-    because = f"because of {MEANING[factor.parts[0]]}" if is_one else factor.note
-    return (
-        f"The largest loss is {factor.name} (× {factor.value:.2f}), {because}; in all: {product}."
-        f"{doubt}"
-    )
+    named = f"{lowest.name} (× {with_span(lowest.value, lowest.low, lowest.high, 2)})"
+    is_one = len(lowest.parts) == 1
+    because = f"because of {lowest.meaning}" if is_one else lowest.note
+    if not np.isfinite(lowest.half):
+        return (
+            f"The lowest factor is {named}, {because}; nothing was repeated that would show how "
+            f"well it is known. In all: {product}.{doubt}"
+        )
+    if lowest.high >= 1:
+        return f"No factor of that efficiency can be told from 1 ({product}).{doubt}"
+    if rivals:
+        names = ", ".join(one.name for one in [lowest, *rivals[:-1]])
+        return (
+            f"{names} and {rivals[-1].name} cannot be told apart as the largest loss; in all: "
+            f"{product}.{doubt}"
+        )
+    return f"The largest loss is {named}, {because}; in all: {product}.{doubt}"
 
 
 def _doubt(item: Waterfall) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -27,14 +27,19 @@ REMAINDER = "remainder"
 ORDER = (INPUT, GRANULARITY, CONTENTION, BALANCE, SYNCHRONISATION, REMAINDER)
 
 MEANING = {
-    INPUT: "longer waits for data than on one device",
-    GRANULARITY: "a per-device batch that computes less efficiently than the one-device batch",
+    INPUT: "waits for data that delay a step longer than on one device",
+    GRANULARITY: "a per-device batch that computes less efficiently than the one-device batch, or "
+    "drift between the two runs",
     CONTENTION: "ranks competing for memory bandwidth, clock speed and cores",
     BALANCE: "a slowest rank that delays the others",
-    SYNCHRONISATION: "gradient summation: exposed communication, copies of gradients into and out "
-    "of buckets, and the slowdown of computation by hidden communication",
+    SYNCHRONISATION: "gradient summation and broadcasts of buffers: exposed communication, copies "
+    "of gradients into and out of buckets, and the slowdown of computation by hidden communication",
     REMAINDER: "outliers and drift outside the ablation windows",
 }
+_MOST_HALF = 700.0
+"""A larger one would overflow."""
+SAME_BATCH = "drift between the one-device run and this one, whose first rank has the same batch"
+"""The meaning of granularity in weak scaling."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +50,21 @@ class Factor:
     """Of :data:`ORDER`; more than one if they could not be separated."""
     value: float
     half: float
-    """Half-width of its 95 % interval by first-order propagation; NaN where not known."""
+    """Half-width of the 95 % interval of its logarithm by first-order propagation; NaN where not
+    known."""
     note: str = ""
     """What was missing or assumed."""
+    meaning: str = ""
+    """What is lost, of the first two parts."""
+
+    @property
+    def low(self) -> float:
+        """Lower end of the 95 % interval."""
+        return self.value * math.exp(-self.half)  # 0 for any half-width beyond reason
+
+    @property
+    def high(self) -> float:
+        return self.value * math.exp(min(self.half, _MOST_HALF))
 
     @property
     def name(self) -> str:
@@ -69,8 +86,16 @@ class Waterfall:
     factors: list[Factor]
 
     @property
-    def largest_loss(self) -> Factor:
-        return min(self.factors, key=lambda factor: factor.value)
+    def largest_losses(self) -> list[Factor]:
+        """The lowest factor and those that cannot be told apart from it, the lowest first.
+
+        Two factors are told apart where their 95 % intervals do not overlap. That is stricter than
+        a test of their ratio, but holds however their errors depend on each other: two factors may
+        come from the same windows.
+        """
+        lowest = min(self.factors, key=lambda factor: factor.value)
+        others = [one for one in self.factors if one is not lowest and not lowest.high < one.low]
+        return [lowest, *sorted(others, key=lambda factor: factor.value)]
 
 
 def waterfalls(measured: pd.DataFrame) -> list[Waterfall]:
@@ -96,24 +121,24 @@ def _plain(row: dict[Any, Any]) -> dict[str, Any]:
 def waterfall(base: dict[str, Any], cell: dict[str, Any]) -> Waterfall:
     """Factor the efficiency of `cell` against one device, `base`.
 
-    With X throughputs in img/s, w the share of a step that waits for data, B the images per step,
-    T the mean step in the main window, and of the ablation windows A the usual step, S the
-    step without synchronisation, S' that of the first rank, C that rank's step when it runs
-    alone, at its own batch b:
+    With X throughputs in img/s, B the images per step, T the mean step in the main window, L how
+    much waits for data delay it, and b the first rank's batch. The ablation windows give, each
+    without waits for data: A the usual step, S the step without synchronisation, F that of the
+    first rank, C that rank's step when it runs alone.
 
-    - input: (1-w_N) / (1-w_1)
-    - granularity: rate alone over the rate of one device, (b/C) / X_1
-    - contention: the first rank alone against among the others, C/S' · (1-w_1) / (1-w_N), since
-      the input factor already counts waiting for data
-    - load balance: B / (N b) · S' / S, the slowest rank against the first and the fullest share
+    - input: (1 - L_N/T_N) / (1 - L_1/T_1)
+    - granularity: rate alone over the rate of one device, b / C / (X_1 / (1 - L_1/T_1))
+    - contention: the first rank alone against among the others, C / F
+    - load balance: B / (N b) · F / S, the slowest rank against the first and the fullest share
       against the mean one
     - gradient synchronisation: S / A
-    - remainder: A / T
+    - remainder: A / (T_N - L_N)
 
     The product telescopes to X_N / (N X_1) = E. The first rank is the reference throughout, as
     one device is the first one too: POP's mean over max would call it contention where the
-    straggler is another, and contention above 1 where it is the first. That form stands in,
-    with C / (S L N b / B) for contention, where S' is not recorded but the load balance L is.
+    straggler is another, and contention above 1 where it is the first. Waits for data are in the
+    input factor alone, as far as they delay a step
+    (:mod:`dpeval.analysis.frame.step_losses`).
 
     If a window is missing, its factors merge into one: E over the product of the others.
     """
@@ -123,9 +148,18 @@ def waterfall(base: dict[str, Any], cell: dict[str, Any]) -> Waterfall:
     known_parts = {part for factor in made for part in factor.parts}
     left = tuple(part for part in ORDER if part not in known_parts)
     if left:
-        made.append(Factor(left, efficiency / known, math.nan, _why(left, cell)))
+        half = math.hypot(_rate_half(base), _rate_half(cell), *(factor.half for factor in made))
+        made.append(Factor(left, efficiency / known, half, _why(left, cell)))
     made.sort(key=lambda factor: ORDER.index(factor.parts[0]))
-    return Waterfall({name: cell[name] for name in CONFIGURATION}, efficiency, made)
+    told = [replace(factor, meaning=_meaning(factor, base, cell)) for factor in made]
+    return Waterfall({name: cell[name] for name in CONFIGURATION}, efficiency, told)
+
+
+def _meaning(factor: Factor, base: dict[str, Any], cell: dict[str, Any]) -> str:
+    is_same = _known(cell["alone_batch"]) == _known(base["per_device_batch_max"])
+    is_same = is_same if _known(cell["alone_batch"]) is not None else cell["scaling"] == "weak"
+    meanings = MEANING | ({GRANULARITY: SAME_BATCH} if is_same else {})
+    return " and ".join(meanings[part] for part in factor.parts[:2])
 
 
 def _factors(base: dict[str, Any], cell: dict[str, Any]) -> Iterator[Factor]:
@@ -134,82 +168,77 @@ def _factors(base: dict[str, Any], cell: dict[str, Any]) -> Iterator[Factor]:
         yield waiting
     if _known(cell["normal_s"]) is None:
         if (balance := _known(cell["balance"])) is not None:
-            yield Factor((BALANCE,), balance, math.nan)
+            yield Factor((BALANCE,), balance, float(cell["balance_half"]))
         if (synchronisation := _from_phases(base, cell)) is not None:
             yield synchronisation
         return
-    yield from _windows(base, cell, waiting.value if waiting is not None else None)
+    yield from _windows(base, cell)
 
 
 def _from_phases(base: dict[str, Any], cell: dict[str, Any]) -> Factor | None:
-    """Gradient synchronisation without windows: the share of a step that it visibly takes.
+    """Gradient synchronisation without windows: what it visibly takes of a step.
 
-    Gradients are copied on one device too if its model is wrapped; only the copies beyond those
-    are a cost of more devices.
+    Waits for slower ranks are in the load balance, so the exposed communication is that of the
+    rank that waits least. Gradients are copied on one device too if its model is wrapped; only the
+    copies beyond those are a cost of more devices.
     """
-    exposed, copies = _known(cell["comm_exposed_s"]), _known(cell["grad_copy_s"])
+    exposed, copies = _known(cell["exposed_s"]), _known(cell["grad_copy_s"])
     if exposed is None:
         return None
-    many = (exposed + (copies or 0.0)) / cell["step_s"]
-    one = (_known(base["grad_copy_s"]) or 0.0) / base["step_s"] if copies is not None else 0.0
-    if many >= 1 or one >= 1:
+    many = 1 - (exposed + (copies or 0.0)) / _busy_s(cell)
+    one = 1 - (_known(base["grad_copy_s"]) or 0.0) / _busy_s(base) if copies is not None else 1.0
+    if many <= 0 or one <= 0:
         return None
     sources = "exposed communication" + " and gradient copies" * (copies is not None)
     note = f"from {sources} alone: no ablation windows"
-    return Factor((SYNCHRONISATION,), (1 - many) / (1 - one), math.nan, note)
+    return Factor((SYNCHRONISATION,), many / one, float(cell["exposed_half"]), note)
+
+
+def _busy_s(row: dict[str, Any]) -> float:
+    """The mean step without what waits for data add to it, s."""
+    return float(row["step_s"]) - (_known(row["input_s"]) or 0.0)
 
 
 def _input(base: dict[str, Any], cell: dict[str, Any]) -> Factor | None:
-    shares = [_known(row["data_s"]) for row in (base, cell)]
-    if shares[0] is None or shares[1] is None:
+    if _known(base["input_s"]) is None or _known(cell["input_s"]) is None:
         return None
-    one, many = shares[0] / base["step_s"], shares[1] / cell["step_s"]
-    if one >= 1 or many >= 1:
+    one, many = (_busy_s(row) / float(row["step_s"]) for row in (base, cell))
+    if one <= 0 or many <= 0:
         return None
-    note = (
-        "assumes that the windows waited for data as long as the main window"
-        if max(one, many) > 0.05
-        else ""
-    )
-    return Factor((INPUT,), (1 - many) / (1 - one), math.nan, note)
+    half = math.hypot(float(base["input_half"]), float(cell["input_half"]))
+    return Factor((INPUT,), many / one, half, _assumed(cell, 1 - many))
 
 
-def _windows(base: dict[str, Any], cell: dict[str, Any], waiting: float | None) -> Iterator[Factor]:
-    """The factors from the ablation windows; `waiting` is the input factor."""
+def _assumed(cell: dict[str, Any], share: float) -> str:
+    if cell["num_devices"] > 1 and _known(cell["exposed_s"]) is None:
+        return "the longest wait of any rank: communication was not timed"
+    if cell["waits_assumed"] and share > 0.05:
+        return "assumes that the windows waited for data as long as the main window"
+    return ""
+
+
+def _windows(base: dict[str, Any], cell: dict[str, Any]) -> Iterator[Factor]:
+    """The factors from the ablation windows."""
     normal, no_sync = float(cell["normal_s"]), _known(cell["no_sync_s"])
     alone, batch = _known(cell["alone_s"]), _known(cell["alone_batch"])
-    error = {name: _share(cell, name) for name in ("normal", "no_sync", "alone")}
     if no_sync is not None:
-        value = no_sync / normal
-        yield Factor((SYNCHRONISATION,), value, _half(value, error["no_sync"], error["normal"]))
-    if no_sync is not None or alone is not None:
-        value = normal / float(cell["step_s"])
-        yield Factor((REMAINDER,), value, _half(value, error["normal"], _rate_error(cell)))
-    if alone is not None and batch is not None:
-        value = batch / alone / float(base["img_per_s"])
-        yield Factor((GRANULARITY,), value, _half(value, error["alone"], _rate_error(base)))
-    if no_sync is None or batch is None:
+        yield Factor((SYNCHRONISATION,), no_sync / normal, float(cell["sync_half"]))
+    if (no_sync is not None or alone is not None) and _busy_s(cell) > 0:
+        yield Factor((REMAINDER,), normal / _busy_s(cell), float(cell["normal_half"]))
+    if alone is not None and batch is not None and _busy_s(base) > 0:
+        computing = float(base["img_per_s"]) * float(base["step_s"]) / _busy_s(base)
+        # Two runs are compared, so the spread between runs counts for both.
+        half = math.hypot(float(cell["alone_half"]), _between_half(cell), _rate_half(base))
+        note = "also holds what changed between the one-device run and this one"
+        yield Factor((GRANULARITY,), batch / alone / computing, half, note)
+    first = _known(cell["no_sync_first_s"])
+    if no_sync is None or first is None or batch is None:
         return
     images = float(cell["img_per_s"]) * float(cell["step_s"])
     share = images / (cell["num_devices"] * batch)
-    first, note = _first_rank(cell, no_sync, share)
-    if first is None:
-        return
-    value = share * first / no_sync
-    yield Factor((BALANCE,), value, _half(value, error["no_sync"]), note)
-    if alone is not None and waiting is not None:
-        value = alone / first / waiting
-        yield Factor((CONTENTION,), value, _half(value, error["no_sync"], error["alone"]))
-
-
-def _first_rank(cell: dict[str, Any], no_sync: float, share: float) -> tuple[float | None, str]:
-    """Step of the first rank without synchronisation, or of the mean one in its place, s."""
-    first, balance = _known(cell["no_sync_first_s"]), _known(cell["balance"])
-    if first is not None:
-        return first, ""
-    if balance is not None:
-        return no_sync * balance / share, "mean over maximum compute time of the ranks"
-    return None, ""
+    yield Factor((BALANCE,), share * first / no_sync, float(cell["first_half"]))
+    if alone is not None:
+        yield Factor((CONTENTION,), alone / first, float(cell["contention_half"]))
 
 
 def _why(left: tuple[str, ...], cell: dict[str, Any]) -> str:
@@ -220,7 +249,7 @@ def _why(left: tuple[str, ...], cell: dict[str, Any]) -> str:
         lacking.append("no window without synchronisation")
     elif _known(cell["alone_s"]) is None:
         lacking.append("no window of one rank alone")
-    if _known(cell["normal_s"]) is None and _known(cell["comm_exposed_s"]) is None:
+    if _known(cell["normal_s"]) is None and _known(cell["exposed_s"]) is None:
         lacking.append("exposed communication not measured")
     if _known(cell["balance"]) is None:
         lacking.append("no load balance")
@@ -234,25 +263,21 @@ def _known(value: Any) -> float | None:
     return None if value is None or pd.isna(value) else float(value)
 
 
-def _share(cell: dict[str, Any], window: str) -> float:
-    """Relative standard error of a window's median step; NaN where not known."""
-    value, error = _known(cell[f"{window}_s"]), _known(cell[f"{window}_se_s"])
-    return error / value if value and error is not None else math.nan
+def _rate_half(row: dict[str, Any]) -> float:
+    """Half-width of the 95 % interval of log X, with the spread between runs."""
+    return math.log(float(row["comparable_high"]) / float(row["comparable_low"])) / 2
 
 
-def _rate_error(row: dict[str, Any]) -> float:
-    """Relative standard error of a throughput from its 95 % interval."""
-    return float(row["high"] - row["low"]) / 2 / 1.96 / float(row["img_per_s"])
-
-
-def _half(value: float, *errors: float) -> float:
-    """95 % half-width of a ratio of independent values with these relative standard errors."""
-    return value * 1.96 * math.hypot(*errors)
+def _between_half(row: dict[str, Any]) -> float:
+    """The part of :func:`_rate_half` that a single run does not show; repetitions show all."""
+    own = math.log(float(row["high"]) / float(row["low"])) / 2
+    return math.sqrt(max(0.0, _rate_half(row) ** 2 - own**2))
 
 
 def table(found: list[Waterfall]) -> pd.DataFrame:
     """One row per configuration and factor: :data:`CONFIGURATION`, `factor`, `parts` (all that
-    it covers), `value`, `half`, `note`; a configuration's values multiply to its efficiency."""
+    it covers), `value`, `low`, `high` (95 % interval), `note`; a configuration's values multiply to
+    its efficiency."""
     return pd.DataFrame(
         [
             {
@@ -260,11 +285,12 @@ def table(found: list[Waterfall]) -> pd.DataFrame:
                 "factor": f.short,
                 "parts": f.name,
                 "value": f.value,
-                "half": f.half,
+                "low": f.low,
+                "high": f.high,
                 "note": f.note,
             }
             for item in found
             for f in item.factors
         ],
-        columns=[*CONFIGURATION, "factor", "parts", "value", "half", "note"],
+        columns=[*CONFIGURATION, "factor", "parts", "value", "low", "high", "note"],
     )

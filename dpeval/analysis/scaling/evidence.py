@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from dpeval.analysis.scaling.efficiency import MEANING, Waterfall
+from dpeval.analysis.scaling.efficiency import GRANULARITY, Waterfall
 from dpeval.record.codes import SHORT_WARNINGS
 from dpeval.record.phases import PHASE_WORDS, PHASES
 from dpeval.stats.intervals import robust_deviation
@@ -93,7 +93,8 @@ def _threads(pair: Pair) -> str | None:
 
 
 def _waits(row: dict[str, Any]) -> float:
-    share = float(row["data_s"]) / float(row["step_s"])
+    """The share of a step that waits for data add to it; 0 where it is not known."""
+    share = float(row["input_s"]) / float(row["step_s"])
     return 0.0 if math.isnan(share) else share
 
 
@@ -164,10 +165,15 @@ def _noisy(pair: Pair) -> str | None:
 
 def _regime(pair: Pair) -> str | None:
     factors = pair.waterfall.factors if pair.waterfall is not None else []
-    gain = next((f.value for f in factors if f.parts == ("granularity",)), math.nan)
-    if not gain > GAIN:
+    found = next((factor for factor in factors if factor.parts == (GRANULARITY,)), None)
+    if found is None or not found.value > GAIN or found.low < 1:
         return None
-    share = pair.cell["per_device_batch_max"]
+    gain, share = found.value, pair.cell["alone_batch"]
+    if share == pair.base["per_device_batch_max"]:
+        return (
+            f"one rank alone is {gain:.2f} times as fast as the one-device run with the same "
+            "batch: something changed between the two runs"
+        )
     return (
         f"one rank alone is {gain:.2f} times as fast per image at its {share:g} images as one "
         "device with the whole batch (caches, memory, other kernels)"
@@ -214,34 +220,46 @@ def _straggler(pair: Pair) -> str | None:
 
 def _phase(pair: Pair) -> str | None:
     """The phase, other than forward and backward, whose share of the step rose most."""
-    rises = {
-        phase: float(pair.cell[f"{phase}_s"]) / float(pair.cell["step_s"])
-        - float(pair.base[f"{phase}_s"]) / float(pair.base["step_s"])
+    shares = {
+        phase: (_phase_share(pair.base, phase), _phase_share(pair.cell, phase))
         for phase in PHASES
         if phase not in ("forward", "backward")
     }
-    known = {phase: rise for phase, rise in rises.items() if rise > RISE}
-    if not known:
+    rises = {phase: now - before for phase, (before, now) in shares.items() if now - before > RISE}
+    if not rises:
         return None
-    phase = max(known, key=lambda name: known[name])
-    name = PHASE_WORDS.get(phase, phase)
-    share = float(pair.cell[f"{phase}_s"]) / float(pair.cell["step_s"])
-    return f"{name} takes {share:.0%} of its step, {known[phase] * 100:.0f} points more"
+    phase = max(rises, key=lambda name: rises[name])
+    name, share = PHASE_WORDS.get(phase, phase), shares[phase][1]
+    return f"{name} takes {share:.0%} of its step, {rises[phase] * 100:.0f} points more"
+
+
+_DELAYS = {"data": "input_s", "comm_exposed": "exposed_s"}
+"""Columns that hold what a wait of any rank adds to a step, not what one rank waits."""
+
+
+def _phase_share(row: dict[str, Any], phase: str) -> float:
+    """The share of a step that a phase takes."""
+    known = [row[_DELAYS[phase]]] if phase in _DELAYS and pd.notna(row[_DELAYS[phase]]) else []
+    return float([*known, row[f"{phase}_s"]][0]) / float(row["step_s"])
 
 
 def _factor(pair: Pair) -> str | None:
-    """The factor of the waterfall that fell most."""
+    """The factor of the waterfall that fell most, unless its fall may be chance."""
     if pair.waterfall is None:
         return None
-    before = {f.parts: f.value for f in pair.before.factors} if pair.before is not None else {}
-    falls = {f.parts: f.value / before.get(f.parts, 1.0) for f in pair.waterfall.factors}
-    parts = min(falls, key=lambda name: falls[name])
-    if falls[parts] > 1 - RISE:
+    factors = pair.before.factors if pair.before is not None else []
+    before = {factor.parts: factor for factor in factors}
+    falls = {
+        factor.parts: factor.value / (before[factor.parts].value if factor.parts in before else 1)
+        for factor in pair.waterfall.factors
+    }
+    now = min(pair.waterfall.factors, key=lambda factor: falls[factor.parts])
+    then = before.get(now.parts)
+    half = math.hypot(now.half, then.half) if then is not None else now.half
+    if falls[now.parts] > 1 - RISE or math.log(falls[now.parts]) > -half:
         return None
-    what = " and ".join(MEANING[part] for part in parts[:2])
-    against = f" against {before[parts]:.2f}" if parts in before else ""
-    value = next(f.value for f in pair.waterfall.factors if f.parts == parts)
-    return f"its {' × '.join(parts)} is {value:.2f}{against} ({what})"
+    against = f" against {then.value:.2f}" if then is not None else ""
+    return f"its {now.name} is {now.value:.2f}{against} ({now.meaning})"
 
 
 def _nodes(pair: Pair) -> str | None:

@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from dpeval.analysis.frame import step_losses
 from dpeval.analysis.frame.runs_frame import COLUMNS, CONFIGURATION
+from dpeval.analysis.scaling import factor_errors
 from dpeval.analysis.scaling.run_spread import (
     COHORT,
     RunSpread,
@@ -25,9 +27,8 @@ from dpeval.record.phases import PHASES
 _MEANS = (
     *(f"{phase}_s" for phase in PHASES),
     "page_faults", "page_fault_share", "machine_s",
-    "balance", "normal_s", "no_sync_s", "alone_s", "no_sync_first_s", "alone_batch",
+    "balance", "alone_batch", *step_losses.MEANINGS,
 )  # fmt: skip
-_ERRORS = ("normal_se_s", "no_sync_se_s", "alone_se_s")
 POOLED: dict[str, str] = {
     "series": "runs that may be compared",
     "hardware": "cpu or gpu",
@@ -62,7 +63,9 @@ POOLED: dict[str, str] = {
     "steady": "whether every run reached a steady state",
     "stand_in": "whether other data was used than requested",
     "oversubscribed": "more compute threads than CPUs, or more ranks than GPUs",
-    **{name: COLUMNS[name] for name in (*_MEANS, *_ERRORS)},
+    **{name: COLUMNS[name] for name in _MEANS},
+    **factor_errors.MEANINGS,
+    "waits_assumed": COLUMNS["waits_assumed"],
     "per_device_batch_max": "largest per-device batch, images",
     "micro_batches": "micro-batches per step of a rank",
     "threads": "compute threads per rank",
@@ -100,10 +103,12 @@ def pool(runs: pd.DataFrame) -> pd.DataFrame:
     Nagaraja 2003, Order Statistics, section 7.1); a single one has no interval (NaN).
     """
     spreads, energies = by_cohort(runs), by_cohort(runs, "energy_j_per_img")
+    repeated = factor_errors.by_cohort(runs)
     made = [
         {
             **dict(zip(CONFIGURATION, key, strict=True)),
             **_pooled(group, spreads[key[: len(COHORT)]], energies[key[: len(COHORT)]]),
+            **factor_errors.halves(_good(group), repeated[key[: len(COHORT)]]),
         }
         for key, group in runs.groupby(CONFIGURATION, dropna=False, sort=True)
     ]
@@ -111,7 +116,7 @@ def pool(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _pooled(group: pd.DataFrame, spread: RunSpread, of_energy: RunSpread) -> dict[str, Any]:
-    good = group[(group["status"] == "ok") & group["img_per_s"].notna()]
+    good = _good(group)
     counts = group["status"].value_counts(sort=False)
     worst = group if len(good) else group[group["status"] == _worst(group["status"])]
     pooled: dict[str, Any] = {
@@ -126,15 +131,20 @@ def _pooled(group: pd.DataFrame, spread: RunSpread, of_energy: RunSpread) -> dic
         "study": group["study"].iloc[0],
         "strategy": (good if len(good) else group)["strategy"].iloc[0],
         "stand_in": bool(group["stand_in"].any()),
+        "waits_assumed": bool(good["waits_assumed"].any()),
         "oversubscribed": bool(group["oversubscribed"].any()),
         "steady": len(good) > 0 and not any(value is False for value in good["steady"]),
     }
     pooled |= {name: _mean(good[name]) for name in _MEANS}
-    pooled |= {name: _error(good[name]) for name in _ERRORS}
     highest = (*_HIGHEST, "peak_bytes", "forecast_bytes")
     pooled |= {name: float(group[name].max()) for name in highest}
     pooled["budget_bytes"] = float(group["budget_bytes"].min())
     return pooled | _times(good, spread) | _energy(good, of_energy)
+
+
+def _good(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs with a measurement."""
+    return runs[(runs["status"] == "ok") & runs["img_per_s"].notna()]
 
 
 def _worst(statuses: pd.Series[Any]) -> str:
@@ -162,13 +172,6 @@ def _mean(values: pd.Series[float]) -> float:
     known = values.to_numpy(dtype=float)
     known = known[~np.isnan(known)]
     return float(known.mean()) if len(known) else np.nan
-
-
-def _error(values: pd.Series[float]) -> float:
-    """Standard error of a mean of independent values, from theirs."""
-    known = values.to_numpy(dtype=float)
-    known = known[~np.isnan(known)]
-    return float(np.sqrt((known**2).sum())) / len(known) if len(known) else np.nan
 
 
 def _times(good: pd.DataFrame, spread: RunSpread) -> dict[str, Any]:
@@ -303,6 +306,7 @@ def missing(pooled: pd.DataFrame) -> pd.DataFrame:
                     **_absence("missing"),
                     "model": group["model"].iloc[0], "study": group["study"].iloc[0],
                     "strategy": "", "stand_in": False, "oversubscribed": False, "steady": False,
+                    "waits_assumed": False,
                 }
             )  # fmt: skip
     return pd.DataFrame(found, columns=list(POOLED))

@@ -1,0 +1,263 @@
+"""What delays a step: waits for data, communication, and what ablation blocks show.
+
+A step lasts as long as its slowest rank needs, and the others wait for that. So a wait for data
+counts as far as it delays the step: with c_r the time in which rank r computes and d_r its wait,
+that is max_r(d_r + c_r) - max_r(c_r). The waits of any one rank would be counted once as input and
+again as an imbalance or as communication.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from dpeval.record.codes import AblationKind
+from dpeval.record.phases import COMPUTE_PHASES
+from dpeval.record.schema import AblationBlock, RankRecord, Record
+from dpeval.stats.comparison import quantile
+from dpeval.stats.intervals import mean_interval
+from dpeval.util.arrays import Floats
+
+MEANINGS = {
+    "input_s": "mean time by which waits for data delay a step",
+    "exposed_s": "mean exposed communication of the rank that waits least: none of it is a wait "
+    "for slower ranks",
+    "normal_s": "ablation: mean step as ever, as long as the slowest rank's, without waits for "
+    "data, as are the three below",
+    "no_sync_s": "ablation: without gradient synchronisation",
+    "no_sync_first_s": "ablation: the same of the first rank",
+    "alone_s": "ablation: the first rank alone",
+}
+"""Columns in seconds."""
+HALF_MEANINGS = {
+    "input_half": "half-width of the 95 % interval of log(1 - input_s/step_s)",
+    "exposed_half": "of log(1 - exposed_s/(step_s - input_s))",
+    "balance_half": "of log(balance)",
+    "normal_half": "of log(normal_s)",
+    "sync_half": "of log(no_sync_s/normal_s)",
+    "first_half": "of log(no_sync_first_s/no_sync_s)",
+    "contention_half": "of log(alone_s/no_sync_first_s)",
+    "alone_half": "of log(alone_s)",
+}
+"""Columns that hold half-widths, within a run: of windows, from their rounds."""
+_SERIES_FIT = 1e-6
+"""Series of a record whose mean is this close to the mean it states, over the step, are its own."""
+
+
+@dataclass(frozen=True)
+class _Main:
+    """The main window of a run, s."""
+
+    step: Floats
+    """Of the slowest rank, shape [steps]."""
+    data: Floats
+    """Waits for data, shape [ranks, steps]; [ranks, 1], their means, if no series are known."""
+    compute: Floats
+    """Waiting for neither data nor others, likewise."""
+    exposed: Floats | None
+    """Exposed communication, likewise; None if it was not timed."""
+
+    @property
+    def input(self) -> Floats:
+        """By how much waits for data delay each step."""
+        if self.exposed is None:  # then waits for others are part of what seems to be computing
+            return np.asarray(self.data.max(axis=0))
+        return _delay(self.data, self.compute)
+
+    @property
+    def has_series(self) -> bool:
+        return len(self.data[0]) > 1
+
+
+def columns(run: Record) -> dict[str, float | None]:
+    """The columns of :data:`MEANINGS` and :data:`HALF_MEANINGS` that `run` can fill."""
+    main = _main(run)
+    found = _of_main(main) if main is not None else {}
+    return found | _of_blocks(run, main)
+
+
+def waits_are_assumed(run: Record) -> bool:
+    """Whether blocks are taken to have waited for data as the main window did."""
+    blocks = run.ablation.blocks if run.ablation is not None else []
+    return any(block.step_s and not block.data_s for block in blocks)
+
+
+def _delay(data: Floats, compute: Floats) -> Floats:
+    return np.asarray((data + compute).max(axis=0) - compute.max(axis=0))
+
+
+def _main(run: Record) -> _Main | None:
+    window, found = run.window, run.throughput
+    ranks = sorted(run.ranks, key=lambda rank: rank.rank)
+    if window is None or found is None or not ranks:
+        return None
+    main = slice(window.first, window.first + window.steps)
+    slowest = next((rank for rank in ranks if rank.rank == found.slowest_rank), ranks[0])
+    step = np.array(slowest.step_s[main])
+    if any("data" not in rank.stats for rank in ranks) or not step.sum() > 0:
+        return None
+    is_timed = all("comm_exposed" in rank.stats for rank in ranks)
+    groups = [("data",), COMPUTE_PHASES, *[("comm_exposed",)] * is_timed]
+    series = [[_series(rank, names, main) for rank in ranks] for names in groups]
+    known = [one for group in series for one in group if one is not None]
+    if len(known) == len(ranks) * len(groups) and {len(one) for one in known} == {len(step)}:
+        tables = [np.array(group) for group in series]
+    else:
+        tables = [np.array([[_stated(rank, names)] for rank in ranks]) for names in groups]
+    return _Main(step, tables[0], tables[1], tables[2] if is_timed else None)
+
+
+def _stated(rank: RankRecord, names: Sequence[str]) -> float:
+    """Mean time of the phases in the main window, as the record states it, s."""
+    return sum(rank.stats[name].mean_s for name in names if name in rank.stats)
+
+
+def _series(rank: RankRecord, names: Sequence[str], main: slice) -> Floats | None:
+    """Time of the phases in every step of the window, s; None unless it fits what is stated."""
+    parts = [rank.phase_s.get(name, [])[main] for name in names if name in rank.stats]
+    if not parts or not parts[0] or len({len(part) for part in parts}) > 1:
+        return None
+    total: Floats = np.sum(parts, axis=0)
+    step_s = rank.stats["step"].mean_s if "step" in rank.stats else float(total.mean())
+    fits = abs(float(total.mean()) - _stated(rank, names)) <= _SERIES_FIT * abs(step_s)
+    return total if fits else None
+
+
+def _of_main(main: _Main) -> dict[str, float | None]:
+    waits = main.input
+    found: dict[str, float | None] = {"input_s": max(0.0, float(waits.mean()))}
+    least = main.exposed.min(axis=0) if main.exposed is not None else None
+    if least is not None:
+        found["exposed_s"] = float(least.mean())
+    if not main.has_series:
+        return found
+    found["input_half"] = _ratio_half(main.step - waits, main.step)
+    if least is not None:
+        found["exposed_half"] = _ratio_half(main.step - waits - least, main.step - waits)
+        slowest = int(np.argmax(main.compute.mean(axis=1)))
+        found["balance_half"] = _ratio_half(main.compute.mean(axis=0), main.compute[slowest])
+    return found
+
+
+def _ratio_half(part: Floats, whole: Floats) -> float | None:
+    """Half-width of the 95 % interval of the log of a ratio of means, to first order.
+
+    Args:
+        part: the numerator in every step, shape [steps].
+        whole: the denominator, likewise.
+    """
+    means = float(part.mean()), float(whole.mean())
+    if not (np.isfinite(means).all() and min(means) > 0):
+        return None
+    found = mean_interval(1 + part / means[0] - whole / means[1])
+    return (found.high - found.low) / 2
+
+
+def _of_blocks(run: Record, main: _Main | None) -> dict[str, float | None]:
+    """Means over the blocks of each kind, and half-widths whose replicates are rounds."""
+    blocks = run.ablation.blocks if run.ablation is not None else []
+    levels = list(_levels(blocks, main))
+    places: dict[str, Floats] = {}
+    means_s: dict[str, Floats] = {}
+    for name, kind, value in _BLOCK_COLUMNS:
+        chosen = [one for one in levels if one.kind == kind]
+        if chosen:
+            places[name] = np.array([one.place for one in chosen], dtype=float)
+            means_s[name] = np.array([getattr(one, value) for one in chosen])
+    if not all((one > 0).all() and np.isfinite(one).all() for one in means_s.values()):
+        return {}
+    found: dict[str, float | None] = {name: float(one.mean()) for name, one in means_s.items()}
+    raw = {name: np.log(one) for name, one in means_s.items()}
+    drift = _drift([(places[name], raw[name]) for name in raw])
+    logs = {name: raw[name] - drift * places[name] for name in raw}
+    normal, no_sync, first, alone = (logs.get(name, np.array([])) for name, _, _ in _BLOCK_COLUMNS)
+    return found | {
+        "normal_half": _half(normal),
+        "sync_half": _half(no_sync, normal),
+        "first_half": _half(first, no_sync),
+        "contention_half": _half(alone, first),
+        "alone_half": _half(alone),
+    }
+
+
+class _Level(NamedTuple):
+    """The mean step of one block without waits for data, s."""
+
+    place: int
+    """Among all blocks, in the order in which they ran."""
+    kind: AblationKind
+    slowest_s: float
+    first_s: float
+    """Of the first rank."""
+
+
+_BLOCK_COLUMNS = (
+    ("normal_s", "normal", "slowest_s"),
+    ("no_sync_s", "no_sync", "slowest_s"),
+    ("no_sync_first_s", "no_sync", "first_s"),
+    ("alone_s", "alone", "slowest_s"),
+)
+"""Column, kind of block and field of :class:`_Level`."""
+
+
+def _levels(blocks: Sequence[AblationBlock], main: _Main | None) -> Iterator[_Level]:
+    for place, block in enumerate(blocks):
+        step, data, compute = map(_table, (block.step_s, block.data_s, block.compute_s))
+        if not step.size:
+            continue
+        if data.shape != step.shape or compute.shape != step.shape:
+            data, compute = _assumed(block.kind, step, main)
+        slowest = step.max(axis=0) - _delay(data, compute)
+        first = step[0] - data[0]
+        yield _Level(place, block.kind, float(slowest.mean()), float(first.mean()))
+
+
+def _table(series: Sequence[Sequence[float]]) -> Floats:
+    """Series of ranks as one array, cut to the shortest; empty if there are none."""
+    steps = min(map(len, series), default=0)
+    return np.array([one[:steps] for one in series if steps], dtype=float)
+
+
+def _assumed(kind: AblationKind, step: Floats, main: _Main | None) -> tuple[Floats, Floats]:
+    """Waits and computing of a block that did not record them: shares as in the main window."""
+    ranks = len(step)
+    if main is None or len(main.data) < ranks:
+        return np.zeros_like(step), step
+    waits, computes = (
+        times.mean(axis=1)[:ranks, None] / main.step.mean() * step
+        for times in (main.data, main.compute)
+    )
+    # A usual step holds waits for others, too.
+    return waits, computes if kind == "normal" else step - waits
+
+
+def _drift(kinds: Sequence[tuple[Floats, Floats]]) -> float:
+    """Change of the log of a step from one block to the next, common to all kinds of blocks.
+
+    Args:
+        kinds: per kind, the places of its blocks and the logs of their mean steps.
+    """
+    products = squares = 0.0
+    for places, logs in kinds:
+        centred = places - places.mean()
+        products += float((centred * logs).sum())
+        squares += float((centred**2).sum())
+    return products / squares if squares else 0.0
+
+
+def _half(logs: Floats, others: Floats | None = None) -> float | None:
+    """Half-width of the 95 % interval of a mean over rounds, or of a difference in each round.
+
+    The difference of blocks of the same round is freed of what lasts longer than a round, and the
+    drift has been taken out, so rounds count as independent (Student's t).
+    """
+    if others is not None and len(others) != len(logs):
+        return None
+    values = logs if others is None else logs - others
+    if len(values) < 2:
+        return None
+    error = float(values.std(ddof=1)) / np.sqrt(len(values))
+    return float(quantile(0.975, len(values) - 1)) * float(error)
