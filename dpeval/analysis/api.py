@@ -130,17 +130,18 @@ def best(
         frame: one row per run, as :func:`read` returns it.
         objective: ``throughput``, ``device_seconds`` (per image), ``energy`` (per image) or
             ``efficient`` (throughput above a floor of efficiency).
-        min_efficiency: leave out configurations below this parallel efficiency; default: none,
-            and 0.8 for ``efficient``.
+        min_efficiency: leave out configurations that do not reach this parallel efficiency with
+            the lower end of their interval; default: none, and 0.8 for ``efficient``.
         by_batch: the best of every batch instead of the best over all.
 
     Returns:
         Columns `series`, `hardware`, `scaling`, `num_devices`, `batch`, `value`, `low`, `high`
-        (95 % interval), `unit`, `efficiency`, `ties` (those within the error of the best, as
-        pairs of devices and batch) and `why_not` (where nothing qualifies).
+        (95 % interval), `unit`, `efficiency`, `behind`, `ties` (those that could be the best, too,
+        as pairs of devices and batch), `doubtful` (better ones of which it is not known or not
+        settled whether they reach the floor) and `why_not` (where nothing qualifies).
 
     Raises:
-        ConfigError: there is no such objective.
+        ConfigError: there is no such objective, or `min_efficiency` is not in [0, 1].
 
     Example:
         >>> import dpeval

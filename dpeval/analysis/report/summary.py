@@ -86,6 +86,8 @@ class Chosen(Part):
     """All others that qualify, best value first: `could_be_best` of each, with 95 % confidence, and
     how far `behind` the best it is at most, as a share."""
     why_not: str
+    doubtful: list[Cell] = []
+    """Better ones of which it is not settled whether they reach the floor of efficiency."""
 
 
 class Summary(Part):
@@ -137,6 +139,7 @@ def summarise(findings: Findings, cautions: Iterable[str] = ()) -> Summary:
                 best=_plain(vars(one.best)) if one.best is not None else None,
                 others=[_plain(vars(other)) for other in one.others],
                 why_not=one.why_not,
+                doubtful=[_plain(vars(other)) for other in one.doubtful],
             )
             for one in findings.choices
         ],

@@ -183,7 +183,6 @@ def _choice(one: Choice) -> list[str]:
     best = one.best
     if best is None:
         raise ValueError("a choice without a best configuration has no row")
-    against = f" of {best.baseline_devices}" * (best.baseline_devices != 1)
     ties = ", ".join(f"{tie.num_devices} at batch {tie.batch}" for tie in one.ties[:5])
     more = f" and {len(one.ties) - 5} more" if len(one.ties) > 5 else ""
     return [
@@ -192,6 +191,6 @@ def _choice(one: Choice) -> list[str]:
         str(best.num_devices),
         f"{best.batch}{' each' * (one.key['scaling'] == 'weak')}",
         f"{best.value:.4g} {one.objective.unit}",
-        f"{best.efficiency:.0%}{against}",
+        f"{best.efficiency:.0%}" if pd.notna(best.efficiency) else "unknown",
         ties + more or "–",
     ]

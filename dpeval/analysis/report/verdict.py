@@ -91,6 +91,7 @@ def lacking(findings: Findings) -> list[str]:
 def _family(findings: Findings, chosen: Choice) -> Iterator[str]:
     if chosen.best is None:
         yield f"{chosen.key['series']}: no best configuration, {chosen.why_not}."
+        yield from _doubtful(chosen)
         return
     key, best = chosen.key, chosen.best
     row = _row(findings.points, chosen, best)
@@ -99,6 +100,7 @@ def _family(findings: Findings, chosen: Choice) -> Iterator[str]:
     else:
         where, model = _where(findings, chosen), row["model"] or "the model"
         yield f"{where}, {model} {_OBJECTIVE_WORDS[chosen.objective.name]} {_told(chosen, row)}."
+    yield from _doubtful(chosen)
     if pd.notna(row["speedup"]) and best.num_devices > row["baseline_devices"]:
         base = int(row["baseline_devices"])
         times = row["speedup"] / base
@@ -179,6 +181,29 @@ def _undecided(findings: Findings, chosen: Choice, row: dict[str, Any]) -> Itera
     yield f"The best mean is that of {_told(chosen, row)}{within}."
     if wanted := settling(findings.loaded.runs, findings.points, chosen):
         yield from _settled_by(wanted, chosen)
+
+
+def _doubtful(chosen: Choice) -> Iterator[str]:
+    """What might have been chosen if its efficiency were known better."""
+    for one in chosen.doubtful[:_MOST_NAMED]:
+        name = _named(chosen, one)
+        faster = f"{name} {'is faster' if chosen.objective.highest else 'takes less'}, but"
+        if chosen.best is None:
+            faster = f"{name}:"
+        if np.isnan(one.efficiency):
+            yield (
+                f"{faster} its efficiency is not known: no run on one device at that batch was "
+                "measured."
+            )
+            continue
+        ends = _range(one.efficiency_low, one.efficiency_high, ".0%")
+        yield (
+            f"{faster} whether it reaches {chosen.floor or 0:.0%} efficiency is not settled: "
+            f"{one.efficiency:.0%}{ends}; more repetitions settle it."
+        )
+    more = len(chosen.doubtful) - _MOST_NAMED
+    if more > 0:
+        yield f"The efficiency of {more} more is not known or not settled: see summary.json."
 
 
 def _settled_by(wanted: Settling, chosen: Choice) -> Iterator[str]:

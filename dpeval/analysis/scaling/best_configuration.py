@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from dpeval.errors import ConfigError
 from dpeval.stats.best import Standing, compared_with_best
 from dpeval.util.arrays import Floats
 
@@ -47,8 +48,10 @@ class Candidate:
     low: float
     high: float
     efficiency: float
-    """Parallel efficiency against `baseline_devices`."""
-    baseline_devices: int
+    efficiency_low: float
+    efficiency_high: float
+    """Parallel efficiency against one device and its 95 % interval; NaN: unknown, as the batch was
+    not measured on one device."""
     could_be_best: bool = True
     """Whether the best of all, with 95 % confidence, could be this one."""
     behind: float = math.nan
@@ -70,6 +73,11 @@ class Choice:
     others: list[Candidate]
     """All others that qualify, best value first."""
     why_not: str = ""
+    floor: float | None = None
+    """The lowest parallel efficiency considered; None: any."""
+    doubtful: list[Candidate] = field(default_factory=list["Candidate"])
+    """Those with a better value than the best of which it is not known, or not settled with 95 %
+    confidence, whether they reach the floor of efficiency."""
 
     @property
     def able(self) -> list[Candidate]:
@@ -96,9 +104,17 @@ def choose(
         measured: :func:`dpeval.analysis.scaling.speedup.points`.
         objective: one of :data:`OBJECTIVES`.
         min_efficiency: lowest parallel efficiency to consider; default: none, or
-            :data:`MIN_EFFICIENCY` for ``efficient``.
+            :data:`MIN_EFFICIENCY` for ``efficient``. The lower end of a configuration's interval
+            must reach it.
+
+    Raises:
+        ConfigError: `min_efficiency` is not in [0, 1].
     """
     floor = min_efficiency
+    if floor is not None and not 0 <= floor <= 1:
+        raise ConfigError(
+            f"a parallel efficiency is between 0 and 1, not {floor:.4g}; give 0.8 for 80 %"
+        )
     if floor is None and objective is EFFICIENT:
         floor = MIN_EFFICIENCY
     found = []
@@ -125,34 +141,59 @@ def _choose(
     rows = [row for row in group.to_dict("records") if not math.isnan(_score(row, objective)[0])]
     if not rows:
         return Choice(key, batch, objective, None, [], "no energy was recorded")
-    if floor is not None:
-        rows = [row for row in rows if row["efficiency"] >= floor]
-        if not rows:
-            return Choice(key, batch, objective, None, [], f"none reaches {floor:.0%} efficiency")
     # Among equals, fewer devices: cheaper.
     sign = -1 if objective.highest else 1
-    able = sorted(
-        _candidates(rows, objective),
-        key=lambda one: (sign * one.value, one.num_devices, one.batch),
-    )
-    return Choice(key, batch, objective, able[0], able[1:])
+
+    def order(one: Candidate) -> tuple[float, int, int]:
+        return sign * one.value, one.num_devices, one.batch
+
+    open_: list[Candidate] = []
+    if floor:
+        reaching = [row for row in rows if _efficiency(row)[1] >= floor]
+        # Also where it is unknown: NaN is neither.
+        left = [r for r in rows if not (_efficiency(r)[1] >= floor or _efficiency(r)[2] < floor)]
+        open_ = sorted((_candidate(row, objective) for row in left), key=order)
+        if not reaching:
+            why_not = _none_reaches(floor, open_)
+            return Choice(key, batch, objective, None, [], why_not, floor, open_)
+        rows = reaching
+    able = sorted(_candidates(rows, objective), key=order)
+    better = [one for one in open_ if sign * one.value < sign * able[0].value]
+    return Choice(key, batch, objective, able[0], able[1:], floor=floor, doubtful=better)
+
+
+def _none_reaches(floor: float, doubtful: list[Candidate]) -> str:
+    if not doubtful:
+        return f"none reaches {floor:.0%} efficiency"
+    if all(math.isnan(one.efficiency) for one in doubtful):
+        return f"there is no run on one device to measure {floor:.0%} efficiency against"
+    return f"none reaches {floor:.0%} efficiency for sure"
 
 
 def _candidates(rows: list[dict[Any, Any]], objective: Objective) -> list[Candidate]:
-    scores = [_score(row, objective) for row in rows]
+    made = [_candidate(row, objective) for row in rows]
     sign = 1 if objective.highest else -1
-    standing = _standing(rows, sign * np.log([value for value, _, _ in scores]), objective)
+    standing = _standing(rows, sign * np.log([one.value for one in made]), objective)
     return [
-        Candidate(
-            int(row["num_devices"]), int(row["batch"]), *score,
-            float(row["efficiency"]), int(row["baseline_devices"]),
+        replace(
+            one,
             could_be_best=could,
             behind=abs(math.expm1(sign * low)) if math.isfinite(low) else math.nan,
         )
-        for row, score, could, low in zip(
-            rows, scores, standing.could_be_best, standing.low.tolist(), strict=True
-        )
-    ]  # fmt: skip
+        for one, could, low in zip(made, standing.could_be_best, standing.low.tolist(), strict=True)
+    ]
+
+
+def _candidate(row: dict[Any, Any], objective: Objective) -> Candidate:
+    scores = _score(row, objective)
+    return Candidate(int(row["num_devices"]), int(row["batch"]), *scores, *_efficiency(row))
+
+
+def _efficiency(row: dict[Any, Any]) -> tuple[float, float, float]:
+    """Parallel efficiency and its interval; NaN where the baseline is not one device."""
+    if row["baseline_devices"] != 1:
+        return math.nan, math.nan, math.nan
+    return row["efficiency"], row["efficiency_low"], row["efficiency_high"]
 
 
 def _standing(rows: list[dict[Any, Any]], logs: Floats, objective: Objective) -> Standing:
@@ -184,11 +225,11 @@ def _score(row: dict[Any, Any], objective: Objective) -> tuple[float, float, flo
 
 
 def table(choices: list[Choice]) -> pd.DataFrame:
-    """One row per choice: :data:`FAMILY`, its best, `ties` (that could be the best, too) and
-    `why_not`."""
+    """One row per choice: :data:`FAMILY`, its best, `ties` (that could be the best, too),
+    `doubtful` (that would be better, but may miss the floor of efficiency) and `why_not`."""
     columns = [
         *FAMILY, "num_devices", "batch", "value", "low", "high", "unit", "efficiency", "behind",
-        "ties", "why_not",
+        "ties", "doubtful", "why_not",
     ]  # fmt: skip
     rows = [
         {
@@ -196,6 +237,7 @@ def table(choices: list[Choice]) -> pd.DataFrame:
             **(vars(one.best) if one.best is not None else {"batch": one.batch}),
             "unit": one.objective.unit,
             "ties": [(tie.num_devices, tie.batch) for tie in one.ties],
+            "doubtful": [(other.num_devices, other.batch) for other in one.doubtful],
             "why_not": one.why_not,
         }
         for one in choices
