@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pandas as pd
 import pytest
 
 from dpeval.analysis.figures import scaling as figure
 from dpeval.analysis.figures.figure_data import FigureData
+from dpeval.analysis.report import summary
 from dpeval.analysis.scaling import scaling_laws
 from dpeval.analysis.scaling.scaling_laws import AMDAHL, USL, Law
 from dpeval.analysis.scaling.speedup import ideal_at, ideal_speedup
@@ -111,3 +114,15 @@ def test_the_figures_draw_the_bound_where_it_is_below_the_ideal() -> None:
             text.get_text() for text in figure.efficiency_map(figure_data).figure.axes[0].texts
         ]
         assert any("of 0.89" in text for text in texts) is is_bounded
+
+
+def test_an_end_that_the_data_do_not_bound_is_null_in_the_summary() -> None:
+    (curve,) = findings([perfect(n, 48, 0.2 + 0.8 / n) for n in (1, 2, 4)]).curves
+    unbounded = scaling_laws.Estimate(5.0, 3.0, float("inf"))
+    fit = summary.FittedLaw(
+        law="USL", source="", parameters=curve.fits[0].parameters, rate_one_img_per_s=unbounded,
+        residuals={}, aicc=None, misfit_p=None, peak_devices=unbounded,
+    )  # fmt: skip
+    written = json.loads(fit.model_dump_json())
+    assert written["peak_devices"] == {"value": 5.0, "low": 3.0, "high": None}
+    jsonschema.validate(written, summary.FittedLaw.model_json_schema())

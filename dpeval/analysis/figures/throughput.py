@@ -42,7 +42,9 @@ def _over_devices(figure_data: FigureData, hardware: str, title: str) -> Drawing
     figure, panels = grid(title, figure_data.words(hardware), wanted, to_scale=True)
     for panel in panels:
         draw_lines(panel)
-    notes = [INTERVAL_NOTE, *notes_on(chosen), left_out(wanted)]
+    single = any((family.measured()["n_runs"] == 1).any() for family in chosen)
+    own = " That of a single run does not hold the spread between runs." * single
+    notes = [f"{INTERVAL_NOTE}{own}", *notes_on(chosen), left_out(wanted)]
     style.footnotes(figure, notes)
     return Drawing(figure, _alt(title, chosen))
 

@@ -30,12 +30,6 @@ def cautions(figure_data: FigureData) -> list[str]:
     found += [
         f"{cell_name(cell)}: {str(cell.bad)[:200]}." for cell in ok[ok["bad"] != ""].itertuples()
     ][:_MOST]
-    single = ok[ok["n_runs"] == 1]
-    if not single.empty:
-        found.append(
-            f"Run only once, so the spread between runs is unknown: {_which(single, len(ok))}; "
-            "measure=repeated repeat=5 measures it."
-        )
     return found
 
 

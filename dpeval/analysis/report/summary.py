@@ -20,7 +20,7 @@ from dpeval.analysis.scaling.speedup import POINT_COLUMNS
 from dpeval.util.version import __version__
 
 FILE_NAME = "summary.json"
-VERSION = 1
+VERSION = 2
 
 Value = str | int | float | bool | None
 """A number that is not known or not finite is null."""
@@ -33,25 +33,17 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
-class Parameter(Part):
-    """An estimate with its 95 % interval; an end that is null is not bounded by the data."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-
-
 class FittedLaw(Part):
     """One law fitted to one curve; see :class:`dpeval.analysis.scaling.scaling_laws.Fit`."""
 
     law: str
     source: str
-    parameters: dict[str, Parameter]
-    rate_one_img_per_s: Parameter
+    parameters: dict[str, Estimate]
+    rate_one_img_per_s: Estimate
     residuals: dict[str, float]
     aicc: float | None
     misfit_p: float | None
-    peak_devices: Parameter | None
+    peak_devices: Estimate | None
 
 
 class Laws(Part):
@@ -194,16 +186,10 @@ def _fit(fit: Fit) -> FittedLaw:
     return FittedLaw(
         law=fit.law,
         source=fit.source,
-        parameters={name: _parameter(value) for name, value in fit.parameters.items()},
-        rate_one_img_per_s=_parameter(fit.rate_one),
+        parameters=fit.parameters,
+        rate_one_img_per_s=fit.rate_one,
         residuals={str(devices): value for devices, value in fit.residuals.items()},
         aicc=fit.aicc,
         misfit_p=fit.misfit_p,
-        peak_devices=_parameter(fit.peak_devices) if fit.peak_devices is not None else None,
-    )
-
-
-def _parameter(value: Estimate) -> Parameter:
-    return Parameter(
-        **{name: end if math.isfinite(end) else None for name, end in vars(value).items()}
+        peak_devices=fit.peak_devices,
     )

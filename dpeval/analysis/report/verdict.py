@@ -66,7 +66,7 @@ def _spread(points: pd.DataFrame) -> list[str]:
         where = "Where too little was repeated, comparisons" if said else "Comparisons"
         said.append(
             f"{where} assume a spread between runs of {ASSUMED_SHARE:.0%} (standard deviation); "
-            "repeat=3 measures it."
+            "measure=repeated repeat=5 measures it."
         )
     return said
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
+from pydantic import WithJsonSchema
 
 from dpeval.analysis.scaling.run_spread import student
 from dpeval.analysis.scaling.speedup import FAMILY, having, ideal_at, ideal_speedup
@@ -73,13 +74,17 @@ USL = Law(
 LAWS = {"strong": (LINEAR, AMDAHL, USL), "weak": (LINEAR, GUSTAFSON, USL)}
 
 
+Bound = Annotated[float, WithJsonSchema({"type": ["number", "null"]})]
+"""Null in JSON, which has no infinity."""
+
+
 @dataclass(frozen=True)
 class Estimate:
-    """A parameter with its 95 % interval."""
+    """A parameter with its 95 % interval; an infinite end is not bounded by the data."""
 
-    value: float
-    low: float
-    high: float
+    value: Bound
+    low: Bound
+    high: Bound
 
 
 @dataclass(frozen=True)
