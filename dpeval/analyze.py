@@ -14,12 +14,17 @@ from dpeval.analysis.scaling import best_configuration
 from dpeval.commands.main import run_main
 from dpeval.errors import ConfigError
 
+DEFAULT_OBJECTIVE = best_configuration.THROUGHPUT.name
+OF_REPORT = ("objective", "min_efficiency", "pdf", "tables_only", "figure")
+OF_FIGURES = ("pdf", "figure")
+OF_CSV = ("columns", "per_rank_batch", "hardware")
+
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
     given = _parser().parse_args(arguments)
     options = Options(
-        objective=best_configuration.OBJECTIVES[given.objective],
+        objective=best_configuration.OBJECTIVES[given.objective or DEFAULT_OBJECTIVE],
         min_efficiency=given.min_efficiency,
         pdf=given.pdf,
         figures=not given.tables_only,
@@ -29,8 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _command(given: argparse.Namespace, options: Options) -> None:
-    if given.fail_if_slower is not None and not given.compare:
-        raise ConfigError("--fail-if-slower needs --compare BEFORE AFTER")
+    _refuse_without_effect(given)
     if given.compare:
         if given.paths or given.from_csv:
             raise ConfigError("--compare takes two folders and nothing beside them")
@@ -45,6 +49,21 @@ def _command(given: argparse.Namespace, options: Options) -> None:
     pipeline.analyze(given.paths, given.out, options=options)
 
 
+def _refuse_without_effect(given: argparse.Namespace) -> None:
+    """Refuse options that would change nothing: who gives one expects something of it."""
+    refused = [
+        (("fail_if_slower",), not given.compare, "needs --compare BEFORE AFTER"),
+        (OF_REPORT, bool(given.compare), "has no effect with --compare"),
+        (OF_FIGURES, given.tables_only, "has no effect with --tables-only"),
+        (OF_CSV, not given.from_csv, "needs --from-csv FILE"),
+    ]
+    for names, is_refused, why in refused:
+        for name in names:
+            value = getattr(given, name)
+            if is_refused and not (value is None or value is False or value == []):
+                raise ConfigError(f"--{name.replace('_', '-')} {why}")
+
+
 def _mapped(given: argparse.Namespace) -> csv_import.Mapped:
     if given.paths:
         raise ConfigError("--from-csv takes all files after it; give no other PATH beside it")
@@ -54,7 +73,9 @@ def _mapped(given: argparse.Namespace) -> csv_import.Mapped:
             "rank=rank,loading_time=data_s,computation_time=compute_s"
         )
     return csv_import.Mapped(
-        csv_import.parse_columns(given.columns), given.per_rank_batch, given.hardware
+        csv_import.parse_columns(given.columns),
+        given.per_rank_batch or "floor",
+        given.hardware or "cpu",
     )
 
 
@@ -75,8 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--objective",
         choices=best_configuration.OBJECTIVES,
-        default=best_configuration.THROUGHPUT.name,
-        help="what the best configuration is best at (default: %(default)s)",
+        help=f"what the best configuration is best at (default: {DEFAULT_OBJECTIVE})",
     )
     parser.add_argument(
         "--min-efficiency",
@@ -111,11 +131,10 @@ def _parser() -> argparse.ArgumentParser:
     foreign.add_argument(
         "--per-rank-batch",
         choices=("floor", "even", "nominal"),
-        default="floor",
         help="how a global batch was shared: floor B//N each, evenly, or nominal: the batch is "
-        "each rank's own (default: %(default)s)",
+        "each rank's own (default: floor)",
     )
-    foreign.add_argument("--hardware", choices=("cpu", "gpu"), default="cpu")
+    foreign.add_argument("--hardware", choices=("cpu", "gpu"), help="default: cpu")
     return parser
 
 

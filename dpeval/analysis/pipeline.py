@@ -153,7 +153,8 @@ def _illustrate(findings: Findings, out: Path, console: Console, options: Option
         else:
             console.print(escape(f"not drawn: {figure.title} ({figure.why_not})"))
     sentences = verdict.sentences(findings)
-    doubts = [*cautions.cautions(figure_data), *verdict.lacking(findings)]
+    # Series may share a baseline, and what is to be said of it.
+    doubts = list(dict.fromkeys([*cautions.cautions(figure_data), *verdict.lacking(findings)]))
     warned = [*verdict.claims(findings), *doubts]
     summary.write(summary.summarise(findings, warned), out / summary.FILE_NAME)
     page = html_report.write(

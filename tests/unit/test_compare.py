@@ -196,6 +196,27 @@ def test_a_limit_of_the_gate_that_makes_sense_is_taken(share: str, tmp_path: Pat
     assert main(["--compare", one, one, "--fail-if-slower", share]) == 0
 
 
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["a", "--fail-if-slower", "3%"], "--fail-if-slower needs --compare"),
+        (["--compare", "a", "b", "--objective", "energy"], "--objective has no effect with --com"),
+        (["--compare", "a", "b", "--min-efficiency", "0"], "--min-efficiency has no effect with"),
+        (["--compare", "a", "b", "--pdf"], "--pdf has no effect with --compare"),
+        (["--compare", "a", "b", "--hardware", "gpu"], "--hardware needs --from-csv"),
+        (["a", "--tables-only", "--pdf"], "--pdf has no effect with --tables-only"),
+        (["a", "--tables-only", "--figure", "x.y"], "--figure has no effect with --tables-only"),
+        (["a", "--columns", "size=num_devices"], "--columns needs --from-csv"),
+        (["a", "--per-rank-batch", "floor"], "--per-rank-batch needs --from-csv"),
+    ],
+)
+def test_an_option_without_effect_is_refused(
+    options: list[str], why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(options) == 2
+    assert capsys.readouterr().err.startswith(f"dpeval: {why}")
+
+
 @pytest.mark.parametrize("option", ["--fail-if-slower", "--min-efficiency"])
 @pytest.mark.parametrize("share", ["-1%", "-0.5", "nan", "nan%", "inf", "10", "150%", "%", "", "x"])
 def test_a_share_that_makes_no_sense_is_one_line(
