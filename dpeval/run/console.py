@@ -19,7 +19,7 @@ from dpeval.record.phases import PHASE_WORDS, PHASES
 from dpeval.record.schema import Record
 from dpeval.run.job import Job, Snapshot
 from dpeval.util.plural import counted
-from dpeval.util.ranges import span
+from dpeval.util.ranges import UNKNOWN, span
 from dpeval.util.tables import make_console, make_table
 
 STAGE_NAMES = {
@@ -229,10 +229,8 @@ def outcome_text(record: Record) -> str:
     """The result of one run on one line."""
     if record.throughput is not None and record.window is not None:
         found = record.throughput
-        text = (
-            f"{found.img_per_s:.2f} img/s {span(found.img_per_s, found.low, found.high, 2)} "
-            f"({counted(record.window.steps, 'step')})"
-        )
+        steps = counted(record.window.steps, "step")
+        text = f"{found.img_per_s:.2f} img/s {_interval(record)}, {steps}"
     else:
         text = ""
     if record.status == "ok":
@@ -241,6 +239,14 @@ def outcome_text(record: Record) -> str:
     return f"{record.status.upper()}: {reason}" + (
         f" — measured until then: {text}" if text else ""
     )
+
+
+def _interval(record: Record) -> str:
+    """The 95 % interval of throughput; a single step has none."""
+    found, window = record.throughput, record.window
+    if found is None or window is None or window.steps < 2:
+        return UNKNOWN
+    return span(found.img_per_s, found.low, found.high, 2)
 
 
 def run_table(record: Record) -> Table | str:
@@ -285,7 +291,7 @@ def summary_table(configs: Sequence[Config], records: Sequence[Record]) -> Table
             "run": "left",
             "status": "left",
             "img/s": "right",
-            "± 95 %": "right",
+            "95 % interval": "right",
             "median step": "right",
             "exposed comm.": "right",
             "data wait": "right",
@@ -308,7 +314,7 @@ def _cells(record: Record) -> list[str]:
     return [
         f"{record.status}{mark}",
         f"{found.img_per_s:.2f}",
-        f"{(found.high - found.low) / 2:.2f}",
+        _interval(record),
         seconds(stats["step"].median_s),
         f"{exposed.mean_s / step_s:.1%}" if exposed is not None else "not measured",
         f"{stats['data'].mean_s / step_s:.1%}",
