@@ -1,6 +1,6 @@
 """How often intervals cover the truth, and how wide they are, under noise of several kinds.
 
-    python benchmarks/coverage.py [--runs 2000] [--preset-runs 1000] [--sweeps 1000]
+    python benchmarks/coverage.py [--runs 2000] [--preset-runs 1000] [--sweeps 2000]
         [--only windows|presets|comparisons]
 
 First the interval of the mean step for windows of fixed length, and that of the throughput that is
@@ -17,23 +17,19 @@ from __future__ import annotations
 
 import argparse
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from dpeval.analysis.frame.runs_frame import COLUMNS, typed
-from dpeval.analysis.scaling.best_configuration import DEVICE_SECONDS, choose
-from dpeval.analysis.scaling.pooling import pool
-from dpeval.analysis.scaling.run_spread import ASSUMED_SHARE
-from dpeval.analysis.scaling.speedup import points as points_of
+from dpeval.analysis.scaling.run_spread import ASSUMED_SHARE, RunSpread, pooled
 from dpeval.commands.hydra_app import compose
 from dpeval.config import MeasureConfig
 from dpeval.instruments.stop_sync import steps_ahead
 from dpeval.record.codes import StopReason
 from dpeval.record.measurement import Interval
+from dpeval.stats.best import compared_with_best
 from dpeval.stats.comparison import quantile
 from dpeval.stats.intervals import mean_interval
 from dpeval.stats.steady_state import decide, window
@@ -53,7 +49,8 @@ PRESETS = ("quick", "standard", "rigorous", "repeated")
 VARIATIONS, CORRELATIONS = (0.02, 0.05, 0.14), (0.0, 0.4, 0.8)
 STEP_S, COLD_FACTOR = 0.5, 3.0
 """Mean step of a simulated run, s (rank 0 then looks after every step), and its first step."""
-DEVICES, EFFICIENCIES, BATCH = (1, 2, 3, 4), (1.0, 1.0, 1.0, 1.01), 96
+EFFICIENCIES = (1.0, 1.0, 1.0, 1.01)
+"""Of the configurations of a sweep; the first is the baseline."""
 SPREADS, REPETITIONS = (0.0, 0.02, 0.05), (1, 2, 3, 5)
 OWN_ERROR, SWEEP_STEPS = 0.005, 60
 """Standard error of a run's mean step, as far as its own steps tell it, and those steps."""
@@ -222,59 +219,45 @@ def presets_table(runs: int) -> Iterator[str]:
         yield f"{name}: {np.mean(covered):.1%} on average, {min(covered):.1%} at least"
 
 
-def simulated_sweeps(spread: float, repetitions: int, sweeps: int) -> pd.DataFrame:
-    """The frame of runs of many sweeps of one machine, each a series of its own."""
-    generator = np.random.default_rng([int(1000 * spread), repetitions])
-    shape = (sweeps, len(DEVICES), repetitions)
-    ideal = 1 / (np.array(DEVICES) * np.array(EFFICIENCIES))
-    strays = np.hypot(spread, OWN_ERROR) * generator.standard_normal(shape)
-    rate = (1 / (ideal[None, :, None] * np.exp(strays))).ravel()
-    series, place, repetition = (part.ravel() for part in np.indices(shape))
-    devices = np.array(DEVICES)[place]
-    half = float(quantile(0.975, SWEEP_STEPS - 1)) * OWN_ERROR
-    known = {
-        "status": "ok", "hardware": "cpu", "scaling": "strong", "batch": BATCH,
-        "images_per_step": BATCH, "stand_in": False, "oversubscribed": False, "steady": True,
-        "num_nodes": 1, "micro_batches": 1, "threads": 1, "steps": SWEEP_STEPS,
-        "effective_steps": SWEEP_STEPS,
-    }  # fmt: skip
-    values: dict[str, list[Any]] = {name: [known.get(name)] * len(rate) for name in COLUMNS}
-    values |= {
-        "num_devices": devices.tolist(), "repetition": repetition.tolist(),
-        "per_device_batch_max": (BATCH / devices).tolist(), "step_s": (BATCH / rate).tolist(),
-        "img_per_s": rate.tolist(), "img_per_s_low": (rate * np.exp(-half)).tolist(),
-        "img_per_s_high": (rate * np.exp(half)).tolist(),
-    }  # fmt: skip
-    return typed(values).assign(series=[f"{one:06d}" for one in series])
-
-
 def of_sweeps(spread: float, repetitions: int, sweeps: int) -> tuple[Score, float, float]:
     """Of efficiency; the share called super-linear where it is 1; of best ones that are excluded.
 
-    The best configuration is the one with the fewest device-seconds per image.
+    The best configuration is the one with the fewest device-seconds per image. What pooling and
+    speedup do with a frame is done here with arrays.
     """
-    points = points_of(pool(simulated_sweeps(spread, repetitions, sweeps)))
-    many = points[points["num_devices"] > 1]
-    truth = many["num_devices"].map(dict(zip(DEVICES, EFFICIENCIES, strict=True)))
-    ends = [
-        (low / true, high / true)
-        for low, high, true in zip(
-            many["efficiency_low"], many["efficiency_high"], truth, strict=True
-        )
-    ]
-    best = DEVICES[int(np.argmax(EFFICIENCIES))]
-    chosen = choose(points, DEVICE_SECONDS)
-    excluded = [best not in [one.num_devices for one in choice.able] for choice in chosen]
-    is_ideal = (truth == 1).to_numpy()
-    above = float((many["efficiency_low"].to_numpy()[is_ideal] > 1).mean())
-    return score(ends, 1.0), above, float(np.mean(excluded))
+    generator = np.random.default_rng([int(1000 * spread), repetitions])
+    shape = (sweeps, len(EFFICIENCIES), repetitions)
+    truth = np.log(EFFICIENCIES)
+    strays = np.hypot(spread, OWN_ERROR) * generator.standard_normal(shape)
+    own_half = float(quantile(0.975, SWEEP_STEPS - 1)) * OWN_ERROR
+    ends: list[tuple[float, float]] = []
+    above, excluded = [], []
+    for logs in truth[:, None] + strays:
+        found = found_spread(logs)
+        means = logs.mean(axis=1)
+        half = math.sqrt(2) * math.hypot(found.half(repetitions), own_half / math.sqrt(repetitions))
+        error = math.sqrt((found.share**2 + OWN_ERROR**2) / repetitions)
+        ratio = means[1:] - means[0]
+        ends += [(math.exp(one - half), math.exp(one + half)) for one in ratio - truth[1:]]
+        above += [one > half for one, true in zip(ratio, truth[1:], strict=True) if true == 0]
+        standing = compared_with_best(means, np.full(len(means), error), found.freedom)
+        excluded.append(not standing.could_be_best[int(np.argmax(truth))])
+    return score(ends, 1.0), float(np.mean(above)), float(np.mean(excluded))
+
+
+def found_spread(logs: Floats) -> RunSpread:
+    """What runs show of the spread between them, shape [configurations, repetitions]."""
+    if logs.shape[1] < 2:
+        return pooled(np.empty(0), np.empty(0), np.empty(0))
+    count = np.full(len(logs), float(logs.shape[1]))
+    return pooled(count, logs.var(axis=1, ddof=1), np.full(len(logs), OWN_ERROR**2))
 
 
 def comparisons_table(sweeps: int) -> Iterator[str]:
     """Figures that compare runs, by the spread between runs and the number of repetitions."""
     yield (
-        f"efficiency over {', '.join(map(str, DEVICES))} devices, {sweeps} sweeps each, whose runs "
-        f"have a standard error of {OWN_ERROR:.1%} from their own steps"
+        f"efficiency of {len(EFFICIENCIES)} configurations, {sweeps} sweeps each, whose runs have "
+        f"a standard error of {OWN_ERROR:.1%} from their own steps"
     )
     heads = ("spread", "repeat", "coverage, half-width", "super-linear", "best excluded")
     yield f"{heads[0]:>8}{heads[1]:>8}{heads[2]:>28}{heads[3]:>14}{heads[4]:>15}"
@@ -292,7 +275,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=2000)
     parser.add_argument("--preset-runs", type=int, default=1000)
-    parser.add_argument("--sweeps", type=int, default=1000)
+    parser.add_argument("--sweeps", type=int, default=2000)
     parser.add_argument("--only", choices=("windows", "presets", "comparisons"))
     given = parser.parse_args()
     tables = {

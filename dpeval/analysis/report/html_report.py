@@ -1,8 +1,8 @@
 """One self-contained HTML file from an analysis, and its PDF.
 
-The page holds all it shows: figures, charts, their library (plotly.js, compressed), styles. Its
-content policy forbids every request and every script but its own two, by hash; what records say
-is escaped by the template, so that a record can put text on the page and nothing else.
+The page is self-contained: figures, charts, plotly.js (compressed) and styles. Its content security
+policy blocks all requests and all scripts but its own two, which it allows by hash. The template
+escapes text from records, so a record can add text to the page and nothing else.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ _PDF_TIMEOUT_S = 180.0
 
 @dataclass(frozen=True)
 class ReportData:
-    """What a report is made of."""
+    """The contents of a report."""
 
     figure_data: FigureData
     figures: Sequence[FigureInfo]
     folder: Path
-    """Where the figures lie and the report goes."""
+    """Contains the figures; the report is written here."""
     verdict: Sequence[str]
-    """Sentences, the most telling first."""
+    """Sentences, the most important first."""
     cautions: Sequence[str] = ()
-    """What is not trustworthy, and why."""
+    """What makes results less trustworthy."""
     problems: Sequence[str] = ()
     """One line for each record that could not be read."""
     differences: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -169,8 +169,8 @@ def to_pdf(page: Path, pdf: Path) -> Path:
     browser = find_browser()
     if browser is None:
         raise DpevalError(
-            f"a PDF of the report needs one of {', '.join(BROWSERS)}, and none is on the search "
-            f"path; install Chromium, or print {page} from any browser"
+            f"cannot print a PDF: none of {', '.join(BROWSERS)} is on PATH; install Chromium, or "
+            f"print {page} from any browser"
         )
     with tempfile.TemporaryDirectory(prefix="dpeval-pdf-", ignore_cleanup_errors=True) as profile:
         command = [

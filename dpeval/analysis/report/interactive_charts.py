@@ -1,8 +1,8 @@
-"""Interactive charts of a report, as plain Plotly specifications that JSON can hold.
+"""Interactive charts of a report, as plain Plotly specifications for JSON.
 
-Colours are left to the page, which knows whether it is dark: a trace says in ``meta`` which
-phase it is or which place it has in an ordered sequence. All text from records is escaped,
-because Plotly reads a little HTML in hover texts.
+The page sets the colours, to suit its light or dark theme: ``meta`` of a trace names its phase or
+its place in an ordered sequence. All text from records is escaped, because Plotly interprets some
+HTML in hover texts.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Chart:
     key: str
     title: str
     summary: str
-    """What it shows, for a reader who does not see it."""
+    """The text alternative, for screen readers."""
     spec: Json
     """``data`` and ``layout`` of Plotly."""
 
@@ -55,7 +55,7 @@ class Group:
 
 
 def groups(figure_data: FigureData) -> list[Group]:
-    """Charts of every family that was measured, :data:`MOST_FAMILIES` at most."""
+    """The charts of each measured family, at most :data:`MOST_FAMILIES`."""
     found = []
     for family in figure_data.families[:MOST_FAMILIES]:
         if family.measured().empty:
@@ -158,7 +158,7 @@ def _lines(
     values: list[tuple[float, float, float]],
     hover: list[str],
 ) -> list[Json]:
-    """One line of a batch; None stands where a device count is absent, so that the line breaks."""
+    """The line of one batch, broken (None) where a device count was not measured."""
     at = {int(cell.num_devices): place for place, cell in enumerate(cells)}
     places = [at.get(count) for count in family.device_counts]
     symbol = _SYMBOLS[index % len(_SYMBOLS)]
@@ -212,7 +212,7 @@ def _layout(family: Family, y: str) -> Json:
 
 
 def _add_absent(family: Family, runs: Runs, traces: list[Json], layout: Json) -> None:
-    """A hatched strip below the plot for cells that were asked for and not measured."""
+    """Add a hatched strip below the plot for configurations requested but not measured."""
     wanted = family.cells["batch"].isin(family.shown_batches)
     absent = list(family.cells[wanted & (family.cells["status"] != "ok")].itertuples())
     if not absent:
@@ -300,11 +300,11 @@ def _components(family: Family, runs: Runs) -> Chart:
         "barmode": "stack",
         "xaxis": {"title": {"text": device_word(family.hardware)}, "type": "multicategory"},
         "yaxis": {"title": {"text": "time per step (ms)"}},
-        # Plotly's own margin leaves no room for a title below two rows of names.
+        # Plotly's default margin has no room for a title below two rows of labels.
         "margin": {"b": 72},
         "hovermode": "closest",
     }
-    summary = "Stacked bars: the phases of the mean step for each batch and device count."
+    summary = "Stacked bars: mean time of each phase, by batch and device count."
     return Chart("components", "Where the time goes", summary, {"data": traces, "layout": layout})
 
 
@@ -324,7 +324,10 @@ def _memory(family: Family, runs: Runs) -> Chart:
         if chosen
     ]
     layout: Json = {
-        "xaxis": {"title": {"text": "images per step of the fullest rank"}, "rangemode": "tozero"},
+        "xaxis": {
+            "title": {"text": "largest per-device batch (images)"},
+            "rangemode": "tozero",
+        },
         "yaxis": {"title": {"text": "memory (GiB)"}, "rangemode": "tozero"},
         "hovermode": "closest",
     }
@@ -336,7 +339,7 @@ def _memory(family: Family, runs: Runs) -> Chart:
         layout["annotations"] = [{"xref": "paper", "x": 0, "y": budget / GIB, "showarrow": False,
                                   "text": f"budget {budget / GIB:.1f} GiB", "yanchor": "bottom",
                                   "xanchor": "left"}]  # fmt: skip
-    summary = "Peak memory of the fullest rank against its batch, with forecast and budget."
+    summary = "Highest peak memory of any rank by its batch, with forecast and budget."
     return Chart("memory", "Memory", summary, {"data": traces, "layout": layout})
 
 
@@ -361,7 +364,7 @@ def _dots(
 
 
 def finite(value: Any) -> Any:
-    """`value` with every number that JSON cannot hold (NaN, infinities) replaced by None."""
+    """`value` with NaN and infinities replaced by None."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -45,7 +45,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Row:
-    """One run: what is shown, and the numbers to sort by."""
+    """One run: the cells as text, with the numbers to sort by."""
 
     status: str
     cells: list[tuple[str, float | None]]
@@ -87,7 +87,7 @@ def _interval(run: Mapping[Any, Any]) -> str:
 
 
 def notes(run: Mapping[Any, Any]) -> str:
-    """Why a run has no figure, or should be read with care."""
+    """Why a run was not measured, or what makes it less trustworthy."""
     said = []
     if run["status"] != "ok":
         need, have = _number(run["forecast_bytes"]), _number(run["budget_bytes"])
@@ -97,7 +97,7 @@ def notes(run: Mapping[Any, Any]) -> str:
     elif run["steady"] is not None and not bool(run["steady"]):
         said.append("no steady state")
     elif run["steady"] is None and (_number(run["steps"]) or 0) > 1:
-        said.append("too few or too noisy steps to tell whether they drift")
+        said.append("drift unknown (too few or too noisy steps)")
     if bool(run["stand_in"]):
         said.append(f"stand-in data ({_text(run['dataset_used'])})")
     if bool(run["oversubscribed"]):
@@ -149,7 +149,7 @@ _ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class SeriesTable:
-    """Series side by side: a row per field, a cell per series; `differs` marks rows to look at."""
+    """Series side by side: one row per field (name, whether series differ, a cell per series)."""
 
     names: list[str]
     fields: list[tuple[str, bool, list[str]]]
@@ -179,7 +179,7 @@ def _values(values: pd.Series[Any]) -> str:
 
 
 def warnings(runs: pd.DataFrame) -> list[tuple[str, int, str]]:
-    """Every warning once: its text, how many runs said it, and one of them."""
+    """Each distinct warning: its text, the number of runs that have it, and one of them."""
     said: dict[str, list[str]] = {}
     for path, texts in zip(runs["path"], runs["warnings"], strict=True):
         for text in _lines(texts):
@@ -189,7 +189,7 @@ def warnings(runs: pd.DataFrame) -> list[tuple[str, int, str]]:
 
 
 def commands(runs: pd.DataFrame) -> list[tuple[str, str]]:
-    """What to type to make each run again: (what it is, command), each command once."""
+    """The commands that reproduce the runs: (configuration, command), each command once."""
     found: dict[str, str] = {}
     for run in runs.head(MOST_ROWS).to_dict("records"):
         name = configuration(run["num_devices"], run["batch"], run["scaling"])

@@ -1,4 +1,4 @@
-"""The tables of the analysis for a terminal."""
+"""Tables of the analysis for the terminal."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _HEADINGS = (
 
 
 def tables(findings: Findings) -> Iterator[Table | str]:
-    """A table for every series, then the best configurations, with a note on omitted ones."""
+    """One table per series, then the best configurations; says what was omitted."""
     groups = list(findings.summary.groupby("series", sort=False))
     standing = _standing(findings)
     for name, group in groups[:MOST_SERIES]:
@@ -41,7 +41,7 @@ def tables(findings: Findings) -> Iterator[Table | str]:
 
 
 def _standing(findings: Findings) -> dict[tuple[Any, ...], str]:
-    """What to say of the configurations that are the best or could be, by their key."""
+    """Notes on configurations that are or could be the best, by their key."""
     said: dict[tuple[Any, ...], str] = {}
     for one in findings.choices:
         if one.objective is not findings.objective or one.best is None or one.batch is not None:
@@ -61,7 +61,7 @@ def configurations(
     Args:
         summary: rows of :attr:`~dpeval.analysis.scaling.findings.Findings.summary`.
         series: heading of the table.
-        standing: what to say of rows, by (series, hardware, scaling, batch, num_devices).
+        standing: notes on rows, by (series, hardware, scaling, batch, num_devices).
     """
     made = make_table(escape(series), dict.fromkeys(_HEADINGS[:-1], "right"))
     made.add_column("notes")

@@ -1,4 +1,4 @@
-"""What the findings come to, in sentences, the most telling first."""
+"""The findings in sentences, the most important first."""
 
 from __future__ import annotations
 
@@ -72,14 +72,14 @@ def _spread(points: pd.DataFrame) -> list[str]:
 
 
 def claims(findings: Findings) -> list[str]:
-    """What must be explained before it is believed."""
+    """Surprising results, with the evidence about each."""
     said = [claim.sentence for claim in findings.claims[:_MOST_CLAIMS]]
     more = len(findings.claims) - _MOST_CLAIMS
     return said + [f"{counted(more, 'more claim')}: see summary.json."] * (more > 0)
 
 
 def lacking(findings: Findings) -> list[str]:
-    """What records of foreign files cannot say, a sentence for each set of lacks."""
+    """What imported records lack, one sentence per set of gaps."""
     runs = findings.loaded.runs
     counts = runs.loc[runs["lacks"] != "", "lacks"].value_counts()
     return [
@@ -184,7 +184,7 @@ def _undecided(findings: Findings, chosen: Choice, row: dict[str, Any]) -> Itera
 
 
 def _doubtful(chosen: Choice) -> Iterator[str]:
-    """What might have been chosen if its efficiency were known better."""
+    """Candidates whose efficiency is not known well enough to choose or reject them."""
     for one in chosen.doubtful[:_MOST_NAMED]:
         name = _named(chosen, one)
         faster = f"{name} {'is faster' if chosen.objective.highest else 'takes less'}, but"
@@ -241,8 +241,8 @@ def loss(item: Waterfall) -> str:
     because = f"because of {lowest.meaning}" if is_one else lowest.note
     if not np.isfinite(lowest.half):
         return (
-            f"The lowest factor is {named}, {because}; nothing was repeated that would show how "
-            f"well it is known. In all: {product}.{doubt}"
+            f"The lowest factor is {named}, {because}; its "
+            f"interval is unknown because nothing was repeated. In all: {product}.{doubt}"
         )
     if lowest.high >= 1:
         return f"No factor of that efficiency can be told from 1 ({product}).{doubt}"
@@ -256,18 +256,18 @@ def loss(item: Waterfall) -> str:
 
 
 def _doubt(item: Waterfall) -> str:
-    """What to hold against the factors where the windows behind them were not as the main one."""
+    """A warning where the ablation windows were unlike the main window."""
     off = next((f.value for f in item.factors if f.parts == (REMAINDER,)), 1.0)
     if abs(off - 1) <= WINDOWS_AGREE:
         return ""
     return (
-        f" The windows behind these factors took {off:.2f} times the main window's step: the "
-        "machine or the training was in another state there, and no factor is surer than that."
+        f" The ablation windows took {off:.2f} times as long per step as the main window: the "
+        "machine or the training was in a different state, so trust no factor beyond that."
     )
 
 
 def _page_faults(points: pd.DataFrame, key: dict[str, Any]) -> Iterator[str]:
-    """Which configurations of a family lose time to freed memory that is faulted in again."""
+    """The configurations of a family that lose time to page faults."""
     family = having(points, key)
     losing = family[family["page_fault_share"] > FAULT_SHARE].sort_values("page_fault_share")
     if losing.empty:
@@ -281,8 +281,8 @@ def _page_faults(points: pd.DataFrame, key: dict[str, Any]) -> Iterator[str]:
         f"{cell_name(worst)} loses at least {worst['page_fault_share']:.0%} of its step to "
         f"{worst['page_faults']:,.0f} page faults: freed memory is returned to the OS and faulted "
         f"in again by the next step{others if len(losing) > 1 else ''}; "
-        "hardware.keep_memory=true avoids that."
-        + " Part of a speedup over it is owed to that, not to devices."
+        "hardware.keep_memory=true avoids this."
+        + " Part of any speedup over it comes from this, not from more devices."
         * bool(is_owed)
     )
 

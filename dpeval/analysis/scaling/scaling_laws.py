@@ -156,7 +156,7 @@ def fit_curve(group: pd.DataFrame, key: dict[str, Any]) -> Curve:
     for law in LAWS["weak" if key.get("scaling") == "weak" else "strong"]:
         needed = len(law.parameters) + 3
         if len(devices) < needed:
-            lacking.append(f"{law.name} needs {needed}")
+            lacking.append(f"{law.name} needs {needed} device counts")
             continue
         try:
             fits.append(fit(law, devices, rate, errors, freedom, ideal))
@@ -317,7 +317,7 @@ def _best(fits: list[Fit]) -> str | None:
 def _verdict(fits: list[Fit], best: str | None, lacking: list[str], count: int) -> str:
     few = f" ({', '.join(lacking)})" if lacking else ""
     if not fits:
-        return f"{count} device counts are too few to fit any law{few}; nothing is fitted."
+        return f"{count} device counts are too few to fit any law{few}."
     if best is None:
         worst = {fit.law: max(abs(r) for r in fit.residuals.values()) for fit in fits}
         said = ", ".join(f"{law} misses by up to {off:.1%}" for law, off in worst.items())
@@ -339,7 +339,7 @@ def _verdict(fits: list[Fit], best: str | None, lacking: list[str], count: int) 
     )
     unproven = "" if chosen.misfit_p is not None else " (no errors known: only compared)"
     ranges = f": {said}" if said else ""
-    return f"{best}{' scaling' * (best == 'linear')} fits best{ranges}{unproven}.{close}{few}"
+    return f"{best}{' scaling' * (best == 'linear')} fits best{ranges}{unproven}{few}.{close}"
 
 
 def bands(curves: list[Curve], measured: pd.DataFrame, steps: int = 40) -> pd.DataFrame:
