@@ -154,6 +154,10 @@ class MeasureConfig:
     """Name of the preset."""
     rel_precision: Annotated[float, Field(gt=0, le=1)] = 0.02
     """Stop once the 95 % interval of the mean step time is at most ± this fraction of it."""
+    until: Annotated[str, OneOf("ratios", "means")] = "ratios"
+    """What must be known to `rel_precision` where runs take turns (``sweep.order=interleaved``):
+    each speedup over the run on the fewest devices, or each mean step. One run after another is
+    always measured until its mean is known."""
     min_warmup_steps: PositiveInt = 5
     """Minimum number of steps before the main window."""
     min_steps: Annotated[int, Field(ge=2)] = 30
@@ -181,7 +185,11 @@ class MemoryConfig:
 
 @dataclass(frozen=True)
 class SweepConfig:
-    """How a sweep uses the results of earlier sweeps."""
+    """The order of a sweep's runs, and how it uses the results of earlier sweeps."""
+
+    order: Annotated[str, OneOf("sequential", "interleaved")] = "sequential"
+    """sequential: one run after another. interleaved: the runs are alive together and take turns
+    of a few steps, so that whatever slows the machine slows all alike (local sweeps only)."""
 
     resume: str | None = None
     """Folder of a sweep to resume: run only what has no result there yet."""

@@ -1,7 +1,9 @@
-"""The launcher for one machine: one run after another."""
+"""The launcher for one machine: one run after another, or all of them in turns."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 from hydra.core.utils import run_job
@@ -17,6 +19,7 @@ from dpeval.run import console
 from dpeval.run.console import Reporter
 from dpeval.run.job import Job
 from dpeval.run.session import Session
+from dpeval.sitting import sweep
 
 
 class LocalLauncher(SweepLauncher):
@@ -54,12 +57,38 @@ class LocalLauncher(SweepLauncher):
         session.prepare_all(planned)
         with reporter:
             reporter.sweep_started(planned, sweep_dir)
-            records = []
-            for job, plan in zip(jobs, planned, strict=True):
-                records.append(self._run(session, job, plan))
-                if records[-1].status == "interrupted":
-                    break
-            reporter.sweep_ended(planned, records, sweep_dir)
+            order = jobs[0].config.sweep.order
+            run = self._take_turns if order == "interleaved" else self._one_after_another
+            records = run(session, jobs, planned)
+            reporter.sweep_ended(
+                [job for job in planned if job.folder in records],
+                [records[job.folder] for job in planned if job.folder in records],
+                sweep_dir,
+            )
+
+    def _one_after_another(
+        self, session: Session, jobs: list[SweepJob], planned: list[Job]
+    ) -> dict[Path, Record]:
+        """Run each job to its end; return the records by folder."""
+        records: dict[Path, Record] = {}
+        for job, plan in zip(jobs, planned, strict=True):
+            record = self._run(job, functools.partial(session.execute, plan))
+            records[job.folder] = record
+            if record.status == "interrupted":
+                break
+        return records
+
+    def _take_turns(
+        self, session: Session, jobs: list[SweepJob], planned: list[Job]
+    ) -> dict[Path, Record]:
+        """Run the jobs in turns; return the records by folder."""
+        sweep_jobs = {job.folder: job for job in jobs}
+        records: dict[Path, Record] = {}
+        for job, record in sweep.measure(session, planned):
+            # Hydra's files and callbacks of the run, whose record is there already.
+            returned = functools.partial(lambda made: made, record)
+            records[job.folder] = self._run(sweep_jobs[job.folder], returned)
+        return records
 
     def _without_done(
         self, jobs: list[SweepJob], sweep_dir: Path, reporter: Reporter
@@ -72,13 +101,13 @@ class LocalLauncher(SweepLauncher):
                 reporter.say(f"{' '.join(job.overrides)}: left out, {done[mark]}")
         return [job for job, mark in zip(jobs, identities, strict=True) if mark not in done]
 
-    def _run(self, session: Session, job: SweepJob, planned: Job) -> Record:
+    def _run(self, job: SweepJob, execute: Callable[[], Record]) -> Record:
         """Run a job through Hydra's ``run_job``, which writes its files and calls its callbacks."""
         assert self.hydra_context is not None
         assert self.config is not None
 
         def task(_: DictConfig) -> Record:
-            return session.execute(planned)
+            return execute()
 
         returned = run_job(
             task_function=task,

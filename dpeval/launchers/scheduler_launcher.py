@@ -70,6 +70,12 @@ class SchedulerLauncher(SweepLauncher, BaseSubmititLauncher):  # type: ignore[mi
 
     def launch_jobs(self, jobs: list[SweepJob], sweep_dir: Path) -> None:
         """Submit `jobs` and, unless ``wait=false``, wait for them to end."""
+        if any(job.config.sweep.order == "interleaved" for job in jobs):
+            raise ConfigError(
+                "sweep.order=interleaved lets the runs of one machine take turns, and "
+                f"hydra/launcher={self.options.scheduler} gives every run a job of its own; remove "
+                "sweep.order, or run the sweep inside one job with hydra/launcher=local"
+            )
         sweep_dir = sweep_dir.absolute()
         check_folder("hydra.sweep.dir", str(sweep_dir))
         console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())

@@ -77,6 +77,7 @@ def _check_supported(config: Config) -> None:
         f"repeat={config.repeat}": config.repeat > 1,
         f"num_nodes={config.num_nodes}": config.num_nodes > 1,
         "baseline=serial": config.baseline == "serial",
+        "sweep.order=interleaved": config.sweep.order == "interleaved",
     }
     for setting, is_needed in needs.items():
         if is_needed:

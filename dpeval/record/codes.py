@@ -11,8 +11,8 @@ from typing import Literal
 Status = Literal["ok", "skipped", "oom", "failed", "interrupted"]
 """How a run ended. ``skipped``: deliberately not started."""
 
-StopReason = Literal["precision", "time_limit", "max_steps", "interrupted"]
-"""Why the main window ended."""
+StopReason = Literal["precision", "ratios", "time_limit", "max_steps", "interrupted"]
+"""Why the main window ended. ``ratios``: the speedups in its sitting were known well enough."""
 
 Steadiness = Literal["steady", "drifting", "unknown"]
 """Whether the step stayed the same over the main window. ``unknown``: too few or too noisy steps to

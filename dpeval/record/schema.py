@@ -17,7 +17,7 @@ from pydantic import AliasChoices, Field, PositiveFloat
 from dpeval.record.codes import AblationKind, CauseCode, MemoryAction, Status, WarningCode
 from dpeval.record.conditions import Conditions
 from dpeval.record.machine import UNKNOWN_ENVIRONMENT, Environment
-from dpeval.record.measurement import Balance, Window
+from dpeval.record.measurement import Balance, Interval, Window
 from dpeval.record.memory import Budget, Forecast
 from dpeval.record.plan import Plan
 from dpeval.record.reference_times import ReferenceTimes
@@ -205,6 +205,24 @@ class MemoryRecord(Frozen):
     """The smallest device count at which the batch is forecast to fit, if it does not fit here."""
 
 
+class Sitting(Frozen):
+    """The turns of a run that shared the machine with others, one of them stepping at a time."""
+
+    id: str
+    """Common to the runs that took turns with each other: their steps can be paired by round."""
+    rounds: list[int]
+    """For every step, warm-up included, the round in which it was taken, from 0; the same on all
+    ranks. In a round every run that is still measured has one turn, in changing order."""
+    runs: int
+    """How many runs took turns."""
+    base_devices: int | None = None
+    """Devices of the run on the fewest that is configured like this one, if it is another …"""
+    base_strategy: str = ""
+    """… and its strategy."""
+    speedup: Interval | None = None
+    """Throughput over that run's, from the rounds that both took part in; None without enough."""
+
+
 class Scheduler(Frozen):
     """The scheduler's job that made the run."""
 
@@ -239,6 +257,9 @@ class Record(Frozen):
     environment: Environment
     scheduler: Scheduler | None = None
     conditions: Conditions | None = None
+    """The state of the machine while the run was measured; of a run that took turns, during the
+    whole sitting."""
+    sitting: Sitting | None = None
     setup: SetupTimes | None = None
     window: Window | None = None
     throughput: Throughput | None = None

@@ -79,8 +79,11 @@ class PlainReporter:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self._count = self._total = 0
-        self._last_s = 0.0
+        self._total = 0
+        self._numbers: dict[Path, int] = {}
+        """Position of every run in the sweep, from 1, by its folder."""
+        self._shown_s: dict[Path, float] = {}
+        """When the progress of a run was last shown."""
 
     def __enter__(self) -> Self:
         return self
@@ -98,22 +101,22 @@ class PlainReporter:
 
     def sweep_started(self, jobs: list[Job], folder: Path) -> None:
         self._total = len(jobs)
-        self.say(f"{counted(len(jobs), 'run')}, one after another; records in {folder}")
+        takes_turns = jobs[0].config.sweep.order == "interleaved" and len(jobs) > 1
+        how = "taking turns" if takes_turns else "one after another"
+        self.say(f"{counted(len(jobs), 'run')}, {how}; records in {folder}")
 
     def run_started(self, job: Job) -> None:
-        self._count += 1
-        self._last_s = time.monotonic()
+        self._begin(job)
         if job.plan.skip is None:
-            self.say(f"{self._position()}{describe(job.config)}: started")
+            self.say(f"{self._position(job)}{describe(job.config)}: started")
 
     def progress(self, job: Job, snapshot: Snapshot) -> None:
-        if time.monotonic() - self._last_s < PLAIN_EVERY_S:
-            return
-        self._last_s = time.monotonic()
-        self.say(f"{self._position()}{describe(job.config)}: {progress_text(snapshot)}")
+        if self._is_due(job, PLAIN_EVERY_S):
+            self.say(f"{self._position(job)}{describe(job.config)}: {progress_text(snapshot)}")
 
     def run_ended(self, job: Job, record: Record) -> None:
-        self.say(f"{self._position()}{describe(job.config)}: {outcome_text(record)}")
+        self._shown_s.pop(job.folder, None)
+        self.say(f"{self._position(job)}{describe(job.config)}: {outcome_text(record)}")
         for warning in record.warnings:
             self.say(f"    warning: {warning.text}")
 
@@ -132,12 +135,24 @@ class PlainReporter:
         self.console.print(run_table(record))
         self.say(f"record: {folder / 'metrics.json'}")
 
-    def _position(self) -> str:
-        return f"[{self._count}/{self._total}] " if self._total else ""
+    def _begin(self, job: Job) -> None:
+        self._numbers[job.folder] = len(self._numbers) + 1
+        self._shown_s[job.folder] = time.monotonic()
+
+    def _is_due(self, job: Job, every_s: float) -> bool:
+        """Whether to show the progress of `job` now; of runs that take turns, each less often."""
+        now_s = time.monotonic()
+        if now_s - self._shown_s.get(job.folder, now_s) < every_s * max(1, len(self._shown_s)):
+            return False
+        self._shown_s[job.folder] = now_s
+        return True
+
+    def _position(self, job: Job) -> str:
+        return f"[{self._numbers[job.folder]}/{self._total}] " if self._total else ""
 
 
 class LiveReporter(PlainReporter):
-    """One line per finished run and one live line for the current run."""
+    """One line per finished run, and one live line for each that is not."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
@@ -149,7 +164,7 @@ class LiveReporter(PlainReporter):
             auto_refresh=False,
             transient=True,
         )
-        self._task: TaskID | None = None
+        self._tasks: dict[Path, TaskID] = {}
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -164,29 +179,28 @@ class LiveReporter(PlainReporter):
         self._bar.stop()
 
     def run_started(self, job: Job) -> None:
-        self._count += 1
-        self._last_s = time.monotonic()
-        self._task = self._bar.add_task(
+        self._begin(job)
+        self._tasks[job.folder] = self._bar.add_task(
             escape(describe(job.config)),
             total=1.0,
             words="starting",
-            position=escape(self._position()),
+            position=escape(self._position(job)),
         )
         self._bar.refresh()
 
     def progress(self, job: Job, snapshot: Snapshot) -> None:
-        if time.monotonic() - self._last_s < LIVE_EVERY_S or self._task is None:
+        if not self._is_due(job, LIVE_EVERY_S):
             return
-        self._last_s = time.monotonic()
         self._bar.update(
-            self._task, completed=share_done(job, snapshot), words=progress_text(snapshot, job)
+            self._tasks[job.folder],
+            completed=share_done(job, snapshot),
+            words=progress_text(snapshot, job),
         )
         self._bar.refresh()
 
     def run_ended(self, job: Job, record: Record) -> None:
-        if self._task is not None:
-            self._bar.remove_task(self._task)
-            self._task = None
+        if job.folder in self._tasks:
+            self._bar.remove_task(self._tasks.pop(job.folder))
             self._bar.refresh()
         super().run_ended(job, record)
 
@@ -209,6 +223,8 @@ def progress_text(snapshot: Snapshot, job: Job | None = None) -> str:
     words = f"{STAGE_NAMES[snapshot.stage]}, {counted(snapshot.steps, 'step')}"
     if snapshot.img_per_s:
         words += f", {snapshot.img_per_s:.1f} img/s ± {snapshot.rel_half_width:.1%}"
+    if snapshot.speedup is not None:
+        words += f", speedup {snapshot.speedup.mean:.2f} ± {snapshot.speedup.rel_half_width:.1%}"
     if job is not None and snapshot.stage in (Stage.WARM_UP, Stage.MEASURING):
         left_s = max(0.0, job.config.measure.time_limit_s - snapshot.elapsed_s)
         words += f", at most {left_s:.0f} s left"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
 from dpeval import record
@@ -12,10 +14,11 @@ from dpeval.instruments.step_buffer import Stage, StepBuffer
 from dpeval.record.conditions import Conditions
 from dpeval.record.machine import Environment
 from dpeval.record.plan import RankPlan
-from dpeval.record.schema import Cause, DatasetUsed, Record, now
-from dpeval.run import forkserver, multi_node, rank_supervisor, record_builder
-from dpeval.run.job import Job, ProgressListener, Snapshot, StoreAddress
-from dpeval.run.outcome import Outcome
+from dpeval.record.schema import Cause, DatasetUsed, Record, Sitting, now
+from dpeval.run import forkserver, multi_node, record_builder
+from dpeval.run.job import Job, ProgressListener, Snapshot, Span, StoreAddress
+from dpeval.run.rank_supervisor import RankSupervisor
+from dpeval.stats import paired
 from dpeval.system.conditions import ConditionSampler
 from dpeval.system.gpu.reader import UsedGpu
 from dpeval.system.process import avoid_cpus
@@ -54,39 +57,100 @@ def execute(
         environment: the hardware and software of this machine.
         listener: shows progress.
     """
-    begun, begun_s = now(), time.monotonic()
-    path = job.folder / record.FILE_NAME
-    blank = record_builder.blank(job, environment, begun, dataset=dataset)
-    try:
-        made = _measure(job, source, blank, begun_s, listener)
-    except BaseException as error:
-        cause = Cause(kind="bug", message=str(error), exception=type(error).__name__)
-        failed = blank.model_copy(
-            update={"status": "failed", "cause": cause, "wall_s": time.monotonic() - begun_s}
+    run = LiveRun(job, source, dataset, environment)
+    with run.bugs_recorded():
+        run.start()
+        sampler = make_sampler([run]) if job.config.measure.conditions else None
+        run.watch(sampler, listener)
+        return run.finish(sampler.finish() if sampler is not None else None)
+
+
+class LiveRun:
+    """One run on this machine, from the start of its ranks to its record."""
+
+    def __init__(
+        self, job: Job, source: Source, dataset: DatasetUsed, environment: Environment
+    ) -> None:
+        """Start nothing yet.
+
+        Args:
+            job: the run, planned for this machine.
+            source: its prepared data.
+            dataset: what the record says about that data.
+            environment: the hardware and software of this machine.
+        """
+        self.job, self._source = job, source
+        self._span = Span(time.monotonic())
+        self._blank = record_builder.blank(job, environment, now(), dataset=dataset)
+        self.step_buffer = _step_buffer(job)
+
+    def start(self, *, gated: bool = False) -> None:
+        """Start the ranks; if `gated`, they step only on turns that ``ranks.gates`` grants."""
+        job = self.job
+        interface, host = job.config.hardware.interface or "lo", "127.0.0.1"
+        if job.node is not None:
+            interface, host = multi_node.interface_of(job.config)
+        # The store is kept alive until all ranks have ended.
+        self._store, port = forkserver.serve_store(host)
+        if job.node is not None:
+            multi_node.announce(job.node, host, port)
+        address = StoreAddress(host, port, interface)
+        self.ranks = _start_ranks(job, self._source, self.step_buffer, address, gated=gated)
+        self.pids = dict(self.ranks.pids)
+
+    def watch(self, sampler: ConditionSampler | None, listener: ProgressListener) -> None:
+        """Supervise the ranks until all have ended."""
+        _watch(self.job, self.ranks, self.step_buffer, sampler, listener)
+
+    def waited(self, seconds: float) -> None:
+        """Leave out `seconds` in which only other runs were on turn."""
+        self._span.waited_s += seconds
+        if self.step_buffer.steps(0) == 0:
+            self._span.waited_before_s += seconds
+
+    def finish(
+        self,
+        conditions: Conditions | None,
+        sitting: Sitting | None = None,
+        base: Record | None = None,
+    ) -> Record:
+        """Write and return the record of a run whose ranks have ended.
+
+        Args:
+            conditions: the state of the machine, if it was sampled.
+            sitting: the turns that it took, if it took turns.
+            base: the run that it is compared with, if that took turns with it.
+        """
+        job, blank = self.job, self._blank.model_copy(update={"sitting": sitting})
+        if job.node is not None:
+            plan = multi_node.collect_parts(
+                job.node, job.plan, self.step_buffer, self.ranks.outcome, self.pids
+            )
+            job, blank = replace(job, plan=plan), blank.model_copy(update={"plan": plan})
+        made = record_builder.finish(
+            blank, job, self.step_buffer, self.ranks.outcome, conditions, self._span, self.pids
         )
-        record.write(failed, path)
-        raise
-    record.write(made, path)
-    return made
+        if base is not None:
+            made = paired.compared(made, base)
+        record.write(made, job.folder / record.FILE_NAME)
+        return made
 
-
-def _measure(
-    job: Job, source: Source, blank: Record, begun_s: float, listener: ProgressListener
-) -> Record:
-    interface, host = job.config.hardware.interface or "lo", "127.0.0.1"
-    if job.node is not None:
-        interface, host = multi_node.interface_of(job.config)
-    step_buffer = _step_buffer(job)
-    store, port = forkserver.serve_store(host)
-    if job.node is not None:
-        multi_node.announce(job.node, host, port)
-    store_address = StoreAddress(host, port, interface)
-    outcome, pids, conditions = _run_ranks(job, source, step_buffer, store_address, listener)
-    if job.node is not None:
-        plan = multi_node.collect_parts(job.node, job.plan, step_buffer, outcome, pids)
-        job, blank = replace(job, plan=plan), blank.model_copy(update={"plan": plan})
-    del store  # kept alive until all ranks had ended
-    return record_builder.finish(blank, job, step_buffer, outcome, conditions, begun_s, pids)
+    @contextlib.contextmanager
+    def bugs_recorded(self) -> Iterator[None]:
+        """Record whatever is raised here as a bug in dpeval, and raise it again."""
+        try:
+            yield
+        except BaseException as error:
+            cause = Cause(kind="bug", message=str(error), exception=type(error).__name__)
+            failed = self._blank.model_copy(
+                update={
+                    "status": "failed",
+                    "cause": cause,
+                    "wall_s": time.monotonic() - self._span.begun_s,
+                }
+            )
+            record.write(failed, self.job.folder / record.FILE_NAME)
+            raise
 
 
 def assist(job: Job, source: Source, listener: ProgressListener) -> bool:
@@ -102,52 +166,69 @@ def assist(job: Job, source: Source, listener: ProgressListener) -> bool:
     """
     assert job.node is not None
     step_buffer = _step_buffer(job)
-    outcome, pids, _ = _run_ranks(
-        job, source, step_buffer, multi_node.find(job.node, job.config), listener
-    )
-    multi_node.write_part(job.node, job.plan, step_buffer, outcome, pids)
-    return outcome.failure is None
+    address = multi_node.find(job.node, job.config)
+    ranks = _start_ranks(job, source, step_buffer, address)
+    pids = dict(ranks.pids)
+    _watch(job, ranks, step_buffer, None, listener)
+    multi_node.write_part(job.node, job.plan, step_buffer, ranks.outcome, pids)
+    return ranks.outcome.failure is None
 
 
 def _step_buffer(job: Job) -> StepBuffer:
     return StepBuffer(forkserver.context(), job.plan.world_size, job.config.measure.max_steps)
 
 
-def _run_ranks(
+def ranks_here(job: Job) -> list[RankPlan]:
+    """The ranks of this node."""
+    index = job.node.index if job.node is not None else 0
+    return [rank for rank in job.plan.ranks if rank.node == index]
+
+
+def _start_ranks(
     job: Job,
     source: Source,
     step_buffer: StepBuffer,
-    store_address: StoreAddress,
-    listener: ProgressListener,
-) -> tuple[Outcome, dict[int, int], Conditions | None]:
-    """Start and supervise this node's ranks; return when all have ended."""
-    config = job.config
-    index = job.node.index if job.node is not None else 0
-    here = [rank for rank in job.plan.ranks if rank.node == index]
+    address: StoreAddress,
+    *,
+    gated: bool = False,
+) -> RankSupervisor:
     tasks = [
         RankTask(
-            config,
+            job.config,
             job.plan,
             rank.rank,
             source,
-            store_address.host,
-            store_address.port,
-            _rank_environment(rank.threads, store_address.interface),
+            address.host,
+            address.port,
+            _rank_environment(rank.threads, address.interface),
         )
-        for rank in here
+        for rank in ranks_here(job)
     ]
-    ranks = rank_supervisor.RankSupervisor(tasks, step_buffer, config.hardware)
-    pids = dict(ranks.pids)
-    sampler = _sampler(here, pids) if config.measure.conditions else None
+    return RankSupervisor(tasks, step_buffer, job.config.hardware, gated=gated)
+
+
+def _watch(
+    job: Job,
+    ranks: RankSupervisor,
+    step_buffer: StepBuffer,
+    sampler: ConditionSampler | None,
+    listener: ProgressListener,
+) -> None:
+    """Supervise this node's ranks; return when all have ended."""
     notice = multi_node.FailureNotice(job.node) if job.node is not None else None
-    computing = {cpu for rank in here for cpu in rank.cpus}
-    loading = {cpu for rank in here for cpu in rank.spare_cpus}
-    with avoid_cpus(computing | loading, computing):
+    with off_the_cores_of([job]):
         elsewhere = notice.failure_elsewhere if notice is not None else lambda: None
         outcome = ranks.watch(_ticker(job, step_buffer, sampler, listener), elsewhere)
     if notice is not None and outcome.failure is not None and outcome.failure.kind != "interrupt":
         notice.post()
-    return outcome, pids, sampler.finish() if sampler is not None else None
+
+
+def off_the_cores_of(jobs: Sequence[Job]) -> AbstractContextManager[None]:
+    """Keep this process off the cores of the jobs' ranks and loaders, where others are free."""
+    here = [rank for job in jobs for rank in ranks_here(job)]
+    computing = {cpu for rank in here for cpu in rank.cpus}
+    loading = {cpu for rank in here for cpu in rank.spare_cpus}
+    return avoid_cpus(computing | loading, computing)
 
 
 def _ticker(
@@ -177,9 +258,17 @@ def _ticker(
     return tick
 
 
-def _sampler(ranks: list[RankPlan], pids: dict[int, int]) -> ConditionSampler:
-    rank_cpus = {pids[rank.rank]: rank.cpus for rank in ranks}
-    return ConditionSampler(rank_cpus, gpus=used_gpus(ranks, pids))
+def make_sampler(runs: Sequence[LiveRun]) -> ConditionSampler:
+    """Watches the machine for started runs, whose ranks do not count as each other's load."""
+    rank_cpus: dict[int, Sequence[int]] = {}
+    gpus: dict[int, UsedGpu] = {}
+    for run in runs:
+        here = ranks_here(run.job)
+        rank_cpus |= {run.pids[rank.rank]: rank.cpus for rank in here}
+        for index, used in used_gpus(here, run.pids).items():
+            known = gpus.get(index)
+            gpus[index] = UsedGpu(used.uuid, [*(known.own_pids if known else []), *used.own_pids])
+    return ConditionSampler(rank_cpus, gpus=gpus)
 
 
 def used_gpus(ranks: list[RankPlan], pids: dict[int, int]) -> dict[int, UsedGpu]:

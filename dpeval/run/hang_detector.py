@@ -42,6 +42,10 @@ class HangDetector:
         self._cpu_s = self._cpu_at_s = 0.0
         self.longest_step_s = 0.0
 
+    def rest(self) -> None:
+        """Begin anew: until now the ranks had nothing to do."""
+        self._since_s = self._idle_since_s = time.monotonic()
+
     def check(self) -> Failure | None:
         """The hang, once one is certain; call often."""
         now_s = time.monotonic()

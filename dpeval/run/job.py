@@ -8,6 +8,7 @@ from typing import Protocol
 
 from dpeval.config import Config
 from dpeval.instruments.step_buffer import Stage
+from dpeval.record.measurement import Interval
 from dpeval.record.plan import Plan
 from dpeval.record.schema import MemoryRecord
 
@@ -26,6 +27,17 @@ class Job:
     """Forecast, budget and the decision they led to."""
 
 
+@dataclass
+class Span:
+    """The time that a run took, on the monotonic clock."""
+
+    begun_s: float
+    waited_s: float = 0.0
+    """Time in which only other runs were on turn, s."""
+    waited_before_s: float = 0.0
+    """The part of it before the first step, s."""
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """Progress of a run at one moment."""
@@ -36,6 +48,8 @@ class Snapshot:
     """Time since the first step finished, which ``measure.time_limit_s`` limits; 0 before."""
     img_per_s: float
     rel_half_width: float
+    speedup: Interval | None = None
+    """Of a run that takes turns with the one that it is compared with."""
 
 
 class ProgressListener(Protocol):

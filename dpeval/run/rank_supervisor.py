@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -40,7 +40,12 @@ class RankSupervisor:
     """The processes of one node's ranks."""
 
     def __init__(
-        self, tasks: list[RankTask], step_buffer: StepBuffer, hardware: HardwareConfig
+        self,
+        tasks: list[RankTask],
+        step_buffer: StepBuffer,
+        hardware: HardwareConfig,
+        *,
+        gated: bool = False,
     ) -> None:
         """Start the ranks.
 
@@ -48,34 +53,49 @@ class RankSupervisor:
             tasks: one per rank of this node.
             step_buffer: shared memory for their step times and heartbeats.
             hardware: its timeouts apply.
+            gated: the ranks step only on their turns, which `gates` grants them.
         """
         from dpeval.worker.rank_process import run_rank
 
-        self._hardware, self._step_buffer = hardware, step_buffer
+        self._step_buffer = step_buffer
         self._local = {task.rank: task.plan.ranks[task.rank].local_rank for task in tasks}
         self._processes: dict[int, BaseProcess] = {}
         self._pipes: dict[int, Connection] = {}
+        self.gates: dict[int, Connection] = {}
+        """Per rank: our end of its :class:`dpeval.instruments.turn_sync.TurnSync`."""
         self._messages: dict[int, RankResult | RankFailure] = {}
         self._closed: set[int] = set()
         self._deadline_s = float("inf")
         self._kills = oom.kill_counters()
         self._on_cpu = {task.rank for task in tasks if task.plan.ranks[task.rank].device == "cpu"}
+        self.outcome = Outcome()
+        """What is known so far of how the ranks ended."""
         for task in tasks:
             ours, theirs = context().Pipe()
+            gate, their_gate = context().Pipe() if gated else (None, None)
             process = context().Process(
                 target=run_rank,
-                args=(task, step_buffer, theirs),
+                args=(task, step_buffer, theirs, their_gate),
                 name=f"rank{task.rank}",
                 daemon=False,
             )
             process.start()
             theirs.close()
             self._processes[task.rank], self._pipes[task.rank] = process, ours
+            if gate is not None and their_gate is not None:
+                their_gate.close()
+                self.gates[task.rank] = gate
+        self.hang = HangDetector(step_buffer, hardware, list(self._local.values()), self.pids)
 
     @property
     def pids(self) -> dict[int, int]:
         """Process id per rank."""
         return {rank: process.pid or 0 for rank, process in self._processes.items()}
+
+    @property
+    def is_running(self) -> bool:
+        """Whether some rank has no result yet, and none has failed."""
+        return len(self.outcome.results) < len(self._processes) and self.outcome.failure is None
 
     def watch(
         self, on_tick: Callable[[], None], elsewhere: Callable[[], Failure | None]
@@ -85,28 +105,35 @@ class RankSupervisor:
         Between polls this process calls `on_tick`, and `elsewhere`, which returns the failure of
         another node. All ranks have ended on return.
         """
-        outcome = Outcome()
-        hang = HangDetector(
-            self._step_buffer, self._hardware, list(self._local.values()), self.pids
-        )
-        try:
-            with _signals() as received:
-                while len(outcome.results) < len(self._processes) and outcome.failure is None:
-                    self._wait()
-                    self._record_peaks(outcome)
-                    self._sort_messages(outcome)
-                    outcome.failure = outcome.failure or hang.check() or elsewhere()
-                    self._handle_signals(received, outcome, hang.longest_step_s)
-                    if outcome.failure is None:
+        with stop_signals() as received:
+            try:
+                while self.is_running:
+                    connection.wait(self.waitables(), POLL_S)
+                    self.poll()
+                    self.outcome.failure = self.outcome.failure or elsewhere()
+                    self.heed(received)
+                    if self.outcome.failure is None:
                         on_tick()
-                if outcome.failure is not None:
-                    self._wait_for_others(outcome)
-        finally:
-            self.end()
-        return outcome
+            finally:
+                self.end()
+        return self.outcome
 
-    def _wait(self) -> None:
-        waiting: list[Connection | int] = [
+    def poll(self, *, on_turn: bool = True) -> None:
+        """Read what the ranks have sent, and look whether one has ended or hangs.
+
+        Args:
+            on_turn: whether the ranks may work; ranks that wait for their turn do not hang.
+        """
+        self._receive()
+        self._record_peaks()
+        self._sort_messages()
+        if not on_turn:
+            self.hang.rest()
+        self.outcome.failure = self.outcome.failure or self.hang.check()
+
+    def waitables(self) -> list[Connection | int]:
+        """What becomes ready when a rank sends its result or ends."""
+        return [
             *(
                 pipe
                 for rank, pipe in self._pipes.items()
@@ -118,8 +145,6 @@ class RankSupervisor:
                 if rank not in self._messages and process.exitcode is None
             ),
         ]
-        connection.wait(waiting, POLL_S)
-        self._receive()
 
     def _receive(self) -> None:
         """Read the messages that have arrived."""
@@ -132,19 +157,21 @@ class RankSupervisor:
             except (EOFError, OSError):
                 self._closed.add(rank)
 
-    def _record_peaks(self, outcome: Outcome) -> None:
+    def _record_peaks(self) -> None:
         """Keep each rank's peak memory: a rank that the OOM killer kills cannot report it."""
         for rank, pid in self.pids.items():
             held = resident(pid) if rank in self._on_cpu else None
             if held is not None:
-                outcome.peak_bytes[rank] = max(held.peak_bytes, outcome.peak_bytes.get(rank, 0))
+                known = self.outcome.peak_bytes
+                known[rank] = max(held.peak_bytes, known.get(rank, 0))
 
     def _killed_for_memory(self, code: int) -> str | None:
         if code != -signal.SIGKILL:
             return None
         return oom.killed_for_memory(self._kills, oom.kill_counters())
 
-    def _sort_messages(self, outcome: Outcome) -> None:
+    def _sort_messages(self) -> None:
+        outcome = self.outcome
         for rank, message in self._messages.items():
             if isinstance(message, RankResult):
                 outcome.results[rank] = message
@@ -180,29 +207,34 @@ class RankSupervisor:
             return killed_for_memory(rank, place, name)
         return Failure("signal", rank, f"rank {rank} was killed by {name}", signal=name)
 
-    def _wait_for_others(self, outcome: Outcome) -> None:
+    def _wait_for_others(self) -> None:
         """Wait briefly for other ranks to end, so that the cause is reported and not its echo."""
         begin_s = time.monotonic()
-        while outcome.failure is not None:
-            grace_s = ECHO_GRACE_S if may_be_echo(outcome.failure) else GRACE_S
+        while self.outcome.failure is not None:
+            grace_s = ECHO_GRACE_S if may_be_echo(self.outcome.failure) else GRACE_S
             live = [rank for rank in self._processes if rank not in self._messages]
             if all(self._processes[rank].exitcode is not None for rank in live):
                 break
             if time.monotonic() - begin_s > grace_s:
                 break
-            self._wait()
-            self._sort_messages(outcome)
+            connection.wait(self.waitables(), POLL_S)
+            self._receive()
+            self._sort_messages()
         self._receive()
-        self._sort_messages(outcome)
+        self._sort_messages()
 
-    def _handle_signals(self, received: list[str], outcome: Outcome, longest_step_s: float) -> None:
-        """Request a clean stop on the first signal; kill on the second, or if it takes long."""
+    def heed(self, received: Sequence[str]) -> None:
+        """Request a clean stop on the first signal; kill on the second, or if it takes long.
+
+        Call it after every poll; `received`: the names of the signals so far.
+        """
         if not received:
             return
+        outcome = self.outcome
         if outcome.interrupted_by is None:
             outcome.interrupted_by = received[0]
             self._step_buffer.request_stop()
-            self._deadline_s = time.monotonic() + max(10.0, 3 * longest_step_s)
+            self._deadline_s = time.monotonic() + max(10.0, 3 * self.hang.longest_step_s)
         measuring = any(self._step_buffer.steps(local) for local in self._local.values())
         ablating = any(
             self._step_buffer.stage(local) >= Stage.ABLATION for local in self._local.values()
@@ -213,7 +245,12 @@ class RankSupervisor:
             )
 
     def end(self) -> None:
-        """Stop every rank and its helpers; returns when all have ended."""
+        """Stop every rank and its helpers; returns when all have ended.
+
+        If one has failed, the others first get a moment to end, so that the cause is known.
+        """
+        if self.outcome.failure is not None:
+            self._wait_for_others()
         for rank, process in self._processes.items():
             if rank in self._messages:
                 process.join(2.0)
@@ -224,12 +261,12 @@ class RankSupervisor:
                 process.kill()
         for process in self._processes.values():
             process.join()
-        for pipe in self._pipes.values():
+        for pipe in (*self._pipes.values(), *self.gates.values()):
             pipe.close()
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[list[str]]:
+def stop_signals() -> Iterator[list[str]]:
     """Collect the names of stop signals instead of being terminated by them."""
     received: list[str] = []
 

@@ -29,7 +29,7 @@ from dpeval.record.schema import (
     SetupTimes,
     readings,
 )
-from dpeval.run.job import Job
+from dpeval.run.job import Job, Span
 from dpeval.run.outcome import Failure, Outcome
 from dpeval.stats import machine_speed, steady_state
 from dpeval.stats import throughput as throughput_module
@@ -86,7 +86,7 @@ def finish(
     step_buffer: StepBuffer,
     outcome: Outcome,
     conditions: Conditions | None,
-    begun_s: float,
+    span: Span,
     pids: dict[int, int],
 ) -> Record:
     """Complete `record` with everything that was measured, however the run ended.
@@ -97,7 +97,7 @@ def finish(
         step_buffer: the step series of all ranks.
         outcome: how the ranks ended.
         conditions: the state of the machine, if it was sampled.
-        begun_s: when the run began, on the monotonic clock.
+        span: when the run began, and how long it waited for its turns.
         pids: process id per rank.
     """
     steps = min((step_buffer.steps(local) for local in range(step_buffer.ranks)), default=0)
@@ -105,11 +105,11 @@ def finish(
     fields: dict[str, Any] = {
         "status": _status(outcome, ended),
         "cause": _cause(outcome, ended),
-        "wall_s": time.monotonic() - begun_s,
+        "wall_s": time.monotonic() - span.begun_s - span.waited_s,
         "conditions": conditions,
     }
     if steps:
-        fields |= _series(job, step_buffer, outcome, steps, begun_s, pids)
+        fields |= _series(job, step_buffer, outcome, steps, span, pids)
         if conditions is not None:
             seen = readings(fields["ranks"], fields["window"])
             unknown = machine_speed.not_measured(seen)
@@ -121,8 +121,9 @@ def finish(
         if fields["status"] == "ok" and fields["window"] is None:
             fields |= {"status": "failed", "cause": _cut_short(job, step_buffer, steps)}
         power_w = conditions.power_w if conditions is not None else None
-        # The energy of other nodes is not measured here.
-        if power_w is not None and job.node is None and "throughput" in fields:
+        # The energy of other nodes is not measured here, nor that of one run's turns.
+        is_own = job.node is None and record.sitting is None
+        if power_w is not None and is_own and "throughput" in fields:
             fields["energy_j_per_img"] = power_w / fields["throughput"].img_per_s
     elif fields["status"] == "oom":
         # Not a single step, but the memory of each rank is worth recording.
@@ -182,7 +183,7 @@ def _series(
     step_buffer: StepBuffer,
     outcome: Outcome,
     steps: int,
-    begun_s: float,
+    span: Span,
     pids: dict[int, int],
 ) -> dict[str, Any]:
     """The fields derived from the step series, cut to the steps that all ranks finished."""
@@ -195,7 +196,7 @@ def _series(
     fields: dict[str, Any] = {
         "ranks": ranks,
         "window": window,
-        "setup": _setup(rows, outcome, begun_s),
+        "setup": _setup(rows, outcome, span),
     }
     if window is not None:
         main = slice(window.first, window.first + window.steps)
@@ -314,7 +315,7 @@ def _buckets(result: RankResult | None, first: int, last: int) -> list[Bucket]:
     ]
 
 
-def _setup(rows: list[Floats], outcome: Outcome, begun_s: float) -> SetupTimes:
+def _setup(rows: list[Floats], outcome: Outcome, span: Span) -> SetupTimes:
     """Time before the first step; for each part, that of the slowest rank."""
     parts: dict[str, float] = {}
     for result in outcome.results.values():
@@ -322,7 +323,7 @@ def _setup(rows: list[Floats], outcome: Outcome, begun_s: float) -> SetupTimes:
             parts[name] = max(value, parts.get(name, 0.0))
     first_begin_s = min(float(_column(table, "begin")[0]) for table in rows)
     return SetupTimes(
-        total_s=max(0.0, first_begin_s - begun_s),
+        total_s=max(0.0, first_begin_s - span.begun_s - span.waited_before_s),
         first_step_s=max(float(_column(table, "step")[0]) for table in rows),
         parts_s=parts,
     )

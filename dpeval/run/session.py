@@ -14,7 +14,8 @@ from dpeval.planning.rank_plan import make_plan
 from dpeval.record.machine import Environment, Machine
 from dpeval.record.plan import Plan
 from dpeval.record.schema import Cause, MemoryRecord, Record
-from dpeval.run import execute, forkserver
+from dpeval.run import execute as execution
+from dpeval.run import forkserver
 from dpeval.run.console import Reporter
 from dpeval.run.job import Job, Node
 from dpeval.system.environment import environment
@@ -141,25 +142,40 @@ class Session:
         """Run this node's ranks of a run that node 0 records; return whether they succeeded."""
         if job.plan.skip is not None:
             return True  # node 0 skips it too, and records why
-        return execute.assist(job, self.prepare(job.config.dataset), self.reporter)
+        return execution.assist(job, self.prepare(job.config.dataset), self.reporter)
 
     def execute(self, job: Job) -> Record:
         """Run or skip one job, and write its record to ``job.folder``."""
+        job = self.announce(job)
+        record = self.skipped(job)
+        if record is None:
+            source = self.prepare(job.config.dataset)
+            record = execution.execute(
+                job, source, used(source, job.config.dataset), self.environment, self.reporter
+            )
+        self.reporter.run_ended(job, record)
+        return record
+
+    def announce(self, job: Job) -> Job:
+        """Tell the user that `job` begins; return it with its memory forecast."""
         job = self.plan_memory(job)
         self.reporter.run_started(job)
         is_unknown = job.memory.forecast is None and job.memory.decision
         if is_unknown or job.memory.action not in ("run", "skip"):
             self.reporter.say(f"memory: {job.memory.decision}")
+        return job
+
+    def skipped(self, job: Job) -> Record | None:
+        """The record of a job that is not to be started, written; None if it can be."""
         if job.plan.skip is not None:
             reason = Cause(kind=job.plan.skip_kind, message=job.plan.skip)
-            record = execute.skip(job, self.environment, reason)
         elif job.memory.action == "skip":
             reason = Cause(kind="memory", message=job.memory.decision)
-            record = execute.skip(job, self.environment, reason)
         else:
-            source = self.prepare(job.config.dataset)
-            record = execute.execute(
-                job, source, used(source, job.config.dataset), self.environment, self.reporter
-            )
-        self.reporter.run_ended(job, record)
-        return record
+            return None
+        return execution.skip(job, self.environment, reason)
+
+    def live(self, job: Job) -> execution.LiveRun:
+        """`job`, ready to start."""
+        source = self.prepare(job.config.dataset)
+        return execution.LiveRun(job, source, used(source, job.config.dataset), self.environment)

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import time
 from contextlib import nullcontext
+from typing import Protocol
 
 from torch import Tensor
 
-from dpeval.instruments.stop_sync import StopSync
 from dpeval.worker.trainer import Trainer
 
 
-def training_loop(trainer: Trainer, stop_sync: StopSync) -> int:
-    """Train until rank 0 decides to stop; return the number of steps, which all ranks share."""
+class StepGate(Protocol):
+    """Between two steps: whether to go on, and when."""
+
+    def go_on(self, steps: int) -> bool: ...
+
+
+def training_loop(trainer: Trainer, gate: StepGate) -> int:
+    """Train until `gate` says stop; return the number of steps, which all ranks share."""
     steps = 0
     while True:
         train_step(trainer, steps)
         steps += 1
         if steps == 1:
             trainer.tuning_peak_bytes = trainer.device.end_tuning()
-        # The decision and the reference work fall between steps, so no step includes them.
-        if not stop_sync.go_on(steps):
+        # The decision, the reference work and other runs' turns fall between steps, so no step
+        # includes them.
+        if not gate.go_on(steps):
             return steps
 
 

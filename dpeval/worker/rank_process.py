@@ -23,6 +23,7 @@ from dpeval.instruments.phase_clock import PhaseClock
 from dpeval.instruments.reference_work import ReferenceWork
 from dpeval.instruments.step_buffer import Stage, StepBuffer
 from dpeval.instruments.stop_sync import StopSync
+from dpeval.instruments.turn_sync import TurnSync
 from dpeval.system.oom import is_out_of_memory
 from dpeval.system.process import keep_freed_memory, prefer_oom_kill
 from dpeval.util.units import GIB
@@ -32,13 +33,16 @@ from dpeval.worker.messages import AblationSeries, RankFailure, RankResult, Rank
 from dpeval.worker.trainer import SetupTimer, build_trainer
 
 
-def run_rank(task: RankTask, step_buffer: StepBuffer, pipe: Connection) -> None:
+def run_rank(
+    task: RankTask, step_buffer: StepBuffer, pipe: Connection, gate: Connection | None = None
+) -> None:
     """The main function of a rank's process; its last act is to send a result or a failure.
 
     Args:
         task: what to train, and as which rank.
         step_buffer: shared memory for step times and heartbeats.
         pipe: carries one :class:`RankResult` or :class:`RankFailure` to the parent.
+        gate: grants this rank its turns; None if the run has the machine for itself.
     """
     timer = SetupTimer()
     # In its own process group: Ctrl-C reaches only the parent, which stops the ranks in order, and
@@ -65,7 +69,7 @@ def run_rank(task: RankTask, step_buffer: StepBuffer, pipe: Connection) -> None:
         # The first allocation creates the CUDA context, which takes a good part of a second.
         torch.empty(1, device=device.torch_device)
         timer.lap("device")
-        message: RankResult | RankFailure = _train(task, step_buffer, device, timer)
+        message: RankResult | RankFailure = _train(task, step_buffer, device, timer, gate)
     except BaseException as error:
         message = _failure(task.rank, error, device)
     pipe.send(message)
@@ -97,7 +101,11 @@ def _exit_with_parent(pipe: Connection) -> None:
 
 
 def _train(
-    task: RankTask, step_buffer: StepBuffer, device: Device, timer: SetupTimer
+    task: RankTask,
+    step_buffer: StepBuffer,
+    device: Device,
+    timer: SetupTimer,
+    gate: Connection | None,
 ) -> RankResult:
     config, plan = task.config, task.plan
     local_rank = plan.ranks[task.rank].local_rank
@@ -110,9 +118,14 @@ def _train(
     trainer = build_trainer(task, device, clock, timer)
     is_watched = config.measure.conditions and not device.is_cuda
     reference_work = ReferenceWork() if is_watched else None
-    stop_sync = StopSync(
-        task.rank, local_rank, store, step_buffer, clock, config.measure, reference_work
-    )
+    stop_sync: StopSync | TurnSync
+    if gate is None:
+        stop_sync = StopSync(
+            task.rank, local_rank, store, step_buffer, clock, config.measure, reference_work
+        )
+    else:
+        stop_sync = TurnSync(gate, local_rank, step_buffer, clock, device, reference_work)
+        stop_sync.begin()
     training_loop(trainer, stop_sync)
     device.finish()
     clock.drain()

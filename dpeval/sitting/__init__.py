@@ -1,0 +1,1 @@
+"""Sittings: the runs of a sweep take turns on one machine, so that drift cancels in every ratio."""

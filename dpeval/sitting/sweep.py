@@ -1,0 +1,97 @@
+"""Measure the runs of a sweep in sittings: as many at once as memory holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
+
+from dpeval.config import Config, StrategyConfig
+from dpeval.record.schema import Record
+from dpeval.run.job import Job
+from dpeval.run.session import Session
+from dpeval.sitting.coordinator import Coordinator, Seat
+from dpeval.sitting.rounds import groups_that_fit
+
+
+def measure(session: Session, jobs: Sequence[Job]) -> Iterator[tuple[Job, Record]]:
+    """Run or skip every job; yield each with its record as soon as that is written.
+
+    Jobs of one repetition take turns; another repetition is another sitting, in new processes, as
+    it is to show how much processes differ.
+
+    Args:
+        session: the session on this machine.
+        jobs: planned runs, all repetitions of them.
+    """
+    by_repetition = sorted(jobs, key=lambda job: job.config.repetition)
+    for _, group in groupby(by_repetition, key=lambda job: job.config.repetition):
+        ready: list[Job] = []
+        for job in group:
+            announced = session.announce(job)
+            record = session.skipped(announced)
+            if record is None:
+                ready.append(announced)
+                continue
+            session.reporter.run_ended(announced, record)
+            yield job, record
+        for together in _held_at_once(session, ready):
+            for job, record in _sit(session, together):
+                session.reporter.run_ended(job, record)
+                yield job, record
+                interrupted = record.status == "interrupted"
+            if interrupted:
+                return
+
+
+def _sit(session: Session, jobs: Sequence[Job]) -> Iterator[tuple[Job, Record]]:
+    seats = [Seat(session.live(job)) for job in jobs]
+    for seat in seats:
+        seat.base = _base_of(seat, seats)
+    for run, record in Coordinator(seats, session.reporter, jobs[0].config.seed).measure():
+        yield run.job, record
+
+
+def _base_of(seat: Seat, seats: Iterable[Seat]) -> Seat | None:
+    """The run on the fewest devices that is configured as `seat` otherwise.
+
+    On one device, a serial run counts as configured alike, and comes first: it is the baseline of
+    every strategy.
+    """
+    config = seat.run.job.config
+    alike = [
+        other
+        for other in seats
+        if _task(other.run.job.config) == _task(config)
+        and (other.run.job.config.strategy == config.strategy or _is_serial(other))
+    ]
+    base = min(alike, key=lambda other: (other.run.job.config.num_devices, not _is_serial(other)))
+    return base if base is not seat else None
+
+
+def _task(config: Config) -> Config:
+    """What is trained, whatever the devices and the strategy."""
+    return replace(config, num_devices=1, num_nodes=1, strategy=StrategyConfig())
+
+
+def _is_serial(seat: Seat) -> bool:
+    return seat.run.job.config.strategy.name == "none"
+
+
+def _held_at_once(session: Session, jobs: Sequence[Job]) -> list[list[Job]]:
+    """Sets of jobs whose forecast peaks fit into memory together, all on the same hardware."""
+    sets: list[list[Job]] = []
+    for hardware in dict.fromkeys(job.config.hardware for job in jobs):
+        alike = [job for job in jobs if job.config.hardware == hardware]
+        free = session.predictor.budget_at(alike[0].config)(1).bytes
+        groups = groups_that_fit([_needed_bytes(job) for job in alike], free)
+        sets += [[alike[index] for index in group] for group in groups]
+    return sets
+
+
+def _needed_bytes(job: Job) -> int | None:
+    """Peak memory of a run: on the host, or on each of its GPUs. None if it is unknown."""
+    forecast = job.memory.forecast
+    if forecast is None:
+        return None
+    return forecast.needed_bytes * (job.plan.world_size if job.config.hardware.kind == "cpu" else 1)

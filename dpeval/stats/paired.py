@@ -1,0 +1,117 @@
+"""Ratios of runs that took turns: what slows both in one round cancels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from dpeval.record.codes import StopReason
+from dpeval.record.measurement import Interval
+from dpeval.record.schema import Record
+from dpeval.stats.steady_state import main_interval
+from dpeval.util.arrays import Floats
+
+MIN_ROUNDS = 4
+"""Fewer rounds in common give no interval."""
+
+
+def by_round(
+    step_s: Sequence[float] | Floats, rounds: Sequence[int], first: int
+) -> dict[int, float]:
+    """Mean step of every round that is wholly in the steady state, s.
+
+    Args:
+        step_s: all steps, s, shape [n].
+        rounds: the round of each, ascending, shape [at least n].
+        first: the first step of the steady state.
+    """
+    values = np.asarray(step_s, dtype=np.float64)
+    if first >= len(values):
+        return {}
+    numbers = np.asarray(rounds[: len(values)])
+    if first > 0 and numbers[first - 1] == numbers[first]:
+        first = int(np.searchsorted(numbers, numbers[first], side="right"))
+    if first >= len(values):
+        return {}
+    found, begins = np.unique(numbers[first:], return_index=True)
+    means = np.add.reduceat(values[first:], begins) / np.diff([*begins, len(values) - first])
+    return {int(number): float(mean) for number, mean in zip(found, means, strict=True)}
+
+
+def rounds_of(record: Record) -> dict[int, float]:
+    """Mean step of the slowest rank in every round of a run that took turns, s.
+
+    Empty if it took none, or has no window.
+    """
+    if record.sitting is None or record.window is None or record.throughput is None:
+        return {}
+    slowest = record.ranks[record.throughput.slowest_rank]
+    return by_round(slowest.step_s, record.sitting.rounds, record.window.first)
+
+
+def ratio(
+    over: Mapping[int, float], under: Mapping[int, float], stopped_by: StopReason = "time_limit"
+) -> Interval | None:
+    """The ratio of two mean steps, over / under, from the rounds that both have.
+
+    It is the ratio of the two means, so it agrees with the runs' throughput. Its error comes from
+    the differences within rounds, over_r / mean(over) - under_r / mean(under): the linearised
+    ratio estimator (Cochran 1977, "Sampling Techniques", 3rd ed., section 6.4). They form a series
+    with the autocorrelation that is left, whose mean has an interval like any other series'.
+
+    Args:
+        over: mean step per round, s.
+        under: the same of the other run.
+        stopped_by: what ended the rounds; the interval is wider if its precision did.
+
+    Returns:
+        The ratio and its 95 % interval, symmetric in logarithms; None with fewer than
+        :data:`MIN_ROUNDS` rounds in common.
+    """
+    shared = sorted(over.keys() & under.keys())
+    if len(shared) < MIN_ROUNDS:
+        return None
+    above = np.array([over[number] for number in shared])
+    below = np.array([under[number] for number in shared])
+    value = float(above.mean() / below.mean())
+    differences = 1.0 + above / above.mean() - below / below.mean()
+    found = main_interval(differences, stopped_by)
+    half = (found.high - found.low) / 2
+    return Interval(
+        mean=value,
+        low=value * math.exp(-half),
+        high=value * math.exp(half),
+        effective_samples=found.effective_samples,
+    )
+
+
+def compared(run: Record, base: Record) -> Record:
+    """`run` with its throughput over that of `base`, which took turns with it.
+
+    Args:
+        run: a record with a sitting.
+        base: the record of the run on the fewest devices that is configured like it.
+    """
+    if run.sitting is None or run.plan is None or base.plan is None:
+        return run
+    ended_by: StopReason = "time_limit"
+    if run.window is not None and run.window.stopped_by == "ratios":
+        ended_by = "precision"
+    found = ratio(rounds_of(base), rounds_of(run), ended_by)
+    images = run.plan.global_batch_size / base.plan.global_batch_size  # more under weak scaling
+    strategy = base.config.get("strategy")
+    sitting = run.sitting.model_copy(
+        update={
+            "base_devices": base.plan.world_size,
+            "base_strategy": str(strategy.get("name")) if isinstance(strategy, dict) else "",
+            "speedup": None if found is None else Interval(
+                mean=found.mean * images,
+                low=found.low * images,
+                high=found.high * images,
+                effective_samples=found.effective_samples,
+            ),
+        }
+    )  # fmt: skip
+    return run.model_copy(update={"sitting": sitting})
