@@ -21,10 +21,10 @@ from dpeval.errors import RecordError
 from dpeval.record.measurement import Window
 from dpeval.record.phases import PHASES
 from dpeval.record.reference_times import PAGES, ReferenceTimes
-from dpeval.record.schema import Record, readings
+from dpeval.record.schema import Record, Sitting, readings
 from dpeval.stats import machine_speed
 
-VERSION = 8
+VERSION = 9
 """Raised whenever :func:`row` says something else for the same record: caches then start anew."""
 
 _PHASE_NOTES = {
@@ -91,6 +91,12 @@ SCHEMA = pa.schema(
         _number("img_per_s", "images of all ranks over the time of the slowest", "img/s"),
         _number("img_per_s_low", "lower end of its 95 % interval", "img/s"),
         _number("img_per_s_high", "upper end", "img/s"),
+        _string("sitting", "runs that took turns with each other have the same"),
+        _number("paired_devices", "devices of the run that it is compared with there"),
+        _string("paired_strategy", "and its strategy"),
+        _number("paired_speedup", "throughput over that run's, round by round"),
+        _number("paired_low", "lower end of its 95 % interval"),
+        _number("paired_high", "upper end"),
         *(
             _number(f"{phase}_s", f"mean of phase {phase} on the slowest rank{note}", "s")
             for phase in PHASES
@@ -258,6 +264,7 @@ def _measured(run: Record) -> dict[str, Any]:
         "stopped_by": window.stopped_by if window is not None else "",
         "step_s": window.step_s.mean if window is not None else None,
         **_interval(run),
+        **_paired(run.sitting),
         "img_per_s": found.img_per_s if found is not None else None,
         "slowest_rank": found.slowest_rank if found is not None else None,
         "balance": run.balance.value if run.balance is not None else None,
@@ -281,6 +288,20 @@ def _interval(run: Record) -> dict[str, float]:
         "step_high_s": seconds / found.low,
         "img_per_s_low": found.low,
         "img_per_s_high": found.high,
+    }
+
+
+def _paired(sitting: Sitting | None) -> dict[str, Any]:
+    """The ratio to another run of the same sitting."""
+    made: dict[str, Any] = {"sitting": text(sitting.id if sitting else ""), "paired_strategy": ""}
+    if sitting is None or sitting.speedup is None or not sitting.speedup.low > 0:
+        return made
+    return made | {
+        "paired_devices": _count(sitting.base_devices),
+        "paired_strategy": text(sitting.base_strategy),
+        "paired_speedup": sitting.speedup.mean,
+        "paired_low": sitting.speedup.low,
+        "paired_high": sitting.speedup.high,
     }
 
 

@@ -25,6 +25,8 @@ RATES = (
     "spread_freedom",
 )  # fmt: skip
 """Throughput, its intervals and its error; see :data:`dpeval.analysis.scaling.pooling.POOLED`."""
+PAIRED = ("paired_devices", "paired_strategy", "paired_speedup", "paired_low", "paired_high")
+"""The ratio to a configuration that it took turns with."""
 PHASE_COLUMNS = tuple(f"{phase}_s" for phase in PHASES)
 
 _MOST_BATCHES = 8
@@ -83,12 +85,12 @@ def cells(runs: pd.DataFrame, pooled: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         runs: one row per run.
-        pooled: one row per measured configuration with :data:`RATES`, `images_per_step` and
-            `per_device_batch_max`.
+        pooled: one row per measured configuration with :data:`RATES`, :data:`PAIRED`,
+            `images_per_step` and `per_device_batch_max`.
 
     Returns:
         Columns of :data:`CELL`; `status` (``ok`` where any run measured, else the worst);
-        :data:`RATES`, `images_per_step`, `per_device_batch_max`, `n_runs`;
+        :data:`RATES`, :data:`PAIRED`, `images_per_step`, `per_device_batch_max`, `n_runs`;
         `step_s`, `step_low_s`, `step_high_s` and the phases (s, means over runs); `peak_bytes`
         and `peak_low_bytes` (highest and lowest over runs), `need_bytes`, `have_bytes`; `steady`,
         `stand_in`, `oversubscribed`; `strategy` and `series_strategy` (that of more than one
@@ -98,7 +100,7 @@ def cells(runs: pd.DataFrame, pooled: pd.DataFrame) -> pd.DataFrame:
     if asked.empty:
         return pd.DataFrame()
     table = _gathered(asked)
-    columns = [*CELL, *RATES, "images_per_step", "per_device_batch_max"]
+    columns = [*CELL, *RATES, *PAIRED, "images_per_step", "per_device_batch_max"]
     table = table.merge(pooled[columns], on=list(CELL), how="left", validate="one_to_one")
     seconds = table["step_s"] * table["img_per_s"]
     table["step_low_s"] = seconds / table["high"]

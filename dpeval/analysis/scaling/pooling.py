@@ -23,6 +23,7 @@ from dpeval.analysis.scaling.run_spread import (
 )
 from dpeval.record.codes import AbsenceCode, Status
 from dpeval.record.phases import PHASES
+from dpeval.stats.comparison import LEAST_FREEDOM
 
 _MEANS = (
     *(f"{phase}_s" for phase in PHASES),
@@ -55,6 +56,11 @@ POOLED: dict[str, str] = {
     "error_share": "standard error of img_per_s with the spread between runs, over the mean",
     "spread_share": "standard deviation between runs that these allow for, over the mean",
     "spread_freedom": "its degrees of freedom; NaN: assumed, for lack of repetitions",
+    "paired_devices": "devices of the configuration that took turns with it, to compare them",
+    "paired_strategy": "and its strategy",
+    "paired_speedup": "throughput over that one's, round by round",
+    "paired_low": "lower end of its 95 % interval",
+    "paired_high": "upper end",
     "centre": "mean or median: what img_per_s is over repetitions",
     "within_share": "standard error of one run's mean step from the spread of its steps, over the "
     "mean",
@@ -139,7 +145,7 @@ def _pooled(group: pd.DataFrame, spread: RunSpread, of_energy: RunSpread) -> dic
     highest = (*_HIGHEST, "peak_bytes", "forecast_bytes")
     pooled |= {name: float(group[name].max()) for name in highest}
     pooled["budget_bytes"] = float(group["budget_bytes"].min())
-    return pooled | _times(good, spread) | _energy(good, of_energy)
+    return pooled | _times(good, spread) | _energy(good, of_energy) | _paired(good)
 
 
 def _good(runs: pd.DataFrame) -> pd.DataFrame:
@@ -240,6 +246,33 @@ def _energy(good: pd.DataFrame, spread: RunSpread) -> dict[str, float]:
         "energy_high": mean * math.exp(half),
         "energy_error_share": error,
         "energy_freedom": spread.freedom if spread.is_measured else math.nan,
+    }
+
+
+def _paired(good: pd.DataFrame) -> dict[str, Any]:
+    """The mean ratio to one other configuration, each run's from a sitting of its own.
+
+    One sitting has the interval of its rounds. Several have that of the mean of the logarithms:
+    what differs between sittings counts where it is more than rounds explain, with Student's t from
+    :data:`LEAST_FREEDOM` degrees of freedom on; fewer do not show it.
+    """
+    names = ["paired_devices", "paired_strategy"]
+    known = good[good["paired_speedup"].notna()]
+    if known.empty or len(known) < len(good) or len(known[names].drop_duplicates()) > 1:
+        return {"paired_strategy": ""}
+    log, low, high = (
+        np.log(known[f"paired_{name}"].to_numpy(dtype=float)) for name in ("speedup", "low", "high")
+    )
+    below, above = (float(np.sqrt(((log - end) ** 2).sum())) / len(log) for end in (low, high))
+    if len(log) > LEAST_FREEDOM:
+        between = student(len(log) - 1) * float(log.std(ddof=1)) / math.sqrt(len(log))
+        below, above = max(below, between), max(above, between)
+    centre = float(log.mean())
+    return {
+        **{name: known[name].iloc[0] for name in names},
+        "paired_speedup": math.exp(centre),
+        "paired_low": math.exp(centre - below),
+        "paired_high": math.exp(centre + above),
     }
 
 

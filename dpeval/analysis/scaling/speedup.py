@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from dpeval.analysis.frame.runs_frame import CONFIGURATION
 from dpeval.util.arrays import Floats
@@ -27,6 +28,7 @@ POINT_COLUMNS: dict[str, str] = {
     "efficiency": "speedup over device count",
     "efficiency_low": "lower end of its 95 % interval",
     "efficiency_high": "upper end",
+    "is_paired": "whether both took turns in one sitting, so that drift cancels in the speedup",
     "serial_fraction": "Karp-Flatt metric; only for strong scaling with a one-device baseline",
     "serial_fraction_low": "lower end of its 95 % interval",
     "serial_fraction_high": "upper end",
@@ -48,9 +50,11 @@ def points(pooled: pd.DataFrame) -> pd.DataFrame:
     one device (`baseline`). Without a one-device run, the fewest devices take its place and count
     as ideal (`baseline_devices`).
 
-    The interval is that of the logarithm of a ratio of independent values, whose half-widths
-    (:func:`log_halves`, with the spread between runs) are added in quadrature; the baseline itself
-    has none. The experimentally
+    Where a configuration took turns with the baseline, the speedup is the ratio of their rounds, in
+    which the drift of the machine cancels, with that ratio's own interval
+    (:mod:`dpeval.stats.paired`). Otherwise the interval is that of the logarithm of a ratio of
+    independent values, whose half-widths (:func:`log_halves`, with the spread between runs) are
+    added in quadrature. The baseline itself has none. The experimentally
     determined serial fraction is e = (1/S - 1/N) / (1 - 1/N) (Karp & Flatt 1990, "Measuring
     parallel processor performance", CACM 33(5)), with :func:`ideal_speedup` for N: otherwise
     images that do not divide evenly by N would count as serial work. It falls as S rises, so its
@@ -78,6 +82,10 @@ def of_curve(group: pd.DataFrame) -> pd.DataFrame:
     # The baseline's own high end makes every ratio low, and the other way about.
     low = speedup * np.exp(-np.hypot(below, above[0]))
     high = speedup * np.exp(np.hypot(above, below[0]))
+    is_paired = _is_paired(group)
+    for values, name in ((speedup, "speedup"), (low, "low"), (high, "high")):
+        ratios = group[f"paired_{name}"].to_numpy(dtype=float)
+        values[is_paired] = ratios[is_paired] * float(base["num_devices"])
     low[0] = high[0] = speedup[0]
     made = group.assign(
         baseline_devices=int(base["num_devices"]),
@@ -87,6 +95,7 @@ def of_curve(group: pd.DataFrame) -> pd.DataFrame:
         efficiency=speedup / devices,
         efficiency_low=low / devices,
         efficiency_high=high / devices,
+        is_paired=is_paired,
     )  # fmt: skip
     is_amdahl = base["num_devices"] == 1 and base["scaling"] != "weak"
     return made.assign(
@@ -94,6 +103,17 @@ def of_curve(group: pd.DataFrame) -> pd.DataFrame:
         serial_fraction_low=karp_flatt(high, ideal) if is_amdahl else np.nan,
         serial_fraction_high=karp_flatt(low, ideal) if is_amdahl else np.nan,
     )
+
+
+def _is_paired(group: pd.DataFrame) -> NDArray[np.bool_]:
+    """Whether each row's ratio to the first row comes from turns in the same sitting."""
+    base = group.iloc[0]
+    same = group["paired_devices"].eq(base["num_devices"]) & group["paired_strategy"].eq(
+        base["strategy"]
+    )
+    found = same & group["paired_speedup"].notna()
+    found.iloc[0] = False
+    return np.asarray(found, dtype=np.bool_)
 
 
 def ideal_speedup(group: pd.DataFrame) -> Floats:

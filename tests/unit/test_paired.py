@@ -1,0 +1,153 @@
+"""Ratios from rounds: what both runs of a round suffer cancels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dpeval.config import MeasureConfig
+from dpeval.record.schema import Record, Sitting
+from dpeval.stats import paired, steady_state
+from dpeval.stats.throughput import throughput
+from dpeval.util.arrays import Floats
+from tests.records import findings, make_record
+
+
+@given(
+    sizes=st.lists(st.integers(1, 4), min_size=1, max_size=12),
+    first=st.integers(0, 20),
+)
+def test_a_round_counts_if_all_its_steps_are_steady(sizes: list[int], first: int) -> None:
+    rounds = [number for number, size in enumerate(sizes) for _ in range(size)]
+    step_s = [float(index + 1) for index in range(len(rounds))]
+    found = paired.by_round(step_s, rounds, first)
+    begins = np.cumsum([0, *sizes[:-1]])
+    expected = {
+        number: float(np.mean(step_s[begin : begin + size]))
+        for number, (begin, size) in enumerate(zip(begins, sizes, strict=True))
+        if begin >= first
+    }
+    assert found == pytest.approx(expected)
+
+
+def test_steps_granted_but_not_finished_do_not_count() -> None:
+    assert paired.by_round([1.0, 3.0], [0, 0, 1, 1], 0) == {0: 2.0}
+
+
+def test_what_slows_both_alike_cancels() -> None:
+    generator = np.random.default_rng(0)
+    machine = np.exp(np.cumsum(generator.normal(0, 0.05, 60)))
+    over = dict(enumerate(3.0 * machine))
+    under = dict(enumerate(2.0 * machine))
+    found = paired.ratio(over, under)
+    assert found is not None
+    assert found.mean == pytest.approx(1.5)
+    assert found.high - found.low < 1e-9
+
+
+def test_only_rounds_of_both_are_compared() -> None:
+    """The second run left while the machine was slow; its ratio must not profit from that."""
+    over = {number: 2.0 if number < 10 else 1.0 for number in range(20)}
+    under = dict.fromkeys(range(10), 1.0)
+    found = paired.ratio(over, under)
+    assert found is not None
+    assert found.mean == pytest.approx(2.0)
+
+
+def test_too_few_common_rounds_give_no_ratio() -> None:
+    common = dict.fromkeys(range(paired.MIN_ROUNDS - 1), 1.0)
+    assert paired.ratio(common, common | {90: 1.0}) is None
+
+
+@pytest.mark.parametrize("memory", [0.0, 0.5])
+def test_intervals_of_ratios_cover_the_truth(memory: float) -> None:
+    """A common disturbance of 20 % with a long memory, 3 % of each run's own."""
+    generator = np.random.default_rng(7)
+    draws, rounds, hits, widths = 200, 30, 0, []
+    for _ in range(draws):
+        common = np.exp(0.2 * _ar1(generator, rounds, 0.9))
+        over = 2.0 * common * (1 + 0.03 * _ar1(generator, rounds, memory))
+        under = 1.0 * common * (1 + 0.03 * _ar1(generator, rounds, memory))
+        found = paired.ratio(dict(enumerate(over)), dict(enumerate(under)))
+        assert found is not None
+        hits += found.low <= 2.0 <= found.high
+        widths.append(found.rel_half_width)
+    assert hits / draws >= 0.92
+    assert np.median(widths) < 0.04, "far less than the common disturbance"
+
+
+def _ar1(generator: np.random.Generator, count: int, r: float) -> Floats:
+    noise = generator.normal(size=count)
+    series = np.empty(count)
+    series[0] = noise[0]
+    for index in range(1, count):
+        series[index] = r * series[index - 1] + np.sqrt(1 - r * r) * noise[index]
+    return series
+
+
+def sat_together(
+    step_s: dict[int, float], *, repetitions: int = 1, wander: float = 0.2, seed: int = 0
+) -> list[Record]:
+    """Runs on several device counts in one sitting a repetition, on a machine that wanders."""
+    generator = np.random.default_rng(seed)
+    found = []
+    for repetition in range(repetitions):
+        machine = np.exp(wander * _ar1(generator, 40, 0.9))
+        base: Record | None = None
+        for devices, mean_s in sorted(step_s.items()):
+            own = 1 + 0.01 * generator.standard_normal(40)
+            run = record_of(
+                mean_s * machine * own, num_devices=devices, repetition=repetition, seed=seed
+            )
+            turns = Sitting(id=f"sitting-{repetition}", rounds=list(range(40)), runs=len(step_s))
+            run = run.model_copy(update={"sitting": turns})
+            base = base or run
+            found.append(run if run is base else paired.compared(run, base))
+    return found
+
+
+def record_of(step_s: Floats, **fields: Any) -> Record:
+    """A record with the given steps on every rank."""
+    made = make_record(step_s=float(step_s.mean()), steps=len(step_s) - 3, **fields)
+    series = [float(value) for value in step_s]
+    window = steady_state.window([np.asarray(step_s)] * len(made.ranks), "ratios", MeasureConfig())
+    main = np.asarray(step_s)[window.first :]
+    images = made.plan.global_batch_size if made.plan is not None else 0
+    return made.model_copy(
+        update={
+            "ranks": [rank.model_copy(update={"step_s": series}) for rank in made.ranks],
+            "window": window,
+            "throughput": throughput(images, [main] * len(made.ranks), window.step_s),
+        }
+    )
+
+
+def test_the_speedup_of_runs_that_took_turns_is_that_of_their_rounds() -> None:
+    """The truth is 1.6; each run alone is known to ± 20 % at best."""
+    found = findings(sat_together({1: 1.0, 2: 1 / 1.6})).points
+    one, two = (found[found["num_devices"] == count].iloc[0] for count in (1, 2))
+    assert two["is_paired"]
+    assert not one["is_paired"]
+    assert two["speedup"] == pytest.approx(1.6, rel=0.02)
+    assert two["speedup_low"] < 1.6 < two["speedup_high"]
+    assert two["speedup_high"] / two["speedup_low"] < 1.05
+    assert two["efficiency"] == pytest.approx(0.8, rel=0.02)
+
+
+def test_repeated_sittings_are_averaged() -> None:
+    found = findings(sat_together({1: 1.0, 2: 0.5}, repetitions=5)).points
+    two = found[found["num_devices"] == 2].iloc[0]
+    assert two["is_paired"]
+    assert two["speedup"] == pytest.approx(2.0, rel=0.01)
+    assert two["speedup_low"] < 2.0 < two["speedup_high"]
+
+
+def test_runs_of_different_sittings_are_not_paired() -> None:
+    """Four and eight devices took turns, and the baseline is a run that sat elsewhere."""
+    apart = [*sat_together({1: 1.0})[:1], *sat_together({4: 0.4, 8: 0.3}, seed=1)]
+    found = findings(apart).points
+    assert not found["is_paired"].any()
