@@ -1,13 +1,14 @@
 """How often intervals cover the truth, and how wide they are, under noise of several kinds.
 
     python benchmarks/coverage.py [--runs 2000] [--preset-runs 1000] [--sweeps 2000]
-        [--only windows|presets|comparisons]
+        [--only windows|presets|comparisons|factors]
 
 First the interval of the mean step for windows of fixed length, and that of the throughput that is
 computed from it. Then whole runs: the steps of a simulated run are shown to the rule that ends
 runs, as often as rank 0 looks at them, and the interval in the record is held against the truth.
-Last whole sweeps, whose runs stray from the truth: efficiency on several device counts, how often
-it is called super-linear where it is 1, and how often the best configuration is excluded.
+Then whole sweeps, whose runs stray from the truth: efficiency on several device counts, how often
+it is called super-linear where it is 1, and how often the best configuration is excluded. Last the
+factors of efficiency, of single runs and of repetitions.
 
 AR(1) is what the interval assumes. The other kinds are what it does not: two regimes, slow humps,
 heavy tails and a drift.
@@ -18,11 +19,12 @@ from __future__ import annotations
 import argparse
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from benchmarks.factor_coverage import table as factors_table
+from benchmarks.scoring import Score, autoregressive, score
 from dpeval.analysis.scaling.run_spread import ASSUMED_SHARE, RunSpread, pooled
 from dpeval.commands.hydra_app import compose
 from dpeval.config import MeasureConfig
@@ -57,15 +59,6 @@ OWN_ERROR, SWEEP_STEPS = 0.005, 60
 
 Noise = Callable[[np.random.Generator, int, int], Floats]
 """Noise of mean 0 over the long run: generator, series, steps → shape [series, steps]."""
-
-
-def autoregressive(rho: float, generator: np.random.Generator, series: int, steps: int) -> Floats:
-    """Stationary normal AR(1) of variance 1."""
-    state = generator.normal(0, np.sqrt(1 - rho**2), (series, steps))
-    state[:, 0] = generator.normal(size=series)
-    for index in range(1, steps):
-        state[:, index] += rho * state[:, index - 1]
-    return state
 
 
 def regimes(generator: np.random.Generator, series: int, steps: int) -> Floats:
@@ -110,31 +103,6 @@ OTHERS: dict[str, Noise] = {
     "heavy tails (t3)": heavy_tails,
     "linear drift (5 %)": drift,
 }
-
-
-@dataclass(frozen=True)
-class Score:
-    """What intervals of one kind are worth."""
-
-    covered: float
-    median: float
-    """Median half-width, over the truth."""
-    wide: float
-    """97.5 % quantile of the half-width, over the truth."""
-
-    def __str__(self) -> str:
-        return f"{self.covered:6.1%} ±{self.median:5.1%} ({self.wide:6.1%})"
-
-
-def score(intervals: Sequence[tuple[float, float]], truth: float) -> Score:
-    """Coverage and half-widths of `intervals` (low, high)."""
-    low, high = np.array(intervals).T
-    half = (high - low) / 2 / truth
-    return Score(
-        covered=float(((low <= truth) & (truth <= high)).mean()),
-        median=float(np.median(half)),
-        wide=float(np.quantile(half, 0.975)),
-    )
 
 
 def of_window(noise: Noise, steps: int, runs: int) -> tuple[Score, Score]:
@@ -276,12 +244,13 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=2000)
     parser.add_argument("--preset-runs", type=int, default=1000)
     parser.add_argument("--sweeps", type=int, default=2000)
-    parser.add_argument("--only", choices=("windows", "presets", "comparisons"))
+    parser.add_argument("--only", choices=("windows", "presets", "comparisons", "factors"))
     given = parser.parse_args()
     tables = {
         "windows": windows_table(given.runs),
         "presets": presets_table(given.preset_runs),
         "comparisons": comparisons_table(given.sweeps),
+        "factors": factors_table(given.preset_runs),
     }
     for name, lines in tables.items():
         if given.only in (None, name):

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from benchmarks.factor_coverage import Case, coverage_of_windows
 from dpeval.analysis.report import verdict
 from dpeval.analysis.scaling.efficiency import ORDER, Factor, Waterfall
 from dpeval.record.phases import PHASES
@@ -167,3 +168,10 @@ def test_repetitions_are_what_a_factor_is_known_from() -> None:
     factor = found["gradient synchronisation"]
     half = 3.182 * float(np.log(ratios).std(ddof=1)) / 2
     assert factor.half == pytest.approx(half, rel=1e-3)
+
+
+@pytest.mark.parametrize("case", [Case(), Case(rho=0.6, drift=0.02), Case(rounds=2)])
+def test_intervals_from_rounds_cover_the_truth(case: Case) -> None:
+    """benchmarks/coverage.py prints how often, of more draws and of whole analyses."""
+    for name, covered in coverage_of_windows(case, 100).items():
+        assert covered >= 0.88, name

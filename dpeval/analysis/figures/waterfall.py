@@ -36,7 +36,7 @@ def waterfall(figure_data: FigureData) -> Drawing:
     rows = math.ceil(len(shown) / columns)
     longest = max(len(factors) for _, _, factors in shown)
     title = "What efficiency is lost to"
-    size = (max(7.0, 4.6 * columns), 1.1 + rows * (0.95 + 0.3 * longest))
+    size = (max(7.0, 5.0 * columns), 1.1 + rows * (0.95 + 0.3 * longest))
     figure = style.titled(*size, title, figure_data.words())
     said = []
     for index, (family, cell, factors) in enumerate(shown):
@@ -49,7 +49,7 @@ def waterfall(figure_data: FigureData) -> Drawing:
     more = len(wanted) - len(shown)
     notes = [
         "Left to right in every row: what remains of the ideal before and after the factor; the "
-        "factors' product is the measured efficiency. ± and error bar: 95 % interval, where known.",
+        "factors' product is the measured efficiency. Intervals: 95 %, where known.",
         f"{counted(more, 'more configuration')}: see the tables." if more else "",
     ]
     style.footnotes(figure, notes)
@@ -87,7 +87,7 @@ def _draw(axes: Axes, factors: pd.DataFrame, ends: tuple[float, float]) -> None:
         axes.barh(row, after - level, left=level, color=colour, hatch=hatch, height=0.62,
                   edgecolor="white", linewidth=0.5, zorder=2)  # fmt: skip
         axes.plot([level, level], [row - 0.69, row + 0.31], color=style.MUTED, linewidth=0.7)
-        _label(axes, row, min(level, after), max(level, after), _words(factor))
+        _label(axes, row, _words(factor))
         names.append(textwrap.fill(str(factor.factor), 24))
         level = after
     last = len(names)
@@ -97,14 +97,12 @@ def _draw(axes: Axes, factors: pd.DataFrame, ends: tuple[float, float]) -> None:
     reach = [[max(0.0, level - low)], [max(0.0, high - level)]]
     axes.errorbar(level, last, xerr=reach, color=style.INK, elinewidth=1.1, zorder=3)
     right = high if math.isfinite(high) else level
-    axes.annotate(
-        f"{level:.1%} {span(level, low, high, 1, percent=True)}", (right, last), xytext=(5, 0),
-        va="center", textcoords="offset points", fontweight="bold", fontsize=8.5,
-    )  # fmt: skip
+    known = f"{level:.1%} {span(level, low, high, 1, percent=True)}"
+    _label(axes, last, known, fontweight="bold", fontsize=8.5)
     names.append("measured")
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.set_xlim(0, 1.18 * max(1.0, right))
+    axes.set_xlim(0, 1.03 * max(1.0, right))
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1.0], ["0", "25 %", "50 %", "75 %", "100 %"])
     axes.grid(axis="x")
     axes.grid(visible=False, axis="y")
@@ -116,14 +114,12 @@ def _words(factor: Any) -> str:
     return f"× {factor.value:.3f}" + (f" {known}" if known != UNKNOWN else "")
 
 
-def _label(axes: Axes, row: int, left: float, right: float, words: str) -> None:
-    """The factor beside its bar: left of it where the page ends, right of it otherwise."""
-    if left > 0.4:
-        axes.annotate(words, (left, row), xytext=(-4, 0), ha="right", va="center",
-                      textcoords="offset points", fontsize=8)  # fmt: skip
-    else:
-        axes.annotate(words, (right, row), xytext=(4, 0), ha="left", va="center",
-                      textcoords="offset points", fontsize=8)  # fmt: skip
+def _label(axes: Axes, row: int, words: str, **font: Any) -> None:
+    """The value of a row, right of the axes: intervals are too long for a place beside a bar."""
+    axes.annotate(
+        words, (1.0, row), xycoords=("axes fraction", "data"), xytext=(6, 0), va="center",
+        textcoords="offset points", annotation_clip=False, **({"fontsize": 8} | font),
+    )  # fmt: skip
 
 
 def _sentence(cell: Any, factors: pd.DataFrame) -> str:

@@ -8,6 +8,7 @@ again as an imbalance or as communication.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -177,7 +178,7 @@ def _of_blocks(run: Record, main: _Main | None) -> dict[str, float | None]:
     return found | {
         "normal_half": _half(normal),
         "sync_half": _half(no_sync, normal),
-        "first_half": _half(first, no_sync),
+        "first_half": _balance_half(first, no_sync, levels),
         "contention_half": _half(alone, first),
         "alone_half": _half(alone),
     }
@@ -192,6 +193,8 @@ class _Level(NamedTuple):
     slowest_s: float
     first_s: float
     """Of the first rank."""
+    others_s: float
+    """Of the other ranks, their mean; NaN if there are none."""
 
 
 _BLOCK_COLUMNS = (
@@ -211,8 +214,9 @@ def _levels(blocks: Sequence[AblationBlock], main: _Main | None) -> Iterator[_Le
         if data.shape != step.shape or compute.shape != step.shape:
             data, compute = _assumed(block.kind, step, main)
         slowest = step.max(axis=0) - _delay(data, compute)
-        first = step[0] - data[0]
-        yield _Level(place, block.kind, float(slowest.mean()), float(first.mean()))
+        first, *others = (step - data).mean(axis=1).tolist()
+        rest = float(np.mean(others)) if others else np.nan
+        yield _Level(place, block.kind, float(slowest.mean()), first, rest)
 
 
 def _table(series: Sequence[Sequence[float]]) -> Floats:
@@ -246,6 +250,21 @@ def _drift(kinds: Sequence[tuple[Floats, Floats]]) -> float:
         products += float((centred * logs).sum())
         squares += float((centred**2).sum())
     return products / squares if squares else 0.0
+
+
+def _balance_half(first: Floats, slowest: Floats, levels: Sequence[_Level]) -> float | None:
+    """Half-width of the first rank against the slowest of each step, both logs per round.
+
+    No rank is faster than the slowest, so where ranks are equal but for noise, this difference is
+    cut off at 0 and varies less than it is wrong by: how the first rank and the others differ from
+    round to round is not, and counts if it is more.
+    """
+    others = np.array([one.others_s for one in levels if one.kind == "no_sync"])
+    halves = [_half(first, slowest)]
+    if np.isfinite(others).all() and (others > 0).all():
+        halves.append(_half(np.array([math.log(one.first_s) for one in levels
+                                      if one.kind == "no_sync"]), np.log(others)))  # fmt: skip
+    return max((one for one in halves if one is not None), default=None)
 
 
 def _half(logs: Floats, others: Floats | None = None) -> float | None:
