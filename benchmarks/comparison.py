@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dpeval.analysis.scaling.compare import FAMILY_ERROR
-from dpeval.stats.comparison import detectable, error_of_difference, p_values
+from dpeval.stats.comparison import detectable, error_of_difference, p_values, quantile
 from dpeval.util.arrays import Floats
 
 CONFIGURATIONS = 8
@@ -30,6 +30,10 @@ WITHIN = 0.005
 class Outcome:
     """What the comparison said of simulated sweeps."""
 
+    covered: float
+    """Probability that the interval of a configuration's ratio holds the truth."""
+    half: float
+    """Median half-width of that interval."""
     false_alarms: float
     """Probability that any unchanged configuration is called different."""
     power: tuple[float, ...]
@@ -58,7 +62,10 @@ def simulate(spreads: Floats, repeats: int, draws: int, generator: np.random.Gen
         shift[-1] = np.log(1 - change)
         found.append(p_values(difference + shift, error) < FAMILY_ERROR)
     least = float(np.median(detectable(error, FAMILY_ERROR)[..., -1]))
+    half = quantile(0.975, error.freedom) * error.value
     return Outcome(
+        float((np.abs(difference) <= half).mean()),
+        float(np.median(np.sinh(half))),
         float(found[0].any(axis=-1).mean()),
         tuple(float(one[:, -1].mean()) for one in found[1:]),
         1 - float(np.exp(-least)),
@@ -71,7 +78,8 @@ def main() -> None:
     draws, generator = parser.parse_args().draws, np.random.default_rng(1)
     print(f"{CONFIGURATIONS} configurations, {draws} draws; family-wise error {FAMILY_ERROR:.0%}")
     powers = "  ".join(f"finds -{change:.0%}" for change in CHANGES)
-    print(f"{'spread':>12}  repeats  any called different  {powers}  says it finds (80 %)")
+    heads = f"{'spread':>12}  repeats  ratio's coverage, half-width  any called different"
+    print(f"{heads}  {powers}  says it finds (80 %)")
     for kind in ("", " unequal"):
         for spread in SPREADS:
             spreads = np.full(CONFIGURATIONS, spread)
@@ -81,7 +89,9 @@ def main() -> None:
                 found = simulate(spreads, repeats, draws, generator)
                 shares = "  ".join(f"{power:>10.0%}" for power in found.power)
                 print(
-                    f"{f'{spread:.0%}{kind}':>12}  {repeats:>7}  {found.false_alarms:>20.1%}  "
+                    f"{f'{spread:.0%}{kind}':>12}  {repeats:>7}  "
+                    f"{found.covered:>16.1%}  ±{found.half:>9.1%}  "
+                    f"{found.false_alarms:>20.1%}  "
                     f"{shares}  {f'-{found.detectable:.0%}':>20}"
                 )
 

@@ -7,8 +7,10 @@ First the interval of the mean step for windows of fixed length, and that of the
 computed from it. Then whole runs: the steps of a simulated run are shown to the rule that ends
 runs, as often as rank 0 looks at them, and the interval in the record is held against the truth.
 Then whole sweeps, whose runs stray from the truth: efficiency on several device counts, how often
-it is called super-linear where it is 1, and how often the best configuration is excluded. Last the
-factors of efficiency, of single runs and of repetitions.
+it is called super-linear where it is 1, how often the best configuration is excluded, and of two
+unchanged sweeps the ratio that ``--compare`` prints and how often it calls any of several different
+(``benchmarks/comparison.py`` also shows which changes it finds). Last the factors of efficiency, of
+single runs and of repetitions.
 
 AR(1) is what the interval assumes. The other kinds are what it does not: two regimes, slow humps,
 heavy tails and a drift.
@@ -23,6 +25,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from benchmarks.comparison import CONFIGURATIONS, simulate
 from benchmarks.factor_coverage import table as factors_table
 from benchmarks.scoring import Score, autoregressive, score
 from dpeval.analysis.scaling.run_spread import ASSUMED_SHARE, RunSpread, pooled
@@ -32,7 +35,7 @@ from dpeval.instruments.stop_sync import steps_ahead
 from dpeval.record.codes import StopReason
 from dpeval.record.measurement import Interval
 from dpeval.stats.best import compared_with_best
-from dpeval.stats.comparison import quantile
+from dpeval.stats.comparison import LARGEST_SPREAD, quantile
 from dpeval.stats.intervals import mean_interval
 from dpeval.stats.steady_state import decide, window
 from dpeval.stats.throughput import throughput
@@ -228,14 +231,21 @@ def comparisons_table(sweeps: int) -> Iterator[str]:
         f"a standard error of {OWN_ERROR:.1%} from their own steps"
     )
     heads = ("spread", "repeat", "coverage, half-width", "super-linear", "best excluded")
-    yield f"{heads[0]:>8}{heads[1]:>8}{heads[2]:>28}{heads[3]:>14}{heads[4]:>15}"
+    more = f"{'ratio of --compare':>22}{f'any of {CONFIGURATIONS} changed':>18}"
+    yield f"{heads[0]:>8}{heads[1]:>8}{heads[2]:>28}{heads[3]:>14}{heads[4]:>15}{more}"
     for spread in SPREADS:
         for repetitions in REPETITIONS:
             found, above, excluded = of_sweeps(spread, repetitions, sweeps)
-            yield f"{spread:8.0%}{repetitions:8}{found!s:>28}{above:14.1%}{excluded:15.1%}"
+            generator = np.random.default_rng(repetitions)
+            of_two = simulate(np.full(CONFIGURATIONS, spread), repetitions, 10 * sweeps, generator)
+            cell = f"{of_two.covered:.1%} ±{of_two.half:.1%}"
+            yield (
+                f"{spread:8.0%}{repetitions:8}{found!s:>28}{above:14.1%}{excluded:15.1%}"
+                f"{cell:>22}{of_two.false_alarms:18.1%}"
+            )
     yield (
-        f"without repetitions a spread of {ASSUMED_SHARE:.0%} is assumed: right at that, wide "
-        "below and narrow above"
+        f"without repetitions a spread of {ASSUMED_SHARE:.0%} is assumed, by --compare "
+        f"{LARGEST_SPREAD:.0%}: right at that, wide below and narrow above"
     )
 
 

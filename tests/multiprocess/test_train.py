@@ -89,8 +89,12 @@ def test_a_sweep_runs_interleaved_and_skips_what_the_machine_has_not(train: Trai
 
 
 def test_a_study_draws_its_figures(train: Train, tmp_path: Path) -> None:
-    done = train("-m", *CALIBRATED[:-1], "num_devices=1,2", "hardware.oversubscribe=true")
+    done = train(
+        "-m", *CALIBRATED[:-1], "num_devices=1,2", "hardware.oversubscribe=true", "baseline=serial"
+    )
     assert done.status == 0, done.err
+    strategies = {run.config["num_devices"]: run.config["strategy"]["name"] for run in done.records}
+    assert strategies == {1: "none", 2: "ddp"}
     made = {path.name for path in tmp_path.glob("outputs/**/analysis/*")}
     assert {"throughput_cpu.png", "throughput_cpu.svg", "summary.csv", "report.html"} <= made
 
