@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -222,13 +223,19 @@ def progress_text(snapshot: Snapshot, job: Job | None = None) -> str:
     """Stage, steps done, throughput with its interval so far, and the most time remaining."""
     words = f"{STAGE_NAMES[snapshot.stage]}, {counted(snapshot.steps, 'step')}"
     if snapshot.img_per_s:
-        words += f", {snapshot.img_per_s:.1f} img/s ± {snapshot.rel_half_width:.1%}"
+        words += f", {_shown(snapshot.img_per_s, snapshot.rel_half_width, 1, ' img/s')}"
     if snapshot.speedup is not None:
-        words += f", speedup {snapshot.speedup.mean:.2f} ± {snapshot.speedup.rel_half_width:.1%}"
+        words += f", speedup {_shown(snapshot.speedup.mean, snapshot.speedup.rel_half_width, 2)}"
     if job is not None and snapshot.stage in (Stage.WARM_UP, Stage.MEASURING):
         left_s = max(0.0, job.config.measure.time_limit_s - snapshot.elapsed_s)
         words += f", at most {left_s:.0f} s left"
     return words
+
+
+def _shown(value: float, rel_half_width: float, decimals: int, unit: str = "") -> str:
+    """A rate with its interval, which is symmetric in the logarithm."""
+    factor = math.exp(math.asinh(rel_half_width))
+    return f"{value:.{decimals}f}{unit} {span(value, value / factor, value * factor, decimals)}"
 
 
 def share_done(job: Job, snapshot: Snapshot) -> float:

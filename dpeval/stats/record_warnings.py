@@ -10,6 +10,7 @@ from dpeval.record.measurement import Window
 from dpeval.record.phases import COMPUTE_PHASES
 from dpeval.record.schema import Record, Warning
 from dpeval.stats.diagnostics import Diagnostic, diagnose
+from dpeval.util.ranges import span
 
 
 def find_warnings(record: Record) -> list[Warning]:
@@ -39,9 +40,11 @@ def _limited(window: Window, asked: dict[str, Any]) -> list[Warning]:
     half, wanted = window.step_s.rel_half_width, asked["rel_precision"]
     if not limit or half <= wanted:
         return []
+    low, high = (end / window.step_s.mean - 1 for end in (window.step_s.low, window.step_s.high))
+    known = span(0.0, low, high, 1 if half > 0.01 else 2, percent=True)
     text = (
-        f"{limit} ended the run with its mean step known to ±{half:.2g}, "
-        f"not to ±{wanted:g} (measure.rel_precision={wanted:g})"
+        f"{limit} ended the run with its mean step known to {known}, not to "
+        f"± {100 * wanted:g} % (measure.rel_precision={wanted:g})"
     )
     return [Warning(code="imprecise", text=text)]
 

@@ -156,7 +156,7 @@ def fit_curve(group: pd.DataFrame, key: dict[str, Any]) -> Curve:
     for law in LAWS["weak" if key.get("scaling") == "weak" else "strong"]:
         needed = len(law.parameters) + 3
         if len(devices) < needed:
-            lacking.append(f"{law.name} needs {needed} device counts")
+            lacking.append(f"{law.name} needs {needed}")
             continue
         try:
             fits.append(fit(law, devices, rate, errors, freedom, ideal))
@@ -315,7 +315,8 @@ def _best(fits: list[Fit]) -> str | None:
 
 
 def _verdict(fits: list[Fit], best: str | None, lacking: list[str], count: int) -> str:
-    few = f" ({', '.join(lacking)})" if lacking else ""
+    needs = ", ".join(lacking)
+    few = f" ({needs}{' device counts' * needs[-1:].isdigit()})" if lacking else ""
     if not fits:
         return f"{count} device counts are too few to fit any law{few}."
     if best is None:
