@@ -50,28 +50,28 @@ def test_a_rank_that_raises_is_named_and_the_sweep_continues(train: Train) -> No
     assert "both runs failed" in done.err
 
 
-@pytest.mark.parametrize(
-    ("ends", "kind", "rank"),
-    [
-        ("0: out_of_memory after 1, 1: abort", "oom", 0),
-        ("0: abort after 0.3, 1: out_of_memory", "oom", 1),
-        ("0: error after 1, 1: abort, 2: leave", "exception", 0),
-        ("0: error, 1: out_of_memory after 0.3", "oom", 1),
-        ("1: abort", "signal", 1),
-        ("1: leave", "exit", 1),
-    ],
-)
-def test_the_cause_is_named_and_not_what_it_caused_in_other_ranks(
-    train: Train, ends: str, kind: str, rank: int
-) -> None:
+NAMED = {
+    "0: out_of_memory after 1, 1: abort": ("oom", 0),
+    "0: abort after 0.3, 1: out_of_memory": ("oom", 1),
+    "0: error after 1, 1: abort, 2: leave": ("exception", 0),
+    "0: error, 1: out_of_memory after 0.3": ("oom", 1),
+    "1: abort": ("signal", 1),
+    "1: leave": ("exit", 1),
+}
+"""How ranks end, and the cause and the rank that the record must name."""
+
+
+def test_the_cause_is_named_and_not_what_it_caused_in_other_ranks(train: Train) -> None:
+    every = ",".join(f"{{ends: {{{ends}}}}}" for ends in NAMED)
     done = train(
-        *CALIBRATED, "num_devices=3", "hardware.oversubscribe=true", "model=calibrated",
-        "model._target_=tests.multiprocess.ending.build", f"model.args={{ends: {{{ends}}}}}",
+        "-m", *CALIBRATED, "num_devices=3", "hardware.oversubscribe=true",
+        "model._target_=tests.multiprocess.ending.build", f"model.args={every}",
     )  # fmt: skip
-    cause = done.record.cause
-    assert cause is not None, done.err
-    assert (cause.kind, cause.rank) == (kind, rank), cause
-    assert done.record.status == ("oom" if kind == "oom" else "failed")
+    assert len(done.records) == len(NAMED), done.err
+    for run, (ends, (kind, rank)) in zip(done.records, NAMED.items(), strict=True):
+        assert run.cause is not None, ends
+        assert (run.cause.kind, run.cause.rank) == (kind, rank), (ends, run.cause)
+        assert run.status == ("oom" if kind == "oom" else "failed"), ends
 
 
 def test_a_rank_that_is_killed_ends_the_run(start: Start, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from dpeval.analysis.frame import runs_frame
 from dpeval.analysis.scaling.findings import find
 from dpeval.record import io
-from dpeval.record.schema import Record
+from dpeval.record.schema import Record, Warning
 from dpeval.worker.ablation_schedule import order
 from tests.multiprocess.conftest import Finished
 
@@ -69,30 +69,39 @@ def test_throughput_and_phases_are_the_truth(train: Train, ranks: int, slower: i
         assert measured(run, phase) == pytest.approx(truth_s * slower, rel=0.03, abs=3e-4), phase
 
 
-@pytest.mark.parametrize(
-    ("overrides", "code"),
-    [
-        (("model.args.faults={straggler_rank: 2, straggler_factor: 1.4}",), "straggler"),
-        (("model.args.faults={jitter: 0.25}",), "jitter"),
-        (("model.args.faults={cold_steps: 8, cold_factor: 3.0}",), "cold_start"),
-        (("model.args.faults={drift_per_step: 0.01}",), "drift"),
-        (("dataset.delay_s=0.01",), "input_bound"),
-    ],
-)
-def test_an_injected_fault_is_named(train: Train, overrides: tuple[str, ...], code: str) -> None:
-    done = train(*FAST, *overrides)
+FAULTS = {
+    "straggler": "straggler_rank: 2, straggler_factor: 1.4",
+    "jitter": "jitter: 0.25",
+    "cold_start": "cold_steps: 8, cold_factor: 3.0",
+    "drift": "drift_per_step: 0.01",
+}
+
+
+def named(run: Record) -> dict[str, Warning]:
+    return {warning.code: warning for warning in run.warnings}
+
+
+def test_every_injected_fault_is_named(train: Train) -> None:
+    every = ",".join(f"{{{fault}}}" for fault in FAULTS.values())
+    done = train("-m", *FAST, f"model.args.faults={every}")
     assert done.status == 0, done.err
-    run = done.record
-    named = {warning.code: warning for warning in run.warnings}
-    assert code in named
-    if code == "straggler":
-        assert named[code].ranks == [2]
-        assert run.balance is not None
-        assert run.balance.slowest_rank == 2
-        assert run.balance.value == pytest.approx((3 + 1.4) / 4 / 1.4, rel=0.03)
-    if code == "drift":
-        assert run.window is not None
-        assert not run.window.steady
+    by_fault = dict(zip(FAULTS, done.records, strict=True))
+    for code, run in by_fault.items():
+        assert code in named(run), code
+    slowed = by_fault["straggler"]
+    assert named(slowed)["straggler"].ranks == [2]
+    assert slowed.balance is not None
+    assert slowed.balance.slowest_rank == 2
+    assert slowed.balance.value == pytest.approx((3 + 1.4) / 4 / 1.4, rel=0.03)
+    window = by_fault["drift"].window
+    assert window is not None
+    assert not window.steady
+
+
+def test_slow_data_are_named(train: Train) -> None:
+    done = train(*FAST, "dataset.delay_s=0.01")
+    assert done.status == 0, done.err
+    assert "input_bound" in named(done.record)
 
 
 def test_nothing_is_named_in_fifty_clean_runs(train: Train) -> None:
@@ -156,24 +165,22 @@ def test_communication_that_a_strategy_does_not_time_is_not_measured(train: Trai
     assert math.prod(f.value for f in waterfall.factors) == pytest.approx(waterfall.efficiency)
 
 
-def test_all_ranks_stop_at_the_same_step(train: Train) -> None:
-    run = train(*FAST).record
-    assert len({len(rank.step_s) for rank in run.ranks}) == 1
-    assert run.window is not None
-    assert run.window.stopped_by == "precision"
-
-
-def test_a_time_limit_keeps_what_was_measured(train: Train) -> None:
-    run = train(*FAST, "measure.rel_precision=0.001", "measure.time_limit_s=3").record
-    assert run.status == "ok"
-    assert run.window is not None
-    assert run.window.stopped_by in ("time_limit", "max_steps")
-    assert run.window.step_s.rel_half_width > 0.001
-    (told,) = [warning.text for warning in run.warnings if warning.code == "imprecise"]
-    (known,) = re.findall(r"known to (?:± |\(-)([\d.]+)", told)
-    low = 1 - run.window.step_s.low / run.window.step_s.mean
+def test_all_ranks_stop_at_the_same_step_and_a_limit_keeps_what_was_measured(train: Train) -> None:
+    done = train("-m", *FAST, "measure.rel_precision=0.5,0.001", "measure.time_limit_s=6")
+    precise, limited = done.records
+    for run in (precise, limited):
+        assert run.status == "ok"
+        assert len({len(rank.step_s) for rank in run.ranks}) == 1
+    assert precise.window is not None
+    assert precise.window.stopped_by == "precision"
+    assert limited.window is not None
+    assert limited.window.stopped_by in ("time_limit", "max_steps")
+    assert limited.window.step_s.rel_half_width > 0.001
+    text = named(limited)["imprecise"].text
+    (known,) = re.findall(r"known to (?:± |\(-)([\d.]+)", text)
+    low = 1 - limited.window.step_s.low / limited.window.step_s.mean
     assert float(known) == pytest.approx(100 * low, abs=0.11)
-    assert "measure.rel_precision=0.001" in told
+    assert "measure.rel_precision=0.001" in text
 
 
 def test_a_time_limit_is_refused_only_where_an_earlier_record_proves_it_too_short(
