@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -17,7 +18,7 @@ from dpeval.record.plan import RankPlan
 from dpeval.record.schema import Cause, DatasetUsed, Record, Sitting, now
 from dpeval.run import forkserver, multi_node, record_builder
 from dpeval.run.job import Job, ProgressListener, Snapshot, Span, StoreAddress
-from dpeval.run.rank_supervisor import RankSupervisor
+from dpeval.run.rank_supervisor import RankSupervisor, stop_signals
 from dpeval.stats import paired
 from dpeval.system.conditions import ConditionSampler
 from dpeval.system.gpu.reader import UsedGpu
@@ -48,7 +49,8 @@ def execute(
     """Run `job` on this machine and write its record to ``job.folder``.
 
     A record is written however the run ends: ``ok``, ``oom``, ``failed`` or ``interrupted``. A bug
-    in dpeval itself is recorded as ``failed``, then raised.
+    in dpeval itself is recorded as ``failed``, then raised. A signal to stop has its usual effect
+    only after the record is written, and none if the record says ``interrupted``.
 
     Args:
         job: the run, planned for this machine.
@@ -58,11 +60,15 @@ def execute(
         listener: shows progress.
     """
     run = LiveRun(job, source, dataset, environment)
-    with run.bugs_recorded():
+    with stop_signals() as received, run.bugs_recorded():
         run.start()
         sampler = make_sampler([run]) if job.config.measure.conditions else None
-        run.watch(sampler, listener)
-        return run.finish(sampler.finish() if sampler is not None else None)
+        run.watch(sampler, listener, received)
+        conditions = sampler.finish() if sampler is not None else None
+        made = run.finish(conditions, received=received)
+    if received and made.status != "interrupted":
+        signal.raise_signal(signal.Signals[received[-1]])
+    return made
 
 
 class LiveRun:
@@ -98,9 +104,20 @@ class LiveRun:
         self.ranks = _start_ranks(job, self._source, self.step_buffer, address, gated=gated)
         self.pids = dict(self.ranks.pids)
 
-    def watch(self, sampler: ConditionSampler | None, listener: ProgressListener) -> None:
-        """Supervise the ranks until all have ended."""
-        _watch(self.job, self.ranks, self.step_buffer, sampler, listener)
+    def watch(
+        self,
+        sampler: ConditionSampler | None,
+        listener: ProgressListener,
+        received: Sequence[str],
+    ) -> None:
+        """Supervise the ranks until all have ended.
+
+        Args:
+            sampler: watches the machine, if anything does.
+            listener: shows progress.
+            received: the stop signals so far; see :func:`stop_signals`.
+        """
+        _watch(self.job, self.ranks, self.step_buffer, sampler, listener, received)
 
     def waited(self, seconds: float) -> None:
         """Leave out `seconds` in which only other runs were on turn."""
@@ -113,6 +130,7 @@ class LiveRun:
         conditions: Conditions | None,
         sitting: Sitting | None = None,
         base: Record | None = None,
+        received: Sequence[str] = (),
     ) -> Record:
         """Write and return the record of a run whose ranks have ended.
 
@@ -120,6 +138,8 @@ class LiveRun:
             conditions: the state of the machine, if it was sampled.
             sitting: the turns that it took, if it took turns.
             base: the run that it is compared with, if that took turns with it.
+            received: the stop signals so far; one that came after the last step interrupts a run
+                that has measured everything.
         """
         job, blank = self.job, self._blank.model_copy(update={"sitting": sitting})
         if job.node is not None:
@@ -132,6 +152,8 @@ class LiveRun:
         )
         if base is not None:
             made = paired.compared(made, base)
+        if received and made.status == "ok":
+            made = record_builder.interrupted(made, received[0])
         record.write(made, job.folder / record.FILE_NAME)
         return made
 
@@ -169,7 +191,8 @@ def assist(job: Job, source: Source, listener: ProgressListener) -> bool:
     address = multi_node.find(job.node, job.config)
     ranks = _start_ranks(job, source, step_buffer, address)
     pids = dict(ranks.pids)
-    _watch(job, ranks, step_buffer, None, listener)
+    with stop_signals() as received:
+        _watch(job, ranks, step_buffer, None, listener, received)
     multi_node.write_part(job.node, job.plan, step_buffer, ranks.outcome, pids)
     return ranks.outcome.failure is None
 
@@ -213,12 +236,14 @@ def _watch(
     step_buffer: StepBuffer,
     sampler: ConditionSampler | None,
     listener: ProgressListener,
+    received: Sequence[str],
 ) -> None:
     """Supervise this node's ranks; return when all have ended."""
     notice = multi_node.FailureNotice(job.node) if job.node is not None else None
     with off_the_cores_of([job]):
         elsewhere = notice.failure_elsewhere if notice is not None else lambda: None
-        outcome = ranks.watch(_ticker(job, step_buffer, sampler, listener), elsewhere)
+        tick = _ticker(job, step_buffer, sampler, listener)
+        outcome = ranks.watch(tick, elsewhere, received)
     if notice is not None and outcome.failure is not None and outcome.failure.kind != "interrupt":
         notice.post()
 

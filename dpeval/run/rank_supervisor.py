@@ -98,24 +98,30 @@ class RankSupervisor:
         return len(self.outcome.results) < len(self._processes) and self.outcome.failure is None
 
     def watch(
-        self, on_tick: Callable[[], None], elsewhere: Callable[[], Failure | None]
+        self,
+        on_tick: Callable[[], None],
+        elsewhere: Callable[[], Failure | None],
+        received: Sequence[str],
     ) -> Outcome:
         """Wait until all ranks have returned results, one fails, or a stop signal arrives.
 
-        Between polls this process calls `on_tick`, and `elsewhere`, which returns the failure of
-        another node. All ranks have ended on return.
+        All ranks have ended on return.
+
+        Args:
+            on_tick: called between polls.
+            elsewhere: likewise; returns the failure of another node.
+            received: from :func:`stop_signals`, which must be active.
         """
-        with stop_signals() as received:
-            try:
-                while self.is_running:
-                    connection.wait(self.waitables(), POLL_S)
-                    self.poll()
-                    self.outcome.failure = self.outcome.failure or elsewhere()
-                    self.heed(received)
-                    if self.outcome.failure is None:
-                        on_tick()
-            finally:
-                self.end()
+        try:
+            while self.is_running:
+                connection.wait(self.waitables(), POLL_S)
+                self.poll()
+                self.outcome.failure = self.outcome.failure or elsewhere()
+                self.heed(received)
+                if self.outcome.failure is None:
+                    on_tick()
+        finally:
+            self.end()
         return self.outcome
 
     def poll(self, *, on_turn: bool = True) -> None:

@@ -135,6 +135,18 @@ def finish(
     return made.model_copy(update={"warnings": find_warnings(made)})
 
 
+def interrupted(record: Record, signal: str) -> Record:
+    """`record` of a run that had measured everything when `signal` arrived."""
+    return record.model_copy(
+        update={"status": "interrupted", "cause": _interrupt(signal, ended=True)}
+    )
+
+
+def _interrupt(signal: str, *, ended: bool) -> Cause:
+    what = "what was measured until then is kept" if ended else "ranks killed"
+    return Cause(kind="interrupt", message=f"interrupted by {signal}; {what}", signal=signal)
+
+
 def _status(outcome: Outcome, ended: bool) -> Status:
     if outcome.interrupted_by is not None:
         return "interrupted"
@@ -145,12 +157,7 @@ def _status(outcome: Outcome, ended: bool) -> Status:
 
 def _cause(outcome: Outcome, ended: bool) -> Cause | None:
     if outcome.interrupted_by is not None:
-        what = "what was measured until then is kept" if ended else "ranks killed"
-        return Cause(
-            kind="interrupt",
-            message=f"interrupted by {outcome.interrupted_by}; {what}",
-            signal=outcome.interrupted_by,
-        )
+        return _interrupt(outcome.interrupted_by, ended=ended)
     failure: Failure | None = outcome.failure
     if failure is None:
         return None

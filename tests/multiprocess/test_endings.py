@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+from rich.console import Console
 
+from dpeval.commands.hydra_app import compose
+from dpeval.launchers.in_job import run_job
+from dpeval.launchers.tracking.job_spec import JobSpec
+from dpeval.record.io import FILE_NAME, read
+from dpeval.record.schema import Record
+from dpeval.run import record_builder
+from dpeval.run.console import PlainReporter
+from dpeval.run.session import Session
 from tests.multiprocess.conftest import (
     ANNOUNCING,
     CALIBRATED,
@@ -151,3 +162,57 @@ def test_finished_ranks_leave_no_process(train: Train) -> None:
     pids = [rank.pid for rank in done.record.ranks]
     assert len(set(pids)) == 4
     assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+@pytest.fixture
+def session() -> Session:
+    return Session(PlainReporter(Console(file=io.StringIO())))
+
+
+def stop_before_the_record(monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
+    """Send a signal to this process when the last step is done and nothing is recorded yet."""
+    finish = record_builder.finish
+
+    def finish_late(*arguments: Any) -> Record:
+        signal.raise_signal(number)
+        return finish(*arguments)
+
+    monkeypatch.setattr(record_builder, "finish", finish_late)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_after_the_last_step_keeps_all_that_was_measured(
+    session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: signal.Signals
+) -> None:
+    stop_before_the_record(monkeypatch, number)
+    run = session.execute(session.job(compose([*CALIBRATED]), tmp_path, []))
+    assert run == read(tmp_path / FILE_NAME)
+    assert run.status == "interrupted"
+    assert run.cause is not None
+    assert (run.cause.kind, run.cause.signal) == ("interrupt", number.name)
+    assert run.throughput is not None
+    assert run.window is not None
+    assert run.window.stopped_by != "interrupted"
+
+
+def test_a_signal_after_a_failure_ends_the_sweep_and_not_the_record(
+    session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stop_before_the_record(monkeypatch, signal.SIGINT)
+    job = session.job(compose([*CALIBRATED, "model.args.faults.fail_at_step=3"]), tmp_path, [])
+    with pytest.raises(KeyboardInterrupt):
+        session.execute(job)
+    cause = read(tmp_path / FILE_NAME).cause
+    assert cause is not None
+    assert cause.kind == "exception"
+
+
+def test_a_job_that_is_stopped_after_a_failure_keeps_the_failures_record(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stop_before_the_record(monkeypatch, signal.SIGINT)
+    config = compose([*CALIBRATED, "model.args.faults.fail_at_step=3"])
+    made = run_job.execute(config, tmp_path, JobSpec.of("slurm", config, (), requeue=0))
+    assert made == read(tmp_path / FILE_NAME)
+    assert made.cause is not None
+    assert made.cause.kind == "exception"

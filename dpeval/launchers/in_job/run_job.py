@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from pydantic import TypeAdapter
 
 from dpeval import record
 from dpeval.config import Config, check
-from dpeval.errors import DpevalError
+from dpeval.errors import DpevalError, RecordError
 from dpeval.launchers.in_job.job_signals import stop_on_warning
 from dpeval.launchers.in_job.node_sharing import NodeWatch
 from dpeval.launchers.schedulers.registry import scheduler
@@ -213,7 +214,8 @@ def execute(
                 stack.enter_context(context)
             made = session.execute(job)
     except KeyboardInterrupt:
-        if made is None:  # keep a finished record
+        made = made or _recorded_since(begun, folder)
+        if made is None:
             message = "stopped by the scheduler before the first step"
             cause = Cause(kind="interrupt", message=message)
             made = record_builder.blank(
@@ -223,6 +225,16 @@ def execute(
         cause = Cause(kind="setup", message=str(error), exception=type(error).__name__)
         return record_builder.blank(job, session.environment, begun, status="failed", cause=cause)
     return made
+
+
+def _recorded_since(begun: str, folder: Path) -> Record | None:
+    """The record that a run wrote before a signal ended its process's work; None: it wrote none."""
+    try:
+        found = record.read(folder / record.FILE_NAME)
+    except RecordError:
+        return None
+    is_new = datetime.fromisoformat(found.started_at) >= datetime.fromisoformat(begun)
+    return found if is_new else None  # an older one is of an earlier attempt
 
 
 def point_at_scratch(config: Config) -> None:
