@@ -6,6 +6,7 @@ tests are skipped.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -46,6 +47,24 @@ LONG = (
 
 
 @dataclass(frozen=True)
+class Watching:
+    """A command that runs in the background."""
+
+    process: subprocess.Popen[bytes]
+    output: Path
+
+    def text(self) -> str:
+        """What it has printed so far, in whole lines."""
+        return self.output.read_text().rpartition("\n")[0]
+
+    def has_ended(self) -> bool:
+        return self.process.poll() is not None
+
+    def has_failed(self) -> bool:
+        return self.process.poll() not in (None, 0)
+
+
+@dataclass(frozen=True)
 class Cluster:
     """A running scheduler and how to submit sweeps to it."""
 
@@ -54,6 +73,10 @@ class Cluster:
     environment: dict[str, str]
     python: tuple[str, ...] = (sys.executable,)
     work: Path = field(default_factory=Path)
+
+    def node(self, number: int) -> str:
+        """The name of a node of this SLURM cluster, counted from 1."""
+        return f"{node_names()}{number}"
 
     def run(self, *command: str, timeout_s: float = 560) -> subprocess.CompletedProcess[str]:
         """Run a command with this cluster's environment in the test's folder."""
@@ -72,6 +95,23 @@ class Cluster:
     ) -> subprocess.CompletedProcess[str]:
         """``python -m dpeval.<name> <arguments>``."""
         return self.run(*self.python, "-m", f"dpeval.{name}", *arguments, timeout_s=timeout_s)
+
+    @contextlib.contextmanager
+    def watching(self, name: str, *arguments: str) -> Iterator[Watching]:
+        """``python -m dpeval.<name> <arguments>`` in the background; ended with the context."""
+        with tempfile.NamedTemporaryFile("w") as output:
+            process = subprocess.Popen(
+                [*self.python, "-m", f"dpeval.{name}", *arguments],
+                cwd=self.work,
+                env={**self.environment, "PYTHONUNBUFFERED": "1"},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+            try:
+                yield Watching(process, Path(output.name))
+            finally:
+                process.kill()
+                process.wait()
 
     def sweep(
         self, *overrides: str, study: str = "study", timeout_s: float = 560
@@ -149,6 +189,16 @@ def _environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **more}
 
 
+def worker() -> int:
+    """The number of this process among those of pytest-xdist."""
+    return int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+
+
+def node_names() -> str:
+    """How this process's SLURM nodes begin: cgroups of jobs are named after their nodes."""
+    return f"w{worker()}n"
+
+
 def _started(script: str, **environment: str) -> Iterator[Path]:
     # Not in pytest's folder, which the unprivileged user cannot enter.
     root = Path(tempfile.mkdtemp(prefix="dpeval-cluster-", dir="/tmp"))
@@ -176,7 +226,9 @@ def _started(script: str, **environment: str) -> Iterator[Path]:
 def slurm_root() -> Iterator[Path]:
     """A SLURM cluster of 4 nodes with 16 CPUs and 4 stand-in GPUs each."""
     _require("slurmctld", "slurmd", "slurmdbd", "mariadbd", "munged", "srun")
-    yield from _started("slurm", BASE_PORT=os.environ.get("DPEVAL_SLURM_PORT", "17817"))
+    # Each worker of pytest-xdist starts a cluster of its own beside the others'.
+    port = int(os.environ.get("DPEVAL_SLURM_PORT", "17817")) + 100 * worker()
+    yield from _started("slurm", BASE_PORT=str(port), NODE_NAMES=node_names())
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@
 set -euo pipefail
 R=${SLURM_ROOT:?folder that the cluster may use; every user must be able to enter it}
 NODES=${NODES:-4} CPUS=${CPUS:-16} MEM_MB=${MEM_MB:-20000} GPUS=${GPUS:-4}
+NAME=${NODE_NAMES:-node}               # nodes are called ${NAME}1, …
 P=${BASE_PORT:-16817}                  # slurmctld; +2 slurmdbd; +3… slurmd
 # Memory limits need the cgroup v1 memory controller: cgroup v2 needs systemd for slurmd.
 CGROUP=${CGROUP:-$([ -w /sys/fs/cgroup/memory/cgroup.procs ] && echo 1 || echo 0)}
@@ -21,7 +22,7 @@ wait_for() {
 }
 
 mkdir -p "$R"/{etc,munge,munge-priv,mysql,state,spool,log,pid,dev}
-for i in $(seq "$NODES"); do mkdir -p "$R/spool/node$i"; done
+for i in $(seq "$NODES"); do mkdir -p "$R/spool/$NAME$i"; done
 chmod 755 "$R" "$R/etc"; chmod 711 "$R/munge"; chmod 700 "$R/munge-priv" "$R/mysql"
 # GRES accepts neither plain files nor a mere count: the stand-in GPUs are copies of /dev/null.
 for i in $(seq 0 $((GPUS - 1))); do
@@ -81,13 +82,13 @@ AccountingStorageHost=localhost
 AccountingStoragePort=$((P + 2))
 AccountingStoragePass=socket=$R/munge/munge.sock
 AccountingStorageTRES=gres/gpu
-NodeName=node[1-$NODES] NodeHostname=localhost NodeAddr=127.0.0.1 Port=[$((P + 3))-$((P + 2 + NODES))] CPUs=$CPUS RealMemory=$MEM_MB Gres=gpu:$GPUS State=UNKNOWN
+NodeName=${NAME}[1-$NODES] NodeHostname=localhost NodeAddr=127.0.0.1 Port=[$((P + 3))-$((P + 2 + NODES))] CPUs=$CPUS RealMemory=$MEM_MB Gres=gpu:$GPUS State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE DefaultTime=10 PriorityTier=10 PreemptMode=off State=UP
 PartitionName=low Nodes=ALL MaxTime=INFINITE DefaultTime=10 PriorityTier=1 PreemptMode=requeue GraceTime=10 State=UP
 CONF
 cat >"$R/etc/gres.conf" <<CONF
 AutoDetect=off
-NodeName=node[1-$NODES] Name=gpu File=$R/dev/gpu[0-$((GPUS - 1))]
+NodeName=${NAME}[1-$NODES] Name=gpu File=$R/dev/gpu[0-$((GPUS - 1))]
 CONF
 cat >"$R/etc/cgroup.conf" <<CONF
 CgroupPlugin=cgroup/v1
@@ -97,9 +98,14 @@ ConstrainRAMSpace=$ram
 CONF
 echo "export SLURM_CONF=$SLURM_CONF" >"$R/env.sh"
 
+# What failed, and where: the caller removes the folder with the logs.
+trap 'echo "slurm_up: line $LINENO failed: $BASH_COMMAND" >&2; tail -n 20 "$R"/log/* >&2' ERR
+
 # MariaDB without grant tables: its socket is in a folder that only root can enter.
-[ -d "$R/mysql/data" ] || mariadb-install-db --no-defaults --user=root \
-  --datadir="$R/mysql/data" --skip-test-db >"$R/log/mariadb-install.log" 2>&1
+# One at a time: of two installations that begin together, one fails now and then.
+[ -d "$R/mysql/data" ] || flock "${TMPDIR:-/tmp}/dpeval-mariadb-install" \
+  mariadb-install-db --no-defaults --user=root --datadir="$R/mysql/data" --skip-test-db \
+  >"$R/log/mariadb-install.log" 2>&1
 setsid mariadbd --no-defaults --user=root --skip-grant-tables --skip-networking \
   --datadir="$R/mysql/data" --socket="$R/mysql/my.sock" --pid-file="$R/mysql/my.pid" \
   --log-error="$R/mysql/err.log" --innodb-buffer-pool-size=64M \
@@ -127,10 +133,10 @@ wait_for sacctmgr -n show cluster
 sacctmgr -n show cluster test format=cluster | grep -q test || sacctmgr -i add cluster test >/dev/null
 
 slurmctld
-for n in $(seq "$NODES"); do slurmd -N "node$n"; done
+for n in $(seq "$NODES"); do slurmd -N "$NAME$n"; done
 all_idle() {
   [ "$(sinfo -h -p main -t idle -o %D)" = "$NODES" ] ||
-    { scontrol update "nodename=node[1-$NODES]" state=resume; false; }
+    { scontrol update "nodename=${NAME}[1-$NODES]" state=resume; false; }
 }
 wait_for all_idle
 sinfo -p main -N -o '%N %T %c %m %G'

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.cluster.conftest import LONG, TINY, Cluster, wait_until
-from tests.cluster.sweeps import job_ids, records, standing, wait_for_status
+from tests.cluster.conftest import LONG, TINY, Cluster
+from tests.cluster.sweeps import job_ids, records, wait_for_lines, wait_for_status
 
 SHARED = "site.exclusive=false"
 
@@ -104,11 +104,7 @@ def test_cancel_ends_only_the_jobs_of_the_sweep(oar: Cluster) -> None:
                     "sleep 60").stdout.rpartition("OAR_JOB_ID=")[2].strip()  # fmt: skip
     cancelled = oar.module("cancel", str(sweep))
     assert cancelled.stdout.startswith("2 jobs cancelled"), cancelled.stdout + cancelled.stderr
-    wait_until(
-        lambda: all(": interrupted" in line for line in standing(oar, sweep)),
-        240,
-        lambda: str(standing(oar, sweep)),
-    )
+    wait_for_lines(oar, sweep, lambda lines: all(": interrupted" in line for line in lines))
     state = json.loads(oar.run("oarstat", "-f", "-J", "-j", other).stdout)[other]["state"]
     assert state not in ("Error", "toError")
     oar.run("oardel", other)

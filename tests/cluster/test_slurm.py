@@ -1,11 +1,9 @@
-"""Sweeps on a real SLURM: their requests, their endings, and that no run is lost."""
+"""Sweeps on a real SLURM: their requests, and that no run is lost."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import shlex
 import signal
 import stat
 import subprocess
@@ -13,13 +11,12 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import psutil
 import pytest
 
 from dpeval.launchers.tracking import manifest as manifests
 from dpeval.record import read
 from tests.cluster.conftest import LONG, TEST_USER, TINY, Cluster, counted, wait_until
-from tests.cluster.sweeps import job_ids, records, standing, wait_for_status
+from tests.cluster.sweeps import job_ids, records, standing, wait_for_lines
 
 
 def accounted(cluster: Cluster, sweep: Path) -> list[dict[str, str]]:
@@ -78,11 +75,7 @@ def test_resume_after_half_of_the_sweep_was_cancelled(slurm: Cluster) -> None:
     command = (*LONG, "batch=16,32,48,64", "hydra.launcher.wait=false")
     done, sweep = slurm.sweep(*command, "hydra.launcher.array_parallelism=2")
     assert done.returncode == 0, done.stdout + done.stderr
-    wait_until(
-        lambda: sum("measuring" in line for line in standing(slurm, sweep)) == 2,
-        240,
-        lambda: "two runs measuring",
-    )
+    wait_for_lines(slurm, sweep, lambda lines: sum("measuring" in line for line in lines) == 2)
     assert sum(": queued" in line for line in standing(slurm, sweep)) == 2
     again, _ = slurm.sweep(*command, "sweep.skip_done=true")
     assert "0 runs submitted" in again.stdout, "a queued or running job must not be submitted twice"
@@ -98,11 +91,7 @@ def test_resume_after_half_of_the_sweep_was_cancelled(slurm: Cluster) -> None:
         lambda: "the other job running",
     )
     slurm.run("scancel", other)
-    wait_until(
-        lambda: all(": interrupted" in line for line in standing(slurm, sweep)),
-        240,
-        lambda: "all runs ended",
-    )
+    wait_for_lines(slurm, sweep, lambda lines: all(": interrupted" in line for line in lines))
     found = records(sweep)
     assert [record.status for record in found] == ["interrupted"] * 4
     assert [record.throughput is not None for record in found] == [True, True, False, False]
@@ -114,114 +103,6 @@ def test_finished_runs_are_not_submitted_again(slurm: Cluster) -> None:
     assert "1 run submitted" in done.stdout, done.stdout + done.stderr
     assert [run.left_out is None for run in manifests.read(second).runs] == [False, False, True]
     assert [record.status for record in records(second)] == ["ok"]
-
-
-def set_minutes_left(slurm: Cluster, job_id: str, minutes: int) -> None:
-    """Move the time limit of a job to between `minutes` - 1 and `minutes` from now."""
-    used = slurm.run("squeue", "-h", "-j", job_id, "-o", "%M").stdout.strip()
-    limit = int(used.split(":")[-2]) + minutes  # minutes:seconds
-    done = slurm.run("scontrol", "update", f"jobid={job_id}", f"timelimit={limit}")
-    assert done.returncode == 0, done.stderr
-
-
-def let_time_limit_end(slurm: Cluster, sweep: Path, attempt: int) -> None:
-    """Shorten the job's time limit once its `attempt` measures; return when it has a record."""
-    [job_id], folder = job_ids(sweep), sweep / "0"
-    # Until it starts, the status shows the progress of the attempt before.
-    wait_until(lambda: attempts(folder) == attempt, 240, lambda: "started")
-    wait_for_status(slurm, sweep, "measuring")
-    (folder / "metrics.json").unlink(missing_ok=True)
-    set_minutes_left(slurm, job_id, 2)
-    wait_until((folder / "metrics.json").exists, 120, lambda: "the interrupted run is recorded")
-
-
-def attempts(folder: Path) -> int:
-    path = folder / "attempts.jsonl"
-    return len(path.read_text().splitlines()) if path.exists() else 0
-
-
-def test_warning_before_the_time_limit_stops_in_order_and_requeues_once(slurm: Cluster) -> None:
-    """SLURM looks at time limits every 30 s and warns up to 30 s early."""
-    _, sweep = slurm.sweep(*LONG, "batch=16", "hydra.launcher.timeout_min=20",
-                           "hydra.launcher.signal_delay_s=90", "hydra.launcher.requeue=1",
-                           "hydra.launcher.wait=false")  # fmt: skip
-    [job_id] = job_ids(sweep)
-    let_time_limit_end(slurm, sweep, attempt=1)
-    wait_until(
-        lambda: slurm.run("squeue", "-h", "-j", job_id, "-o", "%T").stdout == "PENDING\n",
-        60,
-        lambda: "requeued",
-    )
-    set_minutes_left(slurm, job_id, 20)
-    let_time_limit_end(slurm, sweep, attempt=2)
-    wait_for_status(slurm, sweep, ": interrupted")
-    [found] = records(sweep)
-    assert found.status == "interrupted"
-    assert found.throughput is not None
-    assert found.throughput.low < found.throughput.img_per_s < found.throughput.high
-    assert attempts(sweep / "0") == 2, "the first start and one requeue"
-
-
-def test_a_warning_during_startup_is_recorded_and_requeued(slurm: Cluster) -> None:
-    _, sweep = slurm.sweep(*LONG, "batch=16", "hydra.launcher.requeue=1",
-                           "hydra.launcher.wait=false")  # fmt: skip
-    attempts = sweep / "0" / "attempts.jsonl"
-    # The attempt is written before torch is imported, which takes seconds.
-    wait_until(attempts.exists, 240, lambda: "job started")
-    try:
-        slurm.run("scancel", "--signal=USR2", *job_ids(sweep))
-        wait_for_status(slurm, sweep, "queued .*requeued after an interruption")
-        [found] = records(sweep)
-        assert found.status == "interrupted"
-        assert found.cause is not None
-        assert "starting" in found.cause.message
-    finally:
-        slurm.module("cancel", str(sweep))
-
-
-def test_a_job_killed_for_memory_is_recorded_as_such(slurm: Cluster) -> None:
-    if "ConstrainRAMSpace=yes" not in (slurm.root / "etc" / "cgroup.conf").read_text():
-        pytest.skip("no cgroup v1 memory controller: SLURM cannot enforce a memory limit here")
-    done, sweep = slurm.sweep(*TINY, "batch=16", "+site.options.mem=150M", "site.exclusive=false",
-                              "site.ask_memory=false")  # fmt: skip
-    assert done.returncode == 1
-    [found] = records(sweep)
-    assert found.cause is not None, done.stdout
-    assert (found.status, found.cause.kind) == ("oom", "oom_kill"), found.cause
-
-
-def test_a_node_failure_is_recorded_as_the_cause(slurm: Cluster) -> None:
-    _, sweep = slurm.sweep(*LONG, "batch=16", "hydra.launcher.wait=false",
-                           "hydra.launcher.requeue=0", "+site.options.nodelist=node4")  # fmt: skip
-    wait_for_status(slurm, sweep, "measuring")
-    daemon = psutil.Process(int((slurm.root / "pid" / "slurmd.node4.pid").read_text()))
-    steps = [
-        process
-        for process in psutil.process_iter(["name", "cmdline"])
-        if "slurmstepd" in " ".join(process.info["cmdline"] or [])
-        and job_ids(sweep)[0] in " ".join(process.info["cmdline"] or [])
-    ]
-    family = [child for step in steps for child in step.children(recursive=True)]
-    try:
-        # As on a power failure, the daemon and everything it started end at once.
-        for process in [daemon, *steps, *family]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.send_signal(signal.SIGKILL)
-        wait_for_status(slurm, sweep, "failed .*node failed")
-    finally:
-        slurm.run("slurmd", "-N", "node4")
-        slurm.run("scontrol", "update", "nodename=node4", "state=resume")
-    [found] = records(sweep)
-    assert found.cause is not None
-    assert (found.status, found.cause.kind) == ("failed", "node_fail")
-
-
-def test_a_killed_run_has_a_record(slurm: Cluster) -> None:
-    _, sweep = slurm.sweep(*LONG, "batch=16", "hydra.launcher.wait=false")
-    wait_for_status(slurm, sweep, "measuring")
-    slurm.run("scancel", "--signal=KILL", *job_ids(sweep))
-    wait_for_status(slurm, sweep, "failed|interrupted")
-    assert len(records(sweep)) == 1
 
 
 def test_a_refused_request_is_reported_and_the_other_runs_continue(slurm: Cluster) -> None:
@@ -266,11 +147,7 @@ def test_ctrl_c_while_waiting_keeps_the_jobs(slurm: Cluster) -> None:
             lambda: "submitted",
         )
         sweep = slurm.newest()
-        wait_until(
-            lambda: all(": running" in line for line in standing(slurm, sweep)),
-            240,
-            lambda: "both runs running",
-        )
+        wait_for_lines(slurm, sweep, lambda lines: all(": running" in line for line in lines))
         os.killpg(process.pid, signal.SIGINT)
         out, _ = process.communicate(timeout=120)
         assert "the jobs continue" in out
@@ -288,22 +165,6 @@ def test_an_unprivileged_user_can_run_a_sweep(unprivileged: Cluster) -> None:
     assert (sweep / "0" / "metrics.json").owner() == TEST_USER
     shown = unprivileged.module("status", str(sweep))
     assert "2 ok" in shown.stdout
-
-
-def test_a_preempted_run_is_recorded_and_requeued(slurm: Cluster) -> None:
-    # Jobs of the partition main preempt those of low, after SIGTERM and a grace time.
-    _, sweep = slurm.sweep(*LONG, "batch=16", "site.partition=low", "+site.options.nodelist=node3",
-                           "hydra.launcher.requeue=1", "hydra.launcher.wait=false")  # fmt: skip
-    wait_for_status(slurm, sweep, "measuring")
-    other = slurm.run("sbatch", "--parsable", "-o", "/dev/null", "-w", "node3", "--exclusive",
-                      "--wrap", "sleep 300").stdout.strip()  # fmt: skip
-    try:
-        wait_for_status(slurm, sweep, "queued .*requeued after an interruption")
-        [found] = records(sweep)
-        assert (found.status, found.throughput is not None) == ("interrupted", True)
-    finally:
-        slurm.run("scancel", other)
-        slurm.module("cancel", str(sweep))
 
 
 def test_runs_wait_for_the_job_that_prepares_the_data(slurm: Cluster) -> None:
@@ -328,31 +189,6 @@ def test_two_nodes_make_one_record(slurm: Cluster) -> None:
     assert found.throughput is not None
     assert len({len(rank.step_s) for rank in found.ranks}) == 1
     assert [entry["node"] for entry in accounted(slurm, sweep)] == ["2"]
-
-
-def test_a_failure_on_one_of_two_nodes_fails_the_run(slurm: Cluster) -> None:
-    done, sweep = slurm.sweep(*TINY, "num_nodes=2", "num_devices=2", "batch=16",
-                              "+model.args.faults.fail_at_step=3",
-                              "+model.args.faults.straggler_rank=1")  # fmt: skip
-    assert done.returncode == 1
-    [found] = records(sweep)
-    assert found.cause is not None
-    assert (found.status, found.cause.rank) == ("failed", 1), found.cause
-
-
-def test_a_full_disk_is_reported_although_the_job_could_write_nothing(slurm: Cluster) -> None:
-    small = slurm.work / "outputs" / "full"
-    small.mkdir(parents=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(small)], check=True)
-    try:
-        done, sweep = slurm.sweep(*TINY, "batch=16", "+site.options.begin='now+30'",
-                                  "hydra.launcher.wait=false", study="full")  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-        filled = f"head -c 8M /dev/zero > {shlex.quote(str(small / 'filler'))}"
-        assert subprocess.run(["bash", "-c", filled], check=False).returncode != 0
-        wait_for_status(slurm, sweep, r": failed .*no space left")
-    finally:
-        subprocess.run(["umount", "-l", str(small)], check=True)
 
 
 @pytest.mark.timeout(3600)
