@@ -26,9 +26,8 @@ def set_minutes_left(slurm: Cluster, job_id: str, minutes: int) -> None:
 def let_time_limit_end(slurm: Cluster, sweep: Path, attempt: int) -> None:
     """Shorten the job's time limit once its `attempt` measures; return when it has a record."""
     [job_id], folder = job_ids(sweep), sweep / "0"
-    # Until it starts, the status shows the progress of the attempt before.
-    wait_until(lambda: attempts(folder) == attempt, 240, lambda: "started")
     wait_for_status(slurm, sweep, "measuring")
+    assert attempts(folder) == attempt, "the progress is not that of an earlier attempt"
     (folder / "metrics.json").unlink(missing_ok=True)
     set_minutes_left(slurm, job_id, 2)
     wait_until((folder / "metrics.json").exists, 120, lambda: "the interrupted run is recorded")

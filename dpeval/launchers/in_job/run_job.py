@@ -120,6 +120,8 @@ def run_in_job(folder: Path) -> int:
     job = job.model_copy(update={"details": {**job.details, **details}})
     made = made.model_copy(update={"scheduler": job, "warnings": [*made.warnings, *warnings]})
     record.write(made, folder / record.FILE_NAME)
+    # A later attempt, which takes a while to start, would seem to have made this progress.
+    (folder / PROGRESS_NAME).unlink(missing_ok=True)
     may_requeue = made.status == "interrupted" and attempts <= spec.requeue
     if may_requeue and ("SIGUSR2" in stops or own.is_preempted(os.environ)):
         return own.requeue(os.environ)
@@ -142,7 +144,7 @@ def _add_attempt(folder: Path, job: schema.Scheduler) -> int:
     """Add a line to the attempts file and return the number of attempts."""
     path = folder / ATTEMPTS_NAME
     attempt = Attempt(job_id=job.job_id, host=socket.gethostname(), at_s=time.time())
-    # The progress of an earlier attempt would be mistaken for this one's.
+    # An earlier attempt that was killed has left its progress.
     (folder / PROGRESS_NAME).unlink(missing_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.write(attempt.model_dump_json() + "\n")

@@ -63,27 +63,11 @@ class Oar(Scheduler):
     def parameters(
         self, resources: Resources, site: SiteConfig, options: LauncherOptions, job_name: str
     ) -> dict[str, Any]:
-        """See :func:`oar_parameters`.
-
-        Args:
-            resources: what the run needs; cores, GPUs and memory per node.
-            site: the cluster's settings.
-            options: the keys of ``hydra/launcher``.
-            job_name: the job's name.
-
-        Raises:
-            ConfigError: a text contains a control character.
-        """
+        """See :meth:`Scheduler.parameters`."""
         return oar_parameters(resources, site, options, job_name)
 
     def preview(self, group: Group, folder: Path, options: LauncherOptions) -> str:
-        """The oarsub commands that would submit `group`.
-
-        Args:
-            group: runs with equal requests.
-            folder: where the submission file and the logs would go.
-            options: the keys of ``hydra/launcher``.
-        """
+        """See :meth:`Scheduler.preview`."""
         script = folder / "<submission>.sh"
         lines, parameters = [], group.parameters
         for wave in waves(group.members, options.array_parallelism):
@@ -98,17 +82,7 @@ class Oar(Scheduler):
     def executor(
         self, folder: Path, parameters: dict[str, Any], site: SiteConfig, options: LauncherOptions
     ) -> Any:
-        """An executor with `parameters` set.
-
-        Args:
-            folder: where submission files, pickles and logs go.
-            parameters: see :meth:`parameters`.
-            site: the cluster's settings.
-            options: the keys of ``hydra/launcher``.
-
-        Raises:
-            LaunchError: this machine is not a frontend of the OAR cluster.
-        """
+        """See :meth:`Scheduler.executor`."""
         # Late: it imports submitit.
         from dpeval.launchers.schedulers.oar_executor import OarExecutor
 

@@ -68,43 +68,17 @@ class Slurm(Scheduler):
     def parameters(
         self, resources: Resources, site: SiteConfig, options: LauncherOptions, job_name: str
     ) -> dict[str, Any]:
-        """See :func:`slurm_parameters`.
-
-        Args:
-            resources: what the run needs; cores, GPUs and memory per node.
-            site: the cluster's settings.
-            options: the keys of ``hydra/launcher``.
-            job_name: the job's name.
-
-        Raises:
-            ConfigError: a text contains a control character.
-        """
+        """See :meth:`Scheduler.parameters`."""
         return slurm_parameters(resources, site, options, job_name)
 
     def preview(self, group: Group, folder: Path, options: LauncherOptions) -> str:
-        """The sbatch file that would submit `group`.
-
-        Args:
-            group: runs with equal requests.
-            folder: where the submission file and the logs would go.
-            options: the keys of ``hydra/launcher``.
-        """
+        """See :meth:`Scheduler.preview`."""
         return sbatch_file(group, folder)
 
     def executor(
         self, folder: Path, parameters: dict[str, Any], site: SiteConfig, options: LauncherOptions
     ) -> Any:
-        """An executor with `parameters` set.
-
-        Args:
-            folder: where submission files, pickles and logs go.
-            parameters: see :meth:`parameters`.
-            site: the cluster's settings.
-            options: the keys of ``hydra/launcher``.
-
-        Raises:
-            LaunchError: this machine is not a login node of the SLURM cluster.
-        """
+        """See :meth:`Scheduler.executor`."""
         from submitit import SlurmExecutor
 
         if SlurmExecutor.affinity() < 0:
