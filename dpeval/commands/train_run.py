@@ -48,10 +48,6 @@ def run_one(composed: DictConfig) -> Record:
     Raises:
         ConfigError, MachineError, DataError: before anything starts.
     """
-    # Late: the session imports torch.
-    from dpeval.run import console
-    from dpeval.run.session import Session
-
     config = from_hydra(composed)
     hydra_config = HydraConfig.get()
     if config.repeat > 1 and hydra_config.mode == RunMode.RUN:
@@ -59,6 +55,10 @@ def run_one(composed: DictConfig) -> Record:
             f"repeat={config.repeat} repeats every configuration of a sweep, interleaved; "
             "add -m to make this a sweep"
         )
+    # Late: the session imports torch, which takes seconds; a mistake is told at once.
+    from dpeval.run import console
+    from dpeval.run.session import Session
+
     reporter = console.make_reporter()
     session = Session(reporter)
     folder = Path(hydra_config.runtime.output_dir)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra.core.utils import run_job
 from omegaconf import DictConfig
@@ -18,8 +19,9 @@ from dpeval.record.schema import Record
 from dpeval.run import console
 from dpeval.run.console import Reporter
 from dpeval.run.job import Job
-from dpeval.run.session import Session
-from dpeval.sitting import sweep
+
+if TYPE_CHECKING:
+    from dpeval.run.session import Session
 
 
 class LocalLauncher(SweepLauncher):
@@ -48,6 +50,9 @@ class LocalLauncher(SweepLauncher):
         jobs = self._without_done(jobs, sweep_dir, reporter)
         if not jobs:
             return
+        # Late: the session imports torch, which takes seconds; a mistake is told at once.
+        from dpeval.run.session import Session
+
         session = Session(reporter)
         planned = [session.job(job.config, job.folder, list(job.overrides)) for job in jobs]
         if self._dry_run:
@@ -82,6 +87,8 @@ class LocalLauncher(SweepLauncher):
         self, session: Session, jobs: list[SweepJob], planned: list[Job]
     ) -> dict[Path, Record]:
         """Run the jobs in turns; return the records by folder."""
+        from dpeval.sitting import sweep
+
         sweep_jobs = {job.folder: job for job in jobs}
         records: dict[Path, Record] = {}
         for job, record in sweep.measure(session, planned):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -173,6 +174,27 @@ def test_a_users_mistake_is_one_line_and_status_2(
     assert words in done.err
     assert len(done.err.strip().splitlines()) == 1
     assert done.records == []
+
+
+WITHOUT_TORCH = """
+import sys
+sys.modules["torch"] = None  # to import it is an error
+import dpeval.train
+sys.exit(dpeval.train.main())
+"""
+
+
+@pytest.mark.parametrize("overrides", [("batch=0",), ("-m", "batch=0,8"), ("repeat=2",)])
+def test_a_wrong_value_is_told_before_torch_is_imported(
+    environment: dict[str, str], overrides: tuple[str, ...]
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, *overrides],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert overrides[-1].split(",")[0] in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
 
 
 def test_a_users_own_model_from_a_users_own_yaml(train: Train, tmp_path: Path) -> None:
