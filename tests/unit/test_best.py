@@ -13,6 +13,7 @@ from dpeval.analysis.scaling.best_configuration import ENERGY, THROUGHPUT, choos
 from dpeval.record.schema import Record
 from dpeval.stats.best import compared_with_best, dunnett
 from tests.records import findings, make_record, perfect
+from tests.unit.test_paired import sat_together
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,7 @@ def test_a_clear_best_is_named_first_and_nothing_is_undecided() -> None:
 def test_the_undecided_are_named_with_the_command_that_would_settle_it() -> None:
     first, second, third, *_ = first_sentences(swept({1: 1.0, 2: 0.402, 4: 0.4}))
     assert "2 of 3 configurations" in first
-    assert "The best mean is that of 4 CPU devices at batch 48" in second
+    assert "The best estimate is that of 4 CPU devices at batch 48" in second
     assert third.endswith(
         "python -m dpeval.train -m model=densenet121 measure=quick num_devices=2,4 batch=48 "
         f"repeat={third.rpartition('=')[2]}"
@@ -151,3 +152,26 @@ def test_energies_are_compared_with_the_best_too() -> None:
     assert chosen.best.low < 2.0 < chosen.best.high
     assert [one.num_devices for one in chosen.ties] == [2]
     assert 0 < chosen.ties[0].behind < 0.04
+
+
+def test_runs_that_took_turns_are_compared_by_their_rounds() -> None:
+    # Each run alone is known to 20 % at best, the ratios to 1 %.
+    runs = sat_together({1: 1.0, 2: 0.55, 4: 0.5})
+    together, apart = (
+        next(
+            one for one in findings(found).choices
+            if one.objective is THROUGHPUT and one.batch is None
+        )
+        for found in (runs, [run.model_copy(update={"sitting": None}) for run in runs])
+    )  # fmt: skip
+    assert together.best is not None
+    assert (together.best.num_devices, together.ties) == (4, [])
+    assert len(apart.ties) >= 1
+
+
+def test_what_took_turns_and_is_undecided_needs_few_more_sittings() -> None:
+    (chosen,) = choose(findings(sat_together({1: 1.0, 2: 0.502, 4: 0.5})).points, THROUGHPUT)
+    assert [one.num_devices for one in chosen.able] in ([4, 2], [2, 4])
+    lines = first_sentences(sat_together({1: 1.0, 2: 0.502, 4: 0.5}))
+    (line,) = [line for line in lines if line.startswith("To tell them apart")]
+    assert int(line.split()[5]) <= 10

@@ -16,6 +16,7 @@ from dpeval.analysis.figures.panels import (
     notes_on,
     shade_oversubscribed,
 )
+from dpeval.analysis.figures.scaling import speedups
 from dpeval.analysis.frame.configurations import Family, segments, shortfall
 from dpeval.analysis.frame.labels import device_count
 from dpeval.analysis.scaling.best_configuration import could_be_fastest
@@ -108,8 +109,8 @@ def best_devices(figure_data: FigureData) -> Drawing:
 def _draw_best(panel: Panel) -> list[str]:
     axes, family, said = panel.axes, panel.family, []
     for row, batch in enumerate(panel.batches):
-        points = family.measured(batch)
-        best = points.loc[points["img_per_s"].idxmax()] if len(points) else None
+        points = speedups(family, batch)
+        best = points.loc[points["speedup"].idxmax()] if len(points) else None
         able = set(points.loc[could_be_fastest(points), "num_devices"]) if len(points) else set()
         for cell in family.of_batch(batch).itertuples():
             at = panel.x(int(cell.num_devices))

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from dpeval.analysis.scaling.best_configuration import Candidate, Choice
+from dpeval.analysis.scaling.best_configuration import (
+    Candidate,
+    Choice,
+    are_paired,
+    ratio_errors,
+)
 from dpeval.analysis.scaling.speedup import having
 from dpeval.stats.best import dunnett
 from dpeval.stats.comparison import quantile
@@ -64,8 +70,11 @@ def settling(runs: pd.DataFrame, points: pd.DataFrame, choice: Choice) -> Settli
     spread, within = (
         max(float(row[name]) for row in rows) for name in ("spread_share", "within_share")
     )
-    is_longer = within > max(spread, LONGER_ERROR)
+    is_paired = are_paired([row.to_dict() for row in rows])
+    is_longer = within > max(spread, LONGER_ERROR) and not is_paired
     error = math.hypot(spread, LONGER_ERROR if is_longer else np.nan_to_num(within))
+    if is_paired:
+        error = _paired_error(rows)
     gap = abs(math.log(choice.best.value / choice.ties[0].value))
     score = dunnett(len(choice.ties), 0.5, math.inf) + float(quantile(POWER, math.inf))
     wanted = math.ceil(2 * (error * score / max(gap, LEAST_GAP)) ** 2)
@@ -81,6 +90,15 @@ def settling(runs: pd.DataFrame, points: pd.DataFrame, choice: Choice) -> Settli
     swept = [f"num_devices={_listed(counts)}", f"batch={_listed(batches)}", f"repeat={repeats}"]
     measure = LONGER * is_longer
     return Settling(repeats, measure, seconds, _command(again, swept, measure))
+
+
+def _paired_error(rows: Sequence[pd.Series[float]]) -> float:
+    """Standard error of a run that took turns with another, as one of two independent ones."""
+    low, high, runs = (
+        np.array([row[name] for row in rows], dtype=float)
+        for name in ("speedup_low", "speedup_high", "n_runs")
+    )
+    return float((ratio_errors(low, high) * np.sqrt(runs / 2)).max())
 
 
 def _row(points: pd.DataFrame, choice: Choice, one: Candidate) -> pd.Series[float]:

@@ -11,7 +11,7 @@ import pandas as pd
 from dpeval.analysis.frame.labels import baseline, cell_name, configuration
 from dpeval.analysis.report.settling import Settling, settling, time_text
 from dpeval.analysis.scaling import best_configuration
-from dpeval.analysis.scaling.best_configuration import Candidate, Choice
+from dpeval.analysis.scaling.best_configuration import Candidate, Choice, are_paired
 from dpeval.analysis.scaling.efficiency import REMAINDER, Waterfall
 from dpeval.analysis.scaling.evidence import FAULT_SHARE
 from dpeval.analysis.scaling.findings import Findings
@@ -48,9 +48,10 @@ def sentences(findings: Findings) -> list[str]:
 
 def _spread(points: pd.DataFrame) -> list[str]:
     """The spread between runs that comparisons allow for, once for all series."""
-    if len(points) < 2:
+    if len(points) < 2 or are_paired(points.to_dict("records")):
         return []
     said = []
+    compared = "Comparisons" + " of runs that did not take turns" * bool(points["is_paired"].any())
     is_measured = points["spread_freedom"].notna()
     if is_measured.any():
         known = points[is_measured].drop_duplicates(COHORT)
@@ -58,12 +59,12 @@ def _spread(points: pd.DataFrame) -> list[str]:
         ends = dict.fromkeys(f"{100 * share:.2g}" for share in (shares[0], shares[-1]))
         freedom = int(known["spread_freedom"].sum())
         said.append(
-            f"Comparisons allow for the spread between runs: a standard deviation of "
+            f"{compared} allow for the spread between runs: a standard deviation of "
             f"{' to '.join(ends)} %, measured on the repetitions "
             f"({counted(freedom, 'degree')} of freedom)."
         )
     if not is_measured.all():
-        where = "Where too little was repeated, comparisons" if said else "Comparisons"
+        where = "Where too little was repeated, they" if said else compared
         said.append(
             f"{where} assume a spread between runs of {ASSUMED_SHARE:.0%} (standard deviation); "
             "measure=repeated repeat=5 measures it."
@@ -178,7 +179,7 @@ def _undecided(findings: Findings, chosen: Choice, row: dict[str, Any]) -> Itera
             f"{shown}{more}."
         )
     within = f", within {best.behind:.0%} of the best" if np.isfinite(best.behind) else ""
-    yield f"The best mean is that of {_told(chosen, row)}{within}."
+    yield f"The best estimate is that of {_told(chosen, row)}{within}."
     if wanted := settling(findings.loaded.runs, findings.points, chosen):
         yield from _settled_by(wanted, chosen)
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from dpeval.analysis.scaling.run_spread import student
 from dpeval.errors import ConfigError
-from dpeval.stats.best import Standing, compared_with_best
+from dpeval.stats.best import compared_with_best
 from dpeval.util.arrays import Floats
 
 FAMILY = ["series", "hardware", "scaling"]
@@ -96,9 +98,9 @@ def choose(
     """The best configuration of every family, over all batches and then for each.
 
     Multiple comparisons with the best (:func:`~dpeval.stats.best.compared_with_best`) on the
-    logarithm say which configurations could be the best, and how far each is behind at most. Their
-    errors hold the spread between runs, and count as independent: no record says that two runs
-    shared the same minutes, so there are no pairs.
+    logarithm say which configurations could be the best, and how far each is behind at most. Those
+    of one batch that took turns with its baseline are compared by their ratios to it, in which the
+    drift of the machine cancels. Others count as independent, with the spread between runs.
 
     Args:
         measured: :func:`dpeval.analysis.scaling.speedup.points`.
@@ -141,7 +143,6 @@ def _choose(
     rows = [row for row in group.to_dict("records") if not math.isnan(_score(row, objective)[0])]
     if not rows:
         return Choice(key, batch, objective, None, [], "no energy was recorded")
-    # Among equals, fewer devices: cheaper.
     sign = -1 if objective.highest else 1
 
     def order(one: Candidate) -> tuple[float, int, int]:
@@ -157,7 +158,7 @@ def _choose(
             why_not = _none_reaches(floor, open_)
             return Choice(key, batch, objective, None, [], why_not, floor, open_)
         rows = reaching
-    able = sorted(_candidates(rows, objective), key=order)
+    able = _candidates(rows, objective)
     better = [one for one in open_ if sign * one.value < sign * able[0].value]
     return Choice(key, batch, objective, able[0], able[1:], floor=floor, doubtful=better)
 
@@ -171,17 +172,21 @@ def _none_reaches(floor: float, doubtful: list[Candidate]) -> str:
 
 
 def _candidates(rows: list[dict[Any, Any]], objective: Objective) -> list[Candidate]:
-    made = [_candidate(row, objective) for row in rows]
+    """`rows` as candidates, the best first."""
     sign = 1 if objective.highest else -1
-    standing = _standing(rows, sign * np.log([one.value for one in made]), objective)
-    return [
+    logs, errors, freedom = _compared(rows, objective)
+    standing = compared_with_best(logs, errors, freedom)
+    made = [
         replace(
-            one,
+            _candidate(row, objective),
             could_be_best=could,
             behind=abs(math.expm1(sign * low)) if math.isfinite(low) else math.nan,
         )
-        for one, could, low in zip(made, standing.could_be_best, standing.low.tolist(), strict=True)
+        for row, could, low in zip(rows, standing.could_be_best, standing.low.tolist(), strict=True)
     ]
+    # Among equals, fewer devices: cheaper.
+    order = sorted(range(len(made)), key=lambda i: (-logs[i], made[i].num_devices, made[i].batch))
+    return [made[index] for index in order]
 
 
 def _candidate(row: dict[Any, Any], objective: Objective) -> Candidate:
@@ -196,21 +201,47 @@ def _efficiency(row: dict[Any, Any]) -> tuple[float, float, float]:
     return row["efficiency"], row["efficiency_low"], row["efficiency_high"]
 
 
-def _standing(rows: list[dict[Any, Any]], logs: Floats, objective: Objective) -> Standing:
-    """Where each row stands by `logs`, of which the highest is the best."""
+def _compared(rows: list[dict[Any, Any]], objective: Objective) -> tuple[Floats, Floats, float]:
+    """Logarithms to compare (the highest is the best), their errors and degrees of freedom."""
+
+    def column(name: str) -> Floats:
+        return np.array([row[name] for row in rows], dtype=float)
+
+    sign = 1 if objective.highest else -1
+    if objective is not ENERGY and are_paired(rows):
+        logs = np.log(column("speedup"))
+        if objective is DEVICE_SECONDS:
+            logs = logs - np.log(column("num_devices"))
+        return logs, ratio_errors(column("speedup_low"), column("speedup_high")), math.inf
+    logs = sign * np.log([_score(row, objective)[0] for row in rows])
     names = ("error_share", "spread_freedom")
     if objective is ENERGY:
         names = ("energy_error_share", "energy_freedom")
-    error, freedom = (np.array([row[name] for row in rows], dtype=float) for name in names)
     # An assumed spread (NaN) counts as known.
-    return compared_with_best(logs, error, float(np.nan_to_num(freedom, nan=np.inf).min()))
+    freedom = float(np.nan_to_num(column(names[1]), nan=np.inf).min())
+    return logs, column(names[0]), freedom
+
+
+def are_paired(rows: Sequence[Mapping[Any, Any]]) -> bool:
+    """Whether all rows are of one batch and took turns with its baseline, or are that."""
+    others = [row for row in rows if row["num_devices"] != row["baseline_devices"]]
+    return (
+        len({row["batch"] for row in rows}) == 1
+        and len(rows) - len(others) <= 1
+        and len(others) > 0
+        and all(row["is_paired"] for row in others)
+    )
+
+
+def ratio_errors(low: Floats, high: Floats) -> Floats:
+    """Standard errors of the logarithms of ratios, from their 95 % intervals."""
+    return np.asarray(np.log(high / low) / 2 / student(math.inf))
 
 
 def could_be_fastest(points: pd.DataFrame) -> list[bool]:
-    """Which rows (:data:`~dpeval.analysis.scaling.pooling.POOLED`) could have the highest
+    """Which rows (:func:`~dpeval.analysis.scaling.speedup.points`) could have the highest
     throughput."""
-    logs = np.log(points["img_per_s"].to_numpy(dtype=float))
-    return _standing(points.to_dict("records"), logs, THROUGHPUT).could_be_best
+    return compared_with_best(*_compared(points.to_dict("records"), THROUGHPUT)).could_be_best
 
 
 def _score(row: dict[Any, Any], objective: Objective) -> tuple[float, float, float]:
