@@ -86,11 +86,10 @@ class SweepLauncher(Launcher):
         assert self.hydra_context is not None
         assert self.config is not None
         composer = Composer(self.hydra_context.config_loader, self.config)
-        job_overrides = with_baselines(composer, job_overrides)
-        once = [
-            compose_job(composer, list(overrides), initial_job_idx + position)
-            for position, overrides in enumerate(job_overrides)
-        ]
+        once = _composed(composer, job_overrides, initial_job_idx)
+        if any(job.config.baseline == "serial" for job in once):
+            job_overrides = with_baselines(composer, once)
+            once = _composed(composer, job_overrides, initial_job_idx)
         if all(job.config.repeat == 1 for job in once):
             return once
         jobs: list[SweepJob] = []
@@ -106,30 +105,36 @@ class SweepLauncher(Launcher):
         return jobs
 
 
-def with_baselines(
-    composer: Composer, job_overrides: Sequence[Sequence[str]]
-) -> list[Sequence[str]]:
+def _composed(
+    composer: Composer, job_overrides: Sequence[Sequence[str]], first: int
+) -> list[SweepJob]:
+    return [
+        compose_job(composer, list(overrides), first + position)
+        for position, overrides in enumerate(job_overrides)
+    ]
+
+
+def with_baselines(composer: Composer, jobs: Sequence[SweepJob]) -> list[Sequence[str]]:
     """The overrides of a sweep's jobs with their serial baselines, as ``baseline=serial`` asks.
 
     A serial run replaces the run of a strategy on one device and precedes those on more, once for
     all that differ in the strategy or the number of devices alone.
 
     Raises:
-        ConfigError: a job's configuration is wrong.
+        ConfigError: the configuration of a serial run is wrong.
     """
     made: list[Sequence[str]] = []
     present: set[str] = set()
-    for position, overrides in enumerate(job_overrides):
-        config = compose_job(composer, list(overrides), position).config
-        if config.baseline == "serial":
-            serial = _serial(overrides, config)
-            mark = identity(compose_job(composer, serial, position).config)
+    for job in jobs:
+        if job.config.baseline == "serial":
+            serial = _serial(job.overrides, job.config)
+            mark = identity(compose_job(composer, serial, job.number).config)
             if mark not in present:
                 made.append(serial)
             present.add(mark)
-            if config.num_devices == 1:
+            if job.config.num_devices == 1:
                 continue
-        made.append(overrides)
+        made.append(job.overrides)
     return made
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from dpeval.config import Config, identity
 from dpeval.launchers.base import compose_job, with_baselines
 from dpeval.launchers.compose import Composer
 from dpeval.record.schema import Cause, Record
-from tests.records import findings, make_record, perfect
+from tests.records import ablation, findings, make_record, perfect
 
 DDP = {"name": "ddp", "_target_": "dpeval.components.ddp", "bucket_cap_mb": 25.0}
 SERIAL = {"name": "none", "_target_": "dpeval.components.single_device", "bucket_cap_mb": 25.0}
@@ -142,6 +143,23 @@ def test_tables_figures_and_words_name_the_baseline(base: Record, name: str) -> 
     assert "ddp" in data.words()
 
 
+def test_factors_multiply_to_the_efficiency_against_serial_execution() -> None:
+    many = perfect(2, 32, 0.8, ablation=ablation(0.8, [0.75, 0.75], 0.6))
+    (found,) = findings([serial(1.0), ddp(1, 1.02), trained(many, DDP)]).waterfalls
+    assert found.efficiency == pytest.approx(1 / 1.6)
+    assert math.prod(factor.value for factor in found.factors) == pytest.approx(1 / 1.6)
+
+
+def test_the_command_that_settles_what_is_best_repeats_the_serial_run() -> None:
+    began = "python -m dpeval.train batch=32 baseline=serial num_devices="
+    one = serial(1.0).model_copy(update={"command": f"{began}1 strategy=none"})
+    two = ddp(2, 0.99).model_copy(update={"command": f"{began}2"})
+    (said,) = [line for line in verdict.sentences(findings([one, two])) if "tell them" in line]
+    assert "num_devices=1,2" in said
+    assert said.count("baseline=serial") == 1
+    assert "strategy" not in said
+
+
 def test_a_notebook_sees_the_same_baseline() -> None:
     runs = findings([serial(1.0), ddp(2, 0.6), ddp(2, 0.7, bucket_cap_mb=1.0)]).loaded.runs
     assert set(api.scaling(runs)["baseline"]) == {"none"}
@@ -156,7 +174,7 @@ def composer() -> Iterator[Composer]:
 
 
 def planned(composer: Composer, jobs: list[list[str]]) -> list[Config]:
-    listed = with_baselines(composer, jobs)
+    listed = with_baselines(composer, [compose_job(composer, job, 0) for job in jobs])
     return [compose_job(composer, list(job), place).config for place, job in enumerate(listed)]
 
 

@@ -17,6 +17,7 @@ from dpeval.analysis.scaling.best_configuration import (
     ratio_errors,
 )
 from dpeval.analysis.scaling.speedup import having
+from dpeval.config import SERIAL
 from dpeval.stats.best import dunnett
 from dpeval.stats.comparison import quantile
 
@@ -28,7 +29,7 @@ LEAST_REPEATS = 2
 LONGER, LONGER_ERROR = "standard", 0.01
 """How to measure where runs were too short, and the standard error of such a run (its 95 % interval
 is ± 2 %)."""
-_REPLACED = ("num_devices", "batch", "repeat", "repetition", "hydra.mode")
+_REPLACED = ("num_devices", "batch", "repeat", "baseline", "repetition", "hydra.mode")
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ def settling(runs: pd.DataFrame, points: pd.DataFrame, choice: Choice) -> Settli
     if is_longer:
         seconds *= (within / LONGER_ERROR) ** 2
     swept = [f"num_devices={_listed(counts)}", f"batch={_listed(batches)}", f"repeat={repeats}"]
+    swept += ["baseline=serial"] * any(row["strategy"] == SERIAL for row in rows)
     measure = LONGER * is_longer
     return Settling(repeats, measure, seconds, _command(again, swept, measure))
 
