@@ -22,6 +22,7 @@ from dpeval.analysis.frame import runs_frame
 from dpeval.analysis.scaling import pooling, scaling_laws, speedup
 from dpeval.analysis.scaling.run_spread import ASSUMED_SHARE
 from dpeval.analysis.scaling.scaling_laws import AMDAHL, LINEAR, USL, Curve, Law
+from dpeval.config import MeasureConfig
 from dpeval.stats.steady_state import main_interval
 from dpeval.stats.throughput import throughput
 
@@ -55,7 +56,7 @@ def sweep(scenario: Scenario, generator: np.random.Generator) -> pd.DataFrame:
             strays = np.exp(scenario.spread * generator.standard_normal())
             noise = np.exp(STEP_SPREAD * generator.standard_normal(STEPS))
             series = ONE_DEVICE_S / gain * strays * noise
-            own = main_interval(series, "max_steps")
+            own = main_interval(series, "max_steps", MeasureConfig())
             found = throughput(scenario.batch, [series], own)
             rows.append(
                 {

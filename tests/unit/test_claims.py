@@ -183,7 +183,7 @@ def on_two_nodes(run: Record) -> Record:
         (perfect(7, 32, 0.35, ablation=ablation(0.35, [0.2] * 7, 0.15)), "factor"),
         (with_threads(SLOW, 2), "other_threads"),
         (unsteady(SLOW), "unsteady"),
-        (make_record(7, 32, 0.35, noise=0.25), "noisy"),
+        (make_record(7, 32, 0.35, noise=0.2), "noisy"),
     ],
 )
 def test_a_dip_is_explained(slow: Record, cause: str) -> None:
