@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dpeval.analysis.report.verdict import sentences
 from dpeval.config import MeasureConfig
 from dpeval.record.schema import Record, Sitting
 from dpeval.stats import paired, steady_state
@@ -151,3 +152,13 @@ def test_runs_of_different_sittings_are_not_paired() -> None:
     apart = [*sat_together({1: 1.0})[:1], *sat_together({4: 0.4, 8: 0.3}, seed=1)]
     found = findings(apart).points
     assert not found["is_paired"].any()
+
+
+def test_the_report_says_that_one_sitting_does_not_show_how_processes_differ() -> None:
+    single, repeated = (
+        " ".join(sentences(findings(sat_together({1: 1.0, 2: 0.5}, repetitions=n)))) for n in (1, 5)
+    )
+    assert "come from their rounds" in single
+    assert "repeat=5 shows what differs between processes" in single
+    assert "come from their rounds" in repeated
+    assert "shows what differs between processes" not in repeated

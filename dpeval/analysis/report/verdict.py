@@ -48,9 +48,14 @@ def sentences(findings: Findings) -> list[str]:
 
 def _spread(points: pd.DataFrame) -> list[str]:
     """The spread between runs that comparisons allow for, once for all series."""
-    if len(points) < 2 or are_paired(points.to_dict("records")):
+    if len(points) < 2:
         return []
-    said = []
+    return [*_allowed_for(points), *_not_allowed_for(points)]
+
+
+def _allowed_for(points: pd.DataFrame) -> Iterator[str]:
+    if are_paired(points.to_dict("records")):
+        return
     compared = "Comparisons" + " of runs that did not take turns" * bool(points["is_paired"].any())
     is_measured = points["spread_freedom"].notna()
     if is_measured.any():
@@ -58,18 +63,29 @@ def _spread(points: pd.DataFrame) -> list[str]:
         shares = sorted(known["spread_share"])
         ends = dict.fromkeys(f"{100 * share:.2g}" for share in (shares[0], shares[-1]))
         freedom = int(known["spread_freedom"].sum())
-        said.append(
+        yield (
             f"{compared} allow for the spread between runs: a standard deviation of "
             f"{' to '.join(ends)} %, measured on the repetitions "
             f"({counted(freedom, 'degree')} of freedom)."
         )
     if not is_measured.all():
-        where = "Where too little was repeated, they" if said else compared
-        said.append(
+        where = "Where too little was repeated, they" if is_measured.any() else compared
+        yield (
             f"{where} assume a spread between runs of {ASSUMED_SHARE:.0%} (standard deviation); "
             "measure=repeated repeat=5 measures it."
         )
-    return said
+
+
+def _not_allowed_for(points: pd.DataFrame) -> Iterator[str]:
+    paired = points[points["is_paired"].eq(True)]
+    if len(paired):
+        is_single = bool((paired["n_runs"] == 1).any())
+        yield (
+            "Speedups of runs that took turns come from their rounds, so the spread between runs "
+            "is not in their intervals"
+            + "; repeat=5 shows what differs between processes" * is_single
+            + "."
+        )
 
 
 def claims(findings: Findings) -> list[str]:
