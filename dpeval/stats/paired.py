@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -10,7 +9,8 @@ import numpy as np
 from dpeval.record.codes import StopReason
 from dpeval.record.measurement import Interval
 from dpeval.record.schema import Record
-from dpeval.stats.steady_state import main_interval
+from dpeval.stats.intervals import mean_interval, on_log_scale
+from dpeval.stats.steady_state import CHOSEN_ERROR, STOPPED_ERROR
 from dpeval.util.arrays import Floats
 
 MIN_ROUNDS = 4
@@ -77,12 +77,12 @@ def ratio(
     below = np.array([under[number] for number in shared])
     value = float(above.mean() / below.mean())
     differences = 1.0 + above / above.mean() - below / below.mean()
-    found = main_interval(differences, stopped_by)
-    half = (found.high - found.low) / 2
+    error = STOPPED_ERROR if stopped_by == "precision" else CHOSEN_ERROR
+    found = on_log_scale(mean_interval(differences, 1 - error))
     return Interval(
         mean=value,
-        low=value * math.exp(-half),
-        high=value * math.exp(half),
+        low=value * found.low,
+        high=value * found.high,
         effective_samples=found.effective_samples,
     )
 
