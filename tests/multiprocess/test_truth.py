@@ -14,7 +14,7 @@ from dpeval.analysis.frame import runs_frame
 from dpeval.analysis.scaling.findings import find
 from dpeval.record import io
 from dpeval.record.schema import Record, Warning
-from dpeval.worker.ablation_schedule import order
+from dpeval.worker.ablation_schedule import KINDS, order
 from tests.multiprocess.conftest import Finished
 
 Train = Callable[..., Finished]
@@ -135,6 +135,23 @@ def test_the_waterfall_finds_the_factors_that_were_built_in(train: Train) -> Non
         rel=0.05,
     )
     assert math.prod(factors.values()) == pytest.approx(waterfall.efficiency)
+
+
+def test_a_drift_makes_no_kind_of_block_slower_than_another(train: Train) -> None:
+    """A step becomes longer by about half a percent each; in the fixed order of the three kinds,
+    blocks of 10 to 20 steps would differ by several percent."""
+    drift = "model.args.faults={drift_per_step: 0.01}"
+    run = train(*FAST, drift, "num_devices=2", "measure.ablation=true").record
+    assert run.ablation is not None
+    assert run.ablation.no_sync_s is not None
+    means_s = {
+        kind: np.mean([block.step_s[0] for block in run.ablation.blocks if block.kind == kind])
+        for kind in KINDS
+    }
+    blocks_s = [float(np.mean(block.step_s[0])) for block in run.ablation.blocks]
+    assert blocks_s[-1] > 1.1 * blocks_s[0], "there is a drift"
+    assert means_s["no_sync"] / means_s["normal"] == pytest.approx(1, abs=0.02)
+    assert means_s["alone"] / means_s["normal"] == pytest.approx(1, abs=0.02)
 
 
 def test_communication_that_a_strategy_does_not_time_is_not_measured(train: Train) -> None:

@@ -121,7 +121,7 @@ def _series(rank: RankRecord, names: Sequence[str], main: slice) -> Floats | Non
     parts = [rank.phase_s.get(name, [])[main] for name in names if name in rank.stats]
     if not parts or not parts[0] or len({len(part) for part in parts}) > 1:
         return None
-    total: Floats = np.sum(parts, axis=0)
+    total: Floats = np.array(parts).sum(axis=0)
     step_s = rank.stats["step"].mean_s if "step" in rank.stats else float(total.mean())
     fits = abs(float(total.mean()) - _stated(rank, names)) <= _SERIES_FIT * abs(step_s)
     return total if fits else None
@@ -160,7 +160,7 @@ def _ratio_half(part: Floats, whole: Floats) -> float | None:
 def _of_blocks(run: Record, main: _Main | None) -> dict[str, float | None]:
     """Means over the blocks of each kind, and half-widths whose replicates are rounds."""
     blocks = run.ablation.blocks if run.ablation is not None else []
-    levels = list(_levels(blocks, main))
+    levels = list(_levels(blocks, _shares(main) if main is not None else None))
     places: dict[str, Floats] = {}
     means_s: dict[str, Floats] = {}
     for name, kind, value in _BLOCK_COLUMNS:
@@ -206,13 +206,23 @@ _BLOCK_COLUMNS = (
 """Column, kind of block and field of :class:`_Level`."""
 
 
-def _levels(blocks: Sequence[AblationBlock], main: _Main | None) -> Iterator[_Level]:
+def _shares(main: _Main) -> tuple[Floats, Floats]:
+    """What part of a step every rank waits for data, and computes, shapes [ranks, 1]."""
+    waits, computes = (
+        times.mean(axis=1)[:, None] / main.step.mean() for times in (main.data, main.compute)
+    )
+    return waits, computes
+
+
+def _levels(
+    blocks: Sequence[AblationBlock], shares: tuple[Floats, Floats] | None
+) -> Iterator[_Level]:
     for place, block in enumerate(blocks):
         step, data, compute = map(_table, (block.step_s, block.data_s, block.compute_s))
         if not step.size:
             continue
         if data.shape != step.shape or compute.shape != step.shape:
-            data, compute = _assumed(block.kind, step, main)
+            data, compute = _assumed(block.kind, step, shares)
         slowest = step.max(axis=0) - _delay(data, compute)
         first, *others = (step - data).mean(axis=1).tolist()
         rest = float(np.mean(others)) if others else np.nan
@@ -225,15 +235,14 @@ def _table(series: Sequence[Sequence[float]]) -> Floats:
     return np.array([one[:steps] for one in series if steps], dtype=float)
 
 
-def _assumed(kind: AblationKind, step: Floats, main: _Main | None) -> tuple[Floats, Floats]:
+def _assumed(
+    kind: AblationKind, step: Floats, shares: tuple[Floats, Floats] | None
+) -> tuple[Floats, Floats]:
     """Waits and computing of a block that did not record them: shares as in the main window."""
     ranks = len(step)
-    if main is None or len(main.data) < ranks:
+    if shares is None or len(shares[0]) < ranks:
         return np.zeros_like(step), step
-    waits, computes = (
-        times.mean(axis=1)[:ranks, None] / main.step.mean() * step
-        for times in (main.data, main.compute)
-    )
+    waits, computes = (share[:ranks] * step for share in shares)
     # A usual step holds waits for others, too.
     return waits, computes if kind == "normal" else step - waits
 

@@ -148,7 +148,8 @@ def waterfall(base: dict[str, Any], cell: dict[str, Any]) -> Waterfall:
     known_parts = {part for factor in made for part in factor.parts}
     left = tuple(part for part in ORDER if part not in known_parts)
     if left:
-        half = math.hypot(_rate_half(base), _rate_half(cell), *(factor.half for factor in made))
+        of_efficiency = _log_half(cell["efficiency_low"], cell["efficiency_high"])
+        half = math.hypot(of_efficiency, *(factor.half for factor in made))
         made.append(Factor(left, efficiency / known, half, _why(left, cell)))
     made.sort(key=lambda factor: ORDER.index(factor.parts[0]))
     told = [replace(factor, meaning=_meaning(factor, base, cell)) for factor in made]
@@ -265,13 +266,18 @@ def _known(value: Any) -> float | None:
 
 def _rate_half(row: dict[str, Any]) -> float:
     """Half-width of the 95 % interval of log X, with the spread between runs."""
-    return math.log(float(row["comparable_high"]) / float(row["comparable_low"])) / 2
+    return _log_half(row["comparable_low"], row["comparable_high"])
 
 
 def _between_half(row: dict[str, Any]) -> float:
     """The part of :func:`_rate_half` that a single run does not show; repetitions show all."""
-    own = math.log(float(row["high"]) / float(row["low"])) / 2
+    own = _log_half(row["low"], row["high"])
     return math.sqrt(max(0.0, _rate_half(row) ** 2 - own**2))
+
+
+def _log_half(low: float, high: float) -> float:
+    """Half-width of the logarithm of an interval; NaN unless both ends are positive and finite."""
+    return (math.log(high) - math.log(low)) / 2 if 0 < low <= high < math.inf else math.nan
 
 
 def table(found: list[Waterfall]) -> pd.DataFrame:

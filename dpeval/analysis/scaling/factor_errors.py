@@ -6,15 +6,13 @@ runs differ, so where there are any, they alone are the replicates.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
-
 import numpy as np
 import pandas as pd
 
 from dpeval.analysis.frame.runs_frame import CONFIGURATION
 from dpeval.analysis.frame.step_losses import HALF_MEANINGS
-from dpeval.analysis.scaling.run_spread import COHORT, own_halves, student
+from dpeval.analysis.scaling.run_spread import COHORT, own_halves
+from dpeval.stats.comparison import quantile
 from dpeval.util.arrays import Floats
 
 MEANINGS = HALF_MEANINGS | {
@@ -23,65 +21,42 @@ MEANINGS = HALF_MEANINGS | {
 """Columns of a configuration: half-widths of 95 % intervals, of logarithms."""
 
 
-@dataclass(frozen=True)
-class Repeated:
-    """How far repetitions lie apart in one quantity, for all configurations of a cohort."""
+def halves(runs: pd.DataFrame) -> pd.DataFrame:
+    """The columns of :data:`MEANINGS`, one row per configuration; NaN where not known.
 
-    deviation: float
-    """Standard deviation of a run's logarithm, everything included."""
-    freedom: float
-
-    def half(self, runs: int) -> float:
-        """Half-width of the 95 % interval of a mean of `runs`."""
-        return student(self.freedom) * self.deviation / float(np.sqrt(runs))
-
-
-def by_cohort(runs: pd.DataFrame) -> dict[Hashable, dict[str, Repeated]]:
-    """:func:`repeated` for each combination of values of :data:`COHORT`."""
-    return {key: repeated(group) for key, group in runs.groupby(COHORT, dropna=False)}
-
-
-def repeated(runs: pd.DataFrame) -> dict[str, Repeated]:
-    """How far repetitions lie apart, pooled over configurations; without those that have none.
+    A quantity that repetitions show has the standard deviation of its logarithm over runs, pooled
+    over the configurations of a cohort (Student's t, with the degrees of freedom of all). With a
+    single run of a configuration, that counts if it is more than what the run itself shows.
 
     Args:
-        runs: one row per run (:data:`~dpeval.analysis.frame.columns.COLUMNS`), of one cohort.
+        runs: one row per run (:data:`~dpeval.analysis.frame.columns.COLUMNS`).
+
+    Returns:
+        The configurations in the order in which ``groupby`` has them.
     """
-    good = runs[(runs["status"] == "ok") & runs["img_per_s"].notna()]
-    found = {}
-    work = good[CONFIGURATION].assign(**_logs(good))
-    groups = work.groupby(CONFIGURATION, dropna=False, sort=False)
-    counts, variances = groups.count(), groups.var(ddof=1)
-    for name in MEANINGS:
-        freedom = (counts[name] - 1).clip(lower=0).to_numpy(dtype=float)
-        squares = freedom * np.nan_to_num(variances[name].to_numpy(dtype=float))
-        if freedom.sum() > 0:
-            deviation = float(np.sqrt(squares.sum() / freedom.sum()))
-            found[name] = Repeated(deviation, float(freedom.sum()))
-    return found
-
-
-def halves(good: pd.DataFrame, spread: Mapping[str, Repeated]) -> dict[str, float]:
-    """The columns of :data:`MEANINGS` for the runs of one configuration; NaN where not known.
-
-    Args:
-        good: the runs.
-        spread: of the repetitions of their cohort.
-    """
-    logs, own = _logs(good), _own(good)
-    return {name: _half(logs[name], own[name], spread.get(name)) for name in MEANINGS}
-
-
-def _half(logs: Floats, own: Floats, spread: Repeated | None) -> float:
-    is_known = ~np.isnan(logs)
-    runs = int(is_known.sum())
-    if not runs:
-        return np.nan
-    within = float(np.sqrt((own[is_known] ** 2).sum())) / runs
-    if spread is None:
-        return within
-    between = spread.half(runs)
-    return between if runs > 1 else float(np.fmax(within, between))
+    is_good = (runs["status"] == "ok") & runs["img_per_s"].notna()
+    keys = [runs[name] for name in CONFIGURATION]
+    logs = pd.DataFrame(_logs(runs), index=runs.index).where(is_good)
+    # A run without an error of its own makes that of the mean unknown.
+    squares = (pd.DataFrame(_own(runs), index=runs.index) ** 2).fillna(np.inf).where(logs.notna())
+    groups = logs.groupby(keys, dropna=False, sort=True)
+    counts, variances = groups.count(), groups.var(ddof=1).fillna(0)
+    own = squares.groupby(keys, dropna=False, sort=True).sum()
+    within = np.sqrt(own.to_numpy()) / np.maximum(1, counts.to_numpy())
+    freedom = (counts - 1).clip(lower=0)
+    of_cohort = {"level": COHORT, "dropna": False}
+    total = freedom.groupby(**of_cohort).transform("sum").to_numpy(dtype=float)
+    scatter = (freedom * variances).groupby(**of_cohort).transform("sum").to_numpy()
+    is_repeated, known = total > 0, np.maximum(1, total)
+    runs_of = counts.to_numpy(dtype=float)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        between = quantile(0.975, known) * np.sqrt(scatter / known / runs_of)
+    single = np.where(np.isfinite(within), np.maximum(within, between), between)
+    found = np.where(is_repeated, np.where(runs_of > 1, between, single), within)
+    is_known = (runs_of > 0) & np.isfinite(found)
+    return pd.DataFrame(
+        np.where(is_known, found, np.nan), index=counts.index, columns=counts.columns
+    )
 
 
 def _own(runs: pd.DataFrame) -> dict[str, Floats]:

@@ -109,14 +109,16 @@ def pool(runs: pd.DataFrame) -> pd.DataFrame:
     Nagaraja 2003, Order Statistics, section 7.1); a single one has no interval (NaN).
     """
     spreads, energies = by_cohort(runs), by_cohort(runs, "energy_j_per_img")
-    repeated = factor_errors.by_cohort(runs)
+    halves = factor_errors.halves(runs).to_dict("records")
     made = [
         {
             **dict(zip(CONFIGURATION, key, strict=True)),
             **_pooled(group, spreads[key[: len(COHORT)]], energies[key[: len(COHORT)]]),
-            **factor_errors.halves(_good(group), repeated[key[: len(COHORT)]]),
+            **of_factors,
         }
-        for key, group in runs.groupby(CONFIGURATION, dropna=False, sort=True)
+        for (key, group), of_factors in zip(
+            runs.groupby(CONFIGURATION, dropna=False, sort=True), halves, strict=True
+        )
     ]
     return pd.DataFrame(made, columns=list(POOLED))
 
