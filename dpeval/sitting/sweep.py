@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 
@@ -46,27 +46,33 @@ def measure(session: Session, jobs: Sequence[Job]) -> Iterator[tuple[Job, Record
 
 def _sit(session: Session, jobs: Sequence[Job]) -> Iterator[tuple[Job, Record]]:
     seats = [Seat(session.live(job)) for job in jobs]
-    for seat in seats:
-        seat.base = _base_of(seat, seats)
+    for seat, base in zip(seats, bases([job.config for job in jobs]), strict=True):
+        seat.base = seats[base] if base is not None else None
     for run, record in Coordinator(seats, session.reporter, jobs[0].config.seed).measure():
         yield run.job, record
 
 
-def _base_of(seat: Seat, seats: Iterable[Seat]) -> Seat | None:
-    """The run on the fewest devices that is configured as `seat` otherwise.
+def bases(configs: Sequence[Config]) -> list[int | None]:
+    """Per run, the one that its speedup is against: that on the fewest devices of the same task.
 
-    On one device, a serial run counts as configured alike, and comes first: it is the baseline of
-    every strategy.
+    A serial run is the baseline of every strategy, and comes before a strategy on one device. None:
+    a run is its own base.
     """
-    config = seat.run.job.config
+    return [_base_of(at, configs) for at in range(len(configs))]
+
+
+def _base_of(at: int, configs: Sequence[Config]) -> int | None:
+    config = configs[at]
     alike = [
-        other
-        for other in seats
-        if _task(other.run.job.config) == _task(config)
-        and (other.run.job.config.strategy == config.strategy or _is_serial(other))
+        index
+        for index, other in enumerate(configs)
+        if _task(other) == _task(config)
+        and (other.strategy == config.strategy or _is_serial(other))
     ]
-    base = min(alike, key=lambda other: (other.run.job.config.num_devices, not _is_serial(other)))
-    return base if base is not seat else None
+    base = min(
+        alike, key=lambda index: (configs[index].num_devices, not _is_serial(configs[index]))
+    )
+    return base if base != at else None
 
 
 def _task(config: Config) -> Config:
@@ -74,8 +80,8 @@ def _task(config: Config) -> Config:
     return replace(config, num_devices=1, num_nodes=1, strategy=StrategyConfig())
 
 
-def _is_serial(seat: Seat) -> bool:
-    return seat.run.job.config.strategy.name == "none"
+def _is_serial(config: Config) -> bool:
+    return config.strategy.name == "none"
 
 
 def _held_at_once(session: Session, jobs: Sequence[Job]) -> list[list[Job]]:

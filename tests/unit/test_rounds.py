@@ -8,7 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dpeval.commands import hydra_app
+from dpeval.config import Config
 from dpeval.sitting import rounds
+from dpeval.sitting.sweep import bases
 
 
 @given(runs=st.integers(1, 12), seed=st.integers(0, 2**31))
@@ -46,3 +49,27 @@ def test_groups_hold_every_run_once_and_fit(needs: list[int | None], free: int) 
         taken = [need for need in (needs[run] for run in group) if need is not None]
         # A run that is forecast not to fit, or has no forecast, is alone.
         assert len(group) == 1 or (len(taken) == len(group) and sum(taken) <= free)
+
+
+def composed(*overrides: str) -> Config:
+    return hydra_app.compose(["model=calibrated", "dataset=calibrated", *overrides])
+
+
+def test_a_speedup_is_against_the_fewest_devices_of_the_same_task() -> None:
+    configs = [
+        composed(f"num_devices={devices}", f"batch={batch}")
+        for batch in (16, 32)
+        for devices in (4, 2, 3)
+    ]
+    assert bases(configs) == [1, None, 1, 4, None, 4]
+
+
+def test_a_serial_run_is_the_base_of_every_strategy() -> None:
+    configs = [
+        composed("num_devices=1"),
+        composed("num_devices=2"),
+        composed("num_devices=2", "strategy.bucket_cap_mb=1"),
+        composed("num_devices=1", "strategy=none"),
+        composed("num_devices=2", "precision=bf16"),
+    ]
+    assert bases(configs) == [3, 3, 3, None, None]
