@@ -132,7 +132,7 @@ def test_the_order_of_records_changes_no_baseline() -> None:
 )  # fmt: skip
 def test_tables_figures_and_words_name_the_baseline(base: Record, name: str) -> None:
     found = findings([base, ddp(2, 0.6)])
-    assert f"Against {name}, that is 1.67 times" in " ".join(verdict.sentences(found))
+    assert f"1.67 times the throughput of {name}:" in " ".join(verdict.sentences(found))
     console = Console(width=300)
     with console.capture() as said:
         console.print(*terminal.tables(found))

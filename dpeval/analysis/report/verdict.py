@@ -19,7 +19,7 @@ from dpeval.analysis.scaling.run_spread import ASSUMED_SHARE, COHORT
 from dpeval.analysis.scaling.scaling_laws import Curve
 from dpeval.analysis.scaling.speedup import having
 from dpeval.util.plural import counted, some_of
-from dpeval.util.ranges import with_span
+from dpeval.util.ranges import decimals_of, with_span
 
 MOST_FAMILIES = 12
 WINDOWS_AGREE = 0.1
@@ -122,8 +122,8 @@ def _family(findings: Findings, chosen: Choice) -> Iterator[str]:
         base = int(row["baseline_devices"])
         times = row["speedup"] / base
         yield (
-            f"Against {baseline(base, row['baseline'])}, that is {times:.2f} times the "
-            f"throughput at an efficiency of {row['efficiency']:.0%}"
+            f"{_named(chosen, best)} have {times:.2f} times the throughput of "
+            f"{baseline(base, row['baseline'])}: an efficiency of {row['efficiency']:.0%}"
             f"{_range(row['efficiency_low'], row['efficiency_high'], '.0%')}."
         )
     for item in findings.waterfalls:
@@ -166,7 +166,8 @@ def _told(chosen: Choice, row: dict[str, Any]) -> str:
     best = chosen.best
     assert best is not None
     stand_in = " with stand-in data" if row["stand_in"] else ""
-    value = f"{best.value:.3g} {chosen.objective.unit}{_range(best.low, best.high, '.3g')}"
+    form = f".{decimals_of(best.value)}f"
+    value = f"{best.value:{form}} {chosen.objective.unit}{_range(best.low, best.high, form)}"
     return f"{_named(chosen, best)}{stand_in}: {value}"
 
 
