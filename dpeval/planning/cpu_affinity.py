@@ -15,6 +15,9 @@ LAUNCH_CPUS = 2
 """CPUs of a GPU rank without data workers: on one, the main thread and autograd's launch kernels in
 turn; the threads of NCCL or gloo and the one that pins batches need another."""
 
+_UNSEEN = -1
+"""Stands for the CUDA index of a GPU that this process does not see."""
+
 
 class Assignment(Frozen):
     """The CPUs of each rank; none if there are too few."""
@@ -173,8 +176,8 @@ def assign_gpu_cpus(
     """Share CPUs out among GPU ranks, and those of each rank between launching and loading.
 
     Without `cores_per_device`, a rank has what it would have with a rank on every GPU of the
-    machine, and no rank more than another: a baseline on one GPU must not launch and load with the
-    cores of all.
+    machine (those that a job did not ask for included), and no rank more than another: a baseline
+    on one GPU must not launch and load with the cores of all.
 
     One CPU is left to the supervisor if every rank keeps `cores_per_device`, or two.
 
@@ -186,8 +189,11 @@ def assign_gpu_cpus(
     Returns:
         One entry per rank; empty if some rank would get fewer than `cores_per_device`.
     """
-    idle = [gpu.index for gpu in machine.gpus if gpu.index not in indices]
-    sharing = [*indices, *idle] if cores_per_device is None else list(indices)
+    sharing = list(indices)
+    if cores_per_device is None:
+        sharing += [gpu.index for gpu in machine.gpus if gpu.index not in indices]
+        # It is not known where those are that this process does not see.
+        sharing += [_UNSEEN] * (machine.gpu_shares - len(sharing))
     kept = len(sharing) * (cores_per_device or 2)
     cpus = machine.cpus
     if len(cpus) > kept:

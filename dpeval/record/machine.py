@@ -38,6 +38,10 @@ class Machine(Frozen):
     """Host memory, or the lowest limit that cgroups set on this process."""
     cpu_quota: float | None = None
     """CPUs' worth of time that cgroups allow this process; None without a limit."""
+    gpu_shares: int = 0
+    """For how many of the host's GPUs these CPUs are enough, if its CPUs are shared equally among
+    them. A job that has a node to itself may use all of its CPUs but only the GPUs that it asked
+    for."""
 
 
 class Environment(Frozen):

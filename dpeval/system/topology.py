@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -25,13 +25,23 @@ def detect(gpus: Sequence[Gpu] = (), root: Path = ROOT) -> Machine:
 
     ``/proc`` and ``/sys`` are read below `root`.
     """
+    allowed = allowed_cpus()
     return Machine(
         host=socket.gethostname(),
-        cpus=read_cpus(allowed_cpus(), root),
+        cpus=read_cpus(allowed, root),
         gpus=_near(gpus, root),
         memory_bytes=memory_limit(root),
         cpu_quota=cgroups.cpu_quota(root),
+        gpu_shares=gpu_shares(len(allowed), root),
     )
+
+
+def gpu_shares(cpus: int, root: Path = ROOT) -> int:
+    """For how many GPUs `cpus` of the host's CPUs are enough, if all GPUs have equal shares."""
+    online = len(parse_cpu_list(read_text(root / "sys/devices/system/cpu/online")))
+    nvidia = len(list((root / "proc/driver/nvidia/gpus").glob("*/information")))
+    amd = sum(values.get("simd_count", 0) > 0 for values in _compute_nodes(root))
+    return round((nvidia + amd) * cpus / online) if online else 0
 
 
 def memory_limit(root: Path = ROOT) -> int:
@@ -120,9 +130,7 @@ def _near(gpus: Sequence[Gpu], root: Path) -> list[Gpu]:
 def _near_amd(gpus: Sequence[Gpu], root: Path) -> dict[str, int]:
     """The NUMA nodes of AMD GPUs by UUID, from their compute driver (kfd_topology.c)."""
     node_of_serial: dict[int, int] = {}
-    for entry in (root / "sys/class/kfd/kfd/topology/nodes").glob("*/properties"):
-        pairs = (line.split() for line in read_text(entry).splitlines())
-        values = {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
+    for values in _compute_nodes(root):
         place = values.get("location_id", 0)
         address = f"{values.get('domain', 0):04x}:{place >> 8:02x}:{place >> 3 & 31:02x}"
         node = _pci_node(f"{address}.{place & 7}", root)
@@ -134,6 +142,13 @@ def _near_amd(gpus: Sequence[Gpu], root: Path) -> dict[str, int]:
         for uuid, serial in serials.items()
         if serial is not None and int(serial, 16) in node_of_serial
     }
+
+
+def _compute_nodes(root: Path) -> Iterator[dict[str, int]]:
+    """The CPUs and GPUs that AMD's compute driver knows (kfd_topology.c)."""
+    for entry in (root / "sys/class/kfd/kfd/topology/nodes").glob("*/properties"):
+        pairs = (line.split() for line in read_text(entry).splitlines())
+        yield {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
 
 
 def _pci_node(address: str, root: Path) -> int | None:

@@ -276,6 +276,14 @@ def test_a_rank_has_as_many_cores_on_one_gpu_as_beside_others() -> None:
     assert len(asked.launch) + len(asked.loading) == 20
 
 
+def test_a_job_with_a_node_to_itself_has_no_more_cores_for_asking_for_fewer_gpus() -> None:
+    alone = host(1, 24, gpus=(0,)).model_copy(update={"gpu_shares": 3})
+    ranks = assign_gpu_cpus(host(1, 24, gpus=(0, 0, 0)), [0, 1, 2])
+    (rank,) = assign_gpu_cpus(alone, [0])
+    assert (len(rank.launch), len(rank.loading)) == (2, 5)
+    assert {(len(one.launch), len(one.loading)) for one in ranks} == {(2, 5)}
+
+
 @given(here=hosts(), data=st.data())
 def test_ranks_are_alike_at_every_device_count(here: Machine, data: st.DataObject) -> None:
     core_of = {item.cpu: item.core for item in here.cpus}

@@ -17,7 +17,7 @@ import dpeval.system.topology
 from dpeval.record.machine import Gpu, Machine
 from dpeval.system import cgroups
 from dpeval.system.environment import environment, git_state
-from dpeval.system.topology import detect, memory_limit, parse_cpu_list, read_cpus
+from dpeval.system.topology import detect, gpu_shares, memory_limit, parse_cpu_list, read_cpus
 from tests.unit.trees import grow, topology
 
 GIB = 2**30
@@ -138,6 +138,29 @@ def test_a_gpu_is_placed_by_its_pci_slot(tmp_path: Path) -> None:
         for index, uuid in enumerate(("bb-2", "AA-1", "cc-3"))
     ]
     assert [gpu.numa for gpu in detect(gpus, root=tmp_path).gpus] == [None, 1, None]
+
+
+@pytest.mark.parametrize(("allowed", "shares"), [(24, 3), (8, 1), (16, 2), (1, 0)])
+def test_cpus_are_shares_of_all_gpus_of_the_host(tmp_path: Path, allowed: int, shares: int) -> None:
+    folder = "proc/driver/nvidia/gpus"
+    grow(
+        tmp_path,
+        {f"{folder}/0000:{bus}:00.0/information": "Model: X\n" for bus in ("3b", "5e", "d8")}
+        | {"sys/devices/system/cpu/online": "0-23\n"},
+    )
+    assert gpu_shares(allowed, tmp_path) == shares
+
+
+def test_a_host_without_gpus_or_without_sys_has_no_shares(tmp_path: Path) -> None:
+    assert gpu_shares(8, tmp_path) == 0
+    grow(tmp_path, {"sys/devices/system/cpu/online": "0-23\n"})
+    assert gpu_shares(8, tmp_path) == 0
+    node = "sys/class/kfd/kfd/topology/nodes"
+    grow(
+        tmp_path,
+        {f"{node}/0/properties": "simd_count 0\n", f"{node}/1/properties": "simd_count 304\n"},
+    )
+    assert gpu_shares(24, tmp_path) == 1
 
 
 def test_an_amd_gpu_is_placed_by_its_serial_number(tmp_path: Path) -> None:
