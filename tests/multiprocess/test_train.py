@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
 import subprocess
@@ -17,6 +18,8 @@ import torch
 
 import dpeval
 import dpeval.train
+from dpeval.analysis.frame import runs_frame
+from dpeval.analysis.scaling.findings import find
 from dpeval.record.phases import PHASES
 from tests.multiprocess.conftest import CALIBRATED, Finished
 
@@ -226,3 +229,34 @@ def test_missing_imagenette_is_replaced_loudly_and_marked(train: Train, tmp_path
     assert (run.dataset.requested, run.dataset.used) == ("imagenette_160", "imagenette_like")
     assert "USING THE STAND-IN" in done.out
     assert run.warnings[0].code == "stand_in"
+
+
+def test_communication_that_a_strategy_does_not_time_is_not_measured(train: Train) -> None:
+    """Never a 0 or a factor of 1.0: that would say that communication costs nothing."""
+    own = ("strategy.name=own", "strategy._target_=tests.multiprocess.untimed.plain_ddp")
+    done = train(
+        "-m", *CALIBRATED, *own, "num_devices=1,2", "hardware.oversubscribe=true", "batch=32",
+        "measure.ablation=true", "measure.rel_precision=0.5", "measure.max_steps=40",
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    assert "not measured" in done.out
+    one, two = done.records
+    assert one.ranks[0].stats["comm_exposed"].mean_s == 0, "a lone rank has nothing to communicate"
+    assert one.missing == []
+    for rank in two.ranks:
+        assert "comm_exposed" not in rank.phase_s
+        assert "comm_exposed" not in rank.stats
+        assert rank.comm_s == rank.comm_hidden_s == []
+    assert two.balance is None, "waiting for others is a part of backward here"
+    assert two.ablation is None, "a rank alone would wait for the other for ever"
+    assert [line.split(":")[0] for line in two.missing] == [
+        "exposed communication and load balance",
+        "ablation",
+    ]
+    found = find(runs_frame.load([done.folder / "outputs"]))
+    assert found.loaded.runs["comm_exposed_s"].isna().tolist() == [False, True]
+    (waterfall,) = found.waterfalls
+    (merged,) = (f for f in waterfall.factors if "gradient synchronisation" in f.parts)
+    assert len(merged.parts) > 1
+    assert "exposed communication not measured" in merged.note
+    assert math.prod(f.value for f in waterfall.factors) == pytest.approx(waterfall.efficiency)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dpeval.analysis.frame import runs_frame
 from dpeval.analysis.scaling.findings import find
-from dpeval.record import io
 from dpeval.record.schema import Record, Warning
 from dpeval.worker.ablation_schedule import KINDS, order
 from tests.multiprocess.conftest import Finished
@@ -154,34 +152,6 @@ def test_a_drift_makes_no_kind_of_block_slower_than_another(train: Train) -> Non
     assert means_s["alone"] / means_s["normal"] == pytest.approx(1, abs=0.02)
 
 
-def test_communication_that_a_strategy_does_not_time_is_not_measured(train: Train) -> None:
-    """Never a 0 or a factor of 1.0: that would say that communication costs nothing."""
-    own = ("strategy.name=own", "strategy._target_=tests.multiprocess.untimed.plain_ddp")
-    done = train("-m", *FAST, *own, "num_devices=1,2", "measure.ablation=true")
-    assert done.status == 0, done.err
-    assert "not measured" in done.out
-    one, two = done.records
-    assert one.ranks[0].stats["comm_exposed"].mean_s == 0, "a lone rank has nothing to communicate"
-    assert one.missing == []
-    for rank in two.ranks:
-        assert "comm_exposed" not in rank.phase_s
-        assert "comm_exposed" not in rank.stats
-        assert rank.comm_s == rank.comm_hidden_s == []
-    assert two.balance is None, "waiting for others is a part of backward here"
-    assert two.ablation is None, "a rank alone would wait for the other for ever"
-    assert [line.split(":")[0] for line in two.missing] == [
-        "exposed communication and load balance",
-        "ablation",
-    ]
-    found = find(runs_frame.load([done.folder / "outputs"]))
-    assert found.loaded.runs["comm_exposed_s"].isna().tolist() == [False, True]
-    (waterfall,) = found.waterfalls
-    (merged,) = (f for f in waterfall.factors if "gradient synchronisation" in f.parts)
-    assert len(merged.parts) > 1
-    assert "exposed communication not measured" in merged.note
-    assert math.prod(f.value for f in waterfall.factors) == pytest.approx(waterfall.efficiency)
-
-
 def test_all_ranks_stop_at_the_same_step_and_a_limit_keeps_what_was_measured(train: Train) -> None:
     done = train("-m", *FAST, "measure.rel_precision=0.5,0.001", "measure.time_limit_s=6")
     precise, limited = done.records
@@ -198,49 +168,6 @@ def test_all_ranks_stop_at_the_same_step_and_a_limit_keeps_what_was_measured(tra
     low = 1 - limited.window.step_s.low / limited.window.step_s.mean
     assert float(known) == pytest.approx(100 * low, abs=0.11)
     assert "measure.rel_precision=0.001" in text
-
-
-def test_a_time_limit_is_refused_only_where_an_earlier_record_proves_it_too_short(
-    train: Train, tmp_path: Path
-) -> None:
-    slow = (*CALIBRATED, "model.args.forward_s=1.2")
-    first = train(*slow).record
-    assert first.status == "ok"
-    # Whatever else this machine did meanwhile: a disturbed record would prove nothing.
-    assert first.conditions is not None
-    quiet = {"bad": [], "foreign_share": {"0": 0.0}}
-    seen = first.conditions.model_copy(update=quiet)
-    (path,) = tmp_path.glob("outputs/**/metrics.json")
-    io.write(first.model_copy(update={"conditions": seen}), path)
-
-    refused = train(*slow, "measure.time_limit_s=1")
-    assert refused.status == 2
-    assert "measure.time_limit_s=1 is too short" in refused.err
-    assert len(refused.err.strip().splitlines()) == 1
-    assert refused.records == [io.read(path)]
-
-    done = train("-m", *slow, "measure.time_limit_s=1,20")
-    assert done.status == 0, done.err
-    by_status = {run.status: run for run in done.records if run.run_id != first.run_id}
-    assert set(by_status) == {"skipped", "ok"}
-    assert by_status["skipped"].cause is not None
-    assert by_status["skipped"].cause.kind == "time_limit"
-
-
-def test_a_run_that_its_time_limit_ends_before_a_mean_is_recorded_with_the_time_it_needs(
-    train: Train,
-) -> None:
-    done = train(*CALIBRATED, "model.args.forward_s=1.5", "measure.time_limit_s=1")
-    assert done.status == 1
-    run = done.record
-    assert run.status == "failed"
-    assert run.throughput is None
-    assert run.cause is not None
-    assert run.cause.kind == "time_limit"
-    assert run.cause.message.startswith("measure.time_limit_s=1 ended the run after 2 steps of 1.5")
-    assert "use measure.time_limit_s=13 or more" in run.cause.message  # 8 steps of quick
-    assert len(run.ranks[0].step_s) == 2, "what was measured is kept"
-    assert run.cause.message in done.out
 
 
 def test_windows_taken_apart_show_what_was_put_in(train: Train) -> None:
