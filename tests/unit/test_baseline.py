@@ -85,6 +85,13 @@ def test_several_strategies_share_one_serial_baseline() -> None:
     assert len(runs_frame.of_records((run, Path(str(i))) for i, run in enumerate(runs)).runs) == 3
 
 
+def test_series_differ_in_their_strategies_and_not_in_the_baseline_of_one() -> None:
+    runs = [serial(1.0), *(ddp(2, 0.6, bucket_cap_mb=cap) for cap in (1.0, 25.0))]
+    differences = findings(runs).loaded.differences
+    assert [set(fields) for fields in differences.values()] == [{"strategy.bucket_cap_mb"}] * 2
+    assert {fields["strategy.bucket_cap_mb"] for fields in differences.values()} == {"1.0", "25.0"}
+
+
 @pytest.mark.parametrize("key", ["precision", "batch", "data", "machine"])
 def test_a_serial_run_of_another_kind_is_nobodys_baseline(key: str) -> None:
     other = serial(1.0)

@@ -241,8 +241,10 @@ def with_shared_baselines(runs: pd.DataFrame) -> pd.DataFrame:
             names.setdefault(key, set()).add(name)
     copies = []
     for position, key in enumerate(keys):
+        if key not in served:
+            continue
         own = runs["series"].iloc[position]
-        wanted = {name for other in served.get(key, ()) for name in names.get(other, ())} - {own}
+        wanted = {name for other in served[key] for name in names.get(other, ())} - {own}
         copies += [runs.iloc[[position]].assign(series=name) for name in sorted(wanted)]
     if not copies:
         return runs
@@ -373,7 +375,9 @@ def _by_nodes(runs: pd.DataFrame, named: pd.Series[str]) -> pd.Series[str]:
 def differences(runs: pd.DataFrame) -> dict[str, dict[str, str]]:
     """Per series, the fields of task and place in which the series of `runs` differ."""
     measured = runs[runs["img_per_s"].notna()] if runs["img_per_s"].notna().any() else runs
-    first = measured.groupby("series", sort=False)[["task", "place"]].first()
+    # A serial run tells nothing of the strategy of the series whose baseline it is.
+    telling = measured.sort_values("strategy", key=lambda name: name.eq(SERIAL), kind="stable")
+    first = telling.groupby("series", sort=False)[["task", "place"]].first()
     fields = {
         str(name): _fields((row.task, row.place))
         for name, row in zip(first.index, first.itertuples(), strict=True)
