@@ -20,7 +20,6 @@ import pandas as pd
 
 from dpeval.analysis.frame import runs_frame
 from dpeval.analysis.scaling import pooling, scaling_laws, speedup
-from dpeval.analysis.scaling.run_spread import ASSUMED_SHARE
 from dpeval.analysis.scaling.scaling_laws import AMDAHL, LINEAR, USL, Curve, Law
 from dpeval.config import MeasureConfig
 from dpeval.stats.steady_state import main_interval
@@ -115,9 +114,8 @@ def scenarios() -> list[Scenario]:
         Scenario(USL, (0.05, 0.004)),
     ]
     uneven = [replace(one, batch=32) for one in base]
-    more = [replace(base[-1], repeat=repeat) for repeat in (1, 5)]
     # One run cannot show the spread between runs: right only where it is what is assumed.
-    more += [replace(base[-1], repeat=1, spread=ASSUMED_SHARE)]
+    more = [replace(base[-1], repeat=repeat) for repeat in (1, 5)]
     calm = [replace(one, spread=0.005) for one in base]
     few = [replace(one, counts=(1, 2, 3, 4, 6, 8)) for one in base]
     return [*base, *uneven, *more, *calm, *few]

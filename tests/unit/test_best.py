@@ -115,7 +115,12 @@ def test_the_undecided_are_named_with_the_command_that_would_settle_it() -> None
 
 def test_runs_that_were_too_short_are_to_be_longer_and_not_more() -> None:
     runs = [
-        run.model_copy(update={"command": swept({n: 1.0})[0].command, "wall_s": 10.0})
+        run.model_copy(
+            update={
+                "command": f"{swept({n: 1.0})[0].command} measure.time_limit_s=6",
+                "wall_s": 10.0,
+            }
+        )
         for n, step_s in ((1, 0.5), (2, 0.4))
         for run in [make_record(n, 48, step_s, noise=0.3, steps=10, seed=n)]
     ]

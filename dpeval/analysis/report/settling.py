@@ -122,8 +122,9 @@ def _command(runs: pd.DataFrame, swept: list[str], measure: str) -> str:
     begin = next((i for i, word in enumerate(words, 1) if word == "dpeval.train"), 0)
     if not begin:
         return ""
-    replaced = {*_REPLACED, *["measure"] * bool(measure)}
-    kept = [w for w in words[begin:] if w.partition("=")[0] not in replaced and w != "-m"]
+    kept = [w for w in words[begin:] if w.partition("=")[0] not in _REPLACED and w != "-m"]
+    if measure:  # and all limits of the shorter one
+        kept = [w for w in kept if not w.startswith(("measure=", "measure."))]
     longer = [f"measure={measure}"] if measure else []
     return shlex.join([*words[:begin], "-m", *kept, *longer, *swept])
 

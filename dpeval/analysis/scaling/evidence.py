@@ -157,7 +157,8 @@ def _noisy(pair: Pair) -> str | None:
             )
         below, above = (row[end] / row["img_per_s"] - 1 for end in ("low", "high"))
         if above - below > 2 * NOISE_SHARE:
-            return f"the throughput of {name} is known only to within {below:+.0%} and {above:+.0%}"
+            whose = "its throughput" if name == "it" else f"the throughput of {name}"
+            return f"{whose} is known only to within {below:+.0%} and {above:+.0%}"
         if runs["warning_codes"].str.contains(r"\bjitter\b|\bnoisy\b").any():
             return f"the steps of {name} jitter" if name != "it" else "its steps jitter"
     return None
