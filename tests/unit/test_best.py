@@ -122,7 +122,7 @@ def test_runs_that_were_too_short_are_to_be_longer_and_not_more() -> None:
             }
         )
         for n, step_s in ((1, 0.5), (2, 0.4))
-        for run in [make_record(n, 48, step_s, noise=0.3, steps=10, seed=n)]
+        for run in [make_record(n, 48, step_s, noise=0.1, steps=10, seed=n)]
     ]
     third = first_sentences(runs)[2]
     assert "more runs of each with measure=standard (about " in third

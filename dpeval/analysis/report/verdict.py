@@ -26,6 +26,8 @@ WINDOWS_AGREE = 0.1
 """Ablation windows whose step differs by less than this fraction from the main window's."""
 MANY_REPEATS = 20
 """Where it takes more repetitions to decide, the choice that needs no decision is named."""
+LONGEST_S = 24 * 3600.0
+"""Nobody would wait longer for an answer, and no preset measures that long."""
 _MOST_CLAIMS = 8
 _MOST_NAMED = 4
 
@@ -198,7 +200,8 @@ def _undecided(findings: Findings, chosen: Choice, row: dict[str, Any]) -> Itera
     within = f", within {best.behind:.0%} of the best" if np.isfinite(best.behind) else ""
     yield f"The best estimate is that of {_told(chosen, row)}{within}."
     if wanted := settling(findings.loaded.runs, findings.points, chosen):
-        yield from _settled_by(wanted, chosen)
+        runs = having(findings.loaded.runs, chosen.key)
+        yield from _settled_by(wanted, chosen, took_turns=bool(runs["sitting"].ne("").any()))
 
 
 def _doubtful(chosen: Choice) -> Iterator[str]:
@@ -224,7 +227,16 @@ def _doubtful(chosen: Choice) -> Iterator[str]:
         yield f"The efficiency of {more} more is not known or not settled: see summary.json."
 
 
-def _settled_by(wanted: Settling, chosen: Choice) -> Iterator[str]:
+def _settled_by(wanted: Settling, chosen: Choice, *, took_turns: bool) -> Iterator[str]:
+    if wanted.seconds > LONGEST_S:
+        turns = (
+            " Let the runs take turns, too: sweep.order=interleaved cancels what slows all alike."
+        )
+        yield (
+            "On a machine as noisy as this one was, no runs of reasonable length would tell them "
+            f"apart: first end what else runs on it.{turns * (not took_turns)}"
+        )
+        return
     took = f" (about {time_text(wanted.seconds)})" if np.isfinite(wanted.seconds) else ""
     precisely = f" with measure={wanted.measure}" * bool(wanted.measure)
     both = "" if wanted.measure else " and analyse both folders together"
