@@ -14,8 +14,10 @@ import pytest
 import torch
 
 from dpeval.commands.hydra_app import compose
+from dpeval.components import models
 from dpeval.errors import ConfigError, MachineError, NoForecast
 from dpeval.launchers.preflight import Preflight
+from dpeval.planning.fake_step import take_fake_step
 from dpeval.planning.forecast_process import ForecastProcess
 from dpeval.planning.predictor import Predictor
 from dpeval.planning.rank_plan import make_plan
@@ -75,6 +77,21 @@ def test_a_forecast_for_a_gpu_touches_no_gpu_of_the_parent(monkeypatch: pytest.M
     made = Predictor(detect([])).counted(config, 4)
     assert made.parts["context"] > 0
     assert touched == []
+
+
+def test_the_densenet_at_224_px_saves_what_was_measured() -> None:
+    """Too long for a unit test: it has 121 layers."""
+    config = compose(["model=densenet121", "dataset.image_px=224"])
+    fake_step = take_fake_step(
+        config,
+        16,
+        config.dataset.num_classes,
+        lambda: models.build_on_meta(config.model, config.dataset.image_px),
+        torch.device("cpu"),
+        held_gradients=False,
+    )
+    assert fake_step.activations / 2**30 == pytest.approx(1.94, rel=0.01)
+    assert sum(fake_step.gradients) == 6_964_106 * 4
 
 
 def test_the_child_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:

@@ -334,7 +334,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_hostile_values_anywhere_end_in_a_row_or_in_one_line(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
