@@ -202,7 +202,8 @@ def compare_sweeps(before: Path, after: Path, out: Path | None, allowed: float |
     out = _made(out or (after if after.is_dir() else after.parent) / "analysis")
     compare.table(found).to_csv(out / "comparison.csv", index=False)
     console.print(terminal.changes(found))
-    for line in _compared(found, before, after):
+    change = compare.machine_change(sides[0], sides[1])
+    for line in (*_compared(found, before, after), *told_of_machine(change)):
         console.print(escape(line), style="yellow" if line.startswith("caution") else None)
     console.print(f"table: {escape(str(out / 'comparison.csv'))}")
     if not any(change.status == ("ok", "ok") or change.is_lost for change in found):
@@ -236,6 +237,16 @@ def _compared(found: Sequence[Change], before: Path, after: Path) -> Iterator[st
                 f"{'is' if len(alone) == 1 else 'are'} not compared; the table says in what the "
                 "nearest differs"
             )
+
+
+def told_of_machine(change: float) -> Iterator[str]:
+    """What to say of a machine that changed between two sweeps, if it did."""
+    if abs(change) > compare.MACHINE_CHANGE:  # not where it is unknown
+        yield (
+            f"caution: the machine itself was {abs(change):.0%} "
+            f"{'slower' if change > 0 else 'faster'} in the second sweep (reference work between "
+            "steps), and with it every configuration; measure both again in turn"
+        )
 
 
 def _slower(found: Sequence[Change], before: Path, after: Path, allowed: float) -> str:

@@ -14,7 +14,8 @@ import pytest
 from benchmarks.comparison import CHANGES, simulate
 from dpeval import record
 from dpeval.analysis.frame import runs_frame
-from dpeval.analysis.scaling.compare import FAMILY_ERROR, Change, compare
+from dpeval.analysis.pipeline import told_of_machine
+from dpeval.analysis.scaling.compare import FAMILY_ERROR, Change, compare, machine_change
 from dpeval.analyze import main
 from dpeval.errors import ConfigError
 from dpeval.record.schema import Cause, Record
@@ -145,6 +146,20 @@ def test_what_differs_between_repetitions_and_folders_does_not_matter() -> None:
     )  # fmt: skip
     (change,) = compare(frame([one]), frame([two]))
     assert change.status == ("ok", "ok")
+
+
+@pytest.mark.parametrize(("after_s", "change"), [(0.012, 0.2), (0.01, 0.0), (math.nan, math.nan)])
+def test_a_machine_that_became_slower_is_told_from_the_program(
+    after_s: float, change: float
+) -> None:
+    before = frame([perfect(1), perfect(2)]).assign(machine_s=0.01)
+    after = frame([perfect(1), perfect(2), perfect(4)]).assign(machine_s=after_s)
+    # What only one sweep holds counts for nothing.
+    after.loc[after["num_devices"] == 4, "machine_s"] = 9.0
+    assert machine_change(before, after) == pytest.approx(change, nan_ok=True)
+    said = list(told_of_machine(change))
+    assert len(said) == (change > 0.05)
+    assert all("20% slower in the second sweep" in line for line in said)
 
 
 def only(found: list[Change]) -> Change:

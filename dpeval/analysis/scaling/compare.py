@@ -32,6 +32,8 @@ KEY = [
 """What a table shows of a configuration."""
 FOUND = ["dataset_used", "train_images", "threads", "micro_batches"]
 """What a run was given on its machine; with everything requested it identifies a configuration."""
+MACHINE_CHANGE = 0.05
+"""A machine whose reference work takes this much longer or shorter has changed itself."""
 _MOST_DIFFERING = 3
 
 
@@ -96,7 +98,8 @@ def compare(before: pd.DataFrame, after: pd.DataFrame, allowed: float = 0.0) -> 
     compared by Student's t test on the variance between repetitions, or by a z test on an assumed
     one (:func:`~dpeval.stats.comparison.error_of_difference`). The p-values of all configurations
     are adjusted by Holm's method, which keeps the family-wise error at :data:`FAMILY_ERROR`
-    (simulated in ``benchmarks/comparison.py``).
+    (simulated in ``benchmarks/comparison.py``). What all runs of a sweep share, such as the state
+    of the machine on that day, is no part of the spread between them (:func:`machine_change`).
 
     Args:
         before, after: one row per run (:data:`dpeval.analysis.frame.columns.COLUMNS`).
@@ -119,6 +122,20 @@ def compare(before: pd.DataFrame, after: pd.DataFrame, allowed: float = 0.0) -> 
         _change(pair, name, made.get(index, _UNTESTED), _note(pair, pairs))
         for index, (pair, name) in enumerate(zip(pairs, names, strict=True))
     ]
+
+
+def machine_change(before: pd.DataFrame, after: pd.DataFrame) -> float:
+    """How much longer the reference work took in the second sweep, as a fraction; NaN: unknown.
+
+    The machine itself was slower then, and with it every configuration. Means of the log over the
+    configurations that both sweeps hold, so that their number of runs does not matter.
+    """
+    changes = []
+    for pair in _pairs(before, after):
+        one, two = (_good(side)["machine_s"].dropna().to_numpy(dtype=float) for side in pair)
+        if len(one) and len(two):
+            changes.append(float(np.log(two).mean() - np.log(one).mean()))
+    return math.expm1(float(np.mean(changes))) if changes else math.nan
 
 
 Pair = tuple[pd.DataFrame, pd.DataFrame]
