@@ -28,7 +28,7 @@ from benchmarks.comparison import CONFIGURATIONS, simulate
 from benchmarks.factor_coverage import table as factors_table
 from benchmarks.scoring import Score, score
 from benchmarks.single_run_coverage import presets_table, windows_table
-from dpeval.analysis.scaling.run_spread import ASSUMED_SHARE, RunSpread, pooled
+from dpeval.analysis.pooling.run_spread import ASSUMED_SHARE, RunSpread, pooled
 from dpeval.stats.best import compared_with_best
 from dpeval.stats.comparison import LARGEST_SPREAD, quantile
 from dpeval.util.arrays import Floats

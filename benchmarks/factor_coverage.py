@@ -19,7 +19,8 @@ from benchmarks.scoring import Score, autoregressive, score
 from dpeval.analysis.frame import step_losses
 from dpeval.analysis.frame.columns import SCHEMA
 from dpeval.analysis.frame.runs_frame import typed
-from dpeval.analysis.scaling import efficiency, pooling, speedup
+from dpeval.analysis.pooling import repetitions
+from dpeval.analysis.scaling import efficiency, speedup
 from dpeval.record.schema import Ablation, AblationBlock, Record, blank
 from dpeval.stats.intervals import mean_interval
 from dpeval.util.arrays import Floats
@@ -120,7 +121,7 @@ def waterfalls(rows: list[dict[str, Any]]) -> list[efficiency.Waterfall]:
     """What the analysis finds in rows of a frame of runs."""
     lacking = {field.name: _lacking(field) for field in SCHEMA}
     columns = {name: [row.get(name, value) for row in rows] for name, value in lacking.items()}
-    return efficiency.waterfalls(speedup.points(pooling.pool(typed(columns))))
+    return efficiency.waterfalls(speedup.points(repetitions.pool(typed(columns))))
 
 
 def _lacking(field: pa.Field) -> int | bool | None:

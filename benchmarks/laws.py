@@ -19,7 +19,8 @@ import numpy as np
 import pandas as pd
 
 from dpeval.analysis.frame import runs_frame
-from dpeval.analysis.scaling import pooling, scaling_laws, speedup
+from dpeval.analysis.pooling import repetitions
+from dpeval.analysis.scaling import scaling_laws, speedup
 from dpeval.analysis.scaling.scaling_laws import AMDAHL, LINEAR, USL, Curve, Law
 from dpeval.config import MeasureConfig
 from dpeval.stats.steady_state import main_interval
@@ -75,7 +76,7 @@ def sweep(scenario: Scenario, generator: np.random.Generator) -> pd.DataFrame:
 
 def curve(scenario: Scenario, generator: np.random.Generator) -> Curve:
     """What the laws say of one simulated sweep."""
-    points = speedup.points(pooling.pool(sweep(scenario, generator)))
+    points = speedup.points(repetitions.pool(sweep(scenario, generator)))
     (found,) = scaling_laws.fit_all(points)
     return found
 

@@ -30,9 +30,9 @@ import pandas as pd
 
 from dpeval import record
 from dpeval.analysis.frame.labels import configuration
-from dpeval.analysis.scaling import run_spread
-from dpeval.analysis.scaling.pooling import interval
-from dpeval.analysis.scaling.run_spread import own_errors
+from dpeval.analysis.pooling import run_spread
+from dpeval.analysis.pooling.repetitions import interval
+from dpeval.analysis.pooling.run_spread import own_errors
 from dpeval.commands.hydra_app import compose
 from dpeval.config import MeasureConfig
 from dpeval.record.measurement import Interval

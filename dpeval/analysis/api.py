@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from dpeval.analysis import figures
 from dpeval.analysis.frame import cohorts, runs_frame
 from dpeval.analysis.frame.columns import COLUMNS
-from dpeval.analysis.scaling import best_configuration, pooling, scaling_laws, speedup
+from dpeval.analysis.pooling import repetitions
+from dpeval.analysis.scaling import best_configuration, scaling_laws, speedup
 from dpeval.analysis.scaling import compare as comparison
 from dpeval.analysis.scaling import efficiency as efficiency_model
 from dpeval.analysis.scaling.findings import joined
@@ -60,15 +61,15 @@ def columns(frame: pd.DataFrame) -> pd.Series[str]:
         >>> dpeval.columns(dpeval.read("outputs"))["step_s"]
         'mean step of the slowest rank, s'
     """
-    known = {**COLUMNS, **pooling.POOLED, **speedup.POINT_COLUMNS}
+    known = {**COLUMNS, **repetitions.POOLED, **speedup.POINT_COLUMNS}
     return pd.Series({name: known[name] for name in frame.columns if name in known}, dtype=object)
 
 
 def scaling(frame: pd.DataFrame) -> pd.DataFrame:
     """Throughput, speedup and parallel efficiency: one row per configuration.
 
-    Repetitions are pooled (:func:`dpeval.analysis.scaling.pooling.pool`). Speedup is relative to
-    the fewest devices of the same series and batch, `baseline_devices`, with the strategy that
+    Repetitions are pooled (:func:`dpeval.analysis.pooling.repetitions.pool`). Speedup is relative
+    to the fewest devices of the same series and batch, `baseline_devices`, with the strategy that
     `baseline` names (none: the best serial execution); intervals are 95 %.
     A configuration that measured nothing keeps its row, with NaN.
 
@@ -89,7 +90,7 @@ def scaling(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _pooled(frame: pd.DataFrame) -> pd.DataFrame:
-    return pooling.pool(cohorts.with_shared_baselines(frame))
+    return repetitions.pool(cohorts.with_shared_baselines(frame))
 
 
 def efficiency(frame: pd.DataFrame) -> pd.DataFrame:
@@ -212,7 +213,7 @@ def plot(frame: pd.DataFrame, figure: str) -> Figure:
         >>> figure.savefig("speedup.svg")
     """
     frame = cohorts.with_shared_baselines(frame)
-    pooled = pooling.pool(frame)
+    pooled = repetitions.pool(frame)
     points = speedup.points(pooled)
     models = figures.Models(
         factors=efficiency_model.table(efficiency_model.waterfalls(points)),

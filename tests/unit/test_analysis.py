@@ -22,7 +22,7 @@ from dpeval.analysis.figures import FigureData, style
 from dpeval.analysis.figures.catalogue import find_plot
 from dpeval.analysis.frame import reader, runs_frame
 from dpeval.analysis.pipeline import Options, analyze
-from dpeval.analysis.scaling import pooling
+from dpeval.analysis.pooling import repetitions
 from dpeval.analyze import main
 from dpeval.record.phases import PHASES
 from dpeval.record.schema import Cause, Record
@@ -97,7 +97,7 @@ def test_a_record_below_two_given_paths_counts_once(tmp_path: Path) -> None:
 def test_repetitions_are_pooled_with_the_variance_between_them(tmp_path: Path) -> None:
     times = (0.9, 1.0, 1.1)
     runs = [make_record(1, 32, time, repetition=i, noise=0.001) for i, time in enumerate(times)]
-    (row,) = pooling.pool(runs_frame.load([written(tmp_path, runs)]).runs).to_dict("records")
+    (row,) = repetitions.pool(runs_frame.load([written(tmp_path, runs)]).runs).to_dict("records")
     means = np.array([run.window.step_s.mean for run in runs if run.window is not None])
     assert row["runs"] == row["n_runs"] == 3
     # Images over the mean time, not the mean of img/s, which would weigh fast runs more.
@@ -112,7 +112,7 @@ def test_repetitions_are_pooled_with_the_variance_between_them(tmp_path: Path) -
 
 def test_a_failed_repetition_is_never_averaged_in(tmp_path: Path) -> None:
     failed = make_record(1, 32, status="failed", cause=Cause(kind="exception", message="x"))
-    (row,) = pooling.pool(
+    (row,) = repetitions.pool(
         runs_frame.load([written(tmp_path, [make_record(1, 32, 1.0), failed])]).runs
     ).to_dict("records")
     assert (row["runs"], row["ok"], row["status"]) == (2, 1, "ok")
@@ -124,7 +124,7 @@ def test_runs_of_two_machines_are_kept_apart(tmp_path: Path) -> None:
     other = one.model_copy(
         update={"environment": one.environment.model_copy(update={"host": "other"})}
     )
-    assert len(pooling.pool(runs_frame.load([written(tmp_path, [one, other])]).runs)) == 2
+    assert len(repetitions.pool(runs_frame.load([written(tmp_path, [one, other])]).runs)) == 2
 
 
 AVX2, AMX = ["avx2"], [f"amx_{kind}" for kind in ("bf16", "int8", "tile")] + ["avx2"]
@@ -200,7 +200,7 @@ def test_a_figure_of_ones_own_is_drawn_after_those_of_dpeval(analysed: Analysed)
 def test_the_same_records_give_the_same_bytes(analysed: Analysed, tmp_path: Path) -> None:
     records = zip(analysed.runs, map(Path, map(str, range(len(analysed.runs)))), strict=True)
     runs = runs_frame.of_records(records).runs
-    figure_data = FigureData.of(runs, pooling.pool(runs))
+    figure_data = FigureData.of(runs, repetitions.pool(runs))
     for stem in ("throughput_gpu", "time_components"):
         with style.styled():
             style.save(find_plot(stem).draw(figure_data).figure, tmp_path, stem)

@@ -31,7 +31,7 @@ from dpeval.analysis.figures.catalogue import find_plot
 from dpeval.analysis.figures.memory import memory
 from dpeval.analysis.frame import runs_frame
 from dpeval.analysis.frame.configurations import CELL, segments
-from dpeval.analysis.scaling import pooling
+from dpeval.analysis.pooling import repetitions
 from dpeval.errors import ConfigError, UnsupportedError
 from dpeval.record.codes import CauseCode
 from dpeval.record.memory import Budget, Forecast
@@ -50,7 +50,7 @@ def _styled() -> Iterator[None]:
 def figure_data_of(records: list[Record], models: Models | None = None) -> FigureData:
     paths = (Path(str(number)) for number in range(len(records)))
     runs = runs_frame.of_records(zip(records, paths, strict=True)).runs
-    return FigureData.of(runs, pooling.pool(runs), models)
+    return FigureData.of(runs, repetitions.pool(runs), models)
 
 
 def does_not_fit(devices: int, batch: int, **changes: Any) -> Record:

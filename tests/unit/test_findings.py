@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from dpeval import record
 from dpeval.analysis.frame import csv_import, runs_frame
+from dpeval.analysis.pooling import repetitions
 from dpeval.analysis.report import verdict
 from dpeval.analysis.scaling import (
     efficiency,
-    pooling,
     scaling_laws,
     speedup,
 )
@@ -400,4 +400,4 @@ def test_pooling_and_points_of_nothing_are_empty() -> None:
     runs = findings([make_record(1, status="failed", cause=Cause(kind="exit", message="y"))])
     assert runs.points.empty
     assert efficiency.table(runs.waterfalls).empty
-    assert speedup.points(pooling.pool(runs.loaded.runs)).empty
+    assert speedup.points(repetitions.pool(runs.loaded.runs)).empty

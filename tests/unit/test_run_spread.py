@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from dpeval.analysis.scaling import run_spread
-from dpeval.analysis.scaling.run_spread import ASSUMED_SHARE, RunSpread
+from dpeval.analysis.pooling import run_spread
+from dpeval.analysis.pooling.run_spread import ASSUMED_SHARE, RunSpread
 from dpeval.record.schema import Record
 from dpeval.stats.comparison import LEAST_FREEDOM
 from dpeval.util.arrays import Floats

@@ -24,7 +24,8 @@ RATES = (
     "img_per_s", "low", "high", "comparable_low", "comparable_high", "error_share",
     "spread_freedom",
 )  # fmt: skip
-"""Throughput, its intervals and its error; see :data:`dpeval.analysis.scaling.pooling.POOLED`."""
+"""Throughput, its intervals and its error, as in
+:data:`dpeval.analysis.pooling.repetitions.POOLED`."""
 PAIRED = ("paired_devices", "paired_strategy", "paired_speedup", "paired_low", "paired_high")
 """The ratio to a configuration that it took turns with."""
 PHASE_COLUMNS = tuple(f"{phase}_s" for phase in PHASES)

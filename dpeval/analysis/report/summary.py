@@ -11,10 +11,10 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
 from dpeval.analysis.frame.columns import COLUMNS
+from dpeval.analysis.pooling.repetitions import POOLED
 from dpeval.analysis.report import verdict
 from dpeval.analysis.scaling import efficiency
 from dpeval.analysis.scaling.findings import Findings
-from dpeval.analysis.scaling.pooling import POOLED
 from dpeval.analysis.scaling.scaling_laws import Curve, Estimate, Fit
 from dpeval.analysis.scaling.speedup import POINT_COLUMNS
 from dpeval.util.version import __version__

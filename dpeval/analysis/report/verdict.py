@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 
 from dpeval.analysis.frame.labels import baseline, cell_name, configuration
+from dpeval.analysis.pooling.run_spread import ASSUMED_SHARE, COHORT
 from dpeval.analysis.report.settling import Settling, settling, time_text
 from dpeval.analysis.scaling import best_configuration
 from dpeval.analysis.scaling.best_configuration import Candidate, Choice, are_paired
 from dpeval.analysis.scaling.efficiency import REMAINDER, Waterfall
 from dpeval.analysis.scaling.evidence import FAULT_SHARE
 from dpeval.analysis.scaling.findings import Findings
-from dpeval.analysis.scaling.run_spread import ASSUMED_SHARE, COHORT
 from dpeval.analysis.scaling.scaling_laws import Curve
 from dpeval.analysis.scaling.speedup import having
 from dpeval.util.plural import counted, some_of

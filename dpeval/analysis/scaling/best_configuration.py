@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dpeval.analysis.scaling.run_spread import student
+from dpeval.analysis.pooling.run_spread import student
 from dpeval.errors import ConfigError
 from dpeval.stats.best import compared_with_best
 from dpeval.util.arrays import Floats

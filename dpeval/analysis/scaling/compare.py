@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from dpeval.analysis.frame import cohorts
-from dpeval.analysis.scaling.run_spread import own_errors
+from dpeval.analysis.pooling.run_spread import own_errors
 from dpeval.errors import ConfigError
 from dpeval.stats.comparison import (
     LEAST_FREEDOM,

@@ -9,10 +9,10 @@ import pandas as pd
 
 from dpeval.analysis.frame import cohorts
 from dpeval.analysis.frame.runs_frame import CONFIGURATION, Loaded
+from dpeval.analysis.pooling import repetitions
 from dpeval.analysis.scaling import (
     claims,
     efficiency,
-    pooling,
     scaling_laws,
     speedup,
 )
@@ -36,7 +36,7 @@ class Findings:
 
     loaded: Loaded
     pooled: pd.DataFrame
-    """One row per configuration (:data:`~dpeval.analysis.scaling.pooling.POOLED`), missing ones
+    """One row per configuration (:data:`~dpeval.analysis.pooling.repetitions.POOLED`), missing ones
     included."""
     points: pd.DataFrame
     """The measured ones with :data:`~dpeval.analysis.scaling.speedup.POINT_COLUMNS`."""
@@ -74,10 +74,10 @@ def find(
         min_efficiency: the floor that the user set.
     """
     loaded = dataclasses.replace(loaded, runs=cohorts.with_shared_baselines(loaded.runs))
-    pooled = pooling.pool(loaded.runs)
+    pooled = repetitions.pool(loaded.runs)
     points = speedup.points(pooled)
     waterfalls = efficiency.waterfalls(points)
-    holes = pooling.missing(pooled)
+    holes = repetitions.missing(pooled)
     if len(holes):
         pooled = pd.concat([pooled, holes.astype(pooled.dtypes)], ignore_index=True)
         pooled = pooled.sort_values(CONFIGURATION, ignore_index=True)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from pydantic import WithJsonSchema
 
-from dpeval.analysis.scaling.run_spread import student
+from dpeval.analysis.pooling.run_spread import student
 from dpeval.analysis.scaling.speedup import FAMILY, having, ideal_at, ideal_speedup
 from dpeval.util.arrays import Floats
 

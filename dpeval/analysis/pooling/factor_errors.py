@@ -11,7 +11,7 @@ import pandas as pd
 
 from dpeval.analysis.frame.runs_frame import CONFIGURATION
 from dpeval.analysis.frame.step_losses import HALF_MEANINGS
-from dpeval.analysis.scaling.run_spread import COHORT, own_halves
+from dpeval.analysis.pooling.run_spread import COHORT, own_halves
 from dpeval.stats.comparison import quantile
 from dpeval.util.arrays import Floats
 

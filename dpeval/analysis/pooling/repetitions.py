@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from dpeval.analysis.frame import step_losses
 from dpeval.analysis.frame.runs_frame import COLUMNS, CONFIGURATION
-from dpeval.analysis.scaling import factor_errors
-from dpeval.analysis.scaling.run_spread import (
+from dpeval.analysis.pooling import factor_errors
+from dpeval.analysis.pooling.run_spread import (
     COHORT,
     RunSpread,
     by_cohort,
@@ -97,7 +97,7 @@ def pool(runs: pd.DataFrame) -> pd.DataFrame:
 
     A single run has its own interval, the record's. Several runs have that of their mean: its
     variance holds the spread between runs, pooled over the cohort
-    (:func:`~dpeval.analysis.scaling.run_spread.run_spread`), and the runs' own errors. To compare a
+    (:func:`~dpeval.analysis.pooling.run_spread.run_spread`), and the runs' own errors. To compare a
     single run with others, the spread must be added: that is what `comparable_low` and
     `comparable_high` hold, which equal `low` and `high` for several runs. All is computed for the
     logarithm, so no end reaches zero.

@@ -1,0 +1,1 @@
+"""Runs to configurations: repetitions pooled, with the spread between runs."""
