@@ -30,7 +30,7 @@ from dpeval.devices.numerics import grad_scaler, set_numerics
 from dpeval.devices.select import open_device
 from dpeval.instruments.phase_clock import PhaseClock
 from dpeval.instruments.step_buffer import COLUMNS, StepBuffer
-from dpeval.planning.memory_forecast import forecast
+from dpeval.planning.memory.forecast import forecast
 from dpeval.planning.rank_plan import make_plan
 from dpeval.record.plan import Plan
 from dpeval.run import forkserver

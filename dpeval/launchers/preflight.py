@@ -7,7 +7,7 @@ from dpeval.config import Config, per_device_batches_of
 from dpeval.errors import MachineError, NoForecast
 from dpeval.launchers.base import SweepJob
 from dpeval.launchers.tracking.job_spec import JobSpec, unmeasured
-from dpeval.planning.memory_budget import Decision, decide
+from dpeval.planning.memory.budget import Decision, decide
 from dpeval.record.memory import Budget, Forecast
 from dpeval.record.schema import Cause, MemoryRecord, Scheduler
 from dpeval.util.units import GIB

@@ -13,10 +13,10 @@ from dpeval.components.check import check
 from dpeval.config import Config, DatasetConfig, to_plain
 from dpeval.errors import NoForecast, RecordError
 from dpeval.planning import step_time_bound
-from dpeval.planning.forecast_process import ForecastProcess
-from dpeval.planning.measured_peaks import Peak, learned, peak_of, work_key
-from dpeval.planning.memory_budget import Decision, budget, decide
-from dpeval.planning.memory_forecast import PROCESS_BYTES, forecast
+from dpeval.planning.memory.budget import Decision, budget, decide
+from dpeval.planning.memory.forecast import PROCESS_BYTES, forecast
+from dpeval.planning.memory.forecast_process import ForecastProcess
+from dpeval.planning.memory.measured_peaks import Peak, learned, peak_of, work_key
 from dpeval.planning.rank_plan import backend
 from dpeval.planning.step_time_bound import Setting, Timing, timing_of
 from dpeval.record.io import below, read
@@ -68,7 +68,7 @@ class Predictor:
             self._checked.add(key)
 
     def counted(self, config: Config, images: int, micro_batches: int = 1) -> Forecast:
-        """The forecast by counting alone; see :func:`dpeval.planning.memory_forecast.forecast`.
+        """The forecast by counting alone; see :func:`dpeval.planning.memory.forecast.forecast`.
 
         Args:
             config: the run's configuration.
@@ -213,7 +213,7 @@ def _forecast_without_gpu(
     uses_nccl: bool,
     train_images: int | None,
 ) -> Forecast:
-    """:func:`dpeval.planning.memory_forecast.forecast`, called in the forecast process."""
+    """:func:`dpeval.planning.memory.forecast.forecast`, called in the forecast process."""
     return forecast(
         config,
         images,

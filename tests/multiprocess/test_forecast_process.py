@@ -17,8 +17,8 @@ from dpeval.commands.hydra_app import compose
 from dpeval.components import models
 from dpeval.errors import ConfigError, MachineError, NoForecast
 from dpeval.launchers.preflight import Preflight
-from dpeval.planning.fake_step import take_fake_step
-from dpeval.planning.forecast_process import ForecastProcess
+from dpeval.planning.memory.fake_step import take_fake_step
+from dpeval.planning.memory.forecast_process import ForecastProcess
 from dpeval.planning.predictor import Predictor
 from dpeval.planning.rank_plan import make_plan
 from dpeval.system.environment import environment
@@ -98,7 +98,7 @@ def test_the_child_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(
         "import os, time\n"
-        "from dpeval.planning.forecast_process import ForecastProcess\n"
+        "from dpeval.planning.memory.forecast_process import ForecastProcess\n"
         "if __name__ == '__main__':\n"
         "    print(ForecastProcess().call(os.getpid), flush=True)\n"
         "    time.sleep(600)\n"

@@ -12,8 +12,8 @@ from dpeval.data.images.device_transforms import Normaliser, crop_batch
 from dpeval.data.loading.cache_table import split_rows
 from dpeval.data.loading.device_memory import InputMemory, on_cpu, on_gpu
 from dpeval.data.sources.pixel_cache import layout, record_type
-from dpeval.planning.memory_forecast import forecast
-from dpeval.planning.storage_tracker import StorageTracker
+from dpeval.planning.memory.forecast import forecast
+from dpeval.planning.memory.storage_tracker import StorageTracker
 from tests.unit.test_memory_forecast import Small
 from tests.unit.test_memory_forecast import config as small
 

@@ -21,7 +21,7 @@ from dpeval.components.loss import GlobalMeanLoss, auxiliary_weight, find_logits
 from dpeval.components.models import build, build_on_meta
 from dpeval.config import Config, DatasetConfig, ModelConfig, OptimizerConfig
 from dpeval.errors import ConfigError, NoForecast
-from dpeval.planning.memory_forecast import forecast
+from dpeval.planning.memory.forecast import forecast
 from dpeval.worker.loop import micro_batches
 
 BATCH, CLASSES = 4, 3

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from dpeval.commands.batch_search import Trial, expand, largest, search
 from dpeval.config import HardwareConfig
-from dpeval.planning.measured_peaks import Peak, learned
-from dpeval.planning.memory_budget import Decision, budget, decide, node_free
+from dpeval.planning.memory.budget import Decision, budget, decide, node_free
+from dpeval.planning.memory.measured_peaks import Peak, learned
 from dpeval.record.machine import Gpu, Machine
 from dpeval.record.memory import Budget, Forecast
 from dpeval.system.oom import KillCounter, is_out_of_memory, kill_counters, killed_for_memory

@@ -19,9 +19,9 @@ from dpeval.config import (
 )
 from dpeval.devices.cuda import NCCL_BYTES
 from dpeval.errors import ConfigError, NoForecast
-from dpeval.planning.allocator_model import Allocator, CachingAllocator, GlibcAllocator
-from dpeval.planning.fake_step import take_fake_step
-from dpeval.planning.memory_forecast import forecast, optimizer_bytes
+from dpeval.planning.memory.allocator_model import Allocator, CachingAllocator, GlibcAllocator
+from dpeval.planning.memory.fake_step import take_fake_step
+from dpeval.planning.memory.forecast import forecast, optimizer_bytes
 from dpeval.util.units import KIB, MIB
 
 CPU = torch.device("cpu")

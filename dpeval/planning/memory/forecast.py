@@ -24,9 +24,14 @@ from dpeval.data.loading import device_memory
 from dpeval.data.loading.device_memory import InputMemory
 from dpeval.devices.cuda import outside_allocator
 from dpeval.errors import ConfigError
-from dpeval.planning.allocator_model import Allocator, CachingAllocator, GlibcAllocator, replay
-from dpeval.planning.fake_step import FakeStep, first_line, meta_model, take_fake_step
-from dpeval.planning.storage_tracker import StorageTracker, tensor_bytes
+from dpeval.planning.memory.allocator_model import (
+    Allocator,
+    CachingAllocator,
+    GlibcAllocator,
+    replay,
+)
+from dpeval.planning.memory.fake_step import FakeStep, first_line, meta_model, take_fake_step
+from dpeval.planning.memory.storage_tracker import StorageTracker, tensor_bytes
 from dpeval.record.memory import Forecast
 from dpeval.util.units import MIB
 

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dpeval.planning.allocator_model import Event
+from dpeval.planning.memory.allocator_model import Event
 
 Scratch = Callable[[str, Sequence[Any], Any], Sequence[int]]
 """From an operation's name, arguments and result to the bytes of its workspaces."""

@@ -15,8 +15,8 @@ from dpeval.components.loss import GlobalMeanLoss, auxiliary_weight
 from dpeval.config import Config
 from dpeval.devices.numerics import AUTOCAST_DTYPES
 from dpeval.errors import NoForecast
-from dpeval.planning.allocator_model import Event
-from dpeval.planning.storage_tracker import MemorySnapshot, StorageTracker, make_fake
+from dpeval.planning.memory.allocator_model import Event
+from dpeval.planning.memory.storage_tracker import MemorySnapshot, StorageTracker, make_fake
 
 UNTRACEABLE = (RuntimeError, NotImplementedError, TypeError, ValueError)
 """What a model raises if it reads values, which fake tensors do not have."""
