@@ -146,12 +146,12 @@ def test_a_largest_loss_is_named_only_where_it_can_be_told_apart() -> None:
     assert lost(clear, far).largest_losses == [clear]
     assert lost(far, near, clear).largest_losses == [clear, near]
     said = verdict.loss(lost(far, near, clear))
-    assert said.startswith("input and load balance cannot be told apart as the largest loss")
+    assert said.startswith("The largest loss is one of input and load balance:")
     said = verdict.loss(lost(far, clear))
     assert said.startswith("The largest loss is input (× 0.80 ± 0.02), because of waits")
     assert "remainder 0.98 ± 0.05" in said
     wide = Factor(("contention",), 0.9, 0.3)
-    assert verdict.loss(lost(wide, far)).startswith("No factor of that efficiency can be told from")
+    assert verdict.loss(lost(wide, far)).startswith("No factor of this efficiency can be told from")
     unknown = Factor(("contention",), 0.7, math.nan, meaning="competition")
     assert verdict.loss(lost(unknown, clear)).startswith("The lowest factor is contention")
     assert lost(unknown, clear).largest_losses == [unknown, clear]

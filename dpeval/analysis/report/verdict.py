@@ -265,24 +265,24 @@ def loss(item: Waterfall) -> str:
     product = " × ".join(f"{f.name} {with_span(f.value, f.low, f.high, 2)}" for f in item.factors)
     doubt = _doubt(item)
     if lowest.value > 0.99:
-        return f"No factor of that efficiency loses more than 1 % ({product}).{doubt}"
+        return f"No factor of this efficiency loses more than 1 % ({product}).{doubt}"
     named = f"{lowest.name} (× {with_span(lowest.value, lowest.low, lowest.high, 2)})"
     is_one = len(lowest.parts) == 1
     because = f"because of {lowest.meaning}" if is_one else lowest.note
     if not np.isfinite(lowest.half):
         return (
-            f"The lowest factor is {named}, {because}; its "
-            f"interval is unknown because nothing was repeated. In all: {product}.{doubt}"
+            f"The lowest factor is {named}, {because}; its interval is unknown because nothing was "
+            f"repeated. In all: {product}.{doubt}"
         )
     if lowest.high >= 1:
-        return f"No factor of that efficiency can be told from 1 ({product}).{doubt}"
+        return f"No factor of this efficiency can be told from 1 ({product}).{doubt}"
     if rivals:
         names = ", ".join(one.name for one in [lowest, *rivals[:-1]])
         return (
-            f"{names} and {rivals[-1].name} cannot be told apart as the largest loss; in all: "
-            f"{product}.{doubt}"
+            f"The largest loss is one of {names} and {rivals[-1].name}: their intervals do not "
+            f"tell which. In all: {product}.{doubt}"
         )
-    return f"The largest loss is {named}, {because}; in all: {product}.{doubt}"
+    return f"The largest loss is {named}, {because}. In all: {product}.{doubt}"
 
 
 def _doubt(item: Waterfall) -> str:
