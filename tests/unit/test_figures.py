@@ -219,3 +219,9 @@ def test_segments_join_only_neighbours_that_are_there() -> None:
 def test_a_figure_that_cannot_be_had_is_told(name: str, said: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(said)):
         find_plot(name)
+
+
+def test_a_run_that_was_never_started_makes_no_label_of_its_data() -> None:
+    started = [make_record(n, 32, 1.0 / n) for n in (1, 2)]
+    figure_data = figure_data_of([*started, does_not_fit(4, 32, dataset=None)])
+    assert [family.label for family in figure_data.families] == [""]

@@ -188,6 +188,11 @@ _LESS_TELLING = ("study", "series")
 
 def _telling(table: pd.DataFrame) -> list[str]:
     """The fewest columns whose values tell all families of `table` apart."""
+    # A run that was never started does not know its data: that makes it no other family.
+    names = [*_TELLING, *_LESS_TELLING]
+    by_family = table.groupby(list(FAMILY), dropna=False)
+    table = table.assign(**{name: by_family[name].transform("first")
+                            for name in names if name not in FAMILY})  # fmt: skip
     count = len(table[list(FAMILY)].drop_duplicates())
     differing = [
         name for name in (*_TELLING, *_LESS_TELLING) if table[name].nunique(dropna=False) > 1
