@@ -24,7 +24,7 @@ from dpeval.record.reference_times import PAGES, ReferenceTimes
 from dpeval.record.schema import Record, Sitting, readings
 from dpeval.stats import machine_speed
 
-VERSION = 9
+VERSION = 10
 """Raised whenever :func:`row` says something else for the same record: caches then start anew."""
 
 _PHASE_NOTES = {
