@@ -36,11 +36,11 @@ STEADY_PROBABILITY = 0.95
 DRIFTING_PROBABILITY = 0.999
 """… and drifting if it is larger with this one, which is higher because the question is asked anew
 every half second of a run. Between the two, it is not known."""
-STOPPED_ERROR = 0.015
+STOPPED_ERROR, LEAST_ERROR = 0.015, 0.01
 """Nominal error (1 - confidence) of the 95 % interval of a run that ended as soon as it was precise
 enough, with its least number of steps: waiting for a narrow interval favours windows that happen to
 look calm. Each doubling of the window is about one more chance to look so, and has 1/sqrt(2) of the
-error of the last."""
+error of the last, down to the second value."""
 CHOSEN_ERROR = 0.03
 """Nominal error of the 95 % interval of any other window, whose begin is chosen, too. With both,
 simulated runs cover the truth in 92 % or more with every preset, at CV 2 to 14 % and lag-1
@@ -211,7 +211,8 @@ def main_interval(series: Floats, stopped_by: StopReason, config: MeasureConfig)
     """
     error = CHOSEN_ERROR
     if stopped_by == "precision":
-        error = STOPPED_ERROR * math.sqrt(min(1.0, config.min_steps / len(series)))
+        share = math.sqrt(min(1.0, config.min_steps / len(series)))
+        error = max(LEAST_ERROR, STOPPED_ERROR * share)
     interval = mean_interval(series, 1 - error)
     return on_log_scale(interval) if len(series) > 1 else interval
 
