@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -48,6 +49,9 @@ class ForecastProcess:
         if self._pool is None:
             context = multiprocessing.get_context("forkserver")
             self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_enter)
+            # A pool that is dropped ends in a thread; if Python ends meanwhile, 3.11 may print a
+            # traceback of the pipe that this thread has just closed.
+            weakref.finalize(self, self._pool.shutdown)
         try:
             return self._pool.submit(function, *args, **kwargs).result()
         except BrokenProcessPool as error:
