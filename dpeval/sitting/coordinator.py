@@ -216,7 +216,7 @@ class Coordinator:
             seat.run.ranks.end()
             taken = SittingRecord(id=self.id, rounds=seat.rounds, runs=len(self._seats))
             base = records.get(id(seat.base))
-            records[id(seat)] = seat.run.finish(conditions, taken, base)
+            records[id(seat)] = seat.run.finish(conditions, taken, base, self._received)
             yield seat.run, records[id(seat)]
 
     def _send(self, seat: Seat, message: bytes) -> None:

@@ -36,11 +36,12 @@ def measure(session: Session, jobs: Sequence[Job]) -> Iterator[tuple[Job, Record
             session.reporter.run_ended(announced, record)
             yield job, record
         for together in _held_at_once(session, ready):
+            ended: list[Record] = []
             for job, record in _sit(session, together):
                 session.reporter.run_ended(job, record)
                 yield job, record
-                interrupted = record.status == "interrupted"
-            if interrupted:
+                ended.append(record)
+            if any(record.status == "interrupted" for record in ended):
                 return
 
 
