@@ -6,7 +6,7 @@ import io
 import os
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +180,14 @@ def stop_before_the_record(monkeypatch: pytest.MonkeyPatch, number: signal.Signa
     monkeypatch.setattr(record_builder, "finish", finish_late)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt; a shell starts what runs in the background without that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_after_the_last_step_keeps_all_that_was_measured(
     session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: signal.Signals
@@ -195,6 +203,7 @@ def test_a_signal_after_the_last_step_keeps_all_that_was_measured(
     assert run.window.stopped_by != "interrupted"
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_signal_after_a_failure_ends_the_sweep_and_not_the_record(
     session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

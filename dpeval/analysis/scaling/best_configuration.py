@@ -140,7 +140,7 @@ def _choose(
     objective: Objective,
     floor: float | None,
 ) -> Choice:
-    rows = [row for row in group.to_dict("records") if not math.isnan(_score(row, objective)[0])]
+    rows = [row for row in group.to_dict("records") if _score(row, objective)[0] > 0]
     if not rows:
         return Choice(key, batch, objective, None, [], "no energy was recorded")
     sign = -1 if objective.highest else 1
