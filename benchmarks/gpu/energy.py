@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-import numpy as np
 import torch
+from scipy.integrate import trapezoid
 
 from benchmarks.gpu.checks import Check, near, not_measured, report
 from benchmarks.gpu.setting import Setting
@@ -40,7 +40,7 @@ def run(setting: Setting) -> Iterator[Check]:
     times.append(now_s)
     watts.append(pynvml.nvmlDeviceGetPowerUsage(handle) / 1e3)
     counted_j = pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3 - begin_j
-    integral_j = float(np.trapezoid(watts, times))
+    integral_j = float(trapezoid(watts, times))
     yield near(
         "energy counter",
         counted_j,

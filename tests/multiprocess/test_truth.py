@@ -139,7 +139,8 @@ def test_a_drift_makes_no_kind_of_block_slower_than_another(train: Train) -> Non
     """A step becomes longer by about half a percent each; in the fixed order of the three kinds,
     blocks of 10 to 20 steps would differ by several percent."""
     drift = "model.args.faults={drift_per_step: 0.01}"
-    run = train(*FAST, drift, "num_devices=2", "measure.ablation=true").record
+    free = "model.args.gradient_mib=0"  # what synchronising costs is no drift
+    run = train(*FAST, drift, free, "num_devices=2", "measure.ablation=true").record
     assert run.ablation is not None
     assert run.ablation.no_sync_s is not None
     means_s = {
@@ -148,8 +149,8 @@ def test_a_drift_makes_no_kind_of_block_slower_than_another(train: Train) -> Non
     }
     blocks_s = [float(np.mean(block.step_s[0])) for block in run.ablation.blocks]
     assert blocks_s[-1] > 1.1 * blocks_s[0], "there is a drift"
-    assert means_s["no_sync"] / means_s["normal"] == pytest.approx(1, abs=0.02)
-    assert means_s["alone"] / means_s["normal"] == pytest.approx(1, abs=0.02)
+    assert means_s["no_sync"] / means_s["normal"] == pytest.approx(1, abs=0.03)
+    assert means_s["alone"] / means_s["normal"] == pytest.approx(1, abs=0.03)
 
 
 def test_all_ranks_stop_at_the_same_step_and_a_limit_keeps_what_was_measured(train: Train) -> None:
@@ -186,7 +187,7 @@ def test_windows_taken_apart_show_what_was_put_in(train: Train) -> None:
     assert kinds == order(len(kinds) // 3)
     alone = next(block for block in ablation.blocks if block.kind == "alone")
     assert len(alone.step_s) == 1
-    no_sync = next(block for block in ablation.blocks if block.kind == "no_sync")
-    medians = [float(np.median(series)) for series in no_sync.step_s]
+    no_sync = [block.step_s for block in ablation.blocks if block.kind == "no_sync"]
+    medians = [float(np.median(np.concatenate(blocks))) for blocks in zip(*no_sync, strict=True)]
     assert medians[0] == pytest.approx(0.075, rel=0.1)
     assert medians[1:] == pytest.approx([0.05] * 3, rel=0.1)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import statsmodels.api as sm
 from scipy import stats
+from scipy.integrate import trapezoid
 from scipy.linalg import toeplitz
 from statsmodels.stats.weightstats import DescrStatsW
 
@@ -71,7 +72,7 @@ def test_the_weights_of_correlations_are_their_marginal_likelihoods() -> None:
                 - (count - 1) / 2 * np.log(residual @ inverse @ residual)
             )
         density = np.exp(np.array(logs) - max(logs))
-        expected = np.trapezoid(density * grid, grid) / np.trapezoid(density, grid)
+        expected = trapezoid(density * grid, grid) / trapezoid(density, grid)
         found = coefficient(series, [np.ones(count)])
         assert float(found.weights @ found.correlations) == pytest.approx(expected, rel=1e-3)
 
