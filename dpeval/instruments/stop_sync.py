@@ -16,7 +16,7 @@ from dpeval.config import MeasureConfig
 from dpeval.instruments.phase_clock import PhaseClock
 from dpeval.instruments.reference_work import ReferenceWork
 from dpeval.instruments.step_buffer import COLUMNS, Stage, StepBuffer
-from dpeval.record.codes import StopReason
+from dpeval.instruments.step_orders import StepOrders, go_on_to, stop
 from dpeval.stats.steady_state import decide
 
 CHECK_EVERY_S, MAX_CHECK_EVERY_S = 0.5, 2.0
@@ -33,7 +33,7 @@ class Store(Protocol):
     def get(self, key: str) -> bytes: ...
 
 
-class StopSync:
+class StopSync(StepOrders):
     """Decides, with the other ranks, whether this rank takes another step."""
 
     def __init__(
@@ -59,14 +59,12 @@ class StopSync:
         """
         self._rank, self._local_rank, self._store = rank, local_rank, store
         self._step_buffer, self._clock, self._config = step_buffer, clock, config
-        self._reference_work = reference_work
+        super().__init__(reference_work, until=1)
         self._begin_s: float | None = None
         """When the first step was found finished. The time limit begins there: compiling,
         autotuning and the start of communication belong to that step."""
-        self._until = 1
         self._reported = 0
         self._stage = Stage.WARM_UP
-        self.stopped_by: StopReason | None = None
 
     def go_on(self, steps: int) -> bool:
         """Whether to take another step after `steps` steps; the same on all ranks."""
@@ -77,15 +75,8 @@ class StopSync:
         if steps < self._until:
             return True
         self._clock.pause()
-        message = self._post_decision(steps) if self._rank == 0 else self._read_decision(steps)
-        action, _, value = message.partition(":")
-        if action == "stop":
-            self.stopped_by = value  # type: ignore[assignment]  # rank 0 posts only StopReasons
-            return False
-        if action == "work" and self._reference_work is not None:
-            self._reference_work.do(steps)
-        self._until = int(value)
-        return True
+        order = self._post_decision(steps) if self._rank == 0 else self._read_decision(steps)
+        return self._obey(order, steps)
 
     def _read_decision(self, steps: int) -> str:
         assert self._store is not None  # only a single rank has no store
@@ -105,7 +96,7 @@ class StopSync:
             self._begin_s = now_s
         elapsed_s = now_s - self._begin_s if self._begin_s is not None else 0.0
         if self._step_buffer.stop_requested:
-            return "stop:interrupted"
+            return stop("interrupted")
         rows = self._step_buffer.rows(self._local_rank)
         step_s = rows[:finished, COLUMNS.index("step")]
         # A device may lag behind by several steps, so those finished do not bound the loop.
@@ -116,12 +107,12 @@ class StopSync:
                 self._local_rank, decision.interval.mean, decision.interval.rel_half_width, 0.0
             )
         if decision.reason is not None:
-            return f"stop:{decision.reason}"
+            return stop(decision.reason)
         if finished == 0:
-            return f"go:{steps + 1}"
+            return go_on_to(steps + 1, work=False)
         ahead = steps_ahead(steps, elapsed_s, max(float(step_s[-1]), 1e-6), self._config)
         is_due = self._reference_work is not None and self._reference_work.is_due(step_s)
-        return f"{'work' if is_due else 'go'}:{steps + ahead}"
+        return go_on_to(steps + ahead, work=is_due)
 
 
 def steps_ahead(steps: int, elapsed_s: float, recent_s: float, config: MeasureConfig) -> int:

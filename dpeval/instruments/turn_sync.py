@@ -8,34 +8,18 @@ says so, and blocks on a pipe until the next turn: it uses no core meanwhile.
 from __future__ import annotations
 
 from multiprocessing.connection import Connection
-from typing import cast
 
 from dpeval.devices.base import Device
 from dpeval.instruments.phase_clock import PhaseClock
 from dpeval.instruments.reference_work import ReferenceWork
 from dpeval.instruments.step_buffer import Stage, StepBuffer
-from dpeval.record.codes import StopReason
+from dpeval.instruments.step_orders import StepOrders
 
 READY = b"ready"
 """What a rank sends when it waits for its turn."""
 
 
-def grant(steps: int, *, work: bool) -> bytes:
-    """The message that lets a rank step until it has taken `steps` steps in all.
-
-    Args:
-        steps: the steps of the whole run at which the turn ends, the same on all ranks.
-        work: whether the reference work is done first.
-    """
-    return f"{'work' if work else 'go'}:{steps}".encode()
-
-
-def stop(reason: StopReason) -> bytes:
-    """The message that ends a rank's loop."""
-    return f"stop:{reason}".encode()
-
-
-class TurnSync:
+class TurnSync(StepOrders):
     """Decides whether a rank takes another step as the coordinator of the sitting says."""
 
     def __init__(
@@ -59,9 +43,7 @@ class TurnSync:
         """
         self._gate, self._local_rank = gate, local_rank
         self._step_buffer, self._clock, self._device = step_buffer, clock, device
-        self._reference_work = reference_work
-        self._until = 0
-        self.stopped_by: StopReason | None = None
+        super().__init__(reference_work, until=0)
 
     def begin(self) -> None:
         """Wait for the first turn."""
@@ -83,11 +65,4 @@ class TurnSync:
 
     def _wait(self, steps: int) -> bool:
         self._gate.send_bytes(READY)
-        action, _, value = self._gate.recv_bytes().decode().partition(":")
-        if action == "stop":
-            self.stopped_by = cast(StopReason, value)
-            return False
-        if action == "work" and self._reference_work is not None:
-            self._reference_work.do(steps)
-        self._until = int(value)
-        return True
+        return self._obey(self._gate.recv_bytes().decode(), steps)

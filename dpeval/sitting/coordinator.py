@@ -17,7 +17,7 @@ from multiprocessing import connection
 import numpy as np
 
 from dpeval.config import MeasureConfig
-from dpeval.instruments import turn_sync
+from dpeval.instruments import step_orders
 from dpeval.instruments.step_buffer import Stage
 from dpeval.record.codes import StopReason
 from dpeval.record.conditions import Conditions
@@ -73,6 +73,10 @@ class Seat:
     @property
     def steps(self) -> int:
         return len(self.rounds)
+
+    @property
+    def is_at_limit(self) -> bool:
+        return self.steps >= self.measure.max_steps or self.elapsed_s >= self.measure.time_limit_s
 
     def step_s(self) -> Floats:
         """All its steps so far, s, as rank 0 timed them; an all-reduce keeps ranks together."""
@@ -157,7 +161,7 @@ class Coordinator:
         if work_due:
             seat.worked_s = seat.elapsed_s
         begin_s = time.monotonic()
-        self._send(seat, turn_sync.grant(seat.steps + steps, work=work_due))
+        self._send(seat, step_orders.go_on_to(seat.steps + steps, work=work_due))
         seat.rounds += [self._round] * steps
         self._await_gates(seat)
         if len(step_s):
@@ -171,10 +175,7 @@ class Coordinator:
     def _judge(self, seat: Seat) -> None:
         """Decide whether the run needs further turns, and publish what is known."""
         due_s = seat.looked_s + max(LOOK_EVERY_S, LOOK_SHARE * seat.elapsed_s)
-        is_last = (
-            seat.steps >= seat.measure.max_steps or seat.elapsed_s >= seat.measure.time_limit_s
-        )
-        if seat.elapsed_s < due_s and not is_last:
+        if seat.elapsed_s < due_s and not seat.is_at_limit:
             return
         seat.looked_s = seat.elapsed_s
         decision = steady_state.decide(
@@ -187,11 +188,8 @@ class Coordinator:
 
     def _reason(self, seat: Seat, reason: StopReason | None) -> StopReason | None:
         """Why `seat` needs no further turn; `reason`: why its own mean needs none."""
-        at_limit = (
-            seat.steps >= seat.measure.max_steps or seat.elapsed_s >= seat.measure.time_limit_s
-        )
         compared = [other for other in self._seats if other.base is seat]
-        if seat.measure.until == "means" or at_limit or not (seat.base or compared):
+        if seat.measure.until == "means" or seat.is_at_limit or not (seat.base or compared):
             return reason
         if seat.base is None:
             return None if any(other.is_measuring for other in compared) else "ratios"
@@ -208,23 +206,19 @@ class Coordinator:
                 seat.run.waited(time.monotonic() - seat.idle_since_s)
             else:
                 reason = "interrupted" if self._received else seat.reason or "interrupted"
-                self._send(seat, turn_sync.stop(reason))
-                while seat.is_running:
-                    connection.wait(seat.run.ranks.waitables(), POLL_S)
-                    seat.run.ranks.poll()
-                    seat.run.ranks.heed(self._received)
-            seat.run.ranks.end()
+                self._send(seat, step_orders.stop(reason))
+            seat.run.ranks.watch(lambda: None, lambda: None, self._received)
             taken = SittingRecord(id=self.id, rounds=seat.rounds, runs=len(self._seats))
             base = records.get(id(seat.base))
             records[id(seat)] = seat.run.finish(conditions, taken, base, self._received)
             yield seat.run, records[id(seat)]
 
-    def _send(self, seat: Seat, message: bytes) -> None:
+    def _send(self, seat: Seat, order: str) -> None:
         seat.run.waited(time.monotonic() - seat.idle_since_s)
         for gate in seat.run.ranks.gates.values():
             # A rank that has just died is noticed by its supervisor.
             with contextlib.suppress(OSError):
-                gate.send_bytes(message)
+                gate.send_bytes(order.encode())
 
     def _await_gates(self, seat: Seat) -> None:
         """Wait until every rank of the run on turn waits again, or the run has failed."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 
-from dpeval.config import Config, StrategyConfig
+from dpeval.config import SERIAL, Config, StrategyConfig
 from dpeval.record.schema import Record
 from dpeval.run.job import Job
 from dpeval.run.session import Session
@@ -82,7 +82,7 @@ def _task(config: Config) -> Config:
 
 
 def _is_serial(config: Config) -> bool:
-    return config.strategy.name == "none"
+    return config.strategy.name == SERIAL
 
 
 def _held_at_once(session: Session, jobs: Sequence[Job]) -> list[list[Job]]:

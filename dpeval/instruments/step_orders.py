@@ -1,0 +1,48 @@
+"""Orders that a rank receives between two steps, whoever gives them."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from dpeval.instruments.reference_work import ReferenceWork
+from dpeval.record.codes import StopReason
+
+
+def go_on_to(steps: int, *, work: bool) -> str:
+    """The order to step until `steps` steps have been taken in all.
+
+    Args:
+        steps: the same on all ranks; there the next order is due.
+        work: whether the reference work is done first.
+    """
+    return f"{'work' if work else 'go'}:{steps}"
+
+
+def stop(reason: StopReason) -> str:
+    """The order to end the loop."""
+    return f"stop:{reason}"
+
+
+class StepOrders:
+    """Obeys orders between steps; a subclass receives them."""
+
+    def __init__(self, reference_work: ReferenceWork | None, until: int) -> None:
+        """Have no order yet.
+
+        Args:
+            reference_work: done when an order asks for it; None on CUDA.
+            until: steps before the first order is due.
+        """
+        self._reference_work, self._until = reference_work, until
+        self.stopped_by: StopReason | None = None
+
+    def _obey(self, order: str, steps: int) -> bool:
+        """Whether to take another step after `steps` steps."""
+        action, _, value = order.partition(":")
+        if action == "stop":
+            self.stopped_by = cast(StopReason, value)
+            return False
+        if action == "work" and self._reference_work is not None:
+            self._reference_work.do(steps)
+        self._until = int(value)
+        return True
