@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import time
+from collections.abc import Iterable
 from enum import IntEnum
 from multiprocessing.context import BaseContext
 from typing import Any
@@ -19,6 +20,17 @@ from dpeval.util.arrays import Floats
 
 COLUMNS = ("begin", *PHASES, "step", "comm", "comm_hidden")
 """One row per step, in seconds; `begin` is on the host's monotonic clock."""
+
+
+def column_of(rows: Floats, name: str) -> Floats:
+    """A column of `rows`, whose shape is [steps, len(COLUMNS)]."""
+    return rows[:, COLUMNS.index(name)]
+
+
+def sum_columns(rows: Floats, names: Iterable[str]) -> Floats:
+    """The sum of the named columns, per step."""
+    total: Floats = rows[:, [COLUMNS.index(name) for name in names]].sum(axis=1)
+    return total
 
 
 class Stage(IntEnum):

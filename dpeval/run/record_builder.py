@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dpeval.config import identity, to_plain
-from dpeval.instruments.step_buffer import COLUMNS, StepBuffer
+from dpeval.instruments.step_buffer import StepBuffer, column_of, sum_columns
 from dpeval.record import schema
 from dpeval.record.codes import Status, StopReason
 from dpeval.record.conditions import Conditions
@@ -174,7 +174,7 @@ def _cause(outcome: Outcome, ended: bool) -> Cause | None:
 def _cut_short(job: Job, step_buffer: StepBuffer, steps: int) -> Cause:
     """Why a run without a failure has no mean: the time limit came before there was a window."""
     limits = job.config.measure
-    step_s = float(np.median(_column(step_buffer.rows(0)[:steps], "step")))
+    step_s = float(np.median(column_of(step_buffer.rows(0)[:steps], "step")))
     return Cause(
         kind="time_limit",
         message=(
@@ -195,7 +195,7 @@ def _series(
 ) -> dict[str, Any]:
     """The fields derived from the step series, cut to the steps that all ranks finished."""
     rows = [step_buffer.rows(local)[:steps].copy() for local in range(step_buffer.ranks)]
-    step_s = [_column(table, "step") for table in rows]
+    step_s = [column_of(table, "step") for table in rows]
     stopped_by = _stopped_by(outcome)
     window = _window(step_s, stopped_by, job)
     ranks = [_rank(job, rank, table, window, outcome, pids) for rank, table in enumerate(rows)]
@@ -232,17 +232,7 @@ def is_communication_measured(table: Floats, world_size: int) -> bool:
         table: one rank's rows of the step buffer, shape [steps, columns].
         world_size: ranks of the run.
     """
-    return world_size == 1 or not len(table) or bool(_column(table, "comm").any())
-
-
-def _column(table: Floats, name: str) -> Floats:
-    return table[:, COLUMNS.index(name)]
-
-
-def sum_columns(table: Floats, names: tuple[str, ...]) -> Floats:
-    """The sum of the named columns, per step."""
-    total: Floats = table[:, [COLUMNS.index(name) for name in names]].sum(axis=1)
-    return total
+    return world_size == 1 or not len(table) or bool(column_of(table, "comm").any())
 
 
 def _stopped_by(outcome: Outcome) -> StopReason:
@@ -277,12 +267,12 @@ def _rank(
         device=plan.device,
         per_device_batch_size=plan.per_device_batch_size,
         threads=plan.threads,
-        begin_s=_rounded(_column(table, "begin")),
-        step_s=_rounded(_column(table, "step")),
-        phase_s={phase: _rounded(_column(table, phase)) for phase in phases},
-        comm_s=_rounded(_column(table, "comm")) if has_comm else [],
-        comm_hidden_s=_rounded(_column(table, "comm_hidden")) if has_comm else [],
-        stats={name: _stats(_column(table, name)[first:last]) for name in (*phases, "step")}
+        begin_s=_rounded(column_of(table, "begin")),
+        step_s=_rounded(column_of(table, "step")),
+        phase_s={phase: _rounded(column_of(table, phase)) for phase in phases},
+        comm_s=_rounded(column_of(table, "comm")) if has_comm else [],
+        comm_hidden_s=_rounded(column_of(table, "comm_hidden")) if has_comm else [],
+        stats={name: _stats(column_of(table, name)[first:last]) for name in (*phases, "step")}
         if last > first
         else {},
         buckets=_buckets(result, first, last),
@@ -328,10 +318,10 @@ def _setup(rows: list[Floats], outcome: Outcome, span: Span) -> SetupTimes:
     for result in outcome.results.values():
         for name, value in result.setup_s.items():
             parts[name] = max(value, parts.get(name, 0.0))
-    first_begin_s = min(float(_column(table, "begin")[0]) for table in rows)
+    first_begin_s = min(float(column_of(table, "begin")[0]) for table in rows)
     return SetupTimes(
         total_s=max(0.0, first_begin_s - span.begun_s - span.waited_before_s),
-        first_step_s=max(float(_column(table, "step")[0]) for table in rows),
+        first_step_s=max(float(column_of(table, "step")[0]) for table in rows),
         parts_s=parts,
     )
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from dpeval.instruments.step_buffer import COLUMNS, Stage, StepBuffer
+from dpeval.instruments.step_buffer import COLUMNS, Stage, StepBuffer, sum_columns
 from dpeval.record.codes import AblationKind
 from dpeval.record.phases import COMPUTE_PHASES
 from dpeval.util.arrays import Floats
@@ -117,10 +117,8 @@ def _block(trainer: Trainer, train_step: Callable[..., None], steps: int, *, syn
 
 
 def _series(kind: AblationKind, rows: Floats) -> AblationSeries:
-    def total(*columns: str) -> list[float]:
-        return [float(value) for value in rows[:, list(map(COLUMNS.index, columns))].sum(axis=1)]
-
-    return AblationSeries(kind, total("step"), total("data"), total(*COMPUTE_PHASES))
+    groups = (("step",), ("data",), COMPUTE_PHASES)
+    return AblationSeries(kind, *(sum_columns(rows, names).tolist() for names in groups))
 
 
 class SavedState:
