@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from benchmarks import scoring
 from dpeval import record
 from dpeval.analysis.frame.labels import configuration
 from dpeval.analysis.pooling import run_spread
@@ -56,11 +57,8 @@ def preset(name: str) -> MeasureConfig:
 
 def autoregressive(generator: np.random.Generator, count: int, rho: float) -> Series:
     """A stationary series of unit variance whose lag-1 correlation is `rho`."""
-    state = generator.normal(0, np.sqrt(1 - rho**2), count)
-    state[0] = generator.normal()
-    for index in range(1, count):
-        state[index] += rho * state[index - 1]
-    return state
+    series: Series = scoring.autoregressive(rho, generator, 1, count)[0]
+    return series
 
 
 def simulated(generator: np.random.Generator) -> tuple[Series, float]:

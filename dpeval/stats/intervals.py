@@ -87,6 +87,20 @@ def on_log_scale(interval: Interval) -> Interval:
     return interval.model_copy(update=ends)
 
 
+def ratio_interval(over: Floats, under: Floats, confidence: float = 0.95) -> Interval:
+    """The interval of mean(over) / mean(under) as a multiple of that ratio: its mean is 1.
+
+    From over_i / mean(over) - under_i / mean(under), the linearised ratio estimator (Cochran 1977,
+    "Sampling Techniques", 3rd ed., section 6.4): what both have in common cancels.
+
+    Args:
+        over: shape [n], with a positive mean.
+        under: likewise; values of the same index belong together.
+        confidence: of the two-sided interval, in (0, 1).
+    """
+    return mean_interval(1.0 + over / over.mean() - under / under.mean(), confidence)
+
+
 class Coefficient(NamedTuple):
     """Posterior of a regression coefficient: a mixture of Student's t over the values of r."""
 

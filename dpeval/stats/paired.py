@@ -9,7 +9,7 @@ import numpy as np
 from dpeval.record.codes import StopReason
 from dpeval.record.measurement import Interval
 from dpeval.record.schema import Record
-from dpeval.stats.intervals import mean_interval, on_log_scale
+from dpeval.stats.intervals import on_log_scale, ratio_interval
 from dpeval.stats.steady_state import CHOSEN_ERROR, STOPPED_ERROR
 from dpeval.util.arrays import Floats
 
@@ -57,9 +57,8 @@ def ratio(
     """The ratio of two mean steps, over / under, from the rounds that both have.
 
     It is the ratio of the two means, so it agrees with the runs' throughput. Its error comes from
-    the differences within rounds, over_r / mean(over) - under_r / mean(under): the linearised
-    ratio estimator (Cochran 1977, "Sampling Techniques", 3rd ed., section 6.4). They form a series
-    with the autocorrelation that is left, whose mean has an interval like any other series'.
+    the differences within rounds (:func:`~dpeval.stats.intervals.ratio_interval`), with what
+    autocorrelation is left.
 
     Args:
         over: mean step per round, s.
@@ -76,9 +75,8 @@ def ratio(
     above = np.array([over[number] for number in shared])
     below = np.array([under[number] for number in shared])
     value = float(above.mean() / below.mean())
-    differences = 1.0 + above / above.mean() - below / below.mean()
     error = STOPPED_ERROR if stopped_by == "precision" else CHOSEN_ERROR
-    found = on_log_scale(mean_interval(differences, 1 - error))
+    found = on_log_scale(ratio_interval(above, below, 1 - error))
     return Interval(
         mean=value,
         low=value * found.low,

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.scoring import autoregressive
 from dpeval.analysis.report.verdict import sentences
 from dpeval.config import MeasureConfig
 from dpeval.record.schema import Record, Sitting
@@ -70,24 +71,15 @@ def test_intervals_of_ratios_cover_the_truth(memory: float) -> None:
     generator = np.random.default_rng(7)
     draws, rounds, hits, widths = 200, 30, 0, []
     for _ in range(draws):
-        common = np.exp(0.2 * _ar1(generator, rounds, 0.9))
-        over = 2.0 * common * (1 + 0.03 * _ar1(generator, rounds, memory))
-        under = 1.0 * common * (1 + 0.03 * _ar1(generator, rounds, memory))
+        common = np.exp(0.2 * autoregressive(0.9, generator, 1, rounds)[0])
+        over = 2.0 * common * (1 + 0.03 * autoregressive(memory, generator, 1, rounds)[0])
+        under = 1.0 * common * (1 + 0.03 * autoregressive(memory, generator, 1, rounds)[0])
         found = paired.ratio(dict(enumerate(over)), dict(enumerate(under)))
         assert found is not None
         hits += found.low <= 2.0 <= found.high
         widths.append(found.rel_half_width)
     assert hits / draws >= 0.92
     assert np.median(widths) < 0.06, "far less than the common disturbance"
-
-
-def _ar1(generator: np.random.Generator, count: int, r: float) -> Floats:
-    noise = generator.normal(size=count)
-    series = np.empty(count)
-    series[0] = noise[0]
-    for index in range(1, count):
-        series[index] = r * series[index - 1] + np.sqrt(1 - r * r) * noise[index]
-    return series
 
 
 def sat_together(
@@ -97,7 +89,7 @@ def sat_together(
     generator = np.random.default_rng(seed)
     found = []
     for repetition in range(repetitions):
-        machine = np.exp(wander * _ar1(generator, 40, 0.9))
+        machine = np.exp(wander * autoregressive(0.9, generator, 1, 40)[0])
         base: Record | None = None
         for devices, mean_s in sorted(step_s.items()):
             own = 1 + 0.01 * generator.standard_normal(40)

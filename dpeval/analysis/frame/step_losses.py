@@ -19,7 +19,7 @@ from dpeval.record.codes import AblationKind
 from dpeval.record.phases import COMPUTE_PHASES
 from dpeval.record.schema import AblationBlock, RankRecord, Record
 from dpeval.stats.comparison import quantile
-from dpeval.stats.intervals import mean_interval
+from dpeval.stats.intervals import ratio_interval
 from dpeval.util.arrays import Floats
 
 MEANINGS = {
@@ -153,7 +153,7 @@ def _ratio_half(part: Floats, whole: Floats) -> float | None:
     means = float(part.mean()), float(whole.mean())
     if not (np.isfinite(means).all() and min(means) > 0):
         return None
-    found = mean_interval(1 + part / means[0] - whole / means[1])
+    found = ratio_interval(part, whole)
     return (found.high - found.low) / 2
 
 
