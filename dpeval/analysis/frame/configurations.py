@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from dpeval.analysis.frame.runs_frame import CONFIGURATION
+from dpeval.analysis.frame.runs_frame import CONFIGURATION, is_measured
 from dpeval.config import SERIAL, global_batch_of
 from dpeval.record.codes import SHORT_CAUSES
 from dpeval.record.phases import PHASES
@@ -116,7 +116,7 @@ _STATUSES = ("ok", "oom", "skipped", "failed", "interrupted")
 
 def _gathered(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs of each configuration as one row."""
-    ok = runs["status"].eq("ok") & runs["img_per_s"].notna()
+    ok = is_measured(runs)
     work = runs[list(CELL)].astype({"num_devices": int, "batch": int})
     for name in _SHARED:
         if name not in work:
@@ -189,14 +189,12 @@ _LESS_TELLING = ("study", "series")
 def _telling(table: pd.DataFrame) -> list[str]:
     """The fewest columns whose values tell all families of `table` apart."""
     # A run that was never started does not know its data: that makes it no other family.
-    names = [*_TELLING, *_LESS_TELLING]
+    candidates = (*_TELLING, *_LESS_TELLING)
     by_family = table.groupby(list(FAMILY), dropna=False)
     table = table.assign(**{name: by_family[name].transform("first")
-                            for name in names if name not in FAMILY})  # fmt: skip
+                            for name in candidates if name not in FAMILY})  # fmt: skip
     count = len(table[list(FAMILY)].drop_duplicates())
-    differing = [
-        name for name in (*_TELLING, *_LESS_TELLING) if table[name].nunique(dropna=False) > 1
-    ]
+    differing = [name for name in candidates if table[name].nunique(dropna=False) > 1]
     named = [name for name in differing if name in _TELLING]
     tried = [*_subsets(named), *_subsets(differing)]
     for names in tried:

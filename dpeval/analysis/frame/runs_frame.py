@@ -20,7 +20,7 @@ from dpeval.errors import RecordError
 from dpeval.record.phases import PHASES
 from dpeval.record.schema import Record
 
-__all__ = ["COLUMNS", "CONFIGURATION", "Loaded", "find", "load", "of_records", "row"]
+__all__ = ["COLUMNS", "CONFIGURATION", "Loaded", "find", "is_measured", "load", "of_records", "row"]
 
 CONFIGURATION: list[str] = ["series", "hardware", "scaling", "num_devices", "batch"]
 """What two runs must share to be repetitions of one another, within a series."""
@@ -51,6 +51,11 @@ class Loaded:
         if not parts:
             return pd.DataFrame(columns=list(STEP_COLUMNS))
         return pd.concat(parts, ignore_index=True)
+
+
+def is_measured(runs: pd.DataFrame) -> pd.Series[bool]:
+    """Which runs ended well and have a throughput."""
+    return runs["status"].eq("ok") & runs["img_per_s"].notna()
 
 
 def load(paths: Iterable[Path], cached: Path | None = None) -> Loaded:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from dpeval.analysis.frame.runs_frame import CONFIGURATION
+from dpeval.analysis.frame.runs_frame import CONFIGURATION, is_measured
 from dpeval.analysis.frame.step_losses import HALF_MEANINGS
 from dpeval.analysis.pooling.run_spread import COHORT, own_halves
 from dpeval.stats.comparison import quantile
@@ -34,9 +34,8 @@ def halves(runs: pd.DataFrame) -> pd.DataFrame:
     Returns:
         The configurations in the order in which ``groupby`` has them.
     """
-    is_good = (runs["status"] == "ok") & runs["img_per_s"].notna()
     keys = [runs[name] for name in CONFIGURATION]
-    logs = pd.DataFrame(_logs(runs), index=runs.index).where(is_good)
+    logs = pd.DataFrame(_logs(runs), index=runs.index).where(is_measured(runs))
     # A run without an error of its own makes that of the mean unknown.
     squares = (pd.DataFrame(_own(runs), index=runs.index) ** 2).fillna(np.inf).where(logs.notna())
     groups = logs.groupby(keys, dropna=False, sort=True)

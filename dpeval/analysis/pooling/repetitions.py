@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dpeval.analysis.frame import step_losses
-from dpeval.analysis.frame.runs_frame import COLUMNS, CONFIGURATION
+from dpeval.analysis.frame.runs_frame import COLUMNS, CONFIGURATION, is_measured
 from dpeval.analysis.pooling import factor_errors
 from dpeval.analysis.pooling.run_spread import (
     COHORT,
@@ -124,7 +124,7 @@ def pool(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _pooled(group: pd.DataFrame, spread: RunSpread, of_energy: RunSpread) -> dict[str, Any]:
-    good = _good(group)
+    good = group[is_measured(group)]
     counts = group["status"].value_counts(sort=False)
     worst = group if len(good) else group[group["status"] == _worst(group["status"])]
     pooled: dict[str, Any] = {
@@ -148,11 +148,6 @@ def _pooled(group: pd.DataFrame, spread: RunSpread, of_energy: RunSpread) -> dic
     pooled |= {name: float(group[name].max()) for name in highest}
     pooled["budget_bytes"] = float(group["budget_bytes"].min())
     return pooled | _times(good, spread) | _energy(good, of_energy) | _paired(good)
-
-
-def _good(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs with a measurement."""
-    return runs[(runs["status"] == "ok") & runs["img_per_s"].notna()]
 
 
 def _worst(statuses: pd.Series[Any]) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from dpeval.analysis.frame.runs_frame import CONFIGURATION
+from dpeval.analysis.frame.runs_frame import CONFIGURATION, is_measured
 from dpeval.stats.comparison import LEAST_FREEDOM, quantile
 from dpeval.util.arrays import Floats
 
@@ -60,8 +60,7 @@ def run_spread(runs: pd.DataFrame, column: str = "img_per_s") -> RunSpread:
         runs: one row per run (:data:`~dpeval.analysis.frame.columns.COLUMNS`), of one cohort.
         column: what is compared: throughput, or something else that is proportional to time.
     """
-    is_good = (runs["status"] == "ok") & runs["img_per_s"].notna() & (runs[column] > 0)
-    good = runs[is_good & (runs["steps"] > 1)]
+    good = runs[is_measured(runs) & (runs[column] > 0) & (runs["steps"] > 1)]
     work = good[CONFIGURATION].assign(
         log=np.log(good[column].to_numpy(dtype=float)),
         own=np.nan_to_num(own_errors(good)) ** 2,

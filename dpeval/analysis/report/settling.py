@@ -65,7 +65,7 @@ def settling(runs: pd.DataFrame, points: pd.DataFrame, choice: Choice) -> Settli
     """
     if choice.best is None or not choice.ties:
         return None
-    rows = [_row(points, choice, one) for one in choice.able]
+    rows = [row_of(points, choice, one) for one in choice.able]
     if any(math.isnan(row["error_share"]) for row in rows):
         return None
     spread, within = (
@@ -103,7 +103,14 @@ def _paired_error(rows: Sequence[pd.Series[float]]) -> float:
     return float((ratio_errors(low, high) * np.sqrt(runs / 2)).max())
 
 
-def _row(points: pd.DataFrame, choice: Choice, one: Candidate) -> pd.Series[float]:
+def row_of(points: pd.DataFrame, choice: Choice, one: Candidate) -> pd.Series[float]:
+    """The row of one candidate.
+
+    Args:
+        points: one row per measured configuration.
+        choice: names the family.
+        one: the candidate.
+    """
     wanted = {**choice.key, "num_devices": one.num_devices, "batch": one.batch}
     return having(points, wanted).iloc[0]
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from dpeval.analysis.frame.labels import baseline, cell_name, configuration
 from dpeval.analysis.pooling.run_spread import ASSUMED_SHARE, COHORT
-from dpeval.analysis.report.settling import Settling, settling, time_text
+from dpeval.analysis.report.settling import Settling, row_of, settling, time_text
 from dpeval.analysis.scaling import best_configuration
 from dpeval.analysis.scaling.best_configuration import Candidate, Choice, are_paired
 from dpeval.analysis.scaling.efficiency import REMAINDER, Waterfall
@@ -113,7 +113,8 @@ def _family(findings: Findings, chosen: Choice) -> Iterator[str]:
         yield from _doubtful(chosen)
         return
     key, best = chosen.key, chosen.best
-    row = _row(findings.points, chosen, best)
+    found = row_of(findings.points, chosen, best).to_dict()
+    row = {str(name): value for name, value in found.items()}
     if chosen.ties:
         yield from _undecided(findings, chosen, row)
     else:
@@ -139,11 +140,6 @@ def _family(findings: Findings, chosen: Choice) -> Iterator[str]:
 
 def _same(found: dict[str, Any], key: dict[str, Any], batch: int) -> bool:
     return found["batch"] == batch and all(found[name] == value for name, value in key.items())
-
-
-def _row(points: pd.DataFrame, chosen: Choice, best: Candidate) -> dict[str, Any]:
-    wanted = {**chosen.key, "num_devices": best.num_devices, "batch": best.batch}
-    return {str(k): v for k, v in having(points, wanted).iloc[0].to_dict().items()}
 
 
 def _where(findings: Findings, chosen: Choice) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from dpeval.analysis.frame.labels import configuration, device_count
-from dpeval.analysis.frame.runs_frame import CONFIGURATION
+from dpeval.analysis.frame.runs_frame import CONFIGURATION, is_measured
 from dpeval.analysis.scaling.efficiency import Waterfall
 from dpeval.analysis.scaling.evidence import OF_SLOW, OF_SUPER_LINEAR, Finder, Pair, outlier
 from dpeval.analysis.scaling.speedup import FAMILY
@@ -61,7 +61,7 @@ def claims(runs: pd.DataFrame, measured: pd.DataFrame, waterfalls: list[Waterfal
     if measured.empty:
         return []
     # Only the runs of claims are needed, and grouping all is what costs.
-    good = runs[(runs["status"] == "ok") & runs["img_per_s"].notna()]
+    good = runs[is_measured(runs)]
     places = good.groupby(CONFIGURATION, dropna=False).indices
     known = {tuple(item.key.values()): item for item in waterfalls}
 

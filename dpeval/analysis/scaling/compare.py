@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from dpeval.analysis.frame import cohorts
+from dpeval.analysis.frame.runs_frame import is_measured
 from dpeval.analysis.pooling.run_spread import own_errors
 from dpeval.errors import ConfigError
 from dpeval.stats.comparison import (
@@ -38,16 +39,9 @@ _MOST_DIFFERING = 3
 
 
 @dataclass(frozen=True)
-class Change:
-    """One configuration in both sweeps."""
+class Tested:
+    """What the test of one configuration says; NaN where it was not tested."""
 
-    key: dict[str, Any]
-    """Values of :data:`KEY`."""
-    name: str
-    """What sets it apart from others of the same device count and batch; empty: nothing."""
-    before: float
-    after: float
-    """img/s; NaN if that side measured nothing."""
     ratio: float
     """Throughput after over before."""
     low: float
@@ -59,6 +53,22 @@ class Change:
     """Adjusted one-sided p-value of "not slower than allowed"."""
     detectable: float
     """The ratio below 1 that would be found in 80 % of cases if nothing else had changed."""
+
+
+_UNTESTED = Tested(*[math.nan] * 6)
+
+
+@dataclass(frozen=True)
+class Change(Tested):
+    """One configuration in both sweeps."""
+
+    key: dict[str, Any]
+    """Values of :data:`KEY`."""
+    name: str
+    """What sets it apart from others of the same device count and batch; empty: nothing."""
+    before: float
+    after: float
+    """img/s; NaN if that side measured nothing."""
     runs: tuple[int, int]
     status: tuple[str, str]
     """How each side ended: ok, oom, …, or absent."""
@@ -180,22 +190,7 @@ def _as_measured(runs: pd.DataFrame, found: pd.Series[str]) -> pd.Series[str]:
     )
 
 
-@dataclass(frozen=True)
-class _Result:
-    """What the test of one configuration says; see :class:`Change`."""
-
-    ratio: float
-    low: float
-    high: float
-    p_adjusted: float
-    p_slower: float
-    detectable: float
-
-
-_UNTESTED = _Result(*[math.nan] * 6)
-
-
-def _tests(pairs: Sequence[Pair], allowed: float) -> list[_Result]:
+def _tests(pairs: Sequence[Pair], allowed: float) -> list[Tested]:
     if not pairs:
         return []
     logs = [[np.log(_good(one)["img_per_s"].to_numpy(dtype=float)) for one in p] for p in pairs]
@@ -214,7 +209,7 @@ def _tests(pairs: Sequence[Pair], allowed: float) -> list[_Result]:
         p_values(difference, error), p_lower(difference, error, math.log(1 - allowed)),
         np.exp(-detectable(error, FAMILY_ERROR)), strict=True,
     )  # fmt: skip
-    return [_Result(*(float(value) for value in row)) for row in values]
+    return [Tested(*(float(value) for value in row)) for row in values]
 
 
 def _own_variance(pair: Pair) -> float:
@@ -223,7 +218,7 @@ def _own_variance(pair: Pair) -> float:
     return float((np.nan_to_num(errors) ** 2).mean())
 
 
-def _change(pair: Pair, name: str, result: _Result, note: str) -> Change:
+def _change(pair: Pair, name: str, result: Tested, note: str) -> Change:
     known = pd.concat(pair)
     # A run that measured is sure of more of its key.
     first = known.sort_values("img_per_s", na_position="last").iloc[0]
@@ -240,7 +235,7 @@ def _change(pair: Pair, name: str, result: _Result, note: str) -> Change:
 
 
 def _good(side: pd.DataFrame) -> pd.DataFrame:
-    return side[(side["status"] == "ok") & side["img_per_s"].notna()]
+    return side[is_measured(side)]
 
 
 def _status(side: pd.DataFrame) -> str:
