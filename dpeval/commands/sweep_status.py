@@ -14,6 +14,7 @@ from dpeval.launchers.schedulers.registry import scheduler
 from dpeval.launchers.tracking import manifest as manifests
 from dpeval.launchers.tracking.run_status import FINAL, RunStatus, counts, run_statuses
 from dpeval.launchers.tracking.wait import line, settle
+from dpeval.util.files import remove_leftovers
 
 _COLOURS = {
     "ok": "green",
@@ -34,6 +35,8 @@ def statuses_of(sweep_dir: Path) -> list[RunStatus]:
     """
     manifest = manifests.read(sweep_dir)
     found = run_statuses(manifest, sweep_dir, scheduler(manifest.launcher))
+    for folder in (sweep_dir, *(sweep_dir / run.folder for run in manifest.runs)):
+        remove_leftovers(folder)
     for status in found:
         # A run that looks lost may have a record that the network file system does not show yet.
         if status.standing != "lost":

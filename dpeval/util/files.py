@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import hashlib
 import os
-import tempfile
+import re
+import secrets
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_NO_LINKS = (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+"""How file systems without hard links (vfat, some of FUSE and SMB) refuse one."""
+_TEMPORARY = re.compile(r"^\..*-(?P<host>[0-9a-f]{6})-(?P<pid>\d+)-[0-9a-f]{8}\.tmp$")
 
 
 @contextmanager
@@ -38,7 +47,8 @@ def write_new(path: Path, text: str) -> bool:
     """Write `text` to `path` unless that exists; return whether it was written.
 
     The file is linked into place, which fails if one exists, even on a network file system that
-    does not show it to this machine yet.
+    does not show it to this machine yet. Where the file system has no hard links, `path` is first
+    created empty.
 
     Raises:
         OSError: the folder is missing or cannot be written (no space, no permission).
@@ -49,17 +59,60 @@ def write_new(path: Path, text: str) -> bool:
             os.link(temporary, path)
         except FileExistsError:
             return False
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            return _replace_new(temporary, path)
         return True
+
+
+def _replace_new(temporary: Path, path: Path) -> bool:
+    """Move `temporary` to `path` unless that exists; return whether it was moved."""
+    try:
+        path.open("x").close()
+    except FileExistsError:
+        return False
+    temporary.replace(path)
+    return True
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files that writers on this machine left in `folder` when killed."""
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            found = _TEMPORARY.match(path.name)
+            if found is None or found["host"] != _host() or _lives(int(found["pid"])):
+                continue
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # somebody else's
+    return True
+
+
+def _host() -> str:
+    """This machine, as a word that fits into a file's name."""
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
 
 
 @contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
-    """An empty file beside `path`, removed at the end if it is still there."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    """An empty file beside `path`, removed at the end if it is still there.
+
+    The user's umask decides who may read it. Its name says who writes it, so that it can be
+    removed once that process is gone (:func:`remove_leftovers`).
+    """
+    name = f".{path.stem}-{_host()}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    temporary = path.with_name(name)
+    temporary.open("x").close()
     try:
-        temporary.chmod(0o644)
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from dpeval.errors import ConfigError, LaunchError
 from dpeval.launchers.schedulers.base import unique
 from dpeval.launchers.schedulers.registry import scheduler
 from dpeval.launchers.tracking import manifest as manifests
+from dpeval.util.files import remove_leftovers
 
 
 def skip_reasons(
@@ -48,6 +49,7 @@ def skip_reasons(
         if (identity := _done(path)) in wanted and identity is not None
     }
     for path in root.rglob(manifests.FILE_NAME):
+        remove_leftovers(path.parent)
         if path.parent != own:
             found |= _queued_or_running(path.parent, wanted - found.keys())
     return found
