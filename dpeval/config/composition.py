@@ -18,6 +18,15 @@ from dpeval.errors import ConfigError
 
 SCHEMA_NAME = "dpeval_schema"
 
+FORMER_TARGETS = {
+    "dpeval.models.torchvision_classifier": "dpeval.components.torchvision_classifier",
+    "dpeval.calibrated.build": "dpeval.components.calibrated_model",
+    "dpeval.calibrated.source": "dpeval.components.calibrated_source",
+    "dpeval.strategies.ddp": "dpeval.components.ddp",
+    "dpeval.strategies.none": "dpeval.components.single_device",
+}
+"""First names of ``_target_`` values, which users' own YAML files may still hold."""
+
 
 def register_schema() -> None:
     """Register the typed schema with Hydra as :data:`SCHEMA_NAME`."""
@@ -53,8 +62,20 @@ def from_hydra(composed: DictConfig) -> Config:
         raise ConfigError(describe_error(error)) from error
     if not isinstance(config, Config):
         raise TypeError(f"composed into {type(config)} instead of the schema")
+    config = _with_current_targets(config)
     check(config)
     return config
+
+
+def _with_current_targets(config: Config) -> Config:
+    """Replace first names by current ones, so that both give a run the same identity."""
+
+    changed = {
+        name: dataclasses.replace(group, _target_=FORMER_TARGETS[group._target_])
+        for name in ("model", "dataset", "strategy")
+        if (group := getattr(config, name))._target_ in FORMER_TARGETS
+    }
+    return dataclasses.replace(config, **changed)
 
 
 def describe_error(error: OmegaConfBaseException) -> str:

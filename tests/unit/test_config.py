@@ -28,6 +28,7 @@ from dpeval.config import (
     identity,
     to_plain,
 )
+from dpeval.config.composition import FORMER_TARGETS
 from dpeval.errors import ConfigError
 from dpeval.util.importing import locate
 
@@ -187,6 +188,16 @@ def test_a_target_names_the_face_of_a_package_and_no_file_in_it() -> None:
             assert name in importlib.import_module(package).__all__, (path, target)
             found += 1
     assert found >= 6
+
+
+@pytest.mark.parametrize("former", FORMER_TARGETS)
+def test_a_first_name_of_a_target_means_what_it_meant(former: str) -> None:
+    group = "strategy" if ".strategies." in former else "model"
+    old, new = (
+        hydra_app.compose([f"{group}._target_={name}"]) for name in (former, FORMER_TARGETS[former])
+    )
+    assert callable(locate(getattr(old, group)._target_, key="target"))
+    assert identity(old) == identity(new)
 
 
 @pytest.mark.parametrize("launcher", ["local", "slurm", "oar"])
