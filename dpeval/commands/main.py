@@ -20,6 +20,7 @@ from dpeval.config import describe_error
 from dpeval.config.suggestions import suggest_value
 from dpeval.errors import ConfigError, DpevalError, RunFailed, RunInterrupted
 from dpeval.record.schema import Record
+from dpeval.system.signals import interrupting
 from dpeval.util.plural import counted, some_of
 
 
@@ -29,7 +30,8 @@ def run_main(function: Callable[[], object]) -> int:
     # Otherwise Hydra prints errors itself and exits with status 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        function()
+        with interrupting():
+            function()
     except DpevalError as error:
         print(f"dpeval: {error}", file=sys.stderr)
         return error.exit_status

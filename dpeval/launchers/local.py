@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ from hydra.core.utils import run_job
 from omegaconf import DictConfig
 
 from dpeval.config import identity
-from dpeval.errors import ConfigError
+from dpeval.errors import ConfigError, RunInterrupted
 from dpeval.launchers.base import SweepJob, SweepLauncher
 from dpeval.launchers.dry_run import describe_local
 from dpeval.launchers.tracking.resume import skip_reasons
@@ -19,6 +19,8 @@ from dpeval.record.schema import Record
 from dpeval.run import console
 from dpeval.run.console import Reporter
 from dpeval.run.job import Job
+from dpeval.system.signals import stop_signals
+from dpeval.util.plural import counted
 
 if TYPE_CHECKING:
     from dpeval.run.session import Session
@@ -60,31 +62,43 @@ class LocalLauncher(SweepLauncher):
             return
         session.require_any(planned)
         session.prepare_all(planned)
-        with reporter:
+        with stop_signals() as received, reporter:
             reporter.sweep_started(planned, sweep_dir)
             order = jobs[0].config.sweep.order
             run = self._take_turns if order == "interleaved" else self._one_after_another
-            records = run(session, jobs, planned)
+            records = run(session, jobs, planned, received)
             reporter.sweep_ended(
                 [job for job in planned if job.folder in records],
                 [records[job.folder] for job in planned if job.folder in records],
                 sweep_dir,
             )
+        if received and not any(record.status == "interrupted" for record in records.values()):
+            raise RunInterrupted(
+                f"interrupted by {received[0]}; {len(records)} of {counted(len(jobs), 'run')} "
+                f"measured; add sweep.resume={sweep_dir} to measure the others"
+            )
 
     def _one_after_another(
-        self, session: Session, jobs: list[SweepJob], planned: list[Job]
+        self,
+        session: Session,
+        jobs: list[SweepJob],
+        planned: list[Job],
+        received: Sequence[str],
     ) -> dict[Path, Record]:
-        """Run each job to its end; return the records by folder."""
+        """Run each job to its end, until a stop signal; return the records by folder."""
         records: dict[Path, Record] = {}
         for job, plan in zip(jobs, planned, strict=True):
-            record = self._run(job, functools.partial(session.execute, plan))
-            records[job.folder] = record
-            if record.status == "interrupted":
+            if received:
                 break
+            records[job.folder] = self._run(job, functools.partial(session.execute, plan))
         return records
 
     def _take_turns(
-        self, session: Session, jobs: list[SweepJob], planned: list[Job]
+        self,
+        session: Session,
+        jobs: list[SweepJob],
+        planned: list[Job],
+        received: Sequence[str],  # the coordinator collects the same
     ) -> dict[Path, Record]:
         """Run the jobs in turns; return the records by folder."""
         from dpeval.sitting import sweep

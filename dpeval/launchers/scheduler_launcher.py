@@ -7,7 +7,6 @@ import dataclasses
 import os
 import secrets
 import shlex
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -40,6 +39,7 @@ from dpeval.launchers.tracking.job_spec import JobSpec
 from dpeval.launchers.tracking.manifest import Manifest, ManifestRun
 from dpeval.launchers.tracking.resume import skip_reasons
 from dpeval.launchers.tracking.wait import wait_for
+from dpeval.system.signals import stop_signals, unsent_to_children
 from dpeval.util.plural import counted
 
 
@@ -183,7 +183,7 @@ class SchedulerLauncher(SweepLauncher, BaseSubmititLauncher):  # type: ignore[mi
                 parameters = self.scheduler.after(parameters, manifest.prepare_job_id)
             members = [jobs[position] for position in one.members]
             calls = [SubmittedRun(str(job.folder.absolute())) for job in members]
-            with _interrupt_deferred():
+            with _stop_deferred():
                 ids, refused = self._submit(folder, parameters, calls, members[0].config)
                 manifest = _with_job_ids(manifest, one.members, ids, refused)
                 manifests.write(manifest, sweep_dir)
@@ -195,14 +195,15 @@ class SchedulerLauncher(SweepLauncher, BaseSubmititLauncher):  # type: ignore[mi
         """The jobs' ids, or why the scheduler refused them."""
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
+        executor = self.scheduler.executor(folder, parameters, config.site, self.options)
         try:
-            executor = self.scheduler.executor(folder, parameters, config.site, self.options)
             sent = executor.submit_array(calls)
-        except (FailedJobError, FailedSubmissionError, OSError) as error:
+        except (FailedJobError, FailedSubmissionError, LaunchError, OSError) as error:
             message = [line.strip() for line in str(error).splitlines() if line.strip()]
-            return [None] * len(
-                calls
-            ), f"refused by {self.scheduler.name}: {' '.join(message[-2:])}"
+            refused = f"refused by {self.scheduler.name}: {' '.join(message[-2:])}"
+            # Some of several submissions may have been accepted.
+            ids: list[str | None] = [job.job_id for job in getattr(executor, "sent", [])]
+            return [*ids, *[None] * (len(calls) - len(ids))], refused
         return [job.job_id for job in sent], None
 
     def _submit_preparation(
@@ -250,7 +251,12 @@ def _with_job_ids(
 ) -> Manifest:
     by_position = dict(zip(members, ids, strict=True))
     runs = [
-        run.model_copy(update={"job_id": by_position[position], "refused": refused})
+        run.model_copy(
+            update={
+                "job_id": by_position[position],
+                "refused": refused if by_position[position] is None else None,
+            }
+        )
         if position in by_position
         else run
         for position, run in enumerate(manifest.runs)
@@ -259,20 +265,18 @@ def _with_job_ids(
 
 
 @contextlib.contextmanager
-def _interrupt_deferred() -> Iterator[None]:
-    """Ignore Ctrl-C until the submitted jobs are in the manifest, or they would be lost.
+def _stop_deferred() -> Iterator[None]:
+    """Defer stop signals until the submitted jobs are in the manifest, or they would be lost.
 
-    Ignored rather than handled: the scheduler's command inherits it and is not interrupted either.
+    The scheduler's command does not receive them at all.
+
+    Raises:
+        KeyboardInterrupt: there was one.
     """
-    try:
-        previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    except ValueError:  # only the main thread receives Ctrl-C
+    with stop_signals() as received, unsent_to_children():
         yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
+    if received:
+        raise KeyboardInterrupt
 
 
 def _prepare(configs: list[Config], console: Console) -> None:

@@ -18,11 +18,12 @@ from dpeval.record.plan import RankPlan
 from dpeval.record.schema import Cause, DatasetUsed, Record, Sitting, now
 from dpeval.run import forkserver, multi_node, record_builder
 from dpeval.run.job import Job, ProgressListener, Snapshot, Span, StoreAddress
-from dpeval.run.rank_supervisor import RankSupervisor, stop_signals
+from dpeval.run.rank_supervisor import RankSupervisor
 from dpeval.stats import paired
 from dpeval.system.conditions import ConditionSampler
 from dpeval.system.gpu.reader import UsedGpu
 from dpeval.system.process import avoid_cpus
+from dpeval.system.signals import stop_signals
 from dpeval.worker.messages import RankTask
 
 
@@ -89,6 +90,7 @@ class LiveRun:
         self._span = Span(time.monotonic())
         self._blank = record_builder.blank(job, environment, now(), dataset=dataset)
         self.step_buffer = _step_buffer(job)
+        self._is_recorded = False
 
     def start(self, *, gated: bool = False) -> None:
         """Start the ranks; if `gated`, they step only on turns that ``ranks.gates`` grants."""
@@ -115,7 +117,7 @@ class LiveRun:
         Args:
             sampler: watches the machine, if anything does.
             listener: shows progress.
-            received: the stop signals so far; see :func:`stop_signals`.
+            received: the stop signals so far; see :func:`dpeval.system.signals.stop_signals`.
         """
         _watch(self.job, self.ranks, self.step_buffer, sampler, listener, received)
 
@@ -155,6 +157,7 @@ class LiveRun:
         if received and made.status == "ok":
             made = record_builder.interrupted(made, received[0])
         record.write(made, job.folder / record.FILE_NAME)
+        self._is_recorded = True
         return made
 
     @contextlib.contextmanager
@@ -162,7 +165,9 @@ class LiveRun:
         """Record whatever is raised here as a bug in dpeval, and raise it again."""
         try:
             yield
-        except BaseException as error:
+        except Exception as error:
+            if self._is_recorded:
+                raise
             cause = Cause(kind="bug", message=str(error), exception=type(error).__name__)
             failed = self._blank.model_copy(
                 update={

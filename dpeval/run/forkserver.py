@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import os
+import signal
 import socket
 from datetime import timedelta
 from typing import TYPE_CHECKING
+
+from dpeval.system.signals import unsent_to_children
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext
@@ -27,11 +32,27 @@ def context() -> ForkServerContext:
 
 
 def warm_up() -> None:
-    """Start the server in the background, so that its imports overlap the parent's own work."""
-    from multiprocessing import forkserver
+    """Start the server in the background, so that its imports overlap the parent's own work.
+
+    A signal for the whole process group must not end it: the ranks would end with it.
+    """
+    from multiprocessing import forkserver, resource_tracker
 
     context()
-    forkserver.ensure_running()
+    with unsent_to_children():
+        resource_tracker.ensure_running()
+    with unsent_to_children():  # again: starting the tracker unblocks SIGINT and SIGTERM
+        forkserver.ensure_running()
+
+
+def resume() -> None:
+    """Let the server go on if it was stopped: starting a rank would wait for it for ever."""
+    from multiprocessing import forkserver
+
+    pid = getattr(forkserver._forkserver, "_forkserver_pid", None)
+    if pid is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
 
 
 def serve_store(host: str) -> tuple[TCPStore, int]:

@@ -6,14 +6,14 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from types import FrameType
 
 from dpeval.config import HardwareConfig
 from dpeval.instruments.step_buffer import Stage, StepBuffer
+from dpeval.run import forkserver
 from dpeval.run.forkserver import context
 from dpeval.run.hang_detector import HangDetector
 from dpeval.run.outcome import (
@@ -33,7 +33,6 @@ GRACE_S = 0.5
 """How long after the first failure the others are awaited."""
 ECHO_GRACE_S = 3.0
 """The same, if the first may be the consequence of one that is not yet known."""
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class RankSupervisor:
@@ -70,6 +69,7 @@ class RankSupervisor:
         self._on_cpu = {task.rank for task in tasks if task.plan.ranks[task.rank].device == "cpu"}
         self.outcome = Outcome()
         """What is known so far of how the ranks ended."""
+        forkserver.resume()
         for task in tasks:
             ours, theirs = context().Pipe()
             gate, their_gate = context().Pipe() if gated else (None, None)
@@ -110,7 +110,7 @@ class RankSupervisor:
         Args:
             on_tick: called between polls.
             elsewhere: likewise; returns the failure of another node.
-            received: from :func:`stop_signals`, which must be active.
+            received: from :func:`dpeval.system.signals.stop_signals`, which must be active.
         """
         try:
             while self.is_running:
@@ -269,25 +269,3 @@ class RankSupervisor:
             process.join()
         for pipe in (*self._pipes.values(), *self.gates.values()):
             pipe.close()
-
-
-@contextlib.contextmanager
-def stop_signals() -> Iterator[list[str]]:
-    """Collect the names of stop signals instead of being terminated by them."""
-    received: list[str] = []
-
-    def note(number: int, _frame: FrameType | None) -> None:
-        received.append(signal.Signals(number).name)
-
-    previous = {}
-    try:
-        for number in STOP_SIGNALS:
-            previous[number] = signal.signal(number, note)
-    except ValueError:
-        # Only the main thread can set signal handlers; elsewhere the caller has its own.
-        previous = {}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

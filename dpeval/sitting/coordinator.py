@@ -26,10 +26,11 @@ from dpeval.record.schema import Record
 from dpeval.record.schema import Sitting as SittingRecord
 from dpeval.run.execute import LiveRun, make_sampler, off_the_cores_of
 from dpeval.run.job import ProgressListener, Snapshot
-from dpeval.run.rank_supervisor import POLL_S, stop_signals
+from dpeval.run.rank_supervisor import POLL_S
 from dpeval.sitting import rounds
 from dpeval.stats import paired, steady_state
 from dpeval.system.conditions import ConditionSampler
+from dpeval.system.signals import stop_signals
 from dpeval.util.arrays import Floats
 
 WORK_EVERY_S = 0.5

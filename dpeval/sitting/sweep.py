@@ -12,6 +12,7 @@ from dpeval.run.job import Job
 from dpeval.run.session import Session
 from dpeval.sitting.coordinator import Coordinator, Seat
 from dpeval.sitting.rounds import groups_that_fit
+from dpeval.system.signals import stop_signals
 
 
 def measure(session: Session, jobs: Sequence[Job]) -> Iterator[tuple[Job, Record]]:
@@ -36,13 +37,12 @@ def measure(session: Session, jobs: Sequence[Job]) -> Iterator[tuple[Job, Record
             session.reporter.run_ended(announced, record)
             yield job, record
         for together in _held_at_once(session, ready):
-            ended: list[Record] = []
-            for job, record in _sit(session, together):
-                session.reporter.run_ended(job, record)
-                yield job, record
-                ended.append(record)
-            if any(record.status == "interrupted" for record in ended):
-                return
+            with stop_signals() as received:
+                for job, record in _sit(session, together):
+                    session.reporter.run_ended(job, record)
+                    yield job, record
+                if received:
+                    return
 
 
 def _sit(session: Session, jobs: Sequence[Job]) -> Iterator[tuple[Job, Record]]:

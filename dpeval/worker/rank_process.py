@@ -49,8 +49,10 @@ def run_rank(
     # a rank's helpers are killed with it.
     os.setpgid(0, 0)
     prefer_oom_kill()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the server that starts ranks blocks some
     threading.Thread(target=_exit_with_parent, args=(pipe,), daemon=True).start()
     os.environ.update(task.env)
     device: Device | None = None

@@ -134,12 +134,16 @@ def test_a_signal_keeps_what_was_measured(
     wait_for_none(ranks)
 
 
-def test_ctrl_c_in_a_terminal_reaches_the_parent_alone(start: Start, tmp_path: Path) -> None:
-    """A terminal sends the signal to the whole foreground group."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_for_the_whole_group_reaches_the_parent_alone(
+    start: Start, tmp_path: Path, number: signal.Signals
+) -> None:
+    """As a terminal sends one on Ctrl-C or when the connection drops."""
     process = start(*ENDLESS)
     ranks = ranks_of(process, tmp_path, 4)
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, number)
     done = ended(process, tmp_path)
+    assert done.status == 130
     assert done.record.status == "interrupted"
     assert done.record.throughput is not None
     wait_for_none(ranks)

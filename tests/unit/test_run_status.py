@@ -114,9 +114,12 @@ def test_a_job_that_ended_without_a_record_has_a_cause(
     assert "environment" in written.missing
 
 
-def test_a_full_disk_is_recognised_in_the_log(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "line", ["[Errno 28] No space left on device", "[Errno 122] Disk quota exceeded"]
+)
+def test_a_full_disk_is_recognised_in_the_log(tmp_path: Path, line: str) -> None:
     manifest = sent(tmp_path)
-    (tmp_path / "logs" / "0_0_log.err").write_text("OSError: [Errno 28] No space left on device")
+    (tmp_path / "logs" / "0_0_log.err").write_text(f"OSError: {line}")
     found = only(manifest, tmp_path, JobState(state="ended", ending="failed"))
     assert (found.standing, found.kind) == ("failed", "disk_full")
 

@@ -13,7 +13,8 @@ from dpeval.launchers.in_job.node_sharing import DETAIL, NodeWatch
 from dpeval.launchers.schedulers import oar as oar_module
 from dpeval.launchers.schedulers import slurm as slurm_module
 from dpeval.launchers.schedulers.base import JobState
-from dpeval.launchers.schedulers.oar import Oar, oar_gpus, oar_state, parse_oarstat
+from dpeval.launchers.schedulers.oar import Oar, oar_gpus
+from dpeval.launchers.schedulers.oar_states import oar_state, parse_oarstat
 from dpeval.launchers.schedulers.registry import scheduler
 from dpeval.launchers.schedulers.slurm import Slurm
 from dpeval.launchers.schedulers.slurm_states import (
@@ -57,6 +58,22 @@ def test_sacct_distinguishes_every_ending() -> None:
     }  # fmt: skip
     assert found["27"].reason == "FAILED with exit code 3:0"
     assert found["24"].nodes == ""
+
+
+@pytest.mark.parametrize(
+    ("word", "reason", "ending"),
+    [
+        ("REVOKED", "None", "cancelled"),
+        ("LAUNCH_FAILED", "None", "node_fail"),
+        ("RECONFIG_FAIL", "None", "node_fail"),
+        ("PENDING", "DependencyNeverSatisfied", "failed"),
+        ("PENDING", "Dependency", None),
+        ("SPECIAL_EXIT", "None", None),
+    ],
+)
+def test_what_never_starts_has_ended(word: str, reason: str, ending: str | None) -> None:
+    state = slurm_state(word, reason)
+    assert (state.ending, state.state) == (ending, "ended" if ending else "queued")
 
 
 @pytest.mark.parametrize(

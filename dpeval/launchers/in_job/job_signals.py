@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 from dpeval.run import forkserver
+from dpeval.system.signals import STOP_SIGNALS
 
 
 @contextlib.contextmanager
@@ -29,11 +30,13 @@ def stop_on_warning() -> Iterator[list[str]]:
     forkserver.warm_up()
     signal.signal(signal.SIGUSR2, warn)
     # SLURM preempts with CONT and TERM, and submitit ignores both: restore their effect.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGCONT, signal.SIG_DFL)
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.default_int_handler)
     try:
         yield stops
     finally:
         # The job is about to end by itself: let it finish its record.
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)

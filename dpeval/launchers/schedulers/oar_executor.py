@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any
 from submitit.core import core, utils
 from submitit_oar import oar
 
-from dpeval.launchers.schedulers.base import worker_command
+from dpeval.errors import LaunchError
+from dpeval.launchers.schedulers.base import run_command, worker_command
+from dpeval.launchers.schedulers.oar_states import parse_oarstat
 from dpeval.launchers.schedulers.oar_submission import oar_script, oarsub_command, waves
 
 
@@ -33,6 +36,12 @@ class OarExecutor(oar.OarExecutor):  # type: ignore[misc]  # untyped base
     OAR cannot limit an array, so runs beyond this number wait for as many before them to end.
     """
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.sent: list[core.Job[Any]] = []
+        """The jobs that OAR has accepted, in the order of the submissions, also after an error."""
+        self._answered: list[str] = []
+
     @property
     def _submitit_command_str(self) -> str:
         return worker_command(self.folder)
@@ -52,37 +61,59 @@ class OarExecutor(oar.OarExecutor):  # type: ignore[misc]  # untyped base
         count = self.parameters.get("map_count")
         return oarsub_command(self.parameters, submission_file_path, count)
 
+    def _get_job_id_from_submission_command(self, string: str | bytes) -> str:
+        text = string if isinstance(string, str) else string.decode(errors="replace")
+        self._answered = re.findall(r"OAR_JOB_ID=(\d+)", text)
+        return str(oar.OarExecutor._get_job_id_from_submission_command(text))
+
     def _internal_process_submissions(
         self, delayed_submissions: list[utils.DelayedSubmission]
     ) -> list[core.Job[Any]]:
-        jobs: list[core.Job[Any]] = []
+        first = len(self.sent)
         given = self.parameters["additional_parameters"]
         try:
             for wave in waves(delayed_submissions, self.max_concurrent):
-                sent = self._submit_wave(wave)
-                jobs += sent
+                begin = len(self.sent)
+                self._submit_wave(wave)
                 # OAR's dependency needs an end, not success: Error counts too.
                 self.parameters["additional_parameters"] = {
-                    **given, "a": [job.job_id for job in sent]
+                    **given, "a": [job.job_id for job in self.sent[begin:]]
                 }  # fmt: skip
         finally:
             self.parameters["additional_parameters"] = given
-        return jobs
+        return self.sent[first:]
 
-    def _submit_wave(self, wave: Sequence[utils.DelayedSubmission]) -> list[core.Job[Any]]:
+    def _submit_wave(self, wave: Sequence[utils.DelayedSubmission]) -> None:
         if self.no_arrays or len(wave) == 1:
-            return core.PicklingExecutor._internal_process_submissions(self, list(wave))
+            for delayed in wave:
+                self.sent += core.PicklingExecutor._internal_process_submissions(self, [delayed])
+            return
         pickles = [self._dump(delayed) for delayed in wave]
         self.parameters["map_count"] = len(pickles)
         try:
             first = self._submit_command(self._submitit_command_str)
         finally:
             del self.parameters["map_count"]
-        ids = sorted(self._get_job_id_list_from_array_id(first.job_id), key=int)
-        jobs: list[core.Job[Any]] = [oar.OarJob(self.folder, job_id, [0]) for job_id in ids]
-        for job, pickle in zip(jobs, pickles, strict=True):
+        for job_id, pickle in zip(self._array_ids(first.job_id, len(wave)), pickles, strict=True):
+            job: core.Job[Any] = oar.OarJob(self.folder, job_id, [0])
+            self.sent.append(job)
             job.paths.move_temporary_file(pickle, "submitted_pickle")
-        return jobs
+
+    def _array_ids(self, array_id: str, count: int) -> list[str]:
+        """The ids of an array's jobs, which oarsub prints; where it does not, oarstat knows them.
+
+        Raises:
+            LaunchError: neither told them.
+        """
+        ids = self._answered
+        if len(ids) != count:
+            ids = list(parse_oarstat(run_command(["oarstat", "--array", array_id, "-J"])))
+        if len(ids) != count:
+            raise LaunchError(
+                f"oarsub submitted array {array_id} of {count} jobs, and oarstat lists {len(ids)}; "
+                f"delete it with oardel --array {array_id}"
+            )
+        return sorted(ids, key=int)
 
     def _dump(self, delayed: utils.DelayedSubmission) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -43,12 +43,15 @@ def started(config: Config, node: Node | None) -> Iterator[None]:
     given = hosts(os.environ)
     if len(given) < node.count:
         raise LaunchError(f"num_nodes={node.count}, but OAR allocated {', '.join(given) or 'none'}")
-    shells = []
+    shells: list[subprocess.Popen[bytes]] = []
+    scripts: list[Path] = []
     try:
         for index, host in enumerate(given[1 : node.count], 1):
             script = node.folder / f".node-{index}-{node.attempt}.sh"
-            # The environment may contain secrets: the file must never be readable by others.
-            with os.fdopen(os.open(script, os.O_WRONLY | os.O_CREAT, 0o700), "w") as file:
+            # The environment may contain secrets: nobody else may read the file, and it is removed.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+            with os.fdopen(os.open(script, flags, 0o700), "w") as file:
+                scripts.append(script)
                 file.write(_node_script(index))
             command = f"/bin/bash {shlex.quote(str(script))} {shlex.quote(str(node.folder))}"
             log = (node.folder / f"node-{index}.log").open("ab")
@@ -69,6 +72,8 @@ def started(config: Config, node: Node | None) -> Iterator[None]:
                 process.wait(10)
             except subprocess.TimeoutExpired:
                 process.terminate()
+        for script in scripts:
+            script.unlink(missing_ok=True)
 
 
 def _check_started(shells: Sequence[subprocess.Popen[bytes]], folder: Path) -> None:

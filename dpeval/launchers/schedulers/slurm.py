@@ -91,7 +91,9 @@ class Slurm(Scheduler):
         return executor
 
     def after(self, parameters: dict[str, Any], job_id: str) -> dict[str, Any]:
-        return {**parameters, "dependency": f"afterok:{job_id}"}
+        additional = {**parameters["additional_parameters"], "kill-on-invalid-dep": "yes"}
+        after = {"dependency": f"afterok:{job_id}", "additional_parameters": additional}
+        return {**parameters, **after}
 
     def query(self, job_ids: Sequence[str]) -> dict[str, JobState]:
         if not job_ids:

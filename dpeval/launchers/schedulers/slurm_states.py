@@ -41,9 +41,14 @@ _SLURM_ENDINGS: dict[str, Ending] = {
     "DEADLINE": "timeout",
     "NODE_FAIL": "node_fail",
     "BOOT_FAIL": "node_fail",
+    "LAUNCH_FAILED": "node_fail",
+    "RECONFIG_FAIL": "node_fail",
+    "REVOKED": "cancelled",  # another cluster of the federation runs it
     "OUT_OF_MEMORY": "oom_kill",
     "PREEMPTED": "preempted",
 }
+_NEVER_STARTS = "DependencyNeverSatisfied"
+"""The reason of a pending job whose dependency failed; SLURM keeps it in the queue for ever."""
 _SLURM_RUNNING = ("RUNNING", "COMPLETING", "SIGNALING", "STAGE_OUT", "STOPPED", "SUSPENDED")
 
 
@@ -62,6 +67,9 @@ def slurm_state(word: str, reason: str = "", nodes: str = "") -> JobState:
         return JobState(
             state="ended", ending=_SLURM_ENDINGS[name], reason=given or word, nodes=nodes
         )
+    if given == _NEVER_STARTS:
+        words = f"{_NEVER_STARTS}: the job that it waits for failed"
+        return JobState(state="ended", ending="failed", reason=words, nodes=nodes)
     state: State = "running" if name in _SLURM_RUNNING else "queued"
     return JobState(state=state, reason=given or word, nodes=nodes)
 

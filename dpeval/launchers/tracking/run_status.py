@@ -37,6 +37,8 @@ FINAL: frozenset[Standing] = frozenset(
 )
 _LOG_BYTES = 2_000
 _FULL_DISK_BYTES = MIB
+_FULL = ("no space left on device", "disk quota exceeded")
+"""How the end of a log tells that nothing more can be written."""
 
 
 class Progress(Frozen):
@@ -195,12 +197,13 @@ _ENDINGS: Mapping[Ending, tuple[Standing, CauseCode, str]] = {
 
 def _ended(run: ManifestRun, state: JobState, folder: Path, logs: Path) -> RunStatus:
     log = log_end(logs, run.job_id or "")
-    if _is_full(folder) or "No space left on device" in log:
+    full = next((words for words in _FULL if words.lower() in log.lower()), None)
+    if full is not None or _is_full(folder):
         return RunStatus(
             run=run,
             standing="failed",
             kind="disk_full",
-            text=f"no space left on device for the record ({folder})",
+            text=f"{full or _FULL[0]}: the record could not be written ({folder})",
             log=log,
         )
     if state.ending is None:
