@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 from dpeval.analysis import pipeline
-from dpeval.analysis.frame import csv_import
+from dpeval.analysis.csv_import import fields
+from dpeval.analysis.csv_import.rows import SHARES, Layout
 from dpeval.analysis.pipeline import Options
 from dpeval.analysis.scaling import best_configuration
 from dpeval.commands.main import run_main
@@ -17,7 +18,7 @@ from dpeval.errors import ConfigError
 DEFAULT_OBJECTIVE = best_configuration.THROUGHPUT.name
 OF_REPORT = ("objective", "min_efficiency", "pdf", "tables_only", "figure")
 OF_FIGURES = ("pdf", "figure")
-OF_CSV = ("columns", "per_rank_batch", "hardware")
+OF_CSV = ("columns", "set", "time_unit", "per_rank_batch", "hardware")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,7 +43,7 @@ def _command(given: argparse.Namespace, options: Options) -> None:
         pipeline.compare_sweeps(before, after, given.out, given.fail_if_slower)
         return
     if given.from_csv:
-        pipeline.analyze_csv(given.from_csv, _mapped(given), given.out, options)
+        pipeline.analyze_csv(given.from_csv, _layout(given), given.out, options)
         return
     if not given.paths:
         raise ConfigError("give a folder with records, as in: python -m dpeval.analyze outputs")
@@ -64,19 +65,14 @@ def _refuse_without_effect(given: argparse.Namespace) -> None:
                 raise ConfigError(f"--{name.replace('_', '-')} {why}")
 
 
-def _mapped(given: argparse.Namespace) -> csv_import.Mapped:
+def _layout(given: argparse.Namespace) -> Layout:
     if given.paths:
         raise ConfigError("--from-csv takes all files after it; give no other PATH beside it")
-    if not given.columns:
-        raise ConfigError(
-            "--from-csv needs --columns, as in --columns size=num_devices,batch_size=batch,"
-            "rank=rank,loading_time=data_s,computation_time=compute_s"
-        )
-    return csv_import.Mapped(
-        csv_import.parse_columns(given.columns),
-        given.per_rank_batch or "floor",
-        given.hardware or "cpu",
-    )
+    constants = fields.parse_constants(given.set or "")
+    columns = None
+    if given.columns:
+        columns = fields.parse(given.columns, given.time_unit, constants)
+    return Layout(columns, given.per_rank_batch, given.hardware, given.time_unit, constants)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -120,21 +116,39 @@ def _parser() -> argparse.ArgumentParser:
     )
     foreign = parser.add_argument_group("files of other programs")
     foreign.add_argument(
-        "--from-csv", nargs="+", type=Path, metavar="FILE", help="CSV files, one row per rank"
+        "--from-csv",
+        nargs="+",
+        type=Path,
+        metavar="PATH",
+        help="tables with a row per rank or per run: files, folders, or patterns in quotes",
     )
     foreign.add_argument(
         "--columns",
         metavar="NAME=FIELD,…",
-        help="which column is what, e.g. size=num_devices,rank=rank,batch_size=batch,"
-        "loading_time=data_s,computation_time=compute_s (times in s)",
+        help="which column is what, e.g. size=num_devices,rank=rank,batch_size=global_batch,"
+        "'time (ms)=step'; default: told from their names, and shown. Fields: "
+        f"{', '.join(fields.FIELDS)}; times also as step_ms, or as step in the unit that the "
+        "column's name tells",
+    )
+    foreign.add_argument(
+        "--set",
+        metavar="FIELD=VALUE,…",
+        help="what is the same in every row and has no column, e.g. global_batch=256,model=bert",
+    )
+    foreign.add_argument(
+        "--time-unit",
+        choices=fields.TIME_UNITS,
+        help="of times whose unit no name tells (default: s)",
     )
     foreign.add_argument(
         "--per-rank-batch",
-        choices=("floor", "even", "nominal"),
+        choices=SHARES,
         help="how a global batch was shared: floor B//N each, evenly, or nominal: the batch is "
         "each rank's own (default: floor)",
     )
-    foreign.add_argument("--hardware", choices=("cpu", "gpu"), help="default: cpu")
+    foreign.add_argument(
+        "--hardware", choices=("cpu", "gpu"), help="default: told from the columns, else cpu"
+    )
     return parser
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from dpeval import record
-from dpeval.analysis.frame import csv_import, frame_cache, runs_frame
+from dpeval.analysis.csv_import import runs as csv_runs
+from dpeval.analysis.csv_import import text_table
+from dpeval.analysis.csv_import.rows import Layout
+from dpeval.analysis.frame import frame_cache, runs_frame
 from dpeval.analysis.frame.runs_frame import Loaded
 from dpeval.analysis.report import summary, terminal, verdict
 from dpeval.analysis.scaling import best_configuration, compare, efficiency, scaling_laws
@@ -264,29 +268,39 @@ def _slower(found: Sequence[Change], before: Path, after: Path, allowed: float) 
     return "; ".join(parts)
 
 
-def analyze_csv(
-    files: Sequence[Path], mapped: csv_import.Mapped, out: Path | None, options: Options
-) -> Path:
-    """Analyse CSV files with one row per rank; returns the output folder.
+def analyze_csv(paths: Sequence[Path], layout: Layout, out: Path | None, options: Options) -> Path:
+    """Analyse tables of other programs; returns the output folder.
 
     Args:
-        files: the CSV files.
-        mapped: the meaning of their columns.
+        paths: CSV files, folders with some, or patterns.
+        layout: how to read them.
         out: where to write; default: ``analysis`` beside the first file.
         options: see :class:`Options`.
 
     Raises:
         ConfigError: the files give no run, or `out` cannot be written.
     """
-    records, problems = csv_import.read(files, mapped)
-    out = _made(out or files[0].parent / "analysis")
-    folder = out / "records-from-csv"
+    imported = csv_runs.read(paths, layout)
+    console = make_console()
+    for note in imported.notes:
+        console.print(escape(note))
+    if not imported.records:
+        why = imported.problems[0] if imported.problems else "no row"
+        raise ConfigError(f"{paths[0]} gives no run: {why}")
+    out = _made(out or _beside(paths[0]) / "analysis")
+    folder = out / text_table.OUR_RECORDS
     shutil.rmtree(folder, ignore_errors=True)
-    for number, run in enumerate(records):
+    for number, run in enumerate(imported.records):
         record.write(run, folder / f"{number:06d}" / record.FILE_NAME)
-    if not records:
-        why = problems[0] if problems else "no row"
-        raise ConfigError(f"{files[0]} gives no run: {why}")
     loaded = runs_frame.load([folder])
-    loaded = dataclasses.replace(loaded, problems=[*problems, *loaded.problems])
-    return present(loaded, out, make_console(), options)
+    loaded = dataclasses.replace(loaded, problems=[*imported.problems, *loaded.problems])
+    _check_readable(loaded, paths, console)
+    return present(loaded, out, console, options)
+
+
+def _beside(path: Path) -> Path:
+    """The folder that `path` names, or the last one of it without a pattern."""
+    folder = path if path.is_dir() else path.parent
+    while glob.has_magic(str(folder)):
+        folder = folder.parent
+    return folder

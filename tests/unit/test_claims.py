@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dpeval.analysis.frame import csv_import
+from dpeval.analysis.csv_import import fields, rows
+from dpeval.analysis.csv_import import runs as csv_runs
 from dpeval.analysis.report import verdict
 from dpeval.record.codes import WarningCode
 from dpeval.record.conditions import Conditions
@@ -207,11 +208,9 @@ COLUMNS = "size=num_devices,rank=rank,batch_size=batch,load=data_s,work=compute_
 def of_csv(folder: Path, lines: list[str]) -> list[Record]:
     path = folder / "study.csv"
     path.write_text("\n".join(["size,rank,batch_size,load,work", *lines]) + "\n")
-    records, problems = csv_import.read(
-        [path], csv_import.Mapped(csv_import.parse_columns(COLUMNS))
-    )
-    assert problems == []
-    return records
+    imported = csv_runs.read([path], rows.Layout(fields.parse(COLUMNS)))
+    assert imported.problems == []
+    return imported.records
 
 
 def test_csv_baselines_of_one_cold_step_are_named(tmp_path: Path) -> None:

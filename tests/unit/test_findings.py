@@ -14,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpeval import record
-from dpeval.analysis.frame import csv_import, runs_frame
+from dpeval.analysis.csv_import import fields, rows
+from dpeval.analysis.csv_import import runs as csv_runs
+from dpeval.analysis.frame import runs_frame
 from dpeval.analysis.pooling import repetitions
 from dpeval.analysis.report import verdict
 from dpeval.analysis.scaling import (
@@ -282,12 +284,12 @@ def csv_study(folder: Path, lines: list[str]) -> list[Path]:
 
 @pytest.mark.parametrize(("share", "images"), [("floor", 28), ("even", 32), ("nominal", 224)])
 def test_csv_throughput_counts_images_that_were_processed(
-    tmp_path: Path, share: csv_import.Share, images: int
+    tmp_path: Path, share: rows.Share, images: int
 ) -> None:
     lines = [f"7,{rank},32,0.1,{1.9 if rank == 3 else 0.9}" for rank in range(7)]
-    mapped = csv_import.Mapped(csv_import.parse_columns(COLUMNS), share)
-    (run,), problems = csv_import.read(csv_study(tmp_path, lines), mapped)
-    assert problems == []
+    imported = csv_runs.read(csv_study(tmp_path, lines), rows.Layout(fields.parse(COLUMNS), share))
+    (run,) = imported.records
+    assert imported.problems == []
     assert run.throughput is not None
     assert run.throughput.img_per_s == pytest.approx(images / 2.0)
     assert run.throughput.slowest_rank == 3
@@ -296,8 +298,7 @@ def test_csv_throughput_counts_images_that_were_processed(
 
 def test_csv_repeats_give_a_median(tmp_path: Path) -> None:
     lines = [f"1,0,10,0,{time}" for time in (9.0, 1.0, 1.1, 1.0, 1.1, 1.0, 1.1)]
-    mapped = csv_import.Mapped(csv_import.parse_columns(COLUMNS))
-    records, _ = csv_import.read(csv_study(tmp_path, lines), mapped)
+    records = csv_runs.read(csv_study(tmp_path, lines), rows.Layout(fields.parse(COLUMNS))).records
     (row,) = findings(records).pooled.to_dict("records")
     assert row["n_runs"] == 7
     assert row["img_per_s"] == pytest.approx(10 / 1.1)
@@ -309,7 +310,7 @@ def test_csv_repeats_give_a_median(tmp_path: Path) -> None:
 )
 def test_wrong_columns_are_one_clear_line(columns: str) -> None:
     with pytest.raises(ConfigError, match="columns"):
-        csv_import.parse_columns(columns)
+        fields.parse(columns)
 
 
 def test_an_unchanged_record_is_not_parsed_twice(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from dpeval.record.reference_times import PAGES, ReferenceTimes
 from dpeval.record.schema import Record, Sitting, readings
 from dpeval.stats import machine_speed
 
-VERSION = 10
+VERSION = 11
 """Raised whenever :func:`row` says something else for the same record: caches then start anew."""
 
 _PHASE_NOTES = {
@@ -221,7 +221,9 @@ def _asked(run: Record) -> dict[str, Any]:
     hardware, dataset = _group(run, "hardware"), _group(run, "dataset")
     plan, config = run.plan, run.config
     planned = [rank.per_device_batch_size for rank in plan.ranks] if plan is not None else []
-    batches = [rank.per_device_batch_size for rank in run.ranks] or planned
+    batches = [rank.per_device_batch_size for rank in run.ranks]
+    if len(batches) < len(planned):
+        batches = planned  # a table of another program need not have a row per rank
     planned_threads = [rank.threads for rank in plan.ranks] if plan is not None else []
     threads = [rank.threads for rank in run.ranks] or planned_threads
     if "threads" in run.missing:

@@ -1,0 +1,1 @@
+"""Import tables of other programs: text to rows, rows to runs, runs to records."""

@@ -1,0 +1,233 @@
+"""Read text files with columns: any usual separator, decimal mark, encoding or compression."""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import glob
+import gzip
+import io
+import lzma
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dpeval.analysis.frame.columns import text
+from dpeval.errors import ConfigError
+
+SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+ENDINGS = (".csv", ".tsv", ".txt")
+"""Files that are read in a folder; there they may be compressed, too."""
+OUR_RECORDS = "records-from-csv"
+"""In a folder beside the tables that an analysis has written."""
+_OPENERS: dict[str, Callable[[Path], bytes]] = {
+    ".gz": lambda file: gzip.decompress(file.read_bytes()),
+    ".bz2": lambda file: bz2.decompress(file.read_bytes()),
+    ".xz": lambda file: lzma.decompress(file.read_bytes()),
+}
+_LOOKED_AT = 50
+"""Lines from which the separator is found."""
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A file's cells, as they are written."""
+
+    file: Path
+    names: tuple[str, ...]
+    rows: tuple[tuple[int, tuple[str, ...]], ...]
+    """Line number and cells of every row that has as many cells as there are names."""
+    problems: tuple[str, ...]
+    """One line for each row that has not."""
+    separator: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file to read."""
+
+    file: Path
+    is_named: bool
+    """Whether the user named it, and not a folder or a pattern that it was found with."""
+
+
+def expand(paths: Sequence[Path]) -> list[Source]:
+    """The files that `paths` stand for: files, folders, and patterns with ``*``.
+
+    Raises:
+        ConfigError: one stands for no file.
+    """
+    found: dict[Path, bool] = {}
+    for path in paths:
+        if path.is_dir():
+            files = [
+                file for file in sorted(path.rglob("*")) if _is_table(file) and not _is_ours(file)
+            ]
+            if not files:
+                raise ConfigError(f"{path} holds no table ({', '.join(ENDINGS)}, or compressed)")
+            found.update(dict.fromkeys(files, False))
+        elif not path.exists() and glob.has_magic(str(path)):
+            files = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207
+            files = [file for file in files if file.is_file()]
+            if not files:
+                raise ConfigError(f"no file matches {path}")
+            found.update(dict.fromkeys(files, False))
+        else:
+            found[path] = True
+    return [Source(file, is_named) for file, is_named in found.items()]
+
+
+def read(file: Path) -> TextTable:
+    """Read `file`.
+
+    Raises:
+        ConfigError: it is no text, or no table with a line of names.
+    """
+    lines = _text_of(file).splitlines()
+    separator = None
+    if lines and (said := re.fullmatch(r'"?sep=(.)"?', lines[0].strip())):
+        separator = said[1]
+        lines[0] = ""
+    separator = separator or _separator(lines)
+    if separator is None:
+        first = next((line for line in lines if line.strip()), "")
+        what = f"its first line is '{text(first, 60)}'" if first else "it is empty"
+        raise ConfigError(
+            f"{file} is no table: no separator ({', '.join(SEPARATORS.values())}) divides its "
+            f"lines into columns; {what}"
+        )
+    return _table(file, lines, separator)
+
+
+def _is_table(file: Path) -> bool:
+    name = file.with_suffix("") if file.suffix in _OPENERS else file
+    return name.suffix.casefold() in ENDINGS and file.is_file()
+
+
+def _is_ours(file: Path) -> bool:
+    return any((folder / OUR_RECORDS).is_dir() for folder in file.parents)
+
+
+def _text_of(file: Path) -> str:
+    try:
+        data = _OPENERS.get(file.suffix, Path.read_bytes)(file)
+    except (OSError, EOFError, lzma.LZMAError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{file} cannot be read: {text(why, 200)}") from error
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return data.decode("utf-16", errors="replace")
+    if b"\0" in data[:4096] or data.startswith(b"PK\x03\x04"):
+        raise ConfigError(f"{file} is no text; save the table as CSV")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("cp1252", errors="replace")
+
+
+def _separator(lines: Sequence[str]) -> str | None:
+    """The separator that divides the most lines into as many columns as the first such line."""
+    shown = [line for line in lines if line.strip()][:_LOOKED_AT]
+    best, best_score = None, 0.0
+    for separator in SEPARATORS:
+        counts = [len(_without_empty_ends(row)) for row in csv.reader(shown, delimiter=separator)]
+        names = next((count for count in counts if count > 1), 0)
+        if names:
+            fitting = sum(count == names for count in counts) / len(counts)
+            score = fitting * (1 + names / 1000)  # of equals, the one with more columns
+            if score > best_score:
+                best, best_score = separator, score
+    return best
+
+
+def _table(file: Path, lines: Sequence[str], separator: str) -> TextTable:
+    reader = csv.reader(io.StringIO("\n".join(lines)), delimiter=separator, skipinitialspace=True)
+    parsed = _parsed(reader)
+    is_bars = separator == "|"
+    names: tuple[str, ...] = ()
+    rows, problems = [], []
+    for line, cells in parsed:
+        stripped = [cell.strip() for cell in cells]
+        if is_bars and stripped and not stripped[0] and not stripped[-1]:
+            stripped = stripped[1:-1]  # a Markdown table
+        if not any(stripped) or all(re.fullmatch(r":?-+:?", cell) for cell in stripped):
+            continue
+        if not names:
+            bare = tuple(_without_empty_ends(stripped))
+            if len(bare) > 1:  # else a title above the table
+                names = bare
+            continue
+        row = stripped[: len(names)] + [""] * (len(names) - len(stripped))
+        surplus = [cell for cell in stripped[len(names) :] if cell]
+        if tuple(row) == names:
+            continue  # the names again, where files were joined
+        if surplus:
+            problems.append(
+                f"{file}, line {line}: has {len(stripped)} cells, and there are {len(names)} names"
+                f" (separator: {SEPARATORS.get(separator, separator)})"
+            )
+        else:
+            rows.append((line, tuple(row)))
+    _check_names(file, names)
+    return TextTable(file, names, tuple(rows), tuple(problems), separator)
+
+
+def _parsed(reader: Iterable[list[str]]) -> Iterable[tuple[int, list[str]]]:
+    try:
+        for cells in reader:
+            yield reader.line_num, cells  # type: ignore[attr-defined]
+    except csv.Error as error:
+        raise ConfigError(f"cannot be read as CSV: {error}") from error
+
+
+def _without_empty_ends(cells: Sequence[str]) -> list[str]:
+    kept = list(cells)
+    while kept and not kept[-1].strip():
+        kept.pop()
+    return kept
+
+
+def _check_names(file: Path, names: tuple[str, ...]) -> None:
+    if not names:
+        raise ConfigError(f"{file} is no table: no line holds names of columns")
+    if all(re.fullmatch(r"[-+0-9.,eE]*", name) for name in names):
+        raise ConfigError(
+            f"{file} names no columns: its first line is '{text(', '.join(names), 60)}'; put a "
+            "line with names above"
+        )
+
+
+def number_reader(cells: Iterable[str], separator: str) -> Callable[[str], float]:
+    """How to read the numbers of a table: which mark is the decimal one.
+
+    Args:
+        cells: cells that hold numbers.
+        separator: between columns; where it is not the comma, a comma is the decimal mark unless
+            the cells say otherwise.
+    """
+    comma = _is_decimal_comma(cells, separator)
+
+    def convert(cell: str) -> float:
+        bare = re.sub(r"[\s'_\u00a0\u202f]", "", cell)
+        bare = bare.replace(".", "").replace(",", ".") if comma else bare.replace(",", "")
+        return float(bare)
+
+    return convert
+
+
+_GROUPED = re.compile(r"[-+]?[1-9]\d{0,2}([.,]\d{3})+")
+"""A number that may have marks between thousands, and no decimals."""
+
+
+def _is_decimal_comma(cells: Iterable[str], separator: str) -> bool:
+    marks: set[tuple[str, bool]] = set()
+    for cell in cells:
+        point, comma = cell.rfind("."), cell.rfind(",")
+        if comma >= 0 and point >= 0:
+            return comma > point
+        if max(comma, point) >= 0:
+            marks.add((cell[max(comma, point)], bool(_GROUPED.fullmatch(cell.strip()))))
+    if (".", False) in marks or (",", False) in marks:
+        return (".", False) not in marks
+    # Three digits after every mark: thousands, or decimals?
+    return (",", True) in marks and separator != ","
