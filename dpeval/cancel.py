@@ -10,7 +10,6 @@ from dpeval.commands.main import run_main
 from dpeval.launchers.schedulers.registry import scheduler
 from dpeval.launchers.tracking import manifest as manifests
 from dpeval.launchers.tracking.wait import cancel
-from dpeval.util.plural import counted
 
 
 def main() -> int:
@@ -21,8 +20,7 @@ def main() -> int:
 
     def command() -> None:
         manifest = manifests.read(asked.sweep)
-        ended = cancel(manifest, asked.sweep, scheduler(manifest.launcher))
-        print(f"{counted(len(ended), 'job')} cancelled" + (f": {' '.join(ended)}" if ended else ""))
+        print(cancel(manifest, asked.sweep, scheduler(manifest.launcher)).words())
 
     return run_main(command)
 

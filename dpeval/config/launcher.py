@@ -42,7 +42,8 @@ class LauncherOptions(BaseQueueConf):  # type: ignore[misc]  # untyped base
     submitit_folder: str = "${hydra.sweep.dir}/.submitit"
     """Where submission files, pickles and logs go."""
     timeout_min: PositiveInt | None = None
-    """Time limit in minutes; null: from the measured windows and ``site.startup_s``."""
+    """Time limit of a job in minutes; null: from the measured windows of its runs and
+    ``site.startup_s``."""
     cpus_per_task: PositiveInt | None = None
     """Cores per node: a node runs one task, which starts its ranks itself."""
     gpus_per_node: NonNegativeInt | None = None
@@ -73,6 +74,9 @@ class LauncherOptions(BaseQueueConf):  # type: ignore[misc]  # untyped base
     """False: return after submission; see ``python -m dpeval.status``."""
     dry_run: bool = False
     """Show what would be submitted, without submitting it."""
+    pack: bool | None = None
+    """Let runs that fit on one node take turns in one job, instead of one job for each run; null:
+    true where ``site.exclusive`` asks for whole nodes."""
     requeue: NonNegativeInt = 0
     """How often an interrupted run may be requeued."""
     prepare: Annotated[str, OneOf("parent", "job", "none")] = "parent"

@@ -40,6 +40,9 @@ class SiteConfig:
     """Name of the GPU in OAR's resource hierarchy."""
     exclusive: bool = True
     """Request whole nodes, so that no other job disturbs the measurement."""
+    longest_min: PositiveInt | None = None
+    """Longest time limit of a job, in minutes: a sweep whose runs share a job is divided to fit.
+    null: what SLURM says of the partition; OAR does not say."""
     ask_memory: bool = True
     """Request memory from SLURM; false if the site derives it from the cores."""
     cores_per_gpu: PositiveInt = 1

@@ -10,29 +10,35 @@ from dpeval.run.job import Job
 from dpeval.util.plural import counted
 
 
-def describe_groups(groups: Sequence[Group], labels: Sequence[str], texts: Sequence[str]) -> str:
-    """The dry run's text: each submission with its runs and resources, then the totals.
+def describe_groups(
+    groups: Sequence[Group], labels: Sequence[str], texts: Sequence[str], cost: str
+) -> str:
+    """The dry run's text: each submission with its jobs and resources, then the totals.
 
     Args:
         groups: the submissions.
         labels: of every run, by its position in the sweep.
         texts: every submission in the scheduler's own syntax, in the order of `groups`.
+        cost: the sweep's device-hours, in words.
     """
     lines: list[str] = []
     for index, (group, text) in enumerate(zip(groups, texts, strict=True), 1):
+        each = ", each" if len(group.jobs) > 1 else ""
         lines.append(
-            f"submission {index} of {len(groups)}: {counted(len(group.members), 'run')}, "
-            f"each with {resource_words(group.resources)}"
+            f"submission {index} of {len(groups)}: {counted(len(group.jobs), 'job')}{each} with "
+            f"{resource_words(group.resources)}"
         )
-        lines += [f"  {labels[position]}" for position in group.members]
+        for job in group.jobs:
+            if len(job) > 1:
+                lines.append(f"  {counted(len(job), 'run')} that take turns in one job:")
+            indent = " " * (4 if len(job) > 1 else 2)
+            lines += [f"{indent}{labels[position]}" for position in job]
         lines += [f"  | {line}".rstrip() for line in text.splitlines()]
         lines.append("")
     runs = sum(len(group.members) for group in groups)
-    hours = sum(len(group.members) * group.resources.device_hours for group in groups)
-    lines.append(
-        f"{runs} runs in {len(groups)} submissions, at most {hours:.2f} device-hours "
-        "(if every run takes its whole time limit); nothing was submitted"
-    )
+    jobs = sum(len(group.jobs) for group in groups)
+    lines.append(cost)
+    lines.append(f"{counted(runs, 'run')} in {counted(jobs, 'job')}; nothing was submitted")
     return "\n".join(lines)
 
 
@@ -57,7 +63,9 @@ def resource_words(resources: Resources) -> str:
     words = [counted(resources.cores, "core")]
     if resources.gpus:
         words.append(counted(resources.gpus, "GPU"))
-    if resources.memory_mib is not None:
+    if resources.all_memory:
+        words.append("all memory")
+    elif resources.memory_mib is not None:
         words.append(f"{resources.memory_mib / 1024:g} GiB")
     nodes = counted(resources.nodes, "whole node" if resources.exclusive else "node")
     each = " each" if resources.nodes > 1 else ""

@@ -1,14 +1,16 @@
-"""Submit a sweep to a scheduler: each run with its own resources, equal requests as one array."""
+"""Submit a sweep to a scheduler: jobs with the resources of their runs, equal ones as one array."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import secrets
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,17 +22,18 @@ from dpeval.config import Config, LauncherOptions, SiteConfig, check_bounds, ide
 from dpeval.errors import ConfigError, LaunchError, nearest
 from dpeval.launchers.base import SweepJob, SweepLauncher
 from dpeval.launchers.dry_run import describe_groups
-from dpeval.launchers.in_job.run_job import PreparationJob, SubmittedRun
+from dpeval.launchers.in_job.run_job import PreparationJob, SubmittedRuns
+from dpeval.launchers.packing import Need, hours_words, job_of, jobs_of, without_largest
 from dpeval.launchers.preflight import Preflight, write_refusal
 from dpeval.launchers.schedulers import registry
 from dpeval.launchers.schedulers.resources import (
     Group,
+    JobRequest,
     Resources,
     check_folder,
     derive,
     group,
     job_name,
-    override,
     shortfalls,
 )
 from dpeval.launchers.tracking import job_spec
@@ -67,14 +70,15 @@ class SchedulerLauncher(SweepLauncher, BaseSubmititLauncher):  # type: ignore[mi
             **{**self.params, "scheduler": scheduler}
         )
         check_bounds(self.options, "hydra.launcher.")
+        self._longest: dict[str | None, int | None] = {}
+        """What the scheduler says of partitions."""
 
     def launch_jobs(self, jobs: list[SweepJob], sweep_dir: Path) -> None:
         """Submit `jobs` and, unless ``wait=false``, wait for them to end."""
-        if any(job.config.sweep.order == "interleaved" for job in jobs):
+        if self.options.pack is False and jobs[0].config.sweep.order == "interleaved":
             raise ConfigError(
                 "sweep.order=interleaved lets the runs of one machine take turns, and "
-                f"hydra/launcher={self.options.scheduler} gives every run a job of its own; remove "
-                "sweep.order, or run the sweep inside one job with hydra/launcher=local"
+                "hydra.launcher.pack=false gives every run a job of its own; remove one of the two"
             )
         sweep_dir = sweep_dir.absolute()
         check_folder("hydra.sweep.dir", str(sweep_dir))
@@ -84,11 +88,15 @@ class SchedulerLauncher(SweepLauncher, BaseSubmititLauncher):  # type: ignore[mi
         preflight = Preflight()
         skipped |= self._skip_oversized(preflight, jobs, identities, skipped, console)
         token = secrets.token_hex(3)
-        groups = self._groups(preflight, jobs, identities, skipped, token, console)
+        needs = self._needs(preflight, jobs, identities, skipped, console)
+        name = self.options.name or job_name(jobs[0].config.study, token)
+        groups = self._grouped(self._jobs(needs, self.options.pack), name)
+        divide = functools.partial(self._divided, {need.position: need for need in needs}, name)
         folder, labels = self._folder(), labels_of(jobs)
         if self.options.dry_run:
             texts = [self.scheduler.preview(one, folder, self.options) for one in groups]
-            console.print(describe_groups(groups, labels, texts), markup=False)
+            cost = hours_words(self._jobs(needs, pack=True), self._jobs(needs, pack=False))
+            console.print(describe_groups(groups, labels, texts, cost), markup=False)
             return
         if self.options.prepare == "parent":
             _prepare([jobs[at].config for one in groups for at in one.members], console)
@@ -110,25 +118,23 @@ class SchedulerLauncher(SweepLauncher, BaseSubmititLauncher):  # type: ignore[mi
                 for job, mark, label in zip(jobs, identities, labels, strict=True)
             ],
         )
-        manifest = self._submit_all(jobs, groups, manifest, sweep_dir)
-        _print_summary(manifest, groups, sweep_dir, console)
+        manifest = self._submit_all(jobs, groups, manifest, sweep_dir, divide, console)
+        _print_summary(manifest, sweep_dir, console)
         if self.options.wait:
             wait_for(manifest, sweep_dir, self.options.poll_s, console)
         else:
             _raise_refused(manifest)
 
-    def _groups(
+    def _needs(
         self,
         preflight: Preflight,
         jobs: list[SweepJob],
         identities: list[str],
         skipped: dict[str, str],
-        token: str,
         console: Console,
-    ) -> list[Group]:
-        """The submissions: all runs that are not skipped, equal requests together."""
-        name = self.options.name or job_name(jobs[0].config.study, token)
-        needs: list[tuple[int, Resources, SiteConfig]] = []
+    ) -> list[Need]:
+        """What every run needs that is not skipped."""
+        needs: list[Need] = []
         warned: set[str] = set()
         for position, job in enumerate(jobs):
             if identities[position] in skipped:
@@ -138,11 +144,27 @@ class SchedulerLauncher(SweepLauncher, BaseSubmititLauncher):  # type: ignore[mi
                 if line not in warned:
                     warned.add(line)
                     console.print(line, markup=False)
-            needs.append((position, override(needed, self.options), job.config.site))
-        return group(
-            needs,
-            lambda resources, site: self.scheduler.parameters(resources, site, self.options, name),
-        )
+            needs.append(Need(position, job.config, needed))
+        return needs
+
+    def _jobs(self, needs: Sequence[Need], pack: bool | None) -> list[JobRequest]:
+        return jobs_of(needs, self.options, self._longest_min, pack)
+
+    def _longest_min(self, site: SiteConfig) -> int | None:
+        """The longest time limit of a job at `site`, min; None: none, or not known."""
+        if site.longest_min is not None:
+            return site.longest_min
+        if site.partition not in self._longest:
+            self._longest[site.partition] = self.scheduler.longest_min(site, self.options)
+        return self._longest[site.partition]
+
+    def _grouped(self, requests: Sequence[JobRequest], name: str) -> list[Group]:
+        """The submissions: equal requests together."""
+
+        def parameters(resources: Resources, site: SiteConfig) -> dict[str, Any]:
+            return self.scheduler.parameters(resources, site, self.options, name)
+
+        return group(requests, parameters)
 
     def _skip_oversized(
         self,
@@ -164,10 +186,33 @@ class SchedulerLauncher(SweepLauncher, BaseSubmititLauncher):  # type: ignore[mi
                 write_refusal(job, decision, self.options.scheduler)
         return refused
 
+    def _divided(self, needs: Mapping[int, Need], name: str, refused: Group) -> list[Group]:
+        """The jobs of a refused submission without their largest runs, and these; or nothing."""
+        requests: list[JobRequest] = []
+        for members in refused.jobs:
+            runs = [needs[position] for position in members]
+            requests += without_largest(runs, self.options) or [job_of(runs, self.options)]
+        return self._grouped(requests, name) if len(requests) > len(refused.jobs) else []
+
     def _submit_all(
-        self, jobs: list[SweepJob], groups: list[Group], manifest: Manifest, sweep_dir: Path
+        self,
+        jobs: list[SweepJob],
+        groups: list[Group],
+        manifest: Manifest,
+        sweep_dir: Path,
+        divide: Callable[[Group], list[Group]],
+        console: Console,
     ) -> Manifest:
-        """Submit group by group; the manifest on disk always lists everything submitted so far."""
+        """Submit group by group; the manifest on disk always lists everything submitted so far.
+
+        Args:
+            jobs: the sweep's runs.
+            groups: the submissions.
+            manifest: of the sweep.
+            sweep_dir: the sweep's folder.
+            divide: a refused submission as several that need less, or nothing.
+            console: tells of refusals.
+        """
         folder = Path(manifest.submitit_folder)
         folder.mkdir(parents=True, exist_ok=True)
         # It holds pickles that jobs will load: only their owner may write or read there.
@@ -177,15 +222,24 @@ class SchedulerLauncher(SweepLauncher, BaseSubmititLauncher):  # type: ignore[mi
             job_spec.write(self._spec(jobs[position]), jobs[position].folder)
         if self.options.prepare == "job" and groups:
             manifest = self._submit_preparation(jobs, groups[0], manifest, sweep_dir)
-        for one in groups:
+        waiting = deque(groups)
+        while waiting:
+            one = waiting.popleft()
             parameters = one.parameters
             if manifest.prepare_job_id is not None:
                 parameters = self.scheduler.after(parameters, manifest.prepare_job_id)
-            members = [jobs[position] for position in one.members]
-            calls = [SubmittedRun(str(job.folder.absolute())) for job in members]
+            calls = [
+                SubmittedRuns(tuple(str(jobs[position].folder.absolute()) for position in members))
+                for members in one.jobs
+            ]
             with _stop_deferred():
-                ids, refused = self._submit(folder, parameters, calls, members[0].config)
-                manifest = _with_job_ids(manifest, one.members, ids, refused)
+                config = jobs[one.members[0]].config
+                ids, refused = self._submit(folder, parameters, calls, config)
+                if refused is not None and not any(ids) and (smaller := divide(one)):
+                    console.print(f"{refused}; the largest runs get a job apart", markup=False)
+                    waiting.extendleft(reversed(smaller))
+                    continue
+                manifest = _with_job_ids(manifest, one.jobs, ids, refused)
                 manifests.write(manifest, sweep_dir)
         return manifest
 
@@ -247,9 +301,14 @@ def labels_of(jobs: Sequence[SweepJob]) -> list[str]:
 
 
 def _with_job_ids(
-    manifest: Manifest, members: Sequence[int], ids: Sequence[str | None], refused: str | None
+    manifest: Manifest,
+    jobs: Sequence[Sequence[int]],
+    ids: Sequence[str | None],
+    refused: str | None,
 ) -> Manifest:
-    by_position = dict(zip(members, ids, strict=True))
+    by_position = {
+        position: job_id for members, job_id in zip(jobs, ids, strict=True) for position in members
+    }
     runs = [
         run.model_copy(
             update={
@@ -287,14 +346,12 @@ def _prepare(configs: list[Config], console: Console) -> None:
         prepare(dataset, console.print)
 
 
-def _print_summary(
-    manifest: Manifest, groups: list[Group], sweep_dir: Path, console: Console
-) -> None:
+def _print_summary(manifest: Manifest, sweep_dir: Path, console: Console) -> None:
     sent = [run for run in manifest.runs if run.job_id is not None]
     out = sum(run.left_out is not None for run in manifest.runs)
     console.print(
         f"{counted(len(sent), 'run')} submitted to {manifest.launcher} in "
-        f"{counted(len(groups), 'submission')}"
+        f"{counted(len({run.job_id for run in sent}), 'job')}"
         + (f"; {out} left out (done, queued, running or too large)" * bool(out)),
         markup=False,
     )

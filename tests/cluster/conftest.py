@@ -34,6 +34,7 @@ TINY = (
     "hardware.oversubscribe=true",
     "site.startup_s=120",
     "hydra.launcher.signal_delay_s=15",
+    "hydra.launcher.pack=false",
     "analyze=false",
 )
 """A run of a few seconds whose speed is known by construction."""

@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import dpeval
 from dpeval.launchers.tracking import manifest as manifests
 from dpeval.record.io import read
 from dpeval.record.schema import Record
-from tests.cluster.conftest import Cluster, Watching, wait_until
+from tests.cluster.conftest import TINY, Cluster, Watching, wait_until
 
 
 def records(sweep: Path) -> list[Record]:
@@ -80,3 +81,38 @@ def wait_for_lines(
 def wait_for_status(cluster: Cluster, sweep: Path, words: str, timeout_s: float = 240) -> None:
     """Watch until the first run's status line matches the regular expression `words`."""
     wait_for_lines(cluster, sweep, lambda lines: bool(re.search(words, lines[0])), timeout_s)
+
+
+def check_turns_in_one_job(cluster: Cluster) -> str:
+    """Sweep over 1, 2 and 3 devices at a site that allocates whole nodes; return the job's id.
+
+    Args:
+        cluster: the scheduler.
+
+    Raises:
+        AssertionError: the runs did not take turns, or are not runs of their own in status and
+            resume.
+    """
+    command = (*TINY, "hydra.launcher.pack=null", "batch=24")
+    done, sweep = cluster.sweep(*command, "num_devices=1,2,3")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 runs submitted" in done.stdout
+    assert "in 1 job" in done.stdout
+    [job_id] = set(job_ids(sweep))
+    found = records(sweep)
+    assert [record.status for record in found] == ["ok"] * 3
+    assert {record.scheduler.job_id for record in found if record.scheduler} == {job_id}
+    assert len({record.sitting.id for record in found if record.sitting}) == 1
+    assert not list(sweep.glob("*/progress.json"))
+
+    table = dpeval.scaling(dpeval.read(sweep)).sort_values("num_devices")
+    assert list(table["baseline_devices"]) == [1, 1, 1]
+    assert list(table["is_paired"])[1:] == [True, True]
+
+    assert [": ok " in line for line in standing(cluster, sweep)] == [True] * 3
+    again = cluster.module(
+        "train", "-m", f"hydra/launcher={cluster.launcher}", "hydra.launcher.dry_run=true",
+        *command, "num_devices=1,2,3,4,5", f"sweep.resume={sweep}",
+    )  # fmt: skip
+    assert "2 runs that take turns in one job:" in again.stdout, again.stdout + again.stderr
+    return job_id

@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from tests.cluster.conftest import LONG, TINY, Cluster
-from tests.cluster.sweeps import job_ids, records, wait_for_lines, wait_for_status
+from tests.cluster.sweeps import (
+    check_turns_in_one_job,
+    job_ids,
+    records,
+    wait_for_lines,
+    wait_for_status,
+)
 
 SHARED = "site.exclusive=false"
 
@@ -34,6 +40,12 @@ def test_every_run_gets_the_cores_it_needs(oar: Cluster) -> None:
     found = records(sweep)[0]
     assert found.scheduler is not None
     assert (found.scheduler.kind, found.scheduler.job_id) == ("oar", job_ids(sweep)[0])
+
+
+def test_runs_take_turns_in_one_job(oar: Cluster) -> None:
+    job_id = check_turns_in_one_job(oar)
+    [job] = json.loads(oar.run("oarstat", "-f", "-J", "-j", job_id).stdout).values()
+    assert job["wanted_resources"].count("/nodes=1") == 1
 
 
 def test_every_run_gets_and_sees_the_gpus_it_needs(oar: Cluster) -> None:

@@ -16,7 +16,7 @@ import pytest
 from dpeval.launchers.tracking import manifest as manifests
 from dpeval.record import read
 from tests.cluster.conftest import LONG, TEST_USER, TINY, Cluster, counted, wait_until
-from tests.cluster.sweeps import job_ids, records, standing, wait_for_lines
+from tests.cluster.sweeps import check_turns_in_one_job, job_ids, records, standing, wait_for_lines
 
 
 def accounted(cluster: Cluster, sweep: Path) -> list[dict[str, str]]:
@@ -42,6 +42,12 @@ def test_every_run_gets_its_cores_and_equal_requests_share_an_array(slurm: Clust
     assert found.scheduler.details["OTHER_JOBS_ON_NODES"] == "none"
     assert len(found.ranks) == 1
     assert stat.S_IMODE((sweep / ".submitit").stat().st_mode) == 0o700
+
+
+def test_runs_take_turns_in_one_job(slurm: Cluster) -> None:
+    job_id = check_turns_in_one_job(slurm)
+    shown = slurm.run("sacct", "-n", "-P", "-X", "-j", job_id, "-o", "ReqTRES").stdout
+    assert "cpu=3" in shown.split(",")
 
 
 def test_every_run_gets_the_gpus_it_needs(slurm: Cluster) -> None:

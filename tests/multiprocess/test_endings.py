@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from dpeval.commands.hydra_app import compose
-from dpeval.launchers.in_job import run_job
+from dpeval.launchers.in_job import execution
 from dpeval.launchers.tracking.job_spec import JobSpec
 from dpeval.record.io import FILE_NAME, read
 from dpeval.record.schema import Record
@@ -225,7 +225,7 @@ def test_a_job_that_is_stopped_after_a_failure_keeps_the_failures_record(
 ) -> None:
     stop_before_the_record(monkeypatch, signal.SIGINT)
     config = compose([*CALIBRATED, "model.args.faults.fail_at_step=3"])
-    made = run_job.execute(config, tmp_path, JobSpec.of("slurm", config, (), requeue=0))
+    made = execution.execute(config, tmp_path, JobSpec.of("slurm", config, (), requeue=0))
     assert made == read(tmp_path / FILE_NAME)
     assert made.cause is not None
     assert made.cause.kind == "exception"

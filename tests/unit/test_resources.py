@@ -28,6 +28,7 @@ from dpeval.launchers.schedulers.oar import Oar, OarOptions, oar_parameters
 from dpeval.launchers.schedulers.oar_submission import oar_script, oarsub_command
 from dpeval.launchers.schedulers.resources import (
     Group,
+    JobRequest,
     check_folder,
     derive,
     group,
@@ -118,7 +119,7 @@ def test_time_covers_windows_startup_and_warning() -> None:
 
 def test_equal_requests_share_a_group_and_keep_their_order() -> None:
     runs = [gpu(n) for _ in range(2) for n in (2, 1, 2)]
-    needs = [(i, derive(run, None, OPTIONS), run.site) for i, run in enumerate(runs)]
+    needs = [JobRequest((i,), derive(run, None, OPTIONS), run.site) for i, run in enumerate(runs)]
     groups = group(needs, lambda r, s: slurm_parameters(r, s, OPTIONS, "n"))
     assert [(g.parameters["gpus_per_node"], g.members) for g in groups] == [
         (2, (0, 2, 3, 5)),
@@ -221,7 +222,7 @@ def test_sbatch_file_quotes_any_folder_and_account(text: str) -> None:
     found = derive(gpu(2), None, OPTIONS)
     parameters = slurm_parameters(found, site, OPTIONS, "name")
     folder = Path("/sweep") / text.replace("/", "_")
-    lines = sbatch_file(Group(found, parameters, (0, 1)), folder, "/py thon").splitlines()
+    lines = sbatch_file(Group(found, parameters, ((0, 1), (2,))), folder, "/py thon").splitlines()
     flags = {
         word.split("=", 1)[0]: word.split("=", 1)[-1]
         for line in lines
@@ -330,7 +331,7 @@ def test_keys_that_request_too_little_cause_a_warning() -> None:
 def test_a_group_of_one_is_not_an_array() -> None:
     found = derive(gpu(1), None, OPTIONS)
     text = sbatch_file(
-        Group(found, slurm_parameters(found, SiteConfig(), OPTIONS, "n"), (0,)), Path("/x")
+        Group(found, slurm_parameters(found, SiteConfig(), OPTIONS, "n"), ((0, 1),)), Path("/x")
     )
     assert "--array" not in text
     assert "#SBATCH --exclusive" in text.splitlines()
@@ -349,7 +350,7 @@ def test_oar_runs_beyond_the_limit_wait_for_those_before() -> None:
     options = LauncherOptions(array_parallelism=2)
     found = derive(gpu(2), None, OPTIONS)
     parameters = oar_parameters(found, SiteConfig(), OPTIONS, "n")
-    text = Oar().preview(Group(found, parameters, (0, 1, 2, 3, 4)), Path(), options)
+    text = Oar().preview(Group(found, parameters, tuple((at,) for at in range(5))), Path(), options)
     first, second, third = text.splitlines()
     assert "--array 2" in first
     assert "-a" not in shlex.split(first)

@@ -15,6 +15,7 @@ from dpeval.launchers.in_job.run_job import rebuild
 from dpeval.launchers.schedulers.base import Ending, JobState
 from dpeval.launchers.schedulers.slurm import Slurm
 from dpeval.launchers.tracking import manifest as manifests
+from dpeval.launchers.tracking import resume
 from dpeval.launchers.tracking.job_spec import SPEC_NAME, JobSpec
 from dpeval.launchers.tracking.manifest import Manifest, ManifestRun
 from dpeval.launchers.tracking.resume import skip_reasons
@@ -163,7 +164,7 @@ def test_cancel_ends_only_queued_and_running_jobs(tmp_path: Path) -> None:
         job1=JobState(state="queued"),
         job2=JobState(state="ended", ending="completed"),
     )
-    assert cancel(manifest, tmp_path, asked) == ["0", "1"]
+    assert cancel(manifest, tmp_path, asked).words() == "2 jobs cancelled: 0 1"
     assert asked.cancelled == ["0", "1"]
 
 
@@ -203,3 +204,81 @@ def test_resume_leaves_out_finished_runs(tmp_path: Path) -> None:
     assert skip_reasons(asked, SweepConfig(resume=str(tmp_path / "study/old")), study, own) == found
     with pytest.raises(ConfigError, match=r"sweep\.resume"):
         skip_reasons(asked, SweepConfig(resume=str(tmp_path / "nowhere")), study, own)
+
+
+def in_one_job(tmp_path: Path, count: int) -> Manifest:
+    """A sweep whose runs share job 0."""
+    manifest = sent(tmp_path, count)
+    runs = [run.model_copy(update={"job_id": "0"}) for run in manifest.runs]
+    return manifest.model_copy(update={"runs": runs})
+
+
+def published(folder: Path, stage: str, at_s: float = 2e9) -> None:
+    write_progress(Progress(host="h", stage=stage, steps=9, img_per_s=5.0, at_s=at_s), folder)
+
+
+def test_each_run_of_a_shared_job_has_a_status_of_its_own(tmp_path: Path) -> None:
+    manifest = in_one_job(tmp_path, 4)
+    asked = Answers(job0=JobState(state="running", nodes="node7"))
+    published(tmp_path / "1", "measuring")
+    published(tmp_path / "2", "finished", at_s=1.0)
+    failed = RunStatus(run=manifest.runs[3], standing="oom", kind="memory", text="too large")
+    settle(failed, tmp_path, "slurm")
+    found = run_statuses(manifest, tmp_path, asked)
+    assert [one.standing for one in found] == ["running", "running", "running", "oom"]
+    assert found[0].text == "on node7: starting, or waiting for its first turn"
+    assert found[1].text == "on h: measuring, 9 steps"
+    assert found[2].text == "on h: measured, others of its job are not yet, 9 steps"
+    queued = run_statuses(manifest, tmp_path, Answers(job0=JobState(state="queued")))
+    assert [one.standing for one in queued] == ["queued"] * 3 + ["oom"]
+
+
+@pytest.mark.parametrize(
+    ("ending", "begun", "not_begun"),
+    [
+        ("timeout", ("failed", "time_limit"), ("interrupted", "time_limit")),
+        ("node_fail", ("failed", "node_fail"), ("interrupted", "node_fail")),
+        # Which run took the memory is not known.
+        ("oom_kill", ("failed", "oom_kill"), ("interrupted", "oom_kill")),
+        ("failed", ("failed", "exit"), ("failed", "exit")),
+        ("cancelled", ("interrupted", "cancelled"), ("interrupted", "cancelled")),
+    ],
+)
+def test_a_shared_job_that_is_killed_ends_only_the_runs_that_had_begun(
+    tmp_path: Path, ending: Ending, begun: tuple[str, str], not_begun: tuple[str, str]
+) -> None:
+    manifest = in_one_job(tmp_path, 2)
+    published(tmp_path / "0", "measuring")
+    asked = Answers(job0=JobState(state="ended", ending=ending, reason="why"))
+    found = run_statuses(manifest, tmp_path, asked)
+    assert [(one.standing, one.kind) for one in found] == [begun, not_begun]
+    for status in found:
+        settle(status, tmp_path, "slurm")
+    written = [record.read(tmp_path / str(at) / "metrics.json") for at in (0, 1)]
+    assert [one.status for one in written] == [begun[0], not_begun[0]]
+
+
+def test_cancelling_a_shared_job_cancels_it_once(tmp_path: Path) -> None:
+    manifest = in_one_job(tmp_path, 3)
+    asked = Answers(job0=JobState(state="running"))
+    assert cancel(manifest, tmp_path, asked).words() == "1 job with 3 runs cancelled: 0"
+    assert asked.cancelled == ["0"]
+
+
+def test_what_has_ended_in_a_running_job_is_not_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = tmp_path / "study" / "old"
+    old.mkdir(parents=True)
+    manifests.write(in_one_job(old, 1), old)
+    asked = Answers(job0=JobState(state="running"))
+    monkeypatch.setattr(resume, "scheduler", lambda _: asked)
+    mark, own = identity(CONFIG), tmp_path / "study" / "new"
+    wanted = SweepConfig(skip_done=True)
+    found = skip_reasons([mark], wanted, tmp_path / "study", own)
+    assert found == {mark: f"job 0 of {old} is running"}
+    path = old / "0" / "metrics.json"
+    path.write_text(json.dumps({"status": "failed", "identity": mark}))
+    assert skip_reasons([mark], wanted, tmp_path / "study", own) == {}
+    path.write_text(json.dumps({"status": "interrupted", "identity": mark}))
+    assert skip_reasons([mark], wanted, tmp_path / "study", own) == found

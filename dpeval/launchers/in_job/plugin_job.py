@@ -13,8 +13,9 @@ from omegaconf import DictConfig
 
 from dpeval import record
 from dpeval.config import from_hydra
+from dpeval.launchers.in_job.execution import execute
 from dpeval.launchers.in_job.job_signals import stop_on_warning
-from dpeval.launchers.in_job.run_job import execute, point_at_scratch
+from dpeval.launchers.in_job.run_job import point_at_scratch
 from dpeval.launchers.schedulers.registry import SCHEDULERS, scheduler
 from dpeval.launchers.tracking.job_spec import JobSpec
 from dpeval.record import schema

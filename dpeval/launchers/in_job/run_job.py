@@ -1,12 +1,11 @@
-"""What a scheduler's job executes: one run, stopped in time, with one record.
+"""What a scheduler's job executes: its runs, stopped in time, each with one record.
 
-submitit pickles only the path of a folder. Everything else is read from the JSON file that the
+submitit pickles only the paths of folders. Everything else is read from the JSON file that the
 submitting process wrote there, so a pickle holds neither configuration nor code.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import sys
@@ -14,31 +13,26 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import TypeAdapter
 
 from dpeval import record
 from dpeval.config import Config, check
-from dpeval.errors import DpevalError, RecordError
+from dpeval.launchers.in_job.execution import SubmittedRun, execute, job_session, take_turns
 from dpeval.launchers.in_job.job_signals import stop_on_warning
 from dpeval.launchers.in_job.node_sharing import NodeWatch
 from dpeval.launchers.schedulers.registry import scheduler
 from dpeval.launchers.tracking import job_spec
-from dpeval.launchers.tracking.job_spec import JobSpec, unmeasured
-from dpeval.launchers.tracking.run_status import PROGRESS_NAME, Progress, write_progress
+from dpeval.launchers.tracking.job_spec import JobSpec
+from dpeval.launchers.tracking.run_status import PROGRESS_NAME
 from dpeval.record import schema
-from dpeval.record.schema import Cause, Record, now
+from dpeval.record.schema import Record
 from dpeval.run.job import Node
 from dpeval.util.frozen import Frozen
 
-if TYPE_CHECKING:
-    from dpeval.run.session import Session
-
 ATTEMPTS_NAME = "attempts.jsonl"
-_PROGRESS_EVERY_S = 2.0
 
 
 class Attempt(Frozen):
@@ -50,13 +44,14 @@ class Attempt(Frozen):
 
 
 @dataclass(frozen=True)
-class SubmittedRun:
-    """The callable that submitit pickles for one run."""
+class SubmittedRuns:
+    """The callable that submitit pickles for a job."""
 
-    folder: str
+    folders: tuple[str, ...]
+    """Of its runs, which take turns."""
 
     def __call__(self) -> None:
-        status = run_in_job(Path(self.folder))
+        status = run_in_job([Path(folder) for folder in self.folders])
         if status:
             # Not an exception: submitit would print a traceback for an orderly end.
             sys.exit(status)
@@ -89,50 +84,72 @@ def rebuild(plain: Mapping[str, Any]) -> Config:
     return config
 
 
-def run_in_job(folder: Path) -> int:
-    """Execute the run specified in `folder` and return the job's exit status.
+def run_in_job(folders: Sequence[Path]) -> int:
+    """Execute the runs specified in `folders` and return the job's exit status.
 
-    Unless this process is killed, it writes a record: also after a signal before the first step,
-    and after an interruption that requeues the run.
+    Unless this process is killed, it writes a record of each: also after a signal before the first
+    step, and after an interruption that requeues the job, which then has the remaining runs.
 
     Raises:
-        OSError, ValueError: `folder` holds no valid specification.
+        OSError, ValueError: a folder holds no valid specification.
     """
-    spec = job_spec.read(folder)
-    own = scheduler(spec.launcher)
-    nodes = int(spec.config["num_nodes"])
-    node = own.node_in_job(os.environ, nodes, folder) if nodes > 1 else None
-    if _is_done(folder):
+    runs = [_submitted(folder) for folder in folders if not _is_done(folder)]
+    if not runs:
         return 0
-    config = rebuild(spec.config)
-    point_at_scratch(config)
+    first = runs[0]
+    own = scheduler(first.spec.launcher)
+    nodes = first.config.num_nodes
+    node = own.node_in_job(os.environ, nodes, first.folder) if nodes > 1 else None
+    for run in runs:
+        point_at_scratch(run.config)
     own.expose_gpus(os.environ)
     if node is not None and node.index > 0:
-        return _assist(config, folder, spec, node)
+        return _assist(first, node)
     job = own.describe_job(os.environ)
     others = NodeWatch(own, job, os.environ)
     with stop_on_warning() as stops:
         # Not before: whoever sees the attempt may send the warning.
-        attempts = _add_attempt(folder, job)
-        around: list[AbstractContextManager[object]] = [others, own.other_nodes(config, node)]
-        made = execute(config, folder, spec, job, node, around)
-    details, warnings = others.report()
-    job = job.model_copy(update={"details": {**job.details, **details}})
-    made = made.model_copy(update={"scheduler": job, "warnings": [*made.warnings, *warnings]})
-    record.write(made, folder / record.FILE_NAME)
-    # A later attempt, which takes a while to start, would seem to have made this progress.
-    (folder / PROGRESS_NAME).unlink(missing_ok=True)
-    may_requeue = made.status == "interrupted" and attempts <= spec.requeue
+        attempts = max(_add_attempt(run.folder, job) for run in runs)
+        around: list[AbstractContextManager[object]] = [others, own.other_nodes(first.config, node)]
+        if len(runs) > 1:
+            made = take_turns(runs, job, around)
+        else:
+            made = {
+                first.folder: execute(first.config, first.folder, first.spec, job, node, around)
+            }
+    _complete(made, job, others)
+    statuses = {found.status for found in made.values()}
+    is_interrupted = "interrupted" in statuses or len(made) < len(runs)
+    may_requeue = is_interrupted and attempts <= first.spec.requeue
     if may_requeue and ("SIGUSR2" in stops or own.is_preempted(os.environ)):
         return own.requeue(os.environ)
-    return 0 if made.status in ("ok", "skipped") else 1
+    return 0 if statuses <= {"ok", "skipped"} and not is_interrupted else 1
 
 
-def _assist(config: Config, folder: Path, spec: JobSpec, node: Node) -> int:
+def _submitted(folder: Path) -> SubmittedRun:
+    spec = job_spec.read(folder)
+    return SubmittedRun(folder, spec, rebuild(spec.config))
+
+
+def _complete(made: Mapping[Path, Record], job: schema.Scheduler, others: NodeWatch) -> None:
+    """Write the records with the job that made them, and what else ran on its node."""
+    details, warnings = others.report()
+    job = job.model_copy(update={"details": {**job.details, **details}})
+    for folder, found in made.items():
+        whole = found.model_copy(
+            update={"scheduler": job, "warnings": [*found.warnings, *warnings]}
+        )
+        record.write(whole, folder / record.FILE_NAME)
+        # A later attempt, which takes a while to start, would seem to have made this progress.
+        (folder / PROGRESS_NAME).unlink(missing_ok=True)
+
+
+def _assist(run: SubmittedRun, node: Node) -> int:
     """Execute the ranks of a node other than 0, which writes the record; return the exit status."""
     with stop_on_warning():
-        session = _session(folder=None)
-        return 0 if session.assist(session.job(config, folder, spec.overrides, node)) else 1
+        session = job_session()
+        job = session.job(run.config, run.folder, run.spec.overrides, node)
+        return 0 if session.assist(job) else 1
 
 
 def _is_done(folder: Path) -> bool:
@@ -151,94 +168,6 @@ def _add_attempt(folder: Path, job: schema.Scheduler) -> int:
     return len(path.read_text(encoding="utf-8").splitlines())
 
 
-def _session(folder: Path | None) -> Session:
-    """A session that prints to the job's log and publishes its progress in `folder`."""
-    from rich.console import Console
-
-    from dpeval.run.console import PlainReporter
-    from dpeval.run.job import Job, Snapshot
-    from dpeval.run.session import Session
-
-    class JobReporter(PlainReporter):
-        """Prints to the job's log and publishes the progress that ``dpeval.status`` shows."""
-
-        _published_s = float("-inf")
-
-        def progress(self, job: Job, snapshot: Snapshot) -> None:
-            super().progress(job, snapshot)
-            if folder is None or time.monotonic() - self._published_s < _PROGRESS_EVERY_S:
-                return
-            self._published_s = time.monotonic()
-            now = Progress(
-                host=socket.gethostname(),
-                stage=snapshot.stage.name.lower(),
-                steps=snapshot.steps,
-                img_per_s=snapshot.img_per_s,
-                at_s=time.time(),
-            )
-            write_progress(now, folder)
-
-    return Session(JobReporter(Console(highlight=False, soft_wrap=True)))
-
-
-def execute(
-    config: Config,
-    folder: Path,
-    spec: JobSpec,
-    job_record: schema.Scheduler | None = None,
-    node: Node | None = None,
-    around: Sequence[AbstractContextManager[object]] = (),
-) -> Record:
-    """Run `config` and return its record, also when it cannot be measured.
-
-    Args:
-        config: the run.
-        folder: the run's folder.
-        spec: the run as it was submitted.
-        job_record: the scheduler's job; None if there is none.
-        node: this process's node, if the run has several.
-        around: context managers to enter before the run and to leave after it.
-    """
-    try:
-        from dpeval.run import record_builder
-
-        session = _session(folder)
-        job = session.job(config, folder, spec.overrides, node)
-    except KeyboardInterrupt:
-        # Importing torch takes seconds, or minutes on a slow file system: a signal can arrive here.
-        message = "stopped by the scheduler while the program was starting"
-        cause = Cause(kind="interrupt", message=message)
-        return unmeasured(spec, "interrupted", cause, job_record)
-    begun, made = now(), None
-    try:
-        with contextlib.ExitStack() as stack:
-            for context in around:
-                stack.enter_context(context)
-            made = session.execute(job)
-    except KeyboardInterrupt:
-        made = made or _recorded_since(begun, folder)
-        if made is None:
-            message = "stopped by the scheduler before the first step"
-            cause = Cause(kind="interrupt", message=message)
-            made = record_builder.blank(
-                job, session.environment, begun, status="interrupted", cause=cause
-            )
-    except DpevalError as error:
-        cause = Cause(kind="setup", message=str(error), exception=type(error).__name__)
-        return record_builder.blank(job, session.environment, begun, status="failed", cause=cause)
-    return made
-
-
-def _recorded_since(begun: str, folder: Path) -> Record | None:
-    """The record that a run wrote before a signal ended its process's work; None: it wrote none."""
-    try:
-        found = record.read(folder / record.FILE_NAME)
-    except RecordError:
-        return None
-    is_new = datetime.fromisoformat(found.started_at) >= datetime.fromisoformat(begun)
-    return found if is_new else None  # an older one is of an earlier attempt
-
-
 def point_at_scratch(config: Config) -> None:
     """Store data in the site's scratch folder, unless the configuration names another."""
     if config.site.scratch is not None and config.dataset.root is None:
@@ -246,4 +175,4 @@ def point_at_scratch(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_in_job(Path(sys.argv[1])))
+    sys.exit(run_in_job([Path(sys.argv[1])]))

@@ -55,10 +55,10 @@ class Scheduler(ABC):
     def parameters(
         self, resources: Resources, site: SiteConfig, options: LauncherOptions, job_name: str
     ) -> dict[str, Any]:
-        """Keyword arguments of the executor's ``update_parameters`` for one run.
+        """Keyword arguments of the executor's ``update_parameters`` for one job.
 
         Args:
-            resources: what the run needs; cores, GPUs and memory per node.
+            resources: what the job needs; cores, GPUs and memory per node.
             site: the cluster's settings.
             options: the keys of ``hydra/launcher``.
             job_name: the name under which the scheduler lists the job.
@@ -67,12 +67,21 @@ class Scheduler(ABC):
             ConfigError: a value cannot be passed to the scheduler.
         """
 
+    def longest_min(self, site: SiteConfig, options: LauncherOptions) -> int | None:
+        """The longest time limit of the partition or queue, min; None: none, or not known.
+
+        Args:
+            site: the cluster's settings.
+            options: the keys of ``hydra/launcher``.
+        """
+        return None
+
     @abstractmethod
     def preview(self, group: Group, folder: Path, options: LauncherOptions) -> str:
         """The submission of `group` in the scheduler's own syntax, for the dry run.
 
         Args:
-            group: runs with equal requests.
+            group: jobs with equal requests.
             folder: where the submission file and the logs would go.
             options: the keys of ``hydra/launcher``.
         """

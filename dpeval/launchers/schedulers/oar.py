@@ -67,7 +67,7 @@ class Oar(Scheduler):
         """See :meth:`Scheduler.preview`."""
         script = folder / "<submission>.sh"
         lines, parameters = [], group.parameters
-        for wave in waves(group.members, options.array_parallelism):
+        for wave in waves(group.jobs, options.array_parallelism):
             singly = bool(options.requeue) and len(wave) > 1
             line = shlex.join(oarsub_command(parameters, script, None if singly else len(wave)))
             lines.append(line)
@@ -204,7 +204,7 @@ def oar_parameters(
     ``/nodes=`` always comes first.
 
     Args:
-        resources: what the run needs; cores, GPUs and memory per node.
+        resources: what the job needs; cores, GPUs and memory per node.
         site: the cluster's settings.
         options: the keys of ``hydra/launcher``, which take precedence over both.
         job_name: the job's name.
@@ -222,7 +222,7 @@ def oar_parameters(
         kinds.append("idempotent")
     additional: dict[str, Any] = {
         "l": f"{request},walltime={hours:02}:{minutes:02}:00",
-        "checkpoint": str(options.signal_delay_s),
+        "checkpoint": str(resources.warning_s),
         **checked_options("site.options", site.options),
     }
     if kinds:

@@ -1,7 +1,7 @@
-"""What each run requests of a scheduler, and which runs can share a submission: pure functions.
+"""What each job requests of a scheduler, and which jobs can share a submission: pure functions.
 
 Resources are derived from each run's own composed configuration: Hydra resolves a launcher's
-parameters once per sweep, so a request written there would be the same for every job. Runs with
+parameters once per sweep, so a request written there would be the same for every job. Jobs with
 equal requests are submitted as one array.
 """
 
@@ -11,11 +11,12 @@ import json
 import math
 import re
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dpeval.config import Config, LauncherOptions, SiteConfig
 from dpeval.errors import ConfigError, LaunchError
+from dpeval.launchers.base import longest_s
 from dpeval.record.memory import Forecast
 from dpeval.util.units import GIB
 
@@ -23,13 +24,17 @@ _CPU_OVERHEAD_BYTES = 2 * GIB
 """The parent process, the fork server and the page cache charged to the job's cgroup."""
 _SIGNAL_EARLY_S = 60
 """SLURM may send the warning this much earlier than requested (sbatch(1), ``--signal``)."""
+_FURTHER_START_S = 20.0
+"""Until a further run of a job steps: data is prepared, and the fork server has torch loaded."""
+_FURTHER_END_S = 2.0
+"""To stop a further run of a job and to write its record."""
 _GPU_HOST_BYTES = 4 * GIB
 """Host memory of one rank that drives a GPU: CUDA libraries, pinned batches, decoders."""
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What one run requests; cores, GPUs and memory are per node, and a node runs one task."""
+    """What one job requests; cores, GPUs and memory are per node, and a node runs one task."""
 
     nodes: int
     cores: int
@@ -38,11 +43,15 @@ class Resources:
     """None: the site's default."""
     time_min: int
     exclusive: bool
+    warning_s: int
+    """How long before its time limit the job receives the signal to stop."""
+    all_memory: bool = False
+    """Whole nodes with all of their memory, of which `memory_mib` is the least."""
 
     @property
-    def device_hours(self) -> float:
-        """Requested hours times devices (GPUs, or cores if there are none): an upper bound."""
-        return self.nodes * (self.gpus or self.cores) * self.time_min / 60
+    def devices(self) -> int:
+        """GPUs per node, or cores if it needs no GPUs."""
+        return self.gpus or self.cores
 
 
 def derive(config: Config, forecast: Forecast | None, options: LauncherOptions) -> Resources:
@@ -52,6 +61,9 @@ def derive(config: Config, forecast: Forecast | None, options: LauncherOptions) 
         config: the run.
         forecast: memory of the rank that needs most; None if unknown.
         options: the keys of ``hydra/launcher``, of which only ``signal_delay_s`` matters here.
+
+    Returns:
+        The request of a job that runs nothing else.
     """
     devices = config.num_devices // config.num_nodes
     gpu = config.hardware.kind == "gpu"
@@ -65,8 +77,40 @@ def derive(config: Config, forecast: Forecast | None, options: LauncherOptions) 
         cores=devices * cores_per_device,
         gpus=devices if gpu else 0,
         memory_mib=_memory_mib(config, devices, forecast),
-        time_min=_time_min(config, options),
+        time_min=_time_min([config], options.signal_delay_s),
         exclusive=config.site.exclusive,
+        warning_s=options.signal_delay_s,
+    )
+
+
+def together(
+    configs: Sequence[Config], needs: Sequence[Resources], options: LauncherOptions
+) -> Resources:
+    """What a job needs in which runs take turns: most devices of any run, and the time of all.
+
+    The runs are alive at once, as far as memory holds them: a whole node gives all that it has, a
+    part of a node what they need in sum.
+
+    Args:
+        configs: the runs, all at one site and on one node.
+        needs: what each of them needs by itself.
+        options: the keys of ``hydra/launcher``, of which only ``signal_delay_s`` matters here.
+    """
+    if len(needs) == 1:
+        return needs[0]
+    known = [need.memory_mib for need in needs if need.memory_mib is not None]
+    is_known = len(known) == len(needs)
+    exclusive = configs[0].site.exclusive
+    warning_s = options.signal_delay_s + math.ceil(_FURTHER_END_S * (len(needs) - 1))
+    return Resources(
+        nodes=needs[0].nodes,
+        cores=max(need.cores for need in needs),
+        gpus=max(need.gpus for need in needs),
+        memory_mib=(max(known) if exclusive else sum(known)) if is_known else None,
+        time_min=_time_min(configs, warning_s),
+        exclusive=exclusive,
+        warning_s=warning_s,
+        all_memory=exclusive,
     )
 
 
@@ -79,7 +123,8 @@ def override(resources: Resources, options: LauncherOptions) -> Resources:
         "memory_mib": None if options.mem_gb is None else options.mem_gb * 1024,
         "time_min": options.timeout_min,
     }
-    return replace(resources, **{key: value for key, value in given.items() if value is not None})
+    set_ = {key: value for key, value in given.items() if value is not None}
+    return replace(resources, **set_, all_memory=resources.all_memory and "memory_mib" not in set_)
 
 
 def shortfalls(config: Config, needed: Resources, options: LauncherOptions) -> list[str]:
@@ -146,43 +191,57 @@ def round_up_mib(size_bytes: int) -> int:
     return int(4 * power * 1024)
 
 
-def _time_min(config: Config, options: LauncherOptions) -> int:
-    measure = config.measure
-    windows_s = measure.time_limit_s * (1 + (measure.ablation_share if measure.ablation else 0))
-    return math.ceil(
-        (windows_s + config.site.startup_s + options.signal_delay_s + _SIGNAL_EARLY_S) / 60
-    )
+def _time_min(configs: Sequence[Config], warning_s: int) -> int:
+    """Minutes until runs that share a job have been measured one way or the other."""
+    windows_s = sum(longest_s(config.measure) for config in configs)
+    starts_s = max(config.site.startup_s for config in configs)
+    starts_s += _FURTHER_START_S * (len(configs) - 1)
+    return math.ceil((windows_s + starts_s + warning_s + _SIGNAL_EARLY_S) / 60)
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """A job to submit, and the runs that take turns in it: often only one."""
+
+    members: tuple[int, ...]
+    """Positions of the runs in the sweep."""
+    resources: Resources
+    site: SiteConfig
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs with equal requests, which are submitted together."""
+    """Jobs with equal requests, which are submitted together."""
 
     resources: Resources
     parameters: dict[str, Any]
     """Keyword arguments of the submitit executor."""
-    members: tuple[int, ...] = field(default=())
-    """Positions of the runs in the sweep."""
+    jobs: tuple[tuple[int, ...], ...] = ()
+    """Positions in the sweep of each job's runs."""
+
+    @property
+    def members(self) -> tuple[int, ...]:
+        """Positions of all its runs, job by job."""
+        return tuple(position for job in self.jobs for position in job)
 
 
 def group(
-    needs: Sequence[tuple[int, Resources, SiteConfig]],
+    requests: Sequence[JobRequest],
     translate: Callable[[Resources, SiteConfig], dict[str, Any]],
 ) -> list[Group]:
-    """Group runs with equal requests, in order of first appearance.
+    """Group jobs with equal requests, in order of first appearance.
 
     Args:
-        needs: position in the sweep, resources and site of every run.
+        requests: the jobs.
         translate: makes the executor's keyword arguments of resources and a site.
     """
-    found: dict[Hashable, tuple[Resources, dict[str, Any], list[int]]] = {}
-    for position, resources, site in needs:
-        parameters = translate(resources, site)
+    found: dict[Hashable, tuple[Resources, dict[str, Any], list[tuple[int, ...]]]] = {}
+    for job in requests:
+        parameters = translate(job.resources, job.site)
         key = json.dumps(parameters, sort_keys=True)
-        found.setdefault(key, (resources, parameters, []))[2].append(position)
+        found.setdefault(key, (job.resources, parameters, []))[2].append(job.members)
     return [
-        Group(resources, parameters, tuple(members))
-        for resources, parameters, members in found.values()
+        Group(resources, parameters, tuple(jobs)) for resources, parameters, jobs in found.values()
     ]
 
 

@@ -25,7 +25,12 @@ from dpeval.launchers.schedulers.base import (
     worker_command,
 )
 from dpeval.launchers.schedulers.resources import Group, Resources
-from dpeval.launchers.schedulers.slurm_states import latest, parse_sacct, parse_squeue
+from dpeval.launchers.schedulers.slurm_states import (
+    latest,
+    parse_sacct,
+    parse_squeue,
+    parse_time_limits,
+)
 from dpeval.record import schema
 from dpeval.run.job import Node
 
@@ -70,6 +75,15 @@ class Slurm(Scheduler):
     ) -> dict[str, Any]:
         """See :meth:`Scheduler.parameters`."""
         return slurm_parameters(resources, site, options, job_name)
+
+    def longest_min(self, site: SiteConfig, options: LauncherOptions) -> int | None:
+        """See :meth:`Scheduler.longest_min`."""
+        partition = getattr(options, "partition", None) or site.partition
+        try:
+            listed = run_command(["sinfo", "-h", "-o", "%P|%l"])
+        except LaunchError:
+            return None  # a dry run far from the cluster
+        return parse_time_limits(listed, partition)
 
     def preview(self, group: Group, folder: Path, options: LauncherOptions) -> str:
         """See :meth:`Scheduler.preview`."""
@@ -180,7 +194,7 @@ def slurm_parameters(
     job's cpuset to dpeval.
 
     Args:
-        resources: what the run needs; cores, GPUs and memory per node.
+        resources: what the job needs; cores, GPUs and memory per node.
         site: the cluster's settings.
         options: the keys of ``hydra/launcher``, which take precedence over both.
         job_name: the job's name.
@@ -195,7 +209,7 @@ def slurm_parameters(
         "ntasks_per_node": 1,
         "cpus_per_task": resources.cores,
         "time": resources.time_min,
-        "signal_delay_s": options.signal_delay_s,
+        "signal_delay_s": resources.warning_s,
         "array_parallelism": options.array_parallelism,
         "srun_args": [
             *([] if resources.exclusive else shared),
@@ -211,10 +225,10 @@ def slurm_parameters(
         parameters |= _slurm_gpus(resources.gpus, site)
     if site.ask_memory or options.mem_gb is not None:
         memory_mib = resources.memory_mib
-        if memory_mib is not None:
+        if memory_mib is not None and not resources.all_memory:
             parameters["mem"] = f"{memory_mib}M"
         elif resources.exclusive:
-            parameters["mem"] = "0"
+            parameters["mem"] = "0"  # all of the node's
     if resources.exclusive:
         parameters["exclusive"] = True
     constraint = (site.gpu_constraint if resources.gpus else None) or site.constraint
@@ -282,13 +296,13 @@ def sbatch_file(group: Group, folder: Path, python: str = sys.executable) -> str
     """The batch file that submitit writes for `group`.
 
     Args:
-        group: runs with equal requests.
+        group: jobs with equal requests.
         folder: where the submission file and the logs go.
         python: the interpreter that the job runs.
     """
     from submitit.slurm.slurm import _make_sbatch_string
 
-    count = len(group.members)
+    count = len(group.jobs)
     return str(
         _make_sbatch_string(
             command=worker_command(folder, python),

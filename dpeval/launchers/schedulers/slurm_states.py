@@ -1,4 +1,4 @@
-"""The states of SLURM's jobs, parsed from squeue and sacct."""
+"""The states of SLURM's jobs and limits of its partitions, parsed from squeue, sacct, sinfo."""
 
 from __future__ import annotations
 
@@ -121,3 +121,24 @@ def _expand(job_id: str) -> list[str]:
         first, _, last = part.partition("-")
         ids += [f"{found[1]}_{index}" for index in range(int(first), int(last or first) + 1)]
     return ids
+
+
+def parse_time_limits(text: str, partition: str | None) -> int | None:
+    """The longest time limit of a partition, min; None if it has none or is not listed.
+
+    Args:
+        text: lines ``partition|limit`` of ``sinfo``, the default partition with an asterisk; a
+            limit is ``days-hours:minutes:seconds``, shorter, or a word such as ``infinite``.
+        partition: its name; None: the default partition. Of several, ``a,b``, the shortest limit
+            holds.
+    """
+    wanted = None if partition is None else partition.split(",")
+    limits: list[int] = []
+    for line in text.splitlines():
+        name, _, limit = line.strip().partition("|")
+        is_asked = name.endswith("*") if wanted is None else name.rstrip("*") in wanted
+        found = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", limit)
+        if is_asked and found is not None:
+            days, hours, minutes, _ = (int(part or 0) for part in found.groups())
+            limits.append((days * 24 + hours) * 60 + minutes)
+    return min(limits, default=None)

@@ -12,6 +12,7 @@ from dpeval.errors import ConfigError, LaunchError
 from dpeval.launchers.schedulers.base import unique
 from dpeval.launchers.schedulers.registry import scheduler
 from dpeval.launchers.tracking import manifest as manifests
+from dpeval.launchers.tracking.manifest import ManifestRun
 from dpeval.util.files import remove_leftovers
 
 
@@ -46,7 +47,9 @@ def skip_reasons(
     found = {
         identity: f"done in {path.parent}"
         for path in record.below(root)
-        if (identity := _done(path)) in wanted and identity is not None
+        if (outcome := _outcome(path)) is not None
+        and outcome[0] == "ok"
+        and (identity := outcome[1]) in wanted
     }
     for path in root.rglob(manifests.FILE_NAME):
         remove_leftovers(path.parent)
@@ -55,15 +58,15 @@ def skip_reasons(
     return found
 
 
-def _done(path: Path) -> str | None:
-    """The identity of the record at `path`, if its status is ``ok``."""
+def _outcome(path: Path) -> tuple[str, str] | None:
+    """Status and identity of the record at `path`; None if there is no readable one."""
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
-    if not isinstance(content, dict) or content.get("status") != "ok":
+    if not isinstance(content, dict):
         return None
-    return str(content.get("identity"))
+    return str(content.get("status")), str(content.get("identity"))
 
 
 def _queued_or_running(sweep_dir: Path, wanted: Iterable[str]) -> dict[str, str]:
@@ -72,7 +75,11 @@ def _queued_or_running(sweep_dir: Path, wanted: Iterable[str]) -> dict[str, str]
     except LaunchError:
         return {}
     wanted = set(wanted)
-    open_runs = [run for run in manifest.runs if run.job_id is not None and run.identity in wanted]
+    open_runs = [
+        run
+        for run in manifest.runs
+        if run.job_id is not None and run.identity in wanted and not _has_ended(sweep_dir, run)
+    ]
     if not open_runs:
         return {}
     states = scheduler(manifest.launcher).query(unique(run.job_id for run in open_runs))
@@ -81,3 +88,9 @@ def _queued_or_running(sweep_dir: Path, wanted: Iterable[str]) -> dict[str, str]
         for run in open_runs
         if run.job_id in states and states[run.job_id].state in ("queued", "running")
     }
+
+
+def _has_ended(sweep_dir: Path, run: ManifestRun) -> bool:
+    """Whether `run` has its final record: a run that shares a job may end before the job does."""
+    outcome = _outcome(sweep_dir / run.folder / record.FILE_NAME)
+    return outcome is not None and outcome[0] != "interrupted"  # that one may be requeued

@@ -93,6 +93,7 @@ def run_statuses(manifest: Manifest, sweep_dir: Path, scheduler: Scheduler) -> l
         if not _is_settled(headlines[run.number]) and run.left_out is None
     ]
     states = scheduler.query(unique(open_jobs))
+    runs_of = Counter(run.job_id for run in manifest.runs)
     found = []
     for run in manifest.runs:
         state = states.get(run.job_id or "", UNKNOWN)
@@ -100,7 +101,8 @@ def run_statuses(manifest: Manifest, sweep_dir: Path, scheduler: Scheduler) -> l
         if state.state in ("ended", "unknown") and headline is None:
             # It may have written its record before the scheduler answered.
             headline = _headline(sweep_dir / run.folder)
-        found.append(status_of(run, headline, state, sweep_dir, Path(manifest.submitit_folder)))
+        logs, shares = Path(manifest.submitit_folder), runs_of[run.job_id] > 1
+        found.append(status_of(run, headline, state, sweep_dir, logs, shares_job=shares))
     return found
 
 
@@ -132,6 +134,8 @@ def status_of(
     state: JobState,
     sweep_dir: Path,
     logs: Path,
+    *,
+    shares_job: bool = False,
 ) -> RunStatus:
     """The status of one run: from its record if there is one, else from its scheduler and log.
 
@@ -141,6 +145,7 @@ def status_of(
         state: the job's state according to its scheduler.
         sweep_dir: the sweep's folder.
         logs: the folder of the jobs' logs.
+        shares_job: whether other runs take turns with it in its job.
     """
     if run.left_out is not None:
         return RunStatus(run=run, standing="left out", text=run.left_out)
@@ -161,17 +166,21 @@ def status_of(
         again = " (requeued after an interruption)" if headline is not None else ""
         return RunStatus(run=run, standing="queued", text=state.reason + again)
     if state.state == "running":
-        return _running(run, state, sweep_dir / run.folder)
-    return _ended(run, state, sweep_dir / run.folder, logs)
+        return _running(run, state, sweep_dir / run.folder, shares_job=shares_job)
+    ended = _ended(run, state, sweep_dir / run.folder, logs)
+    return _together(ended, state, sweep_dir / run.folder) if shares_job else ended
 
 
-def _running(run: ManifestRun, state: JobState, folder: Path) -> RunStatus:
+def _running(run: ManifestRun, state: JobState, folder: Path, *, shares_job: bool) -> RunStatus:
     progress = read_progress(folder)
     if progress is None:
-        return RunStatus(run=run, standing="running", text=f"on {state.nodes}: starting")
-    text = f"on {progress.host}: {progress.stage}, {counted(progress.steps, 'step')}"
+        stage = "starting, or waiting for its first turn" if shares_job else "starting"
+        return RunStatus(run=run, standing="running", text=f"on {state.nodes}: {stage}")
+    is_measured = shares_job and progress.stage == "finished"
+    stage = "measured, others of its job are not yet" if is_measured else progress.stage
+    text = f"on {progress.host}: {stage}, {counted(progress.steps, 'step')}"
     silent_s = time.time() - progress.at_s
-    if silent_s > 60:
+    if silent_s > 60 and not is_measured:
         text += f", no progress for {silent_s:.0f} s"
     return RunStatus(run=run, standing="running", text=text, img_per_s=progress.img_per_s or None)
 
@@ -211,6 +220,26 @@ def _ended(run: ManifestRun, state: JobState, folder: Path, logs: Path) -> RunSt
     standing, kind, text = _ENDINGS[state.ending]
     detail = f"{text} ({state.reason}{f' on {state.nodes}' if state.nodes else ''})"
     return RunStatus(run=run, standing=standing, kind=kind, text=detail, log=log)
+
+
+def _together(ended: RunStatus, state: JobState, folder: Path) -> RunStatus:
+    """The status of a run whose job has ended, as far as its end can be this run's.
+
+    Args:
+        ended: the status if no other run had been in the job.
+        state: of the job.
+        folder: the run's.
+    """
+    if state.ending not in ("timeout", "node_fail", "oom_kill"):
+        return ended
+    if read_progress(folder) is None:
+        text = f"not started: {ended.text}, with the other runs of its job"
+        return ended.model_copy(update={"standing": "interrupted", "text": text})
+    if state.ending == "oom_kill":
+        # Which run took the memory is not known: none of them is said to need more than there is.
+        text = f"{ended.text}: the runs of its job held it together"
+        return ended.model_copy(update={"standing": "failed", "text": text})
+    return ended
 
 
 def log_end(logs: Path, job_id: str) -> str:

@@ -7,6 +7,7 @@ import shlex
 import sys
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -119,14 +120,32 @@ def _keep_or_cancel(
     with contextlib.suppress(KeyboardInterrupt, EOFError):
         answer = input("\nKeep the jobs or cancel them? [keep/cancel] ")
     if answer.strip().lower() in ("c", "cancel"):
-        ended = cancel(manifest, sweep_dir, own_scheduler)
-        console.print(f"cancelled {counted(len(ended), 'job')}", markup=False)
+        console.print(cancel(manifest, sweep_dir, own_scheduler).words(), markup=False)
     else:
         console.print("the jobs continue", markup=False)
 
 
-def cancel(manifest: Manifest, sweep_dir: Path, own_scheduler: Scheduler) -> list[str]:
-    """Cancel the queued and running jobs of a sweep, and no others; return their ids.
+@dataclass(frozen=True)
+class Cancelled:
+    """What was cancelled of a sweep."""
+
+    job_ids: list[str]
+    runs: int
+    """How many runs these jobs still had to measure."""
+
+    def words(self) -> str:
+        """``1 job with 3 runs cancelled: 17``."""
+        words = counted(len(self.job_ids), "job")
+        if self.runs > len(self.job_ids):
+            words += f" with {counted(self.runs, 'run')}"
+        ids = ": " + " ".join(self.job_ids) if self.job_ids else ""
+        return f"{words} cancelled{ids}"
+
+
+def cancel(manifest: Manifest, sweep_dir: Path, own_scheduler: Scheduler) -> Cancelled:
+    """Cancel the queued and running jobs of a sweep, and no others.
+
+    Runs that share a job are cancelled together.
 
     Args:
         manifest: of the sweep.
@@ -147,7 +166,7 @@ def cancel(manifest: Manifest, sweep_dir: Path, own_scheduler: Scheduler) -> lis
             alive.insert(0, manifest.prepare_job_id)
     ids = unique(alive)
     own_scheduler.cancel(ids)
-    return ids
+    return Cancelled(ids, len(alive))
 
 
 def settle(status: RunStatus, sweep_dir: Path, launcher: str) -> None:

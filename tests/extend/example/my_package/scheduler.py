@@ -17,7 +17,7 @@ from dpeval.run.job import Node
 
 
 class Processes(Scheduler):
-    """One process for each run."""
+    """One process for each job."""
 
     name = "processes"
 
@@ -27,7 +27,7 @@ class Processes(Scheduler):
         return {"timeout_min": resources.time_min}
 
     def preview(self, group: Group, folder: Path, options: LauncherOptions) -> str:
-        return f"processes={len(group.members)} minutes={group.parameters['timeout_min']}"
+        return f"processes={len(group.jobs)} minutes={group.parameters['timeout_min']}"
 
     def executor(
         self, folder: Path, parameters: dict[str, Any], site: SiteConfig, options: LauncherOptions

@@ -1,0 +1,167 @@
+"""Which runs share a job and take turns in it, and what that costs: pure functions.
+
+Runs that share a job share its node, so their ratios are free of what differs between nodes, and a
+sweep waits in the queue once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from dpeval.config import Config, LauncherOptions, SiteConfig, StrategyConfig
+from dpeval.launchers.schedulers.resources import JobRequest, Resources, override, together
+from dpeval.util.plural import counted
+
+
+@dataclass(frozen=True)
+class Need:
+    """One run to submit, and what it needs."""
+
+    position: int
+    """In the sweep."""
+    config: Config
+    resources: Resources
+    """Before ``hydra/launcher`` overrides any of it."""
+
+
+def job_of(runs: Sequence[Need], options: LauncherOptions) -> JobRequest:
+    """The job in which `runs` take turns.
+
+    Args:
+        runs: at one site, on one node; or one run.
+        options: the keys of ``hydra/launcher``.
+    """
+    needed = together([run.config for run in runs], [run.resources for run in runs], options)
+    return JobRequest(
+        members=tuple(run.position for run in runs),
+        resources=override(needed, options),
+        site=runs[0].config.site,
+    )
+
+
+def jobs_of(
+    needs: Sequence[Need],
+    options: LauncherOptions,
+    longest_min: Callable[[SiteConfig], int | None],
+    pack: bool | None,
+) -> list[JobRequest]:
+    """The jobs of a sweep: runs that can take turns on one node share a job.
+
+    Each repetition has a job of its own, as it is to show what differs between processes and nodes.
+    So has a run on several nodes. Runs are divided further where their time exceeds a job's.
+
+    Args:
+        needs: the runs.
+        options: the keys of ``hydra/launcher``.
+        longest_min: the longest time limit of a site's jobs, min; None: unlimited.
+        pack: whether runs share jobs; None: at sites that allocate whole nodes.
+    """
+    made: list[JobRequest] = []
+    for runs in _sharing(needs, pack):
+        limit_min = options.timeout_min
+        if limit_min is None and len(runs) > 1:
+            limit_min = longest_min(runs[0].config.site)
+        made += [job_of(some, options) for some in _in_time(runs, options, limit_min)]
+    return made
+
+
+def _sharing(needs: Sequence[Need], pack: bool | None) -> list[list[Need]]:
+    """The runs that may share a job, in order of first appearance."""
+    found: dict[tuple[object, ...], list[Need]] = {}
+    for need in needs:
+        config = need.config
+        is_packed = config.site.exclusive if pack is None else pack
+        key: tuple[object, ...] = (need.position,)
+        if is_packed and config.num_nodes == 1:
+            key = (str(config.site), config.hardware.kind, config.repetition)
+        found.setdefault(key, []).append(need)
+    return list(found.values())
+
+
+def _in_time(
+    runs: Sequence[Need], options: LauncherOptions, limit_min: int | None
+) -> Iterator[list[Need]]:
+    """Divide `runs` so that each part fits into `limit_min`; what is compared stays together."""
+    curves: dict[str, list[Need]] = {}
+    for run in runs:
+        curves.setdefault(_task(run.config), []).append(run)
+    part: list[Need] = []
+    for curve in curves.values():
+        whole = [curve] if _fits(curve, options, limit_min) else [[run] for run in curve]
+        for some in whole:
+            if part and not _fits([*part, *some], options, limit_min):
+                yield part
+                part = []
+            part = [*part, *some]
+    if part:
+        yield part
+
+
+def _task(config: Config) -> str:
+    """What is trained, whatever the devices and the strategy: runs of one task are compared."""
+    return str(replace(config, num_devices=1, num_nodes=1, strategy=StrategyConfig()))
+
+
+def _fits(runs: Sequence[Need], options: LauncherOptions, limit_min: int | None) -> bool:
+    if limit_min is None:
+        return True
+    needed = together([run.config for run in runs], [run.resources for run in runs], options)
+    return needed.time_min <= limit_min
+
+
+def without_largest(runs: Sequence[Need], options: LauncherOptions) -> list[JobRequest]:
+    """The job of `runs`, which no node can hold, as two: the largest runs apart from the others.
+
+    Args:
+        runs: of one job that the scheduler has refused.
+        options: the keys of ``hydra/launcher``.
+
+    Returns:
+        Two jobs; none if all runs are of one size.
+    """
+    sizes = [(run.resources.devices, run.resources.memory_mib or 0) for run in runs]
+    smaller = [run for run, size in zip(runs, sizes, strict=True) if size < max(sizes)]
+    largest = [run for run, size in zip(runs, sizes, strict=True) if size == max(sizes)]
+    return [job_of(some, options) for some in (smaller, largest)] if smaller else []
+
+
+def device_hours(jobs: Sequence[JobRequest]) -> float:
+    """Hours times devices that `jobs` occupy if every run takes its whole time limit.
+
+    A whole node is occupied whatever the run needs of it. How large it is, is not known before the
+    job starts: it counts as what the largest job needs.
+
+    Args:
+        jobs: all jobs of a sweep.
+    """
+    largest = {
+        has_gpus: max(job.resources.devices for job in jobs if bool(job.resources.gpus) == has_gpus)
+        for has_gpus in {bool(job.resources.gpus) for job in jobs}
+    }
+    return sum(
+        job.resources.nodes
+        * (largest[bool(job.resources.gpus)] if job.resources.exclusive else job.resources.devices)
+        * job.resources.time_min
+        / 60
+        for job in jobs
+    )
+
+
+def hours_words(packed: Sequence[JobRequest], apart: Sequence[JobRequest]) -> str:
+    """What a sweep costs whose runs share jobs, and what it costs if each has its own.
+
+    Args:
+        packed: the jobs if runs share them.
+        apart: a job for each run.
+    """
+    limits = "every run takes its whole time limit"
+    if any(job.resources.exclusive for job in apart):
+        limits += ", and a whole node counts as what the largest run needs"
+    if len(packed) == len(apart):
+        return f"device-hours at most {device_hours(apart):.2f} (if {limits})"
+    return (
+        f"device-hours at most {device_hours(packed):.2f} in {counted(len(packed), 'job')} whose "
+        f"runs take turns (hydra.launcher.pack=true), {device_hours(apart):.2f} with a job for "
+        f"each run (pack=false); if {limits}"
+    )
