@@ -63,6 +63,8 @@ class DatasetUsed(Frozen):
     """Why `used` differs from `requested`; empty if it does not."""
     loader: str = "jpeg"
     augment: str = "random_resized_crop"
+    left_out: dict[str, int] = {}
+    """Files and folders among the images that were not used, by kind."""
 
     @property
     def is_stand_in(self) -> bool:

@@ -29,6 +29,8 @@ BLOCK_ROWS = 8
 SEQUENTIAL_FRAMES = (0xC0, 0xC1)
 START_OF_SCAN = 0xDA
 END_OF_IMAGE = b"\xff\xd9"
+WIDEST = 2**16 - 1
+"""White, of 16 bits."""
 RGB_FROM = ("RGB", "YCbCr", "Gray")
 """JPEG colour spaces that libjpeg-turbo converts to RGB correctly; CMYK is not one of them."""
 
@@ -173,7 +175,20 @@ def _with_pil(file: Encoded) -> Pixels:
         # Read sizes that PIL only warns about; sizes that it rejects are an error here, too.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with Image.open(io.BytesIO(file.data)) as image:
-            return np.array(image.convert("RGB"))
+            return _as_rgb(image)
+
+
+def _as_rgb(image: Image.Image) -> Pixels:
+    """8 bit per colour; what has 16 is scaled, where PIL's own conversion would clip it."""
+    if image.mode == "F" or (image.mode == "I" and np.asarray(image).max() > WIDEST):
+        raise ValueError(
+            f"its pixels have 32 bits (mode {image.mode}), and what is white is not known; "
+            "convert it to 8 or 16 bits"
+        )
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        grey = (np.asarray(image).astype(np.int32).clip(0, WIDEST) >> 8).astype(np.uint8)
+        return np.ascontiguousarray(np.broadcast_to(grey[..., None], (*grey.shape, 3)))
+    return np.array(image.convert("RGB"))
 
 
 @contextmanager

@@ -1,16 +1,39 @@
-"""Images in one folder per class: ``train/<class>/*.jpg`` and ``val/<class>/*.jpg``."""
+"""Images in one folder per class: ``train/<class>/*.jpg`` and ``val/<class>/*.jpg``.
+
+As in torchvision's ImageFolder, images in folders below a class belong to it.
+"""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from dpeval.config import DatasetConfig
 from dpeval.data.sources.progress import Report
 from dpeval.data.sources.source import Source
 from dpeval.errors import DataError
+from dpeval.util.plural import counted
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".webp")
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""Endings of images: torchvision's."""
+NO_CLASSES = ("__MACOSX", "__pycache__", "lost+found")
+"""Folders that programs leave behind, besides hidden ones."""
+_MOST_ENDINGS = 5
+
+
+@dataclass(frozen=True)
+class Split:
+    """The images of ``train`` or ``val``, in a fixed order."""
+
+    classes: list[str]
+    files: list[str]
+    """Relative to the root."""
+    labels: list[int]
+    left_out: Mapping[str, int]
+    """What else was found, and how many of each."""
 
 
 def image_folder(config: DatasetConfig, root: Path, report: Report) -> Source:
@@ -19,7 +42,7 @@ def image_folder(config: DatasetConfig, root: Path, report: Report) -> Source:
     Args:
         config: the keys of ``dataset``.
         root: the folder.
-        report: unused.
+        report: prints what was found.
 
     Raises:
         DataError: no such folder, no class, or a class without images.
@@ -28,7 +51,18 @@ def image_folder(config: DatasetConfig, root: Path, report: Report) -> Source:
         raise DataError(
             "dataset=image_folder needs dataset.root=FOLDER, a folder with train/<class>/*.jpg"
         )
-    return scan(config.name, config.name, root)
+    source = scan(config.name, config.name, root)
+    report(_told(source))
+    return source
+
+
+def _told(source: Source) -> str:
+    found = f"{len(source.train_files):,} images to train on"
+    if source.val_files:
+        found += f" and {len(source.val_files):,} to validate"
+    left_out = ", ".join(f"{count:,} {what}" for what, count in source.left_out.items())
+    classes = counted(source.num_classes, "class", plural="classes")
+    return f"{source.root}: {found}, {classes}" + (f"; left out: {left_out}" if left_out else "")
 
 
 def scan(requested: str, used: str, root: Path, note: str = "") -> Source:
@@ -43,31 +77,36 @@ def scan(requested: str, used: str, root: Path, note: str = "") -> Source:
     Raises:
         DataError: a folder is missing or empty, or train and val differ in their classes.
     """
-    classes, files, labels = split(root, "train")
-    val_files: list[str] = []
-    val_labels: list[int] = []
-    if (root / "val").is_dir():
-        val_classes, val_files, val_labels = split(root, "val")
-        if val_classes != classes:
-            raise DataError(
-                f"{root}: train and val have different classes "
-                f"({len(classes)} and {len(val_classes)}); give both the same class folders"
-            )
+    train = split(root, "train")
+    val = split(root, "val") if (root / "val").is_dir() else None
+    if val is not None and val.classes != train.classes:
+        raise DataError(
+            f"{root}: train and val have different classes "
+            f"({len(train.classes)} and {len(val.classes)}); give both the same class folders"
+            f"{_differing(train.classes, val.classes)}"
+        )
+    left_out = Counter(train.left_out) + Counter(val.left_out if val is not None else {})
     return Source(
         requested=requested,
         used=used,
         root=str(root),
         note=note,
-        num_classes=len(classes),
-        train_files=files,
-        train_labels=labels,
-        val_files=val_files,
-        val_labels=val_labels,
+        num_classes=len(train.classes),
+        train_files=train.files,
+        train_labels=train.labels,
+        val_files=val.files if val is not None else [],
+        val_labels=val.labels if val is not None else [],
+        left_out=dict(left_out),
     )
 
 
-def split(root: Path, name: str) -> tuple[list[str], list[str], list[int]]:
-    """Classes, files (relative to `root`) and labels of one split, in a fixed order.
+def _differing(train: list[str], val: list[str]) -> str:
+    only = sorted(set(train) ^ set(val))
+    return f" (in only one of them: {', '.join(only[:3])}{' …' * (len(only) > 3)})"
+
+
+def split(root: Path, name: str) -> Split:
+    """The images of one split; labels are indices into the sorted class names.
 
     Raises:
         DataError: a folder is missing or empty.
@@ -75,19 +114,71 @@ def split(root: Path, name: str) -> tuple[list[str], list[str], list[int]]:
     folder = root / name
     if not folder.is_dir():
         raise DataError(f"{folder} does not exist; put images into {folder}/<class>/*.jpg")
-    classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    left_out: Counter[str] = Counter()
+    classes = []
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if not entry.is_dir():
+            left_out[_why_no_image(entry.name, "beside the class folders")] += 1
+        elif _is_no_class(entry.name):
+            left_out[f"folder {entry.name}"] += 1
+        else:
+            classes.append(entry.name)
     if not classes:
         raise DataError(f"{folder} has no class folders; put images into {folder}/<class>/")
     files: list[str] = []
     labels: list[int] = []
     for label, class_name in enumerate(classes):
-        names = sorted(
-            entry.name
-            for entry in os.scandir(folder / class_name)
-            if entry.name.lower().endswith(EXTENSIONS) and entry.is_file()
-        )
-        if not names:
-            raise DataError(f"{folder / class_name} contains no images; add some or delete it")
-        files += [f"{name}/{class_name}/{image}" for image in names]
-        labels += [label] * len(names)
-    return classes, files, labels
+        in_class: Counter[str] = Counter()
+        images = sorted(_images(folder / class_name, "", in_class, set()))
+        if not images:
+            raise DataError(f"{folder / class_name} contains no images{_instead(in_class)}")
+        left_out += in_class
+        files += [f"{name}/{class_name}/{image}" for image in images]
+        labels += [label] * len(images)
+    return Split(classes, files, labels, left_out)
+
+
+def _is_no_class(name: str) -> bool:
+    return name.startswith(".") or name in NO_CLASSES
+
+
+def _images(folder: Path, prefix: str, left_out: Counter[str], seen: set[str]) -> Iterator[str]:
+    """Images below `folder`, links followed, as paths relative to it.
+
+    Args:
+        folder: where to look.
+        prefix: of the paths.
+        left_out: counts what is no image.
+        seen: folders on the way here: a link to one of them would never end.
+    """
+    here = os.path.realpath(folder)
+    if here in seen:
+        left_out["link to a folder above it"] += 1
+        return
+    for entry in os.scandir(folder):
+        is_image = entry.name.lower().endswith(EXTENSIONS) and not entry.name.startswith(".")
+        if entry.is_dir():
+            if _is_no_class(entry.name):
+                left_out[f"folder {entry.name}"] += 1
+            else:
+                below = f"{prefix}{entry.name}/"
+                yield from _images(folder / entry.name, below, left_out, seen | {here})
+        elif is_image and entry.is_file():
+            yield prefix + entry.name
+        elif is_image:
+            left_out["broken link"] += 1
+        else:
+            left_out[_why_no_image(entry.name)] += 1
+
+
+def _why_no_image(name: str, where: str = "") -> str:
+    if name.startswith("."):
+        return "hidden file"
+    ending = Path(name).suffix.lower() or "no ending"
+    return f"{ending} {where}".strip()
+
+
+def _instead(found: Mapping[str, int]) -> str:
+    shown = ", ".join(f"{count} {what}" for what, count in list(found.items())[:_MOST_ENDINGS])
+    has = f" but {shown}" if shown else ""
+    return f"{has}; images end in {', '.join(EXTENSIONS)}: add some, or delete the folder"

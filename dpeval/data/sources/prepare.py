@@ -102,4 +102,5 @@ def used(source: Source, config: DatasetConfig) -> DatasetUsed:
         note=note,
         loader="own" if source.loader else config.loader,
         augment=config.augment,
+        left_out=source.left_out,
     )

@@ -38,6 +38,8 @@ class Source(Frozen):
     """The class of each file, from 0."""
     val_files: list[str] = []
     val_labels: list[int] = []
+    left_out: dict[str, int] = {}
+    """What lies among the images and is none, and how many of each (``.txt``: 3)."""
     cache: str | None = None
     """The decoded images, if the loader needs them (:mod:`dpeval.data.sources.pixel_cache`)."""
     loader: str = ""

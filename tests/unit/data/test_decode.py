@@ -64,6 +64,25 @@ def test_other_formats_are_read(tmp_path: Path, kind: str, mode: str) -> None:
     assert read(path).float().std() > 10
 
 
+@pytest.mark.parametrize("kind", ["png", "tif", "pgm"])
+def test_sixteen_bits_are_scaled_to_eight(tmp_path: Path, kind: str) -> None:
+    values = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) * 16
+    path = tmp_path / f"deep.{kind}"
+    Image.fromarray(values).save(path)
+    decoded = torch.empty(64, 64, 3, dtype=torch.uint8)
+    decode(open_file(path), np.array([0, 0, 64, 64]), False, decoded)
+    for colour in range(3):
+        assert np.array_equal(decoded[..., colour].numpy(), values >> 8)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_pixels_whose_range_is_unknown_are_refused(tmp_path: Path, dtype: type) -> None:
+    path = tmp_path / "x.tif"
+    Image.fromarray(np.full((8, 8), 1e6, dtype)).save(path)
+    with pytest.raises(DataError, match=r"x\.tif is not a readable image .*32 bits"):
+        decode(open_file(path), np.array([0, 0, 8, 8]), False, torch.empty(8, 8, 3).byte())
+
+
 def test_progressive_jpegs_and_unusual_sampling_are_read_as_pil_reads_them(tmp_path: Path) -> None:
     for keys in ({"progressive": True}, {"subsampling": 0}, {"subsampling": 1}, {"optimize": True}):
         path = written(tmp_path, photograph(), quality=90, **keys)

@@ -22,7 +22,7 @@ import pytest
 from PIL import Image
 
 from dpeval.config import DatasetConfig
-from dpeval.data import Source, prepare
+from dpeval.data import Source, prepare, used
 from dpeval.data.sources import imagenette, synthetic
 from dpeval.data.sources.imagenette import Archive, download, extract, obtain
 from dpeval.errors import ConfigError, DataError
@@ -126,6 +126,51 @@ def test_a_users_own_folder_with_spaces_and_other_letters(folder_of: FolderOf) -
 def test_an_empty_class_is_named(folder_of: FolderOf) -> None:
     with pytest.raises(DataError, match=r"own/train/hollow contains no images"):
         prepare(folder_of(full=2, hollow=0), silent)
+
+
+def test_images_below_a_class_belong_to_it_and_what_is_left_out_is_counted(
+    folder_of: FolderOf,
+) -> None:
+    config = folder_of(cat=2, dog=2)
+    train = Path(str(config.root)) / "train"
+    for below in ("cat/2024/june", ".ipynb_checkpoints", "dog/.thumbs", "__MACOSX/cat"):
+        (train / below).mkdir(parents=True)
+        shutil.copy(train / "cat" / "0.jpg", train / below / "a.JPEG")
+    (train / "dog" / "._0.jpg").write_bytes(b"resource fork")
+    (train / "dog" / "labels.txt").write_text("dog")
+    (train / "dog" / "gone.jpg").symlink_to("nowhere.jpg")
+    (train / "dog" / "again").symlink_to(train / "dog")
+    (train / "README").write_text("mine")
+    lines: list[str] = []
+    source = prepare(dataclasses.replace(config, loader="jpeg"), lines.append)
+    assert source.train_files == [
+        "train/cat/0.jpg", "train/cat/1.jpg", "train/cat/2024/june/a.JPEG",
+        "train/dog/0.jpg", "train/dog/1.jpg",
+    ]  # fmt: skip
+    assert source.train_labels == [0, 0, 0, 1, 1]
+    assert source.left_out == {
+        "folder .ipynb_checkpoints": 1, "folder __MACOSX": 1,
+        "no ending beside the class folders": 1,
+        "folder .thumbs": 1, "hidden file": 1, ".txt": 1, "broken link": 1,
+        "link to a folder above it": 1,
+    }  # fmt: skip
+    assert used(source, config).left_out == source.left_out
+    (line,) = lines
+    assert "5 images to train on and 4 to validate, 2 classes; left out: 1 folder" in line
+
+
+def test_a_class_without_images_lists_the_endings(folder_of: FolderOf) -> None:
+    config = folder_of(full=1, odd=0)
+    (Path(str(config.root)) / "train" / "odd" / "a.gif").write_bytes(b"GIF")
+    with pytest.raises(DataError, match=r"no images but 1 \.gif; images end in .*\.tif"):
+        prepare(config, silent)
+
+
+def test_classes_that_train_or_val_lacks_are_named(folder_of: FolderOf) -> None:
+    config = folder_of(a=1, b=1)
+    shutil.rmtree(Path(str(config.root)) / "val" / "b")
+    with pytest.raises(DataError, match=r"in only one of them: b"):
+        prepare(config, silent)
 
 
 def test_a_wrong_number_of_classes_says_the_right_one(folder_of: FolderOf) -> None:
