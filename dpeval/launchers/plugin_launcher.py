@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from hydra.core.utils import JobReturn
@@ -17,6 +18,7 @@ from omegaconf import DictConfig
 from dpeval import record
 from dpeval.errors import LaunchError
 from dpeval.launchers.base import SweepJob
+from dpeval.launchers.schedulers.slurm import without_job_variables
 from dpeval.launchers.tracking.job_spec import JobSpec, unmeasured
 from dpeval.record.schema import Cause
 from dpeval.util.files import write_new
@@ -61,7 +63,7 @@ class PluginLauncher(Launcher):
         # Late: it takes a tenth of a second, and few sweeps need it.
         from submitit.core.utils import FailedJobError, FailedSubmissionError, UncompletedJobError
 
-        with _submitted() as submitted:
+        with _submitted() as submitted, self._submitting():
             try:
                 return self._inner.launch(job_overrides, initial_job_idx)
             except FailedSubmissionError as error:
@@ -74,6 +76,11 @@ class PluginLauncher(Launcher):
                 if not missing:
                     raise LaunchError(f"a job failed: {_first_lines(error)}") from error
         return []
+
+    def _submitting(self) -> AbstractContextManager[None]:
+        if not self._name.startswith("submitit"):
+            return contextlib.nullcontext()
+        return without_job_variables(getattr(self._inner, "params", {}))
 
     def _write_missing_record(self, job: Any, run: SweepJob) -> bool:
         """Record a run whose job ended without a record; return whether there was none."""

@@ -251,7 +251,8 @@ class SchedulerLauncher(SweepLauncher, BaseSubmititLauncher):  # type: ignore[mi
 
         executor = self.scheduler.executor(folder, parameters, config.site, self.options)
         try:
-            sent = executor.submit_array(calls)
+            with self.scheduler.submitting(parameters):
+                sent = executor.submit_array(calls)
         except (FailedJobError, FailedSubmissionError, LaunchError, OSError) as error:
             message = [line.strip() for line in str(error).splitlines() if line.strip()]
             refused = f"refused by {self.scheduler.name}: {' '.join(message[-2:])}"

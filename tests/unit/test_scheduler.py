@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -235,3 +236,14 @@ def test_a_failed_query_does_not_count_as_an_empty_node(
     details, warnings = watch.report()
     assert details[DETAIL] == "not known: squeue is not installed here"
     assert warnings == []
+
+
+def test_sbatch_does_not_inherit_the_job_around_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    inherited = ("SLURM_JOB_ID", "SLURM_MEM_PER_CPU", "SBATCH_PARTITION", "RANK")
+    stays = ("SLURM_CONF", "SBATCH_ACCOUNT", "HOME")
+    for name in (*inherited, *stays):
+        monkeypatch.setenv(name, "x")
+    with Slurm().submitting({"partition": "gpu", "account": None}):
+        assert not set(inherited) & set(os.environ)
+        assert set(stays) <= set(os.environ)
+    assert {*inherited, *stays} <= set(os.environ)

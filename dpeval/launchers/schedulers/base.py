@@ -102,6 +102,14 @@ class Scheduler(ABC):
             LaunchError: the scheduler is not installed on this machine.
         """
 
+    def submitting(self, parameters: Mapping[str, Any]) -> AbstractContextManager[None]:
+        """A context without variables of a job around this process, which a submission inherits.
+
+        Args:
+            parameters: see :meth:`parameters`.
+        """
+        return contextlib.nullcontext()
+
     @abstractmethod
     def after(self, parameters: dict[str, Any], job_id: str) -> dict[str, Any]:
         """`parameters` with a dependency on the success of job `job_id`."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
+import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +46,37 @@ _DETAILS = (
     "SLURM_JOB_ACCOUNT",
 )
 """A job's variables that go into the record."""
+
+
+CLIENT_VARIABLES = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS")
+"""Variables that say where SLURM is, not what a job is like."""
+USERS_DEFAULTS = {
+    "SBATCH_ACCOUNT": "account",
+    "SBATCH_PARTITION": "partition",
+    "SBATCH_QOS": "qos",
+    "SBATCH_RESERVATION": "reservation",
+}
+"""Defaults that users keep for sbatch, and the parameter that takes their place."""
+
+
+@contextlib.contextmanager
+def without_job_variables(parameters: Mapping[str, Any]) -> Iterator[None]:
+    """Hide variables of a surrounding job, which sbatch would take for options of the new one.
+
+    They would even take precedence over the options in the submission file.
+
+    Args:
+        parameters: submitit's; a user's default stays unless one of them takes its place.
+    """
+    # Late: it takes a tenth of a second, and few sweeps need it.
+    from submitit.helpers import clean_env
+
+    given = {**parameters, **(parameters.get("additional_parameters") or {})}
+    stay = [name for name, key in USERS_DEFAULTS.items() if given.get(key) is None]
+    kept = chosen(os.environ, [*CLIENT_VARIABLES, *stay])
+    with clean_env():
+        os.environ.update(kept)
+        yield
 
 
 @dataclass
@@ -103,6 +137,9 @@ class Slurm(Scheduler):
         executor = SlurmExecutor(folder)
         executor.update_parameters(**parameters)
         return executor
+
+    def submitting(self, parameters: Mapping[str, Any]) -> AbstractContextManager[None]:
+        return without_job_variables(parameters)
 
     def after(self, parameters: dict[str, Any], job_id: str) -> dict[str, Any]:
         additional = {**parameters["additional_parameters"], "kill-on-invalid-dep": "yes"}
