@@ -175,4 +175,4 @@ def point_at_scratch(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_in_job([Path(sys.argv[1])]))
+    sys.exit(run_in_job([Path(folder) for folder in sys.argv[1:]]))
