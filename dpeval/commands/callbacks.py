@@ -1,7 +1,9 @@
-"""The end of a sweep, whichever launcher ran it: analysis and exit status."""
+"""The start and the end of a run or sweep, whichever launcher runs it."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,10 @@ from omegaconf import DictConfig
 
 from dpeval import record
 from dpeval.commands.main import raise_for_status
+from dpeval.launchers.folders import claim_run, claim_sweep
 from dpeval.launchers.in_job.run_job import rebuild
 from dpeval.run.console import summary_table
+from dpeval.util.paths import shown
 from dpeval.util.tables import make_console
 
 
@@ -23,8 +27,39 @@ class LeaveHydra(BaseException):
         self.error = error
 
 
+@contextlib.contextmanager
+def leaving_hydra() -> Iterator[None]:
+    """Let what is raised here leave Hydra as it is."""
+    try:
+        yield
+    except Exception as error:
+        raise LeaveHydra(error) from error
+
+
 class SweepEnd(Callback):
-    """Hydra's callback of every sweep (``hydra.callbacks`` in ``conf/config.yaml``)."""
+    """Hydra's callback of every run and sweep (``hydra.callbacks`` in ``conf/config.yaml``)."""
+
+    def __init__(self) -> None:
+        self._lock: int | None = None
+        """Holds the claimed folder until this process ends."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """Claim the folder of a single run.
+
+        Raises:
+            LeaveHydra: carries a DpevalError: the folder cannot be used.
+        """
+        with leaving_hydra():
+            self._lock = claim_run(config)
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Claim the folder of a sweep.
+
+        Raises:
+            LeaveHydra: carries a DpevalError: the folder cannot be used.
+        """
+        with leaving_hydra():
+            self._lock = claim_sweep(config)
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Analyse the sweep, unless its jobs are still to run.
@@ -37,10 +72,8 @@ class SweepEnd(Callback):
         if launcher.get("dry_run", False) or not launcher.get("wait", True):
             return
         is_own = str(launcher.get("_target_")).startswith("hydra_plugins.dpeval.")
-        try:
+        with leaving_hydra():
             end_sweep(Path(str(config.hydra.sweep.dir)), bool(config.analyze), show=not is_own)
-        except Exception as error:
-            raise LeaveHydra(error) from error
 
 
 def end_sweep(sweep_dir: Path, analyze: bool, show: bool) -> None:
@@ -61,10 +94,10 @@ def end_sweep(sweep_dir: Path, analyze: bool, show: bool) -> None:
     if show:
         console = make_console()
         console.print(summary_table([rebuild(one.config) for one in records], records))
-        console.print(f"records: {sweep_dir}", markup=False)
+        console.print(f"records: {shown(sweep_dir)}", markup=False)
     if analyze:
         # Late: pandas and matplotlib take a second to import.
         from dpeval.analysis import pipeline
 
-        pipeline.analyze([sweep_dir])
+        pipeline.analyze([shown(sweep_dir)])
     raise_for_status(records)

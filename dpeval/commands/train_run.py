@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -60,11 +61,13 @@ def run_one(composed: DictConfig) -> Record:
     from dpeval.run.session import Session
 
     reporter = console.make_reporter()
-    session = Session(reporter)
     folder = Path(hydra_config.runtime.output_dir)
-    job = session.job(config, folder, list(hydra_config.overrides.task))
-    session.require_any([job])
-    session.prepare_all([job])
+    # With hydra.job.chdir=true this is the run's folder, and the user's paths start elsewhere.
+    with contextlib.chdir(hydra_config.runtime.cwd):
+        session = Session(reporter)
+        job = session.job(config, folder, list(hydra_config.overrides.task))
+        session.require_any([job])
+        session.prepare_all([job])
     with reporter:
         record = session.execute(job)
         reporter.one(record, job.folder)

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, open_dict
 from dpeval.config import Config, MeasureConfig, from_hydra, identity
 from dpeval.errors import ConfigError
 from dpeval.launchers.compose import Composer
+from dpeval.launchers.folders import check_jobs
 from dpeval.util.plural import counted
 
 
@@ -66,6 +67,7 @@ class SweepLauncher(Launcher):
         assert self.config is not None  # Hydra calls setup() first
         jobs = self._compose(job_overrides, initial_job_idx)
         check_time([job.config for job in jobs])
+        check_jobs(jobs)
         self.launch_jobs(jobs, Path(str(self.config.hydra.sweep.dir)))
         return []
 
@@ -174,7 +176,7 @@ def compose_job(composer: Composer, overrides: list[str], number: int) -> SweepJ
         # The message already names a single override.
         which = f"{' '.join(overrides)}: " if len(overrides) > 1 else ""
         raise ConfigError(f"{which}{error}") from error
-    folder = Path(str(composed.hydra.sweep.dir)) / str(composed.hydra.sweep.subdir)
+    folder = Path(str(composed.hydra.sweep.dir)).absolute() / str(composed.hydra.sweep.subdir)
     return SweepJob(number, tuple(overrides), composed, config, folder)
 
 

@@ -20,6 +20,7 @@ from dpeval.run import console
 from dpeval.run.console import Reporter
 from dpeval.run.job import Job
 from dpeval.system.signals import stop_signals
+from dpeval.util.paths import shown
 from dpeval.util.plural import counted
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class LocalLauncher(SweepLauncher):
         if received and not any(record.status == "interrupted" for record in records.values()):
             raise RunInterrupted(
                 f"interrupted by {received[0]}; {len(records)} of {counted(len(jobs), 'run')} "
-                f"measured; add sweep.resume={sweep_dir} to measure the others"
+                f"measured; add sweep.resume={shown(sweep_dir)} to measure the others"
             )
 
     def _one_after_another(

@@ -11,6 +11,7 @@ from dpeval.config import Config
 from dpeval.errors import ConfigError, LaunchError
 from dpeval.launchers.base import SweepLauncher, compose_job
 from dpeval.launchers.compose import Composer
+from dpeval.launchers.folders import check_jobs
 from dpeval.launchers.plugin_launcher import PluginLauncher
 
 
@@ -67,6 +68,7 @@ class CartesianSweeper(BasicSweeper, Sweeper):
         ]
         for job in jobs:
             _check_supported(job.config)
+        check_jobs(jobs)
         if isinstance(self.launcher, PluginLauncher):
             self.launcher.jobs = jobs
 

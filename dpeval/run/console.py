@@ -19,6 +19,7 @@ from dpeval.instruments.step_buffer import Stage
 from dpeval.record.phases import PHASE_WORDS, PHASES
 from dpeval.record.schema import Record
 from dpeval.run.job import Job, Snapshot
+from dpeval.util.paths import shown
 from dpeval.util.plural import counted
 from dpeval.util.ranges import UNKNOWN, span
 from dpeval.util.tables import make_console, make_table
@@ -104,7 +105,7 @@ class PlainReporter:
         self._total = len(jobs)
         takes_turns = jobs[0].config.sweep.order == "interleaved" and len(jobs) > 1
         how = "taking turns" if takes_turns else "one after another"
-        self.say(f"{counted(len(jobs), 'run')}, {how}; records in {folder}")
+        self.say(f"{counted(len(jobs), 'run')}, {how}; records in {shown(folder)}")
 
     def run_started(self, job: Job) -> None:
         self._begin(job)
@@ -130,11 +131,11 @@ class PlainReporter:
             folder: the folder that holds the records.
         """
         self.console.print(summary_table([job.config for job in jobs], records))
-        self.say(f"records: {folder}")
+        self.say(f"records: {shown(folder)}")
 
     def one(self, record: Record, folder: Path) -> None:
         self.console.print(run_table(record))
-        self.say(f"record: {folder / 'metrics.json'}")
+        self.say(f"record: {shown(folder / 'metrics.json')}")
 
     def _begin(self, job: Job) -> None:
         self._numbers[job.folder] = len(self._numbers) + 1

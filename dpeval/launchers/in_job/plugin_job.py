@@ -34,7 +34,9 @@ def run_plugin_job(composed: DictConfig) -> None:
     folder = Path(hydra_config.runtime.output_dir)
     spec = JobSpec.of(launcher, config, tuple(hydra_config.overrides.task), requeue=0)
     job = _job(launcher, os.environ)
-    with one_at_a_time(), _stop_before_time_limit(os.environ):
+    # The user's paths start where the command was given, also with hydra.job.chdir=true.
+    start = contextlib.chdir(hydra_config.runtime.cwd)
+    with start, one_at_a_time(), _stop_before_time_limit(os.environ):
         made = execute(config, folder, spec, job)
     record.write(made.model_copy(update={"scheduler": job}), folder / record.FILE_NAME)
 
