@@ -12,7 +12,7 @@ import itertools
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
@@ -23,13 +23,20 @@ from dpeval.launchers.tracking.job_spec import SPEC_NAME
 from dpeval.util.files import remove_leftovers, write_atomically
 from dpeval.util.paths import shown
 
-if TYPE_CHECKING:
-    from dpeval.launchers.base import SweepJob
-
 _LONGEST_NAME_BYTES = 255
 """Of a file or a folder on the file systems of Linux."""
 _PROBE = "x" * 65536
 """About a record; a full disk is found before a measurement, not after."""
+
+
+class RunInFolder(Protocol):
+    """A run of a sweep."""
+
+    @property
+    def folder(self) -> Path: ...
+
+    @property
+    def overrides(self) -> tuple[str, ...]: ...
 
 
 def claim_run(composed: DictConfig) -> int | None:
@@ -140,14 +147,14 @@ def _check_writable(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def check_jobs(jobs: Sequence[SweepJob]) -> None:
+def check_jobs(jobs: Sequence[RunInFolder]) -> None:
     """Check that every run of a sweep has a folder of its own that holds no run yet.
 
     Raises:
         ConfigError: two runs share one, one is in use, or its name is too long.
     """
     check_names([job.folder for job in jobs], "hydra.sweep.subdir")
-    owners: dict[Path, SweepJob] = {}
+    owners: dict[Path, RunInFolder] = {}
     for job in jobs:
         other = owners.setdefault(job.folder, job)
         if other is not job:
