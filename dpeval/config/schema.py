@@ -174,6 +174,11 @@ class MeasureConfig:
     conditions: bool = True
     """Sample clocks, temperatures and other load while the ranks run."""
 
+    @property
+    def longest_s(self) -> float:
+        """The longest that all windows of a run can take together, in seconds."""
+        return self.time_limit_s * (1 + self.ablation_share * self.ablation)
+
 
 @dataclass(frozen=True)
 class MemoryConfig:

@@ -16,7 +16,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from dpeval.config import Config, MeasureConfig, from_hydra, identity
+from dpeval.config import Config, from_hydra, identity
 from dpeval.errors import ConfigError
 from dpeval.launchers.compose import Composer
 from dpeval.launchers.folders import check_jobs
@@ -180,11 +180,6 @@ def compose_job(composer: Composer, overrides: list[str], number: int) -> SweepJ
     return SweepJob(number, tuple(overrides), composed, config, folder)
 
 
-def longest_s(measure: MeasureConfig) -> float:
-    """The longest that all windows of a run can take together, in seconds."""
-    return measure.time_limit_s * (1 + measure.ablation_share * measure.ablation)
-
-
 def check_time(configs: list[Config]) -> None:
     """Refuse a sweep that can exceed its time limit, repetitions included, before anything starts.
 
@@ -192,7 +187,7 @@ def check_time(configs: list[Config]) -> None:
         ConfigError: the runs' time limits add up to more than ``sweep.time_limit_s``.
     """
     limit_s = min((c.sweep.time_limit_s for c in configs if c.sweep.time_limit_s), default=None)
-    total_s = sum(longest_s(config.measure) for config in configs)
+    total_s = sum(config.measure.longest_s for config in configs)
     if limit_s is not None and total_s > limit_s:
         raise ConfigError(
             f"{counted(len(configs), 'run')} of up to {total_s / len(configs):.0f} s each can take "

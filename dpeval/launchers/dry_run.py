@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dpeval.launchers.base import longest_s
 from dpeval.launchers.schedulers.resources import Group, Resources
 from dpeval.run.job import Job
 from dpeval.util.plural import counted
@@ -50,7 +49,7 @@ def describe_local(jobs: Sequence[Job]) -> str:
         skip = "" if job.plan.skip is None else f": skipped, {job.plan.skip}"
         lines.append(f"[{number}/{len(jobs)}] {' '.join(job.overrides) or 'defaults'}{skip}")
         if job.plan.skip is None:
-            total_s += longest_s(job.config.measure)
+            total_s += job.config.measure.longest_s
     lines.append(
         f"{counted(len(jobs), 'run')} here, one after another, at most {total_s / 60:.0f} min of "
         "measuring (if every run takes its whole time limit); nothing was run"

@@ -16,7 +16,6 @@ from typing import Any
 
 from dpeval.config import Config, LauncherOptions, SiteConfig
 from dpeval.errors import ConfigError, LaunchError
-from dpeval.launchers.base import longest_s
 from dpeval.record.memory import Forecast
 from dpeval.util.units import GIB
 
@@ -193,7 +192,7 @@ def round_up_mib(size_bytes: int) -> int:
 
 def _time_min(configs: Sequence[Config], warning_s: int) -> int:
     """Minutes until runs that share a job have been measured one way or the other."""
-    windows_s = sum(longest_s(config.measure) for config in configs)
+    windows_s = sum(config.measure.longest_s for config in configs)
     starts_s = max(config.site.startup_s for config in configs)
     starts_s += _FURTHER_START_S * (len(configs) - 1)
     return math.ceil((windows_s + starts_s + warning_s + _SIGNAL_EARLY_S) / 60)
