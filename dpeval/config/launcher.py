@@ -82,7 +82,8 @@ class LauncherOptions(BaseQueueConf):  # type: ignore[misc]  # untyped base
     prepare: Annotated[str, OneOf("parent", "job", "none")] = "parent"
     """Who prepares the data: ``parent`` (this process), ``job`` or ``none``."""
     poll_s: PositiveFloat = 2.0
-    """Seconds between two looks at the scheduler while waiting."""
+    """Seconds between two looks at the scheduler while waiting, at least: more while nothing
+    changes."""
 
     def __post_init__(self) -> None:
         if self.max_num_timeout is not None:

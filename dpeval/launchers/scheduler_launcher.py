@@ -36,6 +36,7 @@ from dpeval.launchers.schedulers.resources import (
     job_name,
     shortfalls,
 )
+from dpeval.launchers.schedulers.submission_limit import commands_limited
 from dpeval.launchers.tracking import job_spec
 from dpeval.launchers.tracking import manifest as manifests
 from dpeval.launchers.tracking.job_spec import JobSpec
@@ -44,6 +45,18 @@ from dpeval.launchers.tracking.resume import skip_reasons
 from dpeval.launchers.tracking.wait import wait_for
 from dpeval.system.signals import stop_signals, unsent_to_children
 from dpeval.util.plural import counted
+
+
+@dataclasses.dataclass(frozen=True)
+class _Answer:
+    """The scheduler's answer to a submission."""
+
+    ids: list[str | None]
+    """Of its jobs; None: not submitted."""
+    failure: str | None = None
+    """Why not all are submitted."""
+    is_refusal: bool = False
+    """Whether the scheduler has answered, and accepted nothing."""
 
 
 class SchedulerLauncher(SweepLauncher, BaseSubmititLauncher):  # type: ignore[misc]  # untyped base
@@ -164,7 +177,8 @@ class SchedulerLauncher(SweepLauncher, BaseSubmititLauncher):  # type: ignore[mi
         def parameters(resources: Resources, site: SiteConfig) -> dict[str, Any]:
             return self.scheduler.parameters(resources, site, self.options, name)
 
-        return group(requests, parameters)
+        most = self.scheduler.most_in_array() if len(requests) > 1 else None
+        return group(requests, parameters, most)
 
     def _skip_oversized(
         self,
@@ -234,32 +248,37 @@ class SchedulerLauncher(SweepLauncher, BaseSubmititLauncher):  # type: ignore[mi
             ]
             with _stop_deferred():
                 config = jobs[one.members[0]].config
-                ids, refused = self._submit(folder, parameters, calls, config)
-                if refused is not None and not any(ids) and (smaller := divide(one)):
-                    console.print(f"{refused}; the largest runs get a job apart", markup=False)
+                answer = self._submit(folder, parameters, calls, config)
+                if answer.is_refusal and (smaller := divide(one)):
+                    text = f"{answer.failure}; the largest runs get a job apart"
+                    console.print(text, markup=False)
                     waiting.extendleft(reversed(smaller))
                     continue
-                manifest = _with_job_ids(manifest, one.jobs, ids, refused)
+                manifest = _with_job_ids(manifest, one.jobs, answer)
                 manifests.write(manifest, sweep_dir)
         return manifest
 
     def _submit(
         self, folder: Path, parameters: dict[str, Any], calls: Sequence[Any], config: Config
-    ) -> tuple[list[str | None], str | None]:
-        """The jobs' ids, or why the scheduler refused them."""
+    ) -> _Answer:
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
         executor = self.scheduler.executor(folder, parameters, config.site, self.options)
         try:
-            with self.scheduler.submitting(parameters):
+            with self.scheduler.submitting(parameters), commands_limited():
                 sent = executor.submit_array(calls)
         except (FailedJobError, FailedSubmissionError, LaunchError, OSError) as error:
             message = [line.strip() for line in str(error).splitlines() if line.strip()]
-            refused = f"refused by {self.scheduler.name}: {' '.join(message[-2:])}"
+            is_answer = isinstance(error, (FailedJobError, FailedSubmissionError))
+            what = "refused by" if is_answer else "not submitted to"
             # Some of several submissions may have been accepted.
             ids: list[str | None] = [job.job_id for job in getattr(executor, "sent", [])]
-            return [*ids, *[None] * (len(calls) - len(ids))], refused
-        return [job.job_id for job in sent], None
+            return _Answer(
+                ids=[*ids, *[None] * (len(calls) - len(ids))],
+                failure=f"{what} {self.scheduler.name}: {' '.join(message[-2:])}",
+                is_refusal=is_answer and not ids,
+            )
+        return _Answer([job.job_id for job in sent])
 
     def _submit_preparation(
         self, jobs: list[SweepJob], like: Group, manifest: Manifest, sweep_dir: Path
@@ -268,12 +287,10 @@ class SchedulerLauncher(SweepLauncher, BaseSubmititLauncher):  # type: ignore[mi
         folder = Path(manifest.submitit_folder)
         distinct = {str(job.config.dataset): job for job in jobs}
         specs = tuple(self._spec(job).model_dump_json() for job in distinct.values())
-        ids, refused = self._submit(
-            folder, like.parameters, [PreparationJob(specs)], jobs[0].config
-        )
-        if refused is not None:
-            raise LaunchError(f"cannot submit the job that prepares the data: {refused}")
-        manifest = manifest.model_copy(update={"prepare_job_id": ids[0]})
+        answer = self._submit(folder, like.parameters, [PreparationJob(specs)], jobs[0].config)
+        if answer.failure is not None:
+            raise LaunchError(f"cannot submit the job that prepares the data: {answer.failure}")
+        manifest = manifest.model_copy(update={"prepare_job_id": answer.ids[0]})
         manifests.write(manifest, sweep_dir)
         return manifest
 
@@ -304,17 +321,18 @@ def labels_of(jobs: Sequence[SweepJob]) -> list[str]:
 def _with_job_ids(
     manifest: Manifest,
     jobs: Sequence[Sequence[int]],
-    ids: Sequence[str | None],
-    refused: str | None,
+    answer: _Answer,
 ) -> Manifest:
     by_position = {
-        position: job_id for members, job_id in zip(jobs, ids, strict=True) for position in members
+        position: job_id
+        for members, job_id in zip(jobs, answer.ids, strict=True)
+        for position in members
     }
     runs = [
         run.model_copy(
             update={
                 "job_id": by_position[position],
-                "refused": refused if by_position[position] is None else None,
+                "refused": answer.failure if by_position[position] is None else None,
             }
         )
         if position in by_position

@@ -127,6 +127,12 @@ def test_equal_requests_share_a_group_and_keep_their_order() -> None:
     ]
 
 
+def test_more_jobs_than_an_array_may_have_are_several_arrays() -> None:
+    needs = [JobRequest((at,), derive(gpu(1), None, OPTIONS), SiteConfig()) for at in range(7)]
+    groups = group(needs, lambda r, s: slurm_parameters(r, s, OPTIONS, "n"), most=3)
+    assert [one.members for one in groups] == [(0, 1, 2), (3, 4, 5), (6,)]
+
+
 def test_the_site_does_not_change_the_identity() -> None:
     assert identity(gpu(1)) == identity(gpu(1, account="x", partition="y"))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 from typing import Any
 
 import pytest
@@ -24,6 +26,8 @@ from dpeval.launchers.schedulers.slurm_states import (
     parse_squeue,
     slurm_state,
 )
+from dpeval.launchers.schedulers.submission_limit import commands_limited
+from dpeval.launchers.tracking.wait import pause_s
 from dpeval.record.schema import Scheduler
 
 SQUEUE = """4_1|PENDING|JobArrayTaskLimit|
@@ -247,3 +251,37 @@ def test_sbatch_does_not_inherit_the_job_around_it(monkeypatch: pytest.MonkeyPat
         assert not set(inherited) & set(os.environ)
         assert set(stays) <= set(os.environ)
     assert {*inherited, *stays} <= set(os.environ)
+
+
+def test_a_submission_that_does_not_answer_is_ended_and_nothing_else() -> None:
+    with subprocess.Popen(["sleep", "300"]) as other:
+        with pytest.raises(LaunchError, match=r"^sleep did not") as caught, commands_limited(0.1):
+            done = subprocess.run(["sleep", "300"], check=False)
+        assert other.poll() is None
+        other.kill()
+    assert done.returncode == -signal.SIGKILL
+    assert "look for them before you submit again" in str(caught.value)
+
+
+def test_a_submission_that_answers_is_left_alone() -> None:
+    with commands_limited():
+        assert subprocess.run(["true"], check=False).returncode == 0
+
+
+def test_the_size_of_an_array_is_what_slurm_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = "MaxArraySize            = 1001\nMaxJobCount = 10000\n"
+    monkeypatch.setattr(slurm_module, "run_command", lambda _: shown)
+    assert Slurm().most_in_array() == 1001
+
+    def refuse(command: list[str]) -> str:
+        raise LaunchError(f"{command[0]} is not installed here")
+
+    monkeypatch.setattr(slurm_module, "run_command", refuse)
+    assert Slurm().most_in_array() is None
+
+
+@given(st.floats(0, 1e6), st.floats(0.1, 600))
+def test_polling_backs_off_while_nothing_changes(unchanged_s: float, least_s: float) -> None:
+    assert least_s <= pause_s(least_s, unchanged_s) <= max(60.0, least_s)
+    assert pause_s(least_s, unchanged_s) <= pause_s(least_s, unchanged_s + 60)
+    assert pause_s(2.0, 20.0) == 2.0, "the end of a short job is seen at once"

@@ -76,6 +76,10 @@ class Scheduler(ABC):
         """
         return None
 
+    def most_in_array(self) -> int | None:
+        """How many jobs one array may have; None: no limit, or not known."""
+        return None
+
     @abstractmethod
     def preview(self, group: Group, folder: Path, options: LauncherOptions) -> str:
         """The submission of `group` in the scheduler's own syntax, for the dry run.

@@ -227,12 +227,14 @@ class Group:
 def group(
     requests: Sequence[JobRequest],
     translate: Callable[[Resources, SiteConfig], dict[str, Any]],
+    most: int | None = None,
 ) -> list[Group]:
     """Group jobs with equal requests, in order of first appearance.
 
     Args:
         requests: the jobs.
         translate: makes the executor's keyword arguments of resources and a site.
+        most: the largest group; None: no limit.
     """
     found: dict[Hashable, tuple[Resources, dict[str, Any], list[tuple[int, ...]]]] = {}
     for job in requests:
@@ -240,7 +242,9 @@ def group(
         key = json.dumps(parameters, sort_keys=True)
         found.setdefault(key, (job.resources, parameters, []))[2].append(job.members)
     return [
-        Group(resources, parameters, tuple(jobs)) for resources, parameters, jobs in found.values()
+        Group(resources, parameters, tuple(jobs[first : first + (most or len(jobs))]))
+        for resources, parameters, jobs in found.values()
+        for first in range(0, len(jobs), most or len(jobs))
     ]
 
 

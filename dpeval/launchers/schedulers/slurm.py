@@ -6,7 +6,6 @@ import contextlib
 import getpass
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -113,11 +112,21 @@ class Slurm(Scheduler):
     def longest_min(self, site: SiteConfig, options: LauncherOptions) -> int | None:
         """See :meth:`Scheduler.longest_min`."""
         partition = getattr(options, "partition", None) or site.partition
+        partition = partition or os.environ.get("SBATCH_PARTITION")
         try:
             listed = run_command(["sinfo", "-h", "-o", "%P|%l"])
         except LaunchError:
             return None  # a dry run far from the cluster
         return parse_time_limits(listed, partition)
+
+    def most_in_array(self) -> int | None:
+        """``MaxArraySize``; None where SLURM is not installed or does not say."""
+        try:
+            shown = run_command(["scontrol", "show", "config"])
+        except LaunchError:
+            return None
+        found = re.search(r"^MaxArraySize\s*=\s*(\d+)", shown, re.MULTILINE)
+        return int(found[1]) if found is not None and int(found[1]) > 0 else None
 
     def preview(self, group: Group, folder: Path, options: LauncherOptions) -> str:
         """See :meth:`Scheduler.preview`."""
@@ -204,21 +213,19 @@ class Slurm(Scheduler):
     def is_preempted(self, environment: Mapping[str, str]) -> bool:
         # SLURM sends SIGTERM both to cancel and to preempt. It requeues a preempted job only if
         # the job is still running after its grace time, which a run that stops in order is not.
-        shown = _scontrol("show", "job", environment["SLURM_JOB_ID"]).stdout
+        try:
+            shown = run_command(["scontrol", "show", "job", environment["SLURM_JOB_ID"]])
+        except LaunchError:
+            return False
         found = re.search(r"\bPreemptTime=(\S+)", shown)
         return found is not None and found[1] not in ("None", "Unknown", "N/A")
 
     def requeue(self, environment: Mapping[str, str]) -> int:
-        done = _scontrol("requeue", environment["SLURM_JOB_ID"])
-        if done.returncode:
-            print(f"dpeval: not requeued: {done.stderr.strip()}", file=sys.stderr)
+        try:
+            run_command(["scontrol", "requeue", environment["SLURM_JOB_ID"]])
+        except LaunchError as error:
+            print(f"dpeval: not requeued: {error}", file=sys.stderr)
         return 1
-
-
-def _scontrol(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["scontrol", *arguments], capture_output=True, text=True, timeout=60, check=False
-    )
 
 
 def slurm_parameters(

@@ -19,7 +19,7 @@ from dpeval.launchers.schedulers.registry import scheduler
 from dpeval.launchers.tracking import job_spec
 from dpeval.launchers.tracking.job_spec import unmeasured
 from dpeval.launchers.tracking.manifest import Manifest
-from dpeval.launchers.tracking.run_status import FINAL, RunStatus, counts, run_statuses
+from dpeval.launchers.tracking.run_status import FINAL, RunStatus, Standing, counts, run_statuses
 from dpeval.record import schema
 from dpeval.record.codes import Status
 from dpeval.record.schema import Cause
@@ -30,6 +30,10 @@ _SILENCE_S = 600.0
 """How long a scheduler may fail to answer before waiting ends with its error."""
 _QUERIES_UNTIL_LOST = 3
 """A record may take a moment to appear on a network file system."""
+_QUERY_SHARE = 0.05
+"""The next query waits for this share of the time that nothing has changed …"""
+_QUERY_MOST_S = 60.0
+"""… but no longer: thousands of users ask one controller."""
 
 
 def wait_for(manifest: Manifest, sweep_dir: Path, poll_s: float, console: Console) -> None:
@@ -38,7 +42,7 @@ def wait_for(manifest: Manifest, sweep_dir: Path, poll_s: float, console: Consol
     Args:
         manifest: of the sweep.
         sweep_dir: the sweep's folder.
-        poll_s: seconds between two queries.
+        poll_s: seconds between two queries, at least; see :func:`pause_s`.
         console: prints a line for every run that ends.
 
     Raises:
@@ -75,17 +79,22 @@ def _until_all_ended(
 ) -> list[RunStatus]:
     printed: set[int] = set()
     lost: Counter[int] = Counter()
-    answered_s = time.monotonic()
+    answered_s = changed_s = time.monotonic()
+    before: list[Standing] = []
     while True:
         try:
             statuses = run_statuses(manifest, sweep_dir, own_scheduler)
         except LaunchError as error:
             if time.monotonic() - answered_s > _SILENCE_S:
                 raise
-            console.print(f"{error}; retrying", markup=False)
-            time.sleep(poll_s)
+            wait_s = pause_s(poll_s, time.monotonic() - answered_s)
+            console.print(f"{error}; asked again in {wait_s:.0f} s", markup=False)
+            time.sleep(wait_s)
             continue
         answered_s = time.monotonic()
+        now = [item.standing for item in statuses]
+        if now != before:
+            before, changed_s = now, answered_s
         lost.update(item.run.number for item in statuses if item.standing == "lost")
         ended = [
             item
@@ -99,7 +108,17 @@ def _until_all_ended(
                 console.print(f"[{len(printed)}/{len(statuses)}] {line(item)}", markup=False)
         if len(ended) == len(statuses):
             return statuses
-        time.sleep(poll_s)
+        time.sleep(pause_s(poll_s, time.monotonic() - changed_s))
+
+
+def pause_s(least_s: float, unchanged_s: float) -> float:
+    """How long to wait until the scheduler is asked again, s.
+
+    Args:
+        least_s: the shortest pause, s.
+        unchanged_s: for how long nothing has changed, or it has not answered, s.
+    """
+    return max(least_s, min(_QUERY_SHARE * unchanged_s, _QUERY_MOST_S))
 
 
 def line(status: RunStatus) -> str:
