@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from dpeval.commands.main import run_main
-from dpeval.launchers.schedulers.registry import scheduler
 from dpeval.launchers.tracking import manifest as manifests
+from dpeval.launchers.tracking.tracker import tracker
 from dpeval.launchers.tracking.wait import cancel
 
 
@@ -20,7 +20,7 @@ def main() -> int:
 
     def command() -> None:
         manifest = manifests.read(asked.sweep)
-        print(cancel(manifest, asked.sweep, scheduler(manifest.launcher)).words())
+        print(cancel(manifest, asked.sweep, tracker(manifest)).words())
 
     return run_main(command)
 

@@ -10,9 +10,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from dpeval.launchers.schedulers.registry import scheduler
 from dpeval.launchers.tracking import manifest as manifests
 from dpeval.launchers.tracking.run_status import FINAL, RunStatus, counts, run_statuses
+from dpeval.launchers.tracking.tracker import tracker
 from dpeval.launchers.tracking.wait import line, settle
 from dpeval.util.files import remove_leftovers
 
@@ -34,12 +34,12 @@ def statuses_of(sweep_dir: Path) -> list[RunStatus]:
         LaunchError: the folder is not a sweep's, or the scheduler does not respond.
     """
     manifest = manifests.read(sweep_dir)
-    found = run_statuses(manifest, sweep_dir, scheduler(manifest.launcher))
+    found = run_statuses(manifest, sweep_dir, tracker(manifest))
     for folder in (sweep_dir, *(sweep_dir / run.folder for run in manifest.runs)):
         remove_leftovers(folder)
     for status in found:
         # A run that looks lost may have a record that the network file system does not show yet.
-        if status.standing != "lost":
+        if status.standing != "lost" or manifest.process is not None:
             settle(status, sweep_dir, manifest.launcher)
     return found
 

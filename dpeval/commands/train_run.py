@@ -14,6 +14,7 @@ from dpeval.commands.main import raise_for_status
 from dpeval.config import from_hydra
 from dpeval.errors import ConfigError, DpevalError
 from dpeval.launchers.in_job.plugin_job import run_plugin_job
+from dpeval.launchers.tracking.local_process import LocalSweep
 from dpeval.record.schema import Record
 
 
@@ -68,6 +69,9 @@ def run_one(composed: DictConfig) -> Record:
         job = session.job(config, folder, list(hydra_config.overrides.task))
         session.require_any([job])
         session.prepare_all([job])
+    overrides = list(map(str, hydra_config.overrides.task))
+    label = " ".join(overrides) or "run"
+    LocalSweep({folder: config}, {folder: overrides}, folder, {folder: label}, {}).start([folder])
     with reporter:
         record = session.execute(job)
         reporter.one(record, job.folder)

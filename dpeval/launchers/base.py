@@ -194,3 +194,12 @@ def check_time(configs: list[Config]) -> None:
             f"{total_s:.0f} s, more than sweep.time_limit_s={limit_s:g}; use fewer repeats or "
             "configurations, or a shorter measure.time_limit_s"
         )
+
+
+def labels_of(jobs: Sequence[SweepJob]) -> list[str]:
+    """A label for each run: the overrides that not all runs share."""
+    common = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
+    return [
+        " ".join(word for word in job.overrides if word not in common) or f"run {job.number}"
+        for job in jobs
+    ]

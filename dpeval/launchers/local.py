@@ -12,8 +12,9 @@ from omegaconf import DictConfig
 
 from dpeval.config import identity
 from dpeval.errors import ConfigError, RunInterrupted
-from dpeval.launchers.base import SweepJob, SweepLauncher
+from dpeval.launchers.base import SweepJob, SweepLauncher, labels_of
 from dpeval.launchers.dry_run import describe_local
+from dpeval.launchers.tracking.local_process import LocalSweep
 from dpeval.launchers.tracking.resume import skip_reasons
 from dpeval.record.schema import Record
 from dpeval.run import console
@@ -50,7 +51,8 @@ class LocalLauncher(SweepLauncher):
 
     def launch_jobs(self, jobs: list[SweepJob], sweep_dir: Path) -> None:
         reporter = console.make_reporter()
-        jobs = self._without_done(jobs, sweep_dir, reporter)
+        everything, left_out = jobs, self._left_out(jobs, sweep_dir, reporter)
+        jobs = [job for job in jobs if job.folder not in left_out]
         if not jobs:
             return
         # Late: the session imports torch, which takes seconds; a mistake is told at once.
@@ -63,6 +65,13 @@ class LocalLauncher(SweepLauncher):
             return
         session.require_any(planned)
         session.prepare_all(planned)
+        self._sweep = LocalSweep(
+            {job.folder: job.config for job in everything},
+            {job.folder: job.overrides for job in everything},
+            sweep_dir,
+            dict(zip((job.folder for job in everything), labels_of(everything), strict=True)),
+            left_out,
+        )
         with stop_signals() as received, reporter:
             reporter.sweep_started(planned, sweep_dir)
             order = jobs[0].config.sweep.order
@@ -91,6 +100,7 @@ class LocalLauncher(SweepLauncher):
         for job, plan in zip(jobs, planned, strict=True):
             if received:
                 break
+            self._sweep.start([job.folder])
             records[job.folder] = self._run(job, functools.partial(session.execute, plan))
         return records
 
@@ -105,6 +115,7 @@ class LocalLauncher(SweepLauncher):
         from dpeval.sitting import sweep
 
         sweep_jobs = {job.folder: job for job in jobs}
+        self._sweep.start(sweep_jobs)
         records: dict[Path, Record] = {}
         for job, record in sweep.measure(session, planned):
             # Hydra's files and callbacks of the run, whose record is there already.
@@ -112,16 +123,20 @@ class LocalLauncher(SweepLauncher):
             records[job.folder] = self._run(sweep_jobs[job.folder], returned)
         return records
 
-    def _without_done(
+    def _left_out(
         self, jobs: list[SweepJob], sweep_dir: Path, reporter: Reporter
-    ) -> list[SweepJob]:
-        """The jobs that no earlier sweep has done, as ``sweep.resume`` or ``skip_done`` ask."""
+    ) -> dict[Path, str]:
+        """Why runs that earlier sweeps have done are left out, by folder; see ``sweep.resume``."""
         identities = [identity(job.config) for job in jobs]
         done = skip_reasons(identities, jobs[0].config.sweep, sweep_dir.parent, sweep_dir)
         for job, mark in zip(jobs, identities, strict=True):
             if mark in done:
                 reporter.say(f"{' '.join(job.overrides)}: left out, {done[mark]}")
-        return [job for job, mark in zip(jobs, identities, strict=True) if mark not in done]
+        return {
+            job.folder: done[mark]
+            for job, mark in zip(jobs, identities, strict=True)
+            if mark in done
+        }
 
     def _run(self, job: SweepJob, execute: Callable[[], Record]) -> Record:
         """Run a job through Hydra's ``run_job``, which writes its files and calls its callbacks."""

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from dpeval.config import Config, LauncherOptions, SiteConfig, check_bounds, identity
 from dpeval.errors import ConfigError, LaunchError, nearest
-from dpeval.launchers.base import SweepJob, SweepLauncher
+from dpeval.launchers.base import SweepJob, SweepLauncher, labels_of
 from dpeval.launchers.dry_run import describe_groups
 from dpeval.launchers.in_job.run_job import PreparationJob, SubmittedRuns
 from dpeval.launchers.packing import Need, hours_words, job_of, jobs_of, without_largest
@@ -307,15 +307,6 @@ class SchedulerLauncher(SweepLauncher, BaseSubmititLauncher):  # type: ignore[mi
     def _spec(self, job: SweepJob) -> JobSpec:
         requeue = self.options.requeue if job.config.site.requeue else 0
         return JobSpec.of(self.options.scheduler, job.config, job.overrides, requeue)
-
-
-def labels_of(jobs: Sequence[SweepJob]) -> list[str]:
-    """A label for each run: the overrides that not all runs share."""
-    common = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
-    return [
-        " ".join(word for word in job.overrides if word not in common) or f"run {job.number}"
-        for job in jobs
-    ]
 
 
 def _with_job_ids(

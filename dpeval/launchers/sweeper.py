@@ -36,6 +36,12 @@ class CartesianSweeper(BasicSweeper, Sweeper):
             LaunchError: a launcher that is not dpeval's cannot submit.
         """
         if isinstance(self.launcher, SweepLauncher):
+            if self.max_batch_size is not None:
+                raise ConfigError(
+                    "hydra.sweeper.max_batch_size would split the sweep, whose runs one manifest "
+                    "lists; leave it out (hydra.launcher.array_parallelism limits how many jobs "
+                    "run at once)"
+                )
             return super().sweep(arguments)
         assert self.config is not None
         assert self.launcher is not None

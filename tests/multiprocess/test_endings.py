@@ -15,6 +15,7 @@ import pytest
 from rich.console import Console
 
 from dpeval.commands.hydra_app import compose
+from dpeval.commands.sweep_status import statuses_of
 from dpeval.launchers.in_job import execution
 from dpeval.launchers.tracking.job_spec import JobSpec
 from dpeval.record.io import FILE_NAME, read
@@ -158,6 +159,11 @@ def test_no_orphan_when_the_parent_is_killed(start: Start, tmp_path: Path) -> No
     wait_for_none(below)
     assert list(tmp_path.glob("outputs/**/*.tmp")) == []
     assert list(tmp_path.glob("outputs/**/metrics.json")) == []
+    (manifest,) = tmp_path.glob("outputs/**/sweep.json")
+    (status,) = statuses_of(manifest.parent)
+    assert status.standing == "lost"
+    assert status.run.job_id is not None
+    assert status.run.job_id.startswith(f"{process.pid}@")
 
 
 def test_finished_ranks_leave_no_process(train: Train) -> None:

@@ -272,7 +272,7 @@ def test_what_has_ended_in_a_running_job_is_not_running(
     old.mkdir(parents=True)
     manifests.write(in_one_job(old, 1), old)
     asked = Answers(job0=JobState(state="running"))
-    monkeypatch.setattr(resume, "scheduler", lambda _: asked)
+    monkeypatch.setattr(resume, "tracker", lambda _: asked)
     mark, own = identity(CONFIG), tmp_path / "study" / "new"
     wanted = SweepConfig(skip_done=True)
     found = skip_reasons([mark], wanted, tmp_path / "study", own)

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 from dpeval.config import Config, LauncherOptions, SiteConfig
 from dpeval.errors import ConfigError, LaunchError
@@ -36,6 +36,16 @@ class JobState(Frozen):
 
 
 UNKNOWN = JobState(state="unknown", reason="unknown to the scheduler")
+
+
+class Tracker(Protocol):
+    """What is asked about the jobs of a sweep after it has been started."""
+
+    def query(self, job_ids: Sequence[str]) -> dict[str, JobState]:
+        """See :meth:`Scheduler.query`."""
+
+    def cancel(self, job_ids: Sequence[str]) -> None:
+        """See :meth:`Scheduler.cancel`."""
 
 
 class Scheduler(ABC):

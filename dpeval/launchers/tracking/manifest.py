@@ -1,4 +1,4 @@
-"""The manifest of a submitted sweep, through which later processes find its runs and jobs."""
+"""The manifest of a sweep, through which later processes find its runs and jobs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from dpeval.util.files import write_atomically
 from dpeval.util.frozen import Frozen
 
 FILE_NAME = "sweep.json"
+LOCAL = "local"
+"""The launcher of a sweep that has no scheduler."""
 
 
 class ManifestRun(Frozen):
@@ -30,8 +32,22 @@ class ManifestRun(Frozen):
     """Why the scheduler refused it."""
 
 
+class Process(Frozen):
+    """The process that carries out a local sweep."""
+
+    host: str
+    pid: int
+    started_s: float
+    """Seconds since the epoch; tells it from a later process of the same number."""
+
+    @property
+    def job_id(self) -> str:
+        """What stands for a scheduler's job id."""
+        return f"{self.pid}@{self.host}"
+
+
 class Manifest(Frozen):
-    """A submitted sweep."""
+    """A sweep, submitted to a scheduler or carried out by one process."""
 
     version: int = 1
     launcher: str
@@ -41,6 +57,8 @@ class Manifest(Frozen):
     created_at: str
     submitit_folder: str
     prepare_job_id: str | None = None
+    process: Process | None = None
+    """Of a local sweep."""
     runs: list[ManifestRun]
 
 
@@ -65,7 +83,7 @@ def read(sweep_dir: Path) -> Manifest:
         return Manifest.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
         raise LaunchError(
-            f"{sweep_dir} has no {FILE_NAME}: not the folder of a sweep submitted to a scheduler"
+            f"{sweep_dir} has no {FILE_NAME}: not the folder of a sweep, or of a single run"
         ) from error
     except OSError as error:
         raise LaunchError(f"{path}: cannot be read ({error.strerror})") from error

@@ -10,9 +10,9 @@ from dpeval import record
 from dpeval.config import SweepConfig
 from dpeval.errors import ConfigError, LaunchError
 from dpeval.launchers.schedulers.base import unique
-from dpeval.launchers.schedulers.registry import scheduler
 from dpeval.launchers.tracking import manifest as manifests
 from dpeval.launchers.tracking.manifest import ManifestRun
+from dpeval.launchers.tracking.tracker import tracker
 from dpeval.util.files import remove_leftovers
 
 
@@ -82,7 +82,7 @@ def _queued_or_running(sweep_dir: Path, wanted: Iterable[str]) -> dict[str, str]
     ]
     if not open_runs:
         return {}
-    states = scheduler(manifest.launcher).query(unique(run.job_id for run in open_runs))
+    states = tracker(manifest).query(unique(run.job_id for run in open_runs))
     return {
         run.identity: f"job {run.job_id} of {sweep_dir} is {states[run.job_id].state}"
         for run in open_runs

@@ -15,7 +15,8 @@ from pydantic import ValidationError
 
 from dpeval import record
 from dpeval.errors import RecordError
-from dpeval.launchers.schedulers.base import UNKNOWN, Ending, JobState, Scheduler, unique
+from dpeval.launchers.schedulers.base import UNKNOWN, Ending, JobState, Tracker, unique
+from dpeval.launchers.tracking.job_spec import SPEC_NAME
 from dpeval.launchers.tracking.manifest import Manifest, ManifestRun
 from dpeval.record.codes import CauseCode, Status
 from dpeval.util.files import replacing
@@ -75,13 +76,13 @@ class _Headline:
     img_per_s: float | None
 
 
-def run_statuses(manifest: Manifest, sweep_dir: Path, scheduler: Scheduler) -> list[RunStatus]:
+def run_statuses(manifest: Manifest, sweep_dir: Path, tracker: Tracker) -> list[RunStatus]:
     """The status of every run of a sweep; costs one query and one file per run.
 
     Args:
         manifest: of the sweep.
         sweep_dir: the sweep's folder.
-        scheduler: to query about jobs that may not have ended.
+        tracker: to query about jobs that may not have ended.
 
     Raises:
         LaunchError: the scheduler does not answer.
@@ -92,7 +93,7 @@ def run_statuses(manifest: Manifest, sweep_dir: Path, scheduler: Scheduler) -> l
         for run in manifest.runs
         if not _is_settled(headlines[run.number]) and run.left_out is None
     ]
-    states = scheduler.query(unique(open_jobs))
+    states = tracker.query(unique(open_jobs))
     runs_of = Counter(run.job_id for run in manifest.runs)
     found = []
     for run in manifest.runs:
@@ -101,9 +102,22 @@ def run_statuses(manifest: Manifest, sweep_dir: Path, scheduler: Scheduler) -> l
         if state.state in ("ended", "unknown") and headline is None:
             # It may have written its record before the scheduler answered.
             headline = _headline(sweep_dir / run.folder)
+        if manifest.process is not None and not (sweep_dir / run.folder / SPEC_NAME).exists():
+            found.append(_not_started(run, state))
+            continue
         logs, shares = Path(manifest.submitit_folder), runs_of[run.job_id] > 1
+        shares = shares and manifest.process is None
         found.append(status_of(run, headline, state, sweep_dir, logs, shares_job=shares))
     return found
+
+
+def _not_started(run: ManifestRun, state: JobState) -> RunStatus:
+    """The status of a run that its local sweep has not started."""
+    if run.left_out is not None:
+        return RunStatus(run=run, standing="left out", text=run.left_out)
+    if state.state == "running":
+        return RunStatus(run=run, standing="queued", text="runs of its sweep come before it")
+    return RunStatus(run=run, standing="not submitted", text="not started: the sweep has ended")
 
 
 def _is_settled(headline: _Headline | None) -> bool:

@@ -14,12 +14,12 @@ from rich.console import Console
 
 from dpeval import record
 from dpeval.errors import LaunchError, RunFailed, RunInterrupted
-from dpeval.launchers.schedulers.base import Scheduler, unique
-from dpeval.launchers.schedulers.registry import scheduler
+from dpeval.launchers.schedulers.base import Tracker, unique
 from dpeval.launchers.tracking import job_spec
 from dpeval.launchers.tracking.job_spec import unmeasured
-from dpeval.launchers.tracking.manifest import Manifest
+from dpeval.launchers.tracking.manifest import LOCAL, Manifest
 from dpeval.launchers.tracking.run_status import FINAL, RunStatus, Standing, counts, run_statuses
+from dpeval.launchers.tracking.tracker import tracker
 from dpeval.record import schema
 from dpeval.record.codes import Status
 from dpeval.record.schema import Cause
@@ -50,7 +50,7 @@ def wait_for(manifest: Manifest, sweep_dir: Path, poll_s: float, console: Consol
         RunFailed: a run failed without a record, and none could be written for it.
         LaunchError: the scheduler has not answered for ten minutes.
     """
-    own_scheduler = scheduler(manifest.launcher)
+    own_scheduler = tracker(manifest)
     try:
         statuses = _until_all_ended(manifest, sweep_dir, own_scheduler, poll_s, console)
     except KeyboardInterrupt:
@@ -75,7 +75,7 @@ def wait_for(manifest: Manifest, sweep_dir: Path, poll_s: float, console: Consol
 
 
 def _until_all_ended(
-    manifest: Manifest, sweep_dir: Path, own_scheduler: Scheduler, poll_s: float, console: Console
+    manifest: Manifest, sweep_dir: Path, own_scheduler: Tracker, poll_s: float, console: Console
 ) -> list[RunStatus]:
     printed: set[int] = set()
     lost: Counter[int] = Counter()
@@ -130,7 +130,7 @@ def line(status: RunStatus) -> str:
 
 
 def _keep_or_cancel(
-    manifest: Manifest, sweep_dir: Path, own_scheduler: Scheduler, console: Console
+    manifest: Manifest, sweep_dir: Path, own_scheduler: Tracker, console: Console
 ) -> None:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         console.print("interrupted; the jobs continue", markup=False)
@@ -161,7 +161,7 @@ class Cancelled:
         return f"{words} cancelled{ids}"
 
 
-def cancel(manifest: Manifest, sweep_dir: Path, own_scheduler: Scheduler) -> Cancelled:
+def cancel(manifest: Manifest, sweep_dir: Path, own_scheduler: Tracker) -> Cancelled:
     """Cancel the queued and running jobs of a sweep, and no others.
 
     Runs that share a job are cancelled together.
@@ -197,7 +197,7 @@ def settle(status: RunStatus, sweep_dir: Path, launcher: str) -> None:
     Args:
         status: of the run.
         sweep_dir: the sweep's folder.
-        launcher: name of the scheduler.
+        launcher: name of the scheduler, or ``local``.
     """
     folder = sweep_dir / status.run.folder
     path = folder / record.FILE_NAME
@@ -209,7 +209,9 @@ def settle(status: RunStatus, sweep_dir: Path, launcher: str) -> None:
             spec,
             _STATUSES.get(status.standing, "failed"),
             Cause(kind=status.kind or "lost", message=status.text, log=status.log),
-            schema.Scheduler(kind=launcher, job_id=status.run.job_id or ""),
+            None
+            if launcher == LOCAL
+            else schema.Scheduler(kind=launcher, job_id=status.run.job_id or ""),
         )
         write_new(path, made.model_dump_json() + "\n")
     except (OSError, ValueError):

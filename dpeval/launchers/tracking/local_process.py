@@ -1,0 +1,127 @@
+"""Sweeps that one process of this machine carries out: their manifest, and what became of it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+
+import psutil
+
+from dpeval.config import Config, identity
+from dpeval.errors import LaunchError
+from dpeval.launchers.schedulers.base import JobState
+from dpeval.launchers.tracking import job_spec
+from dpeval.launchers.tracking import manifest as manifests
+from dpeval.launchers.tracking.job_spec import JobSpec
+from dpeval.launchers.tracking.manifest import LOCAL, Manifest, ManifestRun, Process
+
+_SAME_START_S = 2.0
+"""How exactly the kernel tells when a process began: its clock may be set meanwhile."""
+
+
+def this_process() -> Process:
+    """The process that calls."""
+    own = psutil.Process()
+    return Process(host=socket.gethostname(), pid=own.pid, started_s=own.create_time())
+
+
+class LocalProcess:
+    """Tells of the process of one local sweep what a scheduler tells of its jobs."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+
+    def query(self, job_ids: Sequence[str]) -> dict[str, JobState]:
+        """The state of the process, for each of `job_ids`."""
+        return dict.fromkeys(job_ids, self._state())
+
+    def cancel(self, job_ids: Sequence[str]) -> None:
+        """Stop the process in order, as Ctrl-C does.
+
+        Raises:
+            LaunchError: it runs on another machine.
+        """
+        if not job_ids:
+            return
+        process = self._process
+        if process.host != socket.gethostname():
+            raise LaunchError(f"the sweep runs on {process.host}; cancel it there")
+        if self._state().state == "running":
+            os.kill(process.pid, signal.SIGTERM)
+
+    def _state(self) -> JobState:
+        process = self._process
+        if process.host != socket.gethostname():
+            return JobState(state="running", nodes=process.host, reason="on another machine")
+        try:
+            found = psutil.Process(process.pid)
+            is_same = abs(found.create_time() - process.started_s) < _SAME_START_S
+            if is_same and found.status() != psutil.STATUS_ZOMBIE:
+                return JobState(state="running", nodes=process.host)
+        except psutil.Error:
+            pass
+        reason = f"process {process.job_id} was killed before it wrote a record"
+        return JobState(state="ended", reason=reason, nodes=process.host)
+
+
+class LocalSweep:
+    """Keeps the manifest of a sweep that this process carries out."""
+
+    def __init__(
+        self,
+        configs: Mapping[Path, Config],
+        overrides: Mapping[Path, Sequence[str]],
+        sweep_dir: Path,
+        labels: Mapping[Path, str],
+        left_out: Mapping[Path, str],
+    ) -> None:
+        """Write the manifest.
+
+        Args:
+            configs: the runs by folder, in order.
+            overrides: of each run.
+            sweep_dir: the sweep's folder.
+            labels: how messages call each run.
+            left_out: why some are not measured.
+
+        Raises:
+            OSError: `sweep_dir` cannot be written.
+        """
+        self._configs, self._overrides, self._sweep_dir = configs, overrides, sweep_dir
+        self._process = this_process()
+        self.manifest = Manifest(
+            launcher=LOCAL,
+            token=secrets.token_hex(3),
+            study=next(iter(configs.values())).study,
+            created_at=datetime.now().astimezone().isoformat(timespec="seconds"),
+            submitit_folder="",
+            process=self._process,
+            runs=[
+                ManifestRun(
+                    number=number,
+                    folder=os.path.relpath(folder, sweep_dir),
+                    identity=identity(config),
+                    label=labels[folder],
+                    overrides=list(overrides[folder]),
+                    job_id=self._process.job_id,
+                    left_out=left_out.get(folder),
+                )
+                for number, (folder, config) in enumerate(configs.items())
+            ],
+        )
+        manifests.write(self.manifest, sweep_dir)
+
+    def start(self, folders: Iterable[Path]) -> None:
+        """Note that the runs in `folders` start: should they leave no record, they are lost.
+
+        Raises:
+            OSError: a folder cannot be written.
+        """
+        for folder in folders:
+            config, overrides = self._configs[folder], tuple(self._overrides[folder])
+            job_spec.write(JobSpec.of(LOCAL, config, overrides, requeue=0), folder)
