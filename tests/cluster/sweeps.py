@@ -83,33 +83,37 @@ def wait_for_status(cluster: Cluster, sweep: Path, words: str, timeout_s: float 
     wait_for_lines(cluster, sweep, lambda lines: bool(re.search(words, lines[0])), timeout_s)
 
 
-def check_turns_in_one_job(cluster: Cluster) -> str:
+def check_turns_in_one_job(cluster: Cluster, too_many: int | None = None) -> str:
     """Sweep over 1, 2 and 3 devices at a site that allocates whole nodes; return the job's id.
 
     Args:
         cluster: the scheduler.
+        too_many: a further number of devices, which the scheduler refuses.
 
     Raises:
         AssertionError: the runs did not take turns, or are not runs of their own in status and
             resume.
     """
     command = (*TINY, "hydra.launcher.pack=null", "batch=24")
-    done, sweep = cluster.sweep(*command, "num_devices=1,2,3")
-    assert done.returncode == 0, done.stdout + done.stderr
+    devices = "1,2,3" if too_many is None else f"1,2,3,{too_many}"
+    done, sweep = cluster.sweep(*command, f"num_devices={devices}")
+    assert done.returncode == (too_many is not None), done.stdout + done.stderr
     assert "3 runs submitted" in done.stdout
     assert "in 1 job" in done.stdout
     [job_id] = set(job_ids(sweep))
-    found = records(sweep)
+    found = records(sweep)[:3]
     assert [record.status for record in found] == ["ok"] * 3
     assert {record.scheduler.job_id for record in found if record.scheduler} == {job_id}
     assert len({record.sitting.id for record in found if record.sitting}) == 1
     assert not list(sweep.glob("*/progress.json"))
 
-    table = dpeval.scaling(dpeval.read(sweep)).sort_values("num_devices")
-    assert list(table["baseline_devices"]) == [1, 1, 1]
-    assert list(table["is_paired"])[1:] == [True, True]
+    table = dpeval.scaling(dpeval.read(sweep)).set_index("num_devices")
+    assert list(table["baseline_devices"][:3]) == [1, 1, 1]
+    assert [bool(table["is_paired"][count]) for count in (2, 3)] == [True, True]
 
-    assert [": ok " in line for line in standing(cluster, sweep)] == [True] * 3
+    lines = standing(cluster, sweep)
+    assert [": ok " in line for line in lines[:3]] == [True] * 3
+    assert all("refused by" in line for line in lines[3:])
     again = cluster.module(
         "train", "-m", f"hydra/launcher={cluster.launcher}", "hydra.launcher.dry_run=true",
         *command, "num_devices=1,2,3,4,5", f"sweep.resume={sweep}",

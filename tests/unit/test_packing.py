@@ -84,6 +84,12 @@ def test_a_shared_job_needs_the_most_devices_and_the_time_of_all() -> None:
     assert job.resources.warning_s > OPTIONS.signal_delay_s, "six records take longer than one"
 
 
+def test_a_run_that_is_compiled_needs_its_own_time_to_start() -> None:
+    plain, compiled = [run(1), run(2)], [run(1), run(2, compile=True)]
+    [short], [long] = jobs(plain), jobs(compiled)
+    assert long.resources.time_min >= short.resources.time_min + 4
+
+
 def test_a_run_alone_asks_for_what_it_asked_for_without_packing() -> None:
     [job] = jobs([run(2)])
     [apart] = jobs([run(2)], pack=False)

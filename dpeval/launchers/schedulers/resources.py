@@ -23,7 +23,7 @@ _CPU_OVERHEAD_BYTES = 2 * GIB
 """The parent process, the fork server and the page cache charged to the job's cgroup."""
 _SIGNAL_EARLY_S = 60
 """SLURM may send the warning this much earlier than requested (sbatch(1), ``--signal``)."""
-_FURTHER_START_S = 20.0
+_FURTHER_START_S = 30.0
 """Until a further run of a job steps: data is prepared, and the fork server has torch loaded."""
 _FURTHER_END_S = 2.0
 """To stop a further run of a job and to write its record."""
@@ -193,8 +193,10 @@ def round_up_mib(size_bytes: int) -> int:
 def _time_min(configs: Sequence[Config], warning_s: int) -> int:
     """Minutes until runs that share a job have been measured one way or the other."""
     windows_s = sum(config.measure.longest_s for config in configs)
-    starts_s = max(config.site.startup_s for config in configs)
-    starts_s += _FURTHER_START_S * (len(configs) - 1)
+    first, *further = configs
+    starts_s = first.site.startup_s + sum(
+        config.site.startup_s if config.compile else _FURTHER_START_S for config in further
+    )
     return math.ceil((windows_s + starts_s + warning_s + _SIGNAL_EARLY_S) / 60)
 
 
