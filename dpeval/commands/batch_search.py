@@ -265,6 +265,7 @@ class BatchSearch:
             used(source, config.dataset),
             self._session.environment,
             _NullListener(),
+            self._session.files,
         )
         if record.status not in ("ok", "oom"):
             reason = record.cause.message if record.cause is not None else record.status

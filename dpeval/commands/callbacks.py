@@ -12,10 +12,13 @@ from omegaconf import DictConfig
 
 from dpeval import record
 from dpeval.commands.main import raise_for_status
+from dpeval.errors import LaunchError, RunFailed
 from dpeval.launchers.folders import claim_run, claim_sweep
 from dpeval.launchers.in_job.run_job import rebuild
+from dpeval.launchers.tracking import manifest as manifests
 from dpeval.run.console import summary_table
 from dpeval.util.paths import shown
+from dpeval.util.plural import some_of
 from dpeval.util.tables import make_console
 
 
@@ -89,15 +92,34 @@ def end_sweep(sweep_dir: Path, analyze: bool, show: bool) -> None:
     """
     paths = sorted(record.below(sweep_dir), key=lambda path: (len(path.parent.name), path))
     records = [record.read(path) for path in paths]
-    if not records:
+    missing = without_record(sweep_dir)
+    if not records and not missing:
         return  # every run was left out: measured by an earlier sweep
     if show:
         console = make_console()
         console.print(summary_table([rebuild(one.config) for one in records], records))
         console.print(f"records: {shown(sweep_dir)}", markup=False)
-    if analyze:
+    if analyze and records:
         # Late: pandas and matplotlib take a second to import.
         from dpeval.analysis import pipeline
 
         pipeline.analyze([shown(sweep_dir)])
     raise_for_status(records)
+    if missing:
+        raise RunFailed(
+            f"{some_of(len(missing), len(records) + len(missing), 'run')} left no record in "
+            f"{' '.join(str(shown(folder)) for folder in missing)}; the messages above say where "
+            "what was measured is"
+        )
+
+
+def without_record(sweep_dir: Path) -> list[Path]:
+    """The folders of a local sweep's runs that should hold a record and do not."""
+    try:
+        manifest = manifests.read(sweep_dir)
+    except LaunchError:
+        return []
+    if manifest.process is None:
+        return []
+    folders = [sweep_dir / run.folder for run in manifest.runs if run.left_out is None]
+    return [folder for folder in folders if not (folder / record.FILE_NAME).exists()]

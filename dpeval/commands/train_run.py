@@ -12,10 +12,11 @@ from omegaconf import DictConfig
 from dpeval.commands import hydra_app
 from dpeval.commands.main import raise_for_status
 from dpeval.config import from_hydra
-from dpeval.errors import ConfigError, DpevalError
+from dpeval.errors import ConfigError, DpevalError, RunFailed
 from dpeval.launchers.in_job.plugin_job import run_plugin_job
 from dpeval.launchers.tracking.local_process import LocalSweep
 from dpeval.record.schema import Record
+from dpeval.util.paths import shown
 
 
 def train() -> None:
@@ -71,8 +72,12 @@ def run_one(composed: DictConfig) -> Record:
         session.prepare_all([job])
     overrides = list(map(str, hydra_config.overrides.task))
     label = " ".join(overrides) or "run"
-    LocalSweep({folder: config}, {folder: overrides}, folder, {folder: label}, {}).start([folder])
+    own = LocalSweep({folder: config}, {folder: overrides}, folder, {folder: label}, {})
+    own.start([folder])
     with reporter:
         record = session.execute(job)
         reporter.one(record, job.folder)
+    if session.files.elsewhere:
+        own.note_elsewhere(session.files.elsewhere)
+        raise RunFailed(f"no record in {shown(folder)}; what was measured is shown above")
     return record

@@ -102,6 +102,7 @@ class LocalLauncher(SweepLauncher):
                 break
             self._sweep.start([job.folder])
             records[job.folder] = self._run(job, functools.partial(session.execute, plan))
+            self._sweep.note_elsewhere(session.files.elsewhere)
         return records
 
     def _take_turns(
@@ -121,6 +122,7 @@ class LocalLauncher(SweepLauncher):
             # Hydra's files and callbacks of the run, whose record is there already.
             returned = functools.partial(lambda made: made, record)
             records[job.folder] = self._run(sweep_jobs[job.folder], returned)
+            self._sweep.note_elsewhere(session.files.elsewhere)
         return records
 
     def _left_out(
@@ -143,16 +145,23 @@ class LocalLauncher(SweepLauncher):
         assert self.hydra_context is not None
         assert self.config is not None
 
-        def task(_: DictConfig) -> Record:
-            return execute()
+        made: list[Record] = []
 
-        returned = run_job(
-            task_function=task,
-            config=job.composed,
-            job_dir_key="hydra.sweep.dir",
-            job_subdir_key="hydra.sweep.subdir",
-            hydra_context=self.hydra_context,
-        )
-        record = returned.return_value
+        def task(_: DictConfig) -> Record:
+            made.append(execute())
+            return made[0]
+
+        try:
+            returned = run_job(
+                task_function=task,
+                config=job.composed,
+                job_dir_key="hydra.sweep.dir",
+                job_subdir_key="hydra.sweep.subdir",
+                hydra_context=self.hydra_context,
+            )
+        except OSError:
+            # Hydra cannot write its own files of the run, on a full disk: no reason to lose it.
+            return made[0] if made else execute()
+        record = returned.return_value  # raises what the task raised
         assert isinstance(record, Record)
         return record

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
-from dpeval import record
 from dpeval.data import Source
 from dpeval.instruments.step_buffer import Stage, StepBuffer
 from dpeval.record.conditions import Conditions
@@ -19,6 +18,7 @@ from dpeval.record.schema import Cause, DatasetUsed, Record, Sitting, now
 from dpeval.run import forkserver, multi_node, record_builder
 from dpeval.run.job import Job, ProgressListener, Snapshot, Span, StoreAddress
 from dpeval.run.rank_supervisor import RankSupervisor
+from dpeval.run.record_files import RecordFiles
 from dpeval.stats import paired
 from dpeval.system.conditions import ConditionSampler
 from dpeval.system.gpu.reader import UsedGpu
@@ -27,16 +27,17 @@ from dpeval.system.signals import stop_signals
 from dpeval.worker.messages import RankTask
 
 
-def skip(job: Job, environment: Environment, reason: Cause) -> Record:
+def skip(job: Job, environment: Environment, reason: Cause, files: RecordFiles) -> Record:
     """Write the record of a run that is not started.
 
     Args:
         job: the run.
         environment: the hardware and software of this machine.
         reason: why it is skipped.
+        files: writes its record.
     """
     skipped = record_builder.blank(job, environment, now(), status="skipped", cause=reason)
-    record.write(skipped, job.folder / record.FILE_NAME)
+    files.keep(skipped, job.folder)
     return skipped
 
 
@@ -46,6 +47,7 @@ def execute(
     dataset: DatasetUsed,
     environment: Environment,
     listener: ProgressListener,
+    files: RecordFiles,
 ) -> Record:
     """Run `job` on this machine and write its record to ``job.folder``.
 
@@ -59,8 +61,9 @@ def execute(
         dataset: what the record says about that data.
         environment: the hardware and software of this machine.
         listener: shows progress.
+        files: writes its record.
     """
-    run = LiveRun(job, source, dataset, environment)
+    run = LiveRun(job, source, dataset, environment, files)
     with stop_signals() as received, run.bugs_recorded():
         run.start()
         sampler = make_sampler([run]) if job.config.measure.conditions else None
@@ -76,7 +79,12 @@ class LiveRun:
     """One run on this machine, from the start of its ranks to its record."""
 
     def __init__(
-        self, job: Job, source: Source, dataset: DatasetUsed, environment: Environment
+        self,
+        job: Job,
+        source: Source,
+        dataset: DatasetUsed,
+        environment: Environment,
+        files: RecordFiles,
     ) -> None:
         """Start nothing yet.
 
@@ -85,8 +93,9 @@ class LiveRun:
             source: its prepared data.
             dataset: what the record says about that data.
             environment: the hardware and software of this machine.
+            files: writes its record.
         """
-        self.job, self._source = job, source
+        self.job, self._source, self._files = job, source, files
         self._span = Span(time.monotonic())
         self._blank = record_builder.blank(job, environment, now(), dataset=dataset)
         self.step_buffer = _step_buffer(job)
@@ -156,7 +165,7 @@ class LiveRun:
             made = paired.compared(made, base)
         if received and made.status == "ok":
             made = record_builder.interrupted(made, received[0])
-        record.write(made, job.folder / record.FILE_NAME)
+        self._files.keep(made, job.folder)
         self._is_recorded = True
         return made
 
@@ -176,7 +185,7 @@ class LiveRun:
                     "wall_s": time.monotonic() - self._span.begun_s,
                 }
             )
-            record.write(failed, self.job.folder / record.FILE_NAME)
+            self._files.keep(failed, self.job.folder)
             raise
 
 

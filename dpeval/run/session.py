@@ -18,6 +18,7 @@ from dpeval.run import execute as execution
 from dpeval.run import forkserver
 from dpeval.run.console import Reporter
 from dpeval.run.job import Job, Node
+from dpeval.run.record_files import RecordFiles
 from dpeval.system.environment import environment
 from dpeval.system.topology import detect
 
@@ -34,6 +35,7 @@ class Session:
             self.machine, extra_versions=cuda.library_versions()
         )
         self.predictor = Predictor(self.machine)
+        self.files = RecordFiles()
         self._sources: dict[DatasetConfig, Source] = {}
 
     def job(
@@ -151,7 +153,12 @@ class Session:
         if record is None:
             source = self.prepare(job.config.dataset)
             record = execution.execute(
-                job, source, used(source, job.config.dataset), self.environment, self.reporter
+                job,
+                source,
+                used(source, job.config.dataset),
+                self.environment,
+                self.reporter,
+                self.files,
             )
         self.reporter.run_ended(job, record)
         return record
@@ -173,9 +180,10 @@ class Session:
             reason = Cause(kind="memory", message=job.memory.decision)
         else:
             return None
-        return execution.skip(job, self.environment, reason)
+        return execution.skip(job, self.environment, reason, self.files)
 
     def live(self, job: Job) -> execution.LiveRun:
         """`job`, ready to start."""
         source = self.prepare(job.config.dataset)
-        return execution.LiveRun(job, source, used(source, job.config.dataset), self.environment)
+        dataset = used(source, job.config.dataset)
+        return execution.LiveRun(job, source, dataset, self.environment, self.files)

@@ -20,6 +20,7 @@ from dpeval.launchers.tracking.run_status import Progress, write_progress
 from dpeval.record import schema
 from dpeval.record.schema import Cause, Record, now
 from dpeval.run.job import Node
+from dpeval.run.record_files import RecordFiles
 
 if TYPE_CHECKING:
     from dpeval.run.job import Job
@@ -204,6 +205,6 @@ def _all_recorded(
                 message = "not started: the job was stopped before this run's first turn"
                 cause = Cause(kind="interrupt", message=message)
                 found = unmeasured(run.spec, "interrupted", cause, job_record)
-                record.write(found, path)
+                RecordFiles().keep(found, run.folder)
             if found is not None:
                 made[run.folder] = found

@@ -11,7 +11,6 @@ from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from dpeval import record
 from dpeval.config import from_hydra
 from dpeval.launchers.in_job.execution import execute
 from dpeval.launchers.in_job.job_signals import stop_on_warning
@@ -19,6 +18,7 @@ from dpeval.launchers.in_job.run_job import point_at_scratch
 from dpeval.launchers.schedulers.registry import SCHEDULERS, scheduler
 from dpeval.launchers.tracking.job_spec import JobSpec
 from dpeval.record import schema
+from dpeval.run.record_files import RecordFiles
 
 
 def run_plugin_job(composed: DictConfig) -> None:
@@ -38,7 +38,7 @@ def run_plugin_job(composed: DictConfig) -> None:
     start = contextlib.chdir(hydra_config.runtime.cwd)
     with start, one_at_a_time(), _stop_before_time_limit(os.environ):
         made = execute(config, folder, spec, job)
-    record.write(made.model_copy(update={"scheduler": job}), folder / record.FILE_NAME)
+    RecordFiles().keep(made.model_copy(update={"scheduler": job}), folder)
 
 
 def _job(launcher: str, environment: Mapping[str, str]) -> schema.Scheduler | None:

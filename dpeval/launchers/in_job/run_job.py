@@ -30,6 +30,7 @@ from dpeval.launchers.tracking.run_status import PROGRESS_NAME
 from dpeval.record import schema
 from dpeval.record.schema import Record
 from dpeval.run.job import Node
+from dpeval.run.record_files import RecordFiles
 from dpeval.util.frozen import Frozen
 
 ATTEMPTS_NAME = "attempts.jsonl"
@@ -139,7 +140,7 @@ def _complete(made: Mapping[Path, Record], job: schema.Scheduler, others: NodeWa
         whole = found.model_copy(
             update={"scheduler": job, "warnings": [*found.warnings, *warnings]}
         )
-        record.write(whole, folder / record.FILE_NAME)
+        RecordFiles().keep(whole, folder)
         # A later attempt, which takes a while to start, would seem to have made this progress.
         (folder / PROGRESS_NAME).unlink(missing_ok=True)
 

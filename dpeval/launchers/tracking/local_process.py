@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import signal
@@ -117,11 +118,22 @@ class LocalSweep:
         manifests.write(self.manifest, sweep_dir)
 
     def start(self, folders: Iterable[Path]) -> None:
-        """Note that the runs in `folders` start: should they leave no record, they are lost.
-
-        Raises:
-            OSError: a folder cannot be written.
-        """
+        """Note that the runs in `folders` start: should they leave no record, they are lost."""
         for folder in folders:
             config, overrides = self._configs[folder], tuple(self._overrides[folder])
-            job_spec.write(JobSpec.of(LOCAL, config, overrides, requeue=0), folder)
+            with contextlib.suppress(OSError):  # on a full disk the run itself still goes on
+                job_spec.write(JobSpec.of(LOCAL, config, overrides, requeue=0), folder)
+
+    def note_elsewhere(self, places: Mapping[Path, Path | None]) -> None:
+        """Note where the records are whose folders could not be written; on a full disk, do not."""
+        folders = {os.path.relpath(folder, self._sweep_dir): at for folder, at in places.items()}
+        runs = [
+            run.model_copy(update={"record_at": str(folders[run.folder])})
+            if folders.get(run.folder) is not None
+            else run
+            for run in self.manifest.runs
+        ]
+        if runs != self.manifest.runs:
+            self.manifest = self.manifest.model_copy(update={"runs": runs})
+            with contextlib.suppress(OSError):
+                manifests.write(self.manifest, self._sweep_dir)

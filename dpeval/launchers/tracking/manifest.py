@@ -30,6 +30,8 @@ class ManifestRun(Frozen):
     """Why it was left out: done, queued or running in another sweep, or too large."""
     refused: str | None = None
     """Why the scheduler refused it."""
+    record_at: str | None = None
+    """Where its record is, if its folder could not be written."""
 
 
 class Process(Frozen):

@@ -19,7 +19,7 @@ from dpeval.launchers.schedulers.base import UNKNOWN, Ending, JobState, Tracker,
 from dpeval.launchers.tracking.job_spec import SPEC_NAME
 from dpeval.launchers.tracking.manifest import Manifest, ManifestRun
 from dpeval.record.codes import CauseCode, Status
-from dpeval.util.files import replacing
+from dpeval.util.files import replacing, write_new
 from dpeval.util.frozen import Frozen
 from dpeval.util.plural import counted
 from dpeval.util.units import MIB
@@ -87,6 +87,8 @@ def run_statuses(manifest: Manifest, sweep_dir: Path, tracker: Tracker) -> list[
     Raises:
         LaunchError: the scheduler does not answer.
     """
+    for run in manifest.runs:
+        bring_home(run, sweep_dir)
     headlines = {run.number: _headline(sweep_dir / run.folder) for run in manifest.runs}
     open_jobs = [
         run.job_id
@@ -109,6 +111,14 @@ def run_statuses(manifest: Manifest, sweep_dir: Path, tracker: Tracker) -> list[
         shares = shares and manifest.process is None
         found.append(status_of(run, headline, state, sweep_dir, logs, shares_job=shares))
     return found
+
+
+def bring_home(run: ManifestRun, sweep_dir: Path) -> None:
+    """Copy a record that could not be written to its folder there, if that is possible now."""
+    path = sweep_dir / run.folder / record.FILE_NAME
+    if run.record_at is not None and not path.exists():
+        with contextlib.suppress(OSError):
+            write_new(path, Path(run.record_at).read_text(encoding="utf-8"))
 
 
 def _not_started(run: ManifestRun, state: JobState) -> RunStatus:

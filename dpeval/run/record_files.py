@@ -1,0 +1,65 @@
+"""Keeps records, whatever the file system does: a measurement cannot be repeated."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from dpeval import record
+from dpeval.record.schema import Record
+
+_PAUSES_S = (0.1, 0.5, 0.0)
+"""After a failed attempt to write a record; a network file system may recover."""
+
+
+class RecordFiles:
+    """Writes records, and remembers those that could not be written to their folder."""
+
+    def __init__(self) -> None:
+        self.elsewhere: dict[Path, Path | None] = {}
+        """Per folder without its record: where that is; None: printed."""
+
+    def keep(self, made: Record, folder: Path) -> None:
+        """Write `made` to `folder`, else to the temporary folder, else to standard output.
+
+        It raises nothing for a file system that refuses: the other runs of a sweep go on.
+        """
+        path = folder / record.FILE_NAME
+        error = _write(made, path)
+        self.elsewhere.pop(folder, None)
+        if error is None:
+            return
+        place = _second_place(made)
+        self.elsewhere[folder] = place
+        why = f"dpeval: the record cannot be written to {path} ({error.strerror})"
+        if place is not None:
+            print(f"{why}; it is in {place}: copy it there", file=sys.stderr, flush=True)
+            return
+        print(f"{why} nor to a temporary folder; it is printed here:", file=sys.stderr, flush=True)
+        print(made.model_dump_json(), flush=True)
+
+
+def _write(made: Record, path: Path) -> OSError | None:
+    """Write `made`; return the error of the last attempt if none succeeds."""
+    failure: OSError | None = None
+    for pause_s in _PAUSES_S:
+        try:
+            record.write(made, path)
+        except OSError as error:
+            failure = error
+            time.sleep(pause_s)
+        else:
+            return None
+    return failure
+
+
+def _second_place(made: Record) -> Path | None:
+    """Where else `made` is written; None if that fails too."""
+    try:
+        path = Path(tempfile.mkdtemp(prefix="dpeval-record-")) / record.FILE_NAME
+        record.write(made, path)
+    except OSError:
+        return None
+    return path
