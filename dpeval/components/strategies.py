@@ -36,6 +36,9 @@ class WrappedModel:
     no_sync: Callable[[], AbstractContextManager[Any]] = nullcontext
     """A context in which gradients stay local. Leave the default if the strategy has none; there
     is then no ablation."""
+    follow: Callable[[bool], None] | None = None
+    """Makes the next step begin as after a step that synchronised gradients (True), or as after one
+    that kept them local (False); None: only such a step itself can do that."""
 
     @property
     def can_keep_gradients(self) -> bool:
@@ -155,7 +158,12 @@ def ddp(
     timed = TimedGroup(clock, group, broadcast_bytes=wrapped.broadcast_bucket_size)
     wrapped.register_comm_hook(timed, timed_all_reduce)
     wrapped._register_buffer_comm_hook(timed, timed_broadcast, _BufferCommHookLocation.PRE_FORWARD)
-    return WrappedModel(wrapped, wrapped.no_sync)
+
+    def follow(synchronised: bool) -> None:
+        # Otherwise the next forward pass broadcasts buffers only if the last step was synchronised.
+        wrapped.require_forward_param_sync = synchronised
+
+    return WrappedModel(wrapped, wrapped.no_sync, follow)
 
 
 @dataclass

@@ -154,10 +154,11 @@ class MeasureConfig:
     """Name of the preset."""
     rel_precision: Annotated[float, Field(gt=0, le=1)] = 0.02
     """Stop once the 95 % interval of the mean step time is at most ± this fraction of it."""
-    until: Annotated[str, OneOf("ratios", "means")] = "ratios"
+    until: Annotated[str, OneOf("ratios", "best", "means")] = "ratios"
     """What must be known to `rel_precision` where runs take turns (``sweep.order=interleaved``):
-    each speedup over the run on the fewest devices, or each mean step. One run after another is
-    always measured until its mean is known."""
+    each speedup over the run on the fewest devices, which run is the fastest (or that others are
+    within `rel_precision` of it), or each mean step. One run after another is always measured until
+    its mean is known."""
     min_warmup_steps: PositiveInt = 5
     """Minimum number of steps before the main window."""
     min_steps: Annotated[int, Field(ge=2)] = 30

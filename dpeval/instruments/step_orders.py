@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import cast
 
 from dpeval.instruments.reference_work import ReferenceWork
-from dpeval.record.codes import StopReason
+from dpeval.record.codes import AblationKind, StopReason
+
+SAVE, SETTLE, RESTORE = "save:", "settle:", "restore:"
+"""Around blocks: copy the trained state, make the next step need no other rank, put it back."""
 
 
 def go_on_to(steps: int, *, work: bool) -> str:
@@ -21,6 +24,17 @@ def go_on_to(steps: int, *, work: bool) -> str:
 def stop(reason: StopReason) -> str:
     """The order to end the loop."""
     return f"stop:{reason}"
+
+
+def block(kind: AblationKind, steps: int, round_: int) -> str:
+    """The order to take a block of steps that leaves no trace in what is trained.
+
+    Args:
+        kind: what its steps are.
+        steps: how many.
+        round_: the round that it belongs to.
+    """
+    return f"block:{kind}:{steps}:{round_}"
 
 
 class StepOrders:

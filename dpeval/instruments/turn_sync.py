@@ -8,15 +8,36 @@ says so, and blocks on a pipe until the next turn: it uses no core meanwhile.
 from __future__ import annotations
 
 from multiprocessing.connection import Connection
+from typing import Protocol, cast
 
 from dpeval.devices.base import Device
 from dpeval.instruments.phase_clock import PhaseClock
 from dpeval.instruments.reference_work import ReferenceWork
 from dpeval.instruments.step_buffer import Stage, StepBuffer
-from dpeval.instruments.step_orders import StepOrders
+from dpeval.instruments.step_orders import RESTORE, SAVE, SETTLE, StepOrders
+from dpeval.record.codes import AblationKind
 
-READY = b"ready"
-"""What a rank sends when it waits for its turn."""
+READY, READY_FOR_BLOCKS = b"ready", b"ready for blocks"
+"""What a rank sends when it waits for its turn; the second if it can ablate."""
+
+
+class BlockTaker(Protocol):
+    """Takes steps that leave no trace in what is trained (:mod:`dpeval.worker.ablation`)."""
+
+    def save(self) -> None: ...
+
+    def settle(self) -> None: ...
+
+    def restore(self) -> None: ...
+
+    def take(self, kind: AblationKind, steps: int, round_: int) -> None:
+        """Record a block.
+
+        Args:
+            kind: what its steps are.
+            steps: how many.
+            round_: the round that it belongs to.
+        """
 
 
 class TurnSync(StepOrders):
@@ -30,6 +51,7 @@ class TurnSync(StepOrders):
         clock: PhaseClock,
         device: Device,
         reference_work: ReferenceWork | None = None,
+        blocks: BlockTaker | None = None,
     ) -> None:
         """Take no step before the first turn.
 
@@ -40,9 +62,11 @@ class TurnSync(StepOrders):
             clock: this rank's phase clock.
             device: its work is finished before the turn ends.
             reference_work: done when the coordinator asks for it; None on CUDA.
+            blocks: takes blocks of the ablation; None if there are to be none.
         """
         self._gate, self._local_rank = gate, local_rank
         self._step_buffer, self._clock, self._device = step_buffer, clock, device
+        self._blocks = blocks
         super().__init__(reference_work, until=0)
 
     def begin(self) -> None:
@@ -64,5 +88,25 @@ class TurnSync(StepOrders):
         self._step_buffer.beat(self._local_rank, Stage.MEASURING, self._clock.finished)
 
     def _wait(self, steps: int) -> bool:
-        self._gate.send_bytes(READY)
-        return self._obey(self._gate.recv_bytes().decode(), steps)
+        while True:
+            self._gate.send_bytes(READY if self._blocks is None else READY_FOR_BLOCKS)
+            order = self._gate.recv_bytes().decode()
+            if self._blocks is None or not _taken(self._blocks, order):
+                return self._obey(order, steps)
+            self._beat()
+
+
+def _taken(blocks: BlockTaker, order: str) -> bool:
+    """Whether `order` concerns `blocks`, which have then obeyed."""
+    if order == SAVE:
+        blocks.save()
+    elif order == SETTLE:
+        blocks.settle()
+    elif order == RESTORE:
+        blocks.restore()
+    elif order.startswith("block:"):
+        _, kind, steps, round_ = order.split(":")
+        blocks.take(cast(AblationKind, kind), int(steps), int(round_))
+    else:
+        return False
+    return True

@@ -11,8 +11,9 @@ from typing import Literal
 Status = Literal["ok", "skipped", "oom", "failed", "interrupted"]
 """How a run ended. ``skipped``: deliberately not started."""
 
-StopReason = Literal["precision", "ratios", "time_limit", "max_steps", "interrupted"]
-"""Why the main window ended. ``ratios``: the speedups in its sitting were known well enough."""
+StopReason = Literal["precision", "ratios", "best", "time_limit", "max_steps", "interrupted"]
+"""Why the main window ended. ``ratios``: the speedups in its sitting were known well enough;
+``best``: the fastest run of its sitting was settled, or another was known to be faster."""
 
 Steadiness = Literal["steady", "drifting", "unknown"]
 """Whether the step stayed the same over the main window. ``unknown``: too few or too noisy steps to

@@ -54,6 +54,17 @@ class Window(Frozen):
         return fields
 
 
+class Reentry(Frozen):
+    """The steps at the start of every turn that cost more than the rest."""
+
+    steps: int = 0
+    """How many; they are left out."""
+    cost: float = 0.0
+    """By what fraction the first step of a turn takes longer than the rest of it."""
+    cost_half: float | None = None
+    """Half-width of its 95 % interval; None: unknown, too few turns have several steps."""
+
+
 class Balance(Frozen):
     """How evenly ranks are loaded."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from pydantic import model_validator
 
-from dpeval.util.arrays import Floats
+from dpeval.util.arrays import Bools, Floats
 from dpeval.util.frozen import Frozen
 
 PAGES = 256
@@ -27,6 +27,13 @@ class ReferenceTimes(Frozen):
         if not len(self.step) == len(self.product_s) == len(self.page_s):
             raise ValueError("the lists of reference times differ in length")
         return self
+
+    def counted(self, kept: Bools) -> ReferenceTimes:
+        """The same readings, where only the steps that `kept` marks count."""
+        before = np.concatenate([[0], np.cumsum(kept)])
+        return self.model_copy(
+            update={"step": [int(before[min(step, len(kept))]) for step in self.step]}
+        )
 
     def within(self, first: int, last: int) -> ReferenceTimes:
         """The readings after step `first` and before step `last`."""

@@ -17,7 +17,7 @@ from pydantic import AliasChoices, Field, PositiveFloat
 from dpeval.record.codes import AblationKind, CauseCode, MemoryAction, Status, WarningCode
 from dpeval.record.conditions import Conditions
 from dpeval.record.machine import UNKNOWN_ENVIRONMENT, Environment
-from dpeval.record.measurement import Balance, Interval, Window
+from dpeval.record.measurement import Balance, Interval, Reentry, Window
 from dpeval.record.memory import Budget, Forecast
 from dpeval.record.plan import Plan
 from dpeval.record.reference_times import ReferenceTimes
@@ -163,6 +163,9 @@ class AblationBlock(Frozen):
     """One short block of steps of one kind."""
 
     kind: AblationKind
+    round: int | None = None
+    """Blocks of one round of all kinds belong together. Of a run that took turns it is the round of
+    its sitting, and blocks of kind ``normal`` are steps of its main window."""
     step_s: list[list[float]]
     """Per rank (for ``alone``: the one rank that ran), the steps' times."""
     data_s: list[list[float]] = []
@@ -173,7 +176,8 @@ class AblationBlock(Frozen):
 
 
 class Ablation(Frozen):
-    """Interleaved blocks of steps after the main window: cost of communication and of sharing."""
+    """Blocks of steps that show the cost of communication and of sharing: after the main window, or
+    between its turns."""
 
     blocks: list[AblationBlock]
     """In the order in which they ran; the n-th blocks of all kinds are one round."""
@@ -217,12 +221,22 @@ class Sitting(Frozen):
     ranks. In a round every run that is still measured has one turn, in changing order."""
     runs: int
     """How many runs took turns."""
+    reentry: Reentry = Reentry()
+    """Steps at the start of every turn that were left out of all series, as they cost more than the
+    rest."""
+    left_out: int = 0
+    """How many steps these were in all."""
+    energy_j_per_step: float | None = None
+    """From energy counters read at the begin and the end of turns."""
     base_devices: int | None = None
     """Devices of the run on the fewest that is configured like this one, if it is another …"""
     base_strategy: str = ""
     """… and its strategy."""
     speedup: Interval | None = None
     """Throughput over that run's, from the rounds that both took part in; None without enough."""
+    alone: Interval | None = None
+    """If that run has a single rank: its step over one of the first rank alone, both without waits
+    for data, from the rounds that have both."""
 
 
 class Scheduler(Frozen):

@@ -17,8 +17,6 @@ from dpeval.record.machine import Environment
 from dpeval.record.measurement import Window
 from dpeval.record.phases import COMPUTE_PHASES, PHASES, SYNC_PHASES
 from dpeval.record.schema import (
-    Ablation,
-    AblationBlock,
     Bucket,
     Cause,
     DatasetUsed,
@@ -27,15 +25,18 @@ from dpeval.record.schema import (
     RankRecord,
     Record,
     SetupTimes,
+    Sitting,
     readings,
 )
+from dpeval.run import ablation_record
 from dpeval.run.job import Job, Span
 from dpeval.run.outcome import Failure, Outcome
-from dpeval.stats import machine_speed, steady_state
+from dpeval.stats import machine_speed, reentry, steady_state
 from dpeval.stats import throughput as throughput_module
 from dpeval.stats.record_warnings import find_warnings
 from dpeval.stats.throughput import throughput
-from dpeval.util.arrays import Floats
+from dpeval.util import arrays
+from dpeval.util.arrays import Bools, Floats
 from dpeval.util.plural import counted
 from dpeval.worker.messages import RankResult
 
@@ -101,6 +102,8 @@ def finish(
         pids: process id per rank.
     """
     steps = min((step_buffer.steps(local) for local in range(step_buffer.ranks)), default=0)
+    kept = _kept(record.sitting, steps)
+    record = _without_reentry(record, kept)
     ended = len(outcome.results) == len(pids)
     fields: dict[str, Any] = {
         "status": _status(outcome, ended),
@@ -109,7 +112,8 @@ def finish(
         "conditions": conditions,
     }
     if steps:
-        fields |= _series(job, step_buffer, outcome, steps, span, pids)
+        fields |= _series(job, step_buffer, outcome, kept, span, pids)
+        fields["ablation"] = ablation_record.ablation(outcome, record.sitting, fields)
         if conditions is not None:
             seen = readings(fields["ranks"], fields["window"])
             unknown = machine_speed.not_measured(seen)
@@ -121,18 +125,37 @@ def finish(
         if fields["status"] == "ok" and fields["window"] is None:
             fields |= {"status": "failed", "cause": _cut_short(job, step_buffer, steps)}
         power_w = conditions.power_w if conditions is not None else None
-        # The energy of other nodes is not measured here, nor that of one run's turns.
-        is_own = job.node is None and record.sitting is None
-        if power_w is not None and is_own and "throughput" in fields:
+        if record.sitting is not None:
+            step_j = record.sitting.energy_j_per_step
+            if step_j is not None:
+                fields["energy_j_per_img"] = step_j / job.plan.global_batch_size
+        # The energy of other nodes is not measured here.
+        elif power_w is not None and job.node is None and "throughput" in fields:
             fields["energy_j_per_img"] = power_w / fields["throughput"].img_per_s
     elif fields["status"] == "oom":
         # Not a single step, but the memory of each rank is worth recording.
         fields["ranks"] = [
-            _rank(job, rank.rank, step_buffer.rows(rank.rank)[:0], None, outcome, pids)
+            _rank(job, rank.rank, step_buffer.rows(rank.rank)[:0], None, outcome, pids, kept)
             for rank in job.plan.ranks
         ]
     made = record.model_copy(update=fields)
     return made.model_copy(update={"warnings": find_warnings(made)})
+
+
+def _kept(sitting: Sitting | None, steps: int) -> Bools:
+    """Which steps count: not those at the start of a turn that cost more than the rest."""
+    if sitting is None:
+        return np.ones(steps, dtype=bool)
+    return reentry.kept(sitting.rounds[:steps], sitting.reentry.steps)
+
+
+def _without_reentry(record: Record, kept: Bools) -> Record:
+    """`record` with the rounds of the steps that count."""
+    if record.sitting is None:
+        return record
+    rounds = np.asarray(record.sitting.rounds[: len(kept)])[kept].tolist()
+    changed = {"rounds": rounds, "left_out": int((~kept).sum())}
+    return record.model_copy(update={"sitting": record.sitting.model_copy(update=changed)})
 
 
 def interrupted(record: Record, signal: str) -> Record:
@@ -189,16 +212,19 @@ def _series(
     job: Job,
     step_buffer: StepBuffer,
     outcome: Outcome,
-    steps: int,
+    kept: Bools,
     span: Span,
     pids: dict[int, int],
 ) -> dict[str, Any]:
-    """The fields derived from the step series, cut to the steps that all ranks finished."""
-    rows = [step_buffer.rows(local)[:steps].copy() for local in range(step_buffer.ranks)]
+    """The fields derived from the series of the steps that all ranks finished and that count."""
+    buffered = [step_buffer.rows(local)[: len(kept)] for local in range(step_buffer.ranks)]
+    rows = [table[kept] for table in buffered]
     step_s = [column_of(table, "step") for table in rows]
     stopped_by = _stopped_by(outcome)
     window = _window(step_s, stopped_by, job)
-    ranks = [_rank(job, rank, table, window, outcome, pids) for rank, table in enumerate(rows)]
+    ranks = [
+        _rank(job, rank, table, window, outcome, pids, kept) for rank, table in enumerate(rows)
+    ]
     has_comm = [is_communication_measured(table, job.plan.world_size) for table in rows]
     fields: dict[str, Any] = {
         "ranks": ranks,
@@ -215,7 +241,6 @@ def _series(
         if all(has_comm):
             fields["balance"] = throughput_module.load_balance(compute)
     fields["loss"] = _loss(job, outcome)
-    fields["ablation"] = _ablation(outcome)
     is_bound = any(result.cannot_ablate for result in outcome.results.values())
     lacking = {UNTIMED: not all(has_comm), BOUND: is_bound}
     strategy = job.config.strategy.name
@@ -253,8 +278,10 @@ def _rank(
     window: Window | None,
     outcome: Outcome,
     pids: dict[int, int],
+    kept: Bools,
 ) -> RankRecord:
     result = outcome.results.get(rank)
+    times = result.reference_times if result is not None else None
     plan = job.plan.ranks[rank]
     first, last = (window.first, window.first + window.steps) if window is not None else (0, 0)
     has_comm = is_communication_measured(table, job.plan.world_size)
@@ -267,26 +294,21 @@ def _rank(
         device=plan.device,
         per_device_batch_size=plan.per_device_batch_size,
         threads=plan.threads,
-        begin_s=_rounded(column_of(table, "begin")),
-        step_s=_rounded(column_of(table, "step")),
-        phase_s={phase: _rounded(column_of(table, phase)) for phase in phases},
-        comm_s=_rounded(column_of(table, "comm")) if has_comm else [],
-        comm_hidden_s=_rounded(column_of(table, "comm_hidden")) if has_comm else [],
+        begin_s=arrays.rounded(column_of(table, "begin")),
+        step_s=arrays.rounded(column_of(table, "step")),
+        phase_s={phase: arrays.rounded(column_of(table, phase)) for phase in phases},
+        comm_s=arrays.rounded(column_of(table, "comm")) if has_comm else [],
+        comm_hidden_s=arrays.rounded(column_of(table, "comm_hidden")) if has_comm else [],
         stats={name: _stats(column_of(table, name)[first:last]) for name in (*phases, "step")}
         if last > first
         else {},
-        buckets=_buckets(result, first, last),
+        buckets=_buckets(result, first, last, kept),
         peak_bytes=result.peak_bytes if result is not None else outcome.peak_bytes.get(rank),
         peak_allocated_bytes=result.peak_allocated_bytes if result is not None else None,
         tuning_peak_bytes=result.tuning_peak_bytes if result is not None else None,
         baseline_bytes=result.baseline_bytes if result is not None else None,
-        reference_times=result.reference_times if result is not None else None,
+        reference_times=times.counted(kept) if times is not None else None,
     )
-
-
-def _rounded(series: Floats) -> list[float]:
-    """Seconds, rounded to the nanosecond: no clock is finer, and records stay small."""
-    return [round(float(value), 9) for value in series]
 
 
 def _stats(series: Floats) -> PhaseStats:
@@ -296,20 +318,25 @@ def _stats(series: Floats) -> PhaseStats:
     )
 
 
-def _buckets(result: RankResult | None, first: int, last: int) -> list[Bucket]:
-    if result is None:
+def _buckets(result: RankResult | None, first: int, last: int, kept: Bools) -> list[Bucket]:
+    """The buckets over steps `first` to `last` of those that count."""
+    if result is None or last <= first:
         return []
-    # Buckets are rebuilt after the first step, so a series may lack it: count from the end.
-    taken = last - first
-    return [
-        Bucket(
-            bytes=nbytes,
-            allreduce_median_s=float(np.median(series[-taken:])),
-            allreduce_s=_rounded(np.array(series[-taken:])),
-        )
-        for _, (nbytes, series) in sorted(result.buckets.items())
-        if series and taken > 0
-    ]
+    chosen = np.flatnonzero(kept)[first:last]
+    found = []
+    for _, (nbytes, series) in sorted(result.buckets.items()):
+        # Buckets are rebuilt after the first step, so a series may lack it: count from the end.
+        places = chosen - len(kept) + len(series)
+        times = np.array(series)[places[places >= 0]]
+        if len(times):
+            found.append(
+                Bucket(
+                    bytes=nbytes,
+                    allreduce_median_s=float(np.median(times)),
+                    allreduce_s=arrays.rounded(times),
+                )
+            )
+    return found
 
 
 def _setup(rows: list[Floats], outcome: Outcome, span: Span) -> SetupTimes:
@@ -342,38 +369,3 @@ def _loss(job: Job, outcome: Outcome) -> Loss | None:
 def _finite_mean(values: list[float]) -> float | None:
     mean = float(np.mean(values)) if values else math.nan
     return mean if math.isfinite(mean) else None
-
-
-def _ablation(outcome: Outcome) -> Ablation | None:
-    results = [outcome.results[rank] for rank in sorted(outcome.results)]
-    if not results or not results[0].ablation:
-        return None
-    blocks = [
-        AblationBlock(
-            kind=series[0].kind,
-            **{
-                name: [_rounded(np.array(getattr(one, name))) for one in series if one.step_s]
-                for name in ("step_s", "data_s", "compute_s")
-            },
-        )
-        for series in zip(*(result.ablation for result in results), strict=True)
-    ]
-
-    def mean_s(kind: str) -> float:
-        slowest = [
-            max(step)
-            for block in blocks
-            if block.kind == kind
-            for step in zip(*block.step_s, strict=True)
-        ]
-        return float(np.mean(slowest))
-
-    normal_s, no_sync_s, alone_s = mean_s("normal"), mean_s("no_sync"), mean_s("alone")
-    return Ablation(
-        blocks=blocks,
-        normal_s=normal_s,
-        no_sync_s=no_sync_s,
-        alone_s=alone_s,
-        comm_cost_s=normal_s - no_sync_s,
-        sharing_cost_s=no_sync_s - alone_s,
-    )

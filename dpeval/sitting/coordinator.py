@@ -7,31 +7,23 @@ at a step boundary and block until their gates open (:mod:`dpeval.instruments.tu
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from multiprocessing import connection
 
-import numpy as np
-
-from dpeval.config import MeasureConfig
-from dpeval.instruments import step_orders
-from dpeval.instruments.step_buffer import Stage
-from dpeval.record.codes import StopReason
+from dpeval.instruments import step_orders, turn_sync
+from dpeval.record.codes import AblationKind
 from dpeval.record.conditions import Conditions
-from dpeval.record.measurement import Interval
 from dpeval.record.schema import Record
 from dpeval.record.schema import Sitting as SittingRecord
 from dpeval.run.execute import LiveRun, make_sampler, off_the_cores_of
-from dpeval.run.job import ProgressListener, Snapshot
+from dpeval.run.job import ProgressListener
 from dpeval.run.rank_supervisor import POLL_S
-from dpeval.sitting import rounds
-from dpeval.stats import paired, steady_state
+from dpeval.sitting import rounds, settling
+from dpeval.sitting.seat import Seat
 from dpeval.system.conditions import ConditionSampler
 from dpeval.system.signals import stop_signals
-from dpeval.util.arrays import Floats
 
 WORK_EVERY_S = 0.5
 """A run's reference work is due after this much time in its steps."""
@@ -39,59 +31,6 @@ LOOK_EVERY_S = 0.5
 """A run is judged after this much time on turn …"""
 LOOK_SHARE = 0.1
 """… or after this share of what it has had, if that is more: looks take time from all."""
-
-
-@dataclass
-class Seat:
-    """One run of the sitting, and the turns that it has had."""
-
-    run: LiveRun
-    base: Seat | None = None
-    """The run that its speedup is against; None: it has none, or is one itself."""
-    rounds: list[int] = field(default_factory=list[int])
-    """The round of every step granted so far."""
-    elapsed_s: float = 0.0
-    """Time on turn since its first step finished, which ``measure.time_limit_s`` limits."""
-    looked_s: float = 0.0
-    worked_s: float = 0.0
-    idle_since_s: float = math.inf
-    """When its last turn ended, on the monotonic clock."""
-    reason: StopReason | None = None
-    """Why it needs no further turn."""
-    is_narrow: bool = False
-    """Whether its speedup was known precisely enough at the last look."""
-    mean: Interval | None = None
-    speedup: Interval | None = None
-
-    @property
-    def is_running(self) -> bool:
-        return self.run.ranks.is_running
-
-    @property
-    def is_measuring(self) -> bool:
-        return self.reason is None and self.is_running
-
-    @property
-    def steps(self) -> int:
-        return len(self.rounds)
-
-    @property
-    def is_at_limit(self) -> bool:
-        return self.steps >= self.measure.max_steps or self.elapsed_s >= self.measure.time_limit_s
-
-    def step_s(self) -> Floats:
-        """All its steps so far, s, as rank 0 timed them; an all-reduce keeps ranks together."""
-        return self.run.step_buffer.column(0, "step")
-
-    def by_round(self) -> dict[int, float]:
-        """Mean step of every round after the warm-up, s."""
-        step_s = self.step_s()
-        first = steady_state.steady_start(step_s, self.measure.min_warmup_steps).first
-        return paired.by_round(step_s, self.rounds, first)
-
-    @property
-    def measure(self) -> MeasureConfig:
-        return self.run.job.config.measure
 
 
 class Coordinator:
@@ -107,8 +46,13 @@ class Coordinator:
         """
         self.id = uuid.uuid4().hex
         self._seats, self._listener = seats, listener
-        self._orders = rounds.orders(len(seats), seed)
+        self._kinds: list[tuple[Seat, AblationKind]] = [
+            (seat, kind) for seat in seats for kind in seat.kinds
+        ]
+        self._orders = rounds.orders(len(self._kinds), seed)
         self._round = 0
+        self._ablating: list[Seat] = []
+        """Runs that ablate in this pair of rounds."""
         self._received: list[str] = []
         self._sampler: ConditionSampler | None = None
         self._started: list[Seat] = []
@@ -137,41 +81,83 @@ class Coordinator:
                 return
             seat.run.start(gated=True)
             self._started.append(seat)
-            self._await_gates(seat)
+            said = self._await_gates(seat)
+            seat.can_ablate = said == turn_sync.READY_FOR_BLOCKS
         live = [seat.run for seat in self._seats if seat.is_running]
         if live and live[0].job.config.measure.conditions:
             self._sampler = make_sampler(live)
 
     def _take_round(self) -> None:
+        """Give each kind of turn of every run that is measured its place in one round."""
+        measuring = [seat for seat in self._seats if seat.is_measuring]
+        if self._round % 2 == 0:  # a round and its mirror image hold the same kinds
+            self._ablating = [seat for seat in measuring if seat.is_ablation_due]
         for number in next(self._orders):
-            seat = self._seats[number]
+            seat, kind = self._kinds[number]
             if self._received:
                 return
-            if seat.is_measuring:
-                self._take_turn(seat)
+            if seat in measuring and seat.is_running:
+                if kind == "normal":
+                    self._take_turn(seat)
+                elif seat in self._ablating:
+                    self._take_block(seat, kind)
+        for seat in self._ablating:
+            seat.ablated += 1
+        if self._round % 2:
+            settling.judge_races(self._seats)
         self._round += 1
         for seat in self._seats:
             if seat.is_running and not seat.is_measuring:
                 seat.run.ranks.poll(on_turn=False)
 
     def _take_turn(self, seat: Seat) -> None:
-        step_s = seat.step_s()
-        typical_s = float(np.median(step_s[-20:])) if len(step_s) else None
-        steps = min(rounds.turn_steps(typical_s), seat.measure.max_steps - seat.steps)
+        steps = seat.turn_steps(self._round)
+        is_first = seat.steps == 0
         work_due = seat.elapsed_s - seat.worked_s >= WORK_EVERY_S
         if work_due:
             seat.worked_s = seat.elapsed_s
+        before_j = self._energy_j(seat)
         begin_s = time.monotonic()
         self._send(seat, step_orders.go_on_to(seat.steps + steps, work=work_due))
         seat.rounds += [self._round] * steps
         self._await_gates(seat)
-        if len(step_s):
+        if not is_first:
             seat.elapsed_s += time.monotonic() - begin_s
+            after_j = self._energy_j(seat)
+            if before_j is not None and after_j is not None:
+                seat.energy_j, seat.energy_steps = (
+                    seat.energy_j + after_j - before_j,
+                    seat.energy_steps + steps,
+                )
         if self._sampler is not None:
             self._sampler.sample()
         if seat.is_running:
             self._judge(seat)
-        self._listener.progress(seat.run.job, _snapshot(seat))
+        self._listener.progress(seat.run.job, seat.snapshot())
+
+    def _take_block(self, seat: Seat, kind: AblationKind) -> None:
+        """A turn of another kind, which leaves no trace in what the run trains."""
+        begin_s = time.monotonic()
+        orders = [
+            step_orders.SAVE,
+            step_orders.SETTLE,
+            step_orders.block(kind, seat.turn_steps(self._round) or 1, self._round),
+            step_orders.RESTORE,
+        ]
+        for order in orders:
+            # Each rank waits until all have obeyed, so that no copy slows another's step.
+            self._send(seat, order, only_first=kind == "alone" and order.startswith("block:"))
+            if not seat.is_running:
+                break
+            self._await_gates(seat)
+        seat.ablated_s += time.monotonic() - begin_s
+
+    def _energy_j(self, seat: Seat) -> float | None:
+        if self._sampler is None or seat.has_no_energy:
+            return None
+        found = self._sampler.energy_now_j(seat.gpus)
+        seat.has_no_energy = found is None and self._sampler.has_sampled
+        return found
 
     def _judge(self, seat: Seat) -> None:
         """Decide whether the run needs further turns, and publish what is known."""
@@ -179,28 +165,10 @@ class Coordinator:
         if seat.elapsed_s < due_s and not seat.is_at_limit:
             return
         seat.looked_s = seat.elapsed_s
-        decision = steady_state.decide(
-            seat.step_s(), seat.elapsed_s, seat.measure, taken=seat.steps
-        )
-        seat.mean = decision.interval
-        if seat.base is not None:
-            seat.speedup = paired.ratio(seat.base.by_round(), seat.by_round(), "precision")
-        seat.reason = self._reason(seat, decision.reason)
-
-    def _reason(self, seat: Seat, reason: StopReason | None) -> StopReason | None:
-        """Why `seat` needs no further turn; `reason`: why its own mean needs none."""
-        compared = [other for other in self._seats if other.base is seat]
-        if seat.measure.until == "means" or seat.is_at_limit or not (seat.base or compared):
-            return reason
-        if seat.base is None:
-            return None if any(other.is_measuring for other in compared) else "ratios"
-        if not seat.base.is_measuring:  # no further round can make the speedup more precise
-            return reason or seat.base.reason
-        was_narrow, seat.is_narrow = seat.is_narrow, _is_settled(seat)
-        return "ratios" if was_narrow and seat.is_narrow else None
+        settling.judge(seat, self._seats)
 
     def _end(self, conditions: Conditions | None) -> Iterator[tuple[LiveRun, Record]]:
-        """End the runs one after another, bases first; an ablation has the machine for itself."""
+        """End the runs one after another, bases first."""
         records: dict[int, Record] = {}
         for seat in sorted(self._started, key=lambda seat: seat.base is not None):
             if not seat.is_running:
@@ -209,22 +177,34 @@ class Coordinator:
                 reason = "interrupted" if self._received else seat.reason or "interrupted"
                 self._send(seat, step_orders.stop(reason))
             seat.run.ranks.watch(lambda: None, lambda: None, self._received)
-            taken = SittingRecord(id=self.id, rounds=seat.rounds, runs=len(self._seats))
+            taken = SittingRecord(
+                id=self.id,
+                rounds=seat.rounds,
+                runs=len(self._seats),
+                reentry=seat.reentry,
+                energy_j_per_step=seat.energy_j_per_step,
+            )
             base = records.get(id(seat.base))
             records[id(seat)] = seat.run.finish(conditions, taken, base, self._received)
             yield seat.run, records[id(seat)]
 
-    def _send(self, seat: Seat, order: str) -> None:
+    def _send(self, seat: Seat, order: str, *, only_first: bool = False) -> None:
         seat.run.waited(time.monotonic() - seat.idle_since_s)
-        for gate in seat.run.ranks.gates.values():
+        gates = seat.run.ranks.gates
+        seat.addressed = [0] if only_first else list(gates)
+        for rank in seat.addressed:
             # A rank that has just died is noticed by its supervisor.
             with contextlib.suppress(OSError):
-                gate.send_bytes(order.encode())
+                gates[rank].send_bytes(order.encode())
 
-    def _await_gates(self, seat: Seat) -> None:
-        """Wait until every rank of the run on turn waits again, or the run has failed."""
-        ranks = seat.run.ranks
-        waiting = dict(ranks.gates)
+    def _await_gates(self, seat: Seat) -> bytes:
+        """Wait until every rank that was given an order waits again, or the run has failed.
+
+        Returns:
+            What a rank said; empty if none did.
+        """
+        ranks, said = seat.run.ranks, b""
+        waiting = {rank: ranks.gates[rank] for rank in seat.addressed or ranks.gates}
         is_lost = False
         polled_s = time.monotonic()
         ranks.hang.rest()
@@ -234,7 +214,7 @@ class Coordinator:
                 if gate in ready:
                     del waiting[rank]
                     try:
-                        gate.recv_bytes()
+                        said = gate.recv_bytes()
                     except (EOFError, OSError):
                         is_lost = True  # its process ends, and its supervisor will say how
             if waiting or is_lost or time.monotonic() - polled_s > POLL_S:
@@ -244,24 +224,4 @@ class Coordinator:
         seat.idle_since_s = time.monotonic()
         if not ranks.is_running:
             ranks.end()  # its memory is free for the others
-
-
-def _is_settled(seat: Seat) -> bool:
-    """Whether the speedup is known as precisely as asked, from enough steps."""
-    speedup, least = seat.speedup, seat.measure.min_steps + seat.measure.min_warmup_steps
-    if speedup is None or seat.steps < least:
-        return False
-    return speedup.rel_half_width <= seat.measure.rel_precision
-
-
-def _snapshot(seat: Seat) -> Snapshot:
-    mean = seat.mean
-    job = seat.run.job
-    return Snapshot(
-        stage=Stage.FINISHED if seat.reason is not None else Stage.MEASURING,
-        steps=seat.steps,
-        elapsed_s=seat.elapsed_s,
-        img_per_s=job.plan.global_batch_size / mean.mean if mean is not None else 0.0,
-        rel_half_width=mean.rel_half_width if mean is not None else 0.0,
-        speedup=seat.speedup,
-    )
+        return said

@@ -10,8 +10,9 @@ from dpeval.config import SERIAL, Config, StrategyConfig
 from dpeval.record.schema import Record
 from dpeval.run.job import Job
 from dpeval.run.session import Session
-from dpeval.sitting.coordinator import Coordinator, Seat
+from dpeval.sitting.coordinator import Coordinator
 from dpeval.sitting.rounds import groups_that_fit
+from dpeval.sitting.seat import Seat
 from dpeval.system.signals import stop_signals
 
 

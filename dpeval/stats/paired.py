@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -9,7 +10,9 @@ import numpy as np
 from dpeval.record.codes import StopReason
 from dpeval.record.measurement import Interval
 from dpeval.record.schema import Record
-from dpeval.stats.intervals import on_log_scale, ratio_interval
+from dpeval.stats.best import Standing, compared_with_best
+from dpeval.stats.comparison import quantile
+from dpeval.stats.intervals import mean_interval, on_log_scale, ratio_interval
 from dpeval.stats.steady_state import CHOSEN_ERROR, STOPPED_ERROR
 from dpeval.util.arrays import Floats
 
@@ -85,6 +88,51 @@ def ratio(
     )
 
 
+def standing(rates: Sequence[Mapping[int, float]]) -> Standing | None:
+    """How far each of some runs is from the fastest, from the rounds that all have.
+
+    Logarithms of rates are freed of what all of a round have in common; what is left of each run,
+    with its autocorrelation, is the error of its mean: as the analysis compares
+    (:func:`~dpeval.stats.best.compared_with_best`).
+
+    Args:
+        rates: throughput per round of each run, at least two.
+
+    Returns:
+        None with fewer than :data:`MIN_ROUNDS` rounds in common.
+    """
+    shared = sorted(set.intersection(*(set(one) for one in rates)))
+    if len(shared) < MIN_ROUNDS:
+        return None
+    logs = np.log([[one[number] for number in shared] for one in rates])
+    own = logs - logs.mean(axis=0)
+    means = own.mean(axis=1)
+    # Taking out the mean of k runs leaves each (k-1)/k of its variance.
+    lost = np.sqrt(len(rates) / (len(rates) - 1))
+    halves = [mean_interval(1 + row - row.mean(), 1 - CHOSEN_ERROR).rel_half_width for row in own]
+    errors = lost * np.array(halves) / float(quantile(0.975, math.inf))
+    return compared_with_best(means, errors, math.inf)
+
+
+def _busy_by_round(record: Record) -> dict[int, float]:
+    """Mean step of a single rank without its waits for data, per round, s."""
+    if record.sitting is None or record.window is None or len(record.ranks) != 1:
+        return {}
+    (rank,) = record.ranks
+    busy_s = np.array(rank.step_s) - np.array(rank.phase_s["data"])
+    return by_round(busy_s, record.sitting.rounds, record.window.first)
+
+
+def _alone_by_round(record: Record) -> dict[int, float]:
+    """The same of the first rank alone."""
+    blocks = record.ablation.blocks if record.ablation is not None else []
+    return {
+        block.round: float(np.mean(np.array(block.step_s[0]) - np.array(block.data_s[0])))
+        for block in blocks
+        if block.kind == "alone" and block.round is not None
+    }
+
+
 def compared(run: Record, base: Record) -> Record:
     """`run` with its throughput over that of `base`, which took turns with it.
 
@@ -95,13 +143,14 @@ def compared(run: Record, base: Record) -> Record:
     if run.sitting is None or run.plan is None or base.plan is None:
         return run
     ended_by: StopReason = "time_limit"
-    if run.window is not None and run.window.stopped_by == "ratios":
+    if run.window is not None and run.window.stopped_by in ("ratios", "best"):
         ended_by = "precision"
     found = ratio(rounds_of(base), rounds_of(run), ended_by)
     images = run.plan.global_batch_size / base.plan.global_batch_size  # more under weak scaling
     strategy = base.config.get("strategy")
     sitting = run.sitting.model_copy(
         update={
+            "alone": ratio(_busy_by_round(base), _alone_by_round(run), ended_by),
             "base_devices": base.plan.world_size,
             "base_strategy": str(strategy.get("name")) if isinstance(strategy, dict) else "",
             "speedup": None if found is None else Interval(

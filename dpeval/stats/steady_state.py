@@ -107,6 +107,11 @@ def steady_start(step_s: Sequence[float] | Floats, floor: int) -> SteadyState:
     return SteadyState(first=first, steadiness=steadiness, drift=drift)
 
 
+def first_steady(step_s: Floats, floor: int) -> int:
+    """The first step of the steady state alone; see :func:`steady_start`."""
+    return _cut(step_s, floor)[0]
+
+
 def _cut(values: Floats, floor: int) -> tuple[int, Floats]:
     """The first steady step, and the drawn-in steps from there on; none where there are too few."""
     count = len(values)

@@ -11,7 +11,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +105,24 @@ class ConditionSampler:
         self._read_sensors()
         every_s = INTERVAL_S if now_s - self._begin_s > 2 * INTERVAL_S else BEGIN_INTERVAL_S
         self._next_s = now_s + max(every_s, (time.thread_time() - begin_cost_s) / COST_SHARE)
+
+    @property
+    def has_sampled(self) -> bool:
+        return self._samples > 0
+
+    def energy_now_j(self, gpus: Collection[str]) -> float | None:
+        """Energy of the CPUs and of `gpus` since some fixed moment, J; read anew.
+
+        Args:
+            gpus: their CUDA indices; empty: the CPUs alone, of which None is known before the
+                first sample, and where no counter can be read.
+        """
+        if not self.has_sampled:
+            return None
+        if gpus:
+            return self._gpus.energy_now_j(gpus) if isinstance(self._gpus, GpuReader) else None
+        self._rapl.read()
+        return self._rapl.energy_j
 
     def _scan(self) -> None:
         """Find new and ended processes, less and less often."""

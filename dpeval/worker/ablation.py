@@ -25,7 +25,7 @@ from dpeval.instruments.step_buffer import COLUMNS, Stage, StepBuffer, sum_colum
 from dpeval.record.codes import AblationKind
 from dpeval.record.phases import COMPUTE_PHASES
 from dpeval.util.arrays import Floats
-from dpeval.worker.ablation_schedule import Schedule, order, schedule
+from dpeval.worker.ablation_schedule import KINDS, Schedule, order, schedule
 from dpeval.worker.messages import AblationSeries
 from dpeval.worker.trainer import Trainer
 
@@ -50,7 +50,7 @@ def run_ablation(
     step_buffer: StepBuffer,
     main_steps: int,
 ) -> list[AblationSeries]:
-    """Run the blocks on this rank; all ranks must call it.
+    """Run the blocks on this rank after its main window; all ranks must call it.
 
     Args:
         trainer: this rank's model, loader, optimizer and clock.
@@ -62,35 +62,116 @@ def run_ablation(
     Returns:
         One series per block; empty if the strategy cannot skip synchronisation.
     """
-    # Unless a step can skip synchronisation, a rank alone would wait for the others forever.
-    if trainer.plan.world_size == 1 or not trainer.wrapped.can_keep_gradients:
+    if not can_ablate(trainer):
         return []
     plan = _agree(trainer, store, step_buffer, main_steps)
-    saved = SavedState(trainer.model, trainer.optimizer, trainer.scaler)
+    blocks = Blocks(trainer, train_step, uncounted=1)
+    blocks.save()
     _barrier(store, "ablation/begin", trainer.plan.world_size)
     # Making the copy disturbs the state too, so warm up again.
-    _block(trainer, train_step, trainer.config.measure.min_warmup_steps, sync=True)
-    series: list[AblationSeries] = []
+    blocks.step(trainer.config.measure.min_warmup_steps, sync=True)
     local_rank = trainer.plan.ranks[trainer.rank].local_rank
-    for block, kind in enumerate(order(plan.rounds)):
-        saved.restore()
-        _barrier(store, f"ablation/{block}", trainer.plan.world_size)
+    for place, kind in enumerate(order(plan.rounds)):
+        blocks.restore()
+        _barrier(store, f"ablation/{place}", trainer.plan.world_size)
         if kind == "alone":
-            # What the last synchronised step owes to the next one needs all ranks: DDP broadcasts
-            # buffers then.
-            _block(trainer, train_step, 0, sync=False)
-            saved.restore()
-            _barrier(store, f"ablation/{block}/alone", trainer.plan.world_size)
+            blocks.settle()
+            _barrier(store, f"ablation/{place}/alone", trainer.plan.world_size)
         if kind == "alone" and trainer.rank != 0:
-            series.append(AblationSeries(kind))
+            blocks.series.append(AblationSeries(kind))
         else:
-            rows = _block(trainer, train_step, plan.steps, sync=kind == "normal")
-            series.append(_series(kind, rows))
+            blocks.take(kind, plan.steps, place // len(KINDS))
         step_buffer.beat(local_rank, Stage.ABLATION, main_steps)
     # No rank leaves while another is still measuring.
     _barrier(store, "ablation/end", trainer.plan.world_size)
-    saved.restore()
-    return series
+    blocks.restore()
+    return blocks.series
+
+
+def can_ablate(trainer: Trainer) -> bool:
+    """Whether ranks can step without each other: else one alone would wait for ever."""
+    return trainer.plan.world_size > 1 and trainer.wrapped.can_keep_gradients
+
+
+class Blocks:
+    """Blocks of steps on this rank that leave no trace in what is trained or recorded."""
+
+    def __init__(
+        self, trainer: Trainer, train_step: Callable[..., None], *, uncounted: int = 0
+    ) -> None:
+        """Copy nothing yet.
+
+        Args:
+            trainer: this rank's model, loader, optimizer and clock.
+            train_step: :func:`dpeval.worker.loop.train_step`.
+            uncounted: steps at the start of each block that are not recorded, as the first after
+                a change is not steady.
+        """
+        self._trainer, self._train_step, self._uncounted = trainer, train_step, uncounted
+        self._saved: SavedState | None = None
+        self._peak_before: int = 0
+        self.series: list[AblationSeries] = []
+        """One per block so far."""
+
+    def save(self) -> None:
+        """Copy the trained state, which every block begins with."""
+        if self._saved is not None:
+            self._saved.save()
+            return
+        trainer = self._trainer
+        self._peak_before = trainer.device.peak_bytes() or 0
+        self._saved = SavedState(trainer.model, trainer.optimizer, trainer.scaler)
+
+    def restore(self) -> None:
+        """Put the trained state back; the next step begins as after a synchronised one."""
+        assert self._saved is not None
+        self._saved.restore()
+        if self._trainer.wrapped.follow is not None:
+            self._trainer.wrapped.follow(True)
+
+    def settle(self) -> None:
+        """Make the next step need no other rank; all ranks must call it.
+
+        What the last synchronised step owes to the next one needs all ranks: DDP broadcasts buffers
+        then. A strategy that cannot be told takes a step, which is undone.
+        """
+        follow = self._trainer.wrapped.follow
+        if follow is not None:
+            follow(False)
+            return
+        self.step(1, sync=False)
+        self.restore()
+
+    def take(self, kind: AblationKind, steps: int, round_: int) -> None:
+        """Record a block, on all ranks or, of kind ``alone``, on the first.
+
+        Args:
+            kind: what its steps are.
+            steps: how many.
+            round_: the round that it belongs to.
+        """
+        rows = self.step(self._uncounted + steps, sync=kind == "normal")[self._uncounted :]
+        groups = (("step",), ("data",), COMPUTE_PHASES)
+        times = (sum_columns(rows, names).tolist() for names in groups)
+        self.series.append(AblationSeries(kind, round_, *times))
+
+    def step(self, steps: int, *, sync: bool) -> Floats:
+        """Rows of the step buffer, of `steps` steps whose losses are not kept."""
+        trainer = self._trainer
+        rows, losses = np.zeros((steps, len(COLUMNS))), len(trainer.losses)
+        with trainer.clock.diverted(rows):
+            for index in range(steps):
+                self._train_step(trainer, index, sync=sync)
+            trainer.device.finish()
+            trainer.clock.drain()
+        del trainer.losses[losses:]
+        return rows
+
+    def without_copy(self, peak_bytes: int | None) -> int | None:
+        """Peak memory of the rank without the copy of its state, which is in host memory."""
+        if self._saved is None or peak_bytes is None or self._trainer.device.is_cuda:
+            return peak_bytes
+        return max(self._peak_before, peak_bytes - self._saved.nbytes)
 
 
 def _agree(trainer: Trainer, store: Store, step_buffer: StepBuffer, main_steps: int) -> Schedule:
@@ -103,22 +184,6 @@ def _agree(trainer: Trainer, store: Store, step_buffer: StepBuffer, main_steps: 
         store.set("ablation/schedule", f"{sized.rounds}:{sized.steps}")
     rounds, steps = store.get("ablation/schedule").decode().split(":")
     return Schedule(int(rounds), int(steps))
-
-
-def _block(trainer: Trainer, train_step: Callable[..., None], steps: int, *, sync: bool) -> Floats:
-    """The rows of `steps` steps after an uncounted one: the first after a change is not steady."""
-    rows = np.zeros((steps + 1, len(COLUMNS)))
-    with trainer.clock.diverted(rows):
-        for index in range(steps + 1):
-            train_step(trainer, index, sync=sync)
-        trainer.device.finish()
-        trainer.clock.drain()
-    return rows[1:]
-
-
-def _series(kind: AblationKind, rows: Floats) -> AblationSeries:
-    groups = (("step",), ("data",), COMPUTE_PHASES)
-    return AblationSeries(kind, *(sum_columns(rows, names).tolist() for names in groups))
 
 
 class SavedState:
@@ -145,13 +210,22 @@ class SavedState:
             lives += [value for value in state.values() if isinstance(value, torch.Tensor)]
         lives = [tensor for tensor in lives if tensor.numel()]
         # Its scale and its count of good steps are numbers; empty unless the precision is fp16.
-        self._scaler, self._scaler_state = scaler, scaler.state_dict()
+        self._scaler = scaler
         sizes = [-(-tensor.nbytes // _ALIGNED_BYTES) * _ALIGNED_BYTES for tensor in lives]
-        memory = mmap.mmap(-1, max(1, sum(sizes)))
+        self.nbytes: int = max(1, sum(sizes))
+        memory = mmap.mmap(-1, self.nbytes)
         self._kept: list[tuple[torch.Tensor, torch.Tensor]] = []
         for tensor, begin in zip(lives, np.cumsum([0, *sizes[:-1]]).tolist(), strict=True):
             copy = torch.frombuffer(memory, dtype=tensor.dtype, count=tensor.numel(), offset=begin)
-            self._kept.append((tensor, copy.view(tensor.shape).copy_(tensor)))
+            self._kept.append((tensor, copy.view(tensor.shape)))
+        self.save()
+
+    def save(self) -> None:
+        """Copy the present state instead of the last."""
+        with torch.no_grad():
+            for tensor, kept in self._kept:
+                kept.copy_(tensor)
+        self._scaler_state = self._scaler.state_dict()
 
     def restore(self) -> None:
         with torch.no_grad():

@@ -68,6 +68,8 @@ class AblationSeries:
     """Times of the steps of one block on one rank, s; empty if the rank only waited."""
 
     kind: AblationKind
+    round: int = 0
+    """The blocks of one round of all kinds belong together."""
     step_s: Sequence[float] = ()
     data_s: Sequence[float] = ()
     """The part in which it waited for data."""

@@ -27,7 +27,7 @@ from dpeval.instruments.turn_sync import TurnSync
 from dpeval.system.oom import is_out_of_memory
 from dpeval.system.process import keep_freed_memory, prefer_oom_kill
 from dpeval.util.units import GIB
-from dpeval.worker.ablation import run_ablation
+from dpeval.worker.ablation import Blocks, can_ablate, run_ablation
 from dpeval.worker.loop import train_step, training_loop
 from dpeval.worker.messages import AblationSeries, RankFailure, RankResult, RankTask
 from dpeval.worker.trainer import SetupTimer, build_trainer
@@ -121,12 +121,15 @@ def _train(
     is_watched = config.measure.conditions and not device.is_cuda
     reference_work = ReferenceWork() if is_watched else None
     stop_sync: StopSync | TurnSync
+    blocks: Blocks | None = None
     if gate is None:
         stop_sync = StopSync(
             task.rank, local_rank, store, step_buffer, clock, config.measure, reference_work
         )
     else:
-        stop_sync = TurnSync(gate, local_rank, step_buffer, clock, device, reference_work)
+        if config.measure.ablation and can_ablate(trainer):
+            blocks = Blocks(trainer, train_step)
+        stop_sync = TurnSync(gate, local_rank, step_buffer, clock, device, reference_work, blocks)
         stop_sync.begin()
     training_loop(trainer, stop_sync)
     device.finish()
@@ -138,7 +141,14 @@ def _train(
     assert stop_sync.stopped_by is not None  # set whenever the loop ends
     series: list[AblationSeries] = []
     is_bound = plan.world_size > 1 and not trainer.wrapped.can_keep_gradients
-    if config.measure.ablation and stop_sync.stopped_by != "interrupted" and store is not None:
+    if blocks is not None:
+        series, peak_bytes = blocks.series, blocks.without_copy(peak_bytes)
+    elif (
+        gate is None
+        and config.measure.ablation
+        and stop_sync.stopped_by != "interrupted"
+        and store is not None
+    ):
         series = run_ablation(trainer, train_step, store, step_buffer, rows)
     step_buffer.beat(local_rank, Stage.FINISHED, rows)
     trainer.loader.close()

@@ -166,3 +166,40 @@ def test_what_no_run_could_settle_is_not_proposed(took_turns: bool) -> None:
     said = " ".join(sentences(findings(runs)))
     assert "first end what else runs" in said
     assert ("sweep.order=interleaved" in said) is not took_turns
+
+
+def rates(*means: float, rounds: int = 30, own: float = 0.03) -> list[dict[int, float]]:
+    """Throughput per round of runs that share a disturbance of 20 %."""
+    generator = np.random.default_rng(11)
+    common = np.exp(0.2 * autoregressive(0.9, generator, 1, rounds)[0])
+    return [
+        dict(enumerate(mean * common * np.exp(own * generator.standard_normal(rounds))))
+        for mean in means
+    ]
+
+
+def test_the_fastest_is_known_where_the_machine_wanders_by_more_than_runs_differ() -> None:
+    standing = paired.standing(rates(100, 107, 90))
+    assert standing is not None
+    assert standing.could_be_best == [False, True, False]
+    assert standing.low[1] == 0
+
+
+def test_equals_could_both_be_the_best() -> None:
+    standing = paired.standing(rates(100, 100.2, 80))
+    assert standing is not None
+    assert standing.could_be_best == [True, True, False]
+    assert paired.standing(rates(100, 107, rounds=paired.MIN_ROUNDS - 1)) is None
+
+
+def test_the_true_best_is_seldom_excluded() -> None:
+    generator = np.random.default_rng(5)
+    lost = 0
+    for _ in range(150):
+        common = np.exp(0.2 * autoregressive(0.9, generator, 1, 25)[0])
+        own = np.exp(0.03 * generator.standard_normal((4, 25)))
+        means = np.array([[101.0], [100.0], [100.0], [100.0]])
+        standing = paired.standing([dict(enumerate(one)) for one in means * common * own])
+        assert standing is not None
+        lost += not standing.could_be_best[0]
+    assert lost <= 10

@@ -7,6 +7,7 @@ contradicts itself is refused.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -97,6 +98,8 @@ SCHEMA = pa.schema(
         _number("paired_speedup", "throughput over that run's, round by round"),
         _number("paired_low", "lower end of its 95 % interval"),
         _number("paired_high", "upper end"),
+        _number("alone_ratio", "that run's step over one of the first rank alone, round by round"),
+        _number("granularity_half", "half-width of the 95 % interval of its logarithm"),
         *(
             _number(f"{phase}_s", f"mean of phase {phase} on the slowest rank{note}", "s")
             for phase in PHASES
@@ -298,6 +301,9 @@ def _paired(sitting: Sitting | None) -> dict[str, Any]:
     made: dict[str, Any] = {"sitting": text(sitting.id if sitting else ""), "paired_strategy": ""}
     if sitting is None or sitting.speedup is None or not sitting.speedup.low > 0:
         return made
+    if sitting.alone is not None and sitting.alone.low > 0:
+        half = math.log(sitting.alone.high / sitting.alone.low) / 2
+        made |= {"alone_ratio": sitting.alone.mean, "granularity_half": half}
     return made | {
         "paired_devices": _count(sitting.base_devices),
         "paired_strategy": text(sitting.base_strategy),

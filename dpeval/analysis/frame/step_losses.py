@@ -17,7 +17,7 @@ import numpy as np
 
 from dpeval.record.codes import AblationKind
 from dpeval.record.phases import COMPUTE_PHASES
-from dpeval.record.schema import AblationBlock, RankRecord, Record
+from dpeval.record.schema import Ablation, AblationBlock, RankRecord, Record
 from dpeval.stats.comparison import quantile
 from dpeval.stats.intervals import ratio_interval
 from dpeval.util.arrays import Floats
@@ -37,7 +37,7 @@ HALF_MEANINGS = {
     "input_half": "half-width of the 95 % interval of log(1 - input_s/step_s)",
     "exposed_half": "of log(1 - exposed_s/(step_s - input_s))",
     "balance_half": "of log(balance)",
-    "normal_half": "of log(normal_s)",
+    "normal_half": "of log(normal_s/(step_s - input_s))",
     "sync_half": "of log(no_sync_s/normal_s)",
     "first_half": "of log(no_sync_first_s/no_sync_s)",
     "contention_half": "of log(alone_s/no_sync_first_s)",
@@ -176,12 +176,34 @@ def _of_blocks(run: Record, main: _Main | None) -> dict[str, float | None]:
     logs = {name: raw[name] - drift * places[name] for name in raw}
     normal, no_sync, first, alone = (logs.get(name, np.array([])) for name, _, _ in _BLOCK_COLUMNS)
     return found | {
-        "normal_half": _half(normal),
+        "normal_half": _normal_half(normal, run),
         "sync_half": _half(no_sync, normal),
         "first_half": _balance_half(first, no_sync, levels),
         "contention_half": _half(alone, first),
         "alone_half": _half(alone),
     }
+
+
+def _normal_half(normal: Floats, run: Record) -> float | None:
+    """Half-width of the usual steps of the blocks against those of the main window.
+
+    Of a run that took turns, the former are some of the latter: m of n rounds differ from all n by
+    what the others would add, (1/m - 1/n) of the variance of a round.
+    """
+    own = _half(normal)
+    if own is None or run.window is None:
+        return None
+    if run.sitting is not None and run.ablation is not None and _is_in_rounds(run.ablation):
+        rounds = len(set(run.sitting.rounds[run.window.first :]))
+        return own * math.sqrt(max(0.0, 1 - len(normal) / rounds))
+    found = run.throughput
+    if found is None or run.window.steps < 2 or not 0 < found.low <= found.high:
+        return None
+    return math.hypot(own, math.log(found.high / found.low) / 2)
+
+
+def _is_in_rounds(ablation: Ablation) -> bool:
+    return all(block.round is not None for block in ablation.blocks)
 
 
 class _Level(NamedTuple):

@@ -11,12 +11,12 @@ import pandas as pd
 
 from dpeval.analysis.frame.runs_frame import CONFIGURATION, is_measured
 from dpeval.analysis.frame.step_losses import HALF_MEANINGS
-from dpeval.analysis.pooling.run_spread import COHORT, own_halves
+from dpeval.analysis.pooling.run_spread import COHORT
 from dpeval.stats.comparison import quantile
 from dpeval.util.arrays import Floats
 
 MEANINGS = HALF_MEANINGS | {
-    "normal_half": "of log(normal_s/(step_s - input_s))",
+    "granularity_half": "of log(alone_ratio)",
 }
 """Columns of a configuration: half-widths of 95 % intervals, of logarithms."""
 
@@ -60,9 +60,7 @@ def halves(runs: pd.DataFrame) -> pd.DataFrame:
 
 def _own(runs: pd.DataFrame) -> dict[str, Floats]:
     """What each run tells by itself."""
-    own = {name: runs[name].to_numpy(dtype=float) for name in MEANINGS}
-    own["normal_half"] = np.hypot(own["normal_half"], np.mean(own_halves(runs), axis=0))
-    return own
+    return {name: runs[name].to_numpy(dtype=float) for name in MEANINGS}
 
 
 def _logs(runs: pd.DataFrame) -> dict[str, Floats]:
@@ -82,5 +80,6 @@ def _logs(runs: pd.DataFrame) -> dict[str, Floats]:
             "first_half": np.log(of("no_sync_first_s") / of("no_sync_s")),
             "contention_half": np.log(of("alone_s") / of("no_sync_first_s")),
             "alone_half": np.log(of("alone_s")),
+            "granularity_half": np.log(of("alone_ratio")),
         }
     return {name: np.where(np.isfinite(values), values, np.nan) for name, values in found.items()}

@@ -228,9 +228,12 @@ def _windows(base: dict[str, Any], cell: dict[str, Any]) -> Iterator[Factor]:
         yield Factor((REMAINDER,), normal / _busy_s(cell), float(cell["normal_half"]))
     if alone is not None and batch is not None and _busy_s(base) > 0:
         computing = float(base["img_per_s"]) * float(base["step_s"]) / _busy_s(base)
-        # Two runs are compared, so the spread between runs counts for both.
+        # Two runs are compared, so the spread between runs counts for both …
         half = math.hypot(float(cell["alone_half"]), _between_half(cell), _rate_half(base))
         note = "also holds what changed between the one-device run and this one"
+        paired = _known(cell["granularity_half"])
+        if paired is not None and cell["is_paired"]:  # … unless they took turns
+            half, note = paired, ""
         yield Factor((GRANULARITY,), batch / alone / computing, half, note)
     first = _known(cell["no_sync_first_s"])
     if no_sync is None or first is None or batch is None:

@@ -81,6 +81,19 @@ class GpuReader(ABC):
             return
         self._seen[name].setdefault(what, []).append(value)
 
+    def energy_now_j(self, names: Collection[str]) -> float | None:
+        """The sum of the energy counters of some GPUs, J; None if any lacks one.
+
+        Args:
+            names: CUDA indices.
+        """
+        try:
+            return sum(self.readings(self._handles[name])["energy_mj"]() for name in names) / 1e3
+        except self.errors:
+            return None
+        except KeyError:  # it has no such counter
+            return None
+
     @property
     def energy_j(self) -> float | None:
         """Energy of all GPUs from the first to the last sample, J; None if any lacks it."""

@@ -1,0 +1,117 @@
+"""The ablation blocks of a run's ranks as its record has them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from dpeval.record.measurement import Window
+from dpeval.record.phases import COMPUTE_PHASES
+from dpeval.record.schema import Ablation, AblationBlock, RankRecord, Sitting
+from dpeval.run.outcome import Outcome
+from dpeval.util.arrays import Ints, rounded
+from dpeval.worker.ablation_schedule import KINDS, MIN_ROUNDS
+
+
+def ablation(outcome: Outcome, sitting: Sitting | None, main: dict[str, Any]) -> Ablation | None:
+    """The blocks of all ranks, and of a run that took turns, the turns in their rounds.
+
+    Args:
+        outcome: what the ranks returned.
+        sitting: the turns, if it took turns.
+        main: the fields of the record that describe the main window.
+    """
+    blocks = _blocks(outcome)
+    if sitting is not None:
+        blocks = _by_round(blocks, sitting, main)
+    if not blocks:
+        return None
+
+    def mean_s(kind: str) -> float:
+        slowest = [
+            max(step)
+            for block in blocks
+            if block.kind == kind
+            for step in zip(*block.step_s, strict=True)
+        ]
+        return float(np.mean(slowest))
+
+    normal_s, no_sync_s, alone_s = mean_s("normal"), mean_s("no_sync"), mean_s("alone")
+    return Ablation(
+        blocks=blocks,
+        normal_s=normal_s,
+        no_sync_s=no_sync_s,
+        alone_s=alone_s,
+        comm_cost_s=normal_s - no_sync_s,
+        sharing_cost_s=no_sync_s - alone_s,
+    )
+
+
+def _blocks(outcome: Outcome) -> list[AblationBlock]:
+    """The blocks that the first rank took, with those of the others of the same kind and round."""
+    results = [outcome.results[rank] for rank in sorted(outcome.results)]
+    if not results:
+        return []
+    taken = [{(one.round, one.kind): one for one in result.ablation} for result in results]
+    return [
+        AblationBlock(
+            kind=first.kind,
+            round=first.round,
+            **{
+                name: [rounded(np.array(getattr(one, name))) for one in series if one.step_s]
+                for name in ("step_s", "data_s", "compute_s")
+            },
+        )
+        for place, first in taken[0].items()
+        for series in ([found[place] for found in taken if place in found],)
+    ]
+
+
+def _by_round(
+    blocks: list[AblationBlock], sitting: Sitting, main: dict[str, Any]
+) -> list[AblationBlock]:
+    """The blocks of the rounds that have all kinds; the usual turns of these are blocks, too."""
+    window: Window | None = main["window"]
+    if window is None:
+        return []
+    rounds = np.asarray(sitting.rounds)
+    others: dict[int, list[AblationBlock]] = {}
+    for block in blocks:
+        assert block.round is not None
+        others.setdefault(block.round, []).append(_trimmed(block, sitting.reentry.steps))
+    found: list[AblationBlock] = []
+    for number, parts in others.items():
+        chosen = np.flatnonzero(rounds == number)
+        is_steady = len(chosen) > 0 and window.first <= chosen[0]
+        if is_steady and {part.kind for part in parts} == {"no_sync", "alone"}:
+            found += [_turn(main["ranks"], chosen, number), *parts]
+    return found if len(found) >= MIN_ROUNDS * len(KINDS) else []
+
+
+def _trimmed(block: AblationBlock, steps: int) -> AblationBlock:
+    """`block` without what costs more at the start of a turn, if more than that is left."""
+    if not steps or any(len(series) <= steps for series in block.step_s):
+        return block
+    names = ("step_s", "data_s", "compute_s")
+    cut = {name: [series[steps:] for series in getattr(block, name)] for name in names}
+    return block.model_copy(update=cut)
+
+
+def _turn(ranks: list[RankRecord], chosen: Ints, number: int) -> AblationBlock:
+    """Some steps of the main window as a block."""
+
+    def times(names: Iterable[str]) -> list[list[float]]:
+        return [
+            rounded(np.sum([np.array(rank.phase_s[name])[chosen] for name in names], axis=0))
+            for rank in ranks
+        ]
+
+    return AblationBlock(
+        kind="normal",
+        round=number,
+        step_s=[rounded(np.array(rank.step_s)[chosen]) for rank in ranks],
+        data_s=times(("data",)),
+        compute_s=times(COMPUTE_PHASES),
+    )

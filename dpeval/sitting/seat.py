@@ -1,0 +1,149 @@
+"""One run of a sitting, and the turns that it has had."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dpeval.config import MeasureConfig
+from dpeval.instruments.step_buffer import Stage
+from dpeval.record.codes import AblationKind, StopReason
+from dpeval.record.measurement import Interval, Reentry
+from dpeval.run.execute import LiveRun
+from dpeval.run.job import Snapshot
+from dpeval.sitting import rounds
+from dpeval.stats import paired, reentry, steady_state
+from dpeval.util.arrays import Floats
+from dpeval.worker.ablation_schedule import KINDS
+
+MIN_ABLATED = 6
+"""Rounds with blocks of the ablation that a run has at least, unless a limit ends it."""
+
+
+@dataclass
+class Seat:
+    """One run of the sitting, and the turns that it has had."""
+
+    run: LiveRun
+    base: Seat | None = None
+    """The run that its speedup is against; None: it has none, or is one itself."""
+    rounds: list[int] = field(default_factory=list[int])
+    """The round of every step granted so far."""
+    elapsed_s: float = 0.0
+    """Time on turn since its first step finished, which ``measure.time_limit_s`` limits."""
+    looked_s: float = 0.0
+    worked_s: float = 0.0
+    idle_since_s: float = math.inf
+    """When its last turn ended, on the monotonic clock."""
+    addressed: list[int] = field(default_factory=list[int])
+    """The ranks that were given the last order; empty: all."""
+    can_ablate: bool = False
+    ablated: int = 0
+    """Rounds with blocks of the ablation so far."""
+    ablated_s: float = 0.0
+    """Time that they took."""
+    reentry: Reentry = field(default_factory=Reentry)
+    energy_j: float = 0.0
+    """Of the host and of its GPUs, in turns after the first …"""
+    energy_steps: int = 0
+    """… with so many steps."""
+    has_no_energy: bool = False
+    """Whether nothing here tells how much energy is used."""
+    reason: StopReason | None = None
+    """Why it needs no further turn."""
+    is_narrow: bool = False
+    """Whether what is asked of it was known precisely enough at the last look."""
+    mean: Interval | None = None
+    speedup: Interval | None = None
+
+    @property
+    def measure(self) -> MeasureConfig:
+        return self.run.job.config.measure
+
+    @property
+    def is_running(self) -> bool:
+        return self.run.ranks.is_running
+
+    @property
+    def is_measuring(self) -> bool:
+        return self.reason is None and self.is_running
+
+    @property
+    def steps(self) -> int:
+        return len(self.rounds)
+
+    @property
+    def is_at_limit(self) -> bool:
+        return self.steps >= self.measure.max_steps or self.elapsed_s >= self.measure.time_limit_s
+
+    @property
+    def kinds(self) -> tuple[AblationKind, ...]:
+        """The kinds of turns that it may have."""
+        has_several = self.measure.ablation and self.run.job.plan.world_size > 1
+        return KINDS if has_several else ("normal",)
+
+    @property
+    def energy_j_per_step(self) -> float | None:
+        return self.energy_j / self.energy_steps if self.energy_steps else None
+
+    @property
+    def gpus(self) -> list[str]:
+        """The GPUs that it uses, by CUDA index."""
+        devices = {rank.device for rank in self.run.job.plan.ranks}
+        return sorted(name.removeprefix("cuda:") for name in devices if name != "cpu")
+
+    @property
+    def has_ablated(self) -> bool:
+        """Whether it has had all the blocks that it is to have at least."""
+        return not self.can_ablate or self.ablated >= MIN_ABLATED
+
+    @property
+    def is_ablation_due(self) -> bool:
+        """Whether it is to ablate in the next round: a few times, then as its share allows."""
+        is_warm = self.steps >= self.measure.min_warmup_steps
+        share = self.measure.ablation_share * self.elapsed_s
+        return is_warm and (not self.has_ablated or (self.can_ablate and self.ablated_s <= share))
+
+    def step_s(self) -> Floats:
+        """All its steps so far, s, as rank 0 timed them; an all-reduce keeps ranks together."""
+        return self.run.step_buffer.column(0, "step")
+
+    def turn_steps(self, round_: int) -> int:
+        """Steps of its turn in a round; those left out do not count as measured."""
+        step_s = self.step_s()
+        steps = rounds.turn_steps(float(np.median(step_s[-20:])) if len(step_s) else None)
+        if steps == 1 and self.steps >= self.measure.min_warmup_steps:
+            steps += rounds.is_probed(round_)  # a single step says nothing of re-entry
+        return min(steps + self.reentry.steps, self.measure.max_steps - self.steps)
+
+    def look(self) -> tuple[Floats, list[int], int]:
+        """The steps that count, their rounds, and the first of them that is steady.
+
+        Updates how many steps at the start of a turn do not count.
+        """
+        step_s, least = self.step_s(), self.measure.min_warmup_steps
+        numbers = self.rounds[: len(step_s)]
+        self.reentry = reentry.reentry(step_s, numbers, least)
+        kept = reentry.kept(numbers, self.reentry.steps)
+        left = step_s[kept]
+        first = steady_state.first_steady(left, least)
+        return left, np.asarray(numbers)[kept].tolist(), first
+
+    def by_round(self) -> dict[int, float]:
+        """Mean step of every round after the warm-up, s."""
+        return paired.by_round(*self.look())
+
+    def snapshot(self) -> Snapshot:
+        """Its progress."""
+        mean = self.mean
+        batch = self.run.job.plan.global_batch_size
+        return Snapshot(
+            stage=Stage.FINISHED if self.reason is not None else Stage.MEASURING,
+            steps=self.steps,
+            elapsed_s=self.elapsed_s,
+            img_per_s=batch / mean.mean if mean is not None else 0.0,
+            rel_half_width=mean.rel_half_width if mean is not None else 0.0,
+            speedup=self.speedup,
+        )
