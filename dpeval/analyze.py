@@ -2,175 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
-import math
 import sys
-from pathlib import Path
+from collections.abc import Callable
 
-from dpeval.analysis import pipeline
-from dpeval.analysis.csv_import import fields
-from dpeval.analysis.csv_import.rows import SHARES, Layout
-from dpeval.analysis.pipeline import Options
-from dpeval.analysis.scaling import best_configuration
-from dpeval.commands.main import run_main
-from dpeval.errors import ConfigError
-
-DEFAULT_OBJECTIVE = best_configuration.THROUGHPUT.name
-OF_REPORT = ("objective", "min_efficiency", "pdf", "tables_only", "figure")
-OF_FIGURES = ("pdf", "figure")
-OF_CSV = ("columns", "set", "time_unit", "per_rank_batch", "hardware")
+from dpeval.util import entry
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    given = _parser().parse_args(arguments)
-    options = Options(
-        objective=best_configuration.OBJECTIVES[given.objective or DEFAULT_OBJECTIVE],
-        min_efficiency=given.min_efficiency,
-        pdf=given.pdf,
-        figures=not given.tables_only,
-        own_figures=tuple(given.figure),
-    )
-    return run_main(lambda: _command(given, options))
 
+    def load() -> Callable[[], int]:
+        from dpeval.commands.analysis_command import run
 
-def _command(given: argparse.Namespace, options: Options) -> None:
-    _refuse_without_effect(given)
-    if given.compare:
-        if given.paths or given.from_csv:
-            raise ConfigError("--compare takes two folders and nothing beside them")
-        before, after = given.compare
-        pipeline.compare_sweeps(before, after, given.out, given.fail_if_slower)
-        return
-    if given.from_csv:
-        pipeline.analyze_csv(given.from_csv, _layout(given), given.out, options)
-        return
-    if not given.paths:
-        raise ConfigError("give a folder with records, as in: python -m dpeval.analyze outputs")
-    pipeline.analyze(given.paths, given.out, options=options)
+        return lambda: run(arguments)
 
-
-def _refuse_without_effect(given: argparse.Namespace) -> None:
-    """Refuse options that would change nothing: who gives one expects something of it."""
-    refused = [
-        (("fail_if_slower",), not given.compare, "needs --compare BEFORE AFTER"),
-        (OF_REPORT, bool(given.compare), "has no effect with --compare"),
-        (OF_FIGURES, given.tables_only, "has no effect with --tables-only"),
-        (OF_CSV, not given.from_csv, "needs --from-csv FILE"),
-    ]
-    for names, is_refused, why in refused:
-        for name in names:
-            value = getattr(given, name)
-            if is_refused and not (value is None or value is False or value == []):
-                raise ConfigError(f"--{name.replace('_', '-')} {why}")
-
-
-def _layout(given: argparse.Namespace) -> Layout:
-    if given.paths:
-        raise ConfigError("--from-csv takes all files after it; give no other PATH beside it")
-    constants = fields.parse_constants(given.set or "")
-    columns = None
-    if given.columns:
-        columns = fields.parse(given.columns, given.time_unit, constants)
-    return Layout(columns, given.per_rank_batch, given.hardware, given.time_unit, constants)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m dpeval.analyze", description=__doc__)
-    parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="folders with records")
-    parser.add_argument("--out", type=Path, help="where to write; default: PATH/analysis")
-    parser.add_argument("--pdf", action="store_true", help="also print the report to a PDF")
-    parser.add_argument("--tables-only", action="store_true", help="no figures and no report")
-    parser.add_argument(
-        "--figure",
-        action="append",
-        default=[],
-        metavar="PACKAGE.MODULE.FUNCTION",
-        help="also draw a figure of your own: a function that takes the data of the figures and "
-        "returns a dpeval.analysis.figures.Drawing (may be repeated)",
-    )
-    parser.add_argument(
-        "--objective",
-        choices=best_configuration.OBJECTIVES,
-        help=f"what the best configuration is best at (default: {DEFAULT_OBJECTIVE})",
-    )
-    parser.add_argument(
-        "--min-efficiency",
-        type=_share,
-        metavar="SHARE",
-        help="choose among configurations with at least this parallel efficiency (0.8 or 80%%)",
-    )
-    gate = parser.add_argument_group("comparison")
-    gate.add_argument(
-        "--compare",
-        nargs=2,
-        type=Path,
-        metavar=("BEFORE", "AFTER"),
-        help="throughput of the second sweep against the first, configuration by configuration",
-    )
-    gate.add_argument(
-        "--fail-if-slower",
-        type=_loss,
-        metavar="SHARE",
-        help="exit with status 3 if any is slower by more than this (0.03 or 3%%)",
-    )
-    foreign = parser.add_argument_group("files of other programs")
-    foreign.add_argument(
-        "--from-csv",
-        nargs="+",
-        type=Path,
-        metavar="PATH",
-        help="tables with a row per rank or per run: files, folders, or patterns in quotes",
-    )
-    foreign.add_argument(
-        "--columns",
-        metavar="NAME=FIELD,…",
-        help="which column is what, e.g. size=num_devices,rank=rank,batch_size=global_batch,"
-        "'time (ms)=step'; default: told from their names, and shown. Fields: "
-        f"{', '.join(fields.FIELDS)}; times also as step_ms, or as step in the unit that the "
-        "column's name tells",
-    )
-    foreign.add_argument(
-        "--set",
-        metavar="FIELD=VALUE,…",
-        help="what is the same in every row and has no column, e.g. global_batch=256,model=bert",
-    )
-    foreign.add_argument(
-        "--time-unit",
-        choices=fields.TIME_UNITS,
-        help="of times whose unit no name tells (default: s)",
-    )
-    foreign.add_argument(
-        "--per-rank-batch",
-        choices=SHARES,
-        help="how a global batch was shared: floor B//N each, evenly, or nominal: the batch is "
-        "each rank's own (default: floor)",
-    )
-    foreign.add_argument(
-        "--hardware", choices=("cpu", "gpu"), help="default: told from the columns, else cpu"
-    )
-    return parser
-
-
-def _share(text: str) -> float:
-    try:
-        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(
-            f"'{text}' is not a share from 0 to 1; give 0.1 or 10% for ten percent"
-        )
-    return value
-
-
-def _loss(text: str) -> float:
-    value = _share(text)
-    if value == 1:
-        raise argparse.ArgumentTypeError(
-            f"no throughput falls by {text} or more; give less, as in 0.03 or 3%"
-        )
-    return value
+    return entry.start(load)
 
 
 if __name__ == "__main__":

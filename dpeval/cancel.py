@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from dpeval.commands.main import run_main
-from dpeval.launchers.tracking import manifest as manifests
-from dpeval.launchers.tracking.tracker import tracker
-from dpeval.launchers.tracking.wait import cancel
+from dpeval.util import entry
 
 
 def main() -> int:
@@ -18,11 +16,19 @@ def main() -> int:
     parser.add_argument("sweep", type=Path, help="folder of a sweep, outputs/<study>/<time>")
     asked = parser.parse_args()
 
-    def command() -> None:
-        manifest = manifests.read(asked.sweep)
-        print(cancel(manifest, asked.sweep, tracker(manifest)).words())
+    def load() -> Callable[[], int]:
+        from dpeval.commands.main import run_main
+        from dpeval.launchers.tracking import manifest as manifests
+        from dpeval.launchers.tracking.tracker import tracker
+        from dpeval.launchers.tracking.wait import cancel
 
-    return run_main(command)
+        def command() -> None:
+            manifest = manifests.read(asked.sweep)
+            print(cancel(manifest, asked.sweep, tracker(manifest)).words())
+
+        return lambda: run_main(command)
+
+    return entry.start(load)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,9 @@ fresh processes confirm it and look for the largest by bisection, each try teach
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+
+from dpeval.util import entry
 
 
 def main() -> int:
@@ -17,11 +20,15 @@ def main() -> int:
     if any(item in ("-h", "--help") for item in sys.argv[1:]):
         print(__doc__)
         return 0
+    return entry.start(_load)
+
+
+def _load() -> Callable[[], int]:
     # Late: every rank imports this module anew as its __main__, see dpeval/train.py.
     from dpeval.commands.batch_search import run_fit
     from dpeval.commands.main import run_main
 
-    return run_main(lambda: run_fit(sys.argv[1:]))
+    return lambda: run_main(lambda: run_fit(sys.argv[1:]))
 
 
 if __name__ == "__main__":

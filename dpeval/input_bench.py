@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
+
+from dpeval.util import entry
 
 
 def main() -> int:
@@ -23,11 +26,17 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("outputs/input_bench"))
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for dpeval.train")
     arguments = parser.parse_args()
-    # Late: every measuring process imports this module anew as its __main__, see dpeval/train.py.
-    from dpeval.commands.loader_bench import bench
-    from dpeval.commands.main import run_main
 
-    return run_main(lambda: bench(arguments.overrides, arguments.seconds, arguments.out))
+    def load() -> Callable[[], int]:
+        # Late: every measuring process imports this module anew as its __main__.
+        from dpeval.commands.loader_bench import bench
+        from dpeval.commands.main import run_main
+
+        return lambda: run_main(
+            lambda: bench(arguments.overrides, arguments.seconds, arguments.out)
+        )
+
+    return entry.start(load)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from dpeval.commands.main import run_main
-from dpeval.commands.sweep_status import show
+from dpeval.util import entry
 
 
 def main() -> int:
@@ -25,11 +25,17 @@ def main() -> int:
     )
     asked = parser.parse_args()
 
-    def command() -> None:
-        while not show(asked.sweep) and asked.watch:
-            time.sleep(max(1.0, asked.watch))
+    def load() -> Callable[[], int]:
+        from dpeval.commands.main import run_main
+        from dpeval.commands.sweep_status import show
 
-    return run_main(command)
+        def command() -> None:
+            while not show(asked.sweep) and asked.watch:
+                time.sleep(max(1.0, asked.watch))
+
+        return lambda: run_main(command)
+
+    return entry.start(load)
 
 
 if __name__ == "__main__":

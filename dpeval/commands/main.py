@@ -6,7 +6,6 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from hydra.errors import (
     HydraException,
@@ -20,45 +19,45 @@ from dpeval.config import describe_error
 from dpeval.config.suggestions import suggest_value
 from dpeval.errors import ConfigError, DpevalError, RunFailed, RunInterrupted
 from dpeval.record.schema import Record
+from dpeval.system.faults import of_system
 from dpeval.system.signals import interrupting
+from dpeval.util import entry, output
 from dpeval.util.plural import counted, some_of
 
 
 def run_main(function: Callable[[], object]) -> int:
     """Run a command; return its exit status. A user's mistake is one line, a bug a traceback."""
-    _find_parts_in_working_directory()
+    output.protect()
+    entry.find_own_parts()
     # Otherwise Hydra prints errors itself and exits with status 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         with interrupting():
             function()
-    except DpevalError as error:
-        print(f"dpeval: {error}", file=sys.stderr)
-        return error.exit_status
-    except (HydraException, OmegaConfBaseException) as error:
-        translated = translate(error)
-        print(f"dpeval: {translated}", file=sys.stderr)
-        return translated.exit_status
-    except ValueError as error:
-        if not is_users_mistake(error):
-            raise
-        print(f"dpeval: {translate(error)}", file=sys.stderr)
-        return ConfigError.exit_status
     except KeyboardInterrupt:
         print("dpeval: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # The reader of the output has exited (a pager, head).
-        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  # lives until exit
-        return 141
+    except Exception as error:
+        told = explain(error)
+        if told is None:
+            raise
+        print(f"dpeval: {told}", file=sys.stderr)
+        return told.exit_status
     return 0
 
 
-def _find_parts_in_working_directory() -> None:
-    """Import a user's own parts from there, as ``python -m`` does and an installed script not."""
-    here = str(Path.cwd())
-    if not sys.flags.safe_path and not {here, ""} & set(sys.path):
-        sys.path.insert(0, here)
+def explain(error: Exception) -> DpevalError | None:
+    """What to say of `error` in one line; None: it is a bug."""
+    if isinstance(error, DpevalError):
+        return error
+    if isinstance(error, OSError):
+        return of_system(error)
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        cause = error.__cause__ or error.__context__
+        return (of_system(cause) if isinstance(cause, OSError) else None) or translate(error)
+    if isinstance(error, ValueError) and is_users_mistake(error):
+        return translate(error)
+    return None
 
 
 _WRONG_OPTION = "Config group override must be"

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -15,6 +14,7 @@ from dpeval.launchers.tracking.run_status import FINAL, RunStatus, counts, run_s
 from dpeval.launchers.tracking.tracker import tracker
 from dpeval.launchers.tracking.wait import line, settle
 from dpeval.util.files import remove_leftovers
+from dpeval.util.tables import make_console
 
 _COLOURS = {
     "ok": "green",
@@ -69,7 +69,7 @@ def as_table(found: list[RunStatus]) -> Table:
 def show(sweep_dir: Path) -> bool:
     """Print the status of a sweep; return whether all of its runs have ended."""
     found = statuses_of(sweep_dir)
-    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    console = make_console()
     summary = Text(f"{sweep_dir}: {counts(found)}", style="bold")
     if console.is_terminal:
         console.print(Group(summary, as_table(found)))

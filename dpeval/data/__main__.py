@@ -25,7 +25,7 @@ from dpeval.data.sources.progress import Advance, Report, amount
 from dpeval.data.sources.source import Source, store
 from dpeval.errors import DataError
 from dpeval.util.plural import counted
-from dpeval.util.tables import make_console, make_table
+from dpeval.util.tables import is_roomy, make_console, make_table
 
 EPILOG = """examples:
   python -m dpeval.data prepare dataset=imagenette_160
@@ -68,7 +68,7 @@ def main() -> int:
     arguments = _parser().parse_args()
     console_report = ConsoleReport()
     # Without a terminal, pass a plain function: it has no `bar`, so lines are printed instead.
-    report = console_report if make_console().is_terminal else console_report.__call__
+    report = console_report if is_roomy(make_console()) else console_report.__call__
     commands = {
         "prepare": lambda: _prepare(arguments.overrides, report),
         "verify": lambda: _verify(arguments.what, report),

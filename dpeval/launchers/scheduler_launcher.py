@@ -8,7 +8,6 @@ import functools
 import os
 import secrets
 import shlex
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -45,6 +44,7 @@ from dpeval.launchers.tracking.resume import skip_reasons
 from dpeval.launchers.tracking.wait import wait_for
 from dpeval.system.signals import stop_signals, unsent_to_children
 from dpeval.util.plural import counted
+from dpeval.util.tables import make_console
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +95,7 @@ class SchedulerLauncher(SweepLauncher, BaseSubmititLauncher):  # type: ignore[mi
             )
         sweep_dir = sweep_dir.absolute()
         check_folder("hydra.sweep.dir", str(sweep_dir))
-        console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+        console = make_console()
         identities = [identity(job.config) for job in jobs]
         skipped = skip_reasons(identities, jobs[0].config.sweep, sweep_dir.parent, sweep_dir)
         preflight = Preflight()

@@ -22,7 +22,7 @@ from dpeval.run.job import Job, Snapshot
 from dpeval.util.paths import shown
 from dpeval.util.plural import counted
 from dpeval.util.ranges import UNKNOWN, span
-from dpeval.util.tables import make_console, make_table
+from dpeval.util.tables import is_roomy, make_console, make_table
 
 STAGE_NAMES = {
     Stage.STARTING: "starting",
@@ -73,7 +73,7 @@ class Reporter(Protocol):
 def make_reporter() -> Reporter:
     """Live display where standard output is a terminal, plain lines elsewhere."""
     console = make_console()
-    return LiveReporter(console) if console.is_terminal else PlainReporter(console)
+    return LiveReporter(console) if is_roomy(console) else PlainReporter(console)
 
 
 class PlainReporter:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import multiprocessing.process
+import multiprocessing.util
 import os
+import shutil
 import signal
 import socket
+import tempfile
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from dpeval.errors import MachineError
 from dpeval.system.signals import unsent_to_children
+from dpeval.util.entry import children_find_parts_last
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext
@@ -38,11 +44,42 @@ def warm_up() -> None:
     """
     from multiprocessing import forkserver, resource_tracker
 
+    shorten_temporary_folder()
     context()
-    with unsent_to_children():
+    with unsent_to_children(), children_find_parts_last():
         resource_tracker.ensure_running()
-    with unsent_to_children():  # again: starting the tracker unblocks SIGINT and SIGTERM
+    with (
+        unsent_to_children(),
+        children_find_parts_last(),
+    ):  # again: starting the tracker unblocks SIGINT and SIGTERM
         forkserver.ensure_running()
+
+
+MOST_TEMPORARY = 70
+"""Characters that the temporary folder may have: the path of a socket in a folder there ends at
+107 bytes."""
+
+
+def shorten_temporary_folder() -> None:
+    """Keep multiprocessing's sockets in /tmp if $TMPDIR is too long for them.
+
+    Raises:
+        MachineError: nothing can be written there, either.
+    """
+    given = tempfile.gettempdir()
+    process = multiprocessing.process.current_process()
+    config: dict[str, object] = process._config  # type: ignore[attr-defined]
+    if len(os.fsencode(given)) <= MOST_TEMPORARY or config.get("tempdir"):
+        return
+    try:
+        short = tempfile.mkdtemp(prefix="dpeval-", dir="/tmp")
+    except OSError as error:
+        raise MachineError(
+            f"TMPDIR={given} is longer than the {MOST_TEMPORARY} characters that sockets there "
+            f"allow, and /tmp cannot be written ({error.strerror}); set TMPDIR to a shorter path"
+        ) from error
+    multiprocessing.util.Finalize(None, shutil.rmtree, args=(short, True), exitpriority=-100)
+    config["tempdir"] = short  # ranks and their loader workers inherit it
 
 
 def resume() -> None:

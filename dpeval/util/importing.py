@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
@@ -24,11 +26,13 @@ def locate(path: str, *, key: str) -> Callable[..., Any]:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name and not (module_name + ".").startswith(error.name + "."):
-            raise
+            raise _broken(path, module_name, error, key) from error
         raise ConfigError(
             f"{key}={path}: there is no module '{error.name}' on the import path; "
             "install it, or start dpeval from the folder that contains it"
         ) from error
+    except Exception as error:
+        raise _broken(path, module_name, error, key) from error
     try:
         found = getattr(module, name)
     except AttributeError:
@@ -40,6 +44,19 @@ def locate(path: str, *, key: str) -> Callable[..., Any]:
             f"{key}={path} is a {type(found).__name__} and cannot be called{_nearest(name, module)}"
         )
     return cast("Callable[..., Any]", found)
+
+
+def _broken(path: str, module_name: str, error: Exception, key: str) -> ConfigError:
+    """The error for a module that is there and cannot be imported."""
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    file, line = at.filename, at.lineno
+    if isinstance(error, SyntaxError):
+        file, line = error.filename or file, error.lineno or line
+    words = str(error).strip().splitlines() or [""]
+    return ConfigError(
+        f"{key}={path}: importing {module_name} fails with {type(error).__name__}: {words[0]} "
+        f"({Path(file).name}, line {line})"
+    )
 
 
 def _nearest(name: str, module: ModuleType) -> str:

@@ -10,19 +10,28 @@ from rich.console import Console
 from rich.table import Table
 
 PIPED_WIDTH = 200
+NARROW = 80
+"""A terminal with fewer columns gets plain lines, which it wraps itself: no cell is cut."""
 
 
 def make_console() -> Console:
-    """A console on standard output; if piped, wide enough that no table row wraps."""
-    if sys.stdout.isatty():
-        return Console(highlight=False)
+    """A console on standard output; if piped or narrow, no table row is wrapped or cut."""
+    console = Console(highlight=False)
+    if is_roomy(console):
+        return console
     return Console(highlight=False, soft_wrap=True, width=PIPED_WIDTH)
+
+
+def is_roomy(console: Console) -> bool:
+    """Whether `console` is a terminal in which frames and live lines can be drawn."""
+    is_screen = sys.stdout.isatty() and not console.is_dumb_terminal
+    return is_screen and console.width >= NARROW
 
 
 def make_table(title: str, columns: dict[str, Literal["left", "right"]]) -> Table:
     """A table with the given columns: framed in a terminal, aligned plain lines when piped."""
-    frame = box.ROUNDED if sys.stdout.isatty() else None
+    frame = box.ROUNDED if is_roomy(Console()) else None
     table = Table(title=title, title_justify="left", title_style="bold", box=frame)
     for name, justify in columns.items():
-        table.add_column(name, justify=justify)
+        table.add_column(name, justify=justify, overflow="fold")
     return table

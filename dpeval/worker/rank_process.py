@@ -26,6 +26,7 @@ from dpeval.instruments.stop_sync import StopSync
 from dpeval.instruments.turn_sync import TurnSync
 from dpeval.system.oom import is_out_of_memory
 from dpeval.system.process import keep_freed_memory, prefer_oom_kill
+from dpeval.util import entry, output
 from dpeval.util.units import GIB
 from dpeval.worker.ablation import Blocks, can_ablate, run_ablation
 from dpeval.worker.loop import train_step, training_loop
@@ -54,7 +55,9 @@ def run_rank(
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the server that starts ranks blocks some
     threading.Thread(target=_exit_with_parent, args=(pipe,), daemon=True).start()
+    os.environ.pop(entry.SAFE_PATH, None)  # the forkserver's, not for what a model may start
     os.environ.update(task.env)
+    output.protect()  # a model may print, and the reader may have left
     device: Device | None = None
     try:
         if task.config.hardware.keep_memory:

@@ -1,0 +1,41 @@
+"""Faults of the file system and of the machine, told in one line with what to do."""
+
+from __future__ import annotations
+
+import errno
+
+from dpeval.errors import MachineError
+
+_ELSEWHERE = (
+    "write to another folder, as in hydra.run.dir=FOLDER (one run) or hydra.sweep.dir=FOLDER (-m), "
+    "or start dpeval from a folder of yours"
+)
+_SPACE = "free some space there, or write to another folder"
+ADVICE = {
+    errno.EACCES: _ELSEWHERE,
+    errno.EPERM: _ELSEWHERE,
+    errno.EROFS: _ELSEWHERE,
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: _SPACE,
+    errno.ENAMETOOLONG: "choose shorter names: study, hydra.run.dir, hydra.sweep.subdir",
+    errno.ENOTDIR: "a file lies where a folder is needed; rename it, or write to another folder",
+    errno.ELOOP: "correct the symbolic links there",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "the machine has too many open files; end other programs",
+    errno.EAGAIN: "raise the limit of processes (ulimit -u), or end other programs",
+    errno.ENOMEM: "the machine lacks memory; end other programs",
+    errno.ESTALE: "the network file system has lost the file; try again",
+    errno.EIO: "the disk or network file system fails",
+}
+"""What to do about an error of the system, by its number. Others are bugs of dpeval."""
+_MOST_PATH = 200
+
+
+def of_system(error: OSError) -> MachineError | None:
+    """The error to tell of `error`; None if it is not the machine's."""
+    advice = ADVICE.get(error.errno or 0)
+    if advice is None:
+        return None
+    path = str(error.filename or "")
+    shown = path if len(path) <= _MOST_PATH else f"{path[:_MOST_PATH]}…"
+    return MachineError(f"{shown}{': ' if shown else ''}{error.strerror}; {advice}")

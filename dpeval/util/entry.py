@@ -1,0 +1,94 @@
+"""The start of every command: safe streams, and imports that the working folder cannot break."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from dpeval.util import output
+
+SAFE_PATH = "PYTHONSAFEPATH"
+PACKAGES = ("site-packages", "dist-packages")
+
+
+def start(load: Callable[[], Callable[[], int]]) -> int:
+    """Run a command; returns its exit status.
+
+    Args:
+        load: imports what the command needs and returns it. If that fails because of a file in
+            the working folder that has the name of a module, one line says so.
+    """
+    output.protect()
+    find_own_parts()
+    try:
+        command = load()
+    except Exception as error:
+        file = shadowing_file(error)
+        if file is None:
+            raise
+        print(
+            f"dpeval: {file} is imported in place of the module '{file.stem}' that dpeval needs; "
+            "rename it, or start dpeval from another folder",
+            file=sys.stderr,
+        )
+        return 2
+    return command()
+
+
+def find_own_parts() -> None:
+    """Put the working folder on the import path, between Python's own modules and packages.
+
+    A user's models are found there, also by an installed script, and a ``random.py`` beside them
+    does not take the place of Python's own.
+    """
+    if sys.flags.safe_path:
+        return
+    if in_clone():
+        return  # its own dpeval must stay before an installed one
+    here = str(Path.cwd())
+    others = [path for path in sys.path if path not in ("", here)]
+    packages = (at for at, path in enumerate(others) if path.endswith(PACKAGES))
+    others.insert(next(packages, len(others)), here)
+    sys.path[:] = others
+
+
+def in_clone() -> bool:
+    """Whether the working folder is a clone of dpeval's repository."""
+    return (Path.cwd() / "dpeval" / "util" / "entry.py").is_file()
+
+
+@contextlib.contextmanager
+def children_find_parts_last() -> Iterator[None]:
+    """Start no Python process here that looks for modules in the working folder first.
+
+    The variable that says so is for these processes alone: remove it from the environment that
+    they pass on.
+    """
+    if in_clone() or sys.flags.safe_path:
+        yield
+        return
+    os.environ[SAFE_PATH] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[SAFE_PATH]
+
+
+def shadowing_file(error: BaseException) -> Path | None:
+    """The file in the working folder that an import met instead of the module it wanted."""
+    import traceback  # late: it imports modules whose names a user's file may have
+
+    here = Path.cwd()
+    named = [getattr(error, "path", None)]
+    named += [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    for name in reversed([one for one in named if one]):
+        path = Path(name)
+        top = path.relative_to(here).parts[0] if path.is_relative_to(here) else ""
+        own = here / top
+        is_module = own.suffix == ".py" or (own / "__init__.py").is_file()
+        if top and is_module and top != "dpeval":
+            return own
+    return None

@@ -1,0 +1,171 @@
+"""Commands start and print wherever they are started: closed streams, few letters, odd folders."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dpeval.commands.main import explain, run_main
+from dpeval.errors import ConfigError
+from dpeval.run import forkserver
+from dpeval.system.faults import ADVICE
+from dpeval.util import entry, output
+from dpeval.util.importing import locate
+
+CLONE = str(Path(entry.__file__).parents[2])
+
+
+def python(code: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `code` in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": CLONE, **environment},
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+
+
+PRINT = "from dpeval.util import output; output.protect(); "
+
+
+def test_letters_that_a_terminal_lacks_are_approximated(tmp_path: Path) -> None:
+    shown = python(PRINT + "print('12 ± 3 … 4 × 5 µs ♥')", tmp_path, PYTHONIOENCODING="ascii")
+    assert shown.stdout == "12 +- 3 ... 4 x 5 us ?\n"
+
+
+def test_closed_streams_are_replaced_before_files_take_their_numbers(tmp_path: Path) -> None:
+    code = PRINT + (
+        "import os, sys; file = open('f', 'w'); print('lost'); sys.stdout.flush(); "
+        "os.write(1, b'lost'); file.write(f'{file.fileno() > 2} {sys.stdout.isatty()}')"
+    )
+    closed = f'exec 0<&- 1>&- 2>&-; exec "{sys.executable}" -c "$0"'
+    done = subprocess.run(
+        ["bash", "-c", closed, code], cwd=tmp_path, check=False,
+        env={**os.environ, "PYTHONPATH": CLONE},
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert (tmp_path / "f").read_text() == "True False"
+
+
+def test_a_reader_that_leaves_ends_nothing(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    code = PRINT + "print('a' * 100_000); print('b'); open('done', 'w').close()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, stdout=write,
+        stderr=subprocess.PIPE, check=False,
+        env={**os.environ, "PYTHONPATH": CLONE},
+    )  # fmt: skip
+    os.close(write)
+    assert (done.returncode, done.stderr, (tmp_path / "done").exists()) == (0, b"", True)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_an_output_that_is_full_is_told_once(tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", PRINT + "[print('a' * 10_000) for _ in range(9)]"], cwd=tmp_path,
+            stdout=full, stderr=subprocess.PIPE, check=False, text=True,
+            env={**os.environ, "PYTHONPATH": CLONE},
+        )  # fmt: skip
+    assert done.returncode == 0
+    assert done.stderr.count("No space left on device") == 1
+
+
+def test_a_file_named_as_a_module_of_python_shadows_nothing(tmp_path: Path) -> None:
+    (tmp_path / "random.py").write_text("raise RuntimeError('mine')")
+    (tmp_path / "models.py").write_text("kind = 'mine'")
+    code = (
+        "from dpeval.util import entry; entry.find_own_parts(); import random, models; "
+        "print(random.randint(1, 1), models.kind)"
+    )
+    assert python(code, tmp_path).stdout == "1 mine\n"
+
+
+def test_a_file_named_as_a_package_is_named(tmp_path: Path) -> None:
+    (tmp_path / "yaml.py").write_text("")
+    code = (
+        "from dpeval.util import entry\ndef load():\n    from yaml import safe_load\n"
+        "raise SystemExit(entry.start(load))"
+    )
+    done = python(code, tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"dpeval: {tmp_path / 'yaml.py'} is imported in place of")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("number", ADVICE)
+def test_faults_of_the_system_are_one_line_with_advice(
+    number: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails() -> None:
+        raise OSError(number, os.strerror(number), "some/folder")
+
+    assert run_main(fails) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"dpeval: some/folder: {os.strerror(number)}; {ADVICE[number]}"
+
+
+def test_a_name_that_is_too_long_is_shown_in_part() -> None:
+    told = explain(OSError(errno.ENAMETOOLONG, "File name too long", "p" * 5_000))
+    assert len(str(told)) < 400
+
+
+@pytest.mark.parametrize("bug", [OSError(errno.ENOENT, "x", "y"), OSError("odd"), KeyError("x")])
+def test_a_bug_stays_a_traceback(bug: Exception) -> None:
+    assert explain(bug) is None
+
+    def fails() -> None:
+        raise bug
+
+    with pytest.raises(type(bug)):
+        run_main(fails)
+
+
+def test_a_long_temporary_folder_is_not_used_for_sockets(tmp_path: Path) -> None:
+    long = tmp_path / ("job-scratch-folder/" * 5)
+    long.mkdir(parents=True)
+    code = (
+        "from dpeval.run import forkserver; from multiprocessing import util; "
+        "forkserver.shorten_temporary_folder(); print(len(util.get_temp_dir()))"
+    )
+    done = python(code, tmp_path, TMPDIR=str(long))
+    assert int(done.stdout) <= forkserver.MOST_TEMPORARY
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("import nowhere_at_all", "ModuleNotFoundError: No module named 'nowhere_at_all'"),
+        ("def Net(:", "SyntaxError: invalid syntax"),
+        ("x = 1 / 0", "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_users_module_that_fails_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, words: str
+) -> None:
+    (tmp_path / "broken_parts.py").write_text(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    sys.modules.pop("broken_parts", None)
+    with pytest.raises(ConfigError) as caught:
+        locate("broken_parts.Net", key="model._target_")
+    assert f"importing broken_parts fails with {words} (broken_parts.py, line 1)" in str(
+        caught.value
+    )
+
+
+def test_streams_that_a_test_or_notebook_has_replaced_stay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mine = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", mine)
+    output.protect()
+    assert sys.stdout is mine
