@@ -31,6 +31,7 @@ WarningCode = Literal[
     "plan",  # a note of the plan: oversubscribed, SMT siblings shared, uneven batch
     "conditions",  # the machine was disturbed
     "shared_node",  # other jobs ran on the node
+    "suspended",  # the whole run was stopped for a while
 ]
 """What makes a figure less trustworthy."""
 

@@ -39,6 +39,8 @@ class Outcome:
     interrupted_by: str | None = None
     peak_bytes: dict[int, int] = field(default_factory=dict["int", "int"])
     """Peak memory observed per rank whose device is the CPU, bytes."""
+    pauses: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
+    """When the whole run was suspended: begin and end on the monotonic clock, s."""
 
 
 def is_echo(failure: Failure | RankFailure) -> bool:

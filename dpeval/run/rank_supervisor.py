@@ -85,7 +85,14 @@ class RankSupervisor:
             if gate is not None and their_gate is not None:
                 their_gate.close()
                 self.gates[task.rank] = gate
-        self.hang = HangDetector(step_buffer, hardware, list(self._local.values()), self.pids)
+        self.hang = HangDetector(
+            step_buffer,
+            hardware,
+            list(self._local.values()),
+            self.pids,
+            has_peers=len({rank.node for task in tasks for rank in task.plan.ranks}) > 1,
+        )
+        self.outcome.pauses = self.hang.pauses
 
     @property
     def pids(self) -> dict[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from dpeval.record.schema import (
     Record,
     SetupTimes,
     Sitting,
+    Warning,
     readings,
 )
 from dpeval.run import ablation_record
@@ -102,7 +104,8 @@ def finish(
         pids: process id per rank.
     """
     steps = min((step_buffer.steps(local) for local in range(step_buffer.ranks)), default=0)
-    kept = _kept(record.sitting, steps)
+    held = suspended(_rows_here(job, step_buffer, steps), outcome.pauses)
+    kept = _kept(record.sitting, steps) & ~held
     record = _without_reentry(record, kept)
     ended = len(outcome.results) == len(pids)
     fields: dict[str, Any] = {
@@ -111,7 +114,7 @@ def finish(
         "wall_s": time.monotonic() - span.begun_s - span.waited_s,
         "conditions": conditions,
     }
-    if steps:
+    if kept.any():
         fields |= _series(job, step_buffer, outcome, kept, span, pids)
         fields["ablation"] = ablation_record.ablation(outcome, record.sitting, fields)
         if conditions is not None:
@@ -139,7 +142,25 @@ def finish(
             for rank in job.plan.ranks
         ]
     made = record.model_copy(update=fields)
-    return made.model_copy(update={"warnings": find_warnings(made)})
+    return made.model_copy(update={"warnings": [*find_warnings(made), *_suspended(outcome, held)]})
+
+
+def _rows_here(job: Job, step_buffer: StepBuffer, steps: int) -> list[Floats]:
+    """The rows of the ranks on this node: other nodes have other clocks."""
+    here = [rank for rank in job.plan.ranks if rank.node == job.plan.ranks[0].node]
+    return [step_buffer.rows(rank.rank)[:steps] for rank in here]
+
+
+def _suspended(outcome: Outcome, held: Bools) -> list[Warning]:
+    """A warning if the whole run was suspended while it was measured."""
+    if not held.any():
+        return []
+    total_s = sum(end_s - begin_s for begin_s, end_s in outcome.pauses)
+    text = (
+        f"the run was suspended for {total_s:.0f} s, by its scheduler or from a terminal; "
+        f"{counted(int(held.sum()), 'step')} of that time left out"
+    )
+    return [Warning(code="suspended", text=text)]
 
 
 def _kept(sitting: Sitting | None, steps: int) -> Bools:
@@ -269,6 +290,21 @@ def _window(step_s: list[Floats], stopped_by: StopReason, job: Job) -> Window | 
     if len(step_s[0]) < steady_state.steps_for_a_mean(job.config.measure):
         return None
     return steady_state.window(step_s, stopped_by, job.config.measure)
+
+
+def suspended(rows: list[Floats], pauses: Sequence[tuple[float, float]]) -> Bools:
+    """Which steps were under way while the whole run was suspended.
+
+    Args:
+        rows: per rank, its rows of the step buffer, shape [steps, columns].
+        pauses: begin and end of each pause on the clock of the rows, s.
+    """
+    begin_s = np.min([column_of(table, "begin") for table in rows], axis=0)
+    end_s = np.max([column_of(table, "begin") + column_of(table, "step") for table in rows], axis=0)
+    held = np.zeros(len(begin_s), dtype=bool)
+    for from_s, to_s in pauses:
+        held |= (begin_s < to_s) & (end_s > from_s)
+    return held
 
 
 def _rank(

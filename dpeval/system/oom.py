@@ -104,12 +104,20 @@ def kill_counters(root: Path = cgroups.ROOT) -> list[KillCounter]:
 
 
 def killed_for_memory(before: list[KillCounter], after: list[KillCounter]) -> str | None:
-    """Where a counter rose between two readings: a cgroup's folder, ``host``, or None."""
+    """Where a process of this process's own cgroup was killed between two readings.
+
+    Whatever limit was exceeded, the kernel counts the kill in the victim's own cgroup. The counters
+    of the groups above and of the host count kills of others, too: they decide only where there is
+    no own one.
+
+    Returns:
+        The cgroup's folder, ``host``, or None.
+    """
     earlier = {item.place: item.kills for item in before}
-    for item in after:
-        if item.kills > earlier.get(item.place, item.kills):
-            return item.place
-    return None
+    own = next(iter(after), None)
+    if own is None or own.kills <= earlier.get(own.place, own.kills):
+        return None
+    return own.place
 
 
 def _field(path: Path, name: str) -> int | None:

@@ -295,7 +295,10 @@ def test_a_raised_counter_tells_where() -> None:
     before = [KillCounter("/a", 2), KillCounter("host", 7)]
     assert killed_for_memory(before, before) is None
     assert killed_for_memory(before, [KillCounter("/a", 3), KillCounter("host", 8)]) == "/a"
-    assert killed_for_memory(before, [KillCounter("/a", 2), KillCounter("host", 8)]) == "host"
+    # Somebody else was killed, in another cgroup of this host.
+    assert killed_for_memory(before, [KillCounter("/a", 2), KillCounter("host", 8)]) is None
+    assert killed_for_memory(before[1:], [KillCounter("host", 8)]) == "host"
+    assert killed_for_memory([], []) is None
 
 
 def test_counters_of_both_cgroup_versions_are_read(tmp_path: Path) -> None:
