@@ -9,6 +9,10 @@ A notebook needs seven functions; ``help(dpeval.read)`` shows an example of each
 - :func:`best`: the best configuration for an objective
 - :func:`compare`: one sweep against another
 - :func:`plot`: a figure of the report
+
+A training script needs one class:
+
+- :class:`Meter`: measures its loop where dpeval runs it, and does nothing elsewhere
 """
 
 from __future__ import annotations
@@ -17,11 +21,13 @@ import importlib
 
 from dpeval.util.version import __version__ as __version__
 
-__all__ = ["best", "columns", "compare", "efficiency", "plot", "read", "scaling"]
+__all__ = ["Meter", "best", "columns", "compare", "efficiency", "plot", "read", "scaling"]
 
 
 def __getattr__(name: str) -> object:
     # Late: pandas and matplotlib take a second, which no rank and no command must wait for.
+    if name == "Meter":
+        return importlib.import_module("dpeval.meter").Meter
     if name in __all__:
         return getattr(importlib.import_module("dpeval.analysis.api"), name)
     raise AttributeError(f"module 'dpeval' has no attribute '{name}'")

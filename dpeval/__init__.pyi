@@ -21,6 +21,7 @@ from dpeval.analysis.api import (
 from dpeval.analysis.api import (
     scaling as scaling,
 )
+from dpeval.meter import Meter as Meter
 
 __version__: str
-__all__ = ["best", "columns", "compare", "efficiency", "plot", "read", "scaling"]
+__all__ = ["Meter", "best", "columns", "compare", "efficiency", "plot", "read", "scaling"]

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from dpeval.commands import hydra_app
 from dpeval.commands.main import raise_for_status
-from dpeval.config import from_hydra
+from dpeval.config import check_script, from_hydra
 from dpeval.errors import ConfigError, DpevalError, RunFailed
 from dpeval.launchers.in_job.plugin_job import run_plugin_job
 from dpeval.launchers.tracking.local_process import LocalSweep
@@ -53,6 +53,7 @@ def run_one(composed: DictConfig) -> Record:
     """
     config = from_hydra(composed)
     hydra_config = HydraConfig.get()
+    check_script(config, hydra_config.overrides.task)
     if config.repeat > 1 and hydra_config.mode == RunMode.RUN:
         raise ConfigError(
             f"repeat={config.repeat} repeats every configuration of a sweep, interleaved; "

@@ -23,7 +23,9 @@ from dpeval.config.schema import (
     ScalingConfig,
     StrategyConfig,
     SweepConfig,
+    TaskConfig,
 )
+from dpeval.config.script import check_script, fill_in
 from dpeval.config.site import SiteConfig
 from dpeval.config.validation import check
 
@@ -44,9 +46,12 @@ __all__ = [
     "SiteConfig",
     "StrategyConfig",
     "SweepConfig",
+    "TaskConfig",
     "check",
     "check_bounds",
+    "check_script",
     "describe_error",
+    "fill_in",
     "from_hydra",
     "global_batch_of",
     "identity",

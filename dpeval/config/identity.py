@@ -7,16 +7,35 @@ import hashlib
 import json
 from typing import Any
 
-from dpeval.config.schema import Config
+from dpeval.config.schema import Config, TaskConfig
 
 OUTPUT_KEYS = ("study", "repeat", "baseline", "analyze", "sweep", "site")
 """Keys that decide where results go and which runs a sweep has, not what one run measures; they
 are not part of the identity."""
 
 
+LEFT_TO_SCRIPT = (
+    "dataset", "optimizer", "strategy", "precision", "memory_format", "compile", "deterministic",
+)  # fmt: skip
+"""Keys that describe dpeval's own training; a script decides for itself."""
+_NAMED = ("dataset", "strategy")
+"""Those of them whose name tables and figures show."""
+
+
 def to_plain(config: Config) -> dict[str, Any]:
-    """The configuration as plain containers that JSON can hold, key for key."""
-    return dataclasses.asdict(config)
+    """The configuration as plain containers that JSON can hold, key for key.
+
+    Without what does not apply: the task, if it is the default one (so the identity of such a run
+    stays what it was before there were others), and what a script decides for itself.
+    """
+    plain = dataclasses.asdict(config)
+    if config.task == TaskConfig():
+        del plain["task"]
+    if config.task.is_script:
+        plain["model"] = {"name": config.model.name}
+        named = {key: {"name": plain[key]["name"]} for key in _NAMED}
+        plain = {key: value for key, value in plain.items() if key not in LEFT_TO_SCRIPT} | named
+    return plain
 
 
 def identity(config: Config) -> str:

@@ -9,6 +9,7 @@ them; pydantic reads both (:mod:`dpeval.config.bounds`). Rules that relate sever
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Annotated, Any
 
 from omegaconf import MISSING
@@ -49,6 +50,37 @@ class HardwareConfig:
     def compute_threads(self) -> int:
         """Compute threads of a CPU rank."""
         return self.cores_per_device or 1
+
+
+CLASSIFICATION, SCRIPT = "classification", "script"
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """What kind of training is measured."""
+
+    kind: Annotated[str, OneOf(CLASSIFICATION, SCRIPT)] = CLASSIFICATION
+    """classification: an image classifier, in dpeval's own loop. script: a training script of
+    yours, whose loop iterates over ``dpeval.Meter.steps``."""
+    script: str | None = None
+    """Path of the training script (script only)."""
+    module: str | None = None
+    """Module to run instead of a file, as ``python -m`` does (script only)."""
+    args: list[str] = field(default_factory=list[str], hash=False)
+    """Its arguments. ``{batch}`` or ``{global_batch_size}``, ``{per_device_batch_size}``,
+    ``{world_size}`` and ``{seed}`` are replaced by the run's values (script only)."""
+    exit_timeout_s: PositiveFloat = 30.0
+    """How long a script may go on after the measurement, to evaluate or to save, before it is
+    stopped, in seconds (script only)."""
+
+    @property
+    def is_script(self) -> bool:
+        return self.kind == SCRIPT
+
+    @property
+    def name(self) -> str:
+        """The script or module, as records and figures name it."""
+        return PurePath(self.script).stem if self.script is not None else self.module or ""
 
 
 @dataclass(frozen=True)
@@ -212,6 +244,7 @@ class Config:
 
     __pydantic_config__ = BOUNDS_CONFIG
 
+    task: TaskConfig = field(default_factory=TaskConfig)
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
@@ -256,6 +289,19 @@ class Config:
         if self.memory_format == "auto":
             resolved = default_memory_format(self.hardware.kind, self.precision)
             object.__setattr__(self, "memory_format", resolved)
+        if self.task.is_script:
+            for key, value in _left_to_the_script(self.task).items():
+                object.__setattr__(self, key, value)
+
+
+def _left_to_the_script(task: TaskConfig) -> dict[str, Any]:
+    """The keys of a script's run that describe dpeval's own training, without their defaults."""
+    return {
+        "model": ModelConfig(name=task.name, _target_=""),
+        "dataset": DatasetConfig(name="", _target_=""),
+        "strategy": StrategyConfig(name="", _target_=""),
+        "optimizer": OptimizerConfig(name=""),
+    }
 
 
 def default_memory_format(hardware: str, precision: str) -> str:

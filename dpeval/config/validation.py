@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dpeval.config.bounds import check_bounds
 from dpeval.config.schema import SERIAL, Config, MeasureConfig
+from dpeval.config.script import check_task
 from dpeval.errors import ConfigError
 
 
@@ -14,6 +15,7 @@ def check(config: Config) -> None:
         ConfigError: the first violation.
     """
     check_bounds(config)
+    check_task(config)
     _check_batch(config)
     _check_precision(config)
     _check_measure(config.measure)

@@ -19,6 +19,7 @@ DRAIN_EVERY_S = 0.5
 A killed rank loses at most this much of its measurements."""
 _OUTSIDE = "the phase clock was used outside start_step … end_step"
 _READY = "last gradient ready"
+_LEFT_OUT = "left out"
 
 
 @dataclass(slots=True)
@@ -140,6 +141,23 @@ class PhaseClock:
             self._write(step)
             self._device.recycle(step.own_stamps())
 
+    @property
+    def is_in_step(self) -> bool:
+        """Whether a step has begun and not ended."""
+        return self._open is not None
+
+    def leave_out(self) -> None:
+        """Leave the time since the previous mark out of the step: it belongs to no step."""
+        self._marks.append((_LEFT_OUT, self._stamp()))
+
+    def abandon_step(self) -> None:
+        """Forget the step that has begun, as if it had not."""
+        if self._open is not None:
+            if self._pending:  # the step before may have ended with the stamp of its begin
+                self._pending[-1].end_is_shared = False
+            self._open, self._marks, self._reduces = None, _NO_STEP, _NO_STEP
+        self.pause()
+
     def pause(self) -> None:
         """Call between two steps if anything else is done there, which no step must include."""
         self._seam = None
@@ -189,13 +207,15 @@ class PhaseClock:
         elapsed = self._device.elapsed_s
         row = dict.fromkeys(COLUMNS, 0.0)
         spans = self._reduce_spans(step)
-        last, ready_s, marked_comm_s = step.begin, None, 0.0
+        last, ready_s, marked_comm_s, left_out_s = step.begin, None, 0.0, 0.0
         for phase, stamp in step.marks:
             span_s = elapsed(last, stamp)
             last = stamp
             if phase == "comm_exposed":
                 row[phase] += span_s
                 marked_comm_s += span_s
+            elif phase == _LEFT_OUT:
+                left_out_s += span_s
             elif phase == _READY:
                 row["backward"] += span_s
                 ready_s = elapsed(step.begin, stamp)
@@ -206,7 +226,7 @@ class PhaseClock:
                 ready_s = None
             else:
                 row[phase] += span_s
-        row["begin"], row["step"] = step.host_s, elapsed(step.begin, step.end)
+        row["begin"], row["step"] = step.host_s, elapsed(step.begin, step.end) - left_out_s
         row["other"] = row["step"] - sum(row[phase] for phase in MARKED_PHASES)
         if spans or marked_comm_s:
             row["comm"] = _covered_s(spans) + marked_comm_s

@@ -16,7 +16,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from dpeval.config import Config, from_hydra, identity
+from dpeval.config import Config, check_script, from_hydra, identity
 from dpeval.errors import ConfigError
 from dpeval.launchers.compose import Composer
 from dpeval.launchers.folders import check_jobs
@@ -172,6 +172,7 @@ def compose_job(composer: Composer, overrides: list[str], number: int) -> SweepJ
         del plain["hydra"]
     try:
         config = from_hydra(plain)
+        check_script(config, overrides)
     except ConfigError as error:
         # The message already names a single override.
         which = f"{' '.join(overrides)}: " if len(overrides) > 1 else ""

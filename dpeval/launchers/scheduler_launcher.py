@@ -351,7 +351,8 @@ def _stop_deferred() -> Iterator[None]:
 def _prepare(configs: list[Config], console: Console) -> None:
     from dpeval.data import prepare
 
-    distinct = {str(config.dataset): config.dataset for config in configs}
+    own = [config.dataset for config in configs if not config.task.is_script]
+    distinct = {str(dataset): dataset for dataset in own}
     for dataset in distinct.values():
         prepare(dataset, console.print)
 

@@ -60,6 +60,8 @@ class Predictor:
             ConfigError: the model, the optimizer or the strategy cannot be built or trained as
                 configured.
         """
+        if config.task.is_script:
+            return  # nothing of its model is known
         key = str(
             (config.model, config.optimizer, config.strategy, config.dataset, config.hardware.kind)
         )
@@ -76,8 +78,13 @@ class Predictor:
             micro_batches: parts into which that batch is divided.
 
         Raises:
-            NoForecast: the model cannot run on fake tensors.
+            NoForecast: the model cannot run on fake tensors, or is a script's.
         """
+        if config.task.is_script:
+            raise NoForecast(
+                f"not forecast: what {config.task.name} needs shows when it runs; its peak is "
+                "recorded"
+            )
         uses_nccl = config.num_devices > 1 and backend(config, self._machine) == "nccl"
         is_resident = config.dataset.loader == "resident"
         train_images = self.train_images.get(config.dataset) if is_resident else None

@@ -11,9 +11,12 @@ from typing import Literal
 Status = Literal["ok", "skipped", "oom", "failed", "interrupted"]
 """How a run ended. ``skipped``: deliberately not started."""
 
-StopReason = Literal["precision", "ratios", "best", "time_limit", "max_steps", "interrupted"]
+StopReason = Literal[
+    "precision", "ratios", "best", "time_limit", "max_steps", "interrupted", "ended"
+]
 """Why the main window ended. ``ratios``: the speedups in its sitting were known well enough;
-``best``: the fastest run of its sitting was settled, or another was known to be faster."""
+``best``: the fastest run of its sitting was settled, or another was known to be faster; ``ended``:
+the loop of the script ended by itself."""
 
 Steadiness = Literal["steady", "drifting", "unknown"]
 """Whether the step stayed the same over the main window. ``unknown``: too few or too noisy steps to
@@ -32,6 +35,7 @@ WarningCode = Literal[
     "conditions",  # the machine was disturbed
     "shared_node",  # other jobs ran on the node
     "suspended",  # the whole run was stopped for a while
+    "script",  # the script failed or did not end after it was measured
 ]
 """What makes a figure less trustworthy."""
 
@@ -44,6 +48,7 @@ FailureCode = Literal[
     "interrupt",  # by the user or the scheduler
     "peer",  # another node of the run failed
     "lost_node",  # another node of the run returned no results
+    "script",  # the script did not do what the meter needs, or exited with an error
 ]
 """Why the ranks of a run were stopped."""
 

@@ -14,7 +14,8 @@ from dpeval.errors import RecordError
 from dpeval.record.schema import Record
 from dpeval.util.files import write_atomically
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE = (1, SCHEMA_VERSION)
 FILE_NAME = "metrics.json"
 
 
@@ -73,7 +74,7 @@ def _why(text: bytes, error: ValidationError) -> str:
     if not isinstance(content, dict) or "schema_version" not in content:
         return "is not a dpeval record (no schema_version)"
     version = content["schema_version"]
-    if version != SCHEMA_VERSION:
+    if version not in READABLE:
         return f"has schema version {str(version)[:20]}; this dpeval reads up to {SCHEMA_VERSION}"
     first = error.errors(include_input=False, include_url=False)[0]
     where = ".".join(str(part)[:40] for part in first["loc"])

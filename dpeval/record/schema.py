@@ -1,6 +1,7 @@
 """The record of one run: the schema of ``metrics.json``.
 
-Times are in seconds, sizes in bytes, throughput in images per second. Every series of steps
+Times are in seconds, sizes in bytes, throughput in samples per second; a sample is an image unless
+``unit`` says otherwise. Every series of steps
 starts with the first step of the run; ``window.first`` is where the steady state begins.
 """
 
@@ -140,7 +141,8 @@ class RankRecord(Frozen):
 
 
 class Throughput(Frozen):
-    """Images processed by all ranks over the time of the slowest rank, img/s."""
+    """Samples processed by all ranks over the time of the slowest rank, in the record's unit per
+    second; fields keep their first names, in which a sample is an image."""
 
     img_per_s: PositiveFloat
     low: PositiveFloat
@@ -252,7 +254,8 @@ class Scheduler(Frozen):
 class Record(Frozen):
     """Everything known about one run; ``metrics.json`` is its JSON."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 2
+    """2: a sample may be something else than an image (`unit`)."""
     dpeval_version: str
     run_id: str
     identity: str
@@ -278,7 +281,12 @@ class Record(Frozen):
     sitting: Sitting | None = None
     setup: SetupTimes | None = None
     window: Window | None = None
+    unit: str = Field(default="img", max_length=20)
+    """What a sample is: img, tokens, …"""
+    samples_per_step: PositiveFloat | None = None
+    """Samples of all ranks in one step, as the script's meter was told; None: the global batch."""
     throughput: Throughput | None = None
+    """In samples per second."""
     ranks: list[RankRecord] = []
     ablation: Ablation | None = None
     balance: Balance | None = None

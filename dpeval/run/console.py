@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -224,7 +224,8 @@ def progress_text(snapshot: Snapshot, job: Job | None = None) -> str:
     """Stage, steps done, throughput with its interval so far, and the most time remaining."""
     words = f"{STAGE_NAMES[snapshot.stage]}, {counted(snapshot.steps, 'step')}"
     if snapshot.img_per_s:
-        words += f", {_shown(snapshot.img_per_s, snapshot.rel_half_width, 1, ' img/s')}"
+        rate = f" {snapshot.unit}/s"
+        words += f", {_shown(snapshot.img_per_s, snapshot.rel_half_width, 1, rate)}"
     if snapshot.speedup is not None:
         words += f", speedup {_shown(snapshot.speedup.mean, snapshot.speedup.rel_half_width, 2)}"
     if job is not None and snapshot.stage in (Stage.WARM_UP, Stage.MEASURING):
@@ -254,7 +255,7 @@ def outcome_text(record: Record) -> str:
     if record.throughput is not None and record.window is not None:
         found = record.throughput
         steps = counted(record.window.steps, "step")
-        text = f"{found.img_per_s:.2f} img/s {_interval(record)}, {steps}"
+        text = f"{found.img_per_s:.2f} {record.unit}/s {_interval(record)}, {steps}"
     else:
         text = ""
     if record.status == "ok":
@@ -263,6 +264,12 @@ def outcome_text(record: Record) -> str:
     return f"{record.status.upper()}: {reason}" + (
         f" — measured until then: {text}" if text else ""
     )
+
+
+def common_unit(records: Iterable[Record]) -> str:
+    """The unit of samples in a table of `records`, for its head."""
+    units = {record.unit for record in records if record.throughput is not None}
+    return escape(units.pop()) if len(units) == 1 else "img" if not units else "samples"
 
 
 def _interval(record: Record) -> str:
@@ -314,7 +321,7 @@ def summary_table(configs: Sequence[Config], records: Sequence[Record]) -> Table
         {
             "run": "left",
             "status": "left",
-            "img/s": "right",
+            f"{common_unit(records)}/s": "right",
             "95 % interval": "right",
             "median step": "right",
             "exposed comm.": "right",
@@ -341,7 +348,7 @@ def _cells(record: Record) -> list[str]:
         _interval(record),
         seconds(stats["step"].median_s),
         f"{exposed.mean_s / step_s:.1%}" if exposed is not None else "not measured",
-        f"{stats['data'].mean_s / step_s:.1%}",
+        f"{stats['data'].mean_s / step_s:.1%}" if "data" in stats else "not measured",
     ]
 
 

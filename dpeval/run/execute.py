@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from pathlib import Path
 
 from dpeval.data import Source
 from dpeval.instruments.step_buffer import Stage, StepBuffer
@@ -25,6 +26,7 @@ from dpeval.system.gpu.reader import UsedGpu
 from dpeval.system.process import avoid_cpus
 from dpeval.system.signals import stop_signals
 from dpeval.worker.messages import RankTask
+from dpeval.worker.torchrun import torchrun_environment
 
 
 def skip(job: Job, environment: Environment, reason: Cause, files: RecordFiles) -> Record:
@@ -43,8 +45,8 @@ def skip(job: Job, environment: Environment, reason: Cause, files: RecordFiles) 
 
 def execute(
     job: Job,
-    source: Source,
-    dataset: DatasetUsed,
+    source: Source | None,
+    dataset: DatasetUsed | None,
     environment: Environment,
     listener: ProgressListener,
     files: RecordFiles,
@@ -57,7 +59,7 @@ def execute(
 
     Args:
         job: the run, planned for this machine.
-        source: its prepared data.
+        source: its prepared data; None if a script loads its own.
         dataset: what the record says about that data.
         environment: the hardware and software of this machine.
         listener: shows progress.
@@ -81,8 +83,8 @@ class LiveRun:
     def __init__(
         self,
         job: Job,
-        source: Source,
-        dataset: DatasetUsed,
+        source: Source | None,
+        dataset: DatasetUsed | None,
         environment: Environment,
         files: RecordFiles,
     ) -> None:
@@ -90,7 +92,7 @@ class LiveRun:
 
         Args:
             job: the run, planned for this machine.
-            source: its prepared data.
+            source: its prepared data; None if a script loads its own.
             dataset: what the record says about that data.
             environment: the hardware and software of this machine.
             files: writes its record.
@@ -189,7 +191,7 @@ class LiveRun:
             raise
 
 
-def assist(job: Job, source: Source, listener: ProgressListener) -> bool:
+def assist(job: Job, source: Source | None, listener: ProgressListener) -> bool:
     """Run this node's ranks of a run that node 0 records.
 
     Args:
@@ -223,7 +225,7 @@ def ranks_here(job: Job) -> list[RankPlan]:
 
 def _start_ranks(
     job: Job,
-    source: Source,
+    source: Source | None,
     step_buffer: StepBuffer,
     address: StoreAddress,
     *,
@@ -241,7 +243,9 @@ def _start_ranks(
         )
         for rank in ranks_here(job)
     ]
-    return RankSupervisor(tasks, step_buffer, job.config.hardware, gated=gated)
+    if job.config.task.is_script:
+        tasks = [script_task(task, job.folder) for task in tasks]
+    return RankSupervisor(tasks, step_buffer, job.config, gated=gated)
 
 
 def _watch(
@@ -291,10 +295,16 @@ def _ticker(
                 elapsed_s=time.monotonic() - begin_s if begin_s is not None else 0.0,
                 img_per_s=job.plan.global_batch_size / step_s if step_s else 0.0,
                 rel_half_width=rel_half_width,
+                unit=progress_unit(job),
             ),
         )
 
     return tick
+
+
+def progress_unit(job: Job) -> str:
+    """What a sample is called before the run has ended; a script's meter says it only then."""
+    return "samples" if job.config.task.is_script else "img"
 
 
 def make_sampler(runs: Sequence[LiveRun]) -> ConditionSampler:
@@ -320,6 +330,14 @@ def used_gpus(ranks: list[RankPlan], pids: dict[int, int]) -> dict[int, UsedGpu]
         index: UsedGpu(sharing[0].gpu_uuid, [pids[rank.rank] for rank in sharing])
         for index, sharing in on_gpus.items()
     }
+
+
+def script_task(task: RankTask, folder: Path) -> RankTask:
+    """`task` with the environment of torchrun, and a file in `folder` for what it prints."""
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder.absolute() / f"rank-{task.rank}.log"
+    log.unlink(missing_ok=True)  # of an earlier attempt
+    return replace(task, env=task.env | torchrun_environment(task), log=str(log))
 
 
 def _rank_environment(threads: int, interface: str) -> dict[str, str]:

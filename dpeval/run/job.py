@@ -48,6 +48,8 @@ class Snapshot:
     """Time since the first step finished, which ``measure.time_limit_s`` limits; 0 before."""
     img_per_s: float
     rel_half_width: float
+    unit: str = "img"
+    """What a sample is: of a script it is known only afterwards."""
     speedup: Interval | None = None
     """Of a run that takes turns with the one that it is compared with."""
 

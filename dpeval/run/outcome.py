@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from dpeval.record.codes import FailureCode
+from dpeval.util.plural import counted
 from dpeval.worker.messages import RankFailure, RankResult
 
 PEER: Literal["peer"] = "peer"
@@ -41,6 +42,8 @@ class Outcome:
     """Peak memory observed per rank whose device is the CPU, bytes."""
     pauses: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
     """When the whole run was suspended: begin and end on the monotonic clock, s."""
+    notes: list[str] = field(default_factory=list[str])
+    """What a script did wrong after it was measured, one line each."""
 
 
 def is_echo(failure: Failure | RankFailure) -> bool:
@@ -89,14 +92,39 @@ def _distance_from_cause(failure: Failure) -> int:
 def first_exception(failures: Iterable[RankFailure]) -> Failure:
     """The failure of the rank whose error caused those of the others."""
     first = min(failures, key=lambda one: (not one.out_of_memory, is_echo(one), one.at_s))
+    kind: FailureCode = "script" if first.script_error else "exception"
     return Failure(
-        kind="oom" if first.out_of_memory else "exception",
+        kind="oom" if first.out_of_memory else kind,
         rank=first.rank,
         message=first.message,
         exception=first.exception,
         log=first.log,
         user_error=first.user_error,
     )
+
+
+def disagreement(results: Mapping[int, RankResult], steps: Mapping[int, int]) -> Failure | None:
+    """The failure of a script whose loop ended by itself, and not at the same step everywhere.
+
+    Args:
+        results: of the ranks that have sent one.
+        steps: per rank, how many steps it has finished; also of ranks without a result.
+    """
+    early = {rank for rank, result in results.items() if result.stopped_by == "ended"}
+    if not early or (early == set(steps) and len(set(steps.values())) == 1):
+        return None
+    first = min(early, key=lambda rank: (steps[rank], rank))
+    other = max(set(steps) - {first}, key=lambda rank: (steps[rank], rank not in early))
+    if steps[first] == steps[other] and other not in early:
+        rest = f"while rank {other} went on"
+    else:
+        rest = f"and that of rank {other} had taken {steps[other]}"
+    message = (
+        f"the ranks disagree: the loop of rank {first} ended after "
+        f"{counted(steps[first], 'step')} {rest}; give every rank as many batches, for example "
+        "with DistributedSampler and drop_last=True"
+    )
+    return Failure("script", first, message)
 
 
 def killed_for_memory(rank: int, place: str, signal: str) -> Failure:

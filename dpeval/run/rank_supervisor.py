@@ -7,11 +7,13 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 
-from dpeval.config import HardwareConfig
+from dpeval.config import Config
 from dpeval.instruments.step_buffer import Stage, StepBuffer
 from dpeval.run import forkserver
 from dpeval.run.forkserver import context
@@ -19,13 +21,16 @@ from dpeval.run.hang_detector import HangDetector
 from dpeval.run.outcome import (
     Failure,
     Outcome,
+    disagreement,
     first_exception,
+    is_echo,
     killed_for_memory,
     may_be_echo,
     root_cause,
 )
 from dpeval.system import oom
 from dpeval.system.process import resident
+from dpeval.util.units import MIB
 from dpeval.worker.messages import RankFailure, RankResult, RankTask
 
 POLL_S = 0.2
@@ -33,6 +38,8 @@ GRACE_S = 0.5
 """How long after the first failure the others are awaited."""
 ECHO_GRACE_S = 3.0
 """The same, if the first may be the consequence of one that is not yet known."""
+LONGEST_LOG_BYTES = 64 * MIB
+"""A log is emptied when it is longer."""
 
 
 class RankSupervisor:
@@ -42,7 +49,7 @@ class RankSupervisor:
         self,
         tasks: list[RankTask],
         step_buffer: StepBuffer,
-        hardware: HardwareConfig,
+        config: Config,
         *,
         gated: bool = False,
     ) -> None:
@@ -51,11 +58,16 @@ class RankSupervisor:
         Args:
             tasks: one per rank of this node.
             step_buffer: shared memory for their step times and heartbeats.
-            hardware: its timeouts apply.
+            config: the run's; its timeouts apply.
             gated: the ranks step only on their turns, which `gates` grants them.
         """
+        # Late: both import torch, which the processes have from the forkserver.
         from dpeval.worker.rank_process import run_rank
+        from dpeval.worker.script_rank import run_script_rank
 
+        self._script = config.task if config.task.is_script else None
+        main = run_script_rank if self._script is not None else run_rank
+        self._logs = {task.rank: Path(task.log) for task in tasks if task.log is not None}
         self._step_buffer = step_buffer
         self._local = {task.rank: task.plan.ranks[task.rank].local_rank for task in tasks}
         self._processes: dict[int, BaseProcess] = {}
@@ -74,7 +86,7 @@ class RankSupervisor:
             ours, theirs = context().Pipe()
             gate, their_gate = context().Pipe() if gated else (None, None)
             process = context().Process(
-                target=run_rank,
+                target=main,
                 args=(task, step_buffer, theirs, their_gate),
                 name=f"rank{task.rank}",
                 daemon=False,
@@ -87,7 +99,7 @@ class RankSupervisor:
                 self.gates[task.rank] = gate
         self.hang = HangDetector(
             step_buffer,
-            hardware,
+            config.hardware,
             list(self._local.values()),
             self.pids,
             has_peers=len({rank.node for task in tasks for rank in task.plan.ranks}) > 1,
@@ -127,6 +139,7 @@ class RankSupervisor:
                 self.heed(received)
                 if self.outcome.failure is None:
                     on_tick()
+            self._let_script_end(received)
         finally:
             self.end()
         return self.outcome
@@ -138,11 +151,13 @@ class RankSupervisor:
             on_turn: whether the ranks may work; ranks that wait for their turn do not hang.
         """
         self._receive()
+        for log in self._logs.values():
+            keep_short(log)
         self._record_peaks()
         self._sort_messages()
         if not on_turn:
             self.hang.rest()
-        self.outcome.failure = self.outcome.failure or self.hang.check()
+        self.outcome.failure = self.outcome.failure or self._hang()
 
     def waitables(self) -> list[Connection | int]:
         """What becomes ready when a rank sends its result or ends."""
@@ -257,6 +272,53 @@ class RankSupervisor:
                 "interrupt", None, f"interrupted by {received[0]}", signal=received[0]
             )
 
+    def _hang(self) -> Failure | None:
+        failure = self.hang.check()
+        if failure is None or self._script is None:
+            return failure
+        if any(self._step_buffer.steps(local) for local in self._local.values()):
+            return failure
+        # Most likely it never gets there.
+        where = f"{self._script.name} has finished no step of meter.steps"
+        return replace(failure, message=f"{failure.message}; {where}")
+
+    def _let_script_end(self, received: Sequence[str]) -> None:
+        """Wait for scripts that go on after the measurement, and note what they do wrong there."""
+        if self._script is None or self.outcome.failure is not None or received:
+            return
+        limit_s = self._script.exit_timeout_s
+        deadline_s = time.monotonic() + limit_s
+        while not received and time.monotonic() < deadline_s:
+            live = [item.sentinel for item in self._processes.values() if item.exitcode is None]
+            if not live:
+                break
+            connection.wait(live, POLL_S)
+            for log in self._logs.values():
+                keep_short(log)
+        codes = {rank: process.exitcode for rank, process in self._processes.items()}
+        going_on = [rank for rank, code in codes.items() if code is None]
+        failed = next((rank for rank, code in codes.items() if code), None)
+        name, notes = self._script.name, self.outcome.notes
+        if going_on and not received:
+            notes.append(
+                f"{name} went on for {limit_s:g} s after the measurement and was stopped; let it "
+                "end after its loop, or set a longer task.exit_timeout_s"
+            )
+        if failed is not None:
+            notes.append(
+                f"{name} failed on rank {failed} after the measurement (exit status "
+                f"{codes[failed]}); see {self._logs[failed].name}"
+            )
+
+    def _heed_disagreement(self) -> None:
+        """Blame ranks of a script that took fewer steps for what others then failed of."""
+        outcome = self.outcome
+        if self._script is None or outcome.interrupted_by is not None:
+            return
+        if outcome.failure is None or outcome.failure.kind == "hang" or is_echo(outcome.failure):
+            steps = {rank: self._step_buffer.steps(local) for rank, local in self._local.items()}
+            outcome.failure = disagreement(outcome.results, steps) or outcome.failure
+
     def end(self) -> None:
         """Stop every rank and its helpers; returns when all have ended.
 
@@ -264,6 +326,7 @@ class RankSupervisor:
         """
         if self.outcome.failure is not None:
             self._wait_for_others()
+        self._heed_disagreement()
         for rank, process in self._processes.items():
             if rank in self._messages:
                 process.join(2.0)
@@ -276,3 +339,11 @@ class RankSupervisor:
             process.join()
         for pipe in (*self._pipes.values(), *self.gates.values()):
             pipe.close()
+
+
+def keep_short(log: Path) -> None:
+    """Empty a log that has become long: a script may print without end."""
+    # Its writer appends, so what it prints next begins the file anew.
+    with contextlib.suppress(OSError):
+        if log.stat().st_size > LONGEST_LOG_BYTES:
+            os.truncate(log, 0)

@@ -40,9 +40,15 @@ from dpeval.stats.throughput import throughput
 from dpeval.util import arrays
 from dpeval.util.arrays import Bools, Floats
 from dpeval.util.plural import counted
-from dpeval.worker.messages import RankResult
+from dpeval.worker.messages import Metered, RankResult
 
 LOSS_STEPS = 5
+NO_ABLATION = "ablation: a script cannot be made to skip gradient synchronisation"
+NO_LOSS = "loss: known to the script alone"
+UNTIMED_SCRIPT = (
+    "exposed communication and load balance: the script's ranks do not synchronise through "
+    "DistributedDataParallel, or their communication is part of backward"
+)
 BOUND = "ablation: strategy '{strategy}' cannot skip gradient synchronisation"
 UNTIMED = (
     "exposed communication and load balance: strategy '{strategy}' does not time its "
@@ -126,12 +132,13 @@ def finish(
             }
             fields["conditions"] = conditions.model_copy(update=found)
         if fields["status"] == "ok" and fields["window"] is None:
-            fields |= {"status": "failed", "cause": _cut_short(job, step_buffer, steps)}
+            fields |= {"status": "failed", "cause": _cut_short(job, step_buffer, outcome, steps)}
         power_w = conditions.power_w if conditions is not None else None
         if record.sitting is not None:
             step_j = record.sitting.energy_j_per_step
             if step_j is not None:
-                fields["energy_j_per_img"] = step_j / job.plan.global_batch_size
+                samples = fields.get("samples_per_step") or job.plan.global_batch_size
+                fields["energy_j_per_img"] = step_j / samples
         # The energy of other nodes is not measured here.
         elif power_w is not None and job.node is None and "throughput" in fields:
             fields["energy_j_per_img"] = power_w / fields["throughput"].img_per_s
@@ -142,7 +149,9 @@ def finish(
             for rank in job.plan.ranks
         ]
     made = record.model_copy(update=fields)
-    return made.model_copy(update={"warnings": [*find_warnings(made), *_suspended(outcome, held)]})
+    notes = [Warning(code="script", text=note) for note in outcome.notes]
+    warnings = [*find_warnings(made), *_suspended(outcome, held), *notes]
+    return made.model_copy(update={"warnings": warnings})
 
 
 def _rows_here(job: Job, step_buffer: StepBuffer, steps: int) -> list[Floats]:
@@ -215,9 +224,16 @@ def _cause(outcome: Outcome, ended: bool) -> Cause | None:
     )
 
 
-def _cut_short(job: Job, step_buffer: StepBuffer, steps: int) -> Cause:
+def _cut_short(job: Job, step_buffer: StepBuffer, outcome: Outcome, steps: int) -> Cause:
     """Why a run without a failure has no mean: the time limit came before there was a window."""
     limits = job.config.measure
+    if _stopped_by(outcome) == "ended":
+        needed = steady_state.steps_for_a_mean(limits)
+        message = (
+            f"{job.config.task.name} ended its loop after {counted(steps, 'step')}, too few for a "
+            f"mean; let it train for {needed} steps or more"
+        )
+        return Cause(kind="script", message=message)
     step_s = float(np.median(column_of(step_buffer.rows(0)[:steps], "step")))
     return Cause(
         kind="time_limit",
@@ -252,10 +268,15 @@ def _series(
         "window": window,
         "setup": _setup(rows, outcome, span),
     }
+    metered = _metered(outcome)
+    samples: float = job.plan.global_batch_size
+    if metered is not None:
+        samples = metered.samples_per_step or samples
+        fields |= {"unit": metered.unit, "samples_per_step": samples}
     if window is not None:
         main = slice(window.first, window.first + window.steps)
         fields["throughput"] = throughput(
-            job.plan.global_batch_size, [series[main] for series in step_s], window.step_s
+            samples, [series[main] for series in step_s], window.step_s
         )
         compute = [sum_columns(table[main], COMPUTE_PHASES) for table in rows]
         # Without it, waiting for others is part of backward, and all ranks seem equally busy.
@@ -265,6 +286,10 @@ def _series(
     is_bound = any(result.cannot_ablate for result in outcome.results.values())
     lacking = {UNTIMED: not all(has_comm), BOUND: is_bound}
     strategy = job.config.strategy.name
+    if metered is not None:
+        untimed = [UNTIMED_SCRIPT] * (not all(has_comm) and not metered.missing)
+        fields["missing"] = [*metered.missing, *untimed, NO_ABLATION, NO_LOSS]
+        return fields
     fields["missing"] = [text.format(strategy=strategy) for text, is_so in lacking.items() if is_so]
     return fields
 
@@ -279,6 +304,12 @@ def is_communication_measured(table: Floats, world_size: int) -> bool:
         world_size: ranks of the run.
     """
     return world_size == 1 or not len(table) or bool(column_of(table, "comm").any())
+
+
+def _metered(outcome: Outcome) -> Metered | None:
+    """What the meter of the first rank that has one says; None for dpeval's own loop."""
+    found = (outcome.results[rank].metered for rank in sorted(outcome.results))
+    return next(filter(None, found), None)
 
 
 def _stopped_by(outcome: Outcome) -> StopReason:
@@ -322,6 +353,9 @@ def _rank(
     first, last = (window.first, window.first + window.steps) if window is not None else (0, 0)
     has_comm = is_communication_measured(table, job.plan.world_size)
     phases = [phase for phase in PHASES if has_comm or phase not in SYNC_PHASES]
+    if result is not None and result.metered is not None:
+        told = {*result.metered.phases, *SYNC_PHASES}
+        phases = [phase for phase in phases if phase in told]
     return RankRecord(
         rank=rank,
         host=result.host if result is not None else "",
@@ -391,7 +425,7 @@ def _setup(rows: list[Floats], outcome: Outcome, span: Span) -> SetupTimes:
 
 def _loss(job: Job, outcome: Outcome) -> Loss | None:
     """Mean loss over the global batch, of the first and the last steps."""
-    if len(outcome.results) < len(job.plan.ranks):
+    if len(outcome.results) < len(job.plan.ranks) or _metered(outcome) is not None:
         return None
     weights = [rank.weight for rank in job.plan.ranks]
     series = [outcome.results[rank.rank].losses for rank in job.plan.ranks]

@@ -13,7 +13,7 @@ from dpeval.planning.predictor import Predictor, study_folder
 from dpeval.planning.rank_plan import make_plan
 from dpeval.record.machine import Environment, Machine
 from dpeval.record.plan import Plan
-from dpeval.record.schema import Cause, MemoryRecord, Record
+from dpeval.record.schema import Cause, DatasetUsed, MemoryRecord, Record
 from dpeval.run import execute as execution
 from dpeval.run import forkserver
 from dpeval.run.console import Reporter
@@ -130,7 +130,14 @@ class Session:
         """
         for job in jobs:
             if job.plan.skip is None:
-                self.prepare(job.config.dataset)
+                self._data(job)
+
+    def _data(self, job: Job) -> tuple[Source | None, DatasetUsed | None]:
+        """The prepared data of one job, and what its record says of it; a script has its own."""
+        if job.config.task.is_script:
+            return None, None
+        source = self.prepare(job.config.dataset)
+        return source, used(source, job.config.dataset)
 
     def prepare(self, config: DatasetConfig) -> Source:
         """The data of one configuration, prepared at most once per session."""
@@ -144,21 +151,16 @@ class Session:
         """Run this node's ranks of a run that node 0 records; return whether they succeeded."""
         if job.plan.skip is not None:
             return True  # node 0 skips it too, and records why
-        return execution.assist(job, self.prepare(job.config.dataset), self.reporter)
+        return execution.assist(job, self._data(job)[0], self.reporter)
 
     def execute(self, job: Job) -> Record:
         """Run or skip one job, and write its record to ``job.folder``."""
         job = self.announce(job)
         record = self.skipped(job)
         if record is None:
-            source = self.prepare(job.config.dataset)
+            source, dataset = self._data(job)
             record = execution.execute(
-                job,
-                source,
-                used(source, job.config.dataset),
-                self.environment,
-                self.reporter,
-                self.files,
+                job, source, dataset, self.environment, self.reporter, self.files
             )
         self.reporter.run_ended(job, record)
         return record
@@ -184,6 +186,4 @@ class Session:
 
     def live(self, job: Job) -> execution.LiveRun:
         """`job`, ready to start."""
-        source = self.prepare(job.config.dataset)
-        dataset = used(source, job.config.dataset)
-        return execution.LiveRun(job, source, dataset, self.environment, self.files)
+        return execution.LiveRun(job, *self._data(job), self.environment, self.files)

@@ -179,7 +179,8 @@ class Coordinator:
             seat.run.ranks.watch(lambda: None, lambda: None, self._received)
             taken = SittingRecord(
                 id=self.id,
-                rounds=seat.rounds,
+                # A script's loop may have ended within a turn.
+                rounds=seat.rounds[: seat.run.step_buffer.steps(0)],
                 runs=len(self._seats),
                 reentry=seat.reentry,
                 energy_j_per_step=seat.energy_j_per_step,

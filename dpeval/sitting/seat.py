@@ -11,7 +11,7 @@ from dpeval.config import MeasureConfig
 from dpeval.instruments.step_buffer import Stage
 from dpeval.record.codes import AblationKind, StopReason
 from dpeval.record.measurement import Interval, Reentry
-from dpeval.run.execute import LiveRun
+from dpeval.run.execute import LiveRun, progress_unit
 from dpeval.run.job import Snapshot
 from dpeval.sitting import rounds
 from dpeval.stats import paired, reentry, steady_state
@@ -145,5 +145,6 @@ class Seat:
             elapsed_s=self.elapsed_s,
             img_per_s=batch / mean.mean if mean is not None else 0.0,
             rel_half_width=mean.rel_half_width if mean is not None else 0.0,
+            unit=progress_unit(self.run.job),
             speedup=self.speedup,
         )

@@ -14,6 +14,7 @@ from dpeval.sitting.coordinator import Coordinator
 from dpeval.sitting.rounds import groups_that_fit
 from dpeval.sitting.seat import Seat
 from dpeval.system.signals import stop_signals
+from dpeval.util.units import GIB
 
 
 def measure(session: Session, jobs: Sequence[Job]) -> Iterator[tuple[Job, Record]]:
@@ -100,6 +101,9 @@ def _held_at_once(session: Session, jobs: Sequence[Job]) -> list[list[Job]]:
 def _needed_bytes(job: Job) -> int | None:
     """Peak memory of a run: on the host, or on each of its GPUs. None if it is unknown."""
     forecast = job.memory.forecast
+    if job.config.task.is_script:
+        # Whoever lets scripts take turns says that they fit; a budget of each is believed.
+        return int((job.config.hardware.memory_gib or 0) * GIB) * job.plan.world_size
     if forecast is None:
         return None
     return forecast.needed_bytes * (job.plan.world_size if job.config.hardware.kind == "cpu" else 1)

@@ -9,6 +9,7 @@ import numpy as np
 
 from dpeval.record.codes import StopReason
 from dpeval.record.measurement import Interval
+from dpeval.record.plan import Plan
 from dpeval.record.schema import Record
 from dpeval.stats.best import Standing, compared_with_best
 from dpeval.stats.comparison import quantile
@@ -133,6 +134,11 @@ def _alone_by_round(record: Record) -> dict[int, float]:
     }
 
 
+def samples_of(run: Record, plan: Plan) -> float:
+    """Samples of all ranks in one step of `run`, which was made by `plan`."""
+    return run.samples_per_step or plan.global_batch_size
+
+
 def compared(run: Record, base: Record) -> Record:
     """`run` with its throughput over that of `base`, which took turns with it.
 
@@ -146,7 +152,8 @@ def compared(run: Record, base: Record) -> Record:
     if run.window is not None and run.window.stopped_by in ("ratios", "best"):
         ended_by = "precision"
     found = ratio(rounds_of(base), rounds_of(run), ended_by)
-    images = run.plan.global_batch_size / base.plan.global_batch_size  # more under weak scaling
+    # More under weak scaling.
+    samples = samples_of(run, run.plan) / samples_of(base, base.plan)
     strategy = base.config.get("strategy")
     sitting = run.sitting.model_copy(
         update={
@@ -154,9 +161,9 @@ def compared(run: Record, base: Record) -> Record:
             "base_devices": base.plan.world_size,
             "base_strategy": str(strategy.get("name")) if isinstance(strategy, dict) else "",
             "speedup": None if found is None else Interval(
-                mean=found.mean * images,
-                low=found.low * images,
-                high=found.high * images,
+                mean=found.mean * samples,
+                low=found.low * samples,
+                high=found.high * samples,
                 effective_samples=found.effective_samples,
             ),
         }

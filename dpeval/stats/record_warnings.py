@@ -34,6 +34,8 @@ def _limited(window: Window, asked: dict[str, Any]) -> list[Warning]:
     """What a limit kept the window from reaching; `asked` is the configuration's ``measure``."""
     key = {"time_limit": "time_limit_s", "max_steps": "max_steps"}.get(window.stopped_by)
     limit = f"measure.{key}={asked[key]:g}" if key is not None else ""
+    if window.stopped_by == "ended":
+        limit = "the script"
     if window.steadiness == "drifting":
         text = "no steady state was reached" + f" within {limit}" * bool(limit)
         return [Warning(code="unsteady", text=text)]

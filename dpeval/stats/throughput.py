@@ -31,13 +31,13 @@ def load_balance(compute_s: Sequence[Floats]) -> Balance:
     )
 
 
-def throughput(global_batch_size: int, step_s: Sequence[Floats], interval: Interval) -> Throughput:
-    """Images of all ranks over the time of the slowest rank, img/s.
+def throughput(samples_per_step: float, step_s: Sequence[Floats], interval: Interval) -> Throughput:
+    """Samples of all ranks over the time of the slowest rank, samples/s.
 
     The interval is the reciprocal of that of the slowest rank's mean step.
 
     Args:
-        global_batch_size: images that all ranks together process in a step.
+        samples_per_step: samples that all ranks together process in a step.
         step_s: per rank, the step times of the window, s.
         interval: of the slowest rank's mean step, s: the window's.
     """
@@ -45,9 +45,9 @@ def throughput(global_batch_size: int, step_s: Sequence[Floats], interval: Inter
     # A single step has no interval; its nominal one reaches down to 0.
     low_s = interval.low if interval.low > 0 else interval.mean / 2
     return Throughput(
-        img_per_s=global_batch_size / interval.mean,
-        low=global_batch_size / interval.high,
-        high=global_batch_size / low_s,
-        median_img_per_s=global_batch_size / float(np.median(step_s[slowest])),
+        img_per_s=samples_per_step / interval.mean,
+        low=samples_per_step / interval.high,
+        high=samples_per_step / low_s,
+        median_img_per_s=samples_per_step / float(np.median(step_s[slowest])),
         slowest_rank=slowest,
     )

@@ -19,10 +19,27 @@ class RankTask:
     config: Config
     plan: Plan
     rank: int
-    source: Source
+    source: Source | None
+    """The prepared data; None if a script loads its own."""
     store_host: str
     store_port: int
     env: dict[str, str]
+    log: str | None = None
+    """File for what a script prints; None: the output of this process."""
+
+
+@dataclass(frozen=True)
+class Metered:
+    """What the meter of a script says beyond the steps."""
+
+    samples_per_step: float | None
+    """Samples of all ranks in one step; None: the global batch."""
+    unit: str
+    """What a sample is: img, tokens, …"""
+    phases: list[str]
+    """The phases that it could tell from the others."""
+    missing: list[str]
+    """What it could not measure, one line each."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +63,8 @@ class RankResult:
     cannot_ablate: bool = False
     """Whether ablation was requested but the strategy cannot skip synchronisation."""
     reference_times: ReferenceTimes | None = None
+    metered: Metered | None = None
+    """None: the rank ran dpeval's own loop."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +78,8 @@ class RankFailure:
     message: str
     log: str
     user_error: bool = False
+    script_error: bool = False
+    """Whether the script did not do what the meter needs, or exited with an error status."""
     out_of_memory: bool = False
     peak_bytes: int | None = None
 

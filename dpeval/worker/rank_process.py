@@ -10,6 +10,7 @@ import time
 import traceback
 from datetime import timedelta
 from multiprocessing.connection import Connection
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -46,6 +47,20 @@ def run_rank(
         gate: grants this rank its turns; None if the run has the machine for itself.
     """
     timer = SetupTimer()
+    become_rank(task, pipe)
+    device: Device | None = None
+    try:
+        device = rank_device(task)
+        timer.lap("device")
+        message: RankResult | RankFailure = _train(task, step_buffer, device, timer, gate)
+    except BaseException as error:
+        message = failure(task.rank, error, device)
+    pipe.send(message)
+    leave(0 if isinstance(message, RankResult) else 1, pipe)
+
+
+def become_rank(task: RankTask, pipe: Connection) -> None:
+    """Prepare this process: its group, its signals, its environment."""
     # In its own process group: Ctrl-C reaches only the parent, which stops the ranks in order, and
     # a rank's helpers are killed with it.
     os.setpgid(0, 0)
@@ -58,30 +73,31 @@ def run_rank(
     os.environ.pop(entry.SAFE_PATH, None)  # the forkserver's, not for what a model may start
     os.environ.update(task.env)
     output.protect()  # a model may print, and the reader may have left
-    device: Device | None = None
-    try:
-        if task.config.hardware.keep_memory:
-            keep_freed_memory()
-        rank = task.plan.ranks[task.rank]
-        memory_gib = task.config.hardware.memory_gib
-        device = open_device(
-            rank.device,
-            rank.cpus,
-            rank.threads,
-            budget_bytes=int(memory_gib * GIB) if memory_gib is not None else None,
-            uses_nccl=task.plan.world_size > 1 and task.plan.backend == "nccl",
-        )
-        # The first allocation creates the CUDA context, which takes a good part of a second.
-        torch.empty(1, device=device.torch_device)
-        timer.lap("device")
-        message: RankResult | RankFailure = _train(task, step_buffer, device, timer, gate)
-    except BaseException as error:
-        message = _failure(task.rank, error, device)
-    pipe.send(message)
-    # Exit without library cleanup, which can hang if a peer has failed.
+
+
+def rank_device(task: RankTask) -> Device:
+    """Open the device that the plan assigns to this rank."""
+    if task.config.hardware.keep_memory:
+        keep_freed_memory()
+    rank = task.plan.ranks[task.rank]
+    memory_gib = task.config.hardware.memory_gib
+    device = open_device(
+        rank.device,
+        rank.cpus,
+        rank.threads,
+        budget_bytes=int(memory_gib * GIB) if memory_gib is not None else None,
+        uses_nccl=task.plan.world_size > 1 and task.plan.backend == "nccl",
+    )
+    # The first allocation creates the CUDA context, which takes a good part of a second.
+    torch.empty(1, device=device.torch_device)
+    return device
+
+
+def leave(status: int, pipe: Connection) -> NoReturn:
+    """End this process without library cleanup, which can hang if a peer has failed."""
     pipe.close()
     _save_coverage()
-    os._exit(0 if isinstance(message, RankResult) else 1)
+    os._exit(status)
 
 
 def _save_coverage() -> None:
@@ -121,19 +137,11 @@ def _train(
     timer.lap("rendezvous")
     clock = PhaseClock(device, step_buffer.rows(local_rank))
     trainer = build_trainer(task, device, clock, timer)
-    is_watched = config.measure.conditions and not device.is_cuda
-    reference_work = ReferenceWork() if is_watched else None
-    stop_sync: StopSync | TurnSync
+    reference_work = reference_work_of(task, device)
     blocks: Blocks | None = None
-    if gate is None:
-        stop_sync = StopSync(
-            task.rank, local_rank, store, step_buffer, clock, config.measure, reference_work
-        )
-    else:
-        if config.measure.ablation and can_ablate(trainer):
-            blocks = Blocks(trainer, train_step)
-        stop_sync = TurnSync(gate, local_rank, step_buffer, clock, device, reference_work, blocks)
-        stop_sync.begin()
+    if gate is not None and config.measure.ablation and can_ablate(trainer):
+        blocks = Blocks(trainer, train_step)
+    stop_sync = step_gate(task, step_buffer, gate, store, clock, device, reference_work, blocks)
     training_loop(trainer, stop_sync)
     device.finish()
     clock.drain()
@@ -175,7 +183,44 @@ def _train(
     )
 
 
-def _failure(rank: int, error: BaseException, device: Device | None) -> RankFailure:
+def reference_work_of(task: RankTask, device: Device) -> ReferenceWork | None:
+    """The reference work that this rank does between steps, if it does any."""
+    return ReferenceWork() if task.config.measure.conditions and not device.is_cuda else None
+
+
+def step_gate(
+    task: RankTask,
+    step_buffer: StepBuffer,
+    gate: Connection | None,
+    store: Store | None,
+    clock: PhaseClock,
+    device: Device,
+    reference_work: ReferenceWork | None,
+    blocks: Blocks | None = None,
+) -> StopSync | TurnSync:
+    """What decides whether this rank takes another step; waits for its first turn, if it has turns.
+
+    Args:
+        task: the run and the rank.
+        step_buffer: receives heartbeats.
+        gate: grants this rank its turns; None if the run has the machine for itself.
+        store: the rendezvous store; None for a single rank without one.
+        clock: this rank's phase clock.
+        device: the rank's device.
+        reference_work: done between steps; None on CUDA.
+        blocks: takes blocks of the ablation; None if there are to be none.
+    """
+    local_rank = task.plan.ranks[task.rank].local_rank
+    if gate is None:
+        measure = task.config.measure
+        return StopSync(task.rank, local_rank, store, step_buffer, clock, measure, reference_work)
+    turns = TurnSync(gate, local_rank, step_buffer, clock, device, reference_work, blocks)
+    turns.begin()
+    return turns
+
+
+def failure(rank: int, error: BaseException, device: Device | None) -> RankFailure:
+    """What the parent is told of `error`, which ended the rank."""
     return RankFailure(
         rank=rank,
         at_s=time.monotonic(),

@@ -90,6 +90,7 @@ def build_trainer(task: RankTask, device: Device, clock: PhaseClock, timer: Setu
         DpevalError: some part cannot be built as configured.
     """
     config, plan = task.config, task.plan
+    assert task.source is not None  # only scripts load their own data
     set_numerics(config.precision, deterministic=config.deterministic)
     torch.manual_seed(config.seed)
     model = models.build(config.model, config.dataset.image_px).to(device.torch_device)

@@ -22,8 +22,12 @@ def frames() -> dict[str, pd.DataFrame]:
     assert loaded.problems == []
     runs = loaded.runs.assign(path=[Path(path).name for path in loaded.runs["path"]])
     summary = find(loaded).summary
+    assert set(runs["unit"]) == {"img"}
     # What is told of the place of a run is long, and compared through the series it makes.
-    return {"runs": runs.drop(columns=["task", "configuration", "place"]), "summary": summary}
+    return {
+        "runs": runs.drop(columns=["task", "configuration", "place", "unit"]),
+        "summary": summary.drop(columns=["unit"]),
+    }
 
 
 def as_written(table: pd.DataFrame, path: Path) -> pd.DataFrame:

@@ -62,7 +62,7 @@ def draw_lines(panel: Panel) -> None:
             style.draw_points(axes, [panel.x(n) for n in run], part, index, colours[index])
     if len(panel.batches) > 1 or family.scaling == "weak":
         batch_legend(panel)
-    axes.set_ylabel("throughput (img/s)")
+    axes.set_ylabel(f"throughput ({family.unit}/s)")
     axes.set_ylim(bottom=0)
     axes.margins(y=0.12)
     mark_bad(panel)
@@ -75,7 +75,7 @@ def _alt(title: str, chosen: list[Family]) -> str:
         best = ok.loc[ok["img_per_s"].idxmax()] if len(ok) else None
         if best is not None:
             lines.append(
-                f"{family.label or 'all runs'}: highest {best.img_per_s:.3g} img/s at "
+                f"{family.label or 'all runs'}: highest {best.img_per_s:.3g} {family.unit}/s at "
                 f"{device_count(best.num_devices)}, {family.batch_name} {best.batch}"
             )
     return f"{title}, lines with 95 % intervals. " + "; ".join(lines) + "."
@@ -96,8 +96,9 @@ def best_devices(figure_data: FigureData) -> Drawing:
     size = (max(4.4, 1.0 + 0.62 * most_counts), 0.8 + 0.5 * most_batches)
     figure, panels = grid(title, figure_data.words(), wanted, size=size, lanes=False)
     said = [sentence for panel in panels for sentence in _draw_best(panel)]
+    units = dict.fromkeys(f"{family.unit}/s" for family, _ in wanted)
     notes = [
-        "Numbers: throughput with its 95 % interval, img/s.",
+        f"Numbers: throughput with its 95 % interval, {', '.join(units)}.",
         "Filled: the highest mean. Outlined: could be the best of its batch as well, with 95 % "
         "confidence.",
         left_out(wanted),
@@ -123,7 +124,8 @@ def _draw_best(panel: Panel) -> list[str]:
         if best is not None:
             more = counted(len(able) - 1, "other")
             said.append(
-                f"Batch {batch}: {device_count(best.num_devices)}, {best.img_per_s:.3g} img/s"
+                f"Batch {batch}: {device_count(best.num_devices)}, "
+                f"{best.img_per_s:.3g} {family.unit}/s"
                 f"{f' ({more} could be the best, too)' * (len(able) > 1)}."
             )
     axes.set_ylim(-0.6, len(panel.batches) - 0.4)

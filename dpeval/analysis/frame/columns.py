@@ -89,6 +89,7 @@ SCHEMA = pa.schema(
         _number("step_low_s", "lower end of its 95 % interval", "s"),
         _number("step_high_s", "upper end", "s"),
         _number("step_median_s", "median step of the slowest rank", "s"),
+        _string("unit", "what a sample is where columns say images: img, tokens, …"),
         _number("img_per_s", "images of all ranks over the time of the slowest", "img/s"),
         _number("img_per_s_low", "lower end of its 95 % interval", "img/s"),
         _number("img_per_s_high", "upper end", "img/s"),
@@ -204,8 +205,8 @@ def _check(made: dict[str, Any], folder: Path) -> None:
         raise RecordError(f"{folder}: has a throughput or a step time that is not positive")
     if step_s and images and abs(rate * step_s / images - 1) > TOLERANCE:
         raise RecordError(
-            f"{folder}: contradicts itself: {rate:.4g} img/s is not {images} images in "
-            f"{step_s:.4g} s"
+            f"{folder}: contradicts itself: {rate:.4g} {made['unit']}/s is not "
+            f"{images:g} {made['unit']} in {step_s:.4g} s"
         )
 
 
@@ -232,6 +233,7 @@ def _asked(run: Record) -> dict[str, Any]:
     if "threads" in run.missing:
         threads = []
     used = run.dataset.used if run.dataset is not None else ""
+    share = _samples_per_batch(run, sum(batches))
     return {
         "hardware": text(hardware.get("kind")),
         "model": text(_group(run, "model").get("name")),
@@ -249,15 +251,27 @@ def _asked(run: Record) -> dict[str, Any]:
         "num_nodes": _count(config.get("num_nodes")) or 1,
         "threads": max(threads, default=_count(hardware.get("cores_per_device"))),
         "batch": _count(config.get("batch")),
-        "global_batch": plan.global_batch_size if plan is not None else None,
-        "images_per_step": sum(batches) or None,
-        "per_device_batch_max": max(batches, default=None),
+        "unit": _unit(run),
+        "global_batch": plan.global_batch_size * share if plan is not None else None,
+        "images_per_step": sum(batches) * share or None,
+        "per_device_batch_max": max(batches) * share if batches else None,
         "micro_batches": plan.micro_batches if plan is not None else 1,
         "oversubscribed": plan.is_oversubscribed if plan else False,
         "task": sys.intern(cohorts.task(run)),
         "configuration": sys.intern(cohorts.configuration(run)),
         "place": sys.intern(cohorts.place(run)),
     }
+
+
+def _unit(run: Record) -> str:
+    """What a sample is; empty of a script that was not measured, for only its meter says so."""
+    is_known = run.throughput is not None or not _group(run, "task")
+    return text(run.unit, 20) if is_known else ""
+
+
+def _samples_per_batch(run: Record, batch: int) -> float:
+    """Samples for each unit of the batch: 1 for images, those of a sequence for tokens."""
+    return run.samples_per_step / batch if run.samples_per_step and batch else 1
 
 
 def _measured(run: Record) -> dict[str, Any]:
@@ -276,6 +290,7 @@ def _measured(run: Record) -> dict[str, Any]:
         "energy_j_per_img": run.energy_j_per_img,
         "loss_start": run.loss.start if run.loss is not None else None,
         "loss_end": run.loss.end if run.loss is not None else None,
+        # Only dpeval's own loop has an ablation, and its samples are images.
         "alone_batch": _first_batch(run) if run.ablation is not None else None,
         "waits_assumed": step_losses.waits_are_assumed(run),
         **step_losses.columns(run),

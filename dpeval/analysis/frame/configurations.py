@@ -68,6 +68,11 @@ class Family:
     def batch_name(self) -> str:
         return "batch per device" if self.scaling == "weak" else "global batch"
 
+    @property
+    def unit(self) -> str:
+        """What a sample is: img, tokens, …"""
+        return next(iter(self.cells["unit"].dropna()), "img")
+
     @cached_property
     def _by_batch(self) -> dict[int, pd.DataFrame]:
         return {int(batch): part for batch, part in self.cells.groupby("batch")}
@@ -94,8 +99,8 @@ def cells(runs: pd.DataFrame, pooled: pd.DataFrame) -> pd.DataFrame:
         :data:`RATES`, :data:`PAIRED`, `images_per_step`, `per_device_batch_max`, `n_runs`;
         `step_s`, `step_low_s`, `step_high_s` and the phases (s, means over runs); `peak_bytes`
         and `peak_low_bytes` (highest and lowest over runs), `need_bytes`, `have_bytes`; `steady`,
-        `stand_in`, `oversubscribed`; `strategy` and `series_strategy` (that of more than one
-        device); `why` and `bad` (text).
+        `stand_in`, `oversubscribed`; `unit`; `strategy` and `series_strategy` (that of more than
+        one device); `why` and `bad` (text).
     """
     asked = runs.dropna(subset=["num_devices", "batch"])
     if asked.empty:
@@ -125,6 +130,7 @@ def _gathered(runs: pd.DataFrame) -> pd.DataFrame:
     wrapped = work["strategy"].mask(work["strategy"].eq(SERIAL))
     of_series = wrapped.groupby(runs["series"]).transform("first")
     work["series_strategy"] = of_series.fillna(work["strategy"])
+    work["unit"] = runs["unit"].mask(runs["unit"].eq(""))
     for name in _TIMES:
         work[name] = runs[name].astype(float).where(ok)
     # Skipped before there was a plan: the global batch follows from what was asked.

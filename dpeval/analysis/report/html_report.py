@@ -91,7 +91,7 @@ def render(data: ReportData) -> str:
         figures=[(figure, _picture(data.folder, figure)) for figure in data.figures],
         facts=report_tables.facts(runs),
         table=report_tables.rows(runs),
-        columns=report_tables.COLUMNS,
+        columns=report_tables.columns(runs),
         most_rows=report_tables.MOST_ROWS,
         series=report_tables.series(runs, data.differences),
         warnings=report_tables.warnings(runs),

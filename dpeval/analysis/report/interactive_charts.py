@@ -115,14 +115,15 @@ def _throughput(family: Family, runs: Runs) -> Chart:
     for index, batch in enumerate(family.shown_batches):
         cells = list(family.measured(batch).itertuples())
         hover = [
-            f"{_head(family, cell)}<br>{cell.img_per_s:.4g} img/s<br>"
-            f"95 % interval {cell.low:.4g} to {cell.high:.4g} img/s, {counted(cell.n_runs, 'run')}"
+            f"{_head(family, cell)}<br>{cell.img_per_s:.4g} {escape(family.unit)}/s<br>"
+            f"95 % interval {cell.low:.4g} to {cell.high:.4g} {escape(family.unit)}/s, "
+            f"{counted(cell.n_runs, 'run')}"
             f"{_marks(cell)}<br>{_where(runs, cell)}"
             for cell in cells
         ]
         values = [(cell.img_per_s, cell.low, cell.high) for cell in cells]
         traces += _lines(family, batch, index, cells, values, hover)
-    layout = _layout(family, "throughput (img/s)")
+    layout = _layout(family, f"throughput ({escape(family.unit)}/s)")
     _add_absent(family, runs, traces, layout)
     summary = _best_words(family)
     return Chart("throughput", "Throughput", summary, {"data": traces, "layout": layout})
@@ -378,6 +379,7 @@ def _best_words(family: Family) -> str:
     ok = family.measured()
     best = ok.loc[ok["img_per_s"].idxmax()]
     return (
-        f"Highest: {best.img_per_s:.3g} img/s (95 % interval {best.low:.3g} to {best.high:.3g}) at "
+        f"Highest: {best.img_per_s:.3g} {family.unit}/s (95 % interval "
+        f"{best.low:.3g} to {best.high:.3g}) at "
         f"{device_count(best.num_devices)}, {family.batch_name} {best.batch}."
     )

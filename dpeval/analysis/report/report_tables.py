@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -41,6 +41,16 @@ COLUMNS = (
     Column("notes", "notes"),
     Column("path", "record"),
 )
+
+
+def columns(runs: pd.DataFrame) -> list[Column]:
+    """The columns of the table of `runs`, with the unit of their samples."""
+    units = set(runs["unit"]) - {""}
+    unit = "samples" if len(units) > 1 else next(iter(units), "img")
+    return [
+        replace(column, title=f"{unit}/s") if column.name == "img_per_s" else column
+        for column in COLUMNS
+    ]
 
 
 @dataclass(frozen=True)

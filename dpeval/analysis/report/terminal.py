@@ -63,7 +63,9 @@ def configurations(
         series: heading of the table.
         standing: notes on rows, by (series, hardware, scaling, batch, num_devices).
     """
-    made = make_table(escape(series), dict.fromkeys(_HEADINGS[:-1], "right"))
+    rate = f"{escape(str(summary['unit'].iloc[0]))}/s"
+    headings = [rate if name == "img/s" else name for name in _HEADINGS[:-1]]
+    made = make_table(escape(series), dict.fromkeys(headings, "right"))
     made.add_column("notes")
     order = ["hardware", "scaling", "batch", "num_devices"]
     rows = summary.sort_values(order)
@@ -186,11 +188,11 @@ def _choice(one: Choice) -> list[str]:
     ties = ", ".join(f"{tie.num_devices} at batch {tie.batch}" for tie in one.ties[:5])
     more = f" and {len(one.ties) - 5} more" if len(one.ties) > 5 else ""
     return [
-        one.objective.description,
+        one.description,
         "all batches" if one.batch is None else f"batch {one.batch}",
         str(best.num_devices),
         f"{best.batch}{' each' * (one.key['scaling'] == 'weak')}",
-        f"{best.value:.4g} {one.objective.unit}",
+        f"{best.value:.4g} {one.unit}",
         f"{best.efficiency:.0%}" if pd.notna(best.efficiency) else "unknown",
         ties + more or "–",
     ]

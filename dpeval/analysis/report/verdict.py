@@ -165,7 +165,7 @@ def _told(chosen: Choice, row: dict[str, Any]) -> str:
     assert best is not None
     stand_in = " with stand-in data" if row["stand_in"] else ""
     form = f".{decimals_of(best.value)}f"
-    value = f"{best.value:{form}} {chosen.objective.unit}{_range(best.low, best.high, form)}"
+    value = f"{best.value:{form}} {chosen.unit}{_range(best.low, best.high, form)}"
     return f"{_named(chosen, best)}{stand_in}: {value}"
 
 
@@ -181,7 +181,7 @@ def _undecided(findings: Findings, chosen: Choice, row: dict[str, Any]) -> Itera
     if able == len(chosen.others) + 1:
         yield (
             f"{where}, no configuration of {model} can be told from the best: "
-            f"{some_of(able, able, 'configuration')} could have the {chosen.objective.description} "
+            f"{some_of(able, able, 'configuration')} could have the {chosen.description} "
             "(95 % confidence)."
         )
     else:
@@ -190,7 +190,7 @@ def _undecided(findings: Findings, chosen: Choice, row: dict[str, Any]) -> Itera
         more = f" and {len(others) - _MOST_NAMED} more" * (len(others) > _MOST_NAMED)
         yield (
             f"{where}, {able} of {len(chosen.others) + 1} configurations of {model} could have the "
-            f"{chosen.objective.description} (95 % confidence): {_named(chosen, best)}, "
+            f"{chosen.description} (95 % confidence): {_named(chosen, best)}, "
             f"{shown}{more}."
         )
     within = f", within {best.behind:.0%} of the best" if np.isfinite(best.behind) else ""

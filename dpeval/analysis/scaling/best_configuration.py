@@ -26,6 +26,7 @@ class Objective:
     name: str
     description: str
     unit: str
+    """Where samples are images."""
     highest: bool
 
 
@@ -80,6 +81,19 @@ class Choice:
     doubtful: list[Candidate] = field(default_factory=list["Candidate"])
     """Those with a better value than the best of which it is not known, or not settled with 95 %
     confidence, whether they reach the floor of efficiency."""
+    sample: str = "img"
+    """What a sample is in this family: img, tokens, …"""
+
+    @property
+    def unit(self) -> str:
+        """Of its value."""
+        return self.objective.unit.replace("img", self.sample)
+
+    @property
+    def description(self) -> str:
+        """What counts as best here."""
+        words = self.objective.description
+        return words if self.sample == "img" else words.replace("per image", f"per {self.sample}")
 
     @property
     def able(self) -> list[Candidate]:
@@ -141,8 +155,9 @@ def _choose(
     floor: float | None,
 ) -> Choice:
     rows = [row for row in group.to_dict("records") if _score(row, objective)[0] > 0]
+    sample = str(group["unit"].iloc[0])
     if not rows:
-        return Choice(key, batch, objective, None, [], "no energy was recorded")
+        return Choice(key, batch, objective, None, [], "no energy was recorded", sample=sample)
     sign = -1 if objective.highest else 1
 
     def order(one: Candidate) -> tuple[float, int, int]:
@@ -156,11 +171,11 @@ def _choose(
         open_ = sorted((_candidate(row, objective) for row in left), key=order)
         if not reaching:
             why_not = _none_reaches(floor, open_)
-            return Choice(key, batch, objective, None, [], why_not, floor, open_)
+            return Choice(key, batch, objective, None, [], why_not, floor, open_, sample)
         rows = reaching
     able = _candidates(rows, objective)
     better = [one for one in open_ if sign * one.value < sign * able[0].value]
-    return Choice(key, batch, objective, able[0], able[1:], floor=floor, doubtful=better)
+    return Choice(key, batch, objective, able[0], able[1:], "", floor, better, sample)
 
 
 def _none_reaches(floor: float, doubtful: list[Candidate]) -> str:
@@ -266,7 +281,7 @@ def table(choices: list[Choice]) -> pd.DataFrame:
         {
             **one.key,
             **(vars(one.best) if one.best is not None else {"batch": one.batch}),
-            "unit": one.objective.unit,
+            "unit": one.unit,
             "ties": [(tie.num_devices, tie.batch) for tie in one.ties],
             "doubtful": [(other.num_devices, other.batch) for other in one.doubtful],
             "why_not": one.why_not,

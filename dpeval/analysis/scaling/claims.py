@@ -130,7 +130,7 @@ def _dip(pair: Pair) -> Claim:
     row, before = pair.cell, pair.base
     text = (
         f"{_name(row)} is slower than {device_count(int(before['num_devices']))}: "
-        f"{row['img_per_s']:.4g} vs. {before['img_per_s']:.4g} img/s"
+        f"{row['img_per_s']:.4g} vs. {before['img_per_s']:.4g} {row['unit']}/s"
     )
     return _claim("dip", text, pair, OF_SLOW)
 

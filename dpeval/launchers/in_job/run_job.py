@@ -70,6 +70,8 @@ class PreparationJob:
 
         for spec in self.specs:
             config = rebuild(JobSpec.model_validate_json(spec).config)
+            if config.task.is_script:
+                continue  # it has data of its own
             point_at_scratch(config)
             prepare(config.dataset, print)
 

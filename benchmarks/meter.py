@@ -1,0 +1,202 @@
+"""What the meter costs a script, and whether it measures what dpeval's own loop measures.
+
+    python -m benchmarks.meter overhead [--pairs 200]
+    python -m benchmarks.meter same [overrides of the classification]
+
+``overhead``: blocks of steps of a bare loop and of the same loop under a meter alternate in one
+process, each with a model of its own, so a drift of the machine affects both alike.
+
+``same``: a classification run by dpeval's own loop and the same training as a script
+(:mod:`benchmarks.meter_script`) take turns in one sitting. Printed are the ratio of their
+throughputs from the rounds that both took part in, and the mean of each phase.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+from torch import nn
+
+from benchmarks.overhead import Pairs, bare_step_s, ratio_of_means, ratio_of_medians
+from dpeval.commands import hydra_app
+from dpeval.config import Config, MeasureConfig
+from dpeval.devices.base import Device
+from dpeval.devices.cpu import CpuDevice
+from dpeval.instruments.phase_clock import PhaseClock
+from dpeval.instruments.reference_work import ReferenceWork
+from dpeval.instruments.step_buffer import StepBuffer
+from dpeval.instruments.stop_sync import StopSync
+from dpeval.meter.loop import MeteredLoop
+from dpeval.record.codes import StopReason
+from dpeval.record.phases import PHASES
+from dpeval.record.schema import Record
+from dpeval.run import console, forkserver
+from dpeval.run.session import Session
+from dpeval.sitting.coordinator import Coordinator
+from dpeval.sitting.seat import Seat
+from dpeval.stats import paired
+from dpeval.util.arrays import Floats
+from dpeval.worker.messages import Metered
+
+BLOCK_S = 0.15
+WARM_UP_STEPS = 5
+
+
+class Bench:
+    """A rank without a supervisor, which never has measured enough."""
+
+    def __init__(self) -> None:
+        self._measure = MeasureConfig(rel_precision=1e-4, time_limit_s=1e6, max_steps=100_000)
+        self._buffer = StepBuffer(forkserver.context(), 1, self._measure.max_steps)
+        self.device: Device = CpuDevice()
+        self.rows: Floats = self._buffer.rows(0)
+        self.at_end: Callable[[], None] | None = None
+
+    def open_gate(self, clock: PhaseClock) -> StopSync:
+        return StopSync(0, 0, None, self._buffer, clock, self._measure, ReferenceWork())
+
+    def report(
+        self,
+        clock: PhaseClock,
+        stopped_by: StopReason,
+        tuning_peak_bytes: int | None,
+        metered: Metered,
+    ) -> None:
+        raise SystemExit(f"the meter stopped: {stopped_by}")
+
+
+class Training:
+    """A model and everything that one of its steps takes."""
+
+    def __init__(self, model: nn.Module, batch: int, px: int) -> None:
+        self.model = model
+        self._optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+        self._images = torch.randn(batch, 3, px, px)
+        self._labels = torch.randint(0, 10, (batch,))
+
+    def step(self) -> None:
+        nn.functional.cross_entropy(self.model(self._images), self._labels).backward()
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+
+
+def small() -> Training:
+    """Steps of about 2 ms."""
+    layers = [nn.Flatten(), nn.Linear(768, 256), nn.ReLU(), nn.Linear(256, 10)]
+    return Training(nn.Sequential(*layers), 64, 16)
+
+
+def densenet() -> Training:
+    return Training(torchvision.models.densenet121(num_classes=10), 16, 64)
+
+
+def overhead(make: Callable[[], Training], pairs: int) -> Pairs:
+    """Mean step of each bare block and of the metered one beside it, s."""
+    bare, ours = make(), make()
+    loop = MeteredLoop(Bench(), None, "img")
+    loop.watch(ours.model)
+    batches = loop.steps(itertools.count())
+
+    def run_bare(steps: int) -> None:
+        with loop.pause():
+            for _ in range(steps):
+                bare.step()
+
+    def run_ours(steps: int) -> None:
+        for _ in range(steps):
+            next(batches)
+            ours.step()
+
+    run_ours(WARM_UP_STEPS)
+    run_bare(WARM_UP_STEPS)
+    steps = int(np.clip(BLOCK_S / mean_step_s(run_bare, WARM_UP_STEPS), 3, 100))
+    found: Pairs = []
+    for number in range(pairs):
+        # Alternate which one goes first, because the second would benefit from the first.
+        if number % 2:
+            first_s = mean_step_s(run_bare, steps)
+            found.append((first_s, mean_step_s(run_ours, steps)))
+        else:
+            second_s = mean_step_s(run_ours, steps)
+            found.append((mean_step_s(run_bare, steps), second_s))
+    return found
+
+
+def mean_step_s(run: Callable[[int], None], steps: int) -> float:
+    begin_s = time.perf_counter()
+    run(steps)
+    return (time.perf_counter() - begin_s) / steps
+
+
+def same(overrides: list[str]) -> None:
+    """Print how a classification compares with the same training as a script."""
+    script = str(Path(__file__).with_name("meter_script.py").resolve())
+    limits = ["measure.ablation=false", "measure.until=means", "sweep.order=interleaved"]
+    built_in = hydra_app.compose([*limits, *overrides])
+    own = [item for item in overrides if item.startswith(("num_", "hardware", "measure", "batch"))]
+    given = ",".join(f"'{item}'" for item in overrides)
+    as_script = hydra_app.compose(
+        [*limits, *own, "task=script", f"task.script={script}", f"task.args=[{given}]"]
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        first, second = sit([built_in, as_script], Path(folder))
+    found = paired.ratio(paired.rounds_of(first), paired.rounds_of(second), "time_limit")
+    if found is None:
+        raise SystemExit(f"nothing to compare: {first.cause} {second.cause}")
+    print(f"throughput of the script over the loop's: {found.mean:.4f}, "
+          f"95 % interval {found.low:.4f} to {found.high:.4f}")  # fmt: skip
+    for phase in (*PHASES, "step"):
+        loop_s, script_s = (phase_s(made, phase) for made in (first, second))
+        print(f"{phase:14} loop {loop_s * 1e3:9.3f} ms   script {script_s * 1e3:9.3f} ms")
+
+
+def sit(configs: list[Config], folder: Path) -> list[Record]:
+    """The records of runs that take turns."""
+    reporter = console.make_reporter()
+    session = Session(reporter)
+    jobs = [session.job(config, folder / str(number), []) for number, config in enumerate(configs)]
+    session.prepare_all(jobs)
+    with reporter:
+        for job in jobs:
+            session.announce(job)
+        seats = [Seat(session.live(job)) for job in jobs]
+        records = {
+            run.job.folder: made for run, made in Coordinator(seats, reporter, seed=0).measure()
+        }
+    return [records[job.folder] for job in jobs]
+
+
+def phase_s(made: Record, phase: str) -> float:
+    """Mean of a phase in the main window of rank 0, s; 0 if it was not measured."""
+    stats = made.ranks[0].stats.get(phase)
+    return stats.mean_s if stats is not None else 0.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("overhead", "same"))
+    parser.add_argument("--pairs", type=int, default=200)
+    given, overrides = parser.parse_known_args()
+    torch.set_num_threads(1)
+    if given.what == "same":
+        same(overrides or ["dataset=imagenette_like", "dataset.image_px=64", "batch=16"])
+        return
+    print(f"{'case':12} {'bare step':>10}  of medians, 95 % interval     of means, 95 % interval")
+    for name, make in {"2 ms steps": small, "DenseNet121": densenet}.items():
+        pairs = overhead(make, given.pairs)
+        medians, means = ratio_of_medians(pairs), ratio_of_means(pairs)
+        bare_s = bare_step_s(pairs)
+        added_ms = (medians.value - 1) * bare_s * 1e3
+        print(f"{name:12} {bare_s * 1e3:7.2f} ms  {medians}   {means}   {added_ms:+.3f} ms a step")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""Hooks that mark the phases of a script's step; they are there only while it is measured."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
+
+from dpeval.meter.ddp import DdpHooks, StepClock
+from dpeval.record.phases import Phase
+
+
+class Hooks:
+    """Marks the phases of a step from what torch does in it.
+
+    `forward` begins with the call of the watched model and ends where autograd begins, so it
+    includes the loss. Torch has no hook for the begin and the end of a backward pass, nor for an
+    update that a gradient scaler skips because a gradient is not finite: for these, functions of
+    torch are replaced while the script is measured.
+    """
+
+    def __init__(self, clock: StepClock) -> None:
+        self._clock = clock
+        self._ddp = DdpHooks(clock)
+        self._ddp.install()
+        self._watched: nn.Module | None = None
+        self._is_forward = False
+        self._depth = 0
+        """How many contexts, passes or updates we are in: the outermost names the time."""
+        self._undo = contextlib.ExitStack()
+        self.has_updated = False
+        """Whether the open step has made an update."""
+
+    @property
+    def missing(self) -> list[str]:
+        """What cannot be measured, one line each."""
+        return list(self._ddp.untimed)
+
+    def watch(self, model: nn.Module) -> None:
+        """Let `model` begin the forward pass, and time its communication if it is a DDP."""
+        if self._watched is not None:
+            return
+        self._watched = model
+        self._undo.callback(model.register_forward_pre_hook(self._forward_begins).remove)
+        wrapped = getattr(model, "_orig_mod", model)  # of torch.compile
+        if isinstance(wrapped, DistributedDataParallel):
+            self._ddp.time(wrapped)
+
+    def install(self) -> None:
+        """Mark phases from now on."""
+        if self._watched is None:
+            seeking = register_module_forward_pre_hook(self._seek)
+            self._undo.callback(seeking.remove)
+            self._seeking: Any = seeking
+        for handle in (
+            register_optimizer_step_pre_hook(self._update_begins),
+            register_optimizer_step_post_hook(self._update_ends),
+        ):
+            self._undo.callback(handle.remove)
+        self._replace(torch.autograd, "backward", self._backward_of)
+        self._replace(torch.amp.GradScaler, "step", self._scaled_update_of)
+
+    def remove(self) -> None:
+        """Leave the script to itself. DDP keeps its hook, which does what it always did."""
+        self._undo.close()
+        self._ddp.remove()
+
+    def end_step(self) -> None:
+        """Forget what the step that ends has left open, such as an update that raised."""
+        self.has_updated = self._is_forward = False
+        self._depth = 0
+
+    @contextlib.contextmanager
+    def named(self, phase: Phase) -> Iterator[None]:
+        """The time in this context is `phase`."""
+        with self._outermost(lambda: self._clock.mark(phase)):
+            yield
+
+    @contextlib.contextmanager
+    def left_out(self) -> Iterator[None]:
+        """The time in this context belongs to no step."""
+        with self._outermost(self._clock.leave_out):
+            yield
+
+    @contextlib.contextmanager
+    def _outermost(self, mark: Callable[[], None]) -> Iterator[None]:
+        self.mark_before()
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
+            if not self._depth:
+                mark()
+
+    def mark_before(self) -> None:
+        """Mark what has been done since the last mark."""
+        if not self._depth:
+            self._clock.mark("forward" if self._is_forward else "other")
+            self._is_forward = False
+
+    def _seek(self, module: nn.Module, _inputs: Any) -> None:
+        """Watch the first module with parameters that is called to be trained."""
+        if self._depth or not torch.is_grad_enabled() or not self._clock.is_in_step:
+            return
+        if any(parameter.requires_grad for parameter in module.parameters()):
+            self._seeking.remove()
+            self.watch(module)
+            self._forward_begins(module, _inputs)
+
+    def _forward_begins(self, _module: nn.Module, _inputs: Any) -> None:
+        if not self._depth and not self._is_forward and torch.is_grad_enabled():
+            self._clock.mark("other")
+            self._is_forward = True
+
+    def _backward_of(self, backward: Callable[..., None]) -> Callable[..., None]:
+        def timed(*args: Any, **kwargs: Any) -> None:
+            self.mark_before()
+            self._depth += 1
+            try:
+                backward(*args, **kwargs)
+            finally:
+                self._depth -= 1
+            if not self._depth:
+                self._clock.mark("backward")
+
+        return timed
+
+    def _scaled_update_of(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            made = step(*args, **kwargs)
+            self.has_updated = True
+            return made
+
+        return noted
+
+    def _update_begins(self, *_: Any) -> None:
+        self.mark_before()
+        self._depth += 1
+
+    def _update_ends(self, *_: Any) -> None:
+        self.has_updated = True
+        self._depth -= 1
+        if not self._depth:
+            self._clock.mark("optimizer")
+
+    def _replace(self, owner: Any, name: str, wrap: Callable[[Any], Any]) -> None:
+        original = getattr(owner, name)
+        setattr(owner, name, wrap(original))
+        self._undo.callback(setattr, owner, name, original)

@@ -1,0 +1,199 @@
+"""The metered loop: where a step of a script begins and ends, and what its time is."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol, TypeVar
+
+from torch import nn
+
+from dpeval.devices.base import Device
+from dpeval.errors import ConfigError
+from dpeval.instruments.phase_clock import PhaseClock
+from dpeval.meter.ddp import StepClock
+from dpeval.meter.hooks import Hooks
+from dpeval.record.codes import StopReason
+from dpeval.record.phases import PHASES, Phase
+from dpeval.util.arrays import Floats
+from dpeval.worker.messages import Metered
+
+Batch = TypeVar("Batch")
+MOST_BATCHES = 10_000
+"""A step of so many batches has no optimizer that the meter sees."""
+
+
+class Gate(Protocol):
+    """Between two steps: whether to go on, and when."""
+
+    stopped_by: StopReason | None
+
+    def go_on(self, steps: int) -> bool: ...
+
+
+class MeterHost(Protocol):
+    """The rank that a meter measures for."""
+
+    at_end: Callable[[], None] | None
+    """What to call if the script ends by itself."""
+
+    @property
+    def device(self) -> Device: ...
+
+    @property
+    def rows(self) -> Floats:
+        """Where the times of this rank's steps go, shape [max_steps, columns]."""
+
+    def open_gate(self, clock: PhaseClock) -> Gate: ...
+
+    def report(
+        self,
+        clock: PhaseClock,
+        stopped_by: StopReason,
+        tuning_peak_bytes: int | None,
+        metered: Metered,
+    ) -> None: ...
+
+
+class MeteredLoop:
+    """Times the steps of a script's loop, and ends it once enough is measured."""
+
+    def __init__(self, host: MeterHost, samples_per_step: float | None, unit: str) -> None:
+        """Prepare to measure for `host`.
+
+        Args:
+            host: the rank of this process.
+            samples_per_step: samples of all ranks in one step; None: the global batch.
+            unit: what a sample is.
+
+        Raises:
+            ConfigError: this process has a meter already.
+        """
+        if host.at_end is not None:
+            raise ConfigError("a script has one dpeval.Meter: make it once, outside any loop")
+        host.at_end = self._end_of_script
+        self._host, self._samples_per_step, self._unit = host, samples_per_step, unit
+        self._clock = StepClock(host.device, host.rows)
+        self._hooks = Hooks(self._clock)
+        self._gate: Gate | None = None
+        self._steps = 0
+        self._is_going_on = self._is_over = False
+        self._owes_decision = False
+        """Whether a step ended without asking the gate: the script left its loop there."""
+        self._tuning_peak_bytes: int | None = None
+
+    def watch(self, model: nn.Module) -> None:
+        self._hooks.watch(model)
+
+    def updated(self) -> None:
+        self._hooks.has_updated = True
+
+    def phase(self, name: Phase) -> contextlib.AbstractContextManager[None]:
+        if name not in PHASES:
+            raise ConfigError(f"meter.phase({name!r}): the phases are {', '.join(PHASES)}")
+        return self._hooks.named(name)
+
+    def pause(self) -> contextlib.AbstractContextManager[None]:
+        return self._hooks.left_out()
+
+    def steps(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """See :meth:`dpeval.Meter.steps`."""
+        if self._is_over:
+            return
+        if self._is_going_on:
+            raise ConfigError(
+                "meter.steps was called within a loop over meter.steps; one loop trains, and "
+                "what is within it takes its batches from elsewhere"
+            )
+        self._is_going_on = True
+        try:
+            if self._gate is None:
+                self._gate = self._host.open_gate(self._clock)
+                self._hooks.install()
+            if self._owes_decision and not self._decide():
+                return
+            yield from self._measured(batches)
+        finally:
+            self._is_going_on = False
+
+    def _measured(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        clock, hooks = self._clock, self._hooks
+        iterator: Iterator[Batch] | None = None
+        fetched = 0
+        while True:
+            # A step that has accumulated gradients over a part of its batches goes on.
+            if not clock.is_in_step:
+                fetched = 0
+                clock.start_step(self._steps, time.monotonic())
+            elif iterator is None:
+                clock.leave_out()  # an evaluation between two epochs, say
+            try:
+                if iterator is None:
+                    iterator = iter(batches)
+                batch = next(iterator)
+            except StopIteration:
+                if fetched:
+                    hooks.mark_before()
+                else:
+                    clock.abandon_step()
+                return
+            fetched += 1
+            clock.mark("data")
+            try:
+                yield batch
+            except GeneratorExit:
+                # The script left its loop: what it has trained on is a step all the same.
+                if hooks.has_updated:
+                    self._end_step()
+                    self._owes_decision = True
+                else:
+                    hooks.mark_before()
+                raise
+            if not hooks.has_updated:
+                hooks.mark_before()
+                if fetched >= MOST_BATCHES:
+                    raise ConfigError(
+                        f"no update in {fetched} batches: the meter ends a step with that of a "
+                        "torch optimizer; call meter.updated() after an update of another kind"
+                    )
+                continue
+            self._end_step()
+            if not self._decide():
+                return
+
+    def _end_step(self) -> None:
+        self._clock.end_step()
+        self._hooks.end_step()
+        self._steps += 1
+        if self._steps == 1:
+            self._tuning_peak_bytes = self._host.device.end_tuning()
+
+    def _decide(self) -> bool:
+        """Whether to take another step; if not, the measurement is over."""
+        assert self._gate is not None  # opened before the first step
+        self._owes_decision = False
+        if self._gate.go_on(self._steps):
+            return True
+        assert self._gate.stopped_by is not None  # set whenever the gate says no
+        self._finish(self._gate.stopped_by)
+        return False
+
+    def _end_of_script(self) -> None:
+        """The script has ended by itself, before enough was measured."""
+        if self._steps and not self._is_over:
+            self._clock.abandon_step()
+            self._finish("ended")
+
+    def _finish(self, stopped_by: StopReason) -> None:
+        self._is_over = True
+        self._hooks.remove()
+        self._host.device.finish()
+        self._clock.drain()
+        metered = Metered(
+            samples_per_step=self._samples_per_step,
+            unit=self._unit,
+            phases=[phase for phase in PHASES if phase in self._clock.seen],
+            missing=self._hooks.missing,
+        )
+        self._host.report(self._clock, stopped_by, self._tuning_peak_bytes, metered)

@@ -1,0 +1,123 @@
+"""What a script uses of dpeval: :class:`Meter`."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from dpeval.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dpeval.meter.loop import MeteredLoop
+    from dpeval.record.phases import Phase
+
+Batch = TypeVar("Batch")
+RECORD_FOLDER = "DPEVAL_RECORD"
+"""Variable with the folder for the record of a script that dpeval has not started."""
+
+
+class Meter:
+    """Measures the training loop of a script, where dpeval runs the script; else does nothing.
+
+    >>> import dpeval
+    >>> meter = dpeval.Meter(samples_per_step=32)
+    >>> for batch in meter.steps(["one batch", "another"]):
+    ...     print(f"train on {batch}")
+    train on one batch
+    train on another
+
+    A step begins with the fetch of a batch and ends, once an optimizer has made an update, with the
+    next fetch; so it holds as many batches as the script accumulates gradients over. Its phases
+    need no marks: the fetch is `data`, the first module with parameters begins `forward`, autograd
+    is `backward`, DistributedDataParallel's communication is timed by its hooks, and torch's
+    optimizers are `optimizer`. What lies between counts as `other`; :meth:`phase` names it.
+
+    Make it before the model, so that it can time a communication hook of the script's own.
+    """
+
+    def __init__(self, samples_per_step: float | None = None, unit: str = "img") -> None:
+        """Find out whether there is anything to measure.
+
+        Args:
+            samples_per_step: samples that all ranks together process in one step, the global
+                batch; for a language model, say, its tokens. None: ``batch`` of the run.
+            unit: what a sample is, as figures and tables call it: img, tokens, …
+
+        Raises:
+            ConfigError: this process has a meter already, or an argument makes no sense.
+        """
+        if samples_per_step is not None and not samples_per_step > 0:
+            raise ConfigError(f"Meter(samples_per_step={samples_per_step}): must be above 0")
+        if not unit or len(unit) > 20 or not unit.isprintable():
+            raise ConfigError(f"Meter(unit={unit!r}): give a short name, such as img or tokens")
+        self._loop = _open_loop(samples_per_step, unit)
+
+    @property
+    def is_active(self) -> bool:
+        """Whether anything is measured."""
+        return self._loop is not None
+
+    def steps(self, batches: Iterable[Batch] | None = None) -> Iterator[Batch]:
+        """The batches to train on, until enough is measured.
+
+        It may be called again for the next epoch: what is done in between belongs to no step. When
+        enough is measured it ends, and so does every later call at once.
+
+        Args:
+            batches: the loader; None: numbers from 0, for a loop that fetches its own batches.
+
+        Raises:
+            ConfigError: a loop over it is still going on.
+        """
+        chosen = batches if batches is not None else cast(Iterable[Batch], itertools.count())
+        return iter(chosen) if self._loop is None else self._loop.steps(chosen)
+
+    def watch(self, model: nn.Module) -> None:
+        """Time the passes of `model` from the first step on.
+
+        Without it, the first module with parameters that the loop calls is watched, which is
+        usually the same; ``torch.compile`` compiles once less with it.
+        """
+        if self._loop is not None:
+            self._loop.watch(model)
+
+    def phase(self, name: Phase) -> AbstractContextManager[Any]:
+        """A context whose time is the phase `name`, such as ``h2d``, whatever happens in it.
+
+        Raises:
+            ConfigError: there is no such phase.
+        """
+        return nullcontext() if self._loop is None else self._loop.phase(name)
+
+    def pause(self) -> AbstractContextManager[Any]:
+        """A context that belongs to no step, for an evaluation within the loop."""
+        return nullcontext() if self._loop is None else self._loop.pause()
+
+    def updated(self) -> None:
+        """Say that the model has been updated, if by other means than a torch optimizer."""
+        if self._loop is not None:
+            self._loop.updated()
+
+
+def _open_loop(samples_per_step: float | None, unit: str) -> MeteredLoop | None:
+    """What measures in this process; None if nothing does."""
+    # A rank that dpeval started has imported its own main function.
+    if "dpeval.worker.script_rank" in sys.modules:
+        from dpeval.meter.loop import MeteredLoop
+        from dpeval.worker import script_rank
+
+        rank = script_rank.current()
+        if rank is not None:
+            return MeteredLoop(rank, samples_per_step, unit)
+    if os.environ.get(RECORD_FOLDER):
+        from dpeval.meter.loop import MeteredLoop
+        from dpeval.meter.standalone import open_rank
+
+        return MeteredLoop(open_rank(os.environ[RECORD_FOLDER]), samples_per_step, unit)
+    return None

@@ -1,0 +1,36 @@
+"""The environment in which ``torchrun`` starts a rank. Importing this does not import torch."""
+
+from __future__ import annotations
+
+from dpeval.worker.messages import RankTask
+
+
+def torchrun_environment(task: RankTask) -> dict[str, str]:
+    """The variables that ``torchrun`` sets, for the rank of `task`.
+
+    Torch's ``env://`` then joins the store that this run serves, as it joins that of torchrun's
+    agent, so no port is announced before it is open.
+    """
+    mine = task.plan.ranks[task.rank]
+    here = [rank for rank in task.plan.ranks if rank.node == mine.node]
+    nodes = 1 + max(rank.node for rank in task.plan.ranks)
+    numbers = {
+        "RANK": task.rank,
+        "WORLD_SIZE": task.plan.world_size,
+        "LOCAL_RANK": mine.local_rank,
+        "LOCAL_WORLD_SIZE": len(here),
+        "GROUP_RANK": mine.node,
+        "GROUP_WORLD_SIZE": nodes,
+        "ROLE_RANK": task.rank,
+        "ROLE_WORLD_SIZE": task.plan.world_size,
+        "MASTER_PORT": task.store_port,
+        "TORCHELASTIC_RESTART_COUNT": 0,
+        "TORCHELASTIC_MAX_RESTARTS": 0,
+    }
+    return {
+        **{name: str(value) for name, value in numbers.items()},
+        "MASTER_ADDR": task.store_host,
+        "ROLE_NAME": "default",
+        "TORCHELASTIC_RUN_ID": "dpeval",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }
