@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Set up, then run lint, type checks and the test tiers given as arguments (default: all).
+# Set up, then run lint, type checks and the test tiers given as arguments (default: all but
+# versions, which installs 12 GB once).
 #   bash scripts/test.sh unit        only the fast tier
 # Tests that cannot run on this machine are skipped, listed and counted at the end; with
 # DPEVAL_NO_SKIP=1, as in CI, a skip is a failure. DPEVAL_COVERAGE=1 also measures which lines the
@@ -8,17 +9,20 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/setup.sh dev
 bin=${DPEVAL_VENV:-.venv}/bin
+measured=${DPEVAL_COVERAGE:-}
 tiers=("$@")
 [ ${#tiers[@]} -gt 0 ] || tiers=(unit multiprocess cluster browser extend)
-times=() failed=()
+results=$(mktemp -d)
+# Several tests share the cores: threads that wait for each other busily would slow all of them.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
 # Run one part and note its duration; if it fails, the other parts still run.
 part() {
   local name=$1 begin=$SECONDS
   shift
-  "$@" || failed+=("$name")
+  "$@" || echo "$name" >>"$results/failed"
   local took=$((SECONDS - begin))
-  times+=("$(printf '%-16s %3d min %02d s' "$name" $((took / 60)) $((took % 60)))")
+  printf '%-16s %3d min %02d s\n' "$name" $((took / 60)) $((took % 60)) >>"$results/times"
 }
 lint() { "$bin/ruff" check . && "$bin/ruff" format --check . && "$bin/lint-imports" && "$bin/mypy"; }
 alone() {
@@ -26,36 +30,67 @@ alone() {
   [ -z "$measured" ] || run=("$bin/coverage" run)
   "${run[@]}" -m pytest "$@"
 }
-# Two at a time: such tests mostly wait for programs to start or for a scheduler.
+# Several at a time: such tests mostly wait for programs to start or for a scheduler.
 # Tests of a file run in one process, to share its cluster and its expensive fixtures; tests of the
 # tier multiprocess share little, so the worker that is done first takes some of the other's.
-two_at_once() {
-  local share=loadfile cover=()
-  [ "$1" != multiprocess ] || share=worksteal
+at_once() {
+  local workers=$1 tier=$2 share=loadfile cover=()
+  shift 2
+  [ "$tier" != multiprocess ] || share=worksteal
   [ -z "$measured" ] || cover=(--cov --cov-report=)
-  COVERAGE_FILE=.coverage.two_at_once.$1 "$bin/python" -m pytest -n 2 --dist $share \
-    "${cover[@]}" "${@:2}"
+  COVERAGE_FILE=.coverage.at_once.$tier "$bin/python" -m pytest -n "$workers" --dist $share \
+    "${cover[@]}" "$@"
+}
+run_tiers() {
+  local tier
+  for tier; do
+    case $tier in
+      unit) part "$tier" at_once 2 "$tier" "tests/$tier" ;;
+      multiprocess) part "$tier" at_once 3 "$tier" tests/multiprocess -m "not timing" ;;
+      timing) part "$tier" alone tests/multiprocess -m timing ;;
+      cluster) part "$tier" at_once 3 "$tier" "tests/$tier" ;;
+      extend) part "$tier" at_once 2 "$tier" "tests/$tier" ;;
+      versions) part "$tier" bash scripts/test_versions.sh ;;
+      *) part "$tier" alone "tests/$tier" ;;
+    esac
+  done
 }
 
-measured=${DPEVAL_COVERAGE:-}
 rm -f .coverage .coverage.*
-part "lint and types" lint
+# What mostly waits runs beside what mostly computes; what compares times runs alone, at the end.
+waiting=() computing=() timed=()
 for tier in "${tiers[@]}"; do
   case $tier in
-    multiprocess)
-      part multiprocess two_at_once "$tier" tests/multiprocess -m "not timing"
-      part timing alone tests/multiprocess -m timing
-      ;;
-    unit | cluster | extend) part "$tier" two_at_once "$tier" "tests/$tier" ;;
-    *) part "$tier" alone "tests/$tier" ;;
+    cluster | versions) waiting+=("$tier") ;;
+    timing) timed=(timing) ;;
+    multiprocess) computing+=("$tier") timed=(timing) ;;
+    *) computing+=("$tier") ;;
   esac
 done
+part "lint and types" lint
+if [ ${#waiting[@]} -gt 0 ] && [ ${#computing[@]} -gt 0 ]; then
+  set -m  # a process group of its own, so that an interrupt also stops its schedulers
+  run_tiers "${waiting[@]}" >"$results/waiting.log" 2>&1 </dev/null &
+  beside=$!
+  set +m
+  trap 'kill -INT -- -$beside 2>/dev/null && wait $beside' EXIT
+  run_tiers "${computing[@]}"
+  wait $beside || true
+  trap - EXIT
+  cat "$results/waiting.log"
+else
+  run_tiers "${waiting[@]}" "${computing[@]}"
+fi
+run_tiers "${timed[@]}"
 if [ -n "$measured" ]; then
   "$bin/coverage" combine --quiet
   "$bin/coverage" report | tail -n 3
 fi
-printf '%s\n' "${times[@]}" "$(printf '%-16s %3d min %02d s' total $((SECONDS / 60)) $((SECONDS % 60)))"
-if [ ${#failed[@]} -gt 0 ]; then
-  echo "failed: ${failed[*]}" >&2
+printf 'total            %3d min %02d s\n' $((SECONDS / 60)) $((SECONDS % 60)) >>"$results/times"
+cat "$results/times"
+failed=$(tr '\n' ' ' <"$results/failed" 2>/dev/null || true)
+rm -rf "$results"
+if [ -n "$failed" ]; then
+  echo "failed: $failed" >&2
   exit 1
 fi

@@ -16,6 +16,7 @@ from dpeval.commands.hydra_app import compose
 from dpeval.config import Config, MeasureConfig, MemoryConfig, ScalingConfig
 from dpeval.errors import ConfigError, MachineError, NoForecast, RunFailed
 from dpeval.record.memory import Budget
+from dpeval.run import forkserver
 from dpeval.util.frozen import Frozen
 from dpeval.util.tables import make_console, make_table
 from dpeval.util.units import GIB
@@ -174,6 +175,7 @@ class BatchSearch:
     """Finds the largest per-device batch of configurations on this machine."""
 
     def __init__(self, report: Callable[[str], None], folder: Path) -> None:
+        forkserver.warm_up()
         from dpeval.run.console import make_reporter
         from dpeval.run.session import Session
 

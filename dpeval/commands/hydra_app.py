@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +44,7 @@ class UserConf(SearchPathPlugin):
             search_path.append(provider="user", path=f"file://{own}")
 
 
+@functools.cache
 def register() -> None:
     """Make dpeval's schema, search path and launchers known to Hydra, once per process.
 

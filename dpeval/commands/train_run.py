@@ -16,6 +16,7 @@ from dpeval.errors import ConfigError, DpevalError, RunFailed
 from dpeval.launchers.in_job.plugin_job import run_plugin_job
 from dpeval.launchers.tracking.local_process import LocalSweep
 from dpeval.record.schema import Record
+from dpeval.run import forkserver
 from dpeval.util.paths import shown
 
 
@@ -59,7 +60,8 @@ def run_one(composed: DictConfig) -> Record:
             f"repeat={config.repeat} repeats every configuration of a sweep, interleaved; "
             "add -m to make this a sweep"
         )
-    # Late: the session imports torch, which takes seconds; a mistake is told at once.
+    # Late: this imports torch, which takes seconds; a mistake is told at once.
+    forkserver.warm_up()
     from dpeval.run import console
     from dpeval.run.session import Session
 

@@ -17,7 +17,7 @@ from dpeval.launchers.dry_run import describe_local
 from dpeval.launchers.tracking.local_process import LocalSweep
 from dpeval.launchers.tracking.resume import skip_reasons
 from dpeval.record.schema import Record
-from dpeval.run import console
+from dpeval.run import console, forkserver
 from dpeval.run.console import Reporter
 from dpeval.run.job import Job
 from dpeval.system.signals import stop_signals
@@ -55,7 +55,8 @@ class LocalLauncher(SweepLauncher):
         jobs = [job for job in jobs if job.folder not in left_out]
         if not jobs:
             return
-        # Late: the session imports torch, which takes seconds; a mistake is told at once.
+        # Late: this imports torch, which takes seconds; a mistake is told at once.
+        forkserver.warm_up()
         from dpeval.run.session import Session
 
         session = Session(reporter)

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import multiprocessing
 import multiprocessing.process
-import multiprocessing.util
 import os
 import shutil
 import signal
 import socket
+import sys
 import tempfile
+import threading
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from multiprocessing import forkserver, resource_tracker, util
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from dpeval.errors import MachineError
 from dpeval.system.signals import unsent_to_children
@@ -23,36 +30,51 @@ if TYPE_CHECKING:
 
     from torch.distributed import TCPStore
 
+PRELOADED = ("torch", "torchvision", "scipy.special", "dpeval.worker.rank_process")
+"""What ranks need and takes seconds to import."""
+
 
 def context() -> ForkServerContext:
-    """The forkserver context; its server imports torch once for all ranks.
+    """The forkserver context; its server has imported torch once for all ranks.
 
     Starting a rank from it takes 0.03 s; ``spawn`` would import torch again (2.4-3.8 s). The server
     only imports and never computes, so it holds no CUDA context and no thread pool.
     """
-    forkserver = multiprocessing.get_context("forkserver")
-    forkserver.set_forkserver_preload(
-        ["torch", "torchvision", "scipy.special", "dpeval.worker.rank_process"]
-    )
-    return forkserver
+    made = multiprocessing.get_context("forkserver")
+    made.set_forkserver_preload(list(PRELOADED))
+    return made
 
 
 def warm_up() -> None:
-    """Start the server in the background, so that its imports overlap the parent's own work.
+    """Start the server, unless it runs. Call this before anything imports torch.
 
-    A signal for the whole process group must not end it: the ranks would end with it.
+    Then torch is imported here, once for this process and for the server, which is a fork of it.
+    Otherwise this process may hold what does not survive a fork, such as OpenMP's threads or a
+    CUDA context: the server is then a new program, which imports torch again, in the background.
     """
-    from multiprocessing import forkserver, resource_tracker
-
     shorten_temporary_folder()
     context()
-    with unsent_to_children(), children_find_parts_last():
-        resource_tracker.ensure_running()
-    with (
-        unsent_to_children(),
-        children_find_parts_last(),
-    ):  # again: starting the tracker unblocks SIGINT and SIGTERM
-        forkserver.ensure_running()
+    is_untouched = sys.platform == "linux" and "torch" not in sys.modules
+    if not is_untouched or threading.active_count() > 1:
+        _start(children_find_parts_last())
+        return
+    for name in PRELOADED:
+        with contextlib.suppress(ImportError):  # whoever needs it reports it
+            importlib.import_module(name)
+    _start(_forking())
+
+
+def _start(way: AbstractContextManager[None]) -> None:
+    """Start the server in the context `way`, out of reach of signals for the process group or job.
+
+    One of them must not end it: the ranks would end with it.
+    """
+    with _usr2_ignored():
+        with unsent_to_children(), children_find_parts_last():
+            resource_tracker.ensure_running()
+        # Again: starting the tracker unblocks SIGINT and SIGTERM.
+        with unsent_to_children(), way:
+            forkserver.ensure_running()
 
 
 MOST_TEMPORARY = 70
@@ -78,18 +100,95 @@ def shorten_temporary_folder() -> None:
             f"TMPDIR={given} is longer than the {MOST_TEMPORARY} characters that sockets there "
             f"allow, and /tmp cannot be written ({error.strerror}); set TMPDIR to a shorter path"
         ) from error
-    multiprocessing.util.Finalize(None, shutil.rmtree, args=(short, True), exitpriority=-100)
+    util.Finalize(None, shutil.rmtree, args=(short, True), exitpriority=-100)
     config["tempdir"] = short  # ranks and their loader workers inherit it
+
+
+@contextlib.contextmanager
+def _usr2_ignored() -> Iterator[None]:
+    """Ignore SIGUSR2, with which some schedulers warn every process of a job."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGUSR2, handler)
 
 
 def resume() -> None:
     """Let the server go on if it was stopped: starting a rank would wait for it for ever."""
-    from multiprocessing import forkserver
-
     pid = getattr(forkserver._forkserver, "_forkserver_pid", None)
     if pid is not None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def _forking() -> Iterator[None]:
+    """Let multiprocessing fork this process where it would execute a new Python."""
+    execute = util.spawnv_passfds
+    util.spawnv_passfds = _fork
+    try:
+        yield
+    finally:
+        util.spawnv_passfds = execute
+
+
+def _fork(path: bytes, args: Sequence[Any], passfds: Sequence[int]) -> int:
+    """Stand in for ``multiprocessing.util.spawnv_passfds``; return the server's pid."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # it is closed
+            stream.flush()  # every rank would print what is buffered
+    held, end = os.pipe()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    with warnings.catch_warnings():
+        # Of the threads of BLAS, which survive a fork; there are no others yet.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:
+        _serve(args[-1], passfds, mask)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    os.close(end)
+    os.read(held, 1)  # returns once the server has let go of the other end, as of all files
+    os.close(held)
+    return pid
+
+
+def _serve(program: str, passed: Sequence[int], mask: set[int | signal.Signals]) -> NoReturn:
+    """Run `program`, the server, in a fork that keeps no more than a new Python would inherit.
+
+    Args:
+        program: what multiprocessing gives to ``python -c``.
+        passed: the file descriptors that the server uses.
+        mask: the signals to block.
+    """
+    try:
+        _let_go(passed)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        exec(program, {})
+    except SystemExit:
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+    os._exit(1)
+
+
+def _let_go(passed: Sequence[int]) -> None:
+    """Give up this process's files, signal handlers and forkserver, which are the parent's."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
+        # Not closed: objects that hold the descriptor would later close another file of its number.
+        if int(name) > 2 and int(name) not in passed:
+            with contextlib.suppress(OSError):
+                os.dup2(nothing, int(name), inheritable=False)
+    for number in signal.valid_signals():
+        if callable(signal.getsignal(number)):
+            is_ctrl_c = number == signal.SIGINT
+            signal.signal(number, signal.default_int_handler if is_ctrl_c else signal.SIG_DFL)
+    # The parent holds its lock, as it is starting this server.
+    forkserver._forkserver.__init__()  # type: ignore[misc]
 
 
 def serve_store(host: str) -> tuple[TCPStore, int]:

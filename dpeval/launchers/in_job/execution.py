@@ -19,6 +19,7 @@ from dpeval.launchers.tracking.job_spec import JobSpec, unmeasured
 from dpeval.launchers.tracking.run_status import Progress, write_progress
 from dpeval.record import schema
 from dpeval.record.schema import Cause, Record, now
+from dpeval.run import forkserver
 from dpeval.run.job import Node
 from dpeval.run.record_files import RecordFiles
 
@@ -42,6 +43,7 @@ def job_session() -> Session:
     """A session that prints to the job's log and publishes the progress of every run."""
     from rich.console import Console
 
+    forkserver.warm_up()
     from dpeval.run.console import PlainReporter
     from dpeval.run.job import Snapshot
     from dpeval.run.session import Session
@@ -94,9 +96,9 @@ def execute(
         around: context managers to enter before the run and to leave after it.
     """
     try:
+        session = job_session()
         from dpeval.run import record_builder
 
-        session = job_session()
         job = session.job(config, folder, spec.overrides, node)
     except KeyboardInterrupt:
         # Importing torch takes seconds, or minutes on a slow file system: a signal can arrive here.
@@ -151,9 +153,9 @@ def take_turns(
     begun = now()
     made: dict[Path, Record] = {}
     with _all_recorded(runs, made, begun, job_record), contextlib.suppress(KeyboardInterrupt):
+        session = job_session()
         from dpeval.sitting import sweep
 
-        session = job_session()
         planned: list[Job] = []
         for run in runs:
             job = _planned(session, run, job_record)

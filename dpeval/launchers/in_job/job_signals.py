@@ -8,7 +8,6 @@ import signal
 from collections.abc import Iterator
 from types import FrameType
 
-from dpeval.run import forkserver
 from dpeval.system.signals import STOP_SIGNALS
 
 
@@ -16,9 +15,8 @@ from dpeval.system.signals import STOP_SIGNALS
 def stop_on_warning() -> Iterator[list[str]]:
     """Turn the scheduler's early warning (USR2) into SIGTERM, which stops a run in order.
 
-    Yields the names of the warnings received so far. The fork server is started while USR2 is
-    ignored, and it and the ranks inherit that: some schedulers signal every process of a job, and
-    USR2 would kill them.
+    Yields the names of the warnings received so far. The ranks ignore USR2, see
+    :func:`dpeval.run.forkserver.warm_up`.
     """
     stops: list[str] = []
 
@@ -26,8 +24,6 @@ def stop_on_warning() -> Iterator[list[str]]:
         stops.append(signal.Signals(number).name)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-    forkserver.warm_up()
     signal.signal(signal.SIGUSR2, warn)
     # SLURM preempts with CONT and TERM, and submitit ignores both: restore their effect.
     signal.signal(signal.SIGCONT, signal.SIG_DFL)
