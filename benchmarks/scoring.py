@@ -19,6 +19,12 @@ def autoregressive(rho: float, generator: np.random.Generator, series: int, step
     return state
 
 
+def autoregressive_series(generator: np.random.Generator, count: int, rho: float) -> Floats:
+    """One series of :func:`autoregressive`."""
+    series: Floats = autoregressive(rho, generator, 1, count)[0]
+    return series
+
+
 @dataclass(frozen=True)
 class Score:
     """What intervals of one kind are worth."""

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks import scoring
+from benchmarks.scoring import autoregressive_series
 from dpeval import record
 from dpeval.analysis.frame.labels import configuration
 from dpeval.analysis.pooling import run_spread
@@ -55,16 +55,10 @@ def preset(name: str) -> MeasureConfig:
     return compose([f"measure={name}"]).measure
 
 
-def autoregressive(generator: np.random.Generator, count: int, rho: float) -> Series:
-    """A stationary series of unit variance whose lag-1 correlation is `rho`."""
-    series: Series = scoring.autoregressive(rho, generator, 1, count)[0]
-    return series
-
-
 def simulated(generator: np.random.Generator) -> tuple[Series, float]:
     """Steps (s) around 1 s with a cold start of one very slow and a few slower steps."""
     rho, spread = generator.uniform(0, 0.6), generator.uniform(0.01, 0.06)
-    steps = np.exp(spread * autoregressive(generator, MOST_STEPS, rho))
+    steps = np.exp(spread * autoregressive_series(generator, MOST_STEPS, rho))
     steps[0] *= generator.uniform(1.5, 6)
     cold = int(generator.integers(0, 5))
     steps[1 : 1 + cold] *= generator.uniform(1.05, 1.5)
@@ -74,7 +68,7 @@ def simulated(generator: np.random.Generator) -> tuple[Series, float]:
 def wandering(generator: np.random.Generator) -> tuple[Series, float]:
     """One run on a machine whose own speed wanders around 1; its minutes are like no other's."""
     steps, mean = simulated(generator)
-    slow = autoregressive(generator, len(steps), float(np.exp(-1 / WANDER_STEPS)))
+    slow = autoregressive_series(generator, len(steps), float(np.exp(-1 / WANDER_STEPS)))
     return steps * np.exp(WANDER * slow - WANDER**2 / 2), mean
 
 
@@ -258,7 +252,7 @@ def coverage(runs: int) -> None:
     for rho in (0.0, 0.2, 0.4, 0.6, 0.8):
         hits = np.zeros(2)
         for _ in range(runs):
-            steps = np.exp(SPREAD * autoregressive(generator, WINDOW, rho))
+            steps = np.exp(SPREAD * autoregressive_series(generator, WINDOW, rho))
             found = mean_interval(steps), naive_interval(steps)
             hits += [interval.low <= truth <= interval.high for interval in found]
         print(f"{rho:<26}{hits[0] / runs:15.1%}{hits[1] / runs:22.1%}")

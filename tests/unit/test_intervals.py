@@ -12,22 +12,13 @@ from scipy.integrate import trapezoid
 from scipy.linalg import toeplitz
 from statsmodels.stats.weightstats import DescrStatsW
 
+from benchmarks.scoring import autoregressive_series
 from dpeval.analysis.scaling import scaling_laws
 from dpeval.record.measurement import Interval
 from dpeval.stats.intervals import coefficient, mean_interval, robust_deviation
 from tests.records import findings, perfect
 
 Series = np.ndarray[Any, np.dtype[np.float64]]
-
-
-def autoregressive(generator: np.random.Generator, count: int, rho: float) -> Series:
-    """A stationary normal AR(1) series of variance 1."""
-    noise = generator.normal(0, np.sqrt(1 - rho**2), count)
-    series = np.empty(count)
-    series[0] = generator.normal()
-    for index in range(1, count):
-        series[index] = rho * series[index - 1] + noise[index]
-    return series
 
 
 def test_the_robust_deviation_is_scipys() -> None:
@@ -43,7 +34,7 @@ def test_the_robust_deviation_is_scipys() -> None:
 def test_for_each_correlation_the_mean_and_its_error_are_those_of_generalised_least_squares(
     rho: float, count: int
 ) -> None:
-    series = 1 + 0.05 * autoregressive(np.random.default_rng(count), count, rho)
+    series = 1 + 0.05 * autoregressive_series(np.random.default_rng(count), count, rho)
     constant: Series = np.ones(count)
     time: Series = np.arange(count, dtype=np.float64) - (count - 1) / 2
     for regressors in ([constant], [constant, time]):
@@ -59,7 +50,7 @@ def test_for_each_correlation_the_mean_and_its_error_are_those_of_generalised_le
 
 def test_the_weights_of_correlations_are_their_marginal_likelihoods() -> None:
     for count, rho in ((6, 0.0), (26, 0.6), (80, 0.9)):
-        series = autoregressive(np.random.default_rng(count), count, rho)
+        series = autoregressive_series(np.random.default_rng(count), count, rho)
         grid, logs = np.linspace(0, 0.98, 400), []
         for r in grid:
             correlation = toeplitz(r ** np.arange(count))
@@ -82,7 +73,7 @@ def test_a_long_series_gets_the_interval_of_generalised_least_squares() -> None:
     for rho in (0.3, 0.6, 0.8):
         ratios = []
         for _ in range(10):
-            series = 1 + 0.05 * autoregressive(generator, count, rho)
+            series = 1 + 0.05 * autoregressive_series(generator, count, rho)
             interval = mean_interval(series)
             theirs = sm.GLSAR(series, np.ones((count, 1)), rho=1).iterative_fit(5).bse[0]
             ratios.append((interval.high - interval.low) / 2 / 1.962 / theirs)
@@ -96,7 +87,7 @@ def test_short_windows_are_covered_whatever_their_correlation(
     rho: float, count: int, most: float
 ) -> None:
     generator = np.random.default_rng([count, int(10 * rho)])
-    found = [mean_interval(autoregressive(generator, count, rho)) for _ in range(400)]
+    found = [mean_interval(autoregressive_series(generator, count, rho)) for _ in range(400)]
     covered = np.mean([interval.low <= 0 <= interval.high for interval in found])
     assert 0.91 <= covered <= most
 
@@ -105,7 +96,7 @@ def test_26_steps_with_one_slow_hump_are_known_to_a_quarter_not_to_three_quarter
     generator = np.random.default_rng(0)
     found: list[Interval] = []
     while len(found) < 20:
-        series = autoregressive(generator, 26, 0.63)
+        series = autoregressive_series(generator, 26, 0.63)
         centred = series - series.mean()
         r = float((centred[1:] * centred[:-1]).sum() / (centred**2).sum())
         if abs(r - 0.63) < 0.05:
@@ -119,7 +110,7 @@ def test_a_slow_disturbance_widens_the_interval_as_newey_and_west_would() -> Non
     generator, count, lags = np.random.default_rng(4), 3000, 150
     ratios, alone = [], []
     for _ in range(60):
-        slow, fast = autoregressive(generator, count, 0.95), generator.normal(0, 1, count)
+        slow, fast = autoregressive_series(generator, count, 0.95), generator.normal(0, 1, count)
         series = 1 + 0.05 * (np.sqrt(0.3) * slow + np.sqrt(0.7) * fast)
         error = mean_interval(series).rel_half_width * series.mean() / stats.t.ppf(0.975, 9)
         fit = sm.OLS(series, np.ones(count)).fit(cov_type="HAC", cov_kwds={"maxlags": lags})

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.scoring import autoregressive_series
 from dpeval.config import MeasureConfig
 from dpeval.stats.diagnostics import diagnose
 from dpeval.stats.intervals import mean_interval, naive_interval, on_log_scale
@@ -20,21 +21,16 @@ Series = np.ndarray[Any, np.dtype[np.float64]]
 CONFIG = MeasureConfig(min_warmup_steps=3, min_steps=10, rel_precision=0.02, time_limit_s=60)
 
 
-def autoregressive(generator: np.random.Generator, count: int, rho: float) -> Series:
+def autoregressive_steps(generator: np.random.Generator, count: int, rho: float) -> Series:
     """A stationary lognormal series with lag-1 dependence `rho`; its mean is exp(0.02)."""
-    noise = generator.normal(0, np.sqrt(1 - rho**2), count)
-    state = np.empty(count)
-    state[0] = generator.normal()
-    for index in range(1, count):
-        state[index] = rho * state[index - 1] + noise[index]
-    return np.exp(0.2 * state)
+    return np.exp(0.2 * autoregressive_series(generator, count, rho))
 
 
 def test_intervals_cover_the_true_mean_of_autocorrelated_steps() -> None:
     generator, truth = np.random.default_rng(7), float(np.exp(0.02))
     covered = naive = 0
     for number in range(500):
-        series = autoregressive(generator, 300, rho=(0.0, 0.2, 0.4, 0.6, 0.8)[number % 5])
+        series = autoregressive_steps(generator, 300, rho=(0.0, 0.2, 0.4, 0.6, 0.8)[number % 5])
         interval, simple = mean_interval(series), naive_interval(series)
         covered += interval.low <= truth <= interval.high
         naive += simple.low <= truth <= simple.high
@@ -87,14 +83,14 @@ def test_a_cold_start_is_cut_off_whether_or_not_there_is_a_late_outlier(late: fl
 
 def test_a_wandering_series_keeps_its_beginning() -> None:
     generator = np.random.default_rng(9)
-    cut = [steady_start(autoregressive(generator, 240, 0.6), 5).first > 5 for _ in range(200)]
+    cut = [steady_start(autoregressive_steps(generator, 240, 0.6), 5).first > 5 for _ in range(200)]
     assert np.mean(cut) < 0.3  # the smallest error alone would cut from nearly all
 
 
 def test_clean_runs_are_not_called_drifting() -> None:
     generator = np.random.default_rng(5)
     for number in range(200):
-        steps = autoregressive(generator, 40 + number, rho=0.4)
+        steps = autoregressive_steps(generator, 40 + number, rho=0.4)
         assert steady_start(steps, 3).steadiness != "drifting"
 
 
@@ -220,7 +216,7 @@ def test_the_straggler_is_the_rank_that_is_slow() -> None:
 
 def slow_and_fast(generator: np.random.Generator, count: int) -> Series:
     """White noise over a disturbance with a memory of twenty steps; its mean is exp(0.005)."""
-    slow = np.log(autoregressive(generator, count, rho=0.95)) / 0.2
+    slow = np.log(autoregressive_steps(generator, count, rho=0.95)) / 0.2
     series: Series = np.exp(0.1 * (0.3**0.5 * slow + 0.7**0.5 * generator.normal(size=count)))
     return series
 
@@ -235,7 +231,7 @@ def test_a_slow_disturbance_under_noise_widens_the_interval() -> None:
 def test_intervals_of_few_steps_are_wide_enough() -> None:
     generator, truth = np.random.default_rng(12), float(np.exp(0.02))
     for count, least in ((8, 0.92), (12, 0.92), (30, 0.93)):
-        intervals = [mean_interval(autoregressive(generator, count, 0.2)) for _ in range(500)]
+        intervals = [mean_interval(autoregressive_steps(generator, count, 0.2)) for _ in range(500)]
         covered = np.mean([interval.low <= truth <= interval.high for interval in intervals])
         assert covered >= least
 
@@ -291,12 +287,12 @@ def test_a_heavy_tail_is_jitter_and_one_hiccup_is_not() -> None:
 def test_short_runs_are_not_accused() -> None:
     for seed in range(50):
         generator = np.random.default_rng(seed)
-        compute = [autoregressive(generator, 12, 0.3) ** 0.25 for _ in range(4)]
+        compute = [autoregressive_steps(generator, 12, 0.3) ** 0.25 for _ in range(4)]
         data = [np.full(12, 0.001) for _ in compute]
         assert found(compute, data) == []
 
 
 def test_steps_that_are_slow_for_a_while_are_jitter() -> None:
     generator = np.random.default_rng(5)
-    compute = [autoregressive(generator, 200, rho=0.8) for _ in range(4)]
+    compute = [autoregressive_steps(generator, 200, rho=0.8) for _ in range(4)]
     assert "jitter" in found(compute, [np.full(200, 0.001) for _ in compute])
