@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from dpeval.planning.rank_plan import make_plan
 from dpeval.system.environment import environment
 from dpeval.system.gpu.libraries import VISIBLE_DEVICES
 from dpeval.system.topology import detect
+from tests.multiprocess.conftest import wait_for_none
 
 
 def _seen() -> tuple[int, list[str | None], bool, int]:
@@ -111,13 +111,10 @@ def test_the_child_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
         text=True,
     )
     assert parent.stdout is not None
-    child = int(parent.stdout.readline())
+    child = psutil.Process(int(parent.stdout.readline()))
     parent.kill()
     parent.wait()
-    end_s = time.monotonic() + 20
-    while psutil.pid_exists(child) and time.monotonic() < end_s:
-        time.sleep(0.05)
-    assert not psutil.pid_exists(child)
+    wait_for_none([child])
 
 
 def test_a_sweep_is_planned_from_one_look_at_its_folder_and_forecast_from_a_new_one(

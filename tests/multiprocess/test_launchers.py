@@ -45,11 +45,12 @@ def test_a_failed_run_of_submitit_local_is_recorded_and_decides_the_exit_status(
 
 
 def jobs_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """The jobs of submitit that run below `process`."""
+    """The jobs of submitit that run below `process`, without what they started themselves."""
     found = []
     for child in descendants(process.pid):
         with contextlib.suppress(psutil.NoSuchProcess):
-            if "submitit.core._submit" in child.cmdline():
+            is_job = "submitit.core._submit" in child.cmdline()
+            if is_job and child.ppid() not in [job.pid for job in found]:
                 found.append(child)
     return found
 

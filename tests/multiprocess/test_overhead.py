@@ -16,7 +16,7 @@ def test_blocks_of_both_loops_take_the_time_of_the_model(overrides: tuple[str, .
     pairs = measure([*CALIBRATED, *overrides])
     assert len(pairs) == 3
     for bare_s, ours_s in pairs:
-        assert 0.008 < bare_s < 0.1  # 10 ms of sleep
-        assert 0.008 < ours_s < 0.1
+        assert 0.008 < bare_s < 1  # seconds: 10 ms of sleep, and whatever else runs here
+        assert 0.008 < ours_s < 1
     for ratio in (ratio_of_medians(pairs), ratio_of_means(pairs)):
         assert ratio.low <= ratio.value <= ratio.high
