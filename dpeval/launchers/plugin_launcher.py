@@ -69,6 +69,8 @@ class PluginLauncher(Launcher):
             except FailedSubmissionError as error:
                 raise LaunchError(f"cannot submit: {_first_lines(error)}") from error
             except (FailedJobError, UncompletedJobError) as error:
+                if len(submitted) < len(self.jobs):  # submitit reports a failed sbatch so, too
+                    raise LaunchError(f"cannot submit: {_first_lines(error)}") from error
                 missing = 0
                 for job, run in zip(submitted, self.jobs, strict=True):
                     job.wait()

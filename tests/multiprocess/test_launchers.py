@@ -46,7 +46,7 @@ def test_a_failed_run_of_submitit_local_is_recorded_and_decides_the_exit_status(
 
 def jobs_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
     """The jobs of submitit that run below `process`, without what they started themselves."""
-    found = []
+    found: list[psutil.Process] = []
     for child in descendants(process.pid):
         with contextlib.suppress(psutil.NoSuchProcess):
             is_job = "submitit.core._submit" in child.cmdline()
