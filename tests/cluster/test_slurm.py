@@ -45,7 +45,7 @@ def test_every_run_gets_its_cores_and_equal_requests_share_an_array(slurm: Clust
 
 
 def test_runs_take_turns_in_one_job(slurm: Cluster) -> None:
-    job_id = check_turns_in_one_job(slurm, too_many=40)  # a node has 16 CPUs
+    job_id = check_turns_in_one_job(slurm, too_many=24)  # a node has 16 CPUs
     shown = slurm.run("sacct", "-n", "-P", "-X", "-j", job_id, "-o", "ReqTRES").stdout
     assert "cpu=3" in shown.split(",")
 
