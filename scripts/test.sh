@@ -12,7 +12,7 @@ bin=${DPEVAL_VENV:-.venv}/bin
 measured=${DPEVAL_COVERAGE:-}
 tiers=("$@")
 [ ${#tiers[@]} -gt 0 ] || tiers=(unit multiprocess cluster browser extend)
-results=$(mktemp -d)
+results=$(mktemp -d) && touch "$results/failed" "$results/times"
 # Several tests share the cores: threads that wait for each other busily would slow all of them.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
@@ -57,10 +57,12 @@ run_tiers() {
 }
 
 rm -f .coverage .coverage.*
-# What mostly waits runs beside what mostly computes; what compares times runs alone, at the end.
-waiting=() computing=() timed=()
+# What mostly waits runs beside what computes now and then; the fast tier needs all cores, and what
+# compares times runs alone, at the end.
+fast=() waiting=() computing=() timed=()
 for tier in "${tiers[@]}"; do
   case $tier in
+    unit) fast=(unit) ;;
     cluster | versions) waiting+=("$tier") ;;
     timing) timed=(timing) ;;
     multiprocess) computing+=("$tier") timed=(timing) ;;
@@ -68,6 +70,7 @@ for tier in "${tiers[@]}"; do
   esac
 done
 part "lint and types" lint
+run_tiers "${fast[@]}"
 if [ ${#waiting[@]} -gt 0 ] && [ ${#computing[@]} -gt 0 ]; then
   set -m  # a process group of its own, so that an interrupt also stops its schedulers
   run_tiers "${waiting[@]}" >"$results/waiting.log" 2>&1 </dev/null &
@@ -88,7 +91,7 @@ if [ -n "$measured" ]; then
 fi
 printf 'total            %3d min %02d s\n' $((SECONDS / 60)) $((SECONDS % 60)) >>"$results/times"
 cat "$results/times"
-failed=$(tr '\n' ' ' <"$results/failed" 2>/dev/null || true)
+failed=$(tr '\n' ' ' <"$results/failed")
 rm -rf "$results"
 if [ -n "$failed" ]; then
   echo "failed: $failed" >&2
