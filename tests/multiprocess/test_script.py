@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dpeval import record
 from dpeval.analysis.frame import runs_frame
 from dpeval.record.schema import Record
 from tests.multiprocess.conftest import ROOT, Finished
@@ -232,3 +233,27 @@ def test_a_missing_script_is_told_before_anything_starts(tmp_path: Path) -> None
     assert done.status == 2
     assert "task.script=tran.py: there is no such file" in done.err
     assert not done.records
+
+
+def test_a_script_under_plain_torchrun_is_recorded_by_rank_0(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2",
+            "--master-port=0", "--standalone", str(SCRIPTS / "classifier.py"), "--batch-size=16",
+        ],
+        cwd=tmp_path, text=True, capture_output=True, timeout=300, check=False,
+        env={
+            **os.environ, "PYTHONPATH": str(ROOT), "DPEVAL_RECORD": str(tmp_path / "kept"),
+            "DPEVAL_MEASURE": "rel_precision=0.5 time_limit_s=3 min_steps=6",
+        },
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (path,) = tmp_path.glob("kept/*/metrics.json")
+    made = record.read(path)
+    assert (made.status, made.unit, made.samples_per_step) == ("ok", "crops", 32)
+    assert [rank.rank for rank in made.ranks] == [0, 1]
+    assert len({len(rank.step_s) for rank in made.ranks}) == 1
+    assert {rank.pid for rank in made.ranks} != {0}
+    assert made.config["task"]["args"] == ["--batch-size=16"]
+    loaded = runs_frame.load([tmp_path / "kept"])
+    assert loaded.problems == []

@@ -1,0 +1,366 @@
+"""The meter within one process: where steps begin and end, and what their time is."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+import dpeval
+from dpeval.devices.cpu import CpuDevice
+from dpeval.errors import ConfigError
+from dpeval.instruments.phase_clock import PhaseClock
+from dpeval.instruments.step_buffer import COLUMNS, column_of
+from dpeval.meter.loop import MeteredLoop
+from dpeval.meter.standalone import measure_of
+from dpeval.record.codes import StopReason
+from dpeval.record.phases import PHASES
+from dpeval.run.outcome import disagreement
+from dpeval.util.arrays import Floats
+from dpeval.worker.messages import Metered, RankResult
+
+
+class SteppedDevice(CpuDevice):
+    """A CPU on which time passes only when something waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._now_s = 0.0
+
+    def wait(self, seconds: float) -> None:
+        self._now_s += seconds
+
+    def stamp(self) -> float:
+        return self._now_s
+
+
+class Host:
+    """A rank without processes, which has measured enough after so many steps."""
+
+    def __init__(self, enough: int = 10**6) -> None:
+        self.device = SteppedDevice()
+        self.rows: Floats = np.zeros((100, len(COLUMNS)))
+        self.at_end: Callable[[], None] | None = None
+        self.stopped_by: StopReason | None = None
+        self.reported: tuple[StopReason, Metered, int] | None = None
+        self._enough = enough
+
+    def open_gate(self, clock: PhaseClock) -> Host:
+        return self
+
+    def go_on(self, steps: int) -> bool:
+        if steps >= self._enough:
+            self.stopped_by = "precision"
+        return self.stopped_by is None
+
+    def report(
+        self,
+        clock: PhaseClock,
+        stopped_by: StopReason,
+        tuning_peak_bytes: int | None,
+        metered: Metered,
+    ) -> None:
+        self.reported = (stopped_by, metered, clock.finished)
+
+    def of(self, name: str) -> list[float]:
+        """The column of the steps that were reported."""
+        assert self.reported is not None
+        return [float(value) for value in column_of(self.rows[: self.reported[2]], name)]
+
+
+class Training:
+    """A model whose every pass moves a clock on by a known time."""
+
+    def __init__(self, host: Host) -> None:
+        self.model = nn.Linear(2, 2)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
+        self._wait = host.device.wait
+
+    def forward_backward(self) -> None:
+        loss = self.model(torch.ones(1, 2)).sum()
+        self._wait(3.0)
+        loss.register_hook(lambda _: self._wait(5.0))
+        loss.backward()
+
+    def update(self) -> None:
+        self._wait(2.0)
+        self.optimizer.step()
+        self._wait(1.0)
+        self.optimizer.zero_grad()
+
+
+def loader(host: Host, batches: int) -> Iterator[int]:
+    for number in range(batches):
+        host.device.wait(0.5)
+        yield number
+
+
+@pytest.fixture
+def host() -> Host:
+    return Host(enough=4)
+
+
+@pytest.fixture
+def loop(host: Host) -> Iterator[MeteredLoop]:
+    made = MeteredLoop(host, 32, "rows")
+    yield made
+    made._hooks.remove()
+
+
+def test_outside_dpeval_the_loader_itself_is_iterated() -> None:
+    meter = dpeval.Meter(samples_per_step=32)
+    batches = [1, 2, 3]
+    assert not meter.is_active
+    assert type(meter.steps(batches)) is type(iter(batches))
+    with meter.phase("h2d"), meter.pause():
+        meter.updated()
+
+
+def test_phases_add_up_and_are_where_time_was_spent(host: Host, loop: MeteredLoop) -> None:
+    training = Training(host)
+    for _ in loop.steps(loader(host, 100)):
+        with loop.phase("h2d"):
+            host.device.wait(0.25)
+        training.forward_backward()
+        training.update()
+    expected = {
+        "data": 0.5, "h2d": 0.25, "forward": 3.0, "backward": 5.0, "optimizer": 0.0, "other": 3.0,
+        "comm_exposed": 0.0, "grad_copy": 0.0,
+    }  # fmt: skip
+    for name in PHASES:
+        assert host.of(name) == pytest.approx([expected[name]] * 4), name
+    assert host.of("step") == pytest.approx([sum(expected.values())] * 4)
+
+
+def test_a_step_holds_as_many_batches_as_are_accumulated(host: Host, loop: MeteredLoop) -> None:
+    training, taken = Training(host), 0
+    for number in loop.steps(loader(host, 100)):
+        training.forward_backward()
+        taken += 1
+        if number % 3 == 2:
+            training.update()
+    assert taken == 12
+    assert host.of("data") == pytest.approx([1.5] * 4)
+    assert host.of("forward") == pytest.approx([9.0] * 4)
+
+
+def test_what_is_done_between_epochs_belongs_to_no_step(host: Host, loop: MeteredLoop) -> None:
+    training = Training(host)
+    for epoch in range(10):
+        for number in loop.steps(loader(host, 3)):
+            training.forward_backward()
+            # The second step goes on over the end of its epoch.
+            if (3 * epoch + number) % 2 == 1:
+                training.update()
+        host.device.wait(1000.0)
+        with torch.no_grad():
+            training.model(torch.ones(1, 2))
+    assert host.reported is not None
+    assert max(host.of("step")) == pytest.approx(2 * 0.5 + 2 * 8.0 + 3.0)
+
+
+def test_a_pause_belongs_to_no_step(host: Host, loop: MeteredLoop) -> None:
+    training = Training(host)
+    for _ in loop.steps(loader(host, 100)):
+        training.forward_backward()
+        with loop.pause():
+            host.device.wait(1000.0)
+            training.model(torch.ones(1, 2))
+        training.update()
+    assert host.of("step") == pytest.approx([11.5] * 4)
+
+
+def test_a_loop_that_is_left_counts_its_last_step(host: Host, loop: MeteredLoop) -> None:
+    training = Training(host)
+    for _ in range(2):
+        batches = loop.steps(loader(host, 100))
+        for number in batches:
+            training.forward_backward()
+            training.update()
+            if number == 1:
+                break
+        batches.close()  # type: ignore[attr-defined]
+    assert host.at_end is not None
+    host.at_end()
+    assert host.reported is not None
+    assert (host.reported[0], host.reported[2]) == ("ended", 4)
+
+
+def test_a_script_that_ends_early_reports_what_there_is(host: Host, loop: MeteredLoop) -> None:
+    training = Training(host)
+    for _ in loop.steps(loader(host, 2)):
+        training.forward_backward()
+        training.update()
+    assert host.reported is None
+    assert host.at_end is not None
+    host.at_end()
+    assert host.reported is not None
+    assert host.reported[0] == "ended"
+    assert len(host.of("step")) == 2
+
+
+def test_when_enough_is_measured_every_later_loop_ends_at_once(
+    host: Host, loop: MeteredLoop
+) -> None:
+    training = Training(host)
+    for _ in loop.steps(loader(host, 100)):
+        training.forward_backward()
+        training.update()
+    assert list(loop.steps(loader(host, 100))) == []
+
+
+def test_torch_is_as_it_was_after_the_measurement(host: Host) -> None:
+    before = (
+        torch.autograd.backward,
+        torch.amp.GradScaler.step,
+        DistributedDataParallel.register_comm_hook,
+    )
+    loop, training = MeteredLoop(host, None, "img"), Training(host)
+    for _ in loop.steps(loader(host, 100)):
+        training.forward_backward()
+        training.update()
+    after = (
+        torch.autograd.backward,
+        torch.amp.GradScaler.step,
+        DistributedDataParallel.register_comm_hook,
+    )
+    assert after == before
+    training.forward_backward()  # and what is left in the model does nothing
+
+
+def test_an_update_that_the_gradient_scaler_skips_ends_the_step(
+    host: Host, loop: MeteredLoop
+) -> None:
+    training = Training(host)
+    scaler = torch.amp.GradScaler("cpu")
+    for _ in loop.steps(loader(host, 100)):
+        loss = training.model(torch.ones(1, 2)).sum() * float("inf")
+        scaler.scale(loss).backward()
+        scaler.step(training.optimizer)
+        scaler.update()
+        training.optimizer.zero_grad()
+    assert len(host.of("step")) == 4
+
+
+def test_several_optimizers_make_one_step(host: Host, loop: MeteredLoop) -> None:
+    first, second = Training(host), Training(host)
+    for _ in loop.steps(loader(host, 100)):
+        for training in (first, second):
+            training.forward_backward()
+            training.update()
+    assert host.of("backward") == pytest.approx([10.0] * 4)
+    assert host.of("forward") == pytest.approx([3.0 + 3.0] * 4, abs=3.0)
+
+
+def test_an_update_of_another_kind_is_told(host: Host, loop: MeteredLoop) -> None:
+    for _ in loop.steps(itertools.count()):
+        loop.updated()
+    assert len(host.of("step")) == 4
+
+
+@pytest.mark.parametrize("is_inner", [True, False])
+def test_a_second_loop_or_meter_is_refused(host: Host, loop: MeteredLoop, is_inner: bool) -> None:
+    if not is_inner:
+        with pytest.raises(ConfigError, match=r"one dpeval\.Meter"):
+            MeteredLoop(host, None, "img")
+        return
+    for _ in loop.steps(range(3)):
+        with pytest.raises(ConfigError, match="within a loop"):
+            next(loop.steps(range(3)))
+        break
+
+
+@pytest.mark.parametrize("unit", ["", "a\nb", "u" * 21])
+def test_a_unit_is_a_short_name(unit: str) -> None:
+    with pytest.raises(ConfigError, match="unit"):
+        dpeval.Meter(unit=unit)
+
+
+@pytest.fixture
+def group() -> Iterator[None]:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("group")
+def test_a_communication_hook_of_the_script_is_wrapped(host: Host, loop: MeteredLoop) -> None:
+    called = []
+
+    def halve(state: object, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+        called.append(state)
+        host.device.wait(7.0)
+        future: torch.futures.Future[torch.Tensor] = torch.futures.Future()
+        future.set_result(bucket.buffer() / 2)
+        return future
+
+    halve.__annotations__ = {}
+    model = DistributedDataParallel(nn.Linear(2, 2, bias=False))
+    model.register_comm_hook("mine", halve)
+    for _ in loop.steps(loader(host, 100)):
+        model(torch.ones(1, 2)).sum().backward()
+        loop.updated()
+        gradient = model.module.weight.grad
+        assert gradient is not None
+        assert gradient.flatten().tolist() == [0.5] * 4
+        model.zero_grad()
+    assert called == ["mine"] * 4
+    assert host.of("comm_exposed") == pytest.approx([7.0] * 4)
+
+
+@pytest.mark.usefixtures("group")
+def test_a_hook_that_came_before_the_meter_is_left_alone_and_told(host: Host) -> None:
+    model = DistributedDataParallel(nn.Linear(2, 2))
+    from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+
+    model.register_comm_hook(None, allreduce_hook)
+    loop = MeteredLoop(host, None, "img")
+    for _ in loop.steps(loader(host, 100)):
+        model(torch.ones(1, 2)).sum().backward()
+        loop.updated()
+    assert host.reported is not None
+    (line,) = host.reported[1].missing
+    assert line.startswith("exposed communication: ")
+
+
+def result(rank: int, stopped_by: StopReason) -> RankResult:
+    empty: dict[str, Any] = {
+        "losses": [], "peak_bytes": None, "peak_allocated_bytes": None, "tuning_peak_bytes": None,
+        "baseline_bytes": 0, "setup_s": {}, "buckets": {}, "ablation": [], "images_read": 0,
+        "measured_rows": 0,
+    }  # fmt: skip
+    return RankResult(rank=rank, host="", pid=1, stopped_by=stopped_by, **empty)
+
+
+@pytest.mark.parametrize(
+    ("ended", "steps", "expected"),
+    [
+        ({0: "ended", 1: "ended"}, [7, 7], None),
+        ({0: "precision", 1: "precision"}, [7, 7], None),
+        ({0: "ended", 1: "ended"}, [7, 9], "rank 0 ended after 7 steps and that of rank 1 had"),
+        ({1: "ended"}, [8, 8], "rank 1 ended after 8 steps while rank 0 went on"),
+        ({0: "ended"}, [8, 9], "rank 0 ended after 8 steps and that of rank 1 had taken 9"),
+    ],
+)
+def test_ranks_that_end_at_different_steps_disagree(
+    ended: dict[int, StopReason], steps: list[int], expected: str | None
+) -> None:
+    results = {rank: result(rank, reason) for rank, reason in ended.items()}
+    found = disagreement(results, dict(enumerate(steps)))
+    assert (found is None) == (expected is None)
+    if found is not None and expected is not None:
+        assert expected in found.message
+
+
+def test_the_measurement_of_a_script_under_torchrun_is_set_by_a_variable() -> None:
+    assert measure_of("rel_precision=0.1 max_steps=50").max_steps == 50
+    for wrong in ("steps=3", "max_steps=many", "max_steps", "max_steps=0"):
+        with pytest.raises(ConfigError):
+            measure_of(wrong)
