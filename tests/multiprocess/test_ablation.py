@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import multiprocessing
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -21,7 +20,7 @@ from dpeval.devices.select import open_device
 from dpeval.instruments.phase_clock import PhaseClock
 from dpeval.instruments.step_buffer import StepBuffer
 from dpeval.planning.rank_plan import make_plan
-from dpeval.run.forkserver import serve_store
+from dpeval.run import forkserver
 from dpeval.system.topology import detect
 from dpeval.worker.ablation import SavedState, run_ablation
 from dpeval.worker.ablation_schedule import (
@@ -117,9 +116,9 @@ def seen(data_root: Path) -> list[Seen]:
          f"dataset.root={data_root}"]
     )  # fmt: skip
     plan, source = make_plan(config, detect()), prepare(config.dataset, print)
-    context = multiprocessing.get_context("spawn")
+    context = forkserver.context()
     step_buffer = StepBuffer(context, 2, config.measure.max_steps)
-    store, port = serve_store("127.0.0.1")
+    store, port = forkserver.serve_store("127.0.0.1")
     pipes = []
     for rank in range(2):
         ours, theirs = context.Pipe()

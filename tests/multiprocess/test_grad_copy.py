@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from multiprocessing.connection import Connection
 
@@ -17,7 +16,7 @@ from dpeval.devices.cpu import CpuDevice
 from dpeval.instruments.phase_clock import PhaseClock
 from dpeval.instruments.step_buffer import COLUMNS
 from dpeval.record.phases import PHASES
-from dpeval.run.forkserver import serve_store
+from dpeval.run import forkserver
 from dpeval.util.arrays import Floats
 
 STEPS = 12
@@ -55,8 +54,8 @@ def rank_main(rank: int, case: str, port: int, pipe: Connection) -> None:
 
 def steps_of(case: str) -> list[Floats]:
     """The rows of two ranks' steps."""
-    context = multiprocessing.get_context("spawn")
-    store, port = serve_store("127.0.0.1")
+    context = forkserver.context()
+    store, port = forkserver.serve_store("127.0.0.1")
     pipes, processes = [], []
     for rank in range(2):
         ours, theirs = context.Pipe()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -18,7 +17,7 @@ from dpeval.config import StrategyConfig, split_evenly
 from dpeval.devices.cpu import CpuDevice
 from dpeval.instruments.phase_clock import PhaseClock
 from dpeval.instruments.step_buffer import COLUMNS
-from dpeval.run.forkserver import serve_store
+from dpeval.run import forkserver
 from dpeval.worker.loop import micro_batches
 
 
@@ -73,8 +72,8 @@ def test_the_update_is_the_one_device_update(world: int, batch: int, micro: int)
     alone = strategies.single_device(bare, StrategyConfig(), CpuDevice(), None)  # type: ignore[arg-type]
     whole = [[(images, labels)]]
     expected = parameters_after(alone, bare, nn.CrossEntropyLoss(), whole * 3)
-    context = multiprocessing.get_context("spawn")
-    store, port = serve_store("127.0.0.1")
+    context = forkserver.context()
+    store, port = forkserver.serve_store("127.0.0.1")
     pipes, processes = [], []
     for rank in range(world):
         ours, theirs = context.Pipe()
