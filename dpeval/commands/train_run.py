@@ -17,6 +17,7 @@ from dpeval.launchers.in_job.plugin_job import run_plugin_job
 from dpeval.launchers.tracking.local_process import LocalSweep
 from dpeval.record.schema import Record
 from dpeval.run import forkserver
+from dpeval.system import limits
 from dpeval.util.paths import shown
 
 
@@ -60,6 +61,7 @@ def run_one(composed: DictConfig) -> Record:
             f"repeat={config.repeat} repeats every configuration of a sweep, interleaved; "
             "add -m to make this a sweep"
         )
+    limits.check()
     # Late: this imports torch, which takes seconds; a mistake is told at once.
     forkserver.warm_up()
     from dpeval.run import console

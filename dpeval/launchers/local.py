@@ -20,6 +20,7 @@ from dpeval.record.schema import Record
 from dpeval.run import console, forkserver
 from dpeval.run.console import Reporter
 from dpeval.run.job import Job
+from dpeval.system import limits
 from dpeval.system.signals import stop_signals
 from dpeval.util.paths import shown
 from dpeval.util.plural import counted
@@ -55,6 +56,7 @@ class LocalLauncher(SweepLauncher):
         jobs = [job for job in jobs if job.folder not in left_out]
         if not jobs:
             return
+        limits.check()
         # Late: this imports torch, which takes seconds; a mistake is told at once.
         forkserver.warm_up()
         from dpeval.run.session import Session

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dpeval.data import Source
+from dpeval.errors import DpevalError
 from dpeval.instruments.step_buffer import Stage, StepBuffer
 from dpeval.record.conditions import Conditions
 from dpeval.record.machine import Environment
@@ -22,6 +23,7 @@ from dpeval.run.rank_supervisor import RankSupervisor
 from dpeval.run.record_files import RecordFiles
 from dpeval.stats import paired
 from dpeval.system.conditions import ConditionSampler
+from dpeval.system.faults import of_system
 from dpeval.system.gpu.reader import UsedGpu
 from dpeval.system.process import avoid_cpus
 from dpeval.system.signals import stop_signals
@@ -66,15 +68,26 @@ def execute(
         files: writes its record.
     """
     run = LiveRun(job, source, dataset, environment, files)
-    with stop_signals() as received, run.bugs_recorded():
-        run.start()
-        sampler = make_sampler([run]) if job.config.measure.conditions else None
-        run.watch(sampler, listener, received)
-        conditions = sampler.finish() if sampler is not None else None
-        made = run.finish(conditions, received=received)
+    with stop_signals() as received:
+        try:
+            with run.bugs_recorded():
+                made = _carried_out(run, listener, received)
+        except (DpevalError, OSError):
+            if run.failed is None or run.failed.cause is None or run.failed.cause.kind == "bug":
+                raise
+            made = run.failed
     if received and made.status != "interrupted":
         signal.raise_signal(signal.Signals[received[-1]])
     return made
+
+
+def _carried_out(run: LiveRun, listener: ProgressListener, received: Sequence[str]) -> Record:
+    """Start `run`, supervise it to its end, and return its record."""
+    run.start()
+    sampler = make_sampler([run]) if run.job.config.measure.conditions else None
+    run.watch(sampler, listener, received)
+    conditions = sampler.finish() if sampler is not None else None
+    return run.finish(conditions, received=received)
 
 
 class LiveRun:
@@ -102,6 +115,8 @@ class LiveRun:
         self._blank = record_builder.blank(job, environment, now(), dataset=dataset)
         self.step_buffer = _step_buffer(job)
         self._is_recorded = False
+        self.failed: Record | None = None
+        """The record of a run whose ranks could not be started or supervised."""
 
     def start(self, *, gated: bool = False) -> None:
         """Start the ranks; if `gated`, they step only on turns that ``ranks.gates`` grants."""
@@ -173,21 +188,27 @@ class LiveRun:
 
     @contextlib.contextmanager
     def bugs_recorded(self) -> Iterator[None]:
-        """Record whatever is raised here as a bug in dpeval, and raise it again."""
+        """Record whatever is raised here as a bug or as the machine's fault, and raise it again."""
         try:
             yield
         except Exception as error:
             if self._is_recorded:
                 raise
-            cause = Cause(kind="bug", message=str(error), exception=type(error).__name__)
-            failed = self._blank.model_copy(
+            fault = of_system(error) if isinstance(error, OSError) else None
+            is_bug = fault is None and not isinstance(error, DpevalError)
+            cause = Cause(
+                kind="bug" if is_bug else "setup",
+                message=str(fault or error),
+                exception=type(error).__name__,
+            )
+            self.failed = self._blank.model_copy(
                 update={
                     "status": "failed",
                     "cause": cause,
                     "wall_s": time.monotonic() - self._span.begun_s,
                 }
             )
-            self._files.keep(failed, self.job.folder)
+            self._files.keep(self.failed, self.job.folder)
             raise
 
 

@@ -17,6 +17,7 @@ ADVICE = {
     errno.EROFS: _ELSEWHERE,
     errno.ENOSPC: _SPACE,
     errno.EDQUOT: _SPACE,
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f)",
     errno.ENAMETOOLONG: "choose shorter names: study, hydra.run.dir, hydra.sweep.subdir",
     errno.ENOTDIR: "a file lies where a folder is needed; rename it, or write to another folder",
     errno.ELOOP: "correct the symbolic links there",
