@@ -4,6 +4,7 @@
 
     DpevalError               exit status 1
     ├── ConfigError           2    a key, type, name or value of the configuration
+    │   └── ModelError        2    the user's model cannot be built or trained
     ├── MachineError          2    the machine lacks devices, memory or a backend
     ├── DataError             2    a dataset is missing, damaged or cannot be prepared
     ├── RecordError           2    a metrics.json cannot be read
@@ -34,6 +35,13 @@ class ConfigError(DpevalError):
     """A key, type, name or value in the configuration cannot be used."""
 
     exit_status = 2
+
+
+class ModelError(ConfigError):
+    """The user's model fails when it is built, or returns nothing that can be trained.
+
+    In a sweep that is the failure of the runs with this model alone.
+    """
 
 
 class MachineError(DpevalError):

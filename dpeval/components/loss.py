@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dpeval.errors import ConfigError
+from dpeval.errors import ModelError
 
 AUXILIARY_WEIGHT = 0.3
 """Weight of an auxiliary classifier's loss relative to the main one's, as in GoogLeNet (Szegedy et
@@ -55,7 +55,7 @@ class GlobalMeanLoss(nn.Module):
             labels: int64 [b].
 
         Raises:
-            ConfigError: `output` contains no logits.
+            ModelError: `output` contains no logits.
         """
         if isinstance(output, Tensor) and self._weights is not None:
             return self._cross_entropy(output, labels)  # the first step has checked its shape
@@ -86,7 +86,7 @@ def find_logits(output: object, batch: int, num_classes: int) -> tuple[Tensor, l
         num_classes: number of classes in the dataset.
 
     Raises:
-        ConfigError: no output has such a shape.
+        ModelError: no output has such a shape.
     """
     named = _named_outputs(output)
     fitting = {
@@ -96,7 +96,7 @@ def find_logits(output: object, batch: int, num_classes: int) -> tuple[Tensor, l
     }
     if not fitting:
         returned = ", ".join(f"{name} {_shown(item)}".strip() for name, item in named.items())
-        raise ConfigError(
+        raise ModelError(
             f"the model returns {returned or _shown(output)} for {batch} images; training needs a "
             f"floating-point tensor of shape [batch, classes], here [{batch}, {num_classes}], "
             "alone or in a tuple, a dict or a dataclass"

@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from dpeval.config import ModelConfig
-from dpeval.errors import ConfigError, DpevalError, nearest
+from dpeval.errors import ConfigError, DpevalError, ModelError, nearest
 from dpeval.system.oom import is_out_of_memory
 from dpeval.util.importing import locate
 
@@ -35,8 +35,8 @@ def build(config: ModelConfig, image_px: int) -> nn.Module:
         image_px: side of the images in pixels, which fixes the shapes of lazy layers.
 
     Raises:
-        ConfigError: the target cannot be imported, rejects its arguments, fails, or does not
-            return a module.
+        ConfigError: the target cannot be imported.
+        ModelError: it rejects its arguments, fails, or does not return a module.
     """
     target = locate(config._target_, key="model._target_")
     try:
@@ -49,12 +49,13 @@ def build(config: ModelConfig, image_px: int) -> nn.Module:
         if is_out_of_memory(error):
             raise
         rejects = "rejects" if isinstance(error, TypeError) else "fails with"
-        raise ConfigError(
-            f"{config._target_} {rejects} model.args={dict(config.args)}: {error or repr(error)}"
+        raise ModelError(
+            f"{config._target_} {rejects} model.args={dict(config.args)}: "
+            f"{' '.join(str(error).split()) or repr(error)}"
             f"{_raised_at(error)}"
         ) from error
     if not isinstance(model, nn.Module):
-        raise ConfigError(
+        raise ModelError(
             f"model={config.name}: {config._target_} returned a {type(model).__name__}; "
             "it must return a torch.nn.Module"
         )

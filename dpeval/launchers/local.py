@@ -62,7 +62,10 @@ class LocalLauncher(SweepLauncher):
         from dpeval.run.session import Session
 
         session = Session(reporter)
-        planned = [session.job(job.config, job.folder, list(job.overrides)) for job in jobs]
+        planned = [
+            session.job(job.config, job.folder, list(job.overrides), keep_fault=True)
+            for job in jobs
+        ]
         if self._dry_run:
             reporter.say(describe_local(planned))
             return

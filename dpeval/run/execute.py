@@ -13,6 +13,7 @@ from pathlib import Path
 from dpeval.data import Source
 from dpeval.errors import DpevalError
 from dpeval.instruments.step_buffer import Stage, StepBuffer
+from dpeval.record.codes import Status
 from dpeval.record.conditions import Conditions
 from dpeval.record.machine import Environment
 from dpeval.record.plan import RankPlan
@@ -32,15 +33,16 @@ from dpeval.worker.torchrun import torchrun_environment
 
 
 def skip(job: Job, environment: Environment, reason: Cause, files: RecordFiles) -> Record:
-    """Write the record of a run that is not started.
+    """Write the record of a run that is not started: skipped, or failed if its set-up has.
 
     Args:
         job: the run.
         environment: the hardware and software of this machine.
-        reason: why it is skipped.
+        reason: why it is not started.
         files: writes its record.
     """
-    skipped = record_builder.blank(job, environment, now(), status="skipped", cause=reason)
+    status: Status = "failed" if reason.kind == "setup" else "skipped"
+    skipped = record_builder.blank(job, environment, now(), status=status, cause=reason)
     files.keep(skipped, job.folder)
     return skipped
 

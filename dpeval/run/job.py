@@ -25,6 +25,8 @@ class Job:
     """This process's node, if the run has several."""
     memory: MemoryRecord = field(default_factory=MemoryRecord)
     """Forecast, budget and the decision they led to."""
+    fault: str | None = None
+    """Why the run of a sweep fails before it starts: its model cannot be built or trained."""
 
 
 @dataclass

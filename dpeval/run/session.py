@@ -8,7 +8,7 @@ from pathlib import Path
 from dpeval.config import Config, DatasetConfig
 from dpeval.data import Source, prepare, used
 from dpeval.devices import cuda
-from dpeval.errors import ConfigError, MachineError, NoForecast
+from dpeval.errors import ConfigError, MachineError, ModelError, NoForecast
 from dpeval.planning.predictor import Predictor, study_folder
 from dpeval.planning.rank_plan import make_plan
 from dpeval.record.machine import Environment, Machine
@@ -39,7 +39,13 @@ class Session:
         self._sources: dict[DatasetConfig, Source] = {}
 
     def job(
-        self, config: Config, folder: Path, overrides: list[str], node: Node | None = None
+        self,
+        config: Config,
+        folder: Path,
+        overrides: list[str],
+        node: Node | None = None,
+        *,
+        keep_fault: bool = False,
     ) -> Job:
         """Plan one run for this machine.
 
@@ -48,13 +54,20 @@ class Session:
             folder: where its record goes.
             overrides: the user's overrides of the defaults.
             node: this process's node, if the run has several.
+            keep_fault: a fault of the model is the job's, which then fails when it is executed.
 
         Raises:
             ConfigError: the model, optimizer or strategy cannot be built or trained as configured.
             MachineError: the run is forecast to exceed its memory and
                 ``memory.on_excess=error``.
         """
-        self.predictor.check(config)
+        try:
+            self.predictor.check(config)
+        except ModelError as error:
+            if not keep_fault:
+                raise
+            plan = make_plan(config, self.machine)
+            return Job(config, plan, folder, tuple(overrides), node, fault=str(error))
         plan = self._in_time(config, make_plan(config, self.machine), folder, node)
         job = Job(config, plan, folder, tuple(overrides), node)
         if config.memory.on_excess == "error":
@@ -82,7 +95,7 @@ class Session:
         Raises:
             MachineError: the run is forecast to exceed its memory and ``memory.on_excess=error``.
         """
-        if job.plan.skip is not None:
+        if job.plan.skip is not None or job.fault is not None:
             return job
         folder = study_folder(job.folder, job.config.study)
         try:
@@ -105,9 +118,12 @@ class Session:
         """Raise an error if none of `jobs` can start here.
 
         Raises:
-            ConfigError: every time limit is too short.
+            ConfigError: every time limit is too short, or no model can be built.
             MachineError: the machine lacks the devices even for the smallest run.
         """
+        faults = [job.fault for job in jobs if job.fault is not None]
+        if faults and len(faults) == len(jobs):
+            raise ModelError("; ".join(dict.fromkeys(faults)))
         if any(job.plan.skip is None for job in jobs):
             return
         short = [job for job in jobs if job.plan.skip_kind == "time_limit"]
@@ -129,7 +145,7 @@ class Session:
             DataError: some data cannot be prepared.
         """
         for job in jobs:
-            if job.plan.skip is None:
+            if job.plan.skip is None and job.fault is None:
                 self._data(job)
 
     def _data(self, job: Job) -> tuple[Source | None, DatasetUsed | None]:
@@ -180,6 +196,8 @@ class Session:
             reason = Cause(kind=job.plan.skip_kind, message=job.plan.skip)
         elif job.memory.action == "skip":
             reason = Cause(kind="memory", message=job.memory.decision)
+        elif job.fault is not None:
+            reason = Cause(kind="setup", message=job.fault)
         else:
             return None
         return execution.skip(job, self.environment, reason, self.files)

@@ -30,6 +30,7 @@ from dpeval.system.process import keep_freed_memory, prefer_oom_kill
 from dpeval.util import entry, output
 from dpeval.util.units import GIB
 from dpeval.worker.ablation import Blocks, can_ablate, run_ablation
+from dpeval.worker.faults import told
 from dpeval.worker.loop import train_step, training_loop
 from dpeval.worker.messages import AblationSeries, RankFailure, RankResult, RankTask
 from dpeval.worker.trainer import SetupTimer, build_trainer
@@ -225,7 +226,7 @@ def failure(rank: int, error: BaseException, device: Device | None) -> RankFailu
         rank=rank,
         at_s=time.monotonic(),
         exception=type(error).__name__,
-        message=str(error).strip() or type(error).__name__,
+        message=str(error) if isinstance(error, DpevalError) else told(error),
         log=traceback.format_exc(limit=-20),
         user_error=isinstance(error, DpevalError),
         out_of_memory=is_out_of_memory(error, _free_bytes(device)),

@@ -166,9 +166,20 @@ def test_a_model_without_logits_is_refused_before_its_ranks_start(own: Train) ->
     assert done.records == []
 
 
-def test_where_only_ranks_can_tell_the_lack_of_logits_is_the_runs_cause(own: Train) -> None:
-    done = own("LateBoxes")
-    assert done.record.status == "failed"
-    assert done.record.cause is not None
-    assert "boxes a tensor of shape [2, 5]" in done.record.cause.message
+def test_models_that_cannot_train_fail_alone_in_a_sweep(
+    own: Train, train: Train, tmp_path: Path
+) -> None:
+    """Boxes is known to fail before its ranks start; of LateBoxes only its ranks can tell."""
+    for name in ("Boxes", "LateBoxes", "Named"):
+        target = f"name: {name}\n_target_: own.{name}\nargs: {{}}\n"
+        (tmp_path / "conf" / "model" / f"{name}.yaml").write_text(target)
+    models = "model=Boxes,LateBoxes,Named"
+    done = train("-m", models, "dataset=calibrated", "analyze=false", *TRAIN)
+    assert [run.status for run in done.records] == ["failed", "failed", "ok"]
+    kinds = [run.cause.kind for run in done.records if run.cause is not None]
+    assert kinds == ["setup", "exception"]
+    for run in done.records[:2]:
+        assert run.cause is not None
+        assert "boxes a tensor of shape [2, 5]" in run.cause.message
+    assert done.status == 1
     assert "Traceback" not in done.err + done.out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from dpeval.data.loading.cache_table import CacheTable
 from dpeval.data.loading.sampler import ShardedSampler, Step
 from dpeval.data.sources.source import Source
 from dpeval.errors import DataError
+from dpeval.util.units import MIB
 
 Host = tuple[Tensor, ...]
 """Pixels, uint8 [b, px, px, 3], and labels, int64 [b]. If the device crops: records of the cache,
@@ -27,6 +29,7 @@ uint8 [b, record], labels, and crops, int64 [b, 5]."""
 PREFETCHED = 2
 """Batches that each worker prefetches."""
 PR_SET_PDEATHSIG = 1
+SHARED_MEMORY = "/dev/shm"
 
 
 class Reader(Protocol):
@@ -121,9 +124,31 @@ class _Steps:
 
     def __getitem__(self, step: Step) -> Host | Failure:
         try:
-            return self.reader(step)
+            return shared(self.reader(step))
         except DataError as error:
             return Failure(str(error))
+
+
+def shared(batch: Host) -> Host:
+    """`batch` in shared memory, through which a worker passes it on.
+
+    The queue would move it there, too, but in a thread whose error nobody hears of.
+
+    Raises:
+        DataError: shared memory is full.
+    """
+    try:
+        return tuple(part.share_memory_() for part in batch)
+    except RuntimeError as error:
+        if "shared memory" not in str(error):
+            raise
+        nbytes = sum(part.numel() * part.element_size() for part in batch)
+        whole = shutil.disk_usage(SHARED_MEMORY).total if Path(SHARED_MEMORY).is_dir() else 0
+        raise DataError(
+            f"a loader worker cannot pass on a batch of {nbytes / MIB:.1f} MiB: shared memory "
+            f"({SHARED_MEMORY}) is full at {whole / MIB:.1f} MiB; enlarge it (docker run "
+            "--shm-size=1g), or use fewer dataset.workers (0: none) or a smaller batch"
+        ) from error
 
 
 class Batches:

@@ -7,6 +7,7 @@ and lock the ranks out of a GPU in exclusive mode.
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -66,6 +67,8 @@ def _enter() -> None:
     """Prepare the child: no GPU, no Ctrl-C of its own, an end with its parent."""
     os.environ.update(dict.fromkeys(VISIBLE_DEVICES, ""))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # It logs the traceback of an error that it also raises; what failed is told in one line.
+    logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
