@@ -19,7 +19,7 @@ class LocalOptions:
     dry_run: bool = False
     """List the runs without starting any."""
     wait: bool = True
-    """Always true here: this process runs them one after another."""
+    """Always true here: this process runs them."""
 
 
 @dataclass

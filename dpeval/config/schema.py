@@ -225,9 +225,10 @@ class MemoryConfig:
 class SweepConfig:
     """The order of a sweep's runs, and how it uses the results of earlier sweeps."""
 
-    order: Annotated[str, OneOf("sequential", "interleaved")] = "sequential"
-    """sequential: one run after another. interleaved: the runs are alive together and take turns
-    of a few steps, so that whatever slows the machine slows all alike (local sweeps only)."""
+    order: Annotated[str, OneOf("auto", "interleaved", "sequential")] = "auto"
+    """interleaved: the runs of one machine are alive together and take turns of a few steps, so
+    that whatever slows it slows all alike. sequential: one run after another. auto: interleaved in
+    local sweeps, and in jobs of a scheduler that hold several runs (``hydra.launcher.pack``)."""
 
     resume: str | None = None
     """Folder of a sweep to resume: run only what has no result there yet."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dpeval.launchers.schedulers.resources import Group, Resources
-from dpeval.run.job import Job
+from dpeval.run.job import Job, take_turns
 from dpeval.util.plural import counted
 
 
@@ -45,13 +45,14 @@ def describe_local(jobs: Sequence[Job]) -> str:
     """The dry run on this machine: every run in order, and why any would be skipped."""
     lines: list[str] = []
     total_s = 0.0
+    how = "taking turns" if take_turns(jobs) else "one after another"
     for number, job in enumerate(jobs, 1):
         skip = "" if job.plan.skip is None else f": skipped, {job.plan.skip}"
         lines.append(f"[{number}/{len(jobs)}] {' '.join(job.overrides) or 'defaults'}{skip}")
         if job.plan.skip is None:
             total_s += job.config.measure.longest_s
     lines.append(
-        f"{counted(len(jobs), 'run')} here, one after another, at most {total_s / 60:.0f} min of "
+        f"{counted(len(jobs), 'run')} here, {how}, at most {total_s / 60:.0f} min of "
         "measuring (if every run takes its whole time limit); nothing was run"
     )
     return "\n".join(lines)

@@ -19,7 +19,7 @@ from dpeval.launchers.tracking.resume import skip_reasons
 from dpeval.record.schema import Record
 from dpeval.run import console, forkserver
 from dpeval.run.console import Reporter
-from dpeval.run.job import Job
+from dpeval.run.job import Job, take_turns
 from dpeval.system import limits
 from dpeval.system.signals import stop_signals
 from dpeval.util.paths import shown
@@ -80,8 +80,7 @@ class LocalLauncher(SweepLauncher):
         )
         with stop_signals() as received, reporter:
             reporter.sweep_started(planned, sweep_dir)
-            order = jobs[0].config.sweep.order
-            run = self._take_turns if order == "interleaved" else self._one_after_another
+            run = self._in_turns if take_turns(planned) else self._one_after_another
             records = run(session, jobs, planned, received)
             reporter.sweep_ended(
                 [job for job in planned if job.folder in records],
@@ -111,7 +110,7 @@ class LocalLauncher(SweepLauncher):
             self._sweep.note_elsewhere(session.files.elsewhere)
         return records
 
-    def _take_turns(
+    def _in_turns(
         self,
         session: Session,
         jobs: list[SweepJob],

@@ -18,7 +18,7 @@ from dpeval.config import SERIAL, Config
 from dpeval.instruments.step_buffer import Stage
 from dpeval.record.phases import PHASE_WORDS, PHASES
 from dpeval.record.schema import Record
-from dpeval.run.job import Job, Snapshot
+from dpeval.run.job import Job, Snapshot, take_turns
 from dpeval.util.paths import shown
 from dpeval.util.plural import counted
 from dpeval.util.ranges import UNKNOWN, span
@@ -103,8 +103,7 @@ class PlainReporter:
 
     def sweep_started(self, jobs: list[Job], folder: Path) -> None:
         self._total = len(jobs)
-        takes_turns = jobs[0].config.sweep.order == "interleaved" and len(jobs) > 1
-        how = "taking turns" if takes_turns else "one after another"
+        how = "taking turns" if take_turns(jobs) else "one after another"
         self.say(f"{counted(len(jobs), 'run')}, {how}; records in {shown(folder)}")
 
     def run_started(self, job: Job) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -27,6 +28,12 @@ class Job:
     """Forecast, budget and the decision they led to."""
     fault: str | None = None
     """Why the run of a sweep fails before it starts: its model cannot be built or trained."""
+
+
+def take_turns(jobs: Sequence[Job]) -> bool:
+    """Whether the runs of a sweep on this machine take turns."""
+    startable = [job for job in jobs if job.plan.skip is None]
+    return len(startable) > 1 and startable[0].config.sweep.order != "sequential"
 
 
 @dataclass

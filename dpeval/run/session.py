@@ -174,12 +174,14 @@ class Session:
         job = self.announce(job)
         record = self.skipped(job)
         if record is None:
-            source, dataset = self._data(job)
-            record = execution.execute(
-                job, source, dataset, self.environment, self.reporter, self.files
-            )
+            record = self.measure(job)
         self.reporter.run_ended(job, record)
         return record
+
+    def measure(self, job: Job) -> Record:
+        """Run one job that has been announced, alone on this machine."""
+        source, dataset = self._data(job)
+        return execution.execute(job, source, dataset, self.environment, self.reporter, self.files)
 
     def announce(self, job: Job) -> Job:
         """Tell the user that `job` begins; return it with its memory forecast."""

@@ -65,7 +65,7 @@ class Coordinator:
                 stack.enter_context(seat.run.bugs_recorded())
             self._received = stack.enter_context(stop_signals())
             try:
-                self._start()
+                self.start()
                 while not self._received and any(seat.is_measuring for seat in self._seats):
                     self._take_round()
                 conditions = self._sampler.finish() if self._sampler is not None else None
@@ -74,7 +74,7 @@ class Coordinator:
                 for seat in self._started:
                     seat.run.ranks.end()
 
-    def _start(self) -> None:
+    def start(self) -> None:
         """Start the runs one after another, so that each one's set-up has the machine."""
         for seat in self._seats:
             if self._received:
@@ -98,7 +98,7 @@ class Coordinator:
                 return
             if seat in measuring and seat.is_running:
                 if kind == "normal":
-                    self._take_turn(seat)
+                    self.take_turn(seat)
                 elif seat in self._ablating:
                     self._take_block(seat, kind)
         for seat in self._ablating:
@@ -110,7 +110,8 @@ class Coordinator:
             if seat.is_running and not seat.is_measuring:
                 seat.run.ranks.poll(on_turn=False)
 
-    def _take_turn(self, seat: Seat) -> None:
+    def take_turn(self, seat: Seat) -> None:
+        """Let a run take its steps of this round while all others wait."""
         steps = seat.turn_steps(self._round)
         is_first = seat.steps == 0
         work_due = seat.elapsed_s - seat.worked_s >= WORK_EVERY_S

@@ -48,6 +48,9 @@ def measure(session: Session, jobs: Sequence[Job]) -> Iterator[tuple[Job, Record
 
 
 def _sit(session: Session, jobs: Sequence[Job]) -> Iterator[tuple[Job, Record]]:
+    if len(jobs) == 1:  # nobody to take turns with
+        yield jobs[0], session.measure(jobs[0])
+        return
     seats = [Seat(session.live(job)) for job in jobs]
     for seat, base in zip(seats, bases([job.config for job in jobs]), strict=True):
         seat.base = seats[base] if base is not None else None

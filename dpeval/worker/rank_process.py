@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 import traceback
+from contextlib import nullcontext
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from typing import NoReturn
@@ -26,7 +27,7 @@ from dpeval.instruments.step_buffer import Stage, StepBuffer
 from dpeval.instruments.stop_sync import StopSync
 from dpeval.instruments.turn_sync import TurnSync
 from dpeval.system.oom import is_out_of_memory
-from dpeval.system.process import keep_freed_memory, prefer_oom_kill
+from dpeval.system.process import keep_freed_memory, lazy_timers, prefer_oom_kill
 from dpeval.util import entry, output
 from dpeval.util.units import GIB
 from dpeval.worker.ablation import Blocks, can_ablate, run_ablation
@@ -248,11 +249,12 @@ def rendezvous(task: RankTask) -> Store | None:
         return None
     timeout = timedelta(seconds=task.config.hardware.startup_timeout_s)
     store = TCPStore(task.store_host, task.store_port, None, False, timeout)
-    dist.init_process_group(
-        task.plan.backend,
-        store=PrefixStore("group", store),
-        rank=task.rank,
-        world_size=task.plan.world_size,
-        timeout=timeout,
-    )
+    with lazy_timers() if task.plan.backend == "gloo" else nullcontext():
+        dist.init_process_group(
+            task.plan.backend,
+            store=PrefixStore("group", store),
+            rank=task.rank,
+            world_size=task.plan.world_size,
+            timeout=timeout,
+        )
     return store

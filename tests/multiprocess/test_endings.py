@@ -118,7 +118,7 @@ def test_a_suspended_rank_is_found_hung(start: Start, tmp_path: Path) -> None:
 def test_a_signal_keeps_what_was_measured(
     start: Start, tmp_path: Path, number: signal.Signals
 ) -> None:
-    process = start("-m", *ENDLESS, "batch=8,16")
+    process = start("-m", *ENDLESS, "batch=8,16", "sweep.order=sequential")
     ranks = ranks_of(process, tmp_path, 4)
     process.send_signal(number)
     done = ended(process, tmp_path)
