@@ -13,7 +13,7 @@ from dpeval.record.plan import Plan
 from dpeval.record.schema import Record
 from dpeval.stats.best import Standing, compared_with_best
 from dpeval.stats.comparison import quantile
-from dpeval.stats.intervals import mean_interval, on_log_scale, ratio_interval
+from dpeval.stats.intervals import MOST_LOG_HALF, mean_interval, on_log_scale, ratio_interval
 from dpeval.stats.steady_state import CHOSEN_ERROR, STOPPED_ERROR
 from dpeval.util.arrays import Floats
 
@@ -89,6 +89,36 @@ def ratio(
     )
 
 
+def of_few(over: Mapping[int, float], under: Mapping[int, float]) -> Interval | None:
+    """The ratio of two mean steps, over / under, from few rounds, which count as independent.
+
+    As for the other blocks of the ablation, which are too few to show what autocorrelation is left:
+    Student's t over the logarithms.
+
+    Args:
+        over: mean step per round, s.
+        under: the same of other turns.
+
+    Returns:
+        None with fewer than two rounds in common.
+    """
+    shared = sorted(over.keys() & under.keys())
+    if len(shared) < 2:
+        return None
+    above = np.array([over[number] for number in shared])
+    below = np.array([under[number] for number in shared])
+    logs = np.log(above / below)
+    error = float(logs.std(ddof=1)) / math.sqrt(len(logs))
+    half = min(float(quantile(0.975, len(logs) - 1)) * error, MOST_LOG_HALF)
+    value = float(above.mean() / below.mean())
+    return Interval(
+        mean=value,
+        low=value * math.exp(-half),
+        high=value * math.exp(half),
+        effective_samples=len(logs),
+    )
+
+
 def standing(rates: Sequence[Mapping[int, float]]) -> Standing | None:
     """How far each of some runs is from the fastest, from the rounds that all have.
 
@@ -157,7 +187,7 @@ def compared(run: Record, base: Record) -> Record:
     strategy = base.config.get("strategy")
     sitting = run.sitting.model_copy(
         update={
-            "alone": ratio(_busy_by_round(base), _alone_by_round(run), ended_by),
+            "alone": of_few(_busy_by_round(base), _alone_by_round(run)),
             "base_devices": base.plan.world_size,
             "base_strategy": str(strategy.get("name")) if isinstance(strategy, dict) else "",
             "speedup": None if found is None else Interval(

@@ -168,6 +168,15 @@ def test_what_no_run_could_settle_is_not_proposed(took_turns: bool) -> None:
     assert ("sweep.order=interleaved" in said) is not took_turns
 
 
+def test_few_rounds_give_the_interval_of_students_t() -> None:
+    over, under = {0: 2.0, 1: 2.2, 5: 9.0}, {0: 1.0, 1: 1.0, 3: 4.0}
+    found = paired.of_few(over, under)
+    assert found is not None
+    assert found.mean == pytest.approx(2.1)
+    assert np.log(found.high / found.mean) == pytest.approx(12.706 * np.log(1.1) / 2, rel=1e-3)
+    assert paired.of_few({0: 1.0}, {0: 1.0}) is None
+
+
 def rates(*means: float, rounds: int = 30, own: float = 0.03) -> list[dict[int, float]]:
     """Throughput per round of runs that share a disturbance of 20 %."""
     generator = np.random.default_rng(11)
