@@ -1,6 +1,6 @@
 """Compares speedups of runs that take turns with those of runs one after another.
 
-    python benchmarks/interleaving.py [--minutes 10] [--hog 20] [overrides …]
+    python -m benchmarks.interleaving [--minutes 10] [--hog [PERIOD_S]] [overrides …]
 
 Sweeps of both orders alternate, each with the same time for its steps. Printed are, for each batch,
 how far the speedup spreads between sweeps of one order, the ratio of the two spreads, and how many
@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,16 +32,20 @@ ORDERS = ("sequential", "interleaved")
 DEFAULTS = ("dataset=imagenette_like", "dataset.image_px=64", "num_devices=1,2", "batch=16,32")
 RUNS = 4
 """Runs of the default sweep; each has a share of a sweep's minute."""
+PERIODS_S = (5.0, 60.0)
+"""Between which a hog's periods are drawn, evenly in their logarithm."""
 HOG = """
-import os, sys, time
-cpu, period_s = int(sys.argv[1]), float(sys.argv[2])
+import os, random, sys, time
+cpu, now_s, low_s, high_s = int(sys.argv[1]), *map(float, sys.argv[2:5])
 os.sched_setaffinity(0, [cpu])
-while os.getppid() != 1:
-    # In step on all CPUs: what slows one rank slows all.
-    if time.time() % period_s < period_s / 2:
+# The same periods on all CPUs, in step: what slows one rank slows all.
+periods = random.Random(0)
+while os.getppid() == int(sys.argv[5]):
+    period_s = low_s * (high_s / low_s) ** periods.random()
+    while time.monotonic() < now_s + period_s / 2:
         pass
-    else:
-        time.sleep(0.01)
+    now_s += period_s
+    time.sleep(max(0, now_s - time.monotonic()))
 """
 
 
@@ -61,11 +65,16 @@ class Speedups:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=int, default=10, help="sweeps of each order")
-    parser.add_argument("--hog", type=float, default=0.0, help="period of a hog on all cores, s")
+    parser.add_argument(
+        "--hog", type=float, nargs="?", const=0.0,
+        help="a hog on all cores, busy for half of each period of so many seconds; "
+        f"without a number, of {PERIODS_S[0]:g} to {PERIODS_S[1]:g} s",
+    )  # fmt: skip
     parser.add_argument("overrides", nargs="*")
     given = parser.parse_args()
     found: dict[tuple[str, int], Speedups] = defaultdict(Speedups)
-    with hogs(given.hog), tempfile.TemporaryDirectory() as folder:
+    beside = hogs(given.hog) if given.hog is not None else nullcontext()
+    with beside, tempfile.TemporaryDirectory() as folder:
         for number in range(2 * given.minutes):
             # ABBA: neither order is always first.
             order = ORDERS[(number + number // 2) % 2]
@@ -103,12 +112,17 @@ def points(folder: Path) -> dict[int, tuple[float, float, float]]:
 
 @contextmanager
 def hogs(period_s: float) -> Iterator[None]:
-    """A process on every core that is busy for half of each period; none if that is 0."""
+    """A process on every core that is busy for half of each period.
+
+    Args:
+        period_s: the period; 0: drawn anew each time from :data:`PERIODS_S`.
+    """
+    ends_s = (period_s, period_s) if period_s else PERIODS_S
+    told = [str(value) for value in (time.monotonic(), *ends_s, os.getpid())]
     started = [
-        subprocess.Popen([sys.executable, "-c", HOG, str(cpu), str(period_s)])
-        for cpu in (sorted(os.sched_getaffinity(0)) if period_s else [])
+        subprocess.Popen([sys.executable, "-c", HOG, str(cpu), *told])
+        for cpu in sorted(os.sched_getaffinity(0))
     ]
-    time.sleep(0.5 * bool(started))
     try:
         yield
     finally:
