@@ -17,7 +17,6 @@ steps vary by 18 %, and 60 pairs of blocks determine the ratios to within 2 %.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -46,7 +45,7 @@ from dpeval.instruments.reference_work import ReferenceWork
 from dpeval.instruments.step_buffer import COLUMNS, StepBuffer
 from dpeval.instruments.stop_sync import StopSync
 from dpeval.planning.rank_plan import make_plan
-from dpeval.run.forkserver import serve_store
+from dpeval.run import forkserver
 from dpeval.system.conditions import ConditionSampler
 from dpeval.system.topology import detect
 from dpeval.worker.loop import train_step
@@ -220,9 +219,9 @@ def measure(overrides: list[str]) -> Pairs:
     if plan.skip is not None:
         raise SystemExit(plan.skip)
     source = prepare(config.dataset, print)
-    context = multiprocessing.get_context("spawn")
+    context = forkserver.context()
     step_buffer = StepBuffer(context, plan.world_size, config.measure.max_steps)
-    store, port = serve_store("127.0.0.1")
+    store, port = forkserver.serve_store("127.0.0.1")
     pipes, processes = [], []
     for rank in range(plan.world_size):
         ours, theirs = context.Pipe()
