@@ -50,11 +50,12 @@ def explain(error: Exception) -> DpevalError | None:
     """What to say of `error` in one line; None: it is a bug."""
     if isinstance(error, DpevalError):
         return error
-    if isinstance(error, OSError):
-        return of_system(error)
+    # First: Hydra's MissingConfigException is an OSError, too.
     if isinstance(error, HydraException | OmegaConfBaseException):
         cause = error.__cause__ or error.__context__
         return (of_system(cause) if isinstance(cause, OSError) else None) or translate(error)
+    if isinstance(error, OSError):
+        return of_system(error)
     if isinstance(error, ValueError) and is_users_mistake(error):
         return translate(error)
     return None

@@ -10,12 +10,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra.errors import MissingConfigException
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
 from dpeval import train
 from dpeval.commands import hydra_app
+from dpeval.commands.main import explain
 from dpeval.config import (
     LOADERS,
     Config,
@@ -276,3 +278,11 @@ def test_the_memory_format_is_known_before_anything_uses_it(
     assert to_plain(config)["memory_format"] == layout, "what the record shows"
     explicit = hydra_app.compose([*overrides, f"memory_format={layout}"])
     assert identity(config) == identity(explicit), "resuming finds either"
+
+
+def test_an_option_that_hydra_does_not_find_is_one_line() -> None:
+    missing = MissingConfigException("long text", "hardware/cuda", ["cpu", "gpu"])
+    assert isinstance(missing, OSError), "which is no reason to take it for a fault of the disk"
+    told = explain(missing)
+    assert isinstance(told, ConfigError)
+    assert str(told) == "hardware=cuda is not one of cpu, gpu; did you mean 'gpu'?"
