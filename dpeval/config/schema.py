@@ -228,7 +228,8 @@ class SweepConfig:
     order: Annotated[str, OneOf("auto", "interleaved", "sequential")] = "auto"
     """interleaved: the runs of one machine are alive together and take turns of a few steps, so
     that whatever slows it slows all alike. sequential: one run after another. auto: interleaved in
-    local sweeps, and in jobs of a scheduler that hold several runs (``hydra.launcher.pack``)."""
+    local sweeps, unless they measure scripts, whose memory is not known, and in jobs of a scheduler
+    that hold several runs (``hydra.launcher.pack``)."""
 
     resume: str | None = None
     """Folder of a sweep to resume: run only what has no result there yet."""

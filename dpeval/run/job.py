@@ -33,7 +33,12 @@ class Job:
 def take_turns(jobs: Sequence[Job]) -> bool:
     """Whether the runs of a sweep on this machine take turns."""
     startable = [job for job in jobs if job.plan.skip is None]
-    return len(startable) > 1 and startable[0].config.sweep.order != "sequential"
+    if len(startable) < 2:
+        return False
+    config = startable[0].config
+    # Of a script it is not known whether several fit into memory, so that must be asked for.
+    wanted = "sequential" if config.task.is_script else "interleaved"
+    return (wanted if config.sweep.order == "auto" else config.sweep.order) == "interleaved"
 
 
 @dataclass

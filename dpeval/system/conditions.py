@@ -79,6 +79,8 @@ class ConditionSampler:
         self._heat: EventCounter = heat_counter(self._cpus, root)
         self._memory: EventCounter = memory_counter(root)
         self._rapl = Rapl(root)
+        self._own_rapl = Rapl(root)
+        """Of :meth:`energy_now_j`, which reads it at other moments."""
         self._gpus: GpuReader | str | None = open_reader(gpus) if gpus else None
         self._quotas = [KernelFile(folder / "cpu.stat") for folder in cgroups.folders("cpu", root)]
         self._quota_s: list[float] = []
@@ -111,18 +113,23 @@ class ConditionSampler:
         return self._samples > 0
 
     def energy_now_j(self, gpus: Collection[str]) -> float | None:
-        """Energy of the CPUs and of `gpus` since some fixed moment, J; read anew.
+        """Energy of the CPUs and of `gpus` since some fixed moment, J, read anew.
 
         Args:
-            gpus: their CUDA indices; empty: the CPUs alone, of which None is known before the
-                first sample, and where no counter can be read.
+            gpus: their CUDA indices; empty: the CPUs alone.
+
+        Returns:
+            As in :meth:`finish`, of GPUs alone where the CPUs' cannot be read; None before the
+            first sample, and where the GPUs' cannot be read.
         """
         if not self.has_sampled:
             return None
-        if gpus:
-            return self._gpus.energy_now_j(gpus) if isinstance(self._gpus, GpuReader) else None
-        self._rapl.read()
-        return self._rapl.energy_j
+        self._own_rapl.read()
+        host_j = self._own_rapl.energy_j
+        if not gpus:
+            return host_j
+        gpu_j = self._gpus.energy_now_j(gpus) if isinstance(self._gpus, GpuReader) else None
+        return gpu_j + (host_j or 0.0) if gpu_j is not None else None
 
     def _scan(self) -> None:
         """Find new and ended processes, less and less often."""

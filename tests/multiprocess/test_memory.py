@@ -155,7 +155,7 @@ def test_a_rank_killed_by_a_cgroup_limit_is_out_of_memory_and_the_next_run_start
         [
             sys.executable, "-m", "dpeval.train", "-m", *hungry(tmp_path, "growing"),
             # The second run never grows.
-            "model.args.at_step=2,100000",
+            "model.args.at_step=2,100000", "sweep.order=sequential",
         ],
         cwd=tmp_path, env=environment, text=True, preexec_fn=enter,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,

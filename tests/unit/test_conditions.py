@@ -217,6 +217,26 @@ def test_energy_of_a_run_on_cpus(tmp_path: Path) -> None:
     assert seen.energy_source == "RAPL (2 CPU packages)"
 
 
+def test_energy_between_two_moments_changes_nothing_of_the_whole(tmp_path: Path) -> None:
+    rapl(tmp_path, {"intel-rapl:0": 0})
+    watch = Watch()
+    sampler = ConditionSampler({10: [0]}, root=grow(tmp_path, QUIET), clock=watch)
+    assert sampler.energy_now_j([]) is None, "not before the first sample"
+    sampler.sample()
+    before_j = sampler.energy_now_j([])
+    rapl(tmp_path, {"intel-rapl:0": 600_000_000})
+    after_j = sampler.energy_now_j([])
+    assert before_j is not None
+    assert after_j == before_j + 600
+    assert sampler.energy_now_j(["0"]) is None, "there is no GPU"
+    grow(tmp_path, BUSY)
+    watch.now_s += 10
+    sampler.sample()
+    rapl(tmp_path, {"intel-rapl:0": 900_000_000})
+    assert sampler.energy_now_j([]) == before_j + 900
+    assert sampler.finish().energy_j == 600.0
+
+
 def test_energy_that_must_not_be_read_is_unreadable(tmp_path: Path) -> None:
     rapl(tmp_path, {"intel-rapl:0": 1})
     (tmp_path / "sys/class/powercap/intel-rapl:0/energy_uj").write_text("")

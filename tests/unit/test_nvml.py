@@ -95,6 +95,13 @@ def test_readings_are_summed_up_in_their_units() -> None:
         }
     }
     assert gpu.energy_j == pytest.approx(90.0)  # to the last sample, not to the end
+    before_j = gpu.energy_now_j(["0"])
+    nvml.energy_mj += 30_000
+    after_j = gpu.energy_now_j(["0"])
+    assert before_j is not None
+    assert after_j == pytest.approx(before_j + 30.0)
+    nvml.lacks = ("nvmlDeviceGetTotalEnergyConsumption",)
+    assert gpu.energy_now_j(["0"]) is None
     gpu.close()
     assert nvml.asked[-1][0] == "nvmlShutdown"
 
