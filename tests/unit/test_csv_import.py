@@ -69,6 +69,22 @@ def test_placements_tell_devices_and_nodes(tmp_path: Path) -> None:
     assert len({run.identity for run in records}) == 3
 
 
+def test_nodes_and_devices_of_each_tell_the_devices(tmp_path: Path) -> None:
+    table = "nodes,gpus_per_node,global_batch_size,samples/s\n1,8,256,1000\n2,8,512,1900\n"
+    assert rates(imported(tmp_path, table).records) == [(8, 1000.0), (16, 1900.0)]
+
+
+def test_words_that_set_rows_apart_and_are_not_read_are_named(tmp_path: Path) -> None:
+    table = "Framework,Date,GPUs,bs,Img/sec\n" + "".join(
+        f"{name},2022-05-{day},{n},64,{n * 90}\n"
+        for day, name in ((17, "DDP"), (18, "Horovod"))
+        for n in (1, 2)
+    )
+    cautions = [note for note in imported(tmp_path, table).notes if "caution" in note]
+    assert len(cautions) == 1
+    assert "add Framework=variant" in cautions[0]
+
+
 PUBLIC = {
     # header and rows; throughput of one device count, img/s
     "rank rows": (

@@ -43,7 +43,7 @@ RATES = {
 """Fields with a throughput, from which the step time follows where no column tells it."""
 BATCHES = ("batch", "global_batch", "per_device_batch")
 """`batch` is what ``--per-rank-batch`` says it is."""
-COUNTS = ("num_devices", "num_nodes", "rank", *BATCHES, "seq_len")
+COUNTS = ("num_devices", "num_nodes", "devices_per_node", "rank", *BATCHES, "seq_len")
 """Fields with an integer."""
 TEXTS = ("run_id", "model", "host", "hardware", "device_name", "precision", "placement", "variant")
 """Fields with text. `placement` has one digit per node, its devices; columns of `variant`, of
@@ -143,8 +143,12 @@ def require(
         ConfigError: one is missing.
     """
     fields = {one.field for one in columns} | set(constants or ())
-    if not {"num_devices", "placement"} & fields:
-        raise ConfigError(f"{where} lacks num_devices; add <column name>=num_devices to --columns")
+    per_node = {"num_nodes", "devices_per_node"} <= fields
+    if not {"num_devices", "placement"} & fields and not per_node:
+        raise ConfigError(
+            f"{where} lacks num_devices; add <column name>=num_devices to --columns, or, if it is "
+            "the same in every row, --set num_devices=<count>"
+        )
     if not set(BATCHES) & fields:
         raise ConfigError(
             f"{where} lacks batch; add <column name>=global_batch or =per_device_batch to "

@@ -31,6 +31,9 @@ NAMES: dict[str, tuple[str, ...]] = {
         "num_nodes|n_?nodes|node_count|num_hosts|num_machines|num_servers|of_nodes",
         "nodes|hosts|machines|servers",
     ),
+    "devices_per_node": (
+        "(num_|n_?)?(gpus?|devices|ranks|procs|processes|tasks)(_per_|/)(node|host)|ppn",
+    ),
     "rank": ("rank|global_rank|rank_id|worker_rank|rank_number", "process_id|worker_id|proc_id"),
     "global_batch": (
         "(global|total|effective)_?(mini_?)?batch(_?size|_?sz)?|gbs|train_batch_size|global_bsz",
@@ -105,7 +108,8 @@ def columns(names: Sequence[str], time_unit: str | None = None) -> tuple[Column,
     fields = {one.field for one in found}
     for surplus, better in (("batch", ("global_batch", "per_device_batch")),
                             ("per_device_batch", ("global_batch",)),
-                            ("placement", ("num_devices",))):  # fmt: skip
+                            ("placement", ("num_devices",)),
+                            ("devices_per_node", ("num_devices",))):  # fmt: skip
         if surplus in fields and fields & set(better):
             found = [one for one in found if one.field != surplus]
     if not fields & set(TIMES):

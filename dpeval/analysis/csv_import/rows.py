@@ -94,7 +94,8 @@ def of_table(table: TextTable, layout: Layout) -> Rows:
             problems.append(f"{where}: {problem}")
         else:
             made.append(row)
-    return Rows(_framed(made), problems, notes)
+    frame = _framed(made)
+    return Rows(frame, problems, [*notes, *_pooled(table, columns, frame)])
 
 
 def _columns(table: TextTable, layout: Layout) -> tuple[Column, ...]:
@@ -144,6 +145,26 @@ def _notes(table: TextTable, columns: Sequence[Column], layout: Layout) -> Itera
                     f"caution: {table.file}: column '{text(name, 40)}' is not read; if it is "
                     f"{found}, add {text(name, 40)}={found} to --columns"
                 )
+
+
+def _pooled(table: TextTable, columns: Sequence[Column], frame: pd.DataFrame) -> Iterator[str]:
+    """Name columns of words that are not read and differ between what counts as repetitions."""
+    if frame.empty:
+        return
+    read = {one.name for one in columns}
+    cells = dict(table.rows)
+    for place, name in enumerate(table.names):
+        values = pd.Series([cells[line][place] for line in frame["line"]], index=frame.index)
+        is_words = values.str.contains(r"[^\W\d_]", regex=True) & ~values.str.contains(r"\d:\d\d")
+        if name in read or not is_words.any() or values.nunique() == len(values):
+            continue
+        keys = [frame[key] for key in (*CONFIGURATION, "rank")]
+        if (values.groupby(keys).nunique() > 1).any():
+            yield (
+                f"caution: {table.file}: rows of one configuration differ in '{text(name, 40)}', "
+                "which is not read, and count as repetitions; if they are none, name every column "
+                f"with --columns and add {text(name, 40)}=variant"
+            )
 
 
 def _told(column: Column) -> str:
@@ -220,6 +241,8 @@ def _settle(row: dict[str, Any], share: Share, hardware: str) -> str | None:
         row.setdefault("num_nodes", float(len(row["placement"])))
         if len(set(row["placement"])) > 1:  # else nodes and devices tell it
             row["variant"] = f"{row.get('variant', '')} placement {row['placement']}".strip()
+    if "devices_per_node" in row and "num_devices" not in row:
+        row["num_devices"] = row["devices_per_node"] * row.get("num_nodes", math.nan)
     for batch in BATCHES:
         if batch in row:
             row["batch"] = row.pop(batch)
