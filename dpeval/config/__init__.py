@@ -8,7 +8,7 @@ from __future__ import annotations
 from dpeval.config.batch import global_batch_of, per_device_batches_of, split_evenly
 from dpeval.config.bounds import check_bounds
 from dpeval.config.composition import describe_error, from_hydra, register_schema
-from dpeval.config.identity import identity, to_plain
+from dpeval.config.identity import curve_of, identity, to_plain
 from dpeval.config.launcher import LauncherOptions, LocalOptions
 from dpeval.config.loaders import LOADERS, BuiltInLoader
 from dpeval.config.schema import (
@@ -50,6 +50,7 @@ __all__ = [
     "check",
     "check_bounds",
     "check_script",
+    "curve_of",
     "describe_error",
     "fill_in",
     "from_hydra",

@@ -7,7 +7,7 @@ import hashlib
 import json
 from typing import Any
 
-from dpeval.config.schema import Config, TaskConfig
+from dpeval.config.schema import Config, StrategyConfig, TaskConfig
 
 OUTPUT_KEYS = ("study", "repeat", "baseline", "analyze", "sweep", "site")
 """Keys that decide where results go and which runs a sweep has, not what one run measures; they
@@ -47,3 +47,8 @@ def identity(config: Config) -> str:
     plain = {key: value for key, value in to_plain(config).items() if key not in OUTPUT_KEYS}
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def curve_of(config: Config) -> Config:
+    """The scaling curve of a run: all but its devices and strategy. Its runs are compared."""
+    return dataclasses.replace(config, num_devices=1, num_nodes=1, strategy=StrategyConfig())

@@ -75,8 +75,8 @@ class LauncherOptions(BaseQueueConf):  # type: ignore[misc]  # untyped base
     dry_run: bool = False
     """Show what would be submitted, without submitting it."""
     pack: bool | None = None
-    """Let runs that fit on one node take turns in one job, instead of one job for each run; null:
-    true where ``site.exclusive`` asks for whole nodes."""
+    """Let runs that fit on one node share a job, instead of one job for each run; null: true for
+    ``sweep.order=interleaved``, and with ``auto`` where ``site.exclusive`` asks for whole nodes."""
     requeue: NonNegativeInt = 0
     """How often an interrupted run may be requeued."""
     prepare: Annotated[str, OneOf("parent", "job", "none")] = "parent"

@@ -29,7 +29,7 @@ def describe_groups(
         )
         for job in group.jobs:
             if len(job) > 1:
-                lines.append(f"  {counted(len(job), 'run')} that take turns in one job:")
+                lines.append(f"  {counted(len(job), 'run')} in one job:")
             indent = " " * (4 if len(job) > 1 else 2)
             lines += [f"{indent}{labels[position]}" for position in job]
         lines += [f"  | {line}".rstrip() for line in text.splitlines()]

@@ -1,4 +1,4 @@
-"""Which runs share a job and take turns in it, and what that costs: pure functions.
+"""Which runs share a job, and what that costs: pure functions.
 
 Runs that share a job share its node, so their ratios are free of what differs between nodes, and a
 sweep waits in the queue once.
@@ -7,9 +7,9 @@ sweep waits in the queue once.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from dpeval.config import Config, LauncherOptions, SiteConfig, StrategyConfig
+from dpeval.config import Config, LauncherOptions, SiteConfig, curve_of
 from dpeval.launchers.schedulers.resources import JobRequest, Resources, override, together
 from dpeval.util.plural import counted
 
@@ -26,7 +26,7 @@ class Need:
 
 
 def job_of(runs: Sequence[Need], options: LauncherOptions) -> JobRequest:
-    """The job in which `runs` take turns.
+    """The job that `runs` share.
 
     Args:
         runs: at one site, on one node; or one run.
@@ -46,7 +46,7 @@ def jobs_of(
     longest_min: Callable[[SiteConfig], int | None],
     pack: bool | None,
 ) -> list[JobRequest]:
-    """The jobs of a sweep: runs that can take turns on one node share a job.
+    """The jobs of a sweep: runs that fit on one node share a job.
 
     Each repetition has a job of its own, as it is to show what differs between processes and nodes.
     So has a run on several nodes. Runs are divided further where their time exceeds a job's.
@@ -55,7 +55,8 @@ def jobs_of(
         needs: the runs.
         options: the keys of ``hydra/launcher``.
         longest_min: the longest time limit of a site's jobs, min; None: unlimited.
-        pack: whether runs share jobs; None: at sites that allocate whole nodes.
+        pack: whether runs share jobs; None: as ``sweep.order`` asks, and if that is ``auto`` at
+            sites that allocate whole nodes.
     """
     made: list[JobRequest] = []
     for runs in _sharing(needs, pack):
@@ -71,12 +72,17 @@ def _sharing(needs: Sequence[Need], pack: bool | None) -> list[list[Need]]:
     found: dict[tuple[object, ...], list[Need]] = {}
     for need in needs:
         config = need.config
-        is_packed = config.site.exclusive if pack is None else pack
         key: tuple[object, ...] = (need.position,)
-        if is_packed and config.num_nodes == 1:
+        if (pack if pack is not None else _shares_by_default(config)) and config.num_nodes == 1:
             key = (str(config.site), config.hardware.kind, config.repetition)
         found.setdefault(key, []).append(need)
     return list(found.values())
+
+
+def _shares_by_default(config: Config) -> bool:
+    if config.sweep.order == "auto":
+        return config.site.exclusive
+    return config.sweep.order == "interleaved"
 
 
 def _in_time(
@@ -85,7 +91,7 @@ def _in_time(
     """Divide `runs` so that each part fits into `limit_min`; what is compared stays together."""
     curves: dict[str, list[Need]] = {}
     for run in runs:
-        curves.setdefault(_task(run.config), []).append(run)
+        curves.setdefault(str(curve_of(run.config)), []).append(run)
     part: list[Need] = []
     for curve in curves.values():
         whole = [curve] if _fits(curve, options, limit_min) else [[run] for run in curve]
@@ -96,11 +102,6 @@ def _in_time(
             part = [*part, *some]
     if part:
         yield part
-
-
-def _task(config: Config) -> str:
-    """What is trained, whatever the devices and the strategy: runs of one task are compared."""
-    return str(replace(config, num_devices=1, num_nodes=1, strategy=StrategyConfig()))
 
 
 def _fits(runs: Sequence[Need], options: LauncherOptions, limit_min: int | None) -> bool:
@@ -161,7 +162,7 @@ def hours_words(packed: Sequence[JobRequest], apart: Sequence[JobRequest]) -> st
     if len(packed) == len(apart):
         return f"device-hours at most {device_hours(apart):.2f} (if {limits})"
     return (
-        f"device-hours at most {device_hours(packed):.2f} in {counted(len(packed), 'job')} whose "
-        f"runs take turns (hydra.launcher.pack=true), {device_hours(apart):.2f} with a job for "
-        f"each run (pack=false); if {limits}"
+        f"device-hours at most {device_hours(packed):.2f} in {counted(len(packed), 'job')} that "
+        f"runs share (hydra.launcher.pack=true), {device_hours(apart):.2f} with a job for each "
+        f"run (pack=false); if {limits}"
     )

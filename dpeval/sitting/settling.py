@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from dpeval.config import Config, StrategyConfig
+from dpeval.config import Config, curve_of
 from dpeval.record.codes import StopReason
 from dpeval.sitting.seat import Seat
 from dpeval.stats import paired, steady_state
@@ -83,7 +83,7 @@ def _has_lost(seat: Seat, seats: Sequence[Seat]) -> bool:
 
 def _task(config: Config) -> Config:
     """What is trained, whatever the devices, the batch and the strategy."""
-    return replace(config, num_devices=1, num_nodes=1, batch=1, strategy=StrategyConfig())
+    return replace(curve_of(config), batch=1)
 
 
 def judge_races(seats: Sequence[Seat]) -> None:

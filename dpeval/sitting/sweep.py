@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from itertools import groupby
 
-from dpeval.config import SERIAL, Config, StrategyConfig
+from dpeval.config import SERIAL, Config, curve_of
 from dpeval.record.schema import Record
 from dpeval.run.job import Job
 from dpeval.run.session import Session
@@ -72,18 +71,13 @@ def _base_of(at: int, configs: Sequence[Config]) -> int | None:
     alike = [
         index
         for index, other in enumerate(configs)
-        if _task(other) == _task(config)
+        if curve_of(other) == curve_of(config)
         and (other.strategy == config.strategy or _is_serial(other))
     ]
     base = min(
         alike, key=lambda index: (configs[index].num_devices, not _is_serial(configs[index]))
     )
     return base if base != at else None
-
-
-def _task(config: Config) -> Config:
-    """What is trained, whatever the devices and the strategy."""
-    return replace(config, num_devices=1, num_nodes=1, strategy=StrategyConfig())
 
 
 def _is_serial(config: Config) -> bool:

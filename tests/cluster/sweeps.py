@@ -118,5 +118,5 @@ def check_turns_in_one_job(cluster: Cluster, too_many: int | None = None) -> str
         "train", "-m", f"hydra/launcher={cluster.launcher}", "hydra.launcher.dry_run=true",
         *command, "num_devices=1,2,3,4,5", f"sweep.resume={sweep}",
     )  # fmt: skip
-    assert "2 runs that take turns in one job:" in again.stdout, again.stdout + again.stderr
+    assert "2 runs in one job:" in again.stdout, again.stdout + again.stderr
     return job_id

@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpeval.config import Config, HardwareConfig, LauncherOptions, MeasureConfig, SiteConfig
+from dpeval.config import (
+    Config,
+    HardwareConfig,
+    LauncherOptions,
+    MeasureConfig,
+    SiteConfig,
+    SweepConfig,
+)
 from dpeval.launchers.dry_run import describe_groups
 from dpeval.launchers.packing import (
     Need,
@@ -64,6 +71,21 @@ def test_runs_share_a_job_where_the_site_allocates_whole_nodes() -> None:
     assert members(jobs(CURVES)) == [(0, 1, 2, 3, 4, 5)]
     shared = [dataclasses.replace(one, site=SHARED) for one in CURVES]
     assert members(jobs(shared)) == [(at,) for at in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("order", "exclusive", "is_shared"),
+    [
+        ("auto", True, True), ("auto", False, False), ("interleaved", False, True),
+        ("interleaved", True, True), ("sequential", True, False), ("sequential", False, False),
+    ],
+)  # fmt: skip
+def test_the_order_of_a_sweep_decides_whether_its_runs_share_a_job(
+    order: str, exclusive: bool, is_shared: bool
+) -> None:
+    site, sweep = SiteConfig(exclusive=exclusive), SweepConfig(order=order)
+    configs = [dataclasses.replace(one, site=site, sweep=sweep) for one in CURVES]
+    assert len(jobs(configs)) == (1 if is_shared else 6)
 
 
 @pytest.mark.parametrize("exclusive", [True, False])
@@ -190,15 +212,15 @@ def test_device_hours_count_whole_nodes_as_the_largest_run() -> None:
 def test_the_dry_run_names_the_cost_of_both_ways() -> None:
     packed, apart = jobs(CURVES), jobs(CURVES, pack=False)
     cost = hours_words(packed, apart)
-    assert f"{device_hours(packed):.2f} in 1 job whose runs take turns" in cost
+    assert f"{device_hours(packed):.2f} in 1 job that runs share" in cost
     assert f"{device_hours(apart):.2f} with a job for each run" in cost
     assert device_hours(packed) < device_hours(apart)
     groups = group(packed, lambda r, s: slurm_parameters(r, s, OPTIONS, "n"))
     text = describe_groups(groups, [f"run {at}" for at in range(6)], ["#SBATCH"], cost)
     assert text.startswith("submission 1 of 1: 1 job with 1 whole node with 4 cores, all memory")
-    assert "6 runs that take turns in one job:\n    run 0\n" in text
+    assert "6 runs in one job:\n    run 0\n" in text
     assert text.endswith("6 runs in 1 job; nothing was submitted")
-    assert "take turns" not in hours_words(apart, apart)
+    assert "share" not in hours_words(apart, apart)
 
 
 LIMITS = "short|30:00\nlong*|2-12:00:00\nodd|infinite\nday|12:30:00\n"

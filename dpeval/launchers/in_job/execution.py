@@ -20,7 +20,7 @@ from dpeval.launchers.tracking.run_status import Progress, write_progress
 from dpeval.record import schema
 from dpeval.record.schema import Cause, Record, now
 from dpeval.run import forkserver
-from dpeval.run.job import Node
+from dpeval.run.job import Node, take_turns
 from dpeval.run.record_files import RecordFiles
 
 if TYPE_CHECKING:
@@ -135,12 +135,12 @@ def _recorded_since(begun: str, folder: Path) -> Record | None:
     return found if is_new else None  # an older one is of an earlier attempt
 
 
-def take_turns(
+def execute_together(
     runs: Sequence[SubmittedRun],
     job_record: schema.Scheduler,
     around: Sequence[AbstractContextManager[object]],
 ) -> dict[Path, Record]:
-    """Let `runs` take turns and return their records by folder.
+    """Execute `runs` on this node, in turns or one after another; return the records by folder.
 
     Every run has one then, but those that were not started and have one of an earlier attempt of
     this job, which may hold measurements, are not returned.
@@ -166,8 +166,14 @@ def take_turns(
         with contextlib.ExitStack() as stack:
             for context in around:
                 stack.enter_context(context)
-            for job, found in sweep.measure(session, planned):
-                made[job.folder] = found
+            if take_turns(planned):
+                for job, found in sweep.measure(session, planned):
+                    made[job.folder] = found
+            else:
+                for job in planned:
+                    made[job.folder] = session.execute(job)
+                    if made[job.folder].status == "interrupted":
+                        break
     return made
 
 
@@ -189,7 +195,7 @@ def _all_recorded(
     begun: str,
     job_record: schema.Scheduler,
 ) -> Iterator[None]:
-    """When the context ends, however it does, complete `made`; see :func:`take_turns`.
+    """When the context ends, however it does, complete `made`; see :func:`execute_together`.
 
     Args:
         runs: the job's runs.

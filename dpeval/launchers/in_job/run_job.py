@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 
 from dpeval import record
 from dpeval.config import Config, check
-from dpeval.launchers.in_job.execution import SubmittedRun, execute, job_session, take_turns
+from dpeval.launchers.in_job.execution import SubmittedRun, execute, execute_together, job_session
 from dpeval.launchers.in_job.job_signals import stop_on_warning
 from dpeval.launchers.in_job.node_sharing import NodeWatch
 from dpeval.launchers.schedulers.registry import scheduler
@@ -115,7 +115,7 @@ def run_in_job(folders: Sequence[Path]) -> int:
         attempts = max(_add_attempt(run.folder, job) for run in runs)
         around: list[AbstractContextManager[object]] = [others, own.other_nodes(first.config, node)]
         if len(runs) > 1:
-            made = take_turns(runs, job, around)
+            made = execute_together(runs, job, around)
         else:
             made = {
                 first.folder: execute(first.config, first.folder, first.spec, job, node, around)
