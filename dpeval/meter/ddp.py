@@ -35,14 +35,24 @@ class StepClock(PhaseClock):
 
     def mark(self, phase: Phase) -> None:
         if self._open is not None:
-            self.seen.add(phase)
-            super().mark(phase)
+            self._marks.append((phase, self._stamp()))
 
     def leave_out(self) -> None:
         if self._open is not None:
             super().leave_out()
 
+    def _write(self, step: Any) -> None:
+        self.seen.update(phase for phase, _ in step.marks)
+        super()._write(step)
+
     def bucket_ready(self, bucket: int, nbytes: int, *, is_last: bool) -> Any:
+        """See :meth:`PhaseClock.bucket_ready`; None outside a step.
+
+        Args:
+            bucket: index of the bucket.
+            nbytes: its size, bytes.
+            is_last: whether it is the last bucket of the step.
+        """
         if self._open is not None:
             return super().bucket_ready(bucket, nbytes, is_last=is_last)
         return None

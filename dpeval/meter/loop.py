@@ -53,7 +53,15 @@ class MeterHost(Protocol):
         stopped_by: StopReason,
         tuning_peak_bytes: int | None,
         metered: Metered,
-    ) -> None: ...
+    ) -> None:
+        """Pass the result of this rank on.
+
+        Args:
+            clock: has timed the steps, all of which the device has finished.
+            stopped_by: why the loop ended.
+            tuning_peak_bytes: memory peak of the first step; None on the CPU.
+            metered: what the meter says beyond the steps.
+        """
 
 
 class MeteredLoop:

@@ -222,7 +222,13 @@ def step_gate(
 
 
 def failure(rank: int, error: BaseException, device: Device | None) -> RankFailure:
-    """What the parent is told of `error`, which ended the rank."""
+    """What the parent is told of an error that ended the rank.
+
+    Args:
+        rank: the rank.
+        error: what was raised.
+        device: the rank's device; None if it was not opened.
+    """
     return RankFailure(
         rank=rank,
         at_s=time.monotonic(),

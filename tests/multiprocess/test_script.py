@@ -103,9 +103,11 @@ def test_phases_are_those_timed_by_hand(
     case: tuple[int, int], sweep: Finished, records: Mapping[tuple[int, int], Record]
 ) -> None:
     made = records[case]
-    by_hand = marks(sweep, case)["rows"]
-    phases = made.ranks[0].phase_s
-    assert len(made.ranks[0].step_s) == len(by_hand)
+    rows = marks(sweep, case)["rows"]
+    phases, begin_s = made.ranks[0].phase_s, made.ranks[0].begin_s
+    # The record leaves out steps at the start of a turn: a row's first batch follows its begin.
+    by_hand = [rows[at] for at in np.searchsorted([row["at"] for row in rows], begin_s)]
+    assert len({row["at"] for row in by_hand}) == len(begin_s) <= len(rows)
     # Both time the same steps, so what disturbs the machine disturbs both alike.
     for name, parts in {
         "h2d": ["h2d"],

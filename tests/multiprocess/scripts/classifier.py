@@ -44,10 +44,9 @@ def main() -> None:
     row: dict[str, float] = {}
     for epoch in range(1000):
         losses = []
-        fetched_s = time.perf_counter()
         for number, (images, labels) in enumerate(meter.steps(loader)):  # the meter
             begin_s = time.perf_counter()
-            row["data"] = row.get("data", 0.0) + begin_s - fetched_s
+            row.setdefault("at", time.monotonic())
             with meter.phase("h2d"):  # the meter
                 images, labels = images.clone(), labels.clone()
             copied_s = time.perf_counter()
@@ -67,7 +66,6 @@ def main() -> None:
                 rows.append(row)
                 row = {}
             losses.append(float(loss.detach()))
-            fetched_s = time.perf_counter()
         if not losses:
             break
         row = {}  # batches of a last step that is not complete
