@@ -68,7 +68,7 @@ def main() -> int:
     arguments = _parser().parse_args()
     console_report = ConsoleReport()
     # Without a terminal, pass a plain function: it has no `bar`, so lines are printed instead.
-    report = console_report if is_roomy(make_console()) else console_report.__call__
+    report = console_report if is_roomy() else console_report.__call__
     commands = {
         "prepare": lambda: _prepare(arguments.overrides, report),
         "verify": lambda: _verify(arguments.what, report),

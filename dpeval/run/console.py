@@ -73,7 +73,7 @@ class Reporter(Protocol):
 def make_reporter() -> Reporter:
     """Live display where standard output is a terminal, plain lines elsewhere."""
     console = make_console()
-    return LiveReporter(console) if is_roomy(console) else PlainReporter(console)
+    return LiveReporter(console) if is_roomy() else PlainReporter(console)
 
 
 class PlainReporter:

@@ -16,21 +16,22 @@ NARROW = 80
 
 def make_console() -> Console:
     """A console on standard output; if piped or narrow, no table row is wrapped or cut."""
-    console = Console(highlight=False)
-    if is_roomy(console):
-        return console
-    return Console(highlight=False, soft_wrap=True, width=PIPED_WIDTH)
+    if is_roomy():
+        return Console(highlight=False)
+    # rich gives a dumb terminal 80 columns, unless it is told width and height.
+    return Console(highlight=False, soft_wrap=True, width=PIPED_WIDTH, height=25)
 
 
-def is_roomy(console: Console) -> bool:
-    """Whether `console` is a terminal in which frames and live lines can be drawn."""
+def is_roomy() -> bool:
+    """Whether standard output is a terminal in which frames and live lines can be drawn."""
+    console = Console()
     is_screen = sys.stdout.isatty() and not console.is_dumb_terminal
     return is_screen and console.width >= NARROW
 
 
 def make_table(title: str, columns: dict[str, Literal["left", "right"]]) -> Table:
     """A table with the given columns: framed in a terminal, aligned plain lines when piped."""
-    frame = box.ROUNDED if is_roomy(Console()) else None
+    frame = box.ROUNDED if is_roomy() else None
     table = Table(title=title, title_justify="left", title_style="bold", box=frame)
     for name, justify in columns.items():
         table.add_column(name, justify=justify, overflow="fold")

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import io
 import os
+import pty
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -39,6 +43,47 @@ PRINT = "from dpeval.util import output; output.protect(); "
 def test_letters_that_a_terminal_lacks_are_approximated(tmp_path: Path) -> None:
     shown = python(PRINT + "print('12 ± 3 … 4 × 5 µs ♥')", tmp_path, PYTHONIOENCODING="ascii")
     assert shown.stdout == "12 +- 3 ... 4 x 5 us ?\n"
+
+
+TABLE = PRINT + (
+    "from dpeval.util.tables import make_console, make_table; "
+    "table = make_table('t', {'run': 'left', 'img/s ±': 'right'}); "
+    "table.add_row('a model with quite a long name', '12345.67'); make_console().print(table)"
+)
+
+
+@pytest.mark.parametrize(
+    ("columns", "environment", "is_framed"),
+    [
+        (40, {"TERM": "xterm"}, False),
+        (120, {"TERM": "dumb"}, False),
+        (120, {"TERM": "xterm", "NO_COLOR": "1"}, True),
+        (120, {"TERM": "xterm", "PYTHONIOENCODING": "ascii"}, True),
+    ],
+)
+def test_no_terminal_cuts_a_cell(
+    tmp_path: Path, columns: int, environment: dict[str, str], is_framed: bool
+) -> None:
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    inherited = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    done = subprocess.run(
+        [sys.executable, "-c", TABLE],
+        cwd=tmp_path,
+        env={**inherited, "PYTHONPATH": CLONE, **environment},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        check=False,
+    )
+    os.close(theirs)
+    shown = os.read(ours, 65_536).decode()
+    os.close(ours)
+    assert done.returncode == 0, shown
+    row = next(line for line in shown.splitlines() if "a model with quite a long name" in line)
+    assert "12345.67" in row
+    assert (not row.startswith(" ")) == is_framed
+    assert shown.isascii() == (environment.get("PYTHONIOENCODING") == "ascii")
 
 
 def test_closed_streams_are_replaced_before_files_take_their_numbers(tmp_path: Path) -> None:
