@@ -155,7 +155,13 @@ def _targets(victim: Victim, fault: Fault) -> list[int]:
         if fault.target == "group":
             return [-victim.session]
         if fault.target == "helper":
-            own = [process.pid for process in left_of(victim) if process.ppid() == victim.session]
+            # Not Python's own resource tracker, whose loss its successor tells in tracebacks.
+            own = [
+                process.pid
+                for process in left_of(victim)
+                if process.ppid() == victim.session
+                and "resource_tracker" not in " ".join(process.cmdline())
+            ]
             return own[fault.number % len(own) :][:1] if own else []
         return [victim.process.pid]
     return []

@@ -40,6 +40,7 @@ from dpeval.launchers.tracking import job_spec
 from dpeval.launchers.tracking import manifest as manifests
 from dpeval.launchers.tracking.job_spec import JobSpec
 from dpeval.launchers.tracking.manifest import Manifest, ManifestRun
+from dpeval.launchers.tracking.reconcile import cancel_unknown
 from dpeval.launchers.tracking.resume import skip_reasons
 from dpeval.launchers.tracking.wait import wait_for
 from dpeval.system.signals import stop_signals, unsent_to_children
@@ -249,6 +250,8 @@ class SchedulerLauncher(SweepLauncher, BaseSubmititLauncher):  # type: ignore[mi
             with _stop_deferred():
                 config = jobs[one.members[0]].config
                 answer = self._submit(folder, parameters, calls, config)
+                if answer.failure is not None:
+                    answer = self._reconciled(answer, parameters, manifest)
                 if answer.is_refusal and (smaller := divide(one)):
                     text = f"{answer.failure}; the largest runs get a job apart"
                     console.print(text, markup=False)
@@ -279,6 +282,16 @@ class SchedulerLauncher(SweepLauncher, BaseSubmititLauncher):  # type: ignore[mi
                 is_refusal=is_answer and not ids,
             )
         return _Answer([job.job_id for job in sent])
+
+    def _reconciled(
+        self, answer: _Answer, parameters: Mapping[str, Any], manifest: Manifest
+    ) -> _Answer:
+        """`answer`, after what the scheduler has accepted in spite of it is cancelled."""
+        known = {*(run.job_id for run in manifest.runs), manifest.prepare_job_id, *answer.ids}
+        name = str(parameters.get("job_name") or parameters.get("n") or "")
+        ids = {job_id for job_id in known if job_id is not None}
+        done = cancel_unknown(self.scheduler, name, manifest.token, ids)
+        return dataclasses.replace(answer, failure=f"{answer.failure}{done}")
 
     def _submit_preparation(
         self, jobs: list[SweepJob], like: Group, manifest: Manifest, sweep_dir: Path

@@ -18,6 +18,7 @@ from dpeval.launchers.tracking import manifest as manifests
 from dpeval.launchers.tracking import resume
 from dpeval.launchers.tracking.job_spec import SPEC_NAME, JobSpec
 from dpeval.launchers.tracking.manifest import Manifest, ManifestRun
+from dpeval.launchers.tracking.reconcile import cancel_unknown
 from dpeval.launchers.tracking.resume import skip_reasons
 from dpeval.launchers.tracking.run_status import (
     Progress,
@@ -282,3 +283,27 @@ def test_what_has_ended_in_a_running_job_is_not_running(
     assert skip_reasons([mark], wanted, tmp_path / "study", own) == {}
     path.write_text(json.dumps({"status": "interrupted", "identity": mark}))
     assert skip_reasons([mark], wanted, tmp_path / "study", own) == found
+
+
+class Accepting(Answers):
+    """SLURM that has accepted jobs of these ids."""
+
+    def find(self, job_name: str) -> list[str]:
+        if job_name == "silent-abc":
+            raise LaunchError("squeue did not answer within 60 s")
+        return ["7_0", "7_1", "8"]
+
+
+def test_what_a_scheduler_accepts_without_an_answer_is_cancelled() -> None:
+    asked = Accepting()
+    words = cancel_unknown(asked, "study-abc", "abc", {"8"})
+    assert asked.cancelled == ["7_0", "7_1"]
+    assert words.endswith("cancelled: 7_0 7_1")
+
+
+def test_jobs_that_may_be_of_another_sweep_are_never_cancelled() -> None:
+    asked = Accepting()
+    assert cancel_unknown(asked, "a name of the user's", "abc", set()) == ""
+    words = cancel_unknown(asked, "silent-abc", "abc", set())
+    assert "there may be jobs called silent-abc" in words
+    assert asked.cancelled == []

@@ -146,6 +146,14 @@ class Scheduler(ABC):
             LaunchError: the scheduler refuses.
         """
 
+    def find(self, job_name: str) -> list[str]:
+        """The ids of this user's queued and running jobs called `job_name`, if it can tell.
+
+        Raises:
+            LaunchError: the scheduler does not answer.
+        """
+        return []
+
     # Inside a job
 
     @abstractmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import re
 import shlex
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
@@ -119,6 +120,11 @@ class Oar(Scheduler):
             for job_id, job in again.items():
                 found[str(job["resubmit_job_id"])] = later.get(job_id, oar_state(job))
         return found
+
+    def find(self, job_name: str) -> list[str]:
+        """See :meth:`Scheduler.find`."""
+        named = parse_oarstat(run_command(["oarstat", "-f", "-J", "-u", getpass.getuser()]))
+        return [job_id for job_id, job in named.items() if job.get("name") == job_name]
 
     def cancel(self, job_ids: Sequence[str]) -> None:
         if not job_ids:

@@ -176,6 +176,11 @@ class Slurm(Scheduler):
         found = {job_id: latest(job_id, recent, accounted) for job_id in job_ids}
         return {job_id: state for job_id, state in found.items() if state is not None}
 
+    def find(self, job_name: str) -> list[str]:
+        """See :meth:`Scheduler.find`."""
+        command = ["squeue", "-h", "-r", "-u", getpass.getuser(), "-n", job_name, "-o", "%i"]
+        return run_command(command).split()
+
     def cancel(self, job_ids: Sequence[str]) -> None:
         if job_ids:
             run_command(["scancel", *job_ids])
