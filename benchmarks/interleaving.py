@@ -1,6 +1,6 @@
 """Compares speedups of runs that take turns with those of runs one after another.
 
-    python -m benchmarks.interleaving [--minutes 10] [--hog [PERIOD_S]] [overrides …]
+    python -m benchmarks.interleaving [--minutes 10] [--hog] [--period 20] [overrides …]
 
 Sweeps of both orders alternate, each with the same time for its steps. Printed are, for each batch,
 how far the speedup spreads between sweeps of one order, the ratio of the two spreads, and how many
@@ -65,15 +65,15 @@ class Speedups:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=int, default=10, help="sweeps of each order")
+    parser.add_argument("--hog", action="store_true", help="beside a hog on all cores")
     parser.add_argument(
-        "--hog", type=float, nargs="?", const=0.0,
-        help="a hog on all cores, busy for half of each period of so many seconds; "
-        f"without a number, of {PERIODS_S[0]:g} to {PERIODS_S[1]:g} s",
+        "--period", type=float, default=0.0,
+        help=f"of the hog, s; default: drawn from {PERIODS_S[0]:g} to {PERIODS_S[1]:g} s",
     )  # fmt: skip
     parser.add_argument("overrides", nargs="*")
     given = parser.parse_args()
     found: dict[tuple[str, int], Speedups] = defaultdict(Speedups)
-    beside = hogs(given.hog) if given.hog is not None else nullcontext()
+    beside = hogs(given.period) if given.hog else nullcontext()
     with beside, tempfile.TemporaryDirectory() as folder:
         for number in range(2 * given.minutes):
             # ABBA: neither order is always first.
