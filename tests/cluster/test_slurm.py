@@ -50,6 +50,19 @@ def test_runs_take_turns_in_one_job(slurm: Cluster) -> None:
     assert "cpu=3" in shown.split(",")
 
 
+def test_a_script_of_the_user_is_a_run_like_any_other(slurm: Cluster) -> None:
+    script = Path(__file__).parents[1] / "multiprocess" / "scripts" / "faulty.py"
+    done, sweep = slurm.sweep(
+        "task=script", f"task.script={script}", "task.args=[none]", "measure=quick",
+        "measure.time_limit_s=2", "num_devices=1,2", "hardware.oversubscribe=true", "analyze=false",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = records(sweep)
+    assert [(made.status, made.unit) for made in found] == [("ok", "rows")] * 2
+    assert [len(made.ranks) for made in found] == [1, 2]
+    assert all(made.scheduler is not None for made in found)
+
+
 def test_every_run_gets_the_gpus_it_needs(slurm: Cluster) -> None:
     done, sweep = slurm.sweep(*TINY, "hardware=gpu", "hardware.oversubscribe=false",
                               "num_devices=1,2,3", "batch=16")  # fmt: skip
