@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -57,7 +58,8 @@ def run_rank(
         message: RankResult | RankFailure = _train(task, step_buffer, device, timer, gate)
     except BaseException as error:
         message = failure(task.rank, error, device)
-    pipe.send(message)
+    with contextlib.suppress(OSError):  # the parent has ended
+        pipe.send(message)
     leave(0 if isinstance(message, RankResult) else 1, pipe)
 
 

@@ -6,6 +6,7 @@ result is sent as soon as the meter has measured enough; the script may then go 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import runpy
 import socket
@@ -183,7 +184,8 @@ def run_script_rank(
         message = _failure(task, _without_result(task), device)
     _flush()
     if message is not None and not _has_reported():
-        pipe.send(message)
+        with contextlib.suppress(OSError):  # the parent has ended
+            pipe.send(message)
     leave(0 if message is None else 1, pipe)
 
 
