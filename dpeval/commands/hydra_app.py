@@ -98,6 +98,8 @@ def run(task: Callable[[DictConfig], None]) -> None:
         DpevalError: a sweep could not be started, or some of its runs failed.
     """
     register()
+    # Hydra's parser refuses overrides on both sides of -m.
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
     start = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
     try:
         start(task)()

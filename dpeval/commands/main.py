@@ -85,7 +85,9 @@ def translate(error: Exception) -> ConfigError:
     if isinstance(error, MissingConfigException):
         return ConfigError(_missing_option(error))
     if isinstance(error, OverrideParseException):
-        return ConfigError(f"'{error.override}' is not of the form key=value")
+        return ConfigError(
+            f"'{error.override}' is not of the form key=value{_form(error.override)}"
+        )
     if first.startswith("Ambiguous value for argument"):
         asked = first.split("'")[1]
         return ConfigError(f"{asked} lists several values; add -m to sweep over them")
@@ -109,6 +111,20 @@ def translate(error: Exception) -> ConfigError:
     if first.startswith("Could not delete from config"):
         return ConfigError(f"{first.rstrip('.')}; leave out the ~, or correct the key")
     return ConfigError(first)
+
+
+def _form(override: str) -> str:
+    """What to change in an override that Hydra cannot parse, where that can be told."""
+    key, equals, value = override.partition("=")
+    if not equals:
+        changed = override.replace(":", "=", 1)
+        return f"; write {changed}" if ":" in override else ""
+    if value.endswith(","):
+        return f"; remove the comma at its end: {override.rstrip(',')}"
+    if value.count("(") != value.count(")") or value.count("[") != value.count("]"):
+        return "; a bracket is not closed"
+    # The shell removes one pair of quotes, and Hydra needs another.
+    return f"""; put its value into two pairs of quotes: "{key}='{value}'\""""
 
 
 def _missing_option(error: MissingConfigException) -> str:

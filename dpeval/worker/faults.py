@@ -41,6 +41,6 @@ def told(error: BaseException) -> str:
         if words in message:
             first = message.splitlines()[0]
             # torch goes on after its first sentence.
-            return f"{first.partition('. ')[0].rstrip('.')}; {hint}"
+            return f"{first.partition('. ')[0].rstrip('.!')}; {hint}"
     line = " ".join(message.split()) or type(error).__name__
     return line if len(line) <= MOST_MESSAGE else f"{line[:MOST_MESSAGE]}…"

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from dpeval.commands.hydra_app import compose
 from dpeval.commands.main import explain, run_main
 from dpeval.errors import ConfigError
 from dpeval.run import forkserver
@@ -214,3 +215,19 @@ def test_streams_that_a_test_or_notebook_has_replaced_stay(
     monkeypatch.setattr(sys, "stdout", mine)
     output.protect()
     assert sys.stdout is mine
+
+
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        ("batch=4,8,", "remove the comma at its end: batch=4,8"),
+        ("batch=range(1,3", "a bracket is not closed"),
+        ("batch:4", "write batch=4"),
+        ("study=a=b", "\"study='a=b'\""),
+    ],
+)
+def test_an_override_that_hydra_cannot_parse_has_a_hint(override: str, hint: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose([override])
+    assert str(caught.value).startswith(f"'{override}' is not of the form key=value; ")
+    assert str(caught.value).endswith(hint)

@@ -113,7 +113,10 @@ def split(root: Path, name: str) -> Split:
     """
     folder = root / name
     if not folder.is_dir():
-        raise DataError(f"{folder} does not exist; put images into {folder}/<class>/*.jpg")
+        raise DataError(
+            f"{folder} does not exist; put images into {folder}/<class>/*.jpg"
+            f"{_classes_in(root, folder)}"
+        )
     left_out: Counter[str] = Counter()
     classes = []
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
@@ -136,6 +139,15 @@ def split(root: Path, name: str) -> Split:
         files += [f"{name}/{class_name}/{image}" for image in images]
         labels += [label] * len(images)
     return Split(classes, files, labels, left_out)
+
+
+def _classes_in(root: Path, folder: Path) -> str:
+    """A hint where classes lie in the root, as many tools want them."""
+    found = [entry.name for entry in os.scandir(root) if entry.is_dir()] if root.is_dir() else []
+    named = [f"{name}/" for name in sorted(found) if not _is_no_class(name)][:3]
+    return f" ({root} holds {', '.join(named)}: if these are classes, move them there)" * bool(
+        named
+    )
 
 
 def _is_no_class(name: str) -> bool:

@@ -166,6 +166,17 @@ def test_a_class_without_images_lists_the_endings(folder_of: FolderOf) -> None:
         prepare(config, silent)
 
 
+def test_classes_beside_train_are_told_where_to_go(folder_of: FolderOf) -> None:
+    config = folder_of(a=1, b=1)
+    root = Path(str(config.root))
+    shutil.rmtree(root / "val")
+    (root / "train").rename(root.with_name("all"))
+    root.rmdir()
+    root.with_name("all").rename(root)
+    with pytest.raises(DataError, match=r"holds a/, b/: if these are classes, move them there"):
+        prepare(config, silent)
+
+
 def test_classes_that_train_or_val_lacks_are_named(folder_of: FolderOf) -> None:
     config = folder_of(a=1, b=1)
     shutil.rmtree(Path(str(config.root)) / "val" / "b")
