@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import psutil
 from torch.distributed import PrefixStore, Store, TCPStore
 
 from dpeval.config import fill_in
@@ -186,7 +187,15 @@ def run_script_rank(
     if message is not None and not _has_reported():
         with contextlib.suppress(OSError):  # the parent has ended
             pipe.send(message)
+    _end_helpers()
     leave(0 if message is None else 1, pipe)
+
+
+def _end_helpers() -> None:
+    """End what the script has started and left: workers of its loaders, or programs."""
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            process.kill()
 
 
 def _has_reported() -> bool:

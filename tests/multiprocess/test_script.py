@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from dpeval import record
 from dpeval.analysis.frame import runs_frame
 from dpeval.record.schema import Record
-from tests.multiprocess.conftest import ROOT, Finished
+from tests.multiprocess.conftest import ROOT, Finished, lives
 
 SCRIPTS = Path(__file__).with_name("scripts")
 SCRIPT = ("task=script", "measure=quick", "hardware.oversubscribe=true")
@@ -178,6 +179,7 @@ FAULTS = {
     "uneven": ("failed", "script", "the ranks disagree: the loop of rank 0 ended after 30 steps"),
     "short": ("failed", "script", "faulty ended its loop after 3 steps, too few for a mean"),
     "early": ("ok", None, ""),
+    "helper": ("ok", None, ""),
     "goes on": ("ok", None, "faulty went on for 1 s after the measurement and was stopped"),
     "fails late": ("ok", None, "faulty failed on rank 0 after the measurement (exit status 1)"),
 }
@@ -206,6 +208,13 @@ def test_a_fault_is_one_clear_line_and_a_record(faulty: Finished, fault: str) ->
     assert (made.status, made.cause.kind if made.cause else None) == (status, kind), said
     assert any(line.startswith(text) for line in said) or not text, said
     assert all("\n" not in line for line in said)
+
+
+def test_what_a_script_has_started_ends_with_it(faulty: Finished) -> None:
+    helpers = [int(path.read_text()) for path in faulty.folder.glob("helper-*")]
+    assert len(helpers) == 2
+    left = [psutil.Process(pid) for pid in helpers if psutil.pid_exists(pid)]
+    assert not [process for process in left if lives(process)]
 
 
 def test_a_loop_that_ends_early_is_measured_as_far_as_it_goes(faulty: Finished) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -34,6 +36,9 @@ def main(fault: str) -> None:
         sys.exit(3)
     if fault == "hangs":
         time.sleep(3600)
+    if fault == "helper":
+        helper = subprocess.Popen(["sleep", "3600"])
+        Path(f"helper-{RANK}").write_text(str(helper.pid))
     meter = dpeval.Meter(unit="rows")
     if fault == "two meters":
         dpeval.Meter()
