@@ -1,14 +1,15 @@
 """How often the intervals that dpeval prints cover the truth, and how wide they are.
 
-    python benchmarks/coverage.py [--only windows presets comparisons factors laws]
-        [--runs 2000] [--preset-runs 1000] [--sweeps 2000] [--processes 2]
+    python benchmarks/coverage.py [--draws 1000]
+        [--only presets windows comparisons factors laws]
 
-The mean step and the throughput of single runs, in windows of fixed length and as each preset
-ends them. Then whole sweeps, whose runs stray from the truth: efficiency on several device counts,
-how often it is called super-linear where it is 1, how often the best configuration is excluded, and
-of two unchanged sweeps the ratio that ``--compare`` prints and how often it calls any of several
-different (``benchmarks/comparison.py`` also shows which changes it finds). Then the factors of
-efficiency, of single runs and of repetitions, and the parameters of scaling laws.
+One table (``presets``) has every interval, by preset and noise: step, throughput, speedup,
+efficiency, the ratio of ``--compare``, factors, and the parameters of laws. It takes ten minutes on
+one core. The other tables vary what it holds fixed: the number of steps of a window; the spread
+between runs and their repetitions, with how often an efficiency of 1 is called super-linear, the
+best configuration excluded, and any of several unchanged ones different
+(``benchmarks/comparison.py`` also shows which changes are found); rounds and repetitions, for
+factors; and sweeps, for laws.
 
 Every table is a generator of lines. A new figure is a function that simulates what it is made of,
 and gives :func:`benchmarks.scoring.score` its intervals (low, high) and the truth; its table is
@@ -26,8 +27,9 @@ import numpy as np
 from benchmarks import laws
 from benchmarks.comparison import CONFIGURATIONS, simulate
 from benchmarks.factor_coverage import table as factors_table
+from benchmarks.preset_coverage import table as presets_table
 from benchmarks.scoring import Score, score
-from benchmarks.single_run_coverage import presets_table, windows_table
+from benchmarks.single_run_coverage import windows_table
 from dpeval.analysis.pooling.run_spread import ASSUMED_SHARE, RunSpread, pooled
 from dpeval.stats.best import compared_with_best
 from dpeval.stats.comparison import LARGEST_SPREAD, quantile
@@ -112,19 +114,16 @@ def laws_table(draws: int) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=2000)
-    parser.add_argument("--preset-runs", type=int, default=1000)
-    parser.add_argument("--sweeps", type=int, default=2000)
-    parser.add_argument("--processes", type=int, default=2)
-    names = ("windows", "presets", "comparisons", "factors", "laws")
-    parser.add_argument("--only", choices=names, nargs="+", default=names)
+    parser.add_argument("--draws", type=int, default=1000)
+    names = ("presets", "windows", "comparisons", "factors", "laws")
+    parser.add_argument("--only", choices=names, nargs="+", default=["presets"])
     given = parser.parse_args()
     tables = {
-        "windows": windows_table(given.runs),
-        "presets": presets_table(given.preset_runs, given.processes),
-        "comparisons": comparisons_table(given.sweeps),
-        "factors": factors_table(given.preset_runs),
-        "laws": laws_table(given.sweeps // 2),
+        "presets": presets_table(given.draws),
+        "windows": windows_table(2 * given.draws),
+        "comparisons": comparisons_table(2 * given.draws),
+        "factors": factors_table(given.draws),
+        "laws": laws_table(given.draws),
     }
     for name in given.only:
         for line in tables[name]:

@@ -8,6 +8,7 @@ strays too.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from benchmarks.noise import Noise
 from benchmarks.scoring import Score, autoregressive, score
 from dpeval.analysis.frame import step_losses
 from dpeval.analysis.frame.columns import SCHEMA
@@ -32,14 +34,19 @@ ONE_S, ALONE_S, CONTENTION, SYNCHRONISATION = 1.0, 0.55, 0.95, 0.92
 """Step of one device and of a rank alone, s, and two factors."""
 
 
+def independent(generator: np.random.Generator, series: int, steps: int) -> Floats:
+    """White noise."""
+    return autoregressive(0.0, generator, series, steps)
+
+
 @dataclass(frozen=True)
 class Case:
     """How steps and runs stray."""
 
     variation: float = 0.05
     """Standard deviation of a step, over its mean."""
-    rho: float = 0.0
-    """Its lag-1 autocorrelation."""
+    noise: Noise = independent
+    """What makes steps stray."""
     drift: float = 0.0
     """Change from one block to the next, over the mean."""
     rounds: int = 6
@@ -56,8 +63,8 @@ class Case:
 CASES = {
     "one run, 6 rounds": Case(),
     "one run, 2 rounds": Case(rounds=2),
-    "one run, r = 0.6": Case(rho=0.6),
-    "one run, r = 0.9": Case(rho=0.9),
+    "one run, r = 0.6": Case(noise=functools.partial(autoregressive, 0.6)),
+    "one run, r = 0.9": Case(noise=functools.partial(autoregressive, 0.9)),
     "one run, drift of 2 %": Case(drift=0.02),
     "3 repetitions": Case(runs=3),
     "3 repetitions that stray 3 %": Case(runs=3, strays=0.03),
@@ -98,23 +105,24 @@ def coverage(case: Case, draws: int) -> dict[str, Score]:
     }
 
 
-def coverage_of_windows(case: Case, draws: int) -> dict[str, float]:
-    """Coverage of what a single run's windows show, without the rest of the analysis."""
+def coverage_of_windows(case: Case, draws: int) -> dict[str, Score]:
+    """What a single run's windows show, without the rest of the analysis."""
     generator = np.random.default_rng(1)
     of = {
         efficiency.CONTENTION: ("alone_s", "no_sync_first_s", "contention_half"),
         efficiency.BALANCE: ("no_sync_first_s", "no_sync_s", "first_half"),
         efficiency.SYNCHRONISATION: ("no_sync_s", "normal_s", "sync_half"),
     }
-    known, covered = truth(case), dict.fromkeys(of, 0)
+    known = truth(case)
+    ends: dict[str, list[tuple[float, float]]] = {name: [] for name in of}
     for _ in range(draws):
         found = {
             name: value or 0.0 for name, value in windows(simulated(case, generator)[1]).items()
         }
         for name, (part, whole, half) in of.items():
-            error = np.log(found[part] / found[whole] / known[name])
-            covered[name] += abs(error) <= found[half]
-    return {name: count / draws for name, count in covered.items()}
+            value, factor = found[part] / found[whole] / known[name], np.exp(found[half])
+            ends[name].append((value / factor, value * factor))
+    return {name: score(pairs, 1.0) for name, pairs in ends.items()}
 
 
 def waterfalls(rows: list[dict[str, Any]]) -> list[efficiency.Waterfall]:
@@ -133,7 +141,7 @@ def _lacking(field: pa.Field) -> int | bool | None:
 def one_device(case: Case, generator: np.random.Generator) -> dict[str, Any]:
     """The row of a run on one device."""
     scale = np.exp(generator.normal(0, case.spread))
-    noise = autoregressive(case.rho, generator, 1, STEPS)[0]
+    noise = case.noise(generator, 1, STEPS)[0]
     return row(1, ONE_S * scale * (1 + case.variation * noise))
 
 
@@ -147,7 +155,7 @@ def simulated(case: Case, generator: np.random.Generator) -> tuple[Floats, list[
     """The steps of a main window on two devices, s, and the ablation blocks after it."""
     kinds, size = order(case.rounds), case.block + 1
     count = STEPS + len(kinds) * size
-    common, *own = autoregressive(case.rho, generator, 3, count)
+    common, *own = case.noise(generator, 3, count)
     noise = 1 + case.variation * (common + np.array(own)) / np.sqrt(2)
     blocks = np.clip((np.arange(count) - STEPS) / size, 0, None)
     drifting = 1 + case.drift * (blocks - (len(kinds) - 1) / 2) * (blocks > 0)

@@ -17,7 +17,7 @@ from dpeval.instruments.phase_clock import PhaseClock
 from dpeval.instruments.reference_work import ReferenceWork
 from dpeval.instruments.step_buffer import COLUMNS, Stage, StepBuffer
 from dpeval.instruments.step_orders import StepOrders, go_on_to, stop
-from dpeval.stats.steady_state import decide
+from dpeval.stats.steady_state import decide, next_asked
 
 CHECK_EVERY_S, MAX_CHECK_EVERY_S = 0.5, 2.0
 CHECK_SHARE = 0.05
@@ -116,7 +116,9 @@ class StopSync(StepOrders):
 
 
 def steps_ahead(steps: int, elapsed_s: float, recent_s: float, config: MeasureConfig) -> int:
-    """How many steps to take until the next look: one at least, and past no limit.
+    """How many steps to take until the next look.
+
+    One at least, past no limit, and not past a number of steps after which the run may be precise.
 
     Args:
         steps: taken so far.
@@ -126,4 +128,5 @@ def steps_ahead(steps: int, elapsed_s: float, recent_s: float, config: MeasureCo
     """
     pause_s = min(max(CHECK_EVERY_S, CHECK_SHARE * elapsed_s), MAX_CHECK_EVERY_S)
     pause_s = min(pause_s, config.time_limit_s - elapsed_s)
-    return max(1, min(int(pause_s / recent_s), steps, config.max_steps - steps))
+    until = min(config.max_steps, next_asked(steps, config)) - steps
+    return max(1, min(int(pause_s / recent_s), steps, until))

@@ -30,6 +30,7 @@ WarningCode = Literal[
     "stand_in",  # other data than requested
     "unsteady",  # no steady state
     "imprecise",  # a limit ended the run before it reached the requested precision
+    "few_steps",  # too few independent steps for an interval that can be relied on
     "loss",  # the loss is not finite
     "plan",  # a note of the plan: oversubscribed, SMT siblings shared, uneven batch
     "conditions",  # the machine was disturbed

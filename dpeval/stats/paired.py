@@ -14,7 +14,7 @@ from dpeval.record.schema import Record
 from dpeval.stats.best import Standing, compared_with_best
 from dpeval.stats.comparison import quantile
 from dpeval.stats.intervals import MOST_LOG_HALF, mean_interval, on_log_scale, ratio_interval
-from dpeval.stats.steady_state import CHOSEN_ERROR, STOPPED_ERROR
+from dpeval.stats.steady_state import CHOSEN_ERROR, nominal_error
 from dpeval.util.arrays import Floats
 
 MIN_ROUNDS = 4
@@ -79,7 +79,7 @@ def ratio(
     above = np.array([over[number] for number in shared])
     below = np.array([under[number] for number in shared])
     value = float(above.mean() / below.mean())
-    error = STOPPED_ERROR if stopped_by == "precision" else CHOSEN_ERROR
+    error = nominal_error(stopped_by, len(shared), MIN_ROUNDS)
     found = on_log_scale(ratio_interval(above, below, 1 - error))
     return Interval(
         mean=value,

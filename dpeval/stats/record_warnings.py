@@ -12,6 +12,11 @@ from dpeval.record.schema import Record, Warning
 from dpeval.stats.diagnostics import Diagnostic, diagnose
 from dpeval.util.ranges import span
 
+FEWEST_STEPS, FEWEST_INDEPENDENT = 20, 5
+"""Windows of fewer steps, or worth fewer independent ones, have intervals that cannot be relied on:
+in simulation (benchmarks/coverage.py), from 20 steps on 93 to 98 % of them hold the truth while the
+lag-1 correlation is 0.8 or less."""
+
 
 def find_warnings(record: Record) -> list[Warning]:
     """Everything about a finished run that readers of its figures must know."""
@@ -20,6 +25,8 @@ def find_warnings(record: Record) -> list[Warning]:
         found.append(Warning(code="stand_in", text=record.dataset.note))
     if record.status == "ok" and record.window is not None:
         found += _limited(record.window, record.config["measure"])
+        # Repetitions show with their spread what a single short window cannot.
+        found += [] if record.config.get("repeat", 1) > 1 else _few_steps(record.window)
     if record.loss is not None and record.loss.end is None:
         found.append(Warning(code="loss", text="the loss is not finite: training diverged"))
     if record.plan is not None:
@@ -49,6 +56,24 @@ def _limited(window: Window, asked: dict[str, Any]) -> list[Warning]:
         f"± {100 * wanted:g} % (measure.rel_precision={wanted:g})"
     )
     return [Warning(code="imprecise", text=text)]
+
+
+def _few_steps(window: Window) -> list[Warning]:
+    """Where the interval of the mean rests on too little."""
+    if window.steps < FEWEST_STEPS:
+        text = (
+            f"{window.steps} steps cannot show how strongly they depend on each other: the "
+            "interval of their mean is too wide if they do not, and too narrow if they do"
+        )
+    elif window.step_s.effective_samples < FEWEST_INDEPENDENT:
+        text = (
+            f"{window.steps} steps that depend on each other are worth about "
+            f"{window.step_s.effective_samples:.0f} independent ones: their mean may be further "
+            "off than its interval says"
+        )
+    else:
+        return []
+    return [Warning(code="few_steps", text=f"{text}; measure longer, or repeat the run")]
 
 
 def _diagnostics(record: Record) -> list[Diagnostic]:

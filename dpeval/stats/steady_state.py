@@ -17,14 +17,15 @@ from dpeval.config import MeasureConfig
 from dpeval.record.codes import Steadiness, StopReason
 from dpeval.record.measurement import Interval, Window
 from dpeval.stats.intervals import (
+    are_within,
     coefficient,
     dot,
     is_constant,
     mean_interval,
     on_log_scale,
-    robust_deviation,
+    robust_deviations,
 )
-from dpeval.util.arrays import Floats
+from dpeval.util.arrays import Bools, Floats, Ints
 from dpeval.util.frozen import Frozen
 
 RULE = "MSER on winsorised steps, then an interval of the drift of the rest"
@@ -36,21 +37,23 @@ STEADY_PROBABILITY = 0.95
 DRIFTING_PROBABILITY = 0.999
 """… and drifting if it is larger with this one, which is higher because the question is asked anew
 every half second of a run. Between the two, it is not known."""
-STOPPED_ERROR, LEAST_ERROR = 0.015, 0.01
+ASKED_EVERY = 1.3
+"""Whether a run is precise enough is asked when its window has the least number of steps, and then
+whenever it has grown by this factor: the fewer questions, the less chance to stop at a window that
+only looks calm."""
+STOPPED_ERROR, LEAST_ERROR = 0.03, 0.01
 """Nominal error (1 - confidence) of the 95 % interval of a run that ended as soon as it was precise
-enough, with its least number of steps: waiting for a narrow interval favours windows that happen to
-look calm. Each doubling of the window is about one more chance to look so, and has 1/sqrt(2) of the
-error of the last, down to the second value."""
-CHOSEN_ERROR = 0.03
-"""Nominal error of the 95 % interval of any other window, whose begin is chosen, too. With both,
-simulated runs cover the truth in 92 % or more with every preset, at CV 2 to 14 % and lag-1
-correlations up to 0.8; benchmarks/coverage.py measures it."""
+enough, with its least number of steps. Each doubling of the window is about one more chance to look
+calm, and has 1/sqrt(2) of the error of the last, down to the second value."""
+CHOSEN_ERROR = 0.045
+"""Nominal error of the 95 % interval of any other window, whose begin is chosen, too. Both were
+found by simulation; benchmarks/coverage.py prints what they give."""
 LEAST_GAIN = 0.3
 """Steps are cut off if that reduces the squared standard error by this fraction. The smallest error
 alone follows chance: of correlated steps it keeps the calmest end, and coverage falls by 3 %."""
 COLD, APART = 3, 3.0
-"""They are also cut off if the median of the first few is so many robust deviations from the rest:
-winsorising hides what cutting off a short and very cold start gains."""
+"""They are also cut off if the median of the first few is so many robust deviations from the second
+half: winsorising hides what cutting off a short and very cold start gains."""
 MIN_TESTED = 8
 """Fewer steps cannot show a drift."""
 
@@ -102,77 +105,104 @@ def steady_start(step_s: Sequence[float] | Floats, floor: int) -> SteadyState:
         step_s: all steps from the first, s, shape [n].
         floor: the least number of warm-up steps.
     """
-    first, rest = _cut(np.asarray(step_s, dtype=np.float64), floor)
-    drift, steadiness = _drift(rest)
-    return SteadyState(first=first, steadiness=steadiness, drift=drift)
+    values = np.asarray(step_s, dtype=np.float64)
+    if len(values) <= floor + 1:
+        return SteadyState(first=min(floor, max(0, len(values) - 1)), steadiness="unknown")
+    firsts, drawn_in = _cut(values[None], floor)
+    first = int(firsts[0])
+    if len(values) - first < MIN_TESTED:
+        return SteadyState(first=first, steadiness="unknown")
+    change, small = (float(found[0]) for found in _drift(drawn_in[:, first:]))
+    return SteadyState(first=first, steadiness=_steadiness(small), drift=change)
 
 
 def first_steady(step_s: Floats, floor: int) -> int:
     """The first step of the steady state alone; see :func:`steady_start`."""
-    return _cut(step_s, floor)[0]
+    if len(step_s) < floor + 2:
+        return min(floor, max(0, len(step_s) - 1))
+    return int(_cut(step_s[None], floor)[0][0])
 
 
-def _cut(values: Floats, floor: int) -> tuple[int, Floats]:
-    """The first steady step, and the drawn-in steps from there on; none where there are too few."""
-    count = len(values)
-    if count <= floor + 1:
-        return min(floor, max(0, count - 1)), values[:0]
-    drawn_in = winsorised(values)
+def _cut(values: Floats, floor: int) -> tuple[Ints, Floats]:
+    """The first steady step of each series, and the series, drawn in.
+
+    Args:
+        values: shape [d, n], n > floor + 1.
+        floor: as in :func:`steady_start`.
+    """
+    drawn_in, centre, deviation = _winsorised(values)
     error = _squared_errors(drawn_in, floor)
-    first = floor + int(np.argmin(error))
-    gains = error[first - floor] < (1 - LEAST_GAIN) * error[0]
-    if not (gains or _is_cold(values[floor:first], values[first:])):
-        first = floor
-    return first, drawn_in[first:]
+    best = np.argmin(error, axis=-1)
+    least = np.take_along_axis(error, best[:, None], axis=-1)[:, 0]
+    gains = least < (1 - LEAST_GAIN) * error[:, 0]
+    cold = _begin(values[:, floor : floor + COLD], best)
+    is_cut = (best > 0) & (gains | (np.abs(cold - centre) > APART * deviation))
+    return np.where(is_cut, floor + best, floor), drawn_in
 
 
-def _is_cold(cut: Floats, kept: Floats) -> bool:
-    """Whether the first of the steps before the rest are unlike it."""
-    if not len(cut):
-        return False
-    apart = abs(float(np.median(cut[:COLD]) - np.median(kept)))
-    return apart > APART * robust_deviation(kept)
+def _begin(values: Floats, counts: Ints) -> Floats:
+    """The median of as many of the first values of each series as it has steps before the rest.
+
+    Args:
+        values: the first ones, shape [d, at most :data:`COLD`].
+        counts: shape [d]; more than there are: all.
+    """
+    medians = [np.median(values[:, : size + 1], axis=-1) for size in range(values.shape[-1])]
+    places = np.clip(counts - 1, 0, len(medians) - 1)
+    chosen: Floats = np.stack(medians)[places, np.arange(len(values))]
+    return chosen
 
 
 def winsorised(values: Floats) -> Floats:
     """`values`, clipped to 5 robust deviations around the median of their second half."""
-    late = values[len(values) // 2 :]
-    centre = float(np.median(late))
+    drawn_in: Floats = _winsorised(values[None])[0][0]
+    return drawn_in
+
+
+def _winsorised(values: Floats) -> tuple[Floats, Floats, Floats]:
+    """Clipped series, shape [d, n]; median and robust deviation of each one's second half."""
+    late = values[:, values.shape[-1] // 2 :]
+    centre, deviation = np.median(late, axis=-1), robust_deviations(late)
     # The cold start of a series without spread must not be clipped away.
-    reach = 5 * max(robust_deviation(late), 0.01 * centre)
-    return np.minimum(np.maximum(values, centre - reach), centre + reach)
+    reach = 5 * np.maximum(deviation, 0.01 * centre)
+    low, high = (centre - reach)[:, None], (centre + reach)[:, None]
+    return np.minimum(np.maximum(values, low), high), centre, deviation
 
 
 def _squared_errors(values: Floats, floor: int) -> Floats:
     """MSER's squared standard error for each truncation, from `floor` to half of the series."""
-    count = len(values)
+    count = values.shape[-1]
     last = max(floor, count // 2)
     sizes = np.arange(count, 0, -1)
     # Centred so that the difference of squares keeps its precision.
-    centred = values - values[count // 2 :].mean()
-    sums = np.cumsum(centred[::-1])[::-1]
-    squares = np.cumsum((centred**2)[::-1])[::-1]
+    centred = values - values[:, count // 2 :].mean(axis=-1, keepdims=True)
+    sums = np.cumsum(centred[:, ::-1], axis=-1)[:, ::-1]
+    squares = np.cumsum((centred**2)[:, ::-1], axis=-1)[:, ::-1]
     error: Floats = (squares / sizes - (sums / sizes) ** 2) / sizes
-    return error[floor : last + 1]
+    return error[:, floor : last + 1]
 
 
-def _drift(values: Floats) -> tuple[float, Steadiness]:
-    """Change along the fitted line relative to the mean, and whether it is small, large or open."""
-    count = len(values)
-    if count < MIN_TESTED:
-        return 0.0, "unknown"
-    mean = float(values.mean())
+def _drift(values: Floats) -> tuple[Floats, Floats]:
+    """Change along the fitted line over the mean, and the probability that it is small.
+
+    Args:
+        values: shape [d, n], n >= :data:`MIN_TESTED`.
+    """
+    count = values.shape[-1]
+    centred = values / values.mean(axis=-1, keepdims=True) - 1
     # In units of the whole change over the window, as a fraction of the mean.
     time = np.arange(count, dtype=np.float64) / (count - 1) - 0.5
-    change = dot(time, values) / dot(time, time) / mean
-    centred = values / mean - 1
-    residual: Floats = centred - change * time
-    if is_constant(1 + residual):
-        return change, "steady" if abs(change) <= DRIFT_SIZE else "drifting"
+    change = dot(time, centred) / dot(time, time)
+    is_line = is_constant(1 + centred - change[:, None] * time)
     small = coefficient(centred, [np.ones(count), time]).probability_within(DRIFT_SIZE)
+    return change, np.where(is_line, np.abs(change) <= DRIFT_SIZE, small)
+
+
+def _steadiness(small: float) -> Steadiness:
+    """What a probability that the drift is small is called."""
     if small >= STEADY_PROBABILITY:
-        return change, "steady"
-    return change, "drifting" if 1 - small >= DRIFTING_PROBABILITY else "unknown"
+        return "steady"
+    return "drifting" if 1 - small >= DRIFTING_PROBABILITY else "unknown"
 
 
 def decide(
@@ -184,9 +214,9 @@ def decide(
 ) -> Decision:
     """Decide, during a run, whether it has measured enough.
 
-    Stopping at the first narrow interval favours windows that happen to look calm. So the window
-    must have ``measure.min_steps`` steps, and its interval, from :func:`main_interval`, must be
-    narrow both with and without the last sixth of that number of steps.
+    Stopping at the first narrow interval favours windows that happen to look calm. So the question
+    is asked of few lengths of the window (:data:`ASKED_EVERY`), and the answer must be the same
+    without the last steps (:func:`are_precise`).
 
     Args:
         step_s: all finished steps, s, shape [n].
@@ -195,15 +225,79 @@ def decide(
         taken: how many steps the host has taken, at least n; None: n.
     """
     values = np.asarray(step_s, dtype=np.float64)
-    first, interval, is_precise = _judge(values, config)
+    first, interval = _known(values, config)
+    asked = last_asked(len(values), config)
     reason: StopReason | None = None
-    if is_precise and _judge(values[: -max(1, config.min_steps // 6)], config)[2]:
+    if asked and are_precise(values[None, :asked], config)[0]:
         reason = "precision"
     elif elapsed_s >= config.time_limit_s:
         reason = "time_limit"
     elif (len(values) if taken is None else taken) >= config.max_steps:
         reason = "max_steps"
     return Decision(reason=reason, first=first, interval=interval)
+
+
+def _known(values: Floats, config: MeasureConfig) -> tuple[int, Interval | None]:
+    """The first steady step, and the interval from there on as if it had just become precise."""
+    first = first_steady(values, config.min_warmup_steps)
+    if len(values) - first < 2:
+        return first, None
+    return first, main_interval(values[first:], "precision", config)
+
+
+def last_asked(steps: int, config: MeasureConfig) -> int:
+    """The largest number of steps, up to `steps`, after which a run may be precise; 0: none."""
+    grown = steps - config.min_warmup_steps
+    if grown < config.min_steps:
+        return 0
+    asked = config.min_steps
+    while (more := math.ceil(asked * ASKED_EVERY)) <= grown:
+        asked = more
+    return config.min_warmup_steps + asked
+
+
+def next_asked(steps: int, config: MeasureConfig) -> int:
+    """The smallest number of steps, beyond `steps`, after which a run may be precise."""
+    asked = last_asked(steps, config)
+    grown = asked - config.min_warmup_steps
+    return config.min_warmup_steps + (math.ceil(grown * ASKED_EVERY) if asked else config.min_steps)
+
+
+def are_precise(step_s: Floats, config: MeasureConfig) -> Bools:
+    """Whether runs have measured enough: their intervals are narrow, and their drift is not large.
+
+    Intervals, from :func:`main_interval`, must be narrow both with and without the last sixth of
+    the least number of steps.
+
+    Args:
+        step_s: of each run all steps, s, shape [d, n], n > config.min_warmup_steps.
+        config: precision and limits.
+    """
+    late = max(1, config.min_steps // 6)
+    precise = _are_narrow(step_s, config.min_steps - late, config)
+    precise[precise] = _are_narrow(step_s[precise, :-late], config.min_steps - late, config)
+    return precise
+
+
+def _are_narrow(step_s: Floats, least: int, config: MeasureConfig) -> Bools:
+    """Whether windows have `least` steps or more, narrow intervals, and no large drift."""
+    narrow = np.zeros(len(step_s), dtype=np.bool_)
+    count, floor = step_s.shape[-1], config.min_warmup_steps
+    if count < floor + max(2, least) or not len(step_s):
+        return narrow
+    firsts, drawn_in = _cut(step_s, floor)
+    # The half-width on the log scale, of which both ends are that far from the mean on average.
+    share = math.asinh(config.rel_precision)
+    for first in np.unique(firsts[count - firsts >= max(2, least)]):
+        confidence = 1 - nominal_error("precision", count - first, config.min_steps)
+        (those,) = np.nonzero(firsts == first)
+        those = those[are_within(step_s[those, first:], share, confidence)]
+        # The drift is asked for last: ranks wait for a look.
+        if len(those) and count - first >= MIN_TESTED:
+            small = _drift(drawn_in[those, first:])[1]
+            those = those[1 - small < DRIFTING_PROBABILITY]
+        narrow[those] = True
+    return narrow
 
 
 def main_interval(series: Floats, stopped_by: StopReason, config: MeasureConfig) -> Interval:
@@ -214,24 +308,22 @@ def main_interval(series: Floats, stopped_by: StopReason, config: MeasureConfig)
         stopped_by: what ended the window; the interval is wider if its precision did.
         config: its least number of steps is where a run can first end so.
     """
-    error = CHOSEN_ERROR
-    if stopped_by == "precision":
-        share = math.sqrt(min(1.0, config.min_steps / len(series)))
-        error = max(LEAST_ERROR, STOPPED_ERROR * share)
+    error = nominal_error(stopped_by, len(series), config.min_steps)
     interval = mean_interval(series, 1 - error)
     return on_log_scale(interval) if len(series) > 1 else interval
 
 
-def _judge(values: Floats, config: MeasureConfig) -> tuple[int, Interval | None, bool]:
-    """The first steady step, the interval from there on, and whether that is enough to stop."""
-    first, rest = _cut(values, config.min_warmup_steps)
-    measured = len(values) - first
-    interval = main_interval(values[first:], "precision", config) if measured >= 2 else None
-    # The steps without the last sixth may be that many fewer than the least.
-    enough = measured >= config.min_steps - max(1, config.min_steps // 6)
-    is_precise = interval is not None and interval.rel_half_width <= config.rel_precision
-    # The drift is asked for last: ranks wait for a look.
-    return first, interval, enough and is_precise and _drift(rest)[1] != "drifting"
+def nominal_error(stopped_by: StopReason, count: int, least: int) -> float:
+    """1 - the confidence with which a 95 % interval is computed, so that it is one.
+
+    Args:
+        stopped_by: what ended the window.
+        count: its values.
+        least: how many it needed to end because it was precise.
+    """
+    if stopped_by != "precision":
+        return CHOSEN_ERROR
+    return max(LEAST_ERROR, STOPPED_ERROR * math.sqrt(min(1.0, least / count)))
 
 
 def slowest_rank(step_s: Sequence[Floats]) -> int:

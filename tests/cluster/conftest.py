@@ -29,6 +29,7 @@ TINY = (
     "model=calibrated",
     "dataset.image_px=8",
     "measure=quick",
+    "measure.min_steps=6",
     "measure.time_limit_s=3",
     "measure.conditions=false",
     "hardware.oversubscribe=true",

@@ -12,7 +12,7 @@ from torch import nn
 from dpeval.components import calibrated
 
 STEPS = 30
-"""More than the warm-up and the least window of ``measure=quick`` together."""
+"""More than the warm-up and the least window of runs of these tests together."""
 PREFIX = "training-"
 """A rank's file in the working directory: this and its process id."""
 

@@ -18,7 +18,10 @@ from dpeval.record.schema import Record
 from tests.multiprocess.announcing import PREFIX
 
 ROOT = Path(__file__).resolve().parents[2]
-CALIBRATED = ("model=calibrated", "dataset=calibrated", "measure=quick", "analyze=false")
+CALIBRATED = (
+    "model=calibrated", "dataset=calibrated", "measure=quick", "measure.min_steps=6",
+    "analyze=false",
+)  # fmt: skip
 """Sleeps instead of computing, so that many ranks fit on few cores and times are known."""
 ANNOUNCING = (*CALIBRATED, "model._target_=tests.multiprocess.announcing.build")
 """The same, for :func:`ranks_of`."""

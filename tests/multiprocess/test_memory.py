@@ -25,6 +25,7 @@ RESNET = (
     "dataset.train_images=256",
     "dataset.image_px=64",
     "measure=quick",
+    "measure.min_steps=6",
     "analyze=false",
 )
 

@@ -79,7 +79,8 @@ def test_every_classifier_of_torchvision_takes_a_step_at_its_smallest_image(name
 
 TRAIN = (
     "num_devices=2", "batch=4", "measure=quick", "measure.time_limit_s=200",
-    "measure.max_steps=8", "measure.rel_precision=0.9", "measure.conditions=false",
+    "measure.min_steps=6", "measure.max_steps=8", "measure.rel_precision=0.9",
+    "measure.conditions=false",
     "hardware.oversubscribe=true", "analyze=false",
 )  # fmt: skip
 

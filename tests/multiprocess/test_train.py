@@ -30,7 +30,8 @@ SMALL = ("dataset=imagenette_like", "dataset.train_images=100", "dataset.image_p
 def test_a_real_model_trains_on_two_ranks_and_leaves_a_whole_record(train: Train) -> None:
     done = train(
         *SMALL, "model=resnet18", "batch=8", "num_devices=2", "hardware.oversubscribe=true",
-        "measure=quick", "measure.ablation=true", "measure.rel_precision=0.5",
+        "measure=quick", "measure.min_steps=6", "measure.ablation=true",
+        "measure.rel_precision=0.5",
     )  # fmt: skip
     assert done.status == 0, done.err
     run = done.record
@@ -219,7 +220,7 @@ def test_missing_imagenette_is_replaced_loudly_and_marked(train: Train, tmp_path
     done = train(
         "dataset=imagenette_160", f"dataset.root={tmp_path / 'data'}", "dataset.train_images=40",
         "dataset.image_px=32", "model=mobilenet_v3_large", "batch=4", "measure=quick",
-        "measure.rel_precision=0.9",
+        "measure.min_steps=6", "measure.rel_precision=0.9",
     )  # fmt: skip
     assert done.status == 0, done.err
     run = done.record

@@ -105,7 +105,8 @@ def test_the_undecided_are_named_with_the_command_that_would_settle_it() -> None
     assert "2 of 3 configurations" in first
     assert "The best estimate is that of 4 CPU devices at batch 48" in second
     assert third.endswith(
-        "python -m dpeval.train -m model=densenet121 measure=quick num_devices=2,4 batch=48 "
+        "python -m dpeval.train -m model=densenet121 measure=quick sweep.order=interleaved "
+        "num_devices=2,4 batch=48 "
         f"repeat={third.rpartition('=')[2]}"
     )
     repeats = int(third.rpartition("=")[2])
@@ -122,11 +123,12 @@ def test_runs_that_were_too_short_are_to_be_longer_and_not_more() -> None:
             }
         )
         for n, step_s in ((1, 0.5), (2, 0.4))
-        for run in [make_record(n, 48, step_s, noise=0.1, steps=10, seed=n)]
+        for run in [make_record(n, 48, step_s, noise=0.2, steps=10, seed=n)]
     ]
     third = first_sentences(runs)[2]
     assert "more runs of each with measure=standard (about " in third
-    assert "model=densenet121 measure=standard num_devices=1,2 batch=48 repeat=" in third
+    again = "model=densenet121 measure=standard sweep.order=interleaved num_devices=1,2 batch=48"
+    assert again in third
 
 
 def test_what_would_take_too_long_to_tell_apart_is_said() -> None:

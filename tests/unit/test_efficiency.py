@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.factor_coverage import Case, coverage_of_windows
+from benchmarks.noise import MODELLED
 from dpeval.analysis.report import verdict
 from dpeval.analysis.scaling.efficiency import ORDER, Factor, Waterfall
 from dpeval.record.phases import PHASES
@@ -170,8 +171,10 @@ def test_repetitions_are_what_a_factor_is_known_from() -> None:
     assert factor.half == pytest.approx(half, rel=1e-3)
 
 
-@pytest.mark.parametrize("case", [Case(), Case(rho=0.6, drift=0.02), Case(rounds=2)])
+@pytest.mark.parametrize(
+    "case", [Case(), Case(noise=MODELLED["AR(1), r = 0.6"], drift=0.02), Case(rounds=2)]
+)
 def test_intervals_from_rounds_cover_the_truth(case: Case) -> None:
     """benchmarks/coverage.py prints how often, of more draws and of whole analyses."""
-    for name, covered in coverage_of_windows(case, 100).items():
-        assert covered >= 0.88, name
+    for name, found in coverage_of_windows(case, 100).items():
+        assert found.covered >= 0.88, name

@@ -17,7 +17,7 @@ from dpeval.analysis.scaling.best_configuration import (
     ratio_errors,
 )
 from dpeval.analysis.scaling.speedup import having
-from dpeval.config import SERIAL
+from dpeval.config import SERIAL, MeasureConfig
 from dpeval.stats.best import dunnett
 from dpeval.stats.comparison import quantile
 
@@ -26,10 +26,15 @@ LEAST_GAP = 0.01
 POWER = 0.8
 """Probability that the repetitions settle the comparison."""
 LEAST_REPEATS = 2
-LONGER, LONGER_ERROR = "standard", 0.01
-"""How to measure where runs were too short, and the standard error of such a run (its 95 % interval
-is ± 2 %)."""
-_REPLACED = ("num_devices", "batch", "repeat", "baseline", "repetition", "hydra.mode")
+STANDARD = MeasureConfig()
+LONGER, LONGER_ERROR = STANDARD.name, STANDARD.rel_precision / 2
+"""How to measure where runs were too short, and the standard error that such a run aims at."""
+LONGEST_S = STANDARD.time_limit_s * (1 + STANDARD.ablation_share)
+"""After this time it ends, precise or not."""
+TURNS = "sweep.order=interleaved"
+_REPLACED = (
+    "num_devices", "batch", "repeat", "baseline", "repetition", "hydra.mode", "sweep.order",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,8 @@ def settling(runs: pd.DataFrame, points: pd.DataFrame, choice: Choice) -> Settli
     run has the standard error s: n = 2 (s (d + z) / g)², with Dunnett's quantile d and the normal
     quantile z of :data:`POWER`. A g below :data:`LEAST_GAP` counts as that. Where the runs' own
     steps leave more open than the spread between runs, longer runs are proposed
-    (:data:`LONGER`), which take longer by the square of the gain in precision.
+    (:data:`LONGER`), which take longer by the square of the gain in precision, up to their limit.
+    Local runs that took no turns are to take them: what slows the machine then slows all alike.
 
     Args:
         runs: one row per run (:data:`~dpeval.analysis.frame.columns.COLUMNS`).
@@ -73,7 +79,14 @@ def settling(runs: pd.DataFrame, points: pd.DataFrame, choice: Choice) -> Settli
     )
     is_paired = are_paired([row.to_dict() for row in rows])
     is_longer = within > max(spread, LONGER_ERROR) and not is_paired
-    error = math.hypot(spread, LONGER_ERROR if is_longer else np.nan_to_num(within))
+    counts = sorted({one.num_devices for one in choice.able})
+    batches = sorted({one.batch for one in choice.able})
+    same = having(runs, choice.key)
+    again = same[same["num_devices"].isin(counts) & same["batch"].isin(batches)]
+    wall_s, longer = float(again["wall_s"].mean()), 1.0
+    if is_longer:
+        longer = min((within / LONGER_ERROR) ** 2, 1 + LONGEST_S / max(wall_s, 1.0))
+    error = math.hypot(spread, np.nan_to_num(within) / math.sqrt(longer))
     if is_paired:
         error = _paired_error(rows)
     gap = abs(math.log(choice.best.value / choice.ties[0].value))
@@ -81,17 +94,12 @@ def settling(runs: pd.DataFrame, points: pd.DataFrame, choice: Choice) -> Settli
     wanted = math.ceil(2 * (error * score / max(gap, LEAST_GAP)) ** 2)
     done = 0 if is_longer else int(min(row["n_runs"] for row in rows))
     repeats = max(LEAST_REPEATS, wanted - done)
-    counts = sorted({one.num_devices for one in choice.able})
-    batches = sorted({one.batch for one in choice.able})
-    same = having(runs, choice.key)
-    again = same[same["num_devices"].isin(counts) & same["batch"].isin(batches)]
-    seconds = float(again["wall_s"].mean()) * repeats * len(counts) * len(batches)
-    if is_longer:
-        seconds *= (within / LONGER_ERROR) ** 2
+    seconds = wall_s * longer * repeats * len(counts) * len(batches)
     swept = [f"num_devices={_listed(counts)}", f"batch={_listed(batches)}", f"repeat={repeats}"]
     swept += ["baseline=serial"] * any(row["strategy"] == SERIAL for row in rows)
     measure = LONGER * is_longer
-    return Settling(repeats, measure, seconds, _command(again, swept, measure))
+    command = _command(again, [] if is_paired else [TURNS], swept, measure)
+    return Settling(repeats, measure, seconds, command)
 
 
 def _paired_error(rows: Sequence[pd.Series[float]]) -> float:
@@ -115,10 +123,16 @@ def row_of(points: pd.DataFrame, choice: Choice, one: Candidate) -> pd.Series[fl
     return having(points, wanted).iloc[0]
 
 
-def _command(runs: pd.DataFrame, swept: list[str], measure: str) -> str:
+def _command(runs: pd.DataFrame, turns: list[str], swept: list[str], measure: str) -> str:
     """The command of a run, with the values to sweep over in place of its own.
 
     That of a run on the most devices: the baseline may have another strategy.
+
+    Args:
+        runs: those that are to be measured again.
+        turns: what lets them take turns, unless a scheduler starts them.
+        swept: the values to sweep over.
+        measure: how to measure, if not as these were.
     """
     good = runs[runs["status"] == "ok"].sort_values("num_devices", kind="stable")
     texts = [text for text in good["command"] if text]
@@ -133,7 +147,8 @@ def _command(runs: pd.DataFrame, swept: list[str], measure: str) -> str:
     if measure:  # and all limits of the shorter one
         kept = [w for w in kept if not w.startswith(("measure=", "measure."))]
     longer = [f"measure={measure}"] if measure else []
-    return shlex.join([*words[:begin], "-m", *kept, *longer, *swept])
+    is_local = not any(word.startswith("hydra/launcher=") for word in kept)
+    return shlex.join([*words[:begin], "-m", *kept, *longer, *turns * is_local, *swept])
 
 
 def _listed(values: list[int]) -> str:
