@@ -9,7 +9,7 @@ from typing import cast
 import numpy as np
 import pytest
 
-from benchmarks.scoring import autoregressive
+from benchmarks.noise import autoregressive
 from dpeval.commands import hydra_app
 from dpeval.config import Config
 from dpeval.instruments.step_buffer import COLUMNS, Stage, StepBuffer

@@ -29,8 +29,6 @@ LEAST_REPEATS = 2
 STANDARD = MeasureConfig()
 LONGER, LONGER_ERROR = STANDARD.name, STANDARD.rel_precision / 2
 """How to measure where runs were too short, and the standard error that such a run aims at."""
-LONGEST_S = STANDARD.time_limit_s * (1 + STANDARD.ablation_share)
-"""After this time it ends, precise or not."""
 TURNS = "sweep.order=interleaved"
 _REPLACED = (
     "num_devices", "batch", "repeat", "baseline", "repetition", "hydra.mode", "sweep.order",
@@ -85,7 +83,7 @@ def settling(runs: pd.DataFrame, points: pd.DataFrame, choice: Choice) -> Settli
     again = same[same["num_devices"].isin(counts) & same["batch"].isin(batches)]
     wall_s, longer = float(again["wall_s"].mean()), 1.0
     if is_longer:
-        longer = min((within / LONGER_ERROR) ** 2, 1 + LONGEST_S / max(wall_s, 1.0))
+        longer = min((within / LONGER_ERROR) ** 2, 1 + STANDARD.longest_s / max(wall_s, 1.0))
     error = math.hypot(spread, np.nan_to_num(within) / math.sqrt(longer))
     if is_paired:
         error = _paired_error(rows)
