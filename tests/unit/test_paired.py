@@ -158,8 +158,9 @@ def test_the_report_says_that_one_sitting_does_not_show_how_processes_differ() -
 
 @pytest.mark.parametrize("took_turns", [False, True])
 def test_what_no_run_could_settle_is_not_proposed(took_turns: bool) -> None:
-    """Four steps that vary by a factor of two leave everything open."""
-    runs = [make_record(n, step_s=1.0, steps=4, noise=0.5, seed=n) for n in (1, 2)]
+    """Four steps of a quarter of an hour that vary by a factor of two leave everything open."""
+    runs = [make_record(n, step_s=900.0, steps=4, noise=0.5, seed=n) for n in (1, 2)]
+    runs = [run.model_copy(update={"wall_s": 6300.0}) for run in runs]
     if took_turns:
         turns = Sitting(id="one", rounds=list(range(7)), runs=2)
         runs = [run.model_copy(update={"sitting": turns}) for run in runs]

@@ -9,7 +9,7 @@ from typing import cast
 import numpy as np
 import pytest
 
-from benchmarks.noise import autoregressive
+from benchmarks.scoring import autoregressive
 from dpeval.commands import hydra_app
 from dpeval.config import Config
 from dpeval.instruments.step_buffer import COLUMNS, Stage, StepBuffer
@@ -18,7 +18,7 @@ from dpeval.sitting import settling
 from dpeval.sitting.seat import MIN_ABLATED, Seat
 from dpeval.util.arrays import Floats
 
-QUICK = ("model=calibrated", "dataset=calibrated", "measure=quick")
+QUICK = ("model=calibrated", "dataset=calibrated", "measure=quick", "measure.min_steps=6")
 
 
 def seat(config: Config, step_s: Floats) -> Seat:

@@ -25,7 +25,7 @@ from dpeval.record.reference_times import PAGES, ReferenceTimes
 from dpeval.record.schema import Record, Sitting, readings
 from dpeval.stats import machine_speed
 
-VERSION = 11
+VERSION = 12
 """Raised whenever :func:`row` says something else for the same record: caches then start anew."""
 
 _PHASE_NOTES = {
