@@ -80,7 +80,7 @@ def test_looks_become_rarer_and_no_limit_is_passed(
         # The last step may have been a tenth shorter or longer than the mean.
         assert count * STEP_S <= 1.2 * pause_s
     assert max(ahead.values()) * STEP_S > 0.8 * MAX_CHECK_EVERY_S
-    assert len(posted) < 75
+    assert len(posted) < 90  # two dozen of them because the run may be precise then
 
 
 def test_fixed_work_waits_until_steps_have_earned_it(
