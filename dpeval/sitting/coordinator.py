@@ -112,7 +112,7 @@ class Coordinator:
 
     def take_turn(self, seat: Seat) -> None:
         """Let a run take its steps of this round while all others wait."""
-        steps = seat.turn_steps(self._round)
+        steps = seat.turn_steps()
         is_first = seat.steps == 0
         work_due = seat.elapsed_s - seat.worked_s >= WORK_EVERY_S
         if work_due:
@@ -142,7 +142,7 @@ class Coordinator:
         orders = [
             step_orders.SAVE,
             step_orders.SETTLE,
-            step_orders.block(kind, seat.turn_steps(self._round) or 1, self._round),
+            step_orders.block(kind, seat.block_steps(), self._round),
             step_orders.RESTORE,
         ]
         for order in orders:

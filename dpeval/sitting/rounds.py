@@ -41,14 +41,6 @@ def turn_steps(typical_step_s: float | None) -> int:
     return max(1, math.ceil(TURN_S / typical_step_s - 0.25))
 
 
-def is_probed(round_: int) -> bool:
-    """Whether turns of single steps have a second one in this round, which shows re-entry.
-
-    That is so in a quarter of the rounds only: short turns are what makes drift cancel.
-    """
-    return round_ // 2 % 4 == 1
-
-
 def groups_that_fit(needs: list[int | None], free: int) -> list[list[int]]:
     """Runs that memory can hold together, first fit; the order of runs is kept within a group.
 

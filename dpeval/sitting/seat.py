@@ -18,6 +18,9 @@ from dpeval.stats import paired, reentry, steady_state
 from dpeval.util.arrays import Floats
 from dpeval.worker.ablation_schedule import KINDS
 
+PROBED = reentry.MIN_TURNS
+"""So many turns of single steps have a second one, as a single step says nothing of re-entry. No
+more: short turns are what makes drift cancel."""
 MIN_ABLATED = 6
 """Rounds with blocks of the ablation that a run has at least, unless a limit ends it."""
 
@@ -44,6 +47,8 @@ class Seat:
     """Rounds with blocks of the ablation so far."""
     ablated_s: float = 0.0
     """Time that they took."""
+    probed: int = 0
+    """Turns of a single step that had a second one."""
     reentry: Reentry = field(default_factory=Reentry)
     energy_j: float = 0.0
     """Of the host and of its GPUs, in turns after the first …"""
@@ -110,13 +115,19 @@ class Seat:
         """All its steps so far, s, as rank 0 timed them; an all-reduce keeps ranks together."""
         return self.run.step_buffer.column(0, "step")
 
-    def turn_steps(self, round_: int) -> int:
-        """Steps of its turn in a round; those left out do not count as measured."""
+    def turn_steps(self) -> int:
+        """Steps of its next turn; those that are left out do not count as measured."""
         step_s = self.step_s()
         steps = rounds.turn_steps(float(np.median(step_s[-20:])) if len(step_s) else None)
-        if steps == 1 and self.steps >= self.measure.min_warmup_steps:
-            steps += rounds.is_probed(round_)  # a single step says nothing of re-entry
+        is_warm = self.steps >= self.measure.min_warmup_steps
+        if steps == 1 and is_warm and self.probed < PROBED:
+            steps += 1
+            self.probed += 1
         return min(steps + self.reentry.steps, self.measure.max_steps - self.steps)
+
+    def block_steps(self) -> int:
+        """Steps of a block of the ablation in this round, as many as of its last turn."""
+        return self.rounds.count(self.rounds[-1])
 
     def look(self) -> tuple[Floats, list[int], int]:
         """The steps that count, their rounds, and the first of them that is steady.
