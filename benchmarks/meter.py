@@ -8,7 +8,9 @@ process, each with a model of its own, so a drift of the machine affects both al
 
 ``same``: a classification run by dpeval's own loop and the same training as a script
 (:mod:`benchmarks.meter_script`) take turns in one sitting. Printed are the ratio of their
-throughputs from the rounds that both took part in, and the mean of each phase.
+throughputs from the rounds that both took part in, and the mean of each phase. Both keep freed
+memory: what the C library returns to the system in every step depends on what a process allocated
+before, which differs between the two by 10 % of a step and more, whoever measures.
 """
 
 from __future__ import annotations
@@ -139,7 +141,8 @@ def mean_step_s(run: Callable[[int], None], steps: int) -> float:
 def same(overrides: list[str]) -> None:
     """Print how a classification compares with the same training as a script."""
     script = str(Path(__file__).with_name("meter_script.py").resolve())
-    limits = ["measure.ablation=false", "measure.until=means", "sweep.order=interleaved"]
+    limits = ["measure.ablation=false", "measure.until=means", "sweep.order=interleaved",
+              "hardware.keep_memory=true"]  # fmt: skip
     built_in = hydra_app.compose([*limits, *overrides])
     own = [item for item in overrides if item.startswith(("num_", "hardware", "measure", "batch"))]
     given = ",".join(f"'{item}'" for item in overrides)
