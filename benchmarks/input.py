@@ -37,7 +37,7 @@ from dpeval.config import DatasetConfig
 from dpeval.data import Source, prepare
 from dpeval.data.loading.loaders import Loader, make_loader
 from dpeval.devices.cpu import CpuDevice
-from dpeval.util.tables import make_console, make_table
+from dpeval.util.display.tables import make_console, make_table
 
 SIZES = {224: "full", 128: "160px"}
 IMAGES = 600

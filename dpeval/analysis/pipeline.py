@@ -26,8 +26,8 @@ from dpeval.analysis.scaling.compare import Change
 from dpeval.analysis.scaling.findings import Findings, find
 from dpeval.errors import ConfigError, SlowerError
 from dpeval.stats.comparison import LARGEST_SPREAD, LEAST_FREEDOM
-from dpeval.util.plural import counted, some_of
-from dpeval.util.tables import make_console
+from dpeval.util.display.plural import counted, some_of
+from dpeval.util.display.tables import make_console
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from dpeval.config import Config, MeasureConfig, MemoryConfig, ScalingConfig
 from dpeval.errors import ConfigError, MachineError, NoForecast, RunFailed
 from dpeval.record.memory import Budget
 from dpeval.run import forkserver
+from dpeval.util.display.tables import make_console, make_table
+from dpeval.util.display.units import GIB
 from dpeval.util.frozen import Frozen
-from dpeval.util.tables import make_console, make_table
-from dpeval.util.units import GIB
 
 if TYPE_CHECKING:
     from dpeval.run.job import Job, Snapshot

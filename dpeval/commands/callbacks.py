@@ -17,9 +17,9 @@ from dpeval.launchers.folders import claim_run, claim_sweep
 from dpeval.launchers.in_job.run_job import rebuild
 from dpeval.launchers.tracking import manifest as manifests
 from dpeval.run.console import summary_table
+from dpeval.util.display.plural import some_of
+from dpeval.util.display.tables import make_console
 from dpeval.util.paths import shown
-from dpeval.util.plural import some_of
-from dpeval.util.tables import make_console
 
 
 class LeaveHydra(BaseException):

@@ -14,9 +14,9 @@ from dpeval.commands.hydra_app import compose
 from dpeval.config import LOADERS, Config, DatasetConfig
 from dpeval.data import Source, prepare
 from dpeval.run import forkserver
+from dpeval.util.display.plural import counted
+from dpeval.util.display.tables import make_console, make_table
 from dpeval.util.frozen import Frozen
-from dpeval.util.plural import counted
-from dpeval.util.tables import make_console, make_table
 
 WITH_WORKERS = ("jpeg", "cached")
 WARM_UP_BATCHES = 3

@@ -20,9 +20,10 @@ from dpeval.config.suggestions import suggest_value
 from dpeval.errors import ConfigError, DpevalError, RunFailed, RunInterrupted
 from dpeval.record.schema import Record
 from dpeval.system.faults import of_system
-from dpeval.system.signals import interrupting
-from dpeval.util import entry, output
-from dpeval.util.plural import counted, some_of
+from dpeval.system.processes.signals import interrupting
+from dpeval.util import entry
+from dpeval.util.display import output
+from dpeval.util.display.plural import counted, some_of
 
 
 def run_main(function: Callable[[], object]) -> int:

@@ -13,8 +13,8 @@ from dpeval.launchers.tracking import manifest as manifests
 from dpeval.launchers.tracking.run_status import FINAL, RunStatus, counts, run_statuses
 from dpeval.launchers.tracking.tracker import tracker
 from dpeval.launchers.tracking.wait import line, settle
+from dpeval.util.display.tables import make_console
 from dpeval.util.files import remove_leftovers
-from dpeval.util.tables import make_console
 
 _COLOURS = {
     "ok": "green",

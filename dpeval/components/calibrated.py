@@ -22,7 +22,7 @@ from dpeval.config import DatasetConfig
 from dpeval.data.loading.loaders import Shard
 from dpeval.data.sources.progress import Report
 from dpeval.data.sources.source import Source
-from dpeval.util.units import MIB
+from dpeval.util.display.units import MIB
 
 PR_SET_TIMERSLACK = 29
 

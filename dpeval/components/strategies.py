@@ -23,8 +23,8 @@ from dpeval.config import StrategyConfig
 from dpeval.devices.base import Device
 from dpeval.errors import ConfigError
 from dpeval.instruments.phase_clock import PhaseClock
+from dpeval.util.display.units import MIB
 from dpeval.util.importing import check_arguments, locate
-from dpeval.util.units import MIB
 
 
 @dataclass(frozen=True)

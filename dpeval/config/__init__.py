@@ -5,7 +5,6 @@ Imports neither torch nor data code.
 
 from __future__ import annotations
 
-from dpeval.config.batch import global_batch_of, per_device_batches_of, split_evenly
 from dpeval.config.bounds import check_bounds
 from dpeval.config.composition import describe_error, from_hydra, register_schema
 from dpeval.config.identity import curve_of, identity, to_plain
@@ -24,6 +23,9 @@ from dpeval.config.schema import (
     StrategyConfig,
     SweepConfig,
     TaskConfig,
+    global_batch_of,
+    per_device_batches_of,
+    split_evenly,
 )
 from dpeval.config.script import check_script, fill_in
 from dpeval.config.site import SiteConfig

@@ -24,8 +24,8 @@ from dpeval.data.sources import inventory
 from dpeval.data.sources.progress import Advance, Report, amount
 from dpeval.data.sources.source import Source, store
 from dpeval.errors import DataError
-from dpeval.util.plural import counted
-from dpeval.util.tables import is_roomy, make_console, make_table
+from dpeval.util.display.plural import counted
+from dpeval.util.display.tables import is_roomy, make_console, make_table
 
 EPILOG = """examples:
   python -m dpeval.data prepare dataset=imagenette_160

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dpeval.devices.base import Transfer
-from dpeval.system.process import resident
+from dpeval.system.processes.process import resident
 
 
 class CpuDevice:

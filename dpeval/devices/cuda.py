@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dpeval.devices.base import Transfer
 from dpeval.record.machine import Gpu
-from dpeval.util.units import MIB
+from dpeval.util.display.units import MIB
 
 CONTEXT_BYTES = 512 * MIB
 """CUDA context and loaded kernels of a rank (300-520 MiB by generation of GPU)."""

@@ -20,7 +20,7 @@ from dpeval.config import Config, check_script, from_hydra, identity
 from dpeval.errors import ConfigError
 from dpeval.launchers.compose import Composer
 from dpeval.launchers.folders import check_jobs
-from dpeval.util.plural import counted
+from dpeval.util.display.plural import counted
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from dpeval.launchers.schedulers.resources import Group, Resources
 from dpeval.run.job import Job, take_turns
-from dpeval.util.plural import counted
+from dpeval.util.display.plural import counted
 
 
 def describe_groups(

@@ -21,9 +21,9 @@ from dpeval.run import console, forkserver
 from dpeval.run.console import Reporter
 from dpeval.run.job import Job, take_turns
 from dpeval.system import limits
-from dpeval.system.signals import stop_signals
+from dpeval.system.processes.signals import stop_signals
+from dpeval.util.display.plural import counted
 from dpeval.util.paths import shown
-from dpeval.util.plural import counted
 
 if TYPE_CHECKING:
     from dpeval.run.session import Session

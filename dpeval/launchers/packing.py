@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from dpeval.config import Config, LauncherOptions, SiteConfig, curve_of
 from dpeval.launchers.schedulers.resources import JobRequest, Resources, override, together
-from dpeval.util.plural import counted
+from dpeval.util.display.plural import counted
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dpeval.launchers.tracking.job_spec import JobSpec, unmeasured
 from dpeval.planning.memory.budget import Decision, decide
 from dpeval.record.memory import Budget, Forecast
 from dpeval.record.schema import Cause, MemoryRecord, Scheduler
-from dpeval.util.units import GIB
+from dpeval.util.display.units import GIB
 
 
 class Preflight:

@@ -43,9 +43,9 @@ from dpeval.launchers.tracking.manifest import Manifest, ManifestRun
 from dpeval.launchers.tracking.reconcile import cancel_unknown
 from dpeval.launchers.tracking.resume import skip_reasons
 from dpeval.launchers.tracking.wait import wait_for
-from dpeval.system.signals import stop_signals, unsent_to_children
-from dpeval.util.plural import counted
-from dpeval.util.tables import make_console
+from dpeval.system.processes.signals import stop_signals, unsent_to_children
+from dpeval.util.display.plural import counted
+from dpeval.util.display.tables import make_console
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,9 +37,9 @@ from dpeval.instruments.stop_sync import StopSync
 from dpeval.record.codes import StopReason
 from dpeval.record.plan import Plan, RankPlan
 from dpeval.record.schema import now
-from dpeval.run import record_builder
 from dpeval.run.job import Job, Span
-from dpeval.run.outcome import Failure, Outcome, disagreement
+from dpeval.run.recording import record_builder
+from dpeval.run.recording.outcome import Failure, Outcome, disagreement
 from dpeval.system.environment import environment
 from dpeval.system.topology import detect
 from dpeval.util.arrays import Floats

@@ -8,8 +8,8 @@ from itertools import chain
 
 from dpeval.record.machine import Cpu, Machine
 from dpeval.record.plan import OVERSUBSCRIBED
+from dpeval.util.display.plural import counted
 from dpeval.util.frozen import Frozen
-from dpeval.util.plural import counted
 
 LAUNCH_CPUS = 2
 """CPUs of a GPU rank without data workers: on one, the main thread and autograd's launch kernels in

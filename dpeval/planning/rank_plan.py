@@ -8,7 +8,7 @@ from dpeval.config import Config, per_device_batches_of
 from dpeval.planning.cpu_affinity import assign_cpus, assign_gpu_cpus
 from dpeval.record.machine import Machine
 from dpeval.record.plan import OVERSUBSCRIBED, Plan, RankPlan
-from dpeval.util.plural import counted
+from dpeval.util.display.plural import counted
 
 
 def make_plan(config: Config, machine: Machine) -> Plan:

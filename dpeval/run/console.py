@@ -19,10 +19,10 @@ from dpeval.instruments.step_buffer import Stage
 from dpeval.record.phases import PHASE_WORDS, PHASES
 from dpeval.record.schema import Record
 from dpeval.run.job import Job, Snapshot, take_turns
+from dpeval.util.display.plural import counted
+from dpeval.util.display.ranges import UNKNOWN, span
+from dpeval.util.display.tables import is_roomy, make_console, make_table
 from dpeval.util.paths import shown
-from dpeval.util.plural import counted
-from dpeval.util.ranges import UNKNOWN, span
-from dpeval.util.tables import is_roomy, make_console, make_table
 
 STAGE_NAMES = {
     Stage.STARTING: "starting",

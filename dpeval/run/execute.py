@@ -18,16 +18,17 @@ from dpeval.record.conditions import Conditions
 from dpeval.record.machine import Environment
 from dpeval.record.plan import RankPlan
 from dpeval.record.schema import Cause, DatasetUsed, Record, Sitting, now
-from dpeval.run import forkserver, multi_node, record_builder
+from dpeval.run import forkserver, multi_node
 from dpeval.run.job import Job, ProgressListener, Snapshot, Span, StoreAddress
 from dpeval.run.rank_supervisor import RankSupervisor
-from dpeval.run.record_files import RecordFiles
+from dpeval.run.recording import endings, record_builder
+from dpeval.run.recording.record_files import RecordFiles
 from dpeval.stats import paired
 from dpeval.system.conditions import ConditionSampler
 from dpeval.system.faults import of_system
 from dpeval.system.gpu.reader import UsedGpu
-from dpeval.system.process import avoid_cpus
-from dpeval.system.signals import stop_signals
+from dpeval.system.processes.process import avoid_cpus
+from dpeval.system.processes.signals import stop_signals
 from dpeval.worker.messages import RankTask
 from dpeval.worker.torchrun import torchrun_environment
 
@@ -145,7 +146,8 @@ class LiveRun:
         Args:
             sampler: watches the machine, if anything does.
             listener: shows progress.
-            received: the stop signals so far; see :func:`dpeval.system.signals.stop_signals`.
+            received: the stop signals so far, from
+                :func:`dpeval.system.processes.signals.stop_signals`.
         """
         _watch(self.job, self.ranks, self.step_buffer, sampler, listener, received)
 
@@ -183,7 +185,7 @@ class LiveRun:
         if base is not None:
             made = paired.compared(made, base)
         if received and made.status == "ok":
-            made = record_builder.interrupted(made, received[0])
+            made = endings.interrupted(made, received[0])
         self._files.keep(made, job.folder)
         self._is_recorded = True
         return made

@@ -22,7 +22,7 @@ from multiprocessing import forkserver, resource_tracker, util
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from dpeval.errors import MachineError
-from dpeval.system.signals import unsent_to_children
+from dpeval.system.processes.signals import unsent_to_children
 from dpeval.util.entry import children_find_parts_last
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import psutil
 
 from dpeval.config import HardwareConfig
 from dpeval.instruments.step_buffer import COLUMNS, StepBuffer
-from dpeval.run.outcome import Failure
-from dpeval.util.units import KIB
+from dpeval.run.recording.outcome import Failure
+from dpeval.util.display.units import KIB
 
 CPU_WINDOW_S = 2.0
 IDLE_HANG_S = 10.0

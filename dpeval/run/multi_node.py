@@ -28,7 +28,7 @@ from dpeval.errors import MachineError
 from dpeval.instruments.step_buffer import StepBuffer
 from dpeval.record.plan import Plan, RankPlan
 from dpeval.run.job import Node, StoreAddress
-from dpeval.run.outcome import PEER, Failure, Outcome, root_cause
+from dpeval.run.recording.outcome import PEER, Failure, Outcome, root_cause
 from dpeval.util.files import replacing, write_atomically
 from dpeval.util.frozen import Frozen
 from dpeval.worker.messages import RankResult

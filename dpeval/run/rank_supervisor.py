@@ -18,7 +18,7 @@ from dpeval.instruments.step_buffer import Stage, StepBuffer
 from dpeval.run import forkserver
 from dpeval.run.forkserver import context
 from dpeval.run.hang_detector import HangDetector
-from dpeval.run.outcome import (
+from dpeval.run.recording.outcome import (
     Failure,
     Outcome,
     disagreement,
@@ -29,8 +29,8 @@ from dpeval.run.outcome import (
     root_cause,
 )
 from dpeval.system import oom
-from dpeval.system.process import resident
-from dpeval.util.units import MIB
+from dpeval.system.processes.process import resident
+from dpeval.util.display.units import MIB
 from dpeval.worker.messages import RankFailure, RankResult, RankTask
 
 POLL_S = 0.2
@@ -129,7 +129,8 @@ class RankSupervisor:
         Args:
             on_tick: called between polls.
             elsewhere: likewise; returns the failure of another node.
-            received: from :func:`dpeval.system.signals.stop_signals`, which must be active.
+            received: the stop signals so far, from
+                :func:`dpeval.system.processes.signals.stop_signals`, which must be active.
         """
         try:
             while self.is_running:

@@ -18,7 +18,7 @@ from dpeval.run import execute as execution
 from dpeval.run import forkserver
 from dpeval.run.console import Reporter
 from dpeval.run.job import Job, Node
-from dpeval.run.record_files import RecordFiles
+from dpeval.run.recording.record_files import RecordFiles
 from dpeval.system.environment import environment
 from dpeval.system.topology import detect
 

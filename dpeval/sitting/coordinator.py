@@ -23,7 +23,7 @@ from dpeval.run.rank_supervisor import POLL_S
 from dpeval.sitting import rounds, settling
 from dpeval.sitting.seat import Seat
 from dpeval.system.conditions import ConditionSampler
-from dpeval.system.signals import stop_signals
+from dpeval.system.processes.signals import stop_signals
 
 WORK_EVERY_S = 0.5
 """A run's reference work is due after this much time in its steps."""

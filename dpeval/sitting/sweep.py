@@ -12,8 +12,8 @@ from dpeval.run.session import Session
 from dpeval.sitting.coordinator import Coordinator
 from dpeval.sitting.rounds import groups_that_fit
 from dpeval.sitting.seat import Seat
-from dpeval.system.signals import stop_signals
-from dpeval.util.units import GIB
+from dpeval.system.processes.signals import stop_signals
+from dpeval.util.display.units import GIB
 
 
 def measure(session: Session, jobs: Sequence[Job]) -> Iterator[tuple[Job, Record]]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from dpeval.record.measurement import Interval
 from dpeval.util.arrays import Bools, Floats
-from dpeval.util.units import MAD_TO_STD
+from dpeval.util.display.units import MAD_TO_STD
 
 MOST_CORRELATION = 0.98
 """A larger lag-1 correlation cannot be told from a series without a mean."""

@@ -10,7 +10,7 @@ from dpeval.record.measurement import Window
 from dpeval.record.phases import COMPUTE_PHASES
 from dpeval.record.schema import Record, Warning
 from dpeval.stats.diagnostics import Diagnostic, diagnose
-from dpeval.util.ranges import span
+from dpeval.util.display.ranges import span
 
 FEWEST_STEPS, FEWEST_INDEPENDENT = 20, 5
 """Windows of fewer steps, or worth fewer independent ones, have intervals that cannot be relied on:

@@ -18,9 +18,9 @@ import numpy as np
 
 from dpeval.record.conditions import MIN_ELAPSED_S, Conditions
 from dpeval.system import cgroups
-from dpeval.system.cpu_accounting import CpuTimes, RankTimes
 from dpeval.system.gpu.libraries import open_reader
 from dpeval.system.gpu.reader import GpuReader, UsedGpu
+from dpeval.system.processes.cpu_accounting import CpuTimes, RankTimes
 from dpeval.system.procfs import ROOT, KernelFile
 from dpeval.system.sensors import (
     Clocks,
@@ -31,7 +31,7 @@ from dpeval.system.sensors import (
     name_cores,
     siblings_of,
 )
-from dpeval.util.plural import counted, inflected
+from dpeval.util.display.plural import counted, inflected
 
 INTERVAL_S = 1.0
 BEGIN_INTERVAL_S = 0.2

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dpeval.errors import MachineError
 from dpeval.system import cgroups
-from dpeval.util.units import GIB, MIB
+from dpeval.util.display.units import GIB, MIB
 
 _OPEN_FILES = 256
 """Pipes, sockets and shared memory of the parent and its ranks; torch's libraries."""

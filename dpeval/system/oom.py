@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dpeval.system import cgroups
-from dpeval.util.units import GIB
+from dpeval.util.display.units import GIB
 
 MESSAGES = (
     "out of memory",

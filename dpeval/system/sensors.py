@@ -9,7 +9,7 @@ import numpy as np
 
 from dpeval.system.procfs import ROOT, KernelFile, read_text
 from dpeval.system.topology import parse_cpu_list
-from dpeval.util.plural import counted, inflected
+from dpeval.util.display.plural import counted, inflected
 
 CLOCK_DROP = 0.9
 """A core at a tenth lower clock does a tenth less work."""

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from dpeval.util import output
+from dpeval.util.display import output
 
 SAFE_PATH = "PYTHONSAFEPATH"
 PACKAGES = ("site-packages", "dist-packages")

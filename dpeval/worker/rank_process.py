@@ -28,9 +28,10 @@ from dpeval.instruments.step_buffer import Stage, StepBuffer
 from dpeval.instruments.stop_sync import StopSync
 from dpeval.instruments.turn_sync import TurnSync
 from dpeval.system.oom import is_out_of_memory
-from dpeval.system.process import keep_freed_memory, lazy_timers, prefer_oom_kill
-from dpeval.util import entry, output
-from dpeval.util.units import GIB
+from dpeval.system.processes.process import keep_freed_memory, lazy_timers, prefer_oom_kill
+from dpeval.util import entry
+from dpeval.util.display import output
+from dpeval.util.display.units import GIB
 from dpeval.worker.ablation import Blocks, can_ablate, run_ablation
 from dpeval.worker.faults import told
 from dpeval.worker.loop import train_step, training_loop

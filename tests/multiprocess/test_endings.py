@@ -20,8 +20,8 @@ from dpeval.launchers.in_job import execution
 from dpeval.launchers.tracking.job_spec import JobSpec
 from dpeval.record.io import FILE_NAME, read
 from dpeval.record.schema import Record
-from dpeval.run import record_builder
 from dpeval.run.console import PlainReporter
+from dpeval.run.recording import record_builder
 from dpeval.run.session import Session
 from tests.multiprocess.conftest import (
     ANNOUNCING,

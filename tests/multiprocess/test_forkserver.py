@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from dpeval.system.signals import STOP_SIGNALS
+from dpeval.system.processes.signals import STOP_SIGNALS
 from tests.multiprocess.conftest import wait_for_none
 
 PROGRAM = """

@@ -12,7 +12,7 @@ import pytest
 
 from dpeval.record.conditions import Conditions
 from dpeval.system.conditions import BEGIN_INTERVAL_S, ConditionSampler, disturbances
-from dpeval.system.process import avoid_cpus
+from dpeval.system.processes.process import avoid_cpus
 from dpeval.system.sensors import Clocks, EventCounter, Rapl
 from tests.unit.trees import grow, process, stat_of_cpus, topology
 

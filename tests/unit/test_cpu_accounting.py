@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from dpeval.system.cpu_accounting import RankTimes, parse_cpu_times, parse_process
+from dpeval.system.processes.cpu_accounting import RankTimes, parse_cpu_times, parse_process
 from tests.unit.trees import grow, process, stat_of_cpus
 
 Start = Callable[[str], subprocess.Popen[bytes]]

@@ -20,7 +20,8 @@ from dpeval.commands.main import explain, run_main
 from dpeval.errors import ConfigError
 from dpeval.run import forkserver
 from dpeval.system.faults import ADVICE
-from dpeval.util import entry, output
+from dpeval.util import entry
+from dpeval.util.display import output
 from dpeval.util.importing import locate
 
 CLONE = str(Path(entry.__file__).parents[2])
@@ -38,7 +39,7 @@ def python(code: str, cwd: Path, **environment: str) -> subprocess.CompletedProc
     )
 
 
-PRINT = "from dpeval.util import output; output.protect(); "
+PRINT = "from dpeval.util.display import output; output.protect(); "
 
 
 def test_letters_that_a_terminal_lacks_are_approximated(tmp_path: Path) -> None:
@@ -47,7 +48,7 @@ def test_letters_that_a_terminal_lacks_are_approximated(tmp_path: Path) -> None:
 
 
 TABLE = PRINT + (
-    "from dpeval.util.tables import make_console, make_table; "
+    "from dpeval.util.display.tables import make_console, make_table; "
     "table = make_table('t', {'run': 'left', 'img/s ±': 'right'}); "
     "table.add_row('a model with quite a long name', '12345.67'); make_console().print(table)"
 )

@@ -13,7 +13,7 @@ from dpeval.config import HardwareConfig
 from dpeval.instruments.step_buffer import COLUMNS, Stage, StepBuffer
 from dpeval.run import hang_detector
 from dpeval.run.hang_detector import HangDetector
-from dpeval.run.record_builder import suspended
+from dpeval.run.recording.record_builder import suspended
 from dpeval.util.arrays import Floats
 
 STUCK_S = 3.0 * hang_detector.IDLE_START_S

@@ -16,7 +16,7 @@ from dpeval.planning.memory.measured_peaks import Peak, learned
 from dpeval.record.machine import Gpu, Machine
 from dpeval.record.memory import Budget, Forecast
 from dpeval.system.oom import KillCounter, is_out_of_memory, kill_counters, killed_for_memory
-from dpeval.util.units import GIB
+from dpeval.util.display.units import GIB
 from tests.unit.trees import grow
 
 MIB = 2**20

@@ -22,7 +22,7 @@ from dpeval.errors import ConfigError, NoForecast
 from dpeval.planning.memory.allocator_model import Allocator, CachingAllocator, GlibcAllocator
 from dpeval.planning.memory.fake_step import take_fake_step
 from dpeval.planning.memory.forecast import forecast, optimizer_bytes
-from dpeval.util.units import KIB, MIB
+from dpeval.util.display.units import KIB, MIB
 
 CPU = torch.device("cpu")
 

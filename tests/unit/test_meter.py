@@ -22,7 +22,7 @@ from dpeval.meter.loop import MeteredLoop
 from dpeval.meter.standalone import measure_of
 from dpeval.record.codes import StopReason
 from dpeval.record.phases import PHASES
-from dpeval.run.outcome import disagreement
+from dpeval.run.recording.outcome import disagreement
 from dpeval.util.arrays import Floats
 from dpeval.worker.messages import Metered, RankResult
 

@@ -13,7 +13,7 @@ from dpeval.record.plan import Plan, RankPlan
 from dpeval.run import multi_node
 from dpeval.run.job import Node
 from dpeval.run.multi_node import FailureNotice
-from dpeval.run.outcome import PEER, Failure, Outcome
+from dpeval.run.recording.outcome import PEER, Failure, Outcome
 
 
 def test_a_failure_is_heard_by_the_others_and_not_by_a_later_attempt(

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from dpeval.run.outcome import PEER, Failure, first_exception, is_echo, root_cause
+from dpeval.run.recording.outcome import PEER, Failure, first_exception, is_echo, root_cause
 from dpeval.worker.messages import RankFailure
 
 OOM = Failure("oom", 0, "CUDA out of memory", exception="OutOfMemoryError")

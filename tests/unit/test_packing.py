@@ -27,7 +27,7 @@ from dpeval.launchers.packing import (
     jobs_of,
     without_largest,
 )
-from dpeval.launchers.schedulers.oar import oar_parameters
+from dpeval.launchers.schedulers.oar.scheduler import oar_parameters
 from dpeval.launchers.schedulers.resources import JobRequest, derive, group
 from dpeval.launchers.schedulers.slurm import SlurmOptions, slurm_parameters
 from dpeval.launchers.schedulers.slurm_states import parse_time_limits

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dpeval.util.plural import counted, some_of
+from dpeval.util.display.plural import counted, some_of
 
 
 @pytest.mark.parametrize(

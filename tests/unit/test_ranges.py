@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpeval.util.ranges import decimals_of, span, with_span
+from dpeval.util.display.ranges import decimals_of, span, with_span
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from dpeval.commands.sweep_status import statuses_of
 from dpeval.config import identity, to_plain
 from dpeval.launchers.tracking.local_process import LocalSweep
 from dpeval.record.schema import Cause, Record, blank
-from dpeval.run.record_files import RecordFiles
+from dpeval.run.recording.record_files import RecordFiles
 from tests.unit.test_run_status import CONFIG
 
 

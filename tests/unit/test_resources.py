@@ -24,8 +24,8 @@ from dpeval.config import (
 )
 from dpeval.errors import ConfigError, LaunchError
 from dpeval.launchers.schedulers.base import one_line
-from dpeval.launchers.schedulers.oar import Oar, OarOptions, oar_parameters
-from dpeval.launchers.schedulers.oar_submission import oar_script, oarsub_command
+from dpeval.launchers.schedulers.oar.scheduler import Oar, OarOptions, oar_parameters
+from dpeval.launchers.schedulers.oar.submission import oar_script, oarsub_command
 from dpeval.launchers.schedulers.resources import (
     Group,
     JobRequest,

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from dpeval.errors import ConfigError, LaunchError
 from dpeval.launchers.in_job.node_sharing import DETAIL, NodeWatch
-from dpeval.launchers.schedulers import oar as oar_module
 from dpeval.launchers.schedulers import slurm as slurm_module
 from dpeval.launchers.schedulers.base import JobState
-from dpeval.launchers.schedulers.oar import Oar, oar_gpus
-from dpeval.launchers.schedulers.oar_states import oar_state, parse_oarstat
+from dpeval.launchers.schedulers.oar import scheduler as oar_module
+from dpeval.launchers.schedulers.oar.scheduler import Oar, oar_gpus
+from dpeval.launchers.schedulers.oar.states import oar_state, parse_oarstat
 from dpeval.launchers.schedulers.registry import scheduler
 from dpeval.launchers.schedulers.slurm import Slurm
 from dpeval.launchers.schedulers.slurm_states import (

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from dpeval.system.signals import (
+from dpeval.system.processes.signals import (
     STOP_SIGNALS,
     interrupting,
     stop_signals,

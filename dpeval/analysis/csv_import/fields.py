@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from dpeval.analysis.frame.columns import text
+from dpeval.analysis.frame.row import text
 from dpeval.errors import ConfigError, nearest
 
 PHASE_OF = {

@@ -13,7 +13,7 @@ from dpeval.analysis.csv_import.fields import (
     time_column,
     unit_in,
 )
-from dpeval.analysis.frame.columns import text
+from dpeval.analysis.frame.row import text
 from dpeval.errors import ConfigError
 
 _TIME = "(?:_?(?:time|times|duration|latency|sec|secs|seconds))"

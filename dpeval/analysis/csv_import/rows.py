@@ -22,7 +22,7 @@ from dpeval.analysis.csv_import.fields import (
     require,
 )
 from dpeval.analysis.csv_import.text_table import SEPARATORS, TextTable, number_reader
-from dpeval.analysis.frame.columns import text
+from dpeval.analysis.frame.row import text
 from dpeval.config import global_batch_of
 from dpeval.errors import ConfigError, nearest
 

@@ -21,7 +21,7 @@ import pandas as pd
 from dpeval.analysis.csv_import import rows, text_table
 from dpeval.analysis.csv_import.fields import PHASE_OF, RATES
 from dpeval.analysis.csv_import.rows import CONFIGURATION, Layout, Share
-from dpeval.analysis.frame.columns import text
+from dpeval.analysis.frame.row import text
 from dpeval.config import global_batch_of, split_evenly
 from dpeval.errors import ConfigError
 from dpeval.record.machine import UNKNOWN_ENVIRONMENT, Environment, Gpu
@@ -32,7 +32,7 @@ from dpeval.record.schema import PhaseStats, RankRecord, Record
 from dpeval.stats.intervals import mean_interval
 from dpeval.stats.steady_state import slowest_rank
 from dpeval.stats.throughput import load_balance, throughput
-from dpeval.util.plural import counted
+from dpeval.util.display.plural import counted
 from dpeval.util.version import __version__
 
 ALWAYS_LACKING = (

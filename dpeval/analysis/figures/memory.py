@@ -15,7 +15,7 @@ from dpeval.analysis.figures.panels import Panel, grid, left_out
 from dpeval.analysis.frame.configurations import Family
 from dpeval.analysis.frame.labels import cell_name
 from dpeval.errors import UnsupportedError
-from dpeval.util.units import GIB
+from dpeval.util.display.units import GIB
 
 _PEAK, _FORECAST, _BUDGET = "#0b5a8f", "#5c5c5c", "#d55e00"
 

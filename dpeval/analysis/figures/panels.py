@@ -18,7 +18,7 @@ from dpeval.analysis.figures import style
 from dpeval.analysis.frame.configurations import Family, device_word, printable, shortfall
 from dpeval.analysis.frame.labels import cell_name
 from dpeval.record.codes import SHORT_WARNINGS
-from dpeval.util.plural import counted
+from dpeval.util.display.plural import counted
 
 MOST_PANELS = 6
 _LANE_INCHES = 0.4

@@ -25,8 +25,8 @@ from dpeval.analysis.frame.configurations import Family, segments, shortfall
 from dpeval.analysis.frame.labels import baseline, device_count
 from dpeval.analysis.scaling.speedup import ideal_at, ideal_speedup, of_curve
 from dpeval.errors import UnsupportedError
-from dpeval.util.plural import inflected
-from dpeval.util.ranges import span
+from dpeval.util.display.plural import inflected
+from dpeval.util.display.ranges import span
 
 
 def speedups(family: Family, batch: int) -> pd.DataFrame:

@@ -18,8 +18,8 @@ from dpeval.analysis.frame.labels import configuration
 from dpeval.errors import UnsupportedError
 from dpeval.record.phases import PHASE_WORDS, PHASES
 from dpeval.record.schema import RankRecord, Record
-from dpeval.util.plural import counted
-from dpeval.util.ranges import with_span
+from dpeval.util.display.plural import counted
+from dpeval.util.display.ranges import with_span
 
 MOST_RUNS = 24
 MOST_RANKS = 16

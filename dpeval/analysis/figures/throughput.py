@@ -21,8 +21,8 @@ from dpeval.analysis.frame.configurations import Family, segments, shortfall
 from dpeval.analysis.frame.labels import device_count
 from dpeval.analysis.scaling.best_configuration import could_be_fastest
 from dpeval.errors import UnsupportedError
-from dpeval.util.plural import counted
-from dpeval.util.ranges import with_span
+from dpeval.util.display.plural import counted
+from dpeval.util.display.ranges import with_span
 
 
 def over_cores(figure_data: FigureData) -> Drawing:

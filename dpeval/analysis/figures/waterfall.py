@@ -16,8 +16,8 @@ from dpeval.analysis.figures.scaling import speedups
 from dpeval.analysis.frame.configurations import CELL, Family
 from dpeval.analysis.frame.labels import cell_name, device_count
 from dpeval.errors import UnsupportedError
-from dpeval.util.plural import counted
-from dpeval.util.ranges import UNKNOWN, span
+from dpeval.util.display.plural import counted
+from dpeval.util.display.ranges import UNKNOWN, span
 
 _LOSS, _GAIN, _WHOLE = "#d55e00", "#3fb893", "#0b5a8f"
 

@@ -22,7 +22,7 @@ from omegaconf import MISSING
 from dpeval.config import SERIAL, Config, to_plain
 from dpeval.config.identity import OUTPUT_KEYS
 from dpeval.record.schema import Record
-from dpeval.util.plural import counted
+from dpeval.util.display.plural import counted
 
 NOT_TASK = frozenset(
     [

@@ -15,7 +15,7 @@ from dpeval.analysis.frame.runs_frame import CONFIGURATION, is_measured
 from dpeval.config import SERIAL, global_batch_of
 from dpeval.record.codes import SHORT_CAUSES
 from dpeval.record.phases import PHASES
-from dpeval.util.units import GIB
+from dpeval.util.display.units import GIB
 
 FAMILY = tuple(name for name in CONFIGURATION if name not in ("num_devices", "batch"))
 """Columns whose values must be equal for points to share a panel."""

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from dpeval import record
-from dpeval.analysis.frame.columns import row, text
+from dpeval.analysis.frame.row import row, text
 from dpeval.errors import RecordError
 from dpeval.util.cpus import allowed_cpus
-from dpeval.util.units import MIB
+from dpeval.util.display.units import MIB
 
 Line = dict[str, Any] | str
 """A run's row, or why it has none."""

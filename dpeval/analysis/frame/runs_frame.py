@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from dpeval import record
 from dpeval.analysis.frame import cohorts, frame_cache, reader
-from dpeval.analysis.frame.columns import COLUMNS, SCHEMA, row, text
+from dpeval.analysis.frame.columns import COLUMNS, SCHEMA
+from dpeval.analysis.frame.row import row, text
 from dpeval.errors import RecordError
 from dpeval.record.phases import PHASES
 from dpeval.record.schema import Record

@@ -21,9 +21,9 @@ from dpeval.analysis.figures.scaling import speedups
 from dpeval.analysis.frame.configurations import Family, device_word, shortfall
 from dpeval.analysis.frame.labels import device_count
 from dpeval.record.phases import PHASE_WORDS, PHASES
-from dpeval.util.plural import counted
-from dpeval.util.ranges import with_span
-from dpeval.util.units import GIB
+from dpeval.util.display.plural import counted
+from dpeval.util.display.ranges import with_span
+from dpeval.util.display.units import GIB
 
 MOST_FAMILIES = 12
 _MOST_PATHS = 3

@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from dpeval.analysis.frame.labels import configuration
-from dpeval.util.plural import counted
-from dpeval.util.units import GIB
+from dpeval.util.display.plural import counted
+from dpeval.util.display.units import GIB
 
 MOST_ROWS = 2_000
 _MOST_TEXT = 200

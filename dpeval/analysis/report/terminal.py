@@ -15,10 +15,10 @@ from dpeval.analysis.frame.labels import baseline, device_count, marks
 from dpeval.analysis.scaling.best_configuration import Choice
 from dpeval.analysis.scaling.compare import Change
 from dpeval.analysis.scaling.findings import Findings
-from dpeval.util.plural import counted
-from dpeval.util.ranges import span
-from dpeval.util.tables import make_table
-from dpeval.util.units import GIB
+from dpeval.util.display.plural import counted
+from dpeval.util.display.ranges import span
+from dpeval.util.display.tables import make_table
+from dpeval.util.display.units import GIB
 
 MOST_SERIES = 12
 MOST_ROWS = 100

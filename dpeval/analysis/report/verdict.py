@@ -18,8 +18,8 @@ from dpeval.analysis.scaling.evidence import FAULT_SHARE
 from dpeval.analysis.scaling.findings import Findings
 from dpeval.analysis.scaling.scaling_laws import Curve
 from dpeval.analysis.scaling.speedup import having
-from dpeval.util.plural import counted, some_of
-from dpeval.util.ranges import decimals_of, with_span
+from dpeval.util.display.plural import counted, some_of
+from dpeval.util.display.ranges import decimals_of, with_span
 
 MOST_FAMILIES = 12
 WINDOWS_AGREE = 0.1

@@ -21,7 +21,7 @@ from dpeval.data.loading.cache_table import CacheTable
 from dpeval.data.loading.sampler import ShardedSampler, Step
 from dpeval.data.sources.source import Source
 from dpeval.errors import DataError
-from dpeval.util.units import MIB
+from dpeval.util.display.units import MIB
 
 Host = tuple[Tensor, ...]
 """Pixels, uint8 [b, px, px, 3], and labels, int64 [b]. If the device crops: records of the cache,

@@ -15,7 +15,7 @@ from dpeval.config import DatasetConfig
 from dpeval.data.sources.progress import Report
 from dpeval.data.sources.source import Source
 from dpeval.errors import DataError
-from dpeval.util.plural import counted
+from dpeval.util.display.plural import counted
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """Endings of images: torchvision's."""

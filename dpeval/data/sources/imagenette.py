@@ -25,7 +25,7 @@ from dpeval.data.sources.progress import Report, amount, progress
 from dpeval.data.sources.source import Source, making, one_line
 from dpeval.data.sources.synthetic import WNIDS, imagenette_like
 from dpeval.errors import DataError
-from dpeval.util.units import MIB
+from dpeval.util.display.units import MIB
 
 CHUNK_BYTES = MIB
 READ_TIMEOUT_S = 60.0

@@ -27,9 +27,9 @@ from dpeval.data.sources.progress import Report, progress
 from dpeval.data.sources.source import Source, making, one_line, store
 from dpeval.errors import DataError
 from dpeval.util.cpus import allowed_cpus
+from dpeval.util.display.units import GIB
 from dpeval.util.files import write_atomically
 from dpeval.util.frozen import Frozen
-from dpeval.util.units import GIB
 
 MARGIN = 8 / 7
 """Side of a squashed image relative to the model's input: 256 px for the usual 224 px."""

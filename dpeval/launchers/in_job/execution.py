@@ -21,7 +21,7 @@ from dpeval.record import schema
 from dpeval.record.schema import Cause, Record, now
 from dpeval.run import forkserver
 from dpeval.run.job import Node, take_turns
-from dpeval.run.record_files import RecordFiles
+from dpeval.run.recording.record_files import RecordFiles
 
 if TYPE_CHECKING:
     from dpeval.run.job import Job
@@ -97,7 +97,7 @@ def execute(
     """
     try:
         session = job_session()
-        from dpeval.run import record_builder
+        from dpeval.run.recording import record_builder
 
         job = session.job(config, folder, spec.overrides, node)
     except KeyboardInterrupt:

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Iterator
 from types import FrameType
 
-from dpeval.system.signals import STOP_SIGNALS
+from dpeval.system.processes.signals import STOP_SIGNALS
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from dpeval.launchers.in_job.run_job import point_at_scratch
 from dpeval.launchers.schedulers.registry import SCHEDULERS, scheduler
 from dpeval.launchers.tracking.job_spec import JobSpec
 from dpeval.record import schema
-from dpeval.run.record_files import RecordFiles
+from dpeval.run.recording.record_files import RecordFiles
 
 
 def run_plugin_job(composed: DictConfig) -> None:

@@ -30,7 +30,7 @@ from dpeval.launchers.tracking.run_status import PROGRESS_NAME
 from dpeval.record import schema
 from dpeval.record.schema import Record
 from dpeval.run.job import Node
-from dpeval.run.record_files import RecordFiles
+from dpeval.run.recording.record_files import RecordFiles
 from dpeval.util.frozen import Frozen
 
 ATTEMPTS_NAME = "attempts.jsonl"

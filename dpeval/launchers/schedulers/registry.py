@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dpeval.errors import ConfigError, LaunchError
 from dpeval.launchers.schedulers.base import Scheduler
-from dpeval.launchers.schedulers.oar import Oar
+from dpeval.launchers.schedulers.oar.scheduler import Oar
 from dpeval.launchers.schedulers.slurm import Slurm
 from dpeval.util.importing import locate
 

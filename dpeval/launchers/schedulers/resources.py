@@ -17,7 +17,7 @@ from typing import Any
 from dpeval.config import Config, LauncherOptions, SiteConfig
 from dpeval.errors import ConfigError, LaunchError
 from dpeval.record.memory import Forecast
-from dpeval.util.units import GIB
+from dpeval.util.display.units import GIB
 
 _CPU_OVERHEAD_BYTES = 2 * GIB
 """The parent process, the fork server and the page cache charged to the job's cgroup."""

@@ -19,10 +19,10 @@ from dpeval.launchers.schedulers.base import UNKNOWN, Ending, JobState, Tracker,
 from dpeval.launchers.tracking.job_spec import SPEC_NAME
 from dpeval.launchers.tracking.manifest import Manifest, ManifestRun
 from dpeval.record.codes import CauseCode, Status
+from dpeval.util.display.plural import counted
+from dpeval.util.display.units import MIB
 from dpeval.util.files import replacing, write_new
 from dpeval.util.frozen import Frozen
-from dpeval.util.plural import counted
-from dpeval.util.units import MIB
 
 PROGRESS_NAME = "progress.json"
 Standing = Literal[

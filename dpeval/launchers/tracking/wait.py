@@ -23,8 +23,8 @@ from dpeval.launchers.tracking.tracker import tracker
 from dpeval.record import schema
 from dpeval.record.codes import Status
 from dpeval.record.schema import Cause
+from dpeval.util.display.plural import counted, some_of
 from dpeval.util.files import write_new
-from dpeval.util.plural import counted, some_of
 
 _SILENCE_S = 600.0
 """How long a scheduler may fail to answer before waiting ends with its error."""

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from dpeval.util.units import KIB, MIB
+from dpeval.util.display.units import KIB, MIB
 
 PAGE = 4 * KIB
 

@@ -15,9 +15,9 @@ from dpeval.record.codes import MemoryAction
 from dpeval.record.machine import Machine
 from dpeval.record.memory import Budget, Forecast
 from dpeval.system import cgroups
+from dpeval.util.display.plural import counted
+from dpeval.util.display.units import GIB, MIB
 from dpeval.util.frozen import Frozen
-from dpeval.util.plural import counted
-from dpeval.util.units import GIB, MIB
 
 
 class Decision(Frozen):

@@ -33,7 +33,7 @@ from dpeval.planning.memory.allocator_model import (
 from dpeval.planning.memory.fake_step import FakeStep, first_line, meta_model, take_fake_step
 from dpeval.planning.memory.storage_tracker import StorageTracker, tensor_bytes
 from dpeval.record.memory import Forecast
-from dpeval.util.units import MIB
+from dpeval.util.display.units import MIB
 
 PROCESS_BYTES = (390 if torch.version.cuda else 200) * MIB
 """CPU rank: interpreter and libraries before anything is built, without file-backed pages (390 MiB

@@ -10,7 +10,7 @@ import numpy as np
 from dpeval.record.measurement import Window
 from dpeval.record.phases import COMPUTE_PHASES
 from dpeval.record.schema import Ablation, AblationBlock, RankRecord, Sitting
-from dpeval.run.outcome import Outcome
+from dpeval.run.recording.outcome import Outcome
 from dpeval.util.arrays import Ints, rounded
 from dpeval.worker.ablation_schedule import KINDS, MIN_ROUNDS
 

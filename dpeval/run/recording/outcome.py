@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from dpeval.record.codes import FailureCode
-from dpeval.util.plural import counted
+from dpeval.util.display.plural import counted
 from dpeval.worker.messages import RankFailure, RankResult
 
 PEER: Literal["peer"] = "peer"

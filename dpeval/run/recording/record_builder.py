@@ -16,31 +16,28 @@ from dpeval.record.codes import Status, StopReason
 from dpeval.record.conditions import Conditions
 from dpeval.record.machine import Environment
 from dpeval.record.measurement import Window
-from dpeval.record.phases import COMPUTE_PHASES, PHASES, SYNC_PHASES
+from dpeval.record.phases import COMPUTE_PHASES
 from dpeval.record.schema import (
-    Bucket,
     Cause,
     DatasetUsed,
     Loss,
-    PhaseStats,
-    RankRecord,
     Record,
     SetupTimes,
     Sitting,
     Warning,
     readings,
 )
-from dpeval.run import ablation_record
 from dpeval.run.job import Job, Span
-from dpeval.run.outcome import Failure, Outcome
+from dpeval.run.recording import ablation_record, endings
+from dpeval.run.recording.outcome import Outcome
+from dpeval.run.recording.ranks import is_communication_measured, rank_record
 from dpeval.stats import machine_speed, reentry, steady_state
 from dpeval.stats import throughput as throughput_module
 from dpeval.stats.record_warnings import find_warnings
 from dpeval.stats.throughput import throughput
-from dpeval.util import arrays
 from dpeval.util.arrays import Bools, Floats
-from dpeval.util.plural import counted
-from dpeval.worker.messages import Metered, RankResult
+from dpeval.util.display.plural import counted
+from dpeval.worker.messages import Metered
 
 LOSS_STEPS = 5
 NO_ABLATION = "ablation: a script cannot be made to skip gradient synchronisation"
@@ -115,8 +112,8 @@ def finish(
     record = _without_reentry(record, kept)
     ended = len(outcome.results) == len(pids)
     fields: dict[str, Any] = {
-        "status": _status(outcome, ended),
-        "cause": _cause(outcome, ended),
+        "status": endings.status(outcome, ended),
+        "cause": endings.cause(outcome, ended),
         "wall_s": time.monotonic() - span.begun_s - span.waited_s,
         "conditions": conditions,
     }
@@ -132,7 +129,10 @@ def finish(
             }
             fields["conditions"] = conditions.model_copy(update=found)
         if fields["status"] == "ok" and fields["window"] is None:
-            fields |= {"status": "failed", "cause": _cut_short(job, step_buffer, outcome, steps)}
+            fields |= {
+                "status": "failed",
+                "cause": endings.cut_short(job, step_buffer, outcome, steps),
+            }
         power_w = conditions.power_w if conditions is not None else None
         if record.sitting is not None:
             step_j = record.sitting.energy_j_per_step
@@ -145,7 +145,7 @@ def finish(
     elif fields["status"] == "oom":
         # Not a single step, but the memory of each rank is worth recording.
         fields["ranks"] = [
-            _rank(job, rank.rank, step_buffer.rows(rank.rank)[:0], None, outcome, pids, kept)
+            rank_record(job, rank.rank, step_buffer.rows(rank.rank)[:0], None, outcome, pids, kept)
             for rank in job.plan.ranks
         ]
     made = record.model_copy(update=fields)
@@ -188,63 +188,6 @@ def _without_reentry(record: Record, kept: Bools) -> Record:
     return record.model_copy(update={"sitting": record.sitting.model_copy(update=changed)})
 
 
-def interrupted(record: Record, signal: str) -> Record:
-    """`record` of a run that had measured everything when `signal` arrived."""
-    return record.model_copy(
-        update={"status": "interrupted", "cause": _interrupt(signal, ended=True)}
-    )
-
-
-def _interrupt(signal: str, *, ended: bool) -> Cause:
-    what = "what was measured until then is kept" if ended else "ranks killed"
-    return Cause(kind="interrupt", message=f"interrupted by {signal}; {what}", signal=signal)
-
-
-def _status(outcome: Outcome, ended: bool) -> Status:
-    if outcome.interrupted_by is not None:
-        return "interrupted"
-    if ended and outcome.failure is None:
-        return "ok"
-    return "oom" if outcome.failure is not None and outcome.failure.kind == "oom" else "failed"
-
-
-def _cause(outcome: Outcome, ended: bool) -> Cause | None:
-    if outcome.interrupted_by is not None:
-        return _interrupt(outcome.interrupted_by, ended=ended)
-    failure: Failure | None = outcome.failure
-    if failure is None:
-        return None
-    return Cause(
-        kind=failure.kind,
-        message=failure.message,
-        rank=failure.rank,
-        exception=failure.exception,
-        signal=failure.signal,
-        log=failure.log,
-    )
-
-
-def _cut_short(job: Job, step_buffer: StepBuffer, outcome: Outcome, steps: int) -> Cause:
-    """Why a run without a failure has no mean: the time limit came before there was a window."""
-    limits = job.config.measure
-    if _stopped_by(outcome) == "ended":
-        needed = steady_state.steps_for_a_mean(limits)
-        message = (
-            f"{job.config.task.name} ended its loop after {counted(steps, 'step')}, too few for a "
-            f"mean; let it train for {needed} steps or more"
-        )
-        return Cause(kind="script", message=message)
-    step_s = float(np.median(column_of(step_buffer.rows(0)[:steps], "step")))
-    return Cause(
-        kind="time_limit",
-        message=(
-            f"measure.time_limit_s={limits.time_limit_s:g} ended the run after "
-            f"{counted(steps, 'step')} of {step_s:.3g} s, too few for a mean; "
-            f"use measure.time_limit_s={steady_state.seconds_for_a_window(limits, step_s)} or more"
-        ),
-    )
-
-
 def _series(
     job: Job,
     step_buffer: StepBuffer,
@@ -257,10 +200,11 @@ def _series(
     buffered = [step_buffer.rows(local)[: len(kept)] for local in range(step_buffer.ranks)]
     rows = [table[kept] for table in buffered]
     step_s = [column_of(table, "step") for table in rows]
-    stopped_by = _stopped_by(outcome)
+    stopped_by = endings.stopped_by(outcome)
     window = _window(step_s, stopped_by, job)
     ranks = [
-        _rank(job, rank, table, window, outcome, pids, kept) for rank, table in enumerate(rows)
+        rank_record(job, rank, table, window, outcome, pids, kept)
+        for rank, table in enumerate(rows)
     ]
     has_comm = [is_communication_measured(table, job.plan.world_size) for table in rows]
     fields: dict[str, Any] = {
@@ -294,27 +238,10 @@ def _series(
     return fields
 
 
-def is_communication_measured(table: Floats, world_size: int) -> bool:
-    """Whether the strategy times its all-reduces with the phase clock, as ``ddp`` does.
-
-    A single rank communicates nothing, so its zeros are measurements.
-
-    Args:
-        table: one rank's rows of the step buffer, shape [steps, columns].
-        world_size: ranks of the run.
-    """
-    return world_size == 1 or not len(table) or bool(column_of(table, "comm").any())
-
-
 def _metered(outcome: Outcome) -> Metered | None:
     """What the meter of the first rank that has one says; None for dpeval's own loop."""
     found = (outcome.results[rank].metered for rank in sorted(outcome.results))
     return next(filter(None, found), None)
-
-
-def _stopped_by(outcome: Outcome) -> StopReason:
-    result = outcome.results.get(0)
-    return result.stopped_by if result is not None else "interrupted"
 
 
 def _window(step_s: list[Floats], stopped_by: StopReason, job: Job) -> Window | None:
@@ -336,77 +263,6 @@ def suspended(rows: list[Floats], pauses: Sequence[tuple[float, float]]) -> Bool
     for from_s, to_s in pauses:
         held |= (begin_s < to_s) & (end_s > from_s)
     return held
-
-
-def _rank(
-    job: Job,
-    rank: int,
-    table: Floats,
-    window: Window | None,
-    outcome: Outcome,
-    pids: dict[int, int],
-    kept: Bools,
-) -> RankRecord:
-    result = outcome.results.get(rank)
-    times = result.reference_times if result is not None else None
-    plan = job.plan.ranks[rank]
-    first, last = (window.first, window.first + window.steps) if window is not None else (0, 0)
-    has_comm = is_communication_measured(table, job.plan.world_size)
-    phases = [phase for phase in PHASES if has_comm or phase not in SYNC_PHASES]
-    if result is not None and result.metered is not None:
-        told = {*result.metered.phases, *SYNC_PHASES}
-        phases = [phase for phase in phases if phase in told]
-    return RankRecord(
-        rank=rank,
-        host=result.host if result is not None else "",
-        pid=pids.get(rank, 0),
-        cpus=plan.cpus,
-        device=plan.device,
-        per_device_batch_size=plan.per_device_batch_size,
-        threads=plan.threads,
-        begin_s=arrays.rounded(column_of(table, "begin")),
-        step_s=arrays.rounded(column_of(table, "step")),
-        phase_s={phase: arrays.rounded(column_of(table, phase)) for phase in phases},
-        comm_s=arrays.rounded(column_of(table, "comm")) if has_comm else [],
-        comm_hidden_s=arrays.rounded(column_of(table, "comm_hidden")) if has_comm else [],
-        stats={name: _stats(column_of(table, name)[first:last]) for name in (*phases, "step")}
-        if last > first
-        else {},
-        buckets=_buckets(result, first, last, kept),
-        peak_bytes=result.peak_bytes if result is not None else outcome.peak_bytes.get(rank),
-        peak_allocated_bytes=result.peak_allocated_bytes if result is not None else None,
-        tuning_peak_bytes=result.tuning_peak_bytes if result is not None else None,
-        baseline_bytes=result.baseline_bytes if result is not None else None,
-        reference_times=times.counted(kept) if times is not None else None,
-    )
-
-
-def _stats(series: Floats) -> PhaseStats:
-    low, median, high = np.quantile(series, (0.05, 0.5, 0.95))
-    return PhaseStats(
-        median_s=float(median), mean_s=float(series.mean()), p05_s=float(low), p95_s=float(high)
-    )
-
-
-def _buckets(result: RankResult | None, first: int, last: int, kept: Bools) -> list[Bucket]:
-    """The buckets over steps `first` to `last` of those that count."""
-    if result is None or last <= first:
-        return []
-    chosen = np.flatnonzero(kept)[first:last]
-    found = []
-    for _, (nbytes, series) in sorted(result.buckets.items()):
-        # Buckets are rebuilt after the first step, so a series may lack it: count from the end.
-        places = chosen - len(kept) + len(series)
-        times = np.array(series)[places[places >= 0]]
-        if len(times):
-            found.append(
-                Bucket(
-                    bytes=nbytes,
-                    allreduce_median_s=float(np.median(times)),
-                    allreduce_s=arrays.rounded(times),
-                )
-            )
-    return found
 
 
 def _setup(rows: list[Floats], outcome: Outcome, span: Span) -> SetupTimes:

@@ -13,7 +13,6 @@ from typing import Any
 
 from dpeval.config import Config, LauncherOptions, SiteConfig
 from dpeval.errors import LaunchError
-from dpeval.launchers.schedulers import oar_nodes
 from dpeval.launchers.schedulers.base import (
     JobState,
     Scheduler,
@@ -22,8 +21,9 @@ from dpeval.launchers.schedulers.base import (
     one_line,
     run_command,
 )
-from dpeval.launchers.schedulers.oar_states import oar_state, parse_oarstat
-from dpeval.launchers.schedulers.oar_submission import oarsub_command, waves
+from dpeval.launchers.schedulers.oar import nodes as oar_nodes
+from dpeval.launchers.schedulers.oar.states import oar_state, parse_oarstat
+from dpeval.launchers.schedulers.oar.submission import oarsub_command, waves
 from dpeval.launchers.schedulers.resources import Group, Resources
 from dpeval.record import schema
 from dpeval.run.job import Node
@@ -51,7 +51,7 @@ class OarOptions(LauncherOptions):
 
 
 class Oar(Scheduler):
-    """OAR through a corrected submitit-oar (:mod:`dpeval.launchers.schedulers.oar_executor`)."""
+    """OAR through a corrected submitit-oar (:mod:`dpeval.launchers.schedulers.oar.executor`)."""
 
     name = "oar"
     options = OarOptions
@@ -82,7 +82,7 @@ class Oar(Scheduler):
     ) -> Any:
         """See :meth:`Scheduler.executor`."""
         # Late: it imports submitit.
-        from dpeval.launchers.schedulers.oar_executor import OarExecutor
+        from dpeval.launchers.schedulers.oar.executor import OarExecutor
 
         if OarExecutor.affinity() < 0:
             raise LaunchError(
@@ -202,7 +202,7 @@ def oar_gpus(properties: str, host: str | None = None) -> list[int]:
 def oar_parameters(
     resources: Resources, site: SiteConfig, options: LauncherOptions, job_name: str
 ) -> dict[str, Any]:
-    """Keyword arguments of :class:`dpeval.launchers.schedulers.oar_executor.OarExecutor`.
+    """Keyword arguments of :class:`dpeval.launchers.schedulers.oar.executor.OarExecutor`.
 
     The whole ``-l`` request is written here: submitit-oar 1.1.2 supports no other name for the GPU
     level, turns ``gpus_per_node=0`` into ``/gpu=0``, which oarsub refuses, and raises ValueError

@@ -14,8 +14,8 @@ from submitit_oar import oar
 
 from dpeval.errors import LaunchError
 from dpeval.launchers.schedulers.base import run_command, worker_command
-from dpeval.launchers.schedulers.oar_states import parse_oarstat
-from dpeval.launchers.schedulers.oar_submission import oar_script, oarsub_command, waves
+from dpeval.launchers.schedulers.oar.states import parse_oarstat
+from dpeval.launchers.schedulers.oar.submission import oar_script, oarsub_command, waves
 
 
 class OarExecutor(oar.OarExecutor):  # type: ignore[misc]  # untyped base

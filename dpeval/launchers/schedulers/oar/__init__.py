@@ -1,0 +1,1 @@
+"""OAR: its commands, its states, and the scripts that it runs."""

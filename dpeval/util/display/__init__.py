@@ -1,0 +1,1 @@
+"""What people read: words, units, tables and the streams they go to."""
