@@ -194,7 +194,7 @@ class MeasureConfig:
     min_warmup_steps: PositiveInt = 5
     """Minimum number of steps before the main window."""
     min_steps: Annotated[int, Field(ge=2)] = 30
-    """Minimum number of steps in the main window."""
+    """Minimum number of steps in the main window, unless a limit ends it before."""
     max_steps: Annotated[int, Field(ge=2, le=100_000)] = 2_000
     """Maximum number of steps in warm-up and main window together."""
     time_limit_s: Annotated[float, Field(ge=1)] = 120.0
@@ -206,6 +206,11 @@ class MeasureConfig:
     """Duration of the ablation windows, as a fraction of the main window's."""
     conditions: bool = True
     """Sample clocks, temperatures and other load while the ranks run."""
+
+    @property
+    def steps_for_a_mean(self) -> int:
+        """The least number of steps that give a mean with an interval."""
+        return self.min_warmup_steps + 2
 
     @property
     def longest_s(self) -> float:

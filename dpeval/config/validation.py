@@ -54,9 +54,9 @@ def _check_precision(config: Config) -> None:
 
 
 def _check_measure(measure: MeasureConfig) -> None:
-    if measure.max_steps < measure.min_warmup_steps + measure.min_steps:
+    if measure.max_steps < measure.steps_for_a_mean:
         raise ConfigError(
-            f"measure.max_steps={measure.max_steps} is too small for "
-            f"measure.min_warmup_steps={measure.min_warmup_steps} plus measure.min_steps="
-            f"{measure.min_steps}; use {measure.min_warmup_steps + measure.min_steps} or more"
+            f"measure.max_steps={measure.max_steps} is too small for a mean after "
+            f"measure.min_warmup_steps={measure.min_warmup_steps}; use "
+            f"{measure.steps_for_a_mean} or more"
         )

@@ -17,7 +17,7 @@ from dpeval.config.identity import OUTPUT_KEYS
 from dpeval.record.machine import Environment
 from dpeval.record.plan import Plan, RankPlan
 from dpeval.record.schema import Record
-from dpeval.stats.steady_state import seconds_for_a_window, steps_for_a_mean
+from dpeval.stats.steady_state import seconds_for_a_window
 
 MARGIN = 2.0
 """How much faster than in an earlier run the same step may be: the host of a virtual machine is
@@ -100,7 +100,7 @@ def too_short(
         (one.shortest_step_s for one in earlier if one is not None and one.setting == setting),
         default=0.0,
     )
-    steps = steps_for_a_mean(measure)
+    steps = measure.steps_for_a_mean
     if (steps - 2) * shortest_s / MARGIN < measure.time_limit_s:
         return None
     return (

@@ -75,11 +75,6 @@ class Decision(Frozen):
     interval: Interval | None
 
 
-def steps_for_a_mean(config: MeasureConfig) -> int:
-    """The least number of steps that give a mean with an interval."""
-    return config.min_warmup_steps + 2
-
-
 def seconds_for_a_window(config: MeasureConfig, step_s: float) -> int:
     """A time limit, s, that suffices for the shortest warm-up and window at `step_s` per step."""
     return math.ceil((config.min_warmup_steps + config.min_steps) * step_s)

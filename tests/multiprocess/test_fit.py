@@ -43,6 +43,7 @@ def test_a_third_run_is_forecast_by_the_line_through_the_first_two(train: Train)
     done = train(
         "-m", "model=resnet18", "dataset=imagenette_like", "dataset.train_images=256",
         "dataset.image_px=64", "measure=quick", "analyze=false", "batch=8,64,128",
+        "sweep.order=sequential",  # runs that take turns are forecast before any has ended
         # Steps fill the memory, however long they take.
         "measure.min_steps=3", "measure.max_steps=6", "measure.time_limit_s=200",
     )  # fmt: skip

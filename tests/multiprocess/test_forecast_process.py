@@ -100,7 +100,8 @@ def test_the_child_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
         "import os, time\n"
         "from dpeval.planning.memory.forecast_process import ForecastProcess\n"
         "if __name__ == '__main__':\n"
-        "    print(ForecastProcess().call(os.getpid), flush=True)\n"
+        "    forecasts = ForecastProcess()  # its child ends with it, too\n"
+        "    print(forecasts.call(os.getpid), flush=True)\n"
         "    time.sleep(600)\n"
     )
     root = Path(__file__).resolve().parents[2]

@@ -80,7 +80,7 @@ def test_repetitions_are_sittings_of_their_own(train: Train) -> None:
 @pytest.mark.timing
 @pytest.mark.flaky(reruns=2, reruns_delay=5)
 def test_a_speed_that_wanders_cancels_in_the_ratio(train: Train) -> None:
-    """Every time swings by 40 % within 4 s; two ranks take half the time of one."""
+    """Every time swings by 40 % within 12 s; two ranks take half the time of one."""
     done = train(
         "-m", *TURNS, "model._target_=tests.multiprocess.wandering.build",
         "model.args={step_s: 0.4}", "num_devices=1,2", "measure.rel_precision=0.02",

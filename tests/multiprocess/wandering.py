@@ -10,7 +10,7 @@ from torch import nn
 
 from dpeval.components import calibrated
 
-SWING, PERIOD_S = 0.4, 4.0
+SWING, PERIOD_S = 0.4, 12.0
 
 
 def build(step_s: float, num_classes: int = 10, **_: object) -> nn.Module:

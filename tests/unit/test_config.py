@@ -233,6 +233,12 @@ def test_weak_scaling_takes_the_batch_per_device() -> None:
     assert hydra_app.compose(["scaling=weak", "batch=1", "num_devices=4"]).batch == 1
 
 
+def test_a_limit_on_steps_may_end_a_window_before_its_minimum() -> None:
+    assert hydra_app.compose(["measure=quick", "measure.max_steps=4"]).measure.min_steps > 4
+    with pytest.raises(ConfigError, match="use 4 or more"):
+        hydra_app.compose(["measure=quick", "measure.max_steps=3"])
+
+
 def test_identity_ignores_where_output_goes_and_nothing_else() -> None:
     base = hydra_app.compose([])
     assert identity(hydra_app.compose(["study=other", "analyze=false"])) == identity(base)

@@ -18,7 +18,6 @@ from dpeval.planning.step_time_bound import MARGIN, Setting, Timing, timing_of
 from dpeval.record import io
 from dpeval.record.codes import CauseCode, Status
 from dpeval.record.schema import Cause, Record
-from dpeval.stats import steady_state
 from dpeval.system.environment import environment
 from dpeval.system.topology import detect
 
@@ -50,11 +49,9 @@ def test_a_limit_is_refused_exactly_where_it_ends_a_run_of_twice_the_speed_befor
     config = MeasureConfig(min_warmup_steps=warmup, min_steps=6, time_limit_s=limit_s)
     refused = step_time_bound.too_short(config, SETTING, [Timing(SETTING, step_s)])
     finished = 1
-    while (finished - 1) * step_s / MARGIN < limit_s and finished < steady_state.steps_for_a_mean(
-        config
-    ):
+    while (finished - 1) * step_s / MARGIN < limit_s and finished < config.steps_for_a_mean:
         finished += 1
-    assert (refused is not None) == (finished < steady_state.steps_for_a_mean(config))
+    assert (refused is not None) == (finished < config.steps_for_a_mean)
 
 
 def test_the_refusal_says_what_was_asked_what_is_the_case_and_what_to_give() -> None:

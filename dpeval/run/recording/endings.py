@@ -50,10 +50,17 @@ def cause(outcome: Outcome, ended: bool) -> Cause | None:
 
 
 def cut_short(job: Job, step_buffer: StepBuffer, outcome: Outcome, steps: int) -> Cause:
-    """Why a run without a failure has no mean: the time limit came before there was a window."""
+    """Why a run without a failure has no mean: it ended before there was a window.
+
+    Args:
+        job: the run.
+        step_buffer: the step series of all ranks.
+        outcome: how the ranks ended.
+        steps: how many steps all ranks finished.
+    """
     limits = job.config.measure
     if stopped_by(outcome) == "ended":
-        needed = steady_state.steps_for_a_mean(limits)
+        needed = limits.steps_for_a_mean
         message = (
             f"{job.config.task.name} ended its loop after {counted(steps, 'step')}, too few for a "
             f"mean; let it train for {needed} steps or more"

@@ -36,6 +36,17 @@ def rank_record(
     pids: dict[int, int],
     kept: Bools,
 ) -> RankRecord:
+    """What a rank did in the steps that count, and what it said at its end.
+
+    Args:
+        job: the run.
+        rank: which of its ranks.
+        table: the rank's rows of the step buffer for the steps that count, shape [steps, columns].
+        window: the main window, if there is one.
+        outcome: how the ranks ended.
+        pids: process id per rank.
+        kept: which of all steps count, shape [steps taken].
+    """
     result = outcome.results.get(rank)
     times = result.reference_times if result is not None else None
     plan = job.plan.ranks[rank]

@@ -245,7 +245,7 @@ def _metered(outcome: Outcome) -> Metered | None:
 
 
 def _window(step_s: list[Floats], stopped_by: StopReason, job: Job) -> Window | None:
-    if len(step_s[0]) < steady_state.steps_for_a_mean(job.config.measure):
+    if len(step_s[0]) < job.config.measure.steps_for_a_mean:
         return None
     return steady_state.window(step_s, stopped_by, job.config.measure)
 
