@@ -61,9 +61,11 @@ def test_warning_before_the_time_limit_stops_in_order_and_requeues_once(slurm: C
 
 
 def test_a_warning_during_startup_is_recorded_and_requeued(slurm: Cluster) -> None:
+    # Held until the submission has returned, which takes long on a loaded machine.
     _, sweep = slurm.sweep(*LONG, "batch=16", "hydra.launcher.requeue=1",
-                           "hydra.launcher.wait=false")  # fmt: skip
+                           "hydra.launcher.wait=false", "+site.options.hold=true")  # fmt: skip
     attempts = sweep / "0" / "attempts.jsonl"
+    slurm.run("scontrol", "release", *job_ids(sweep))
     # The attempt is written before torch is imported, which takes seconds.
     wait_until(attempts.exists, 240, lambda: "job started")
     try:
