@@ -37,7 +37,6 @@ from dpeval.instruments.reference_work import ReferenceWork
 from dpeval.instruments.step_buffer import StepBuffer
 from dpeval.instruments.stop_sync import StopSync
 from dpeval.meter.loop import MeteredLoop
-from dpeval.record.codes import StopReason
 from dpeval.record.phases import PHASES
 from dpeval.record.schema import Record
 from dpeval.run import console, forkserver
@@ -46,7 +45,7 @@ from dpeval.sitting.coordinator import Coordinator
 from dpeval.sitting.seat import Seat
 from dpeval.stats import paired
 from dpeval.util.arrays import Floats
-from dpeval.worker.messages import Metered
+from dpeval.worker.messages import RankResult
 
 BLOCK_S = 0.15
 WARM_UP_STEPS = 5
@@ -65,14 +64,8 @@ class Bench:
     def open_gate(self, clock: PhaseClock) -> StopSync:
         return StopSync(0, 0, None, self._buffer, clock, self._measure, ReferenceWork())
 
-    def report(
-        self,
-        clock: PhaseClock,
-        stopped_by: StopReason,
-        tuning_peak_bytes: int | None,
-        metered: Metered,
-    ) -> None:
-        raise SystemExit(f"the meter stopped: {stopped_by}")
+    def report(self, result: RankResult) -> None:
+        raise SystemExit(f"the meter stopped: {result.stopped_by}")
 
 
 class Training:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeVar
@@ -17,7 +19,7 @@ from dpeval.meter.hooks import Hooks
 from dpeval.record.codes import StopReason
 from dpeval.record.phases import PHASES, Phase
 from dpeval.util.arrays import Floats
-from dpeval.worker.messages import Metered
+from dpeval.worker.messages import Metered, RankResult
 
 Batch = TypeVar("Batch")
 MOST_BATCHES = 10_000
@@ -47,20 +49,10 @@ class MeterHost(Protocol):
 
     def open_gate(self, clock: PhaseClock) -> Gate: ...
 
-    def report(
-        self,
-        clock: PhaseClock,
-        stopped_by: StopReason,
-        tuning_peak_bytes: int | None,
-        metered: Metered,
-    ) -> None:
+    def report(self, result: RankResult) -> None:
         """Pass the result of this rank on.
 
-        Args:
-            clock: has timed the steps, all of which the device has finished.
-            stopped_by: why the loop ended.
-            tuning_peak_bytes: memory peak of the first step; None on the CPU.
-            metered: what the meter says beyond the steps.
+        The host adds what it alone knows: its rank, its set-up and its reference work.
         """
 
 
@@ -204,4 +196,23 @@ class MeteredLoop:
             phases=[phase for phase in PHASES if phase in self._clock.seen],
             missing=self._hooks.missing,
         )
-        self._host.report(self._clock, stopped_by, self._tuning_peak_bytes, metered)
+        device = self._host.device
+        self._host.report(
+            RankResult(
+                rank=0,
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                stopped_by=stopped_by,
+                losses=[],
+                peak_bytes=device.peak_bytes(),
+                peak_allocated_bytes=device.peak_allocated_bytes(),
+                tuning_peak_bytes=self._tuning_peak_bytes,
+                baseline_bytes=0,
+                setup_s={},
+                buckets=self._clock.bucket_s,
+                ablation=[],
+                images_read=0,
+                measured_rows=self._clock.finished,
+                metered=metered,
+            )
+        )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import multiprocessing
 import os
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -34,7 +33,6 @@ from dpeval.instruments.phase_clock import PhaseClock
 from dpeval.instruments.reference_work import ReferenceWork
 from dpeval.instruments.step_buffer import COLUMNS, StepBuffer
 from dpeval.instruments.stop_sync import StopSync
-from dpeval.record.codes import StopReason
 from dpeval.record.plan import Plan, RankPlan
 from dpeval.record.schema import now
 from dpeval.run.job import Job, Span
@@ -156,49 +154,23 @@ class StandaloneRank:
             self._reference_work,
         )  # fmt: skip
 
-    def report(
-        self,
-        clock: PhaseClock,
-        stopped_by: StopReason,
-        tuning_peak_bytes: int | None,
-        metered: Metered,
-    ) -> None:
-        """Send this rank's part to rank 0, which writes the record.
-
-        Args:
-            clock: has timed the steps, all of which the device has finished.
-            stopped_by: why the loop ended.
-            tuning_peak_bytes: memory peak of the first step; None on the CPU.
-            metered: what the meter says beyond the steps.
-        """
+    def report(self, result: RankResult) -> None:
+        """Send this rank's part to rank 0, which writes the record."""
         if self._has_reported:
             return
         self._has_reported = True
-        device = self.device
-        result = RankResult(
+        completed = replace(
+            result,
             rank=self._rank,
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            stopped_by=stopped_by,
-            losses=[],
-            peak_bytes=device.peak_bytes(),
-            peak_allocated_bytes=device.peak_allocated_bytes(),
-            tuning_peak_bytes=tuning_peak_bytes,
             baseline_bytes=self._baseline_bytes,
-            setup_s={},
-            buckets=clock.bucket_s,
-            ablation=[],
-            images_read=0,
-            measured_rows=clock.finished,
             reference_times=self._reference_work.readings if self._reference_work else None,
-            metered=metered,
         )
-        rows = self.rows[: clock.finished]
+        rows = self.rows[: result.measured_rows]
         if self._rank != 0:
             assert self._store is not None  # there are several ranks
-            _send(self._store, self._plan(), result, rows)
+            _send(self._store, self._plan(), completed, rows)
             return
-        self._write(result, rows, metered)
+        self._write(completed, rows)
 
     def _plan(self) -> RankPlan:
         """What this rank was given, as far as a process can see."""
@@ -215,7 +187,7 @@ class StandaloneRank:
             weight=1 / self._ranks,
         )
 
-    def _write(self, result: RankResult, rows: Floats, metered: Metered) -> None:
+    def _write(self, result: RankResult, rows: Floats) -> None:
         plans, results, tables = [self._plan()], {0: result}, [rows]
         outcome = Outcome(results=results)
         for rank in range(1, self._ranks):
@@ -233,7 +205,8 @@ class StandaloneRank:
         buffer = StepBuffer(multiprocessing.get_context(), self._ranks, self._measure.max_steps)
         for rank, table in enumerate(tables):
             buffer.fill(rank, table)
-        job = self._job(plans, metered)
+        assert result.metered is not None  # this is a meter's result
+        job = self._job(plans, result.metered)
         here = environment(detect(cuda.cuda_gpus()), extra_versions=cuda.library_versions())
         made = record_builder.finish(
             record_builder.blank(job, here, self._started_at),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import runpy
-import socket
 import sys
 import traceback
 from collections.abc import Callable
@@ -30,9 +29,8 @@ from dpeval.instruments.reference_work import ReferenceWork
 from dpeval.instruments.step_buffer import Stage, StepBuffer
 from dpeval.instruments.stop_sync import StopSync
 from dpeval.instruments.turn_sync import TurnSync
-from dpeval.record.codes import StopReason
 from dpeval.util.arrays import Floats
-from dpeval.worker.messages import Metered, RankFailure, RankResult, RankTask
+from dpeval.worker.messages import RankFailure, RankResult, RankTask
 from dpeval.worker.rank_process import (
     become_rank,
     failure,
@@ -100,44 +98,19 @@ class ScriptRank:
         host, port = self.task.store_host, self.task.store_port
         return PrefixStore("dpeval", TCPStore(host, port, None, False, timeout))
 
-    def report(
-        self,
-        clock: PhaseClock,
-        stopped_by: StopReason,
-        tuning_peak_bytes: int | None,
-        metered: Metered,
-    ) -> None:
-        """Send this rank's result to the supervisor.
-
-        Args:
-            clock: has timed the steps, all of which the device has finished.
-            stopped_by: why the loop ended.
-            tuning_peak_bytes: memory peak of the first step; None on the CPU.
-            metered: what the meter says beyond the steps.
-        """
+    def report(self, result: RankResult) -> None:
+        """Send this rank's result to the supervisor."""
         if self.has_reported:
             return
-        device = self.device
-        result = RankResult(
+        completed = replace(
+            result,
             rank=self.task.rank,
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            stopped_by=stopped_by,
-            losses=[],
-            peak_bytes=device.peak_bytes(),
-            peak_allocated_bytes=device.peak_allocated_bytes(),
-            tuning_peak_bytes=tuning_peak_bytes,
             baseline_bytes=self.baseline_bytes,
             setup_s=self.timer.laps_s,
-            buckets=clock.bucket_s,
-            ablation=[],
-            images_read=0,
-            measured_rows=clock.finished,
             reference_times=self._reference_work.readings if self._reference_work else None,
-            metered=metered,
         )
-        self._step_buffer.beat(self._local_rank, Stage.FINISHED, clock.finished)
-        self._pipe.send(result)
+        self._step_buffer.beat(self._local_rank, Stage.FINISHED, result.measured_rows)
+        self._pipe.send(completed)
         self.has_reported = True
 
 

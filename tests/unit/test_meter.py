@@ -60,14 +60,9 @@ class Host:
             self.stopped_by = "precision"
         return self.stopped_by is None
 
-    def report(
-        self,
-        clock: PhaseClock,
-        stopped_by: StopReason,
-        tuning_peak_bytes: int | None,
-        metered: Metered,
-    ) -> None:
-        self.reported = (stopped_by, metered, clock.finished)
+    def report(self, result: RankResult) -> None:
+        assert result.metered is not None
+        self.reported = (result.stopped_by, result.metered, result.measured_rows)
 
     def of(self, name: str) -> list[float]:
         """The column of the steps that were reported."""
