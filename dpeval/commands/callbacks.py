@@ -15,6 +15,7 @@ from dpeval.commands.main import raise_for_status
 from dpeval.errors import LaunchError, RunFailed
 from dpeval.launchers.folders import claim_run, claim_sweep
 from dpeval.launchers.in_job.run_job import rebuild
+from dpeval.launchers.sweeper import is_own
 from dpeval.launchers.tracking import manifest as manifests
 from dpeval.run.console import summary_table
 from dpeval.util.display.plural import some_of
@@ -32,7 +33,11 @@ class LeaveHydra(BaseException):
 
 @contextlib.contextmanager
 def leaving_hydra() -> Iterator[None]:
-    """Let what is raised here leave Hydra as it is."""
+    """Carry an exception raised here out of Hydra unchanged.
+
+    Raises:
+        LeaveHydra: carries the exception.
+    """
     try:
         yield
     except Exception as error:
@@ -74,9 +79,10 @@ class SweepEnd(Callback):
         launcher = config.hydra.launcher
         if launcher.get("dry_run", False) or not launcher.get("wait", True):
             return
-        is_own = str(launcher.get("_target_")).startswith("hydra_plugins.dpeval.")
         with leaving_hydra():
-            end_sweep(Path(str(config.hydra.sweep.dir)), bool(config.analyze), show=not is_own)
+            end_sweep(
+                Path(str(config.hydra.sweep.dir)), bool(config.analyze), show=not is_own(launcher)
+            )
 
 
 def end_sweep(sweep_dir: Path, analyze: bool, show: bool) -> None:

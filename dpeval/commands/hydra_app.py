@@ -25,7 +25,7 @@ from dpeval.config import Config, LauncherOptions, LocalOptions, from_hydra, reg
 from dpeval.launchers.local import LocalLauncher
 from dpeval.launchers.scheduler_launcher import SchedulerLauncher
 from dpeval.launchers.schedulers.registry import SCHEDULERS
-from dpeval.launchers.sweeper import CartesianSweeper
+from dpeval.launchers.sweeper import CartesianSweeper, accept_dry_run
 
 
 def conf_dir() -> Path:
@@ -63,6 +63,7 @@ def register() -> None:
         setattr(entry, plugin.__name__, plugin)
         Plugins.instance().register(plugin)
     sys.modules[entry.__name__] = hydra_plugins.dpeval = entry
+    accept_dry_run()
 
 
 def _register_launcher(name: str, options: type) -> None:

@@ -13,6 +13,7 @@ from dpeval.commands import hydra_app
 from dpeval.commands.main import raise_for_status
 from dpeval.config import check_script, from_hydra
 from dpeval.errors import ConfigError, DpevalError, RunFailed
+from dpeval.launchers.dry_run import describe_local
 from dpeval.launchers.in_job.plugin_job import run_plugin_job
 from dpeval.launchers.tracking.local_process import LocalSweep
 from dpeval.record.schema import Record
@@ -37,7 +38,7 @@ def train() -> None:
             return
         # Hydra prints a traceback of whatever a task raises, so user errors must not leave it.
         try:
-            records.append(run_one(composed))
+            records.extend(run_one(composed))
         except DpevalError as error:
             errors.append(error)
 
@@ -47,11 +48,15 @@ def train() -> None:
     raise_for_status(records)
 
 
-def run_one(composed: DictConfig) -> Record:
-    """Run the one composed configuration in Hydra's output folder and return its record.
+def run_one(composed: DictConfig) -> list[Record]:
+    """Run the one composed configuration in Hydra's output folder.
+
+    Returns:
+        Its record; nothing for a dry run.
 
     Raises:
         ConfigError, MachineError, DataError: before anything starts.
+        RunFailed: the record could not be written to its folder.
     """
     config = from_hydra(composed)
     hydra_config = HydraConfig.get()
@@ -60,6 +65,12 @@ def run_one(composed: DictConfig) -> Record:
         raise ConfigError(
             f"repeat={config.repeat} repeats every configuration of a sweep, interleaved; "
             "add -m to make this a sweep"
+        )
+    launcher = hydra_config.runtime.choices["hydra/launcher"]
+    if launcher != "local":
+        raise ConfigError(
+            f"hydra/launcher={launcher} launches sweeps, and this is a single run here; add -m to "
+            "make it a sweep of one run, or leave the launcher out"
         )
     limits.check()
     # Late: this imports torch, which takes seconds; a mistake is told at once.
@@ -73,6 +84,9 @@ def run_one(composed: DictConfig) -> Record:
     with contextlib.chdir(hydra_config.runtime.cwd):
         session = Session(reporter)
         job = session.job(config, folder, list(hydra_config.overrides.task))
+        if hydra_config.launcher.get("dry_run", False):
+            reporter.say(describe_local([job]))
+            return []
         session.require_any([job])
         session.prepare_all([job])
     overrides = list(map(str, hydra_config.overrides.task))
@@ -85,4 +99,4 @@ def run_one(composed: DictConfig) -> Record:
     if session.files.elsewhere:
         own.note_elsewhere(session.files.elsewhere)
         raise RunFailed(f"no record in {shown(folder)}; what was measured is shown above")
-    return record
+    return [record]

@@ -57,6 +57,7 @@ KEY_MEANINGS: dict[str, tuple[str, ...]] = {
     "dataset.workers": ("num_workers",),
     "site.options": ("additional_parameters",),
     "repeat": ("repeats", "repetitions", "runs"),
+    "hydra.launcher.dry_run": ("dry_run", "dryrun"),
 }
 """Names that other tools use for a key."""
 
@@ -86,7 +87,9 @@ def suggest_value(value: str, choices: Iterable[str]) -> str:
 
 
 def suggest_key(key: str, siblings: Sequence[str], everywhere: Sequence[str]) -> str:
-    """``"; did you mean 'site.partition'?"`` with the key nearest to `key`, or ``""``.
+    """``"; did you mean 'site.partition'?"`` with the key nearest to `key`.
+
+    If none is near, the keys of its group; ``""`` for a group that has no keys.
 
     Args:
         key: the dotted key that the user wrote.
@@ -103,11 +106,14 @@ def suggest_key(key: str, siblings: Sequence[str], everywhere: Sequence[str]) ->
     for known in everywhere:
         if known.rpartition(".")[2] == name:
             return _did_you_mean(known)
-    for sibling in get_close_matches(name, siblings, n=1, cutoff=0.5):
+    for sibling in get_close_matches(name, siblings, n=1, cutoff=0.55):
         return _did_you_mean(prefix + sibling)
-    for known in get_close_matches(key, everywhere, n=1, cutoff=0.8):
+    groups = [".".join(key.split(".")[:depth]) for depth in range(1, key.count(".") + 1)]
+    elsewhere = [known for known in everywhere if known not in groups]
+    for known in get_close_matches(key, elsewhere, n=1, cutoff=0.8):
         return _did_you_mean(known)
-    return ""
+    listed = ", ".join(sorted(sibling for sibling in siblings if sibling != "hydra"))
+    return f"; {f'keys of {group}' if group else 'keys'}: {listed}" if listed else ""
 
 
 def _did_you_mean(choice: str) -> str:

@@ -37,6 +37,15 @@ def block(kind: AblationKind, steps: int, round_: int) -> str:
     return f"block:{kind}:{steps}:{round_}"
 
 
+def read_block(order: str) -> tuple[AblationKind, int, int] | None:
+    """The kind, the number of steps and the round of a block; None for any other order."""
+    action, *values = order.split(":")
+    if action != "block":
+        return None
+    kind, steps, round_ = values
+    return cast(AblationKind, kind), int(steps), int(round_)
+
+
 class StepOrders:
     """Obeys orders between steps; a subclass receives them."""
 

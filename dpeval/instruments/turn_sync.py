@@ -8,13 +8,13 @@ says so, and blocks on a pipe until the next turn: it uses no core meanwhile.
 from __future__ import annotations
 
 from multiprocessing.connection import Connection
-from typing import Protocol, cast
+from typing import Protocol
 
 from dpeval.devices.base import Device
 from dpeval.instruments.phase_clock import PhaseClock
 from dpeval.instruments.reference_work import ReferenceWork
 from dpeval.instruments.step_buffer import Stage, StepBuffer
-from dpeval.instruments.step_orders import RESTORE, SAVE, SETTLE, StepOrders
+from dpeval.instruments.step_orders import RESTORE, SAVE, SETTLE, StepOrders, read_block
 from dpeval.record.codes import AblationKind
 
 READY, READY_FOR_BLOCKS = b"ready", b"ready for blocks"
@@ -104,9 +104,8 @@ def _taken(blocks: BlockTaker, order: str) -> bool:
         blocks.settle()
     elif order == RESTORE:
         blocks.restore()
-    elif order.startswith("block:"):
-        _, kind, steps, round_ = order.split(":")
-        blocks.take(cast(AblationKind, kind), int(steps), int(round_))
+    elif (block := read_block(order)) is not None:
+        blocks.take(*block)
     else:
         return False
     return True

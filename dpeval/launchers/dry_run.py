@@ -58,6 +58,13 @@ def describe_local(jobs: Sequence[Job]) -> str:
     return "\n".join(lines)
 
 
+def describe_plugin(name: str, labels: Sequence[str]) -> str:
+    """The dry run of launcher `name`, which is not dpeval's: every run, but no request."""
+    lines = [f"[{number}/{len(labels)}] {label}" for number, label in enumerate(labels, 1)]
+    total = f"{counted(len(labels), 'run')} through hydra/launcher={name}; nothing was submitted"
+    return "\n".join([*lines, total])
+
+
 def resource_words(resources: Resources) -> str:
     """``1 whole node with 4 cores, 2 GPUs, 6 GiB for at most 8 min``."""
     words = [counted(resources.cores, "core")]

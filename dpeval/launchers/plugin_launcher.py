@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from dpeval import record
 from dpeval.errors import LaunchError
 from dpeval.launchers.base import SweepJob
+from dpeval.launchers.dry_run import describe_plugin
 from dpeval.launchers.schedulers.slurm import without_job_variables
 from dpeval.launchers.tracking.job_spec import JobSpec, unmeasured
 from dpeval.record.schema import Cause
@@ -29,14 +30,15 @@ _LOG_CHARACTERS = 2_000
 class PluginLauncher(Launcher):
     """Launches through another launcher; records every job that ended without a record."""
 
-    def __init__(self, inner: Launcher, name: str) -> None:
+    def __init__(self, inner: Launcher, name: str, *, is_dry_run: bool) -> None:
         """Wrap a launcher that is set up.
 
         Args:
             inner: a launcher that is not dpeval's.
             name: its name in ``hydra/launcher``.
+            is_dry_run: list the runs without launching any.
         """
-        self._inner, self._name = inner, name
+        self._inner, self._name, self._is_dry_run = inner, name, is_dry_run
         self.jobs: list[SweepJob] = []
         """The jobs of the next launch."""
 
@@ -60,6 +62,9 @@ class PluginLauncher(Launcher):
         Raises:
             LaunchError: submission failed, or a job that wrote its record failed afterwards.
         """
+        if self._is_dry_run:
+            print(describe_plugin(self._name, [" ".join(words) for words in job_overrides]))
+            return []
         # Late: it takes a tenth of a second, and few sweeps need it.
         from submitit.core.utils import FailedJobError, FailedSubmissionError, UncompletedJobError
 

@@ -88,7 +88,13 @@ class SchedulerLauncher(SweepLauncher, BaseSubmititLauncher):  # type: ignore[mi
         """What the scheduler says of partitions."""
 
     def launch_jobs(self, jobs: list[SweepJob], sweep_dir: Path) -> None:
-        """Submit `jobs` and, unless ``wait=false``, wait for them to end."""
+        """Submit `jobs` and, unless ``wait=false``, wait for them to end.
+
+        Raises:
+            ConfigError: two keys contradict each other, or the folder has characters that the
+                scheduler does not take.
+            LaunchError: the scheduler refused a submission.
+        """
         if self.options.pack is False and jobs[0].config.sweep.order == "interleaved":
             raise ConfigError(
                 "sweep.order=interleaved lets the runs of one machine take turns, and "

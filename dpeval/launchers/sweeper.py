@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_store import ConfigStore
 from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from dpeval.config import Config
+from dpeval.config.suggestions import suggest_key
 from dpeval.errors import ConfigError, LaunchError
 from dpeval.launchers.base import SweepLauncher, compose_job
 from dpeval.launchers.compose import Composer
@@ -28,6 +32,32 @@ class CartesianSweeper(BasicSweeper, Sweeper):
         self.params = params or {}
         self.hydra_context = self.config = self.launcher = None
 
+    def setup(
+        self, *, hydra_context: HydraContext, config: DictConfig, task_function: TaskFunction
+    ) -> None:
+        """Check the launcher's keys and instantiate it.
+
+        Args:
+            hydra_context: holds the loader of configurations.
+            config: the sweep's configuration, including Hydra's own node.
+            task_function: what a launcher calls for one run.
+
+        Raises:
+            ConfigError: the launcher has no such key.
+        """
+        name = str(config.hydra.runtime.choices["hydra/launcher"])
+        check_launcher_keys(name, config.hydra.launcher)
+        self.is_dry_run = bool(config.hydra.launcher.get("dry_run", False))
+        plain = config
+        if not is_own(config.hydra.launcher):
+            keys = OmegaConf.to_container(config.hydra.launcher)
+            assert isinstance(keys, dict)
+            keys.pop("dry_run", None)  # other packages' launchers do not accept it
+            plain = config.copy()
+            with open_dict(plain):
+                plain.hydra.launcher = OmegaConf.create(keys)
+        super().setup(hydra_context=hydra_context, config=plain, task_function=task_function)
+
     def sweep(self, arguments: list[str]) -> Any:
         """Launch every combination.
 
@@ -46,7 +76,7 @@ class CartesianSweeper(BasicSweeper, Sweeper):
         assert self.config is not None
         assert self.launcher is not None
         name = str(self.config.hydra.runtime.choices["hydra/launcher"])
-        self.launcher = PluginLauncher(self.launcher, name)
+        self.launcher = PluginLauncher(self.launcher, name, is_dry_run=self.is_dry_run)
         try:
             return super().sweep(arguments)
         except RuntimeError as error:
@@ -77,6 +107,41 @@ class CartesianSweeper(BasicSweeper, Sweeper):
         check_jobs(jobs)
         if isinstance(self.launcher, PluginLauncher):
             self.launcher.jobs = jobs
+
+
+def is_own(launcher: DictConfig) -> bool:
+    """Whether ``hydra.launcher`` configures one of dpeval's launchers."""
+    return str(launcher.get("_target_")).startswith("hydra_plugins.dpeval.")
+
+
+def accept_dry_run() -> None:
+    """Let launchers of other packages be given ``dry_run``, which this sweeper takes from them.
+
+    Not as a key with a default: with another sweeper, the launchers would receive it.
+    """
+    for entry in ConfigStore.instance().repo["hydra"]["launcher"].values():
+        if not is_own(entry.node):
+            OmegaConf.set_struct(entry.node, False)
+
+
+def check_launcher_keys(name: str, launcher: DictConfig) -> None:
+    """Refuse keys that the launcher does not know: added with ``+``, or open for ``dry_run``.
+
+    Args:
+        name: of an option of ``hydra/launcher``; one from a YAML file is not checked.
+        launcher: what Hydra composed for it.
+
+    Raises:
+        ConfigError: the launcher has no such key.
+    """
+    entry = ConfigStore.instance().repo["hydra"]["launcher"].get(f"{name}.yaml")
+    if entry is None:
+        return
+    known = {"dry_run", *map(str, entry.node)} - {"_target_"}
+    for key in map(str, launcher):
+        if key not in known and key != "_target_":
+            path = f"hydra.launcher.{key}"
+            raise ConfigError(f"there is no key '{path}'{suggest_key(path, list(known), ())}")
 
 
 def _check_supported(config: Config) -> None:

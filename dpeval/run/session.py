@@ -118,7 +118,8 @@ class Session:
         """Raise an error if none of `jobs` can start here.
 
         Raises:
-            ConfigError: every time limit is too short, or no model can be built.
+            ConfigError: every time limit is too short.
+            ModelError: no model can be built.
             MachineError: the machine lacks the devices even for the smallest run.
         """
         faults = [job.fault for job in jobs if job.fault is not None]

@@ -139,15 +139,10 @@ class Coordinator:
     def _take_block(self, seat: Seat, kind: AblationKind) -> None:
         """A turn of another kind, which leaves no trace in what the run trains."""
         begin_s = time.monotonic()
-        orders = [
-            step_orders.SAVE,
-            step_orders.SETTLE,
-            step_orders.block(kind, seat.block_steps(), self._round),
-            step_orders.RESTORE,
-        ]
-        for order in orders:
+        block = step_orders.block(kind, seat.block_steps(), self._round)
+        for order in (step_orders.SAVE, step_orders.SETTLE, block, step_orders.RESTORE):
             # Each rank waits until all have obeyed, so that no copy slows another's step.
-            self._send(seat, order, only_first=kind == "alone" and order.startswith("block:"))
+            self._send(seat, order, only_first=kind == "alone" and order is block)
             if not seat.is_running:
                 break
             self._await_gates(seat)

@@ -34,6 +34,8 @@ from dpeval.config.composition import FORMER_TARGETS
 from dpeval.errors import ConfigError
 from dpeval.util.importing import locate
 
+Captured = pytest.CaptureFixture[str]
+
 
 def test_defaults_compose() -> None:
     config = hydra_app.compose([])
@@ -105,7 +107,10 @@ def test_every_option_composes(group: str) -> None:
         ("~foo", "leave out the ~"),
         ("hydra/launcher=sbatch", "did you mean 'slurm'?"),
         ("hydra.launcher.dry_rnu=true", "did you mean 'hydra.launcher.dry_run'?"),
-        ("+site.foo=1", "there is no key 'site.foo'"),
+        ("+site.foo=1", "there is no key 'site.foo'; keys of site: account, "),
+        ("+hardware.foo=1", "keys of hardware: cores_per_device, "),
+        ("site.walltime=3", "keys of site: account, "),
+        ("dry_run=true", "did you mean 'hydra.launcher.dry_run'?"),
         ("++measure.foo.bar=1", "there is no key 'measure.foo'"),
         ("~site.partition", "'site.partition'"),
         ("~measure.min_steps", "'measure.min_steps' cannot be deleted; set it with"),
@@ -123,7 +128,7 @@ def test_wrong_words_are_one_clear_line(override: str, words: str) -> None:
 
 @pytest.mark.parametrize("flags", [["-m", "--cfg", "job"], ["--resolve"], ["--info", "--run"]])
 def test_flags_of_hydra_that_exclude_each_other_are_one_line(
-    flags: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    flags: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["dpeval-train", *flags])
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -206,6 +211,51 @@ def test_a_first_name_of_a_target_means_what_it_meant(former: str) -> None:
 @pytest.mark.parametrize("key", ["dry_run", "wait"])
 def test_every_launcher_knows_the_keys_that_all_share(launcher: str, key: str) -> None:
     hydra_app.compose([f"hydra/launcher={launcher}", f"hydra.launcher.{key}=true"])
+
+
+def train_in(
+    folder: Path, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> tuple[int, str]:
+    """Run ``dpeval.train`` with `words` in this process; return its status and output."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["dpeval-train", *words])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    status = train.main()
+    printed = capsys.readouterr()
+    return status, printed.out + printed.err
+
+
+@pytest.mark.parametrize("launcher", ["basic", "submitit_slurm"])
+def test_other_launchers_have_a_dry_run(
+    launcher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    words = ["-m", f"hydra/launcher={launcher}", "hydra.launcher.dry_run=true", "num_devices=1,2"]
+    status, printed = train_in(tmp_path, words, monkeypatch, capsys)
+    assert status == 0
+    assert "[2/2] num_devices=2" in printed
+    assert "nothing was submitted" in printed
+    assert not list(tmp_path.rglob("metrics.json"))
+
+
+@pytest.mark.parametrize("launcher", ["local", "submitit_local"])
+def test_an_unknown_key_of_any_launcher_is_one_line(
+    launcher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    words = ["-m", f"hydra/launcher={launcher}", "+hydra.launcher.dry_rnu=true"]
+    status, printed = train_in(tmp_path, words, monkeypatch, capsys)
+    assert status == 2
+    assert "there is no key 'hydra.launcher.dry_rnu'; did you mean" in printed
+    assert len(printed.strip().splitlines()) == 1
+
+
+def test_a_single_run_is_not_submitted_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    status, printed = train_in(tmp_path, ["hydra/launcher=slurm"], monkeypatch, capsys)
+    assert status == 2
+    assert "hydra/launcher=slurm launches sweeps" in printed
+    assert "add -m" in printed
 
 
 def test_every_key_says_what_it_means() -> None:

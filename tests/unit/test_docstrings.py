@@ -1,8 +1,9 @@
-"""Public functions with three or more parameters document every one of them."""
+"""Public functions document their parameters, if three or more, and the errors they raise."""
 
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,10 +33,16 @@ def parameters(function: ast.FunctionDef) -> list[str]:
     return [name for name in names if name not in ("self", "cls")]
 
 
+@functools.cache
+def functions_of(path: Path) -> list[tuple[ast.FunctionDef, str]]:
+    """The public functions of a file, each with the docstrings that describe it."""
+    return list(functions(ast.parse(path.read_text(encoding="utf-8"))))
+
+
 def undocumented(path: Path, root: Path = ROOT) -> list[str]:
     """What the docstrings of one file below `root` lack, one line per function."""
     found = []
-    for function, text in functions(ast.parse(path.read_text(encoding="utf-8"))):
+    for function, text in functions_of(path):
         names = parameters(function)
         if len(names) < MIN_PARAMETERS or text.startswith("See :meth:`"):
             continue  # an override is documented where the method is declared
@@ -51,6 +58,45 @@ def undocumented(path: Path, root: Path = ROOT) -> list[str]:
 def test_every_parameter_is_documented() -> None:
     lines = [line for path in sorted(ROOT.rglob("*.py")) for line in undocumented(path)]
     assert not lines, "\n".join(lines)
+
+
+INTERNAL = {"AssertionError", "NotImplementedError", "RuntimeError", "TypeError", "ValueError"}
+"""Raised at bugs, not for the caller to handle."""
+
+
+def raised(function: ast.FunctionDef) -> set[str]:
+    """The names of the errors that `function` itself raises, nested functions included."""
+    return {
+        node.exc.func.id
+        for node in ast.walk(function)
+        if isinstance(node, ast.Raise)
+        and isinstance(node.exc, ast.Call)
+        and isinstance(node.exc.func, ast.Name)
+        and node.exc.func.id[0].isupper()
+    } - INTERNAL
+
+
+def unannounced(path: Path, root: Path = ROOT) -> list[str]:
+    """The errors that the docstrings of one file below `root` lack, one line per function."""
+    found = []
+    for function, text in functions_of(path):
+        _, _, described = text.partition("Raises:")
+        missing = sorted(name for name in raised(function) if name not in described)
+        if missing and text and not text.startswith("See :meth:`"):
+            where = f"{path.relative_to(root)}:{function.lineno}"
+            found.append(f"{where} {function.name}: {', '.join(missing)}")
+    return found
+
+
+def test_every_error_is_documented() -> None:
+    lines = [line for path in sorted(ROOT.rglob("*.py")) for line in unannounced(path)]
+    assert not lines, "\n".join(lines)
+
+
+def test_a_missing_error_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "module.py"
+    path.write_text('def f():\n    """F."""\n    raise DataError("no")\n', encoding="utf-8")
+    assert unannounced(path, tmp_path) == ["module.py:1 f: DataError"]
 
 
 def test_a_missing_parameter_is_noticed(tmp_path: Path) -> None:

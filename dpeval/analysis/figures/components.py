@@ -27,7 +27,11 @@ from dpeval.record.phases import PHASE_WORDS, PHASES
 
 
 def time_components(figure_data: FigureData) -> Drawing:
-    """Mean time of every phase of a step, stacked, for each device count and batch."""
+    """Mean time of every phase of a step, stacked, for each device count and batch.
+
+    Raises:
+        UnsupportedError: no run was measured.
+    """
     wanted = [
         (family, [batch])
         for family in figure_data.families

@@ -21,7 +21,11 @@ _PEAK, _FORECAST, _BUDGET = "#0b5a8f", "#5c5c5c", "#d55e00"
 
 
 def memory(figure_data: FigureData) -> Drawing:
-    """Measured peak (marker) and forecast (line) over the fullest rank's batch; budget above."""
+    """Measured peak (marker) and forecast (line) over the fullest rank's batch; budget above.
+
+    Raises:
+        UnsupportedError: no record holds a forecast or a measured peak.
+    """
     wanted = [
         (family, family.batches)
         for family in figure_data.families

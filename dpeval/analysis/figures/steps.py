@@ -28,7 +28,11 @@ _DOT, _WARM = "#0b5a8f", "#b5b5b5"
 
 
 def distribution(figure_data: FigureData) -> Drawing:
-    """Every step time of each run: warm-up in grey, measured steps as dots under a box."""
+    """Every step time of each run: warm-up in grey, measured steps as dots under a box.
+
+    Raises:
+        UnsupportedError: no run kept its step times.
+    """
     records = [
         r for r in figure_data.records(_telling_runs(figure_data)) if _slowest(r) is not None
     ]

@@ -82,7 +82,11 @@ def _alt(title: str, chosen: list[Family]) -> str:
 
 
 def best_devices(figure_data: FigureData) -> Drawing:
-    """For each batch, the device count with the highest throughput; ties are called ties."""
+    """For each batch, the device count with the highest throughput; ties are called ties.
+
+    Raises:
+        UnsupportedError: no study measured several device counts.
+    """
     wanted = [
         (family, family.shown_batches)
         for family in figure_data.families

@@ -27,6 +27,9 @@ def waterfall(figure_data: FigureData) -> Drawing:
 
     Every bar takes the running product from before its factor to after it, so that the bars'
     lengths add up to what is lost (in points of efficiency) and end at the measured efficiency.
+
+    Raises:
+        UnsupportedError: no configuration has efficiency factors.
     """
     wanted = _chosen(figure_data)
     if not wanted:

@@ -88,7 +88,11 @@ def making(path: Path, report: Report) -> Iterator[None]:
 
 @contextmanager
 def one_line(what: str) -> Iterator[None]:
-    """Turn an :class:`OSError` into a :class:`DataError` that names the file."""
+    """Turn an :class:`OSError` into a :class:`DataError` that names the file.
+
+    Raises:
+        DataError: instead of the OSError, with advice where there is some.
+    """
     try:
         yield
     except OSError as error:
