@@ -25,7 +25,7 @@ __all__ = ["Meter", "best", "columns", "compare", "efficiency", "plot", "read", 
 
 
 def __getattr__(name: str) -> object:
-    # Late: pandas and matplotlib take a second, which no rank and no command must wait for.
+    # Late: importing pandas and matplotlib takes a second, which ranks and commands should not pay.
     if name == "Meter":
         return importlib.import_module("dpeval.meter").Meter
     if name in __all__:

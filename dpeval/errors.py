@@ -15,9 +15,8 @@
     ├── RunInterrupted      130    the user or the scheduler stopped the work
     └── NoForecast            1    memory cannot be forecast; always caught
 
-A message says what was asked, what is the case, and what to do next. It is printed on one line,
-without a traceback. Any other exception is a bug and ends in a traceback.
-"""
+A message says what was asked, what is wrong, and what to do next. It is printed on one line,
+without a traceback. Any other exception is a bug and ends in a traceback."""
 
 from __future__ import annotations
 
@@ -40,8 +39,7 @@ class ConfigError(DpevalError):
 class ModelError(ConfigError):
     """The user's model fails when it is built, or returns nothing that can be trained.
 
-    In a sweep that is the failure of the runs with this model alone.
-    """
+    In a sweep, only the runs with this model fail."""
 
 
 class MachineError(DpevalError):
@@ -93,7 +91,7 @@ class LaunchError(DpevalError):
 
 
 class NoForecast(DpevalError):
-    """Memory cannot be forecast: the model or optimizer does something fake tensors cannot do."""
+    """Memory cannot be forecast: the model or optimizer needs something that fake tensors lack."""
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

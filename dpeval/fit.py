@@ -2,10 +2,9 @@
 
     python -m dpeval.fit model=densenet121,resnet50 hardware=gpu num_devices=1,2
 
-Every combination of the listed values is one case. The forecast names a batch; real steps in
-fresh processes confirm it and look for the largest by bisection, each try teaching the next.
-``batch`` and ``scaling`` play no part: every device gets the batch that is tried.
-"""
+Every combination of the listed values is one case. The forecast gives a first batch; real steps in
+fresh processes then find the largest by bisection, and every try improves the next guess. ``batch``
+and ``scaling`` have no effect: every device gets the batch that is tried."""
 
 from __future__ import annotations
 

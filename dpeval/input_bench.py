@@ -1,4 +1,5 @@
-"""``python -m dpeval.input_bench``: images per second that the input alone can deliver to one rank.
+"""``python -m dpeval.input_bench``: how many images per second the input alone can deliver to one
+rank.
 
     python -m dpeval.input_bench [--seconds 3] [--out outputs/input_bench] [KEY=VALUE …]
 

@@ -1,4 +1,4 @@
-"""``python -m dpeval.status <sweep>``: where every run of a sweep stands."""
+"""``python -m dpeval.status <sweep>``: the status of every run of a sweep."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def main() -> int:
         type=float,
         const=5.0,
         metavar="SECONDS",
-        help="look again every so many seconds (5) until all runs have ended",
+        help="repeat every so many seconds (5) until all runs have ended",
     )
     asked = parser.parse_args()
 

@@ -1,4 +1,4 @@
-"""``python -m dpeval.train``: train with data parallelism, measure it, leave a record."""
+"""``python -m dpeval.train``: train with data parallelism, measure it, write a record."""
 
 from __future__ import annotations
 

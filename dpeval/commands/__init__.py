@@ -1,1 +1,1 @@
-"""What entry points call: the Hydra application, exit codes for errors, the end of a sweep."""
+"""What the entry points call: the Hydra application, exit codes for errors, the end of a sweep."""

@@ -37,7 +37,7 @@ def _command(given: argparse.Namespace, options: Options) -> None:
     _refuse_without_effect(given)
     if given.compare:
         if given.paths or given.from_csv:
-            raise ConfigError("--compare takes two folders and nothing beside them")
+            raise ConfigError("--compare takes two folders and no further PATH")
         before, after = given.compare
         pipeline.compare_sweeps(before, after, given.out, given.fail_if_slower)
         return
@@ -50,7 +50,7 @@ def _command(given: argparse.Namespace, options: Options) -> None:
 
 
 def _refuse_without_effect(given: argparse.Namespace) -> None:
-    """Refuse options that would change nothing: who gives one expects something of it."""
+    """Refuse options that would have no effect: whoever gives one expects it to do something."""
     refused = [
         (("fail_if_slower",), not given.compare, "needs --compare BEFORE AFTER"),
         (OF_REPORT, bool(given.compare), "has no effect with --compare"),
@@ -66,7 +66,7 @@ def _refuse_without_effect(given: argparse.Namespace) -> None:
 
 def _layout(given: argparse.Namespace) -> Layout:
     if given.paths:
-        raise ConfigError("--from-csv takes all files after it; give no other PATH beside it")
+        raise ConfigError("--from-csv takes all files after it; give no other PATH")
     constants = fields.parse_constants(given.set or "")
     columns = None
     if given.columns:
@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--objective",
         choices=best_configuration.OBJECTIVES,
-        help=f"what the best configuration is best at (default: {DEFAULT_OBJECTIVE})",
+        help=f"what to choose the best configuration by (default: {DEFAULT_OBJECTIVE})",
     )
     parser.add_argument(
         "--min-efficiency",
@@ -107,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs=2,
         type=Path,
         metavar=("BEFORE", "AFTER"),
-        help="throughput of the second sweep against the first, configuration by configuration",
+        help="compare the throughput of the second sweep with the first, per configuration",
     )
     gate.add_argument(
         "--fail-if-slower",
@@ -126,20 +126,20 @@ def _parser() -> argparse.ArgumentParser:
     foreign.add_argument(
         "--columns",
         metavar="NAME=FIELD,…",
-        help="which column is what, e.g. size=num_devices,rank=rank,batch_size=global_batch,"
-        "'time (ms)=step'; default: told from their names, and shown. Fields: "
+        help="what each column means, e.g. size=num_devices,rank=rank,batch_size=global_batch,"
+        "'time (ms)=step'; default: guessed from their names, and shown. Fields: "
         f"{', '.join(fields.FIELDS)}; times also as step_ms, or as step in the unit that the "
-        "column's name tells",
+        "column's name gives",
     )
     foreign.add_argument(
         "--set",
         metavar="FIELD=VALUE,…",
-        help="what is the same in every row and has no column, e.g. global_batch=256,model=bert",
+        help="values that all rows share and no column holds, e.g. global_batch=256,model=bert",
     )
     foreign.add_argument(
         "--time-unit",
         choices=fields.TIME_UNITS,
-        help="of times whose unit no name tells (default: s)",
+        help="unit of times whose column does not name one (default: s)",
     )
     foreign.add_argument(
         "--per-rank-batch",
@@ -148,7 +148,7 @@ def _parser() -> argparse.ArgumentParser:
         "each rank's own (default: floor)",
     )
     foreign.add_argument(
-        "--hardware", choices=("cpu", "gpu"), help="default: told from the columns, else cpu"
+        "--hardware", choices=("cpu", "gpu"), help="default: guessed from the columns, else cpu"
     )
     return parser
 

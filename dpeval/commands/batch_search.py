@@ -34,8 +34,8 @@ TRIAL_MEASURE = MeasureConfig(
     ablation=False,
     conditions=False,
 )
-"""Enough steps to create the optimizer's state and the allocator's holes. Only their number ends a
-trial: their duration does not matter for memory."""
+"""Enough steps to create the optimizer's state and to fragment the allocator. Only their number
+ends a trial: how long they take does not matter for memory."""
 CLOSE_ENOUGH = 1 / 32
 """The search ends when the smallest batch that failed is this close above the largest that fit."""
 MAX_TRIES = 12
@@ -64,7 +64,7 @@ class Case(Frozen):
     image_px: int
     budget: Budget
     forecast_batch: int | None
-    """By forecast alone; None if the model cannot run on fake tensors."""
+    """By the forecast alone; None if the model cannot run on fake tensors."""
     confirmed_batch: int
     """The largest batch that fit; 0 if not even one image fits."""
     failed_batch: int | None

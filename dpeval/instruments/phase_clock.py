@@ -15,8 +15,8 @@ from dpeval.record.phases import MARKED_PHASES, Phase
 from dpeval.util.arrays import Floats
 
 DRAIN_EVERY_S = 0.5
-"""Rows of short steps are written in batches: a single row costs its step 15 µs of cold code.
-A killed rank loses at most this much of its measurements."""
+"""Rows of short steps are written in batches, because writing a single row costs its step 15 µs of
+cold code. A killed rank loses at most this much of its measurements."""
 _OUTSIDE = "the phase clock was used outside start_step … end_step"
 _READY = "last gradient ready"
 _LEFT_OUT = "left out"
@@ -34,7 +34,7 @@ class _Reduce:
 
 @dataclass(slots=True)
 class _Step:
-    """The stamps of one step; read once the device has passed the last of them."""
+    """The stamps of one step, read once the device has passed the last of them."""
 
     index: int
     host_s: float
@@ -74,12 +74,12 @@ class PhaseClock:
     """Times every step of one rank by phase and writes its rows of the step buffer.
 
     On CPU a stamp is ``perf_counter``; on CUDA it is an event on the current stream, whose time
-    :meth:`drain` reads after the device has passed it, so steps contain no synchronisation.
-    A phase is the span between two marks, and ``other`` is the remainder of the step, so phases
-    add up to the step by construction. `backward` ends when the last gradient is ready. From then
-    to the end of the last all-reduce the rank only waits for communication (``comm_exposed``); the
-    rest of the backward call copies reduced gradients out of their buckets (``grad_copy``). What a
-    strategy communicates elsewhere, while nothing is computed, it marks as ``comm_exposed``.
+    :meth:`drain` reads after the device has passed it, so steps contain no synchronisation. A phase
+    is the span between two marks, and ``other`` is the remainder of the step, so phases add up to
+    the step by construction. `backward` ends when the last gradient is ready. From then to the end
+    of the last all-reduce the rank only waits for communication (``comm_exposed``); the rest of the
+    backward call copies reduced gradients out of their buckets (``grad_copy``). A strategy that
+    communicates elsewhere, while nothing is computed, marks that as ``comm_exposed``.
 
     A stamp costs a GPU's host up to 20 µs, so none is made twice: a step's last mark is its end,
     and the next step begins there, unless something else was done in between (:meth:`pause`).
@@ -87,7 +87,7 @@ class PhaseClock:
 
     def __init__(self, device: Device, rows: Floats) -> None:
         self._device, self._rows = device, rows
-        # Used several times in every step, where attribute look-ups show.
+        # Used several times in every step, where attribute look-ups are noticeable.
         self._stamp = device.stamp
         self._marks: list[tuple[str, Any]] | _NoStep = _NO_STEP
         self._reduces: list[_Reduce] | _NoStep = _NO_STEP
@@ -153,13 +153,13 @@ class PhaseClock:
     def abandon_step(self) -> None:
         """Forget the step that has begun, as if it had not."""
         if self._open is not None:
-            if self._pending:  # the step before may have ended with the stamp of its begin
+            if self._pending:  # the previous step may share the stamp
                 self._pending[-1].end_is_shared = False
             self._open, self._marks, self._reduces = None, _NO_STEP, _NO_STEP
         self.pause()
 
     def pause(self) -> None:
-        """Call between two steps if anything else is done there, which no step must include."""
+        """Call this between two steps before doing anything that no step should include."""
         self._seam = None
 
     def _is_past(self, step: _Step) -> bool:
@@ -254,13 +254,12 @@ class PhaseClock:
 def _exposed_s(spans: list[tuple[float, float]], ready_s: float) -> float:
     """Time from the last gradient, `ready_s`, to the end of the last all-reduce begun by then.
 
-    That is not always the last bucket's: all-reduces may end in another order than they began.
-    """
+    That is not always the last bucket's: all-reduces may not end in the order they began."""
     return max(0.0, max(end_s for begin_s, end_s in spans if begin_s <= ready_s) - ready_s)
 
 
 def _covered_s(spans: list[tuple[float, float]]) -> float:
-    """Time with at least one all-reduce in progress; `spans` are in the order of their begins."""
+    """Time with at least one all-reduce in progress; `spans` are sorted by their begin."""
     total_s = covered_s = 0.0
     for begin_s, end_s in spans:
         total_s += max(0.0, end_s - max(begin_s, covered_s))

@@ -18,7 +18,8 @@ SIDE, PRODUCTS = 96, 40
 """Three matrices of 36 KiB stay in a core's cache; about 0.7 ms in all."""
 INTERVAL_S = 0.5
 COST_SHARE = 0.0025
-"""Share of the time in steps: where ranks share cores the work takes longer and is done less."""
+"""Share of the time in steps: where ranks share cores, the work takes longer and is done less
+often."""
 
 
 class ReferenceWork:

@@ -1,4 +1,4 @@
-"""Orders that a rank receives between two steps, whoever gives them."""
+"""Orders that a rank receives between two steps, from whatever source."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from dpeval.instruments.reference_work import ReferenceWork
 from dpeval.record.codes import AblationKind, StopReason
 
 SAVE, SETTLE, RESTORE = "save:", "settle:", "restore:"
-"""Around blocks: copy the trained state, make the next step need no other rank, put it back."""
+"""Around blocks: copy the trained state, make the next step independent of other ranks, restore
+it."""
 
 
 def go_on_to(steps: int, *, work: bool) -> str:
     """The order to step until `steps` steps have been taken in all.
 
     Args:
-        steps: the same on all ranks; there the next order is due.
+        steps: the same on all ranks; the next order is due then.
         work: whether the reference work is done first.
     """
     return f"{'work' if work else 'go'}:{steps}"
@@ -27,7 +28,7 @@ def stop(reason: StopReason) -> str:
 
 
 def block(kind: AblationKind, steps: int, round_: int) -> str:
-    """The order to take a block of steps that leaves no trace in what is trained.
+    """The order to take a block of ablation steps, which do not change the trained state.
 
     Args:
         kind: what its steps are.
@@ -50,7 +51,7 @@ class StepOrders:
     """Obeys orders between steps; a subclass receives them."""
 
     def __init__(self, reference_work: ReferenceWork | None, until: int) -> None:
-        """Have no order yet.
+        """Start without an order.
 
         Args:
             reference_work: done when an order asks for it; None on CUDA.

@@ -22,7 +22,7 @@ from dpeval.stats.steady_state import decide, next_asked
 CHECK_EVERY_S, MAX_CHECK_EVERY_S = 0.5, 2.0
 CHECK_SHARE = 0.05
 """Share of the elapsed time until the next check. Where ranks share cores, a check costs 3 ms and
-puts ranks out of step, which shows if short steps are checked often."""
+puts ranks out of step, which is noticeable if short steps are checked often."""
 
 
 class Store(Protocol):
@@ -116,15 +116,16 @@ class StopSync(StepOrders):
 
 
 def steps_ahead(steps: int, elapsed_s: float, recent_s: float, config: MeasureConfig) -> int:
-    """How many steps to take until the next look.
+    """How many steps to take until the next check.
 
-    One at least, past no limit, and not past a number of steps after which the run may be precise.
+    At least one; no further than a limit, or than the next number of steps at which the run may be
+    precise enough.
 
     Args:
         steps: taken so far.
         elapsed_s: since the first began.
         recent_s: a recent step.
-        config: its limits are the run's.
+        config: holds the run's limits.
     """
     pause_s = min(max(CHECK_EVERY_S, CHECK_SHARE * elapsed_s), MAX_CHECK_EVERY_S)
     pause_s = min(pause_s, config.time_limit_s - elapsed_s)

@@ -1,9 +1,8 @@
 """Makes a rank wait for its turn between steps, where several runs share one machine.
 
 The runs of a sitting are alive together, and only one of them steps at a time
-(:mod:`dpeval.sitting.coordinator`). A rank whose turn is over finishes the work on its device,
-says so, and blocks on a pipe until the next turn: it uses no core meanwhile.
-"""
+(:mod:`dpeval.sitting.coordinator`). At the end of a turn, a rank finishes the work on its device,
+reports that, and blocks on a pipe until the next turn, so it uses no core meanwhile."""
 
 from __future__ import annotations
 
@@ -18,11 +17,12 @@ from dpeval.instruments.step_orders import RESTORE, SAVE, SETTLE, StepOrders, re
 from dpeval.record.codes import AblationKind
 
 READY, READY_FOR_BLOCKS = b"ready", b"ready for blocks"
-"""What a rank sends when it waits for its turn; the second if it can ablate."""
+"""What a rank sends while it waits for its turn; the second if it can take ablation blocks."""
 
 
 class BlockTaker(Protocol):
-    """Takes steps that leave no trace in what is trained (:mod:`dpeval.worker.ablation`)."""
+    """Takes ablation steps, which do not change the trained state
+    (:mod:`dpeval.worker.ablation`)."""
 
     def save(self) -> None: ...
 
@@ -41,7 +41,7 @@ class BlockTaker(Protocol):
 
 
 class TurnSync(StepOrders):
-    """Decides whether a rank takes another step as the coordinator of the sitting says."""
+    """Takes steps as the coordinator of the sitting orders."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class TurnSync(StepOrders):
             clock: this rank's phase clock.
             device: its work is finished before the turn ends.
             reference_work: done when the coordinator asks for it; None on CUDA.
-            blocks: takes blocks of the ablation; None if there are to be none.
+            blocks: takes ablation blocks; None if there are none to take.
         """
         self._gate, self._local_rank = gate, local_rank
         self._step_buffer, self._clock, self._device = step_buffer, clock, device
@@ -97,7 +97,7 @@ class TurnSync(StepOrders):
 
 
 def _taken(blocks: BlockTaker, order: str) -> bool:
-    """Whether `order` concerns `blocks`, which have then obeyed."""
+    """Let `blocks` execute `order`; return False if it is not meant for them."""
     if order == SAVE:
         blocks.save()
     elif order == SETTLE:

@@ -33,7 +33,7 @@ STAGE_NAMES = {
 }
 PLAIN_EVERY_S = 10.0
 LIVE_EVERY_S = 0.5
-"""Where no core is spare, drawing takes CPU time from the ranks: draw no more often than this."""
+"""If no core is spare, drawing takes CPU time from the ranks, so draw no more often than this."""
 
 
 class Reporter(Protocol):
@@ -141,7 +141,8 @@ class PlainReporter:
         self._shown_s[job.folder] = time.monotonic()
 
     def _is_due(self, job: Job, every_s: float) -> bool:
-        """Whether to show the progress of `job` now; of runs that take turns, each less often."""
+        """Whether to show the progress of `job` now; runs that take turns are each shown less
+        often."""
         now_s = time.monotonic()
         if now_s - self._shown_s.get(job.folder, now_s) < every_s * max(1, len(self._shown_s)):
             return False
@@ -153,7 +154,7 @@ class PlainReporter:
 
 
 class LiveReporter(PlainReporter):
-    """One line per finished run, and one live line for each that is not."""
+    """One line for each finished run, and one live line for each of the others."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
@@ -220,7 +221,7 @@ def describe(config: Config) -> str:
 
 
 def progress_text(snapshot: Snapshot, job: Job | None = None) -> str:
-    """Stage, steps done, throughput with its interval so far, and the most time remaining."""
+    """Stage, steps done, throughput so far with its interval, and the longest time remaining."""
     words = f"{STAGE_NAMES[snapshot.stage]}, {counted(snapshot.steps, 'step')}"
     if snapshot.img_per_s:
         rate = f" {snapshot.unit}/s"
@@ -266,7 +267,7 @@ def outcome_text(record: Record) -> str:
 
 
 def common_unit(records: Iterable[Record]) -> str:
-    """The unit of samples in a table of `records`, for its head."""
+    """The unit of samples, for the heading of a table of `records`."""
     units = {record.unit for record in records if record.throughput is not None}
     return escape(units.pop()) if len(units) == 1 else "img" if not units else "samples"
 

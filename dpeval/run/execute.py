@@ -34,7 +34,7 @@ from dpeval.worker.torchrun import torchrun_environment
 
 
 def skip(job: Job, environment: Environment, reason: Cause, files: RecordFiles) -> Record:
-    """Write the record of a run that is not started: skipped, or failed if its set-up has.
+    """Write the record of a run that is not started: skipped, or failed if its set-up failed.
 
     Args:
         job: the run.
@@ -59,7 +59,7 @@ def execute(
     """Run `job` on this machine and write its record to ``job.folder``.
 
     A record is written however the run ends: ``ok``, ``oom``, ``failed`` or ``interrupted``. A bug
-    in dpeval itself is recorded as ``failed``, then raised. A signal to stop has its usual effect
+    in dpeval itself is recorded as ``failed``, then raised. A stop signal takes its usual effect
     only after the record is written, and none if the record says ``interrupted``.
 
     Args:
@@ -144,7 +144,7 @@ class LiveRun:
         """Supervise the ranks until all have ended.
 
         Args:
-            sampler: watches the machine, if anything does.
+            sampler: watches the machine; None if nothing does.
             listener: shows progress.
             received: the stop signals so far, from
                 :func:`dpeval.system.processes.signals.stop_signals`.
@@ -152,7 +152,7 @@ class LiveRun:
         _watch(self.job, self.ranks, self.step_buffer, sampler, listener, received)
 
     def waited(self, seconds: float) -> None:
-        """Leave out `seconds` in which only other runs were on turn."""
+        """Exclude `seconds` during which only other runs were on turn."""
         self._span.waited_s += seconds
         if self.step_buffer.steps(0) == 0:
             self._span.waited_before_s += seconds
@@ -168,9 +168,9 @@ class LiveRun:
 
         Args:
             conditions: the state of the machine, if it was sampled.
-            sitting: the turns that it took, if it took turns.
-            base: the run that it is compared with, if that took turns with it.
-            received: the stop signals so far; one that came after the last step interrupts a run
+            sitting: the turns it took; None if it took none.
+            base: the run it is compared with, if both took turns.
+            received: the stop signals so far; one that arrived after the last step interrupts a run
                 that has measured everything.
         """
         job, blank = self.job, self._blank.model_copy(update={"sitting": sitting})
@@ -192,7 +192,7 @@ class LiveRun:
 
     @contextlib.contextmanager
     def bugs_recorded(self) -> Iterator[None]:
-        """Record whatever is raised here as a bug or as the machine's fault, and raise it again."""
+        """Record any exception raised here as a bug or a fault of the machine, then re-raise it."""
         try:
             yield
         except Exception as error:
@@ -328,12 +328,13 @@ def _ticker(
 
 
 def progress_unit(job: Job) -> str:
-    """What a sample is called before the run has ended; a script's meter says it only then."""
+    """What a sample is called while the run lasts; a script's meter reports its unit only at the
+    end."""
     return "samples" if job.config.task.is_script else "img"
 
 
 def make_sampler(runs: Sequence[LiveRun]) -> ConditionSampler:
-    """Watches the machine for started runs, whose ranks do not count as each other's load."""
+    """A sampler for started runs, whose ranks do not count as load on each other."""
     rank_cpus: dict[int, Sequence[int]] = {}
     gpus: dict[int, UsedGpu] = {}
     for run in runs:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from torch.distributed import TCPStore
 
 PRELOADED = ("torch", "torchvision", "scipy.special", "dpeval.worker.rank_process")
-"""What ranks need and takes seconds to import."""
+"""What ranks need and what takes seconds to import."""
 
 
 def context() -> ForkServerContext:
@@ -48,10 +48,10 @@ def context() -> ForkServerContext:
 def warm_up() -> None:
     """Start the server, unless it runs. Call this before anything imports torch.
 
-    Then torch is imported here, once for this process and for the server, which is a fork of it.
-    Otherwise this process may hold what does not survive a fork, such as OpenMP's threads or a
-    CUDA context: the server is then a new program, which imports torch again, in the background.
-    """
+    Then torch is imported here, once for this process and for the server, which is a fork of it. If
+    torch was imported earlier, this process may hold what does not survive a fork, such as OpenMP's
+    threads or a CUDA context. The server is then a new program, which imports torch again in the
+    background."""
     shorten_temporary_folder()
     context()
     is_untouched = sys.platform == "linux" and "torch" not in sys.modules
@@ -59,16 +59,15 @@ def warm_up() -> None:
         _start(children_find_parts_last())
         return
     for name in PRELOADED:
-        with contextlib.suppress(ImportError):  # whoever needs it reports it
+        with contextlib.suppress(ImportError):  # reported by whoever needs it
             importlib.import_module(name)
     _start(_forking())
 
 
 def _start(way: AbstractContextManager[None]) -> None:
-    """Start the server in the context `way`, out of reach of signals for the process group or job.
+    """Start the server in the context `way`, shielded from signals to the process group or job.
 
-    One of them must not end it: the ranks would end with it.
-    """
+    If one ended the server, the ranks would end with it."""
     with _usr2_ignored():
         with unsent_to_children(), children_find_parts_last():
             resource_tracker.ensure_running()
@@ -78,15 +77,15 @@ def _start(way: AbstractContextManager[None]) -> None:
 
 
 MOST_TEMPORARY = 70
-"""Characters that the temporary folder may have: the path of a socket in a folder there ends at
-107 bytes."""
+"""The longest path of the temporary folder, in characters: the path of a socket below it is limited
+to 107 bytes."""
 
 
 def shorten_temporary_folder() -> None:
     """Keep multiprocessing's sockets in /tmp if $TMPDIR is too long for them.
 
     Raises:
-        MachineError: nothing can be written there, either.
+        MachineError: /tmp cannot be written either.
     """
     given = tempfile.gettempdir()
     process = multiprocessing.process.current_process()
@@ -118,7 +117,7 @@ def _usr2_ignored() -> Iterator[None]:
 
 
 def resume() -> None:
-    """Let the server go on if it was stopped: starting a rank would wait for it for ever."""
+    """Resume the server if it was stopped: otherwise starting a rank would wait for it forever."""
     pid = getattr(forkserver._forkserver, "_forkserver_pid", None)
     if pid is not None:
         with contextlib.suppress(ProcessLookupError):
@@ -127,7 +126,7 @@ def resume() -> None:
 
 @contextlib.contextmanager
 def _forking() -> Iterator[None]:
-    """Let multiprocessing fork this process where it would execute a new Python."""
+    """Make multiprocessing fork this process instead of executing a new Python."""
     execute = util.spawnv_passfds
     util.spawnv_passfds = _fork
     try:
@@ -140,27 +139,27 @@ def _fork(path: bytes, args: Sequence[Any], passfds: Sequence[int]) -> int:
     """Stand in for ``multiprocessing.util.spawnv_passfds``; return the server's pid."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError, ValueError):  # it is closed
-            stream.flush()  # every rank would print what is buffered
+            stream.flush()  # or every rank would print what is buffered
     held, end = os.pipe()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     with warnings.catch_warnings():
-        # Of the threads of BLAS, which survive a fork; there are no others yet.
+        # About BLAS's threads, which survive a fork; there are no others yet.
         warnings.simplefilter("ignore", DeprecationWarning)
         pid = os.fork()
     if pid == 0:
         _serve(args[-1], passfds, mask)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     os.close(end)
-    os.read(held, 1)  # returns once the server has let go of the other end, as of all files
+    os.read(held, 1)  # returns once the server has closed the other end, with all its files
     os.close(held)
     return pid
 
 
 def _serve(program: str, passed: Sequence[int], mask: set[int | signal.Signals]) -> NoReturn:
-    """Run `program`, the server, in a fork that keeps no more than a new Python would inherit.
+    """Run `program`, the server, in a fork that keeps only what a new Python would inherit.
 
     Args:
-        program: what multiprocessing gives to ``python -c``.
+        program: what multiprocessing would pass to ``python -c``.
         passed: the file descriptors that the server uses.
         mask: the signals to block.
     """
@@ -176,10 +175,11 @@ def _serve(program: str, passed: Sequence[int], mask: set[int | signal.Signals])
 
 
 def _let_go(passed: Sequence[int]) -> None:
-    """Give up this process's files, signal handlers and forkserver, which are the parent's."""
+    """Drop the files, signal handlers and forkserver that belong to the parent."""
     nothing = os.open(os.devnull, os.O_RDWR)
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
-        # Not closed: objects that hold the descriptor would later close another file of its number.
+        # Not closed: objects that hold the descriptor would later close another file with its
+        # number.
         if int(name) > 2 and int(name) not in passed:
             with contextlib.suppress(OSError):
                 os.dup2(nothing, int(name), inheritable=False)

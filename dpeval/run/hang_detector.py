@@ -17,11 +17,11 @@ from dpeval.util.display.units import KIB
 
 CPU_WINDOW_S = 2.0
 IDLE_HANG_S = 10.0
-"""A run with no new step and no CPU time on any rank for this long is stuck."""
+"""A run is stuck if no rank has finished a step or used CPU time for this long."""
 IDLE_START_S = 60.0
-"""Likewise before the first step, when a file system or a download may take its time."""
+"""The same before the first step, when a file system or a download may be slow."""
 PAUSE_S = 2.0
-"""Between two checks, less than a second apart: more means that this process was stopped itself."""
+"""Checks are less than a second apart; a longer gap means that this process was itself stopped."""
 _STOPPED = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
 
 
@@ -44,12 +44,11 @@ class HangDetector:
             hardware: its ``startup_timeout_s`` and ``hang_timeout_s`` apply.
             locals_: local ranks, which index `step_buffer`.
             pids: process id per global rank.
-            has_peers: other nodes take part, whose start may be awaited idly.
+            has_peers: whether other nodes take part; waiting for them to start is not a hang.
         """
         self._has_peers = has_peers
         self.pauses: list[tuple[float, float]] = []
-        """When this process was suspended, and the ranks with it: begin and end on the monotonic
-        clock."""
+        """When this process and the ranks were suspended: begin and end on the monotonic clock."""
         self._step_buffer, self._hardware = step_buffer, hardware
         self._locals, self._pids = locals_, pids
         self._seen: tuple[float, ...] = ()
@@ -59,12 +58,12 @@ class HangDetector:
         self.longest_step_s = 0.0
 
     def rest(self) -> None:
-        """Begin anew: until now the ranks had nothing to do."""
+        """Restart the timers: until now the ranks had nothing to do."""
         self._since_s = self._idle_since_s = self._checked_s = time.monotonic()
         self._own_cpu_s = time.process_time()
 
     def check(self) -> Failure | None:
-        """The hang, once one is certain; call often."""
+        """The hang, once it is certain; call this often."""
         now_s = time.monotonic()
         self._notice_pause(now_s)
         seen = tuple(self._step_buffer.heartbeat_s(local) for local in self._locals)
@@ -79,7 +78,7 @@ class HangDetector:
         return self._quiet(now_s)
 
     def _notice_pause(self, now_s: float) -> None:
-        """Begin anew if this process was suspended: by its scheduler, or with Ctrl-Z."""
+        """Restart the timers if this process was suspended, by its scheduler or with Ctrl-Z."""
         away_s, busy_s = now_s - self._checked_s, time.process_time() - self._own_cpu_s
         if away_s > PAUSE_S:
             if busy_s < away_s / 2:

@@ -25,9 +25,9 @@ class Job:
     node: Node | None = None
     """This process's node, if the run has several."""
     memory: MemoryRecord = field(default_factory=MemoryRecord)
-    """Forecast, budget and the decision they led to."""
+    """The forecast, the budget and the resulting decision."""
     fault: str | None = None
-    """Why the run of a sweep fails before it starts: its model cannot be built or trained."""
+    """Why this run of a sweep fails before it starts: its model cannot be built or trained."""
 
 
 def take_turns(jobs: Sequence[Job]) -> bool:
@@ -36,20 +36,20 @@ def take_turns(jobs: Sequence[Job]) -> bool:
     if len(startable) < 2:
         return False
     config = startable[0].config
-    # Of a script it is not known whether several fit into memory, so that must be asked for.
+    # Whether several scripts fit into memory is not known, so the user must ask for turns.
     wanted = "sequential" if config.task.is_script else "interleaved"
     return (wanted if config.sweep.order == "auto" else config.sweep.order) == "interleaved"
 
 
 @dataclass
 class Span:
-    """The time that a run took, on the monotonic clock."""
+    """The time a run took, on the monotonic clock."""
 
     begun_s: float
     waited_s: float = 0.0
-    """Time in which only other runs were on turn, s."""
+    """Time during which only other runs were on turn, s."""
     waited_before_s: float = 0.0
-    """The part of it before the first step, s."""
+    """The part of `waited_s` before the first step, s."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,9 @@ class Snapshot:
     img_per_s: float
     rel_half_width: float
     unit: str = "img"
-    """What a sample is: of a script it is known only afterwards."""
+    """What a sample is called; a script reports it only afterwards."""
     speedup: Interval | None = None
-    """Of a run that takes turns with the one that it is compared with."""
+    """Over the run it takes turns with and is compared with."""
 
 
 class ProgressListener(Protocol):

@@ -1,4 +1,4 @@
-"""Start the ranks of one node, supervise them, and stop all of them, whatever happens."""
+"""Start the ranks of one node, supervise them, and stop them all, whatever happens."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ from dpeval.worker.messages import RankFailure, RankResult, RankTask
 
 POLL_S = 0.2
 GRACE_S = 0.5
-"""How long after the first failure the others are awaited."""
+"""How long to wait for further failures after the first."""
 ECHO_GRACE_S = 3.0
-"""The same, if the first may be the consequence of one that is not yet known."""
+"""The same, if the first may be the consequence of one not seen yet."""
 LONGEST_LOG_BYTES = 64 * MIB
-"""A log is emptied when it is longer."""
+"""A log longer than this is emptied."""
 
 
 class RankSupervisor:
@@ -61,7 +61,7 @@ class RankSupervisor:
             config: the run's; its timeouts apply.
             gated: the ranks step only on their turns, which `gates` grants them.
         """
-        # Late: both import torch, which the processes have from the forkserver.
+        # Late: both import torch, which the ranks inherit from the forkserver.
         from dpeval.worker.rank_process import run_rank
         from dpeval.worker.script_rank import run_script_rank
 
@@ -146,7 +146,7 @@ class RankSupervisor:
         return self.outcome
 
     def poll(self, *, on_turn: bool = True) -> None:
-        """Read what the ranks have sent, and look whether one has ended or hangs.
+        """Read what the ranks have sent, and check whether one has ended or hangs.
 
         Args:
             on_turn: whether the ranks may work; ranks that wait for their turn do not hang.
@@ -255,8 +255,7 @@ class RankSupervisor:
     def heed(self, received: Sequence[str]) -> None:
         """Request a clean stop on the first signal; kill on the second, or if it takes long.
 
-        Call it after every poll; `received`: the names of the signals so far.
-        """
+        Call this after every poll; `received` holds the names of the signals so far."""
         if not received:
             return
         outcome = self.outcome
@@ -284,7 +283,7 @@ class RankSupervisor:
         return replace(failure, message=f"{failure.message}; {where}")
 
     def _let_script_end(self, received: Sequence[str]) -> None:
-        """Wait for scripts that go on after the measurement, and note what they do wrong there."""
+        """Wait for scripts that go on after the measurement, and note what goes wrong there."""
         if self._script is None or self.outcome.failure is not None or received:
             return
         limit_s = self._script.exit_timeout_s
@@ -302,7 +301,7 @@ class RankSupervisor:
         name, notes = self._script.name, self.outcome.notes
         if going_on and not received:
             notes.append(
-                f"{name} went on for {limit_s:g} s after the measurement and was stopped; let it "
+                f"{name} ran on for {limit_s:g} s after the measurement and was stopped; let it "
                 "end after its loop, or set a longer task.exit_timeout_s"
             )
         if failed is not None:
@@ -312,7 +311,7 @@ class RankSupervisor:
             )
 
     def _heed_disagreement(self) -> None:
-        """Blame ranks of a script that took fewer steps for what others then failed of."""
+        """Name the script's ranks that took fewer steps as the cause of the others' failure."""
         outcome = self.outcome
         if self._script is None or outcome.interrupted_by is not None:
             return
@@ -332,7 +331,7 @@ class RankSupervisor:
             if rank in self._messages:
                 process.join(2.0)
             if process.exitcode is None and process.pid:
-                # The rank leads its own process group, unless it had no time to create one.
+                # The rank leads its own process group, unless it ended before creating one.
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.kill()
@@ -343,8 +342,8 @@ class RankSupervisor:
 
 
 def keep_short(log: Path) -> None:
-    """Empty a log that has become long: a script may print without end."""
-    # Its writer appends, so what it prints next begins the file anew.
+    """Empty a log that has grown long: a script may print without end."""
+    # Its writer appends, so its next output starts at the beginning of the file.
     with contextlib.suppress(OSError):
         if log.stat().st_size > LONGEST_LOG_BYTES:
             os.truncate(log, 0)

@@ -1,4 +1,4 @@
-"""A session on one machine: what all its runs share is detected, prepared and started once."""
+"""A session on one machine: what its runs share is detected, prepared and started only once."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Session:
             folder: where its record goes.
             overrides: the user's overrides of the defaults.
             node: this process's node, if the run has several.
-            keep_fault: a fault of the model is the job's, which then fails when it is executed.
+            keep_fault: keep a fault of the model in the job, which then fails when it is executed.
 
         Raises:
             ConfigError: the model, optimizer or strategy cannot be built or trained as configured.
@@ -180,7 +180,7 @@ class Session:
         return record
 
     def measure(self, job: Job) -> Record:
-        """Run one job that has been announced, alone on this machine."""
+        """Run one announced job, alone on this machine."""
         source, dataset = self._data(job)
         return execution.execute(job, source, dataset, self.environment, self.reporter, self.files)
 
@@ -194,7 +194,7 @@ class Session:
         return job
 
     def skipped(self, job: Job) -> Record | None:
-        """The record of a job that is not to be started, written; None if it can be."""
+        """Write and return the record of a job that is not to be started; None if it can start."""
         if job.plan.skip is not None:
             reason = Cause(kind=job.plan.skip_kind, message=job.plan.skip)
         elif job.memory.action == "skip":

@@ -1,1 +1,2 @@
-"""Sittings: the runs of a sweep take turns on one machine, so that drift cancels in every ratio."""
+"""Sittings: the runs of a sweep take turns on one machine, so that drift cancels in their
+ratios."""

@@ -1,8 +1,7 @@
 """The coordinator of a sitting: starts its runs, grants turns, ends them.
 
-All runs are alive, and exactly one is on turn. A run learns nothing of the others: its ranks stop
-at a step boundary and block until their gates open (:mod:`dpeval.instruments.turn_sync`).
-"""
+All runs are alive, and exactly one is on turn. A run knows nothing about the others: its ranks stop
+at a step boundary and block until their gates open (:mod:`dpeval.instruments.turn_sync`)."""
 
 from __future__ import annotations
 
@@ -28,9 +27,9 @@ from dpeval.system.processes.signals import stop_signals
 WORK_EVERY_S = 0.5
 """A run's reference work is due after this much time in its steps."""
 LOOK_EVERY_S = 0.5
-"""A run is judged after this much time on turn …"""
+"""A run's progress is evaluated after this much time on turn …"""
 LOOK_SHARE = 0.1
-"""… or after this share of what it has had, if that is more: looks take time from all."""
+"""… or after this share of its time so far, if that is more: evaluation costs all runs time."""
 
 
 class Coordinator:
@@ -58,7 +57,7 @@ class Coordinator:
         self._started: list[Seat] = []
 
     def measure(self) -> Iterator[tuple[LiveRun, Record]]:
-        """Measure all runs; yield each with its record, which is written by then."""
+        """Measure all runs; yield each with its record once that is written."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(off_the_cores_of([seat.run.job for seat in self._seats]))
             for seat in self._seats:
@@ -75,7 +74,7 @@ class Coordinator:
                     seat.run.ranks.end()
 
     def start(self) -> None:
-        """Start the runs one after another, so that each one's set-up has the machine."""
+        """Start the runs one after another, so that each sets up with the machine to itself."""
         for seat in self._seats:
             if self._received:
                 return
@@ -88,7 +87,7 @@ class Coordinator:
             self._sampler = make_sampler(live)
 
     def _take_round(self) -> None:
-        """Give each kind of turn of every run that is measured its place in one round."""
+        """Take one round: every kind of turn of every run that is still measured."""
         measuring = [seat for seat in self._seats if seat.is_measuring]
         if self._round % 2 == 0:  # a round and its mirror image hold the same kinds
             self._ablating = [seat for seat in measuring if seat.is_ablation_due]
@@ -137,7 +136,7 @@ class Coordinator:
         self._listener.progress(seat.run.job, seat.snapshot())
 
     def _take_block(self, seat: Seat, kind: AblationKind) -> None:
-        """A turn of another kind, which leaves no trace in what the run trains."""
+        """Take a block of ablation steps, which does not change the state of the training."""
         begin_s = time.monotonic()
         block = step_orders.block(kind, seat.block_steps(), self._round)
         for order in (step_orders.SAVE, step_orders.SETTLE, block, step_orders.RESTORE):
@@ -156,7 +155,7 @@ class Coordinator:
         return found
 
     def _judge(self, seat: Seat) -> None:
-        """Decide whether the run needs further turns, and publish what is known."""
+        """Decide whether the run needs further turns, and publish its estimates."""
         due_s = seat.looked_s + max(LOOK_EVERY_S, LOOK_SHARE * seat.elapsed_s)
         if seat.elapsed_s < due_s and not seat.is_at_limit:
             return
@@ -175,7 +174,7 @@ class Coordinator:
             seat.run.ranks.watch(lambda: None, lambda: None, self._received)
             taken = SittingRecord(
                 id=self.id,
-                # A script's loop may have ended within a turn.
+                # A script's loop may have ended during a turn.
                 rounds=seat.rounds[: seat.run.step_buffer.steps(0)],
                 runs=len(self._seats),
                 reentry=seat.reentry,
@@ -190,15 +189,15 @@ class Coordinator:
         gates = seat.run.ranks.gates
         seat.addressed = [0] if only_first else list(gates)
         for rank in seat.addressed:
-            # A rank that has just died is noticed by its supervisor.
+            # The supervisor notices a rank that has just died.
             with contextlib.suppress(OSError):
                 gates[rank].send_bytes(order.encode())
 
     def _await_gates(self, seat: Seat) -> bytes:
-        """Wait until every rank that was given an order waits again, or the run has failed.
+        """Wait until every rank that was given an order is waiting again, or the run has failed.
 
         Returns:
-            What a rank said; empty if none did.
+            The message of a rank; empty if none sent one.
         """
         ranks, said = seat.run.ranks, b""
         waiting = {rank: ranks.gates[rank] for rank in seat.addressed or ranks.gates}
@@ -213,12 +212,12 @@ class Coordinator:
                     try:
                         said = gate.recv_bytes()
                     except (EOFError, OSError):
-                        is_lost = True  # its process ends, and its supervisor will say how
+                        is_lost = True  # its process ends, and the supervisor will report how
             if waiting or is_lost or time.monotonic() - polled_s > POLL_S:
                 polled_s = time.monotonic()
                 ranks.poll()
                 ranks.heed(self._received)
         seat.idle_since_s = time.monotonic()
         if not ranks.is_running:
-            ranks.end()  # its memory is free for the others
+            ranks.end()  # frees its memory for the others
         return said

@@ -1,10 +1,9 @@
 """The order of turns and their length.
 
-A turn must be shorter than the memory of what disturbs a machine, some 2 s on a shared virtual
-machine: then the runs of one round meet the same machine, and its speed cancels in their ratios
+A turn must be shorter than the correlation time of disturbances, about 2 s on a shared virtual
+machine: then the runs of one round see the same machine speed, which cancels in their ratios
 (randomised multiple interleaved trials: Abedi & Brecht 2017, "Conducting Repeatable Experiments in
-Highly Variable Cloud Computing Environments", ICPE).
-"""
+Highly Variable Cloud Computing Environments", ICPE)."""
 
 from __future__ import annotations
 
@@ -13,15 +12,15 @@ import random
 from collections.abc import Iterator
 
 TURN_S = 0.25
-"""A turn lasts about this long: long against what its first step may cost more than the others,
-and short against the disturbances."""
+"""A turn lasts about this long: long compared with the extra cost of its first step, and short
+compared with the disturbances."""
 
 
 def orders(runs: int, seed: int) -> Iterator[list[int]]:
-    """The order of turns in every round, without end.
+    """The order of turns in every round, endlessly.
 
-    Rounds come in pairs: a random order, then the same backwards, so that each run is as early as
-    late in a pair, and a drift within it cancels.
+    Rounds come in pairs: a random order, then its reverse, so that every run is on average in the
+    middle of a pair and a linear drift within it cancels.
 
     Args:
         runs: how many runs take turns; they are numbered from 0.
@@ -42,11 +41,12 @@ def turn_steps(typical_step_s: float | None) -> int:
 
 
 def groups_that_fit(needs: list[int | None], free: int) -> list[list[int]]:
-    """Runs that memory can hold together, first fit; the order of runs is kept within a group.
+    """Groups of runs that fit into memory together, by first fit; runs keep their order.
 
     Args:
-        needs: memory of each run, bytes; None if unknown: such a run has the machine for itself.
-        free: bytes for all of them.
+        needs: memory of each run, bytes; None if unknown, which gives the run the machine to
+            itself.
+        free: memory for a group, bytes.
     """
     groups: list[list[int]] = []
     taken: list[int] = []

@@ -1,4 +1,4 @@
-"""One run of a sitting, and the turns that it has had."""
+"""One run of a sitting and the turns it has taken."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from dpeval.util.arrays import Floats
 from dpeval.worker.ablation_schedule import KINDS
 
 PROBED = reentry.MIN_TURNS
-"""So many turns of single steps have a second one, as a single step says nothing of re-entry. No
-more: short turns are what makes drift cancel."""
+"""This many single-step turns are given a second step, since a single step cannot show the cost of
+re-entry. No more, because short turns are what makes drift cancel."""
 MIN_ABLATED = 6
-"""Rounds with blocks of the ablation that a run has at least, unless a limit ends it."""
+"""The minimum number of rounds with ablation blocks, unless a limit ends the run."""
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Seat:
 
     run: LiveRun
     base: Seat | None = None
-    """The run that its speedup is against; None: it has none, or is one itself."""
+    """The run its speedup is relative to; None: it has none, or is itself a base."""
     rounds: list[int] = field(default_factory=list[int])
     """The round of every step granted so far."""
     elapsed_s: float = 0.0
@@ -41,25 +41,25 @@ class Seat:
     idle_since_s: float = math.inf
     """When its last turn ended, on the monotonic clock."""
     addressed: list[int] = field(default_factory=list[int])
-    """The ranks that were given the last order; empty: all."""
+    """The ranks that the last order was sent to; empty: all."""
     can_ablate: bool = False
     ablated: int = 0
-    """Rounds with blocks of the ablation so far."""
+    """Rounds with ablation blocks so far."""
     ablated_s: float = 0.0
-    """Time that they took."""
+    """Time taken by these blocks."""
     probed: int = 0
-    """Turns of a single step that had a second one."""
+    """Single-step turns that were given a second step."""
     reentry: Reentry = field(default_factory=Reentry)
     energy_j: float = 0.0
-    """Of the host and of its GPUs, in turns after the first …"""
+    """Energy of the host and the run's GPUs, in turns after the first …"""
     energy_steps: int = 0
     """… with so many steps."""
     has_no_energy: bool = False
-    """Whether nothing here tells how much energy is used."""
+    """Whether this machine has no energy counters."""
     reason: StopReason | None = None
     """Why it needs no further turn."""
     is_narrow: bool = False
-    """Whether what is asked of it was known precisely enough at the last look."""
+    """Whether the last evaluation found the requested quantity precise enough."""
     mean: Interval | None = None
     speedup: Interval | None = None
     _look: tuple[int, tuple[Floats, list[int], int]] | None = field(default=None, repr=False)
@@ -87,7 +87,7 @@ class Seat:
 
     @property
     def kinds(self) -> tuple[AblationKind, ...]:
-        """The kinds of turns that it may have."""
+        """The kinds of turns it may take."""
         has_several = self.measure.ablation and self.run.job.plan.world_size > 1
         return KINDS if has_several else ("normal",)
 
@@ -103,22 +103,23 @@ class Seat:
 
     @property
     def has_ablated(self) -> bool:
-        """Whether it has had all the blocks that it is to have at least."""
+        """Whether it has had its minimum of ablation blocks."""
         return not self.can_ablate or self.ablated >= MIN_ABLATED
 
     @property
     def is_ablation_due(self) -> bool:
-        """Whether it is to ablate in the next round: a few times, then as its share allows."""
+        """Whether to ablate in the next round: always up to the minimum, then as the share
+        allows."""
         is_warm = self.steps >= self.measure.min_warmup_steps
         share = self.measure.ablation_share * self.elapsed_s
         return is_warm and (not self.has_ablated or (self.can_ablate and self.ablated_s <= share))
 
     def step_s(self) -> Floats:
-        """All its steps so far, s, as rank 0 timed them; an all-reduce keeps ranks together."""
+        """All step times so far, s, as rank 0 measured them; the all-reduce keeps ranks in step."""
         return self.run.step_buffer.column(0, "step")
 
     def turn_steps(self) -> int:
-        """Steps of its next turn; those that are left out do not count as measured."""
+        """Steps of its next turn, plus those that will be left out at its start."""
         step_s = self.step_s()
         steps = rounds.turn_steps(float(np.median(step_s[-20:])) if len(step_s) else None)
         is_warm = self.steps >= self.measure.min_warmup_steps
@@ -128,7 +129,7 @@ class Seat:
         return min(steps + self.reentry.steps, self.measure.max_steps - self.steps)
 
     def block_steps(self) -> int:
-        """Steps of a block of the ablation in this round, as many as of its last turn."""
+        """Steps of an ablation block in this round: as many as in its last turn."""
         return self.rounds.count(self.rounds[-1])
 
     def look(self) -> tuple[Floats, list[int], int]:
@@ -138,7 +139,7 @@ class Seat:
         """
         step_s, least = self.step_s(), self.measure.min_warmup_steps
         if self._look is not None and self._look[0] == len(step_s):
-            return self._look[1]  # runs compared with this one ask again before its next turn
+            return self._look[1]  # runs compared with this one ask several times between its turns
         numbers = self.rounds[: len(step_s)]
         self.reentry = reentry.reentry(step_s, numbers, least)
         kept = reentry.kept(numbers, self.reentry.steps)

@@ -1,4 +1,4 @@
-"""When a run of a sitting needs no further turn: what was asked of it is known (measure.until)."""
+"""Decide when a run of a sitting needs no further turns (``measure.until``)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from dpeval.stats import paired, steady_state
 
 
 def judge(seat: Seat, seats: Sequence[Seat]) -> None:
-    """Update what is known of a run, and whether it needs no further turn.
+    """Update a run's estimates, and decide whether it needs further turns.
 
     Args:
-        seat: it has just had a turn.
+        seat: the run that has just had a turn.
         seats: all runs of the sitting.
     """
     step_s, numbers, first = seat.look()
@@ -31,16 +31,16 @@ def judge(seat: Seat, seats: Sequence[Seat]) -> None:
 
 
 def _may_leave(seat: Seat, seats: Sequence[Seat]) -> bool:
-    """Whether no blocks of the ablation are lacking that this run's rounds are needed for."""
+    """Whether this run and those compared with it have enough ablation blocks."""
     compared = [other for other in seats if other.base is seat and other.is_measuring]
     return all(one.has_ablated for one in (seat, *compared))
 
 
 def _reason(seat: Seat, seats: Sequence[Seat], reason: StopReason | None) -> StopReason | None:
-    """Why `seat` needs no further turn; `reason`: why its own mean needs none."""
+    """Why `seat` needs no further turn, if so; `reason` is why its own mean needs none."""
     if seat.measure.until == "means" or seat.is_at_limit:
         return reason
-    if seat.measure.until == "best":  # rounds decide, unless there is nothing to choose from
+    if seat.measure.until == "best":  # decided by rounds, unless there is nothing to choose from
         return reason if len(_racing(seat, seats)) == 1 and not _has_lost(seat, seats) else None
     compared = [other for other in seats if other.base is seat]
     if not (seat.base or compared):
@@ -54,7 +54,7 @@ def _reason(seat: Seat, seats: Sequence[Seat], reason: StopReason | None) -> Sto
 
 
 def _is_settled(seat: Seat) -> bool:
-    """Whether the speedup is known as precisely as asked, from enough steps."""
+    """Whether the speedup is as precise as requested, from enough steps."""
     speedup = seat.speedup
     if speedup is None or not _has_enough_steps(seat):
         return False
@@ -77,20 +77,20 @@ def _racing(seat: Seat, seats: Sequence[Seat]) -> list[Seat]:
 
 
 def _has_lost(seat: Seat, seats: Sequence[Seat]) -> bool:
-    """Whether some of the rivals are known not to be the best."""
+    """Whether some rivals are known not to be the best."""
     return any(other.reason == "best" for other in _rivals(seat, seats))
 
 
 def _task(config: Config) -> Config:
-    """What is trained, whatever the devices, the batch and the strategy."""
+    """What is trained, regardless of devices, batch and strategy."""
     return replace(curve_of(config), batch=1)
 
 
 def judge_races(seats: Sequence[Seat]) -> None:
-    """End what can no longer be the best, and, once the best is settled, all its rivals.
+    """Stop runs that can no longer be the best and, once the best is settled, all its rivals.
 
-    The best is settled when a single run could be it, or when all that could be are known to be
-    within ``measure.rel_precision`` of it. Both must be so after two rounds in a row.
+    The best is settled when only one run could be it, or when all runs that could be it are known
+    to be within ``measure.rel_precision`` of it. This must hold after two rounds in a row.
 
     Args:
         seats: all runs of the sitting.
@@ -107,7 +107,7 @@ def judge_races(seats: Sequence[Seat]) -> None:
 
 
 def _settled(racing: Sequence[Seat], seats: Sequence[Seat]) -> list[bool]:
-    """Per run, whether it needs no further round: it is not the best, or the best is settled."""
+    """Whether each run needs no further round: it is not the best, or the best is settled."""
     if len(racing) < 2:
         return [_has_lost(one, seats) for one in racing]
     if not all(_has_enough_steps(seat) for seat in racing):

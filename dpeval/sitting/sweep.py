@@ -19,8 +19,8 @@ from dpeval.util.display.units import GIB
 def measure(session: Session, jobs: Sequence[Job]) -> Iterator[tuple[Job, Record]]:
     """Run or skip every job; yield each with its record as soon as that is written.
 
-    Jobs of one repetition take turns; another repetition is another sitting, in new processes, as
-    it is to show how much processes differ.
+    Jobs of one repetition take turns. Every repetition is a sitting of its own with new processes,
+    because repetitions show how much processes differ.
 
     Args:
         session: the session on this machine.
@@ -58,11 +58,10 @@ def _sit(session: Session, jobs: Sequence[Job]) -> Iterator[tuple[Job, Record]]:
 
 
 def bases(configs: Sequence[Config]) -> list[int | None]:
-    """Per run, the one that its speedup is against: that on the fewest devices of the same task.
+    """For each run, the base of its speedup: the run of the same task on the fewest devices.
 
-    A serial run is the baseline of every strategy, and comes before a strategy on one device. None:
-    a run is its own base.
-    """
+    A serial run is the base for every strategy, and takes precedence over a strategy on one device.
+    None: the run is itself a base."""
     return [_base_of(at, configs) for at in range(len(configs))]
 
 
@@ -85,7 +84,7 @@ def _is_serial(config: Config) -> bool:
 
 
 def _held_at_once(session: Session, jobs: Sequence[Job]) -> list[list[Job]]:
-    """Sets of jobs whose forecast peaks fit into memory together, all on the same hardware."""
+    """Groups of jobs on the same hardware whose forecast peaks fit into memory together."""
     sets: list[list[Job]] = []
     for hardware in dict.fromkeys(job.config.hardware for job in jobs):
         alike = [job for job in jobs if job.config.hardware == hardware]
@@ -99,7 +98,7 @@ def _needed_bytes(job: Job) -> int | None:
     """Peak memory of a run: on the host, or on each of its GPUs. None if it is unknown."""
     forecast = job.memory.forecast
     if job.config.task.is_script:
-        # Whoever lets scripts take turns says that they fit; a budget of each is believed.
+        # Scripts take turns only on request, so they are assumed to fit, within the budget of each.
         return int((job.config.hardware.memory_gib or 0) * GIB) * job.plan.world_size
     if forecast is None:
         return None

@@ -180,7 +180,7 @@ FAULTS = {
     "short": ("failed", "script", "faulty ended its loop after 3 steps, too few for a mean"),
     "early": ("ok", None, ""),
     "helper": ("ok", None, ""),
-    "goes on": ("ok", None, "faulty went on for 1 s after the measurement and was stopped"),
+    "goes on": ("ok", None, "faulty ran on for 1 s after the measurement and was stopped"),
     "fails late": ("ok", None, "faulty failed on rank 0 after the measurement (exit status 1)"),
 }
 

@@ -67,7 +67,7 @@ def test_a_record_whose_folder_cannot_be_written_is_kept_elsewhere_and_brought_h
     own.note_elsewhere(files.elsewhere)
     (place,) = (tmp_path / "tmp").rglob(record.FILE_NAME)
     assert record.read(place) == made
-    assert f"it is in {place}: copy it there" in capsys.readouterr().err
+    assert f"it was saved as {place}: copy it there" in capsys.readouterr().err
     assert without_record(folder.parent) == [folder]
     folder.unlink()
     own.start([folder])

@@ -1,4 +1,4 @@
-"""The ablation blocks of a run's ranks as its record has them."""
+"""The ablation blocks of a run's ranks, as they are recorded."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from dpeval.worker.ablation_schedule import KINDS, MIN_ROUNDS
 
 
 def ablation(outcome: Outcome, sitting: Sitting | None, main: dict[str, Any]) -> Ablation | None:
-    """The blocks of all ranks, and of a run that took turns, the turns in their rounds.
+    """The blocks of all ranks; for a run that took turns, also the turns of the same rounds.
 
     Args:
         outcome: what the ranks returned.
-        sitting: the turns, if it took turns.
+        sitting: the turns it took; None if it took none.
         main: the fields of the record that describe the main window.
     """
     blocks = _blocks(outcome)
@@ -50,7 +50,7 @@ def ablation(outcome: Outcome, sitting: Sitting | None, main: dict[str, Any]) ->
 
 
 def _blocks(outcome: Outcome) -> list[AblationBlock]:
-    """The blocks that the first rank took, with those of the others of the same kind and round."""
+    """The first rank's blocks, each with the other ranks' blocks of the same kind and round."""
     results = [outcome.results[rank] for rank in sorted(outcome.results)]
     if not results:
         return []
@@ -72,7 +72,7 @@ def _blocks(outcome: Outcome) -> list[AblationBlock]:
 def _by_round(
     blocks: list[AblationBlock], sitting: Sitting, main: dict[str, Any]
 ) -> list[AblationBlock]:
-    """The blocks of the rounds that have all kinds; the usual turns of these are blocks, too."""
+    """The blocks of rounds with all kinds, with the normal turns of these rounds as blocks, too."""
     window: Window | None = main["window"]
     if window is None:
         return []
@@ -91,7 +91,7 @@ def _by_round(
 
 
 def _trimmed(block: AblationBlock, steps: int) -> AblationBlock:
-    """`block` without what costs more at the start of a turn, if more than that is left."""
+    """`block` without the costlier steps at its start, if others remain."""
     if not steps or any(len(series) <= steps for series in block.step_s):
         return block
     names = ("step_s", "data_s", "compute_s")

@@ -1,4 +1,4 @@
-"""How a run ended, and why, in the words of its record."""
+"""How a run ended and why, as its record says it."""
 
 from __future__ import annotations
 

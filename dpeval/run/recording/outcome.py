@@ -43,7 +43,7 @@ class Outcome:
     pauses: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
     """When the whole run was suspended: begin and end on the monotonic clock, s."""
     notes: list[str] = field(default_factory=list[str])
-    """What a script did wrong after it was measured, one line each."""
+    """What went wrong in a script after it was measured, one line each."""
 
 
 def is_echo(failure: Failure | RankFailure) -> bool:
@@ -61,19 +61,17 @@ def may_be_echo(failure: Failure) -> bool:
     """Whether a failure may be the consequence of another rank's.
 
     The watchdogs of NCCL abort a rank whose peer has ended, and a rank that ends without a result
-    gives no reason, so another rank's own error explains both.
-    """
+    gives no reason, so another rank's error explains both."""
     ended = failure.kind == "signal" and failure.signal == "SIGABRT"
     return ended or failure.kind in ("exit", "lost_node") or is_echo(failure)
 
 
 def root_cause(failures: Iterable[Failure]) -> Failure:
-    """The failure that caused the others, whatever the order in which they were noticed.
+    """The failure that caused the others, in whatever order they were noticed.
 
-    Out of memory comes first. Then whatever ended ranks from outside, because other ranks may
-    report it in words that :func:`is_echo` does not know; then errors of a rank's own, ranks that
-    ended without a reason, and echoes. Of equals, the first in `failures` is the cause.
-    """
+    Out of memory ranks first; then anything that ended a rank from outside, because other ranks may
+    report it in words that :func:`is_echo` does not know; then a rank's own errors, ranks that
+    ended without a reason, and echoes. Among equals, the first in `failures` is the cause."""
     return min(failures, key=_distance_from_cause)
 
 
@@ -104,11 +102,11 @@ def first_exception(failures: Iterable[RankFailure]) -> Failure:
 
 
 def disagreement(results: Mapping[int, RankResult], steps: Mapping[int, int]) -> Failure | None:
-    """The failure of a script whose loop ended by itself, and not at the same step everywhere.
+    """The failure of a script whose loop ended by itself, but not at the same step on all ranks.
 
     Args:
-        results: of the ranks that have sent one.
-        steps: per rank, how many steps it has finished; also of ranks without a result.
+        results: from the ranks that have sent one.
+        steps: how many steps each rank has finished, whether or not it sent a result.
     """
     early = {rank for rank, result in results.items() if result.stopped_by == "ended"}
     if not early or (early == set(steps) and len(set(steps.values())) == 1):

@@ -1,4 +1,4 @@
-"""What one rank did, as its run's record has it."""
+"""What one rank did, as it is recorded."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def rank_record(
     pids: dict[int, int],
     kept: Bools,
 ) -> RankRecord:
-    """What a rank did in the steps that count, and what it said at its end.
+    """What a rank did in the steps that count, and what it reported at the end.
 
     Args:
         job: the run.

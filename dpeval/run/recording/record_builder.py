@@ -143,7 +143,7 @@ def finish(
         elif power_w is not None and job.node is None and "throughput" in fields:
             fields["energy_j_per_img"] = power_w / fields["throughput"].img_per_s
     elif fields["status"] == "oom":
-        # Not a single step, but the memory of each rank is worth recording.
+        # No step was finished, but the memory of each rank is still worth recording.
         fields["ranks"] = [
             rank_record(job, rank.rank, step_buffer.rows(rank.rank)[:0], None, outcome, pids, kept)
             for rank in job.plan.ranks

@@ -1,4 +1,4 @@
-"""Keeps records, whatever the file system does: a measurement cannot be repeated."""
+"""Saves records, whatever the file system does: a measurement cannot be repeated."""
 
 from __future__ import annotations
 
@@ -19,13 +19,12 @@ class RecordFiles:
 
     def __init__(self) -> None:
         self.elsewhere: dict[Path, Path | None] = {}
-        """Per folder without its record: where that is; None: printed."""
+        """Where the record of each such folder is instead; None: it was printed."""
 
     def keep(self, made: Record, folder: Path) -> None:
         """Write `made` to `folder`, else to the temporary folder, else to standard output.
 
-        It raises nothing for a file system that refuses: the other runs of a sweep go on.
-        """
+        A file system that refuses raises nothing: the other runs of a sweep go on."""
         path = folder / record.FILE_NAME
         error = _write(made, path)
         self.elsewhere.pop(folder, None)
@@ -33,11 +32,11 @@ class RecordFiles:
             return
         place = _second_place(made)
         self.elsewhere[folder] = place
-        why = f"dpeval: the record cannot be written to {path} ({error.strerror})"
+        why = f"dpeval: cannot write the record to {path} ({error.strerror})"
         if place is not None:
-            print(f"{why}; it is in {place}: copy it there", file=sys.stderr, flush=True)
+            print(f"{why}; it was saved as {place}: copy it there", file=sys.stderr, flush=True)
             return
-        print(f"{why} nor to a temporary folder; it is printed here:", file=sys.stderr, flush=True)
+        print(f"{why} or to a temporary folder; here it is:", file=sys.stderr, flush=True)
         print(made.model_dump_json(), flush=True)
 
 
@@ -56,7 +55,7 @@ def _write(made: Record, path: Path) -> OSError | None:
 
 
 def _second_place(made: Record) -> Path | None:
-    """Where else `made` is written; None if that fails too."""
+    """Write `made` to the temporary folder; return where, or None if that fails too."""
     try:
         path = Path(tempfile.mkdtemp(prefix="dpeval-record-")) / record.FILE_NAME
         record.write(made, path)
