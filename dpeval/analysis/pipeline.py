@@ -6,7 +6,7 @@ import dataclasses
 import glob
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from dpeval import record
+from dpeval.analysis.advice.advise import advise
+from dpeval.analysis.advice.objectives import Terms
 from dpeval.analysis.csv_import import runs as csv_runs
 from dpeval.analysis.csv_import import text_table
 from dpeval.analysis.csv_import.rows import Layout
@@ -41,6 +43,10 @@ class Options:
     """Also print the report to a PDF."""
     figures: bool = True
     """Draw figures and write the report; otherwise only tables."""
+    terms: Terms = field(default_factory=Terms)
+    """What the user told about the training to come."""
+    as_json: bool = False
+    """Print ``summary.json`` and nothing else to standard output."""
     own_figures: tuple[str, ...] = ()
     """Import paths of additional figures (``package.module.function``)."""
 
@@ -64,12 +70,13 @@ def analyze(
             written.
         DpevalError: a PDF was requested and could not be made.
     """
-    console = console or make_console()
+    options = options or Options()
+    console = console or make_console(to_error=options.as_json)
     _check_there(paths)
     out = _made(out or (paths[0] if paths[0].is_dir() else paths[0].parent) / "analysis")
     loaded = runs_frame.load(paths, out / frame_cache.FILE_NAME)
     _check_readable(loaded, paths, console)
-    return present(loaded, out, console, options or Options())
+    return present(loaded, out, console, options)
 
 
 def _check_there(paths: Sequence[Path]) -> None:
@@ -108,24 +115,32 @@ def present(loaded: Loaded, out: Path, console: Console, options: Options) -> Pa
         OSError: `out` cannot be written.
         DpevalError: a PDF was requested and could not be made.
     """
-    _report_problems(loaded, console)
     findings = find(loaded, options.objective, options.min_efficiency)
     findings.summary.to_csv(out / "summary.csv", index=False)
     loaded.runs.to_csv(out / "runs.csv", index=False)
     loaded.runs.to_parquet(out / "runs.parquet", index=False)
-    for table in terminal.tables(findings):
-        console.print(table)
+    advice = advise(findings, options.terms)
+    doubts = [*verdict.claims(findings), *verdict.lacking(findings)]
+    drawn = None
     if options.figures:
-        _illustrate(findings, out, console, options)
-    else:
-        summary.write(summary.summarise(findings), out / summary.FILE_NAME)
-        for sentence in (*verdict.sentences(findings), *verdict.claims(findings)):
-            console.print(escape(sentence))
-    names = ("summary.csv", "runs.csv", "runs.parquet", summary.FILE_NAME)
-    console.print(escape(f"tables: {', '.join(str(out / name) for name in names)}"))
+        drawn, doubts = _illustrate(findings, out, options)
+    summed = summary.summarise(findings, advice, doubts)
+    summary.write(summed, out / summary.FILE_NAME)
+    if options.as_json:
+        print(summary.as_json(summed))
+        return out
+    for part in terminal.end_of_sweep(findings, advice, doubts):
+        console.print(part)
+    _report_problems(loaded, console)
+    if drawn is not None:
+        console.print(escape(f"report: {drawn}"))
+    if options.pdf:
+        console.print(escape(f"report as PDF: {out / PDF_NAME}"))
+    console.print(escape(f"tables: {out / 'summary.csv'}, {out / summary.FILE_NAME}"))
     return out
 
 
+PDF_NAME = "report.pdf"
 _MOST_PROBLEMS = 20
 
 
@@ -137,8 +152,14 @@ def _report_problems(loaded: Loaded, console: Console) -> None:
         console.print(f"skipped: {more} more, listed in summary.json", style="yellow")
 
 
-def _illustrate(findings: Findings, out: Path, console: Console, options: Options) -> None:
-    """Draw the figures, write the report and print the verdict."""
+def _illustrate(findings: Findings, out: Path, options: Options) -> tuple[Path, list[str]]:
+    """Draw the figures and write the report; returns the report and all doubts.
+
+    Args:
+        findings: the results.
+        out: an existing folder.
+        options: see :class:`Options`.
+    """
     # Late: matplotlib takes a second to import, and tables alone do not need it.
     from dpeval.analysis import figures
     from dpeval.analysis.report import cautions, html_report
@@ -151,36 +172,30 @@ def _illustrate(findings: Findings, out: Path, console: Console, options: Option
     drawn = figures.draw_all(
         figure_data, out, [figures.find_plot(path) for path in options.own_figures]
     )
-    for figure in drawn:
-        if figure.drawn:
-            console.print(escape(f"figure: {out / figure.stem}.png"))
-        else:
-            console.print(escape(f"not drawn: {figure.title} ({figure.why_not})"))
-    sentences = verdict.sentences(findings)
     # Series may share a baseline, and what is to be said of it.
-    doubts = list(dict.fromkeys([*cautions.cautions(figure_data), *verdict.lacking(findings)]))
-    warned = [*verdict.claims(findings), *doubts]
-    summary.write(summary.summarise(findings, warned), out / summary.FILE_NAME)
+    doubts = list(
+        dict.fromkeys(
+            [
+                *verdict.claims(findings),
+                *cautions.cautions(figure_data),
+                *verdict.lacking(findings),
+            ]
+        )
+    )
     page = html_report.write(
         html_report.ReportData(
             figure_data=figure_data,
             figures=drawn,
             folder=out,
-            verdict=sentences,
-            cautions=warned,
+            verdict=verdict.sentences(findings),
+            cautions=doubts,
             problems=findings.loaded.problems,
             differences=findings.loaded.differences,
         )
     )
-    for sentence in sentences:
-        console.print(escape(sentence))
-    for sentence in verdict.claims(findings):
-        console.print(escape(f"needs an explanation: {sentence}"), style="yellow")
-    for sentence in doubts:
-        console.print(escape(f"caution: {sentence}"), style="yellow")
     if options.pdf:
-        console.print(escape(f"report as PDF: {html_report.to_pdf(page, out / 'report.pdf')}"))
-    console.print(escape(f"report: {page}"))
+        html_report.to_pdf(page, out / PDF_NAME)
+    return page, doubts
 
 
 def compare_sweeps(before: Path, after: Path, out: Path | None, allowed: float | None) -> None:
@@ -281,7 +296,7 @@ def analyze_csv(paths: Sequence[Path], layout: Layout, out: Path | None, options
         ConfigError: the files give no run, or `out` cannot be written.
     """
     imported = csv_runs.read(paths, layout)
-    console = make_console()
+    console = make_console(to_error=options.as_json)
     for note in imported.notes:
         console.print(escape(note))
     if not imported.records:

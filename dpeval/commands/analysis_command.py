@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 from dpeval.analysis import pipeline
+from dpeval.analysis.advice.objectives import Terms
 from dpeval.analysis.csv_import import fields
 from dpeval.analysis.csv_import.rows import SHARES, Layout
 from dpeval.analysis.pipeline import Options
@@ -15,7 +16,10 @@ from dpeval.commands.main import run_main
 from dpeval.errors import ConfigError
 
 DEFAULT_OBJECTIVE = best_configuration.THROUGHPUT.name
-OF_REPORT = ("objective", "min_efficiency", "pdf", "tables_only", "figure")
+OF_REPORT = (
+    "objective", "min_efficiency", "samples", "price_per_device_hour", "json", "pdf",
+    "tables_only", "figure",
+)  # fmt: skip
 OF_FIGURES = ("pdf", "figure")
 OF_CSV = ("columns", "set", "time_unit", "per_rank_batch", "hardware")
 
@@ -26,6 +30,8 @@ def run(arguments: list[str] | None = None) -> int:
     options = Options(
         objective=best_configuration.OBJECTIVES[given.objective or DEFAULT_OBJECTIVE],
         min_efficiency=given.min_efficiency,
+        terms=Terms(given.samples, given.price_per_device_hour),
+        as_json=given.json,
         pdf=given.pdf,
         figures=not given.tables_only,
         own_figures=tuple(given.figure),
@@ -101,6 +107,21 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SHARE",
         help="choose among configurations with at least this parallel efficiency (0.8 or 80%%)",
     )
+    parser.add_argument(
+        "--samples",
+        type=_positive,
+        metavar="N",
+        help="samples of the whole training: shows time, device-hours and energy for it, too",
+    )
+    parser.add_argument(
+        "--price-per-device-hour",
+        type=_positive,
+        metavar="PRICE",
+        help="in any currency: shows what an epoch or the training costs",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print summary.json to standard output, for scripts"
+    )
     gate = parser.add_argument_group("comparison")
     gate.add_argument(
         "--compare",
@@ -151,6 +172,16 @@ def _parser() -> argparse.ArgumentParser:
         "--hardware", choices=("cpu", "gpu"), help="default: guessed from the columns, else cpu"
     )
     return parser
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text.replace("_", "").replace(",", ""))
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a positive number, as in 90e6 or 2.5")
+    return value
 
 
 def _share(text: str) -> float:

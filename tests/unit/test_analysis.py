@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import signal
@@ -189,10 +190,6 @@ def test_a_study_becomes_figures_tables_and_words(analysed: Analysed) -> None:
 
 def test_a_figure_of_ones_own_is_drawn_after_those_of_dpeval(analysed: Analysed) -> None:
     assert (analysed.out / "title_only.svg").exists()
-    drawn = [
-        line for line in analysed.text.splitlines() if line.startswith(("figure:", "not drawn"))
-    ]
-    assert drawn[-1].endswith("title_only.png")
     report = (analysed.out / "report.html").read_text()
     assert report.rindex("How many runs there are") > report.rindex("Memory of the fullest rank")
 
@@ -207,6 +204,36 @@ def test_the_same_records_give_the_same_bytes(analysed: Analysed, tmp_path: Path
         for ending in ("png", "svg", "pdf"):
             name = f"{stem}.{ending}"
             assert (tmp_path / name).read_bytes() == (analysed.out / name).read_bytes()
+
+
+def test_the_terminal_shows_what_to_use_then_the_table_then_doubts_and_the_report(
+    analysed: Analysed,
+) -> None:
+    lines = analysed.text.splitlines()
+    starts = ("strong scaling, CPU: ", "densenet121, imagenette", "report: ", "tables: ")
+    at = [next(i for i, line in enumerate(lines) if line.startswith(one)) for one in starts]
+    assert at == sorted(at)
+    assert sum(line.startswith("doubt: ") for line in lines) <= 3
+    assert len(lines) - at[2] == 2
+
+
+def test_json_is_all_that_scripts_get(
+    analysed: Analysed, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--tables-only", "--json", "--samples", "1e6", "--price-per-device-hour", "2"]
+    assert main([str(analysed.out.parent), *arguments]) == 0
+    found = json.loads(capsys.readouterr().out)
+    fastest = found["recommendations"][0]["objectives"][0]
+    assert fastest["training"]["price"] == pytest.approx(2 * fastest["training"]["device_hours"])
+    assert fastest["training"]["energy_kwh"] is None
+    assert json.loads((analysed.out / "summary.json").read_text()) == found
+
+
+@pytest.mark.parametrize("value", ["0", "-3", "many", "inf"])
+def test_an_amount_that_is_none_is_refused(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["somewhere", "--samples", value])
+    assert "is not a positive number" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("make", [True, False])

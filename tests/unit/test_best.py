@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from dpeval.analysis.advice.settling import settling
 from dpeval.analysis.report import verdict
-from dpeval.analysis.report.settling import settling
 from dpeval.analysis.scaling.best_configuration import ENERGY, THROUGHPUT, choose
 from dpeval.record.schema import Record
 from dpeval.stats.best import compared_with_best, dunnett
@@ -127,7 +127,7 @@ def test_runs_that_were_too_short_are_to_be_longer_and_not_more() -> None:
     ]
     third = first_sentences(runs)[2]
     assert "more runs of each with measure=standard (about " in third
-    again = "model=densenet121 measure=standard sweep.order=interleaved num_devices=1,2 batch=48"
+    again = "model=densenet121 sweep.order=interleaved measure=standard num_devices=1,2 batch=48"
     assert again in third
 
 

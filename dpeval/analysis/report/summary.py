@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
+from dpeval.analysis.advice.advise import Advice
+from dpeval.analysis.advice.objectives import Cost, Option
+from dpeval.analysis.advice.quantity import Quantity
 from dpeval.analysis.frame.columns import COLUMNS
 from dpeval.analysis.pooling.repetitions import POOLED
 from dpeval.analysis.report import verdict
@@ -20,7 +23,7 @@ from dpeval.analysis.scaling.speedup import POINT_COLUMNS
 from dpeval.util.version import __version__
 
 FILE_NAME = "summary.json"
-VERSION = 2
+VERSION = 3
 
 Value = str | int | float | bool | None
 """A number that is not known or not finite is null."""
@@ -82,11 +85,96 @@ class Chosen(Part):
     """Better ones of which it is not settled whether they reach the floor of efficiency."""
 
 
+class Amount(Part):
+    """A value with its 95 % interval."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+class Costs(Part):
+    """What it takes to process `samples`; null: not measured, or not told."""
+
+    samples: float
+    hours: float | None
+    device_hours: float | None
+    energy_kwh: float | None
+    price: float | None
+
+
+class ForObjective(Part):
+    """The best configuration for one objective; `configuration` empty: none, see `why_not`."""
+
+    objective: str
+    title: str
+    configuration: str
+    num_devices: int
+    batch: int
+    unit: str
+    throughput: Amount
+    efficiency: Amount
+    epoch: Costs | None
+    training: Costs | None
+    ties: int
+    why_not: str
+
+
+class ToTry(Part):
+    """A lever: see :class:`dpeval.analysis.advice.levers.lever.Lever`."""
+
+    kind: str
+    title: str
+    reason: str
+    gain: Amount
+    gain_of: str
+    is_measured: bool
+    caution: str
+    command: str
+
+
+class WasTried(Part):
+    """A lever that was measured both ways; `gain` is that of throughput, as a share."""
+
+    kind: str
+    key: str
+    before: str
+    after: str
+    configuration: str
+    gain: Amount
+    sentence: str
+
+
+class Recommended(Part):
+    """What to use of one family of configurations, and what to try next."""
+
+    family: Cell
+    label: str
+    headline: str
+    configuration: str
+    num_devices: int
+    batch: int
+    unit: str
+    throughput: Amount
+    speedup: Amount
+    efficiency: Amount
+    is_settled: bool
+    within_error: str
+    settle: str
+    settle_command: str
+    settle_s: float | None
+    objectives: list[ForObjective]
+    levers: list[ToTry]
+    tried: list[WasTried]
+
+
 class Summary(Part):
     """Everything that the analysis found."""
 
     summary_version: int = VERSION
     dpeval_version: str = __version__
+    recommendations: list[Recommended]
+    """One for each family, the one with the most configurations first."""
     verdict: list[str]
     claims_in_words: list[str]
     cautions: list[str]
@@ -101,9 +189,18 @@ class Summary(Part):
     """Meaning and unit of every column of `configurations` and of ``runs.csv``."""
 
 
-def summarise(findings: Findings, cautions: Iterable[str] = ()) -> Summary:
-    """The findings as a :class:`Summary`."""
+def summarise(
+    findings: Findings, advice: Sequence[Advice], cautions: Iterable[str] = ()
+) -> Summary:
+    """The findings as a :class:`Summary`.
+
+    Args:
+        findings: the results.
+        advice: what follows from them.
+        cautions: what makes them less trustworthy.
+    """
     return Summary(
+        recommendations=[_recommended(one) for one in advice],
         verdict=verdict.sentences(findings),
         claims_in_words=verdict.claims(findings),
         cautions=list(cautions),
@@ -139,13 +236,87 @@ def summarise(findings: Findings, cautions: Iterable[str] = ()) -> Summary:
     )
 
 
+def _recommended(advice: Advice) -> Recommended:
+    said = advice.recommendation
+    return Recommended(
+        family=_plain(said.key),
+        label=advice.label,
+        headline=said.headline,
+        configuration=said.name,
+        num_devices=said.num_devices,
+        batch=said.batch,
+        unit=said.unit,
+        throughput=_amount(said.throughput),
+        speedup=_amount(said.speedup),
+        efficiency=_amount(said.efficiency),
+        is_settled=said.is_settled,
+        within_error=said.within_error,
+        settle=said.settle,
+        settle_command=said.settle_command,
+        settle_s=_finite(said.settle_s),
+        objectives=[_for_objective(one) for one in advice.options],
+        levers=[
+            ToTry(
+                kind=one.kind, title=one.title, reason=one.reason, gain=_amount(one.gain),
+                gain_of=one.of, is_measured=one.is_measured, caution=one.caution,
+                command=one.command,
+            )
+            for one in advice.levers
+        ],
+        tried=[
+            WasTried(
+                kind=one.kind, key=one.key, before=one.before, after=one.after,
+                configuration=one.name, gain=_amount(one.gain), sentence=one.sentence,
+            )
+            for one in advice.tried
+        ],
+    )  # fmt: skip
+
+
+def _for_objective(option: Option) -> ForObjective:
+    return ForObjective(
+        objective=option.objective,
+        title=option.title,
+        configuration=option.name,
+        num_devices=option.num_devices,
+        batch=option.batch,
+        unit=option.unit,
+        throughput=_amount(option.throughput),
+        efficiency=_amount(option.efficiency),
+        epoch=_costs(option.epoch),
+        training=_costs(option.training),
+        ties=option.ties,
+        why_not=option.why_not,
+    )
+
+
+def _amount(quantity: Quantity) -> Amount:
+    return Amount(**{name: _finite(value) for name, value in vars(quantity).items()})
+
+
+def _costs(cost: Cost | None) -> Costs | None:
+    if cost is None:
+        return None
+    known = {name: _finite(value) for name, value in vars(cost).items() if name != "samples"}
+    return Costs(samples=cost.samples, **known)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
 def write(summary: Summary, path: Path) -> None:
     """Write it as JSON.
 
     Raises:
         OSError: the folder cannot be written.
     """
-    path.write_text(summary.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    path.write_text(as_json(summary) + "\n", encoding="utf-8")
+
+
+def as_json(summary: Summary) -> str:
+    """The text of ``summary.json``."""
+    return summary.model_dump_json(indent=1)
 
 
 def json_schema() -> dict[str, Any]:

@@ -10,9 +10,10 @@ from typing import Any
 import pandas as pd
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from dpeval.analysis.advice.advise import Advice
 from dpeval.analysis.frame.labels import baseline, device_count, marks
-from dpeval.analysis.scaling.best_configuration import Choice
 from dpeval.analysis.scaling.compare import Change
 from dpeval.analysis.scaling.findings import Findings
 from dpeval.util.display.plural import counted
@@ -22,14 +23,47 @@ from dpeval.util.display.units import GIB
 
 MOST_SERIES = 12
 MOST_ROWS = 100
+MOST_ADVISED = 4
+MOST_DOUBTS = 3
 _HEADINGS = (
     "devices", "batch", "img/s", "95 %", "speedup", "efficiency", "exposed comm.", "runs",
     "notes",
 )  # fmt: skip
 
 
+def end_of_sweep(
+    findings: Findings, advice: Sequence[Advice], doubts: Sequence[str]
+) -> Iterator[Table | Text | str]:
+    """The recommendation, the table, and the first doubts.
+
+    Args:
+        findings: the results.
+        advice: what follows from them.
+        doubts: what makes results less trustworthy, the most important first.
+    """
+    for one in advice[:MOST_ADVISED]:
+        yield from _recommendation(one)
+    yield from tables(findings)
+    for doubt in doubts[:MOST_DOUBTS]:
+        yield Text(f"doubt: {doubt}", style="yellow")
+    more = len(doubts) - MOST_DOUBTS
+    if more > 0:
+        yield Text(f"{counted(more, 'more doubt')}: see the report", style="yellow")
+
+
+def _recommendation(advice: Advice) -> Iterator[Text]:
+    said = advice.recommendation
+    label = f"{advice.label}: " * bool(advice.label)
+    yield Text(f"{label}{said.headline}", style="bold")
+    for line in (said.within_error, said.settle):
+        if line:
+            yield Text(line)
+    if said.settle_command:
+        yield Text(f"  {said.settle_command}", style="cyan")
+
+
 def tables(findings: Findings) -> Iterator[Table | str]:
-    """One table per series, then the best configurations; says what was omitted."""
+    """One table per series; says what was omitted."""
     groups = list(findings.summary.groupby("series", sort=False))
     standing = _standing(findings)
     for name, group in groups[:MOST_SERIES]:
@@ -37,7 +71,6 @@ def tables(findings: Findings) -> Iterator[Table | str]:
     if len(groups) > MOST_SERIES:
         more = len(groups) - MOST_SERIES
         yield f"{more} more series: see summary.csv"
-    yield from choices(findings)
 
 
 def _standing(findings: Findings) -> dict[tuple[Any, ...], str]:
@@ -149,50 +182,3 @@ def changes(found: Sequence[Change]) -> Table:
     if len(found) > MOST_ROWS:
         made.caption = f"{counted(len(found) - MOST_ROWS, 'more row')}: see comparison.csv"
     return made
-
-
-def choices(findings: Findings) -> Iterator[Table]:
-    """The best configuration for each objective, over all batches and per batch."""
-    found = [one for one in findings.choices if one.best is not None]
-    named = [one for one in found if one.objective is findings.objective]
-    overall = [one for one in found if one.batch is None and one not in named]
-    rows = [*named, *overall]
-    if not rows or len(findings.points) < 2:
-        return
-    series = list(dict.fromkeys(one.key["series"] for one in rows))
-    made = make_table("best configuration", {})
-    for name in ("series",) * (len(series) > 1):
-        made.add_column(name)
-    for name in (
-        "objective",
-        "among",
-        "devices",
-        "batch",
-        "value",
-        "efficiency",
-        "could be best, too",
-    ):
-        made.add_column(name)
-    for one in rows[:MOST_ROWS]:
-        lead = [str(series.index(one.key["series"]) + 1)] * (len(series) > 1)
-        made.add_row(*lead, *_choice(one))
-    if len(rows) > MOST_ROWS:
-        made.caption = f"{counted(len(rows) - MOST_ROWS, 'more row')}: see summary.json"
-    yield made
-
-
-def _choice(one: Choice) -> list[str]:
-    best = one.best
-    if best is None:
-        raise ValueError("a choice without a best configuration has no row")
-    ties = ", ".join(f"{tie.num_devices} at batch {tie.batch}" for tie in one.ties[:5])
-    more = f" and {len(one.ties) - 5} more" if len(one.ties) > 5 else ""
-    return [
-        one.description,
-        "all batches" if one.batch is None else f"batch {one.batch}",
-        str(best.num_devices),
-        f"{best.batch}{' each' * (one.key['scaling'] == 'weak')}",
-        f"{best.value:.4g} {one.unit}",
-        f"{best.efficiency:.0%}" if pd.notna(best.efficiency) else "unknown",
-        ties + more or "–",
-    ]

@@ -8,9 +8,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dpeval.analysis.advice.settling import (
+    LONGEST_S,
+    Settling,
+    row_of,
+    settling,
+    time_text,
+)
 from dpeval.analysis.frame.labels import baseline, cell_name, configuration
 from dpeval.analysis.pooling.run_spread import ASSUMED_SHARE, COHORT
-from dpeval.analysis.report.settling import Settling, row_of, settling, time_text
 from dpeval.analysis.scaling import best_configuration
 from dpeval.analysis.scaling.best_configuration import Candidate, Choice, are_paired
 from dpeval.analysis.scaling.efficiency import REMAINDER, Waterfall
@@ -26,8 +32,6 @@ WINDOWS_AGREE = 0.1
 """Ablation windows whose step differs by less than this fraction from the main window's."""
 MANY_REPEATS = 20
 """Where it takes more repetitions to decide, the choice that needs no decision is named."""
-LONGEST_S = 24 * 3600.0
-"""Nobody would wait longer for an answer, and no preset measures that long."""
 _MOST_CLAIMS = 8
 _MOST_NAMED = 4
 

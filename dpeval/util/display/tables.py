@@ -14,8 +14,13 @@ NARROW = 80
 """A terminal with fewer columns gets plain lines, which it wraps itself: no cell is cut."""
 
 
-def make_console() -> Console:
-    """A console on standard output; if piped or narrow, no table row is wrapped or cut."""
+def make_console(*, to_error: bool = False) -> Console:
+    """A console on standard output; if piped or narrow, no table row is wrapped or cut.
+
+    `to_error` makes it one on standard error, where standard output is for a program.
+    """
+    if to_error:
+        return Console(highlight=False, soft_wrap=True, stderr=True)
     if is_roomy():
         return Console(highlight=False)
     # rich gives a dumb terminal 80 columns, unless it is told width and height.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
+from dpeval.analysis.advice.commands import listed, sweeping
 from dpeval.analysis.scaling.best_configuration import (
     Candidate,
     Choice,
@@ -26,13 +26,11 @@ LEAST_GAP = 0.01
 POWER = 0.8
 """Probability that the repetitions settle the comparison."""
 LEAST_REPEATS = 2
+LONGEST_S = 24 * 3600.0
+"""Nobody would wait longer for an answer, and no preset measures that long."""
 STANDARD = MeasureConfig()
 LONGER, LONGER_ERROR = STANDARD.name, STANDARD.rel_precision / 2
 """How to measure where runs were too short, and the standard error that such a run aims at."""
-TURNS = "sweep.order=interleaved"
-_REPLACED = (
-    "num_devices", "batch", "repeat", "baseline", "repetition", "hydra.mode", "sweep.order",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -93,10 +91,14 @@ def settling(runs: pd.DataFrame, points: pd.DataFrame, choice: Choice) -> Settli
     done = 0 if is_longer else int(min(row["n_runs"] for row in rows))
     repeats = max(LEAST_REPEATS, wanted - done)
     seconds = wall_s * longer * repeats * len(counts) * len(batches)
-    swept = [f"num_devices={_listed(counts)}", f"batch={_listed(batches)}", f"repeat={repeats}"]
-    swept += ["baseline=serial"] * any(row["strategy"] == SERIAL for row in rows)
     measure = LONGER * is_longer
-    command = _command(again, [] if is_paired else [TURNS], swept, measure)
+    swept = {"measure": measure} if measure else {}
+    swept |= {"num_devices": listed(counts), "batch": listed(batches), "repeat": str(repeats)}
+    if any(row["strategy"] == SERIAL for row in rows):
+        swept["baseline"] = "serial"
+    # All limits of a shorter measurement go with it.
+    left_out = ["measure."] if measure else []
+    command = sweeping(again, swept, left_out=left_out, turns=not is_paired)
     return Settling(repeats, measure, seconds, command)
 
 
@@ -119,38 +121,6 @@ def row_of(points: pd.DataFrame, choice: Choice, one: Candidate) -> pd.Series[fl
     """
     wanted = {**choice.key, "num_devices": one.num_devices, "batch": one.batch}
     return having(points, wanted).iloc[0]
-
-
-def _command(runs: pd.DataFrame, turns: list[str], swept: list[str], measure: str) -> str:
-    """The command of a run, with the values to sweep over in place of its own.
-
-    That of a run on the most devices: the baseline may have another strategy.
-
-    Args:
-        runs: those that are to be measured again.
-        turns: what lets them take turns, unless a scheduler starts them.
-        swept: the values to sweep over.
-        measure: how to measure, if not as these were.
-    """
-    good = runs[runs["status"] == "ok"].sort_values("num_devices", kind="stable")
-    texts = [text for text in good["command"] if text]
-    try:
-        words = shlex.split(texts[-1]) if texts else []
-    except ValueError:  # cut in the frame, or not one of ours
-        return ""
-    begin = next((i for i, word in enumerate(words, 1) if word == "dpeval.train"), 0)
-    if not begin:
-        return ""
-    kept = [w for w in words[begin:] if w.partition("=")[0] not in _REPLACED and w != "-m"]
-    if measure:  # and all limits of the shorter one
-        kept = [w for w in kept if not w.startswith(("measure=", "measure."))]
-    longer = [f"measure={measure}"] if measure else []
-    is_local = not any(word.startswith("hydra/launcher=") for word in kept)
-    return shlex.join([*words[:begin], "-m", *kept, *longer, *turns * is_local, *swept])
-
-
-def _listed(values: list[int]) -> str:
-    return ",".join(str(value) for value in values)
 
 
 def time_text(seconds: float) -> str:

@@ -1,0 +1,1 @@
+"""What to use, what it costs, and what to try next: from findings to decisions."""

@@ -1,0 +1,172 @@
+"""What was tried already: series that differ in one lever alone, compared."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dpeval.analysis.advice.commands import sweeping
+from dpeval.analysis.advice.levers.lever import Lever, Situation
+from dpeval.analysis.advice.quantity import Quantity, percents
+from dpeval.analysis.frame.cohorts import fields_of
+from dpeval.analysis.frame.labels import configuration
+from dpeval.config import SERIAL, Config, to_plain
+
+LEVERS = {
+    "dataset.loader": "loader",
+    "hardware.keep_memory": "keep_memory",
+    "strategy.gradient_as_bucket_view": "gradient_views",
+    "strategy.bucket_cap_mb": "bucket_size",
+    "strategy.static_graph": "static_graph",
+    "precision": "precision",
+    "memory_format": "memory_format",
+    "hardware.cores_per_device": "threads",
+    "dataset.workers": "workers",
+    "compile": "compile",
+}
+"""Which lever a configuration key is."""
+_NORMAL = 1.96
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One lever that was measured both ways."""
+
+    kind: str
+    key: str
+    before: str
+    after: str
+    """Values of the key; `before` is the default where one is."""
+    name: str
+    """The configuration that was measured both ways."""
+    gain: Quantity
+    """Of throughput, from `before` to `after`, as a share."""
+    is_used: bool
+    """Whether the recommended configuration has `after`."""
+    command: str
+
+    @property
+    def helped(self) -> bool:
+        return self.gain.low > 0
+
+    @property
+    def sentence(self) -> str:
+        """What came of it."""
+        change = f"{self.key}={self.after} instead of {self.before}"
+        ends = percents(self.gain.low, self.gain.high)
+        at = f"at {self.name}"
+        if self.helped:
+            return f"{change} brought {100 * self.gain.value:.0f} % ({ends}) {at}."
+        if self.gain.high < 0:
+            lost = percents(-self.gain.high, -self.gain.low)
+            return f"{change} cost {100 * -self.gain.value:.0f} % ({lost}) {at}."
+        return f"{change} made no difference that can be told ({ends}) {at}."
+
+
+def trials(now: Situation, points: pd.DataFrame, runs: pd.DataFrame) -> list[Tried]:
+    """Every lever in which another series differs from that of `now`, and in nothing else.
+
+    Args:
+        now: the recommended configuration.
+        points: measured configurations of all series.
+        runs: runs of all series.
+    """
+    found = []
+    for series, others in runs[runs["status"].eq("ok")].groupby("series", sort=False):
+        if series == now.row["series"]:
+            continue
+        key = _only_difference(now, others)
+        same = points[
+            points["series"].eq(series)
+            & points["hardware"].eq(now.row["hardware"])
+            & points["scaling"].eq(now.row["scaling"])
+            & points["strategy"].ne(SERIAL)
+        ]
+        if key is not None and len(pair := _pair(now, same)):
+            found.append(_tried(now, key, others, *pair))
+    return found
+
+
+def _only_difference(now: Situation, others: pd.DataFrame) -> str | None:
+    """The lever in which `others` differ from `now`; None: another key differs, too, or none."""
+    wrapped = others[others["strategy"].ne(SERIAL)]
+    if wrapped.empty or fields_of(str(wrapped["place"].iloc[-1])) != now.place:
+        return None
+    asked = fields_of(str(wrapped["task"].iloc[-1]))
+    names = {*asked, *now.asked}
+    differing = {name for name in names if asked.get(name) != now.asked.get(name)}
+    if "precision" in differing:
+        differing.discard("memory_format")  # auto follows the precision
+    if differing == {"strategy.static_graph", "strategy.find_unused_parameters"}:
+        return "strategy.static_graph"
+    return next(iter(differing)) if len(differing) == 1 and differing <= set(LEVERS) else None
+
+
+def _pair(now: Situation, same: pd.DataFrame) -> tuple[Any, ...]:
+    """The configuration of `now` in both series, else the largest that both have.
+
+    Series with other threads per rank are compared on the same cores, not the same ranks.
+    """
+    own = now.points[now.points["strategy"].ne(SERIAL)]
+    is_other_threads = set(own["threads"].dropna()) != set(same["threads"].dropna())
+    cores = (table.assign(cores=table["num_devices"] * table["threads"]) for table in (own, same))
+    shared = "cores" if is_other_threads and not now.is_gpu else "num_devices"
+    left, right = cores
+    both = left.merge(right, on=[shared, "batch"], suffixes=("", "_other"))
+    if both.empty:
+        return ()
+    is_own = both["num_devices"].eq(now.devices) & both["batch"].eq(now.batch)
+    ordered = both.assign(is_own=is_own).sort_values(["is_own", "num_devices", "batch"])
+    return (ordered.iloc[-1],)
+
+
+def _tried(now: Situation, key: str, others: pd.DataFrame, pair: Any) -> Tried:
+    wrapped = others[others["strategy"].ne(SERIAL)]
+    theirs = fields_of(str(wrapped["task"].iloc[-1])).get(key, "null")
+    own = now.asked.get(key, "null")
+    log = math.log(pair["img_per_s_other"] / pair["img_per_s"])
+    half = _NORMAL * float(np.hypot(pair["error_share"], pair["error_share_other"]))
+    is_used = theirs == _default(key)
+    before, after = (theirs, own) if is_used else (own, theirs)
+    if is_used:
+        log = -log
+    gain = Quantity(*(math.expm1(log + end * half) for end in (0, -1, 1)))
+    devices, batch = int(pair["num_devices"]), int(pair["batch"])
+    swept = {
+        "num_devices": str(devices),
+        "batch": str(batch),
+        key: f"{_word(before)},{_word(after)}",
+    }
+    return Tried(
+        LEVERS[key], key, _word(before), _word(after),
+        configuration(devices, batch, now.row["scaling"], now.row["hardware"]),
+        gain, is_used, sweeping(wrapped, swept, turns=True),
+    )  # fmt: skip
+
+
+def _word(value: str) -> str:
+    """A value as it is typed."""
+    return value.lower() if value in ("True", "False") else value
+
+
+def _default(key: str) -> str | None:
+    value: Any = to_plain(Config())
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return None if value is None else str(value)
+
+
+def as_lever(tried: Tried) -> Lever:
+    """A trial that helped, and that the recommended configuration does not have."""
+    return Lever(
+        tried.kind,
+        f"Set {tried.key}={tried.after}",
+        f"measured at {tried.name}",
+        tried.gain,
+        tried.command,
+        is_measured=True,
+    )

@@ -1,0 +1,60 @@
+"""Values with their intervals as people read them: ``2,310 img/s (2,240–2,390)``."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from dpeval.util.display.ranges import decimals_of
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A value with its 95 % interval; NaN: not known."""
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+
+    @property
+    def is_known(self) -> bool:
+        return math.isfinite(self.value)
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether both ends are known and apart."""
+        return math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high
+
+    def text(self, unit: str = "") -> str:
+        """``2,310 img/s (2,240–2,390)``, to three significant digits."""
+        if not self.is_known:
+            return "not measured"
+        places = decimals_of(self.value)
+        shown = f"{number(self.value, places)}{f' {unit}' * bool(unit)}"
+        if not self.has_interval:
+            return shown
+        return f"{shown} ({number(self.low, places)}–{number(self.high, places)})"
+
+    def percent(self) -> str:
+        """``12 % (8–16 %)``."""
+        if not self.is_known:
+            return "not measured"
+        if not self.has_interval:
+            return f"{100 * self.value:.0f} %"
+        return f"{100 * self.value:.0f} % ({percents(self.low, self.high)})"
+
+
+def percents(low: float, high: float) -> str:
+    """The ends of an interval of shares: ``8–16 %``, ``−2 to 6 %`` where one is negative."""
+    ends = [f"{100 * end:.0f}".replace("-", "−") for end in (low, high)]
+    ends = ["0" if end == "−0" else end for end in ends]
+    joint = " to " if any(end.startswith("−") for end in ends) else "–"
+    return f"{joint.join(ends)} %"
+
+
+def number(value: float, places: int | None = None) -> str:
+    """`value` with thousands separated; to three significant digits unless told the places."""
+    shown = decimals_of(value) if places is None else places
+    if shown == 0 and places is None and abs(value) >= 1000:
+        value = float(f"{value:.3g}")
+    return f"{value:,.{shown}f}"

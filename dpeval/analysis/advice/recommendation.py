@@ -1,0 +1,190 @@
+"""What to use, in one line: the best configuration, how sure that is, and what would settle it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from dpeval.analysis.advice.quantity import Quantity
+from dpeval.analysis.advice.settling import (
+    LONGEST_S,
+    Settling,
+    row_of,
+    settling,
+    time_text,
+)
+from dpeval.analysis.frame.labels import configuration
+from dpeval.analysis.scaling.best_configuration import (
+    DEVICE_SECONDS,
+    ENERGY,
+    THROUGHPUT,
+    Candidate,
+    Choice,
+)
+from dpeval.analysis.scaling.findings import Findings
+from dpeval.util.display.plural import some_of
+
+_MOST_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The best configuration of one family for the objective that the user chose."""
+
+    key: dict[str, Any]
+    """Names the family."""
+    headline: str
+    """What to use, in one line."""
+    name: str
+    """The configuration in words; empty: there is none to recommend."""
+    num_devices: int
+    batch: int
+    throughput: Quantity
+    speedup: Quantity
+    """Over one device; NaN on one device, and where the batch was not measured on one."""
+    efficiency: Quantity
+    unit: str
+    """What a sample is."""
+    is_settled: bool
+    """Whether no other configuration could be the best."""
+    within_error: str
+    """What cannot be told apart from it; empty: nothing."""
+    settle: str
+    """What would tell them apart, in one sentence; empty: nothing to settle, or nothing would."""
+    settle_command: str
+    settle_s: float
+    """How long that takes, s; NaN: not known."""
+
+
+def recommend(findings: Findings, choice: Choice) -> Recommendation:
+    """The recommendation for one family.
+
+    Args:
+        findings: the results.
+        choice: its best configuration over all batches.
+    """
+    best = choice.best
+    if best is None:
+        nothing = Quantity(math.nan)
+        return Recommendation(
+            choice.key, f"Nothing to recommend: {choice.why_not}.", "", 0, 0, nothing, nothing,
+            nothing, choice.sample, False, _doubtful(choice), "", "", math.nan,
+        )  # fmt: skip
+    row = row_of(findings.points, choice, best)
+    throughput = Quantity(*(float(row[end]) for end in ("img_per_s", "low", "high")))
+    speedup = efficiency = Quantity(math.nan)
+    if row["baseline_devices"] == 1 and best.num_devices > 1:
+        speedup = Quantity(*(float(row[f"speedup{end}"]) for end in ("", "_low", "_high")))
+        efficiency = Quantity(best.efficiency, best.efficiency_low, best.efficiency_high)
+    wanted = settling(findings.loaded.runs, findings.points, choice)
+    sentence, command, seconds = _settle(wanted)
+    tail = _figures(choice, best, throughput, speedup, efficiency)
+    return Recommendation(
+        key=choice.key,
+        headline=_headline(choice, f"{_named(choice, best)}: {tail}"),
+        name=_named(choice, best),
+        num_devices=best.num_devices,
+        batch=best.batch,
+        throughput=throughput,
+        speedup=speedup,
+        efficiency=efficiency,
+        unit=choice.sample,
+        is_settled=not choice.ties,
+        within_error=" ".join(filter(None, [_ties(choice), _doubtful(choice)])),
+        settle=sentence,
+        settle_command=command,
+        settle_s=seconds,
+    )
+
+
+def _headline(choice: Choice, best: str) -> str:
+    able, all_ = len(choice.ties) + 1, len(choice.others) + 1
+    if all_ == 1 and not choice.floor:
+        return f"Only one configuration was measured: {best}"
+    if not choice.ties or able < all_:
+        return f"Use {best}"
+    best_at = _BEST_AT.get(choice.objective.name, "best")
+    return (
+        f"Nothing is settled: {some_of(able, able, 'configuration')} could be the {best_at}. "
+        f"Best estimate: {best}"
+    )
+
+
+_BEST_AT = {
+    THROUGHPUT.name: "fastest",
+    DEVICE_SECONDS.name: "one that takes the fewest device-hours",
+    ENERGY.name: "one that takes the least energy",
+    "efficient": "fastest that is efficient enough",
+}
+
+
+def _figures(
+    choice: Choice, best: Candidate, throughput: Quantity, speedup: Quantity, efficiency: Quantity
+) -> str:
+    """The value by which it was chosen, throughput, speedup and efficiency."""
+    parts = []
+    if choice.objective in (DEVICE_SECONDS, ENERGY):
+        parts.append(Quantity(best.value, best.low, best.high).text(choice.unit))
+    parts.append(throughput.text(f"{choice.sample}/s"))
+    if speedup.is_known:
+        one = {"cpu": "one CPU device", "gpu": "one GPU"}.get(choice.key["hardware"], "one device")
+        parts += [f"{speedup.value:.1f}× {one}", f"{100 * efficiency.value:.0f} % efficient"]
+    return ", ".join(parts)
+
+
+def _named(choice: Choice, one: Candidate) -> str:
+    return configuration(one.num_devices, one.batch, choice.key["scaling"], choice.key["hardware"])
+
+
+def _ties(choice: Choice) -> str:
+    """The others that could be the best, and the cheapest of them."""
+    if not choice.ties:
+        return ""
+    shown = ", ".join(_named(choice, one) for one in choice.ties[:_MOST_NAMED])
+    more = len(choice.ties) - _MOST_NAMED
+    said = f"Within its error: {shown}{f' and {more} more' * (more > 0)}."
+    cheapest = min(choice.able, key=lambda one: (one.num_devices, one.batch))
+    if choice.best is not None and cheapest.num_devices < choice.best.num_devices:
+        within = (
+            f", at most {100 * cheapest.behind:.0f} % behind the best"
+            if math.isfinite(cheapest.behind)
+            else ""
+        )
+        said += f" {_named(choice, cheapest)} takes the fewest devices{within}."
+    return said
+
+
+def _doubtful(choice: Choice) -> str:
+    """Better ones of which it is not known or settled whether they reach the floor."""
+    if not choice.doubtful:
+        return ""
+    shown = ", ".join(_named(choice, one) for one in choice.doubtful[:_MOST_NAMED])
+    more = len(choice.doubtful) - _MOST_NAMED
+    return (
+        f"Not settled whether {shown}{f' and {more} more' * (more > 0)} "
+        f"{'reaches' if len(choice.doubtful) == 1 else 'reach'} {100 * (choice.floor or 0):.0f} % "
+        "efficiency."
+    )
+
+
+def _settle(wanted: Settling | None) -> tuple[str, str, float]:
+    """What would settle it: a sentence, a command and its time."""
+    if wanted is None:
+        return "", "", math.nan
+    if wanted.seconds > LONGEST_S:
+        return (
+            "The machine was too noisy: no runs of reasonable length would tell them apart. End "
+            "what else runs on it, then measure again.",
+            "",
+            math.nan,
+        )
+    takes = f" (about {time_text(wanted.seconds)})" if math.isfinite(wanted.seconds) else ""
+    together = "" if wanted.measure else ", then analyse both folders together"
+    if not wanted.command:
+        return (
+            f"To tell them apart, measure {wanted.repeats} more runs of each{takes}.",
+            "",
+            math.nan,
+        )
+    return f"To tell them apart, measure again{takes}{together}:", wanted.command, wanted.seconds
