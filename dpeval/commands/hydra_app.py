@@ -13,15 +13,18 @@ import hydra_plugins
 from hydra import initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import DictConfig, OmegaConf
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from dpeval.commands.callbacks import LeaveHydra
 from dpeval.commands.main import is_users_mistake, translate
 from dpeval.config import Config, LauncherOptions, LocalOptions, from_hydra, register_schema
+from dpeval.launchers.compose import Composer
 from dpeval.launchers.local import LocalLauncher
 from dpeval.launchers.scheduler_launcher import SchedulerLauncher
 from dpeval.launchers.schedulers.registry import SCHEDULERS
@@ -35,12 +38,18 @@ def conf_dir() -> Path:
     return inside if inside.is_dir() else package.parent / "conf"
 
 
+def _own_conf() -> Path | None:
+    """The user's ``./conf``, if there is one."""
+    own = Path.cwd() / "conf"
+    return own if own.is_dir() and own.resolve() != conf_dir().resolve() else None
+
+
 class UserConf(SearchPathPlugin):
     """Adds ``./conf`` of the working directory, so that a new option is one new file there."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        own = Path.cwd() / "conf"
-        if own.is_dir() and own.resolve() != conf_dir().resolve():
+        own = _own_conf()
+        if own is not None:
             search_path.append(provider="user", path=f"file://{own}")
 
 
@@ -82,14 +91,28 @@ def compose(overrides: list[str]) -> Config:
     """
     register()
     try:
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return from_hydra(hydra.compose("config", overrides=overrides))
+        # A file of the user's own may change, or the working directory.
+        own = _own_conf()
+        composed = (_composer() if own is None else _new_composer()).compose(overrides)
+        with open_dict(composed):
+            del composed["hydra"]
+        return from_hydra(composed)
     except (HydraException, OmegaConfBaseException) as error:
         raise translate(error) from error
     except ValueError as error:
         if not is_users_mistake(error):
             raise
         raise translate(error) from error
+
+
+def _new_composer() -> Composer:
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        return Composer(loader, loader.load_configuration("config", [], RunMode.RUN))
+
+
+_composer = functools.cache(_new_composer)
+"""The packaged YAML files stay as they are, and take 0.1 s to read and merge."""
 
 
 def run(task: Callable[[DictConfig], None]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 
@@ -31,6 +32,7 @@ class Composer:
             HydraException, OmegaConfBaseException: see Hydra.
         """
         parsed = self._parser.parse_overrides(overrides)
+        self._loader.validate_sweep_overrides_legal(parsed, RunMode.RUN, from_shell=True)
         values = [item for item in parsed if not self._chooses(item)]
         chosen = tuple(item.input_line or "" for item in parsed if self._chooses(item))
         if chosen not in self._composed:
