@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from dpeval import record
-from dpeval.analysis.advice.advise import advise
+from dpeval.analysis.advice.advise import Advice, advise
 from dpeval.analysis.advice.objectives import Terms
 from dpeval.analysis.csv_import import runs as csv_runs
 from dpeval.analysis.csv_import import text_table
@@ -123,7 +123,7 @@ def present(loaded: Loaded, out: Path, console: Console, options: Options) -> Pa
     doubts = [*verdict.claims(findings), *verdict.lacking(findings)]
     drawn = None
     if options.figures:
-        drawn, doubts = _illustrate(findings, out, options)
+        drawn, doubts = _illustrate(findings, advice, out, options)
     summed = summary.summarise(findings, advice, doubts)
     summary.write(summed, out / summary.FILE_NAME)
     if options.as_json:
@@ -152,17 +152,20 @@ def _report_problems(loaded: Loaded, console: Console) -> None:
         console.print(f"skipped: {more} more, listed in summary.json", style="yellow")
 
 
-def _illustrate(findings: Findings, out: Path, options: Options) -> tuple[Path, list[str]]:
+def _illustrate(
+    findings: Findings, advice: list[Advice], out: Path, options: Options
+) -> tuple[Path, list[str]]:
     """Draw the figures and write the report; returns the report and all doubts.
 
     Args:
         findings: the results.
+        advice: what follows from them.
         out: an existing folder.
         options: see :class:`Options`.
     """
     # Late: matplotlib takes a second to import, and tables alone do not need it.
     from dpeval.analysis import figures
-    from dpeval.analysis.report import cautions, html_report
+    from dpeval.analysis.report import cautions, first_screen, html_report
 
     models = figures.Models(
         factors=efficiency.table(findings.waterfalls),
@@ -188,6 +191,7 @@ def _illustrate(findings: Findings, out: Path, options: Options) -> tuple[Path, 
             figures=drawn,
             folder=out,
             verdict=verdict.sentences(findings),
+            screens=first_screen.screens(findings, advice),
             cautions=doubts,
             problems=findings.loaded.problems,
             differences=findings.loaded.differences,

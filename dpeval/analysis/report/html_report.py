@@ -27,9 +27,17 @@ from markupsafe import Markup
 
 from dpeval.analysis.figures import FigureData, FigureInfo
 from dpeval.analysis.report import interactive_charts, report_tables
+from dpeval.analysis.report.first_screen import Screen
 from dpeval.errors import DpevalError
 
 FILE_NAME = "report.html"
+_TWINS = {
+    "throughput": ("throughput_cpu", "throughput_gpu"),
+    "efficiency": ("efficiency",),
+    "components": ("time_components",),
+    "memory": ("memory",),
+}
+"""Figures that show what an interactive chart shows: for paper, for files, without a script."""
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 _PDF_TIMEOUT_S = 180.0
 
@@ -44,6 +52,8 @@ class ReportData:
     """Contains the figures; the report is written here."""
     verdict: Sequence[str]
     """Sentences, the most important first."""
+    screens: Sequence[Screen] = ()
+    """What to use and what to try, one for each family, the most important first."""
     cautions: Sequence[str] = ()
     """What makes results less trustworthy."""
     problems: Sequence[str] = ()
@@ -88,7 +98,10 @@ def render(data: ReportData) -> str:
         groups=groups,
         data=data,
         runs=runs,
+        screens=data.screens,
         figures=[(figure, _picture(data.folder, figure)) for figure in data.figures],
+        twins=_TWINS if groups else {},
+        drawn={figure.stem for figure in data.figures if figure.drawn},
         facts=report_tables.facts(runs),
         table=report_tables.rows(runs),
         columns=report_tables.columns(runs),

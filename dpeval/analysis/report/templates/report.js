@@ -57,10 +57,26 @@
     find("button", heading).addEventListener("click", () => sortBy(column));
   });
 
+  for (const button of all("button.copy")) {
+    button.addEventListener("click", async () => {
+      const text = find("pre", button.parentElement);
+      try {
+        await navigator.clipboard.writeText(text.textContent);
+        button.textContent = "Copied";
+      } catch {
+        getSelection().selectAllChildren(text);
+      }
+    });
+  }
+
   // Interactive charts: the library travels compressed; without it the figures remain.
   const packed = find("#plotly-packed");
   const explore = find("#explore");
-  if (!packed || !explore) return;
+  const withoutCharts = () => {
+    root.classList.add("without-charts");
+    explore.dataset.ready = "without";
+  };
+  if (!packed) { withoutCharts(); return; }
   const groups = JSON.parse(find("#charts-data").textContent);
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const PHASES = {
@@ -131,7 +147,7 @@
       const { data, layout } = themed(spec);
       const place = `[data-for="${figure.dataset.chart}"][data-group="${chosen}"]`;
       const summary = find(`#chart-summaries ${place}`);
-      const caption = find("figcaption", figure).textContent;
+      const caption = find("figcaption span", figure).textContent;
       plot.setAttribute("aria-label", `${caption}. ${summary ? summary.textContent : ""}`);
       window.Plotly.react(plot, data, layout, { displayModeBar: false, responsive: true });
     }
@@ -148,8 +164,5 @@
     dark.addEventListener("change", draw);
     draw();
   };
-  start().catch(() => {
-    explore.hidden = true;
-    find('nav a[href="#explore"]').hidden = true;
-  });
+  start().catch(withoutCharts);
 })();
