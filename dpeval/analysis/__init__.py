@@ -1,1 +1,1 @@
-"""From records to a frame, figures and words. Imports no torch."""
+"""From records to tables, figures and sentences. Imports no torch."""

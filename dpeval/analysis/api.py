@@ -1,8 +1,7 @@
 """What ``import dpeval`` offers a notebook; :mod:`dpeval` loads it when a name is first used.
 
-Every function takes and returns plain :class:`pandas.DataFrame`; :func:`columns` tells the
-meaning and unit of what they hold.
-"""
+Every function takes and returns a plain :class:`pandas.DataFrame`; :func:`columns` gives the
+meaning and unit of its columns."""
 
 from __future__ import annotations
 
@@ -26,7 +25,7 @@ from dpeval.errors import ConfigError, nearest
 def read(*folders: str | Path) -> pd.DataFrame:
     """Read every record at or below `folders`: one row per run, oldest first.
 
-    A run that measured nothing has a row, too: `status` and `cause` say why. Files that are no
+    A run without a measurement has a row, too: `status` and `cause` say why. Files that are not
     records are left out with a warning.
 
     Raises:
@@ -43,7 +42,7 @@ def read(*folders: str | Path) -> pd.DataFrame:
     paths = [Path(folder) for folder in folders]
     for path in paths:
         if not path.exists():
-            raise ConfigError(f"{path} does not exist; give a folder that a sweep has written")
+            raise ConfigError(f"{path} does not exist; give the folder of a sweep")
     loaded = runs_frame.load(paths)
     for problem in loaded.problems:
         warnings.warn(f"left out: {problem}", stacklevel=2)
@@ -70,8 +69,8 @@ def scaling(frame: pd.DataFrame) -> pd.DataFrame:
 
     Repetitions are pooled (:func:`dpeval.analysis.pooling.repetitions.pool`). Speedup is relative
     to the fewest devices of the same series and batch, `baseline_devices`, with the strategy that
-    `baseline` names (none: the best serial execution); intervals are 95 %.
-    A configuration that measured nothing keeps its row, with NaN.
+    `baseline` names (none: the best serial execution); intervals are 95 %. A configuration without
+    a measurement keeps its row, with NaN.
 
     Args:
         frame: one row per run, as :func:`read` returns it, or a selection of its rows.
@@ -97,16 +96,15 @@ def efficiency(frame: pd.DataFrame) -> pd.DataFrame:
     """What parallel efficiency is lost to: one row per configuration and factor.
 
     The factors of a configuration multiply to its efficiency against one device
-    (:func:`dpeval.analysis.scaling.efficiency.waterfall`). Factors that were not measured apart
-    share a row, and `note` says what was lacking.
+    (:func:`dpeval.analysis.scaling.efficiency.waterfall`). Factors that could not be separated
+    share a row, and `note` says what was missing.
 
     Args:
         frame: one row per run, as :func:`read` returns it.
 
     Returns:
-        Columns `series`, `hardware`, `scaling`, `num_devices`, `batch`, `factor`, `parts`,
-        `value`, `low` and `high` (the 95 % interval) and `note`. It is empty where no run used
-        one device.
+        Columns `series`, `hardware`, `scaling`, `num_devices`, `batch`, `factor`, `parts`, `value`,
+        `low` and `high` (the 95 % interval) and `note`. Empty if no run used one device.
 
     Example:
         >>> import dpeval
@@ -131,15 +129,15 @@ def best(
         frame: one row per run, as :func:`read` returns it.
         objective: ``throughput``, ``device_seconds`` (per image), ``energy`` (per image) or
             ``efficient`` (throughput above a floor of efficiency).
-        min_efficiency: leave out configurations that do not reach this parallel efficiency with
-            the lower end of their interval; default: none, and 0.8 for ``efficient``.
+        min_efficiency: leave out configurations whose interval of parallel efficiency has its lower
+            end below this; default: none, or 0.8 for ``efficient``.
         by_batch: the best of every batch instead of the best over all.
 
     Returns:
-        Columns `series`, `hardware`, `scaling`, `num_devices`, `batch`, `value`, `low`, `high`
-        (95 % interval), `unit`, `efficiency`, `behind`, `ties` (those that could be the best, too,
-        as pairs of devices and batch), `doubtful` (better ones of which it is not known or not
-        settled whether they reach the floor) and `why_not` (where nothing qualifies).
+        Columns `series`, `hardware`, `scaling`, `num_devices`, `batch`, `value`, `low`, `high` (95
+        % interval), `unit`, `efficiency`, `behind`, `ties` (others that could be the best, as pairs
+        of devices and batch), `doubtful` (better ones that may or may not reach the floor) and
+        `why_not` (the reason, where nothing qualifies).
 
     Raises:
         ConfigError: there is no such objective, or `min_efficiency` is not in [0, 1].
@@ -160,7 +158,7 @@ def best(
     points = speedup.points(_pooled(frame))
     chosen = best_configuration.choose(points, known[objective], min_efficiency)
     overall = [one for one in chosen if one.batch is None]
-    # A family with a single batch has one choice, which is that batch's too.
+    # A family with a single batch has one choice, which is also that batch's.
     of_batches = [one for one in chosen if one.batch is not None]
     split = {tuple(one.key.values()) for one in of_batches}
     lone = [one for one in overall if tuple(one.key.values()) not in split]
@@ -168,16 +166,16 @@ def best(
 
 
 def compare(before: pd.DataFrame, after: pd.DataFrame, allowed: float = 0.0) -> pd.DataFrame:
-    """The throughput of one sweep against another, one row per configuration.
+    """Compare the throughput of two sweeps, one row per configuration.
 
-    Runs are one configuration if everything that decides what is measured is equal, the data used
-    included. Their log throughput is tested, with a family-wise error of 5 %, against the spread
-    between repetitions (:func:`dpeval.analysis.scaling.compare.compare`).
+    Runs belong to one configuration if everything that decides what is measured is equal, including
+    the data. Differences in log throughput are tested, with a family-wise error of 5 %, against the
+    spread between repetitions (:func:`dpeval.analysis.scaling.compare.compare`).
 
     Args:
         before: one row per run, as :func:`read` returns it.
-        after: the same of the other sweep.
-        allowed: how much slower `after` may be, as a share (0.03 for 3 %), for `is_slower`.
+        after: the same for the other sweep.
+        allowed: how much slower `after` may be before `is_slower` holds, as a share (0.03 for 3 %).
 
     Raises:
         ConfigError: `allowed` is not in [0, 1).
@@ -205,7 +203,7 @@ def plot(frame: pd.DataFrame, figure: str) -> Figure:
 
     Raises:
         ConfigError: there is no such figure.
-        UnsupportedError: the records do not hold what the figure needs.
+        UnsupportedError: the records lack what the figure needs.
 
     Example:
         >>> import dpeval

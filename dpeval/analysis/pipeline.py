@@ -82,7 +82,7 @@ def analyze(
 def _check_there(paths: Sequence[Path]) -> None:
     for path in paths:
         if not path.exists():
-            raise ConfigError(f"{path} does not exist; give a folder written by a sweep")
+            raise ConfigError(f"{path} does not exist; give the folder of a sweep")
 
 
 def _check_readable(loaded: Loaded, paths: Sequence[Path], console: Console) -> None:
@@ -175,7 +175,7 @@ def _illustrate(
     drawn = figures.draw_all(
         figure_data, out, [figures.find_plot(path) for path in options.own_figures]
     )
-    # Series may share a baseline, and what is to be said of it.
+    # Series may share a baseline and hence sentences about it.
     doubts = list(
         dict.fromkeys(
             [
@@ -203,12 +203,12 @@ def _illustrate(
 
 
 def compare_sweeps(before: Path, after: Path, out: Path | None, allowed: float | None) -> None:
-    """Print the second sweep against the first and keep it as ``comparison.csv``.
+    """Compare the second sweep with the first; print the result and write ``comparison.csv``.
 
     Args:
         before, after: folders with records.
         out: where to write; default: ``analysis`` below `after`.
-        allowed: how much slower the second may be, as a share; None: there is no gate.
+        allowed: how much slower the second may be, as a share; None: no gate.
 
     Raises:
         ConfigError: a folder does not exist, or nothing in both can be compared.
@@ -236,7 +236,7 @@ def compare_sweeps(before: Path, after: Path, out: Path | None, allowed: float |
 
 
 def _compared(found: Sequence[Change], before: Path, after: Path) -> Iterator[str]:
-    """What the comparison found, what it could have found, and what it left out."""
+    """What the comparison found, could have found, and left out."""
     tested = [change for change in found if change.status == ("ok", "ok")]
     if tested:
         changed = sum(change.is_different for change in tested)
@@ -257,13 +257,13 @@ def _compared(found: Sequence[Change], before: Path, after: Path) -> Iterator[st
             yield (
                 f"caution: {counted(len(alone), 'configuration')} of {path} "
                 f"{'has' if len(alone) == 1 else 'have'} no counterpart and "
-                f"{'is' if len(alone) == 1 else 'are'} not compared; the table says in what the "
-                "nearest differs"
+                f"{'is' if len(alone) == 1 else 'are'} not compared; the table shows how the "
+                "nearest one differs"
             )
 
 
 def told_of_machine(change: float) -> Iterator[str]:
-    """What to say of a machine that changed between two sweeps, if it did."""
+    """A caution if the machine's speed changed between two sweeps."""
     if abs(change) > compare.MACHINE_CHANGE:  # not where it is unknown
         yield (
             f"caution: the machine itself was {abs(change):.0%} "
@@ -297,7 +297,7 @@ def analyze_csv(paths: Sequence[Path], layout: Layout, out: Path | None, options
         options: see :class:`Options`.
 
     Raises:
-        ConfigError: the files give no run, or `out` cannot be written.
+        ConfigError: the files contain no run, or `out` cannot be written.
     """
     imported = csv_runs.read(paths, layout)
     console = make_console(to_error=options.as_json)
@@ -305,7 +305,7 @@ def analyze_csv(paths: Sequence[Path], layout: Layout, out: Path | None, options
         console.print(escape(note))
     if not imported.records:
         why = imported.problems[0] if imported.problems else "no row"
-        raise ConfigError(f"{paths[0]} gives no run: {why}")
+        raise ConfigError(f"{paths[0]} contains no run: {why}")
     out = _made(out or _beside(paths[0]) / "analysis")
     folder = out / text_table.OUR_RECORDS
     shutil.rmtree(folder, ignore_errors=True)
@@ -318,7 +318,7 @@ def analyze_csv(paths: Sequence[Path], layout: Layout, out: Path | None, options
 
 
 def _beside(path: Path) -> Path:
-    """The folder that `path` names, or the last one of it without a pattern."""
+    """The folder that `path` names, or its last part without a pattern."""
     folder = path if path.is_dir() else path.parent
     while glob.has_magic(str(folder)):
         folder = folder.parent

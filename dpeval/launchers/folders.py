@@ -1,9 +1,8 @@
-"""The folders of sweeps and runs: claimed before anything starts, never written by two.
+"""The folders of sweeps and runs: claimed before anything starts, so that no two runs share one.
 
-A folder named after the time is made by its sweep alone; if another sweep of the second has it, the
-next free name is taken. A folder that the user names is locked while this process lives, and is
-refused if it already holds a record: an earlier measurement is never overwritten.
-"""
+A folder named after the time is created by exactly one sweep; if another sweep of the same second
+has it, the next free name is taken. A folder that the user names is locked while this process
+lives, and is refused if it already holds a record: an earlier measurement is never overwritten."""
 
 from __future__ import annotations
 
@@ -24,9 +23,9 @@ from dpeval.util.files import remove_leftovers, write_atomically
 from dpeval.util.paths import shown
 
 _LONGEST_NAME_BYTES = 255
-"""Of a file or a folder on the file systems of Linux."""
+"""The limit of Linux file systems for a file or folder name."""
 _PROBE = "x" * 65536
-"""About a record; a full disk is found before a measurement, not after."""
+"""About the size of a record, so that a full disk is noticed before a measurement, not after."""
 
 
 class RunInFolder(Protocol):
@@ -43,7 +42,7 @@ def claim_run(composed: DictConfig) -> int | None:
     """Claim ``hydra.run.dir`` and make it absolute.
 
     Returns:
-        What holds the folder as long as it is open.
+        A descriptor that locks the folder until it is closed.
 
     Raises:
         ConfigError: the folder holds a record, or another run writes to it.
@@ -58,7 +57,7 @@ def claim_sweep(composed: DictConfig) -> int | None:
     lock = _claim_key(composed, "sweep")
     claimed = Path(str(composed.hydra.sweep.dir))
     if claimed.name != before.name:
-        # Every job is composed anew, from the overrides.
+        # Every job is composed again, from the overrides.
         with read_write(composed), open_dict(composed):
             quoted = str(claimed).replace("'", r"\'")
             composed.hydra.overrides.hydra.append(f"hydra.sweep.dir='{quoted}'")
@@ -118,7 +117,7 @@ def _lock(folder: Path, key: str) -> int | None:
     """Lock `folder` until the returned descriptor is closed; None where folders have no locks.
 
     Raises:
-        ConfigError: another process has the lock.
+        ConfigError: another process holds the lock.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -166,7 +165,7 @@ def check_jobs(jobs: Sequence[RunInFolder]) -> None:
     for job in jobs:
         if any((job.folder / name).exists() for name in (record.FILE_NAME, SPEC_NAME)):
             raise ConfigError(
-                f"{shown(job.folder)} holds a run already, which is never overwritten; name "
+                f"{shown(job.folder)} already holds a run, which is never overwritten; name "
                 "another hydra.sweep.dir (sweep.resume=FOLDER leaves out what an earlier sweep has "
                 "measured)"
             )

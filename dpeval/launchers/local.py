@@ -124,7 +124,7 @@ class LocalLauncher(SweepLauncher):
         self._sweep.start(sweep_jobs)
         records: dict[Path, Record] = {}
         for job, record in sweep.measure(session, planned):
-            # Hydra's files and callbacks of the run, whose record is there already.
+            # For Hydra's files and callbacks only: the record already exists.
             returned = functools.partial(lambda made: made, record)
             records[job.folder] = self._run(sweep_jobs[job.folder], returned)
             self._sweep.note_elsewhere(session.files.elsewhere)
@@ -165,7 +165,7 @@ class LocalLauncher(SweepLauncher):
                 hydra_context=self.hydra_context,
             )
         except OSError:
-            # Hydra cannot write its own files of the run, on a full disk: no reason to lose it.
+            # Hydra cannot write its own files, for example on a full disk: keep the measurement.
             return made[0] if made else execute()
         record = returned.return_value  # raises what the task raised
         assert isinstance(record, Record)

@@ -1,8 +1,7 @@
 """Which runs share a job, and what that costs: pure functions.
 
-Runs that share a job share its node, so their ratios are free of what differs between nodes, and a
-sweep waits in the queue once.
-"""
+Runs that share a job share its node, so differences between nodes do not affect their ratios, and a
+sweep waits in the queue only once."""
 
 from __future__ import annotations
 
@@ -48,8 +47,8 @@ def jobs_of(
 ) -> list[JobRequest]:
     """The jobs of a sweep: runs that fit on one node share a job.
 
-    Each repetition has a job of its own, as it is to show what differs between processes and nodes.
-    So has a run on several nodes. Runs are divided further where their time exceeds a job's.
+    Each repetition has its own job, because it shows differences between processes and nodes. So
+    has a run on several nodes. Runs are divided further if they exceed a job's time limit.
 
     Args:
         needs: the runs.
@@ -88,7 +87,7 @@ def _shares_by_default(config: Config) -> bool:
 def _in_time(
     runs: Sequence[Need], options: LauncherOptions, limit_min: int | None
 ) -> Iterator[list[Need]]:
-    """Divide `runs` so that each part fits into `limit_min`; what is compared stays together."""
+    """Divide `runs` so that each part fits into `limit_min`; runs to compare stay together."""
     curves: dict[str, list[Need]] = {}
     for run in runs:
         curves.setdefault(str(curve_of(run.config)), []).append(run)
@@ -112,7 +111,7 @@ def _fits(runs: Sequence[Need], options: LauncherOptions, limit_min: int | None)
 
 
 def without_largest(runs: Sequence[Need], options: LauncherOptions) -> list[JobRequest]:
-    """The job of `runs`, which no node can hold, as two: the largest runs apart from the others.
+    """Split the job of `runs`, which fits on no node: the largest runs and the others.
 
     Args:
         runs: of one job that the scheduler has refused.
@@ -130,8 +129,8 @@ def without_largest(runs: Sequence[Need], options: LauncherOptions) -> list[JobR
 def device_hours(jobs: Sequence[JobRequest]) -> float:
     """Hours times devices that `jobs` occupy if every run takes its whole time limit.
 
-    A whole node is occupied whatever the run needs of it. How large it is, is not known before the
-    job starts: it counts as what the largest job needs.
+    A whole node is occupied however little a run needs. Its size is unknown before the job starts,
+    so it counts as what the largest job needs.
 
     Args:
         jobs: all jobs of a sweep.
@@ -150,7 +149,7 @@ def device_hours(jobs: Sequence[JobRequest]) -> float:
 
 
 def hours_words(packed: Sequence[JobRequest], apart: Sequence[JobRequest]) -> str:
-    """What a sweep costs whose runs share jobs, and what it costs if each has its own.
+    """The cost of a sweep if its runs share jobs, and if each run has its own job.
 
     Args:
         packed: the jobs if runs share them.

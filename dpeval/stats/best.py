@@ -1,7 +1,7 @@
 """Multiple comparisons with the best: which of several configurations could be the best one.
 
-That a difference is not significant does not make two values equal. Hsu's intervals answer what is
-asked instead: how far is each configuration, at most and at least, from the best of the others?
+Two values are not equal just because their difference is not significant. Hsu's intervals answer
+the real question: how far is each configuration, at least and at most, from the best of the others?
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MOST_CORRELATION = 0.99
 
 @dataclass(frozen=True)
 class Standing:
-    """The 95 % interval of each value less the best of the others, constrained to hold 0."""
+    """The 95 % interval of each value minus the best of the others, constrained to contain 0."""
 
     low: Floats
     """At most 0; 0: it is the best. Shape [k]."""

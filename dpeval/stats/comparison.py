@@ -1,8 +1,7 @@
 """Tests of many differences at once, each between two groups of runs.
 
-Every function takes arrays whose last axis is the configurations; axes before it are families of
-their own, as a simulation has them.
-"""
+Every function takes arrays whose last axis is the configurations; earlier axes are independent
+families, as in a simulation."""
 
 from __future__ import annotations
 
@@ -14,11 +13,11 @@ from numpy.typing import ArrayLike
 from dpeval.util.arrays import Floats
 
 LARGEST_SPREAD = 0.05
-"""Relative standard deviation between runs that is assumed where repetitions do not show it: the
-upper end of the 2–5 % measured on an undisturbed virtual machine. With less, sweeps that differ in
-nothing would be called different on such a machine."""
+"""Relative standard deviation between runs, assumed if there are no repetitions: the upper end of
+the 2–5 % measured on an undisturbed virtual machine. With less, identical sweeps would be called
+different on such a machine."""
 LEAST_FREEDOM = 3
-"""Fewer degrees of freedom do not show a variance: with one, Student's factor is 12.7."""
+"""Fewer degrees of freedom give no useful variance: with one, Student's factor is 12.7."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,8 @@ def error_of_difference(
     shown = np.where(freedom > 0, np.asarray(seen, dtype=float), 0.0)
     is_measured = freedom >= LEAST_FREEDOM
     assumed = np.maximum(shown, LARGEST_SPREAD**2 + within)
-    # A few repetitions can agree by chance: no less than the runs' own steps leave open.
+    # A few repetitions can agree by chance, so never assume less than the error from the runs' own
+    # steps.
     variance = np.where(is_measured, np.maximum(shown, within), assumed)
     # Identical times (constructed, or a coarse clock) have no error at all.
     value = np.sqrt(np.maximum(variance * (1 / runs[0] + 1 / runs[1]), 1e-18))

@@ -1,4 +1,4 @@
-"""Diagnostics: what a run's step series show to be wrong.
+"""Diagnostics: problems that a run's step series show.
 
 Every rule requires both a practical size, because real machines are noisier than any
 simulation, and significance, so that short or noisy runs raise no false alarm.
@@ -18,8 +18,8 @@ from dpeval.util.arrays import Floats
 from dpeval.util.frozen import Frozen
 
 STRAGGLER_SIZE = 0.10
-"""A rank this much slower than the median of the others holds up all others; SMT siblings,
-turbo clocks and the core that serves interrupts differ by up to half of this."""
+"""A rank this much slower than the median of the others delays all of them; SMT siblings, turbo
+clocks and the core that serves interrupts cause up to half of this."""
 STRAGGLER_CONFIDENCE = 0.99
 STRAGGLER_SPREADS = 3.0
 """… and it exceeds the others' median by this many of their robust deviations."""
@@ -32,7 +32,7 @@ TAIL_FACTOR = 1.5
 TAIL_SHARE = 0.05
 """… and outliers whose excess is this share of the window's time shift its mean noticeably, …"""
 TAIL_STEPS = 3
-"""… unless there are so few that they may be a single event."""
+"""… unless they are so few that they may be a single event."""
 COLD_SIZE = 0.25
 """Steps beyond the first that are this much slower than the steady state are a cold start, …"""
 COLD_SPREADS = 4.0
@@ -45,7 +45,7 @@ page faults and new buckets show."""
 
 
 class Diagnostic(Frozen):
-    """One thing that the step series show to be wrong."""
+    """One problem that the step series show."""
 
     code: DiagnosticCode
     text: str
@@ -64,7 +64,7 @@ def diagnose(
     Args:
         begin: where the steady state begins.
         step_s: per rank, the time of every step from the first, s, shape [steps].
-        compute_s: likewise, the time the rank computed, waiting neither for data nor for others.
+        compute_s: likewise, the time the rank computed instead of waiting for data or other ranks.
         data_s: likewise, the time the rank waited for data.
         batches: per rank, images per step; a rank with a larger share may take longer.
     """
@@ -99,7 +99,7 @@ def _stragglers(compute_s: Sequence[Floats], batches: Sequence[int]) -> list[Dia
 
 
 def _excess(series: Floats, rank: int) -> float:
-    """How much slower `rank` typically is than the others, as a fraction; 0 if it may be chance.
+    """How much slower `rank` typically is than the others, as a fraction; 0 if that may be chance.
 
     Compared step by step, so that whatever slows all ranks at once does not count.
 

@@ -1,12 +1,11 @@
 """Machine speed during a run, from reference work that never changes.
 
-Neighbours of a virtual machine slow it down by several per cent for minutes, and no counter
-inside it shows this. A small piece of constant work between steps does: products of small matrices
+Neighbours of a virtual machine slow it down by several per cent for minutes, and no counter inside
+it shows this. A small piece of constant work between steps does show it: products of small matrices
 (arithmetic and clock) and fresh pages (memory and the cost of a page fault). Copying memory would
 measure the latter more directly, but with two ranks a copy of 4 MiB takes 0.2 or 0.4 ms depending
 on the state of the caches. This module evaluates the times that
-:mod:`dpeval.instruments.reference_work` takes.
-"""
+:mod:`dpeval.instruments.reference_work` takes."""
 
 from __future__ import annotations
 
@@ -67,7 +66,7 @@ def changed(readings: ReferenceTimes) -> tuple[float, float] | None:
 
 
 def not_measured(readings: Sequence[ReferenceTimes]) -> str | None:
-    """What the readings cannot tell of the machine's speed; None if every rank has enough."""
+    """What too few readings leave unmeasured; None if every rank has enough."""
     fewest = min((len(one.step) for one in readings), default=MIN_READINGS)
     if fewest >= MIN_READINGS:
         return None
@@ -78,7 +77,7 @@ def not_measured(readings: Sequence[ReferenceTimes]) -> str | None:
 
 
 def disturbances(readings: Sequence[ReferenceTimes]) -> list[str]:
-    """What the readings of a run's ranks say against its figures."""
+    """Changes in machine speed that make a run's figures less trustworthy."""
     found = [(pair, rank) for rank, one in enumerate(readings) if (pair := changed(one))]
     if not found:
         return []

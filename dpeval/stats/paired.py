@@ -1,4 +1,4 @@
-"""Ratios of runs that took turns: what slows both in one round cancels."""
+"""Ratios of runs that took turns: whatever slows both in a round cancels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MIN_ROUNDS = 4
 def by_round(
     step_s: Sequence[float] | Floats, rounds: Sequence[int], first: int
 ) -> dict[int, float]:
-    """Mean step of every round that is wholly in the steady state, s.
+    """Mean step of every round that lies wholly in the steady state, s.
 
     Args:
         step_s: all steps, s, shape [n].
@@ -61,12 +61,12 @@ def ratio(
     """The ratio of two mean steps, over / under, from the rounds that both have.
 
     It is the ratio of the two means, so it agrees with the runs' throughput. Its error comes from
-    the differences within rounds (:func:`~dpeval.stats.intervals.ratio_interval`), with what
-    autocorrelation is left.
+    the differences within rounds (:func:`~dpeval.stats.intervals.ratio_interval`), including the
+    remaining autocorrelation.
 
     Args:
         over: mean step per round, s.
-        under: the same of the other run.
+        under: the same for the other run.
         stopped_by: what ended the rounds; the interval is wider if its precision did.
 
     Returns:
@@ -92,12 +92,12 @@ def ratio(
 def of_few(over: Mapping[int, float], under: Mapping[int, float]) -> Interval | None:
     """The ratio of two mean steps, over / under, from few rounds, which count as independent.
 
-    As for the other blocks of the ablation, which are too few to show what autocorrelation is left:
-    Student's t over the logarithms.
+    Ablation blocks, for example, are too few to show the remaining autocorrelation. Student's t
+    over the logarithms.
 
     Args:
         over: mean step per round, s.
-        under: the same of other turns.
+        under: the same for other turns.
 
     Returns:
         None with fewer than two rounds in common.
@@ -120,11 +120,11 @@ def of_few(over: Mapping[int, float], under: Mapping[int, float]) -> Interval | 
 
 
 def standing(rates: Sequence[Mapping[int, float]]) -> Standing | None:
-    """How far each of some runs is from the fastest, from the rounds that all have.
+    """How far each run is from the fastest, from the rounds that all runs share.
 
-    Logarithms of rates are freed of what all of a round have in common; what is left of each run,
-    with its autocorrelation, is the error of its mean: as the analysis compares
-    (:func:`~dpeval.stats.best.compared_with_best`).
+    The mean of each round is removed from the logarithms of the rates; what remains of each run,
+    with its autocorrelation, gives the error of its mean. The comparison is the one that the
+    analysis makes (:func:`~dpeval.stats.best.compared_with_best`).
 
     Args:
         rates: throughput per round of each run, at least two.
@@ -138,7 +138,7 @@ def standing(rates: Sequence[Mapping[int, float]]) -> Standing | None:
     logs = np.log([[one[number] for number in shared] for one in rates])
     own = logs - logs.mean(axis=0)
     means = own.mean(axis=1)
-    # Taking out the mean of k runs leaves each (k-1)/k of its variance.
+    # Removing the mean of k runs leaves each with (k-1)/k of its variance.
     lost = np.sqrt(len(rates) / (len(rates) - 1))
     halves = [mean_interval(1 + row - row.mean(), 1 - CHOSEN_ERROR).rel_half_width for row in own]
     errors = lost * np.array(halves) / float(quantile(0.975, math.inf))

@@ -13,8 +13,8 @@ from dpeval.stats.diagnostics import Diagnostic, diagnose
 from dpeval.util.display.ranges import span
 
 FEWEST_STEPS, FEWEST_INDEPENDENT = 20, 5
-"""Windows of fewer steps, or worth fewer independent ones, have intervals that cannot be relied on:
-in simulation (benchmarks/coverage.py), from 20 steps on 93 to 98 % of them hold the truth while the
+"""Intervals of windows with fewer steps, or fewer independent ones, are unreliable. In simulation
+(benchmarks/coverage.py), 93 to 98 % of intervals of 20 steps or more cover the truth while the
 lag-1 correlation is 0.8 or less."""
 
 
@@ -25,7 +25,7 @@ def find_warnings(record: Record) -> list[Warning]:
         found.append(Warning(code="stand_in", text=record.dataset.note))
     if record.status == "ok" and record.window is not None:
         found += _limited(record.window, record.config["measure"])
-        # Repetitions show with their spread what a single short window cannot.
+        # The spread of repetitions shows what a single short window cannot.
         found += [] if record.config.get("repeat", 1) > 1 else _few_steps(record.window)
     if record.loss is not None and record.loss.end is None:
         found.append(Warning(code="loss", text="the loss is not finite: training diverged"))
@@ -38,7 +38,8 @@ def find_warnings(record: Record) -> list[Warning]:
 
 
 def _limited(window: Window, asked: dict[str, Any]) -> list[Warning]:
-    """What a limit kept the window from reaching; `asked` is the configuration's ``measure``."""
+    """What the window did not reach because of a limit; `asked` is the configuration's
+    ``measure``."""
     key = {"time_limit": "time_limit_s", "max_steps": "max_steps"}.get(window.stopped_by)
     limit = f"measure.{key}={asked[key]:g}" if key is not None else ""
     if window.stopped_by == "ended":
@@ -59,17 +60,17 @@ def _limited(window: Window, asked: dict[str, Any]) -> list[Warning]:
 
 
 def _few_steps(window: Window) -> list[Warning]:
-    """Where the interval of the mean rests on too little."""
+    """A warning if the interval of the mean is based on too few steps."""
     if window.steps < FEWEST_STEPS:
         text = (
-            f"{window.steps} steps cannot show how strongly they depend on each other: the "
-            "interval of their mean is too wide if they do not, and too narrow if they do"
+            f"{window.steps} steps are too few to show how strongly they are correlated: the "
+            "interval of their mean is too wide if they are not, and too narrow if they are"
         )
     elif window.step_s.effective_samples < FEWEST_INDEPENDENT:
         text = (
-            f"{window.steps} steps that depend on each other are worth about "
-            f"{window.step_s.effective_samples:.0f} independent ones: their mean may be further "
-            "off than its interval says"
+            f"{window.steps} correlated steps are worth about "
+            f"{window.step_s.effective_samples:.0f} independent ones: the error of their mean may "
+            "exceed its interval"
         )
     else:
         return []
@@ -95,7 +96,7 @@ def _diagnostics(record: Record) -> list[Diagnostic]:
 
 
 def _warning(diagnostic: Diagnostic, record: Record) -> Warning:
-    """A diagnostic as a warning, with the remedy where there is one."""
+    """A diagnostic as a warning, with the remedy if there is one."""
     text = diagnostic.text
     if diagnostic.code == "input_bound" and record.dataset is not None:
         faster = {"jpeg": "cached", "cached": "resident"}.get(record.dataset.loader)

@@ -1,8 +1,7 @@
-"""What the first steps of a turn cost more than the rest, from the turns themselves.
+"""The extra cost of the first steps of a turn, estimated from the turns themselves.
 
-After another run's turn, caches are cold, pages may be gone and clocks may have fallen. That is no
-part of training, so the steps that show it are left out, but only those that do.
-"""
+After another run's turn, caches are cold, pages may be gone and clocks may have fallen. That is not
+part of training, so exactly the steps that show it are left out."""
 
 from __future__ import annotations
 
@@ -16,19 +15,19 @@ from dpeval.stats.comparison import quantile
 from dpeval.util.arrays import Bools, Floats, Ints
 
 MIN_TURNS = 6
-"""Fewer turns do not tell."""
+"""Fewer turns cannot show it."""
 MOST_STEPS = 3
 CONFIDENCE = 0.99
-"""Of the interval that must exclude no cost: the question is asked anew after every few turns."""
+"""Confidence of the interval that must exclude zero cost; high, because the test is repeated after
+every few turns."""
 LEAST_COST = 0.005
-"""A step that costs this much more than the rest, as a fraction of it, does no harm to a ratio of
-runs that both pay it."""
+"""An extra cost below this fraction of a step does not bias a ratio, since both runs pay it."""
 
 
 def reentry(step_s: Sequence[float] | Floats, rounds: Sequence[int], first: int) -> Reentry:
     """Which steps at the start of a turn differ from the rest.
 
-    One step after the other is compared with those behind it, by Student's t over the logarithms of
+    Each step is compared with the later steps of its turn, by Student's t over the logarithms of
     the turns' ratios, until one does not clearly take longer.
 
     Args:

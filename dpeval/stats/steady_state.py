@@ -31,16 +31,16 @@ from dpeval.util.frozen import Frozen
 RULE = "MSER on winsorised steps, then an interval of the drift of the rest"
 DRIFT_SIZE = 0.03
 """A trend that changes the step by less than this fraction over the window is called steady: a
-smaller one is real on most machines and below what one would act upon."""
+smaller one exists on most machines and is not worth acting on."""
 STEADY_PROBABILITY = 0.95
 """A window is steady if its drift is smaller than DRIFT_SIZE with this probability, …"""
 DRIFTING_PROBABILITY = 0.999
 """… and drifting if it is larger with this one, which is higher because the question is asked anew
 every half second of a run. Between the two, it is not known."""
 ASKED_EVERY = 1.3
-"""Whether a run is precise enough is asked when its window has the least number of steps, and then
-whenever it has grown by this factor: the fewer questions, the less chance to stop at a window that
-only looks calm."""
+"""Whether a run is precise enough is checked when its window reaches the minimum number of steps,
+and then whenever it has grown by this factor: fewer checks mean fewer chances to stop at a window
+that only looks calm."""
 STOPPED_ERROR, LEAST_ERROR = 0.03, 0.01
 """Nominal error (1 - confidence) of the 95 % interval of a run that ended as soon as it was precise
 enough, with its least number of steps. Each doubling of the window is about one more chance to look
@@ -119,7 +119,7 @@ def first_steady(step_s: Floats, floor: int) -> int:
 
 
 def _cut(values: Floats, floor: int) -> tuple[Ints, Floats]:
-    """The first steady step of each series, and the series, drawn in.
+    """The first steady step of each series, and the winsorised series.
 
     Args:
         values: shape [d, n], n > floor + 1.
@@ -158,7 +158,7 @@ def _winsorised(values: Floats) -> tuple[Floats, Floats, Floats]:
     """Clipped series, shape [d, n]; median and robust deviation of each one's second half."""
     late = values[:, values.shape[-1] // 2 :]
     centre, deviation = np.median(late, axis=-1), robust_deviations(late)
-    # The cold start of a series without spread must not be clipped away.
+    # Do not clip away the cold start of a series without spread.
     reach = 5 * np.maximum(deviation, 0.01 * centre)
     low, high = (centre - reach)[:, None], (centre + reach)[:, None]
     return np.minimum(np.maximum(values, low), high), centre, deviation
@@ -194,7 +194,7 @@ def _drift(values: Floats) -> tuple[Floats, Floats]:
 
 
 def _steadiness(small: float) -> Steadiness:
-    """What a probability that the drift is small is called."""
+    """The name for a given probability that the drift is small."""
     if small >= STEADY_PROBABILITY:
         return "steady"
     return "drifting" if 1 - small >= DRIFTING_PROBABILITY else "unknown"
@@ -207,11 +207,11 @@ def decide(
     *,
     taken: int | None = None,
 ) -> Decision:
-    """Decide, during a run, whether it has measured enough.
+    """Decide during a run whether it has measured enough.
 
-    Stopping at the first narrow interval favours windows that happen to look calm. So the question
-    is asked of few lengths of the window (:data:`ASKED_EVERY`), and the answer must be the same
-    without the last steps (:func:`are_precise`).
+    Stopping at the first narrow interval favours windows that happen to look calm. So only a few
+    lengths of the window are checked (:data:`ASKED_EVERY`), and the answer must be the same without
+    the last steps (:func:`are_precise`).
 
     Args:
         step_s: all finished steps, s, shape [n].

@@ -91,5 +91,5 @@ def test_two_runs_of_a_sweep_never_share_a_folder() -> None:
 def test_a_run_is_not_put_where_another_is_or_is_to_be(name: str) -> None:
     Path("x/4").mkdir(parents=True)
     Path("x/4", name).write_text("{}")
-    with pytest.raises(ConfigError, match="x/4 holds a run already"):
+    with pytest.raises(ConfigError, match="x/4 already holds a run"):
         check_jobs([job(4, "x/4")])

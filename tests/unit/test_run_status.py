@@ -229,7 +229,7 @@ def test_each_run_of_a_shared_job_has_a_status_of_its_own(tmp_path: Path) -> Non
     assert [one.standing for one in found] == ["running", "running", "running", "oom"]
     assert found[0].text == "on node7: starting, or waiting for its first turn"
     assert found[1].text == "on h: measuring, 9 steps"
-    assert found[2].text == "on h: measured, others of its job are not yet, 9 steps"
+    assert found[2].text == "on h: measured, waiting for the others of its job, 9 steps"
     queued = run_statuses(manifest, tmp_path, Answers(job0=JobState(state="queued")))
     assert [one.standing for one in queued] == ["queued"] * 3 + ["oom"]
 

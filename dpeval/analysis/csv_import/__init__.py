@@ -1,1 +1,1 @@
-"""Import tables of other programs: text to rows, rows to runs, runs to records."""
+"""Import other programs' tables: text to rows, rows to runs, runs to records."""

@@ -1,4 +1,4 @@
-"""What a column of another program's table may hold, and in which unit."""
+"""What the columns of another program's table may hold, and in which units."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ PHASE_OF = {
     "comm_s": "comm_exposed", "grad_copy_s": "grad_copy", "optimizer_s": "optimizer",
     "other_s": "other", "compute_s": "other",
 }  # fmt: skip
-"""Time fields and the phase of each; undivided computation counts as `other`."""
+"""Time fields and their phases; computation that is not split further counts as `other`."""
 TIMES = ("step_s", *PHASE_OF)
 """Fields with a time. Rows hold seconds; a column may hold another unit: ``step_ms``, or ``step``
-in the unit that the column's name tells."""
+in the unit that the column's name gives."""
 
 
 @dataclass(frozen=True)
 class Rate:
-    """A throughput: how much of what, per second."""
+    """A throughput: how much, and of what, per second."""
 
     of: str
     """``samples``, ``tokens`` or ``steps``."""
@@ -40,14 +40,14 @@ RATES = {
     "tokens_per_s": Rate("tokens"),
     "tokens_per_s_per_device": Rate("tokens", per_device=True),
 }
-"""Fields with a throughput, from which the step time follows where no column tells it."""
+"""Fields with a throughput, from which the step time is derived if no column holds it."""
 BATCHES = ("batch", "global_batch", "per_device_batch")
 """`batch` is what ``--per-rank-batch`` says it is."""
 COUNTS = ("num_devices", "num_nodes", "devices_per_node", "rank", *BATCHES, "seq_len")
 """Fields with an integer."""
 TEXTS = ("run_id", "model", "host", "hardware", "device_name", "precision", "placement", "variant")
-"""Fields with text. `placement` has one digit per node, its devices; columns of `variant`, of
-which there may be several, set runs apart that must not be pooled."""
+"""Fields with text. `placement` has one digit per node, the number of its devices. `variant`
+columns, of which there may be several, separate runs that must not be pooled."""
 FIELDS = (*COUNTS, *TEXTS, *TIMES, *RATES)
 
 SECONDS = {
@@ -57,11 +57,11 @@ SECONDS = {
     "ns": 1e-9, "nsec": 1e-9, "nanoseconds": 1e-9,
     "min": 60.0, "mins": 60.0, "minutes": 60.0,
 }  # fmt: skip
-"""What a unit of time is called, and how long it is, s."""
+"""Names of units of time, and their lengths in s."""
 TIME_UNITS = ("s", "ms", "us", "ns", "min")
 
 _UNIT = "|".join(sorted(SECONDS, key=len, reverse=True))
-_ENDING = "|".join(unit for unit in SECONDS if not unit.startswith("min"))  # time_min: a minimum
+_ENDING = "|".join(unit for unit in SECONDS if not unit.startswith("min"))  # time_min is a minimum
 UNIT_IN_NAME = re.compile(rf"[(\[]\s*({_UNIT})\s*[)\]]|(?:^|[\s_./-])({_ENDING})$", re.IGNORECASE)
 """A unit of time at the end of a column's name, or anywhere in brackets."""
 
@@ -71,11 +71,11 @@ class Column:
     """One column that is read."""
 
     name: str
-    """As in the file."""
+    """Its name in the file."""
     field: str
     """One of :data:`FIELDS`."""
     unit_s: float = 1.0
-    """Length of the unit of a time, s."""
+    """For a time, its unit in s."""
 
 
 def parse(
@@ -83,15 +83,15 @@ def parse(
 ) -> tuple[Column, ...]:
     """``"size=num_devices,time (ms)=step"`` as columns.
 
-    A name with a comma stands in double quotes together with its field.
+    A name that contains a comma is put in double quotes, together with its field.
 
     Args:
         given: the text of ``--columns``.
-        time_unit: the unit of times that neither their field nor their column names.
+        time_unit: the unit of times for which neither the field nor the column name gives one.
         constants: fields that need no column.
 
     Raises:
-        ConfigError: the text has another form, names an unknown field, or lacks a required one.
+        ConfigError: the text is malformed, names an unknown field, or lacks a required one.
     """
     found: list[Column] = []
     for item in next(csv.reader([given], skipinitialspace=True), []):
@@ -109,10 +109,10 @@ def parse(
 
 
 def parse_constants(given: str) -> dict[str, str]:
-    """``"batch=64,model=resnet50"``, the same in every row, as a mapping of field to text.
+    """``"batch=64,model=resnet50"``, values shared by all rows, as a mapping of field to text.
 
     Raises:
-        ConfigError: the text has another form or names an unknown field.
+        ConfigError: the text is malformed or names an unknown field.
     """
     found: dict[str, str] = {}
     for item in filter(None, (part.strip() for part in given.split(","))):
@@ -132,11 +132,11 @@ def parse_constants(given: str) -> dict[str, str]:
 def require(
     columns: Iterable[Column], where: str, constants: Mapping[str, str] | None = None
 ) -> None:
-    """Check that the columns tell devices, batch and time.
+    """Check that the columns give devices, batch and time.
 
     Args:
         columns: those that are read.
-        where: what a message names as lacking one.
+        where: what the message says lacks a column.
         constants: fields that need no column.
 
     Raises:
@@ -156,30 +156,30 @@ def require(
         )
     if len(set(BATCHES) & fields) > 1:
         raise ConfigError(
-            f"{where} names the batch twice ({', '.join(b for b in BATCHES if b in fields)}); "
+            f"{where} has the batch twice ({', '.join(b for b in BATCHES if b in fields)}); "
             "keep one"
         )
     if not {*TIMES, *RATES} & fields:
         raise ConfigError(
-            f"{where} names no time and no throughput; add <column name>=step, one of "
+            f"{where} has no time and no throughput; add <column name>=step, one of "
             f"{', '.join(PHASE_OF)}, or one of {', '.join(RATES)} to --columns"
         )
     of = {RATES[one].of for one in fields & set(RATES)}
     if of == {"tokens"} and "seq_len" not in fields and not set(TIMES) & fields:
         raise ConfigError(
-            f"{where} has tokens per second and no sequence length; add <column name>=seq_len to "
+            f"{where} has tokens per second but no sequence length; add <column name>=seq_len to "
             "--columns, or --set seq_len=<tokens per sample>"
         )
 
 
 def unit_in(name: str) -> str | None:
-    """The unit of time that a column's name tells, if any: ``"time (ms)"`` → ``"ms"``."""
+    """The unit of time in a column's name, if any: ``"time (ms)"`` → ``"ms"``."""
     found = UNIT_IN_NAME.search(name)
     return (found[1] or found[2]).casefold() if found else None
 
 
 def time_column(name: str, field: str, time_unit: str | None) -> Column:
-    """A column of times whose field tells no unit: its name does, or else `time_unit`.
+    """A column of times whose field has no unit: taken from its name, or else `time_unit`.
 
     Args:
         name: as in the file.
@@ -198,8 +198,8 @@ def _column(name: str, field: str, time_unit: str | None) -> Column:
         told = unit_in(name) or time_unit
         if told is not None and SECONDS[told] != SECONDS[unit]:
             raise ConfigError(
-                f"--columns: times of '{text(name, 40)}' are in {told} by its name or "
-                f"--time-unit, and in {unit} by {field}; write {base} to take the former"
+                f"--columns: '{text(name, 40)}' is in {told} by its name or --time-unit, but in "
+                f"{unit} by {field}; write {base} to use the former"
             )
         return Column(name, f"{base}_s", SECONDS[unit])
     if field not in FIELDS:

@@ -1,4 +1,4 @@
-"""Tell what the columns of a table hold from their names, as other programs use them."""
+"""Guess what the columns of a table hold from the names that other programs use."""
 
 from __future__ import annotations
 
@@ -67,8 +67,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "optimizer_s": (f"{_MEAN}(optimi[sz]er|optim|opt|update){_TIME}",),
     "compute_s": (f"{_MEAN}(compute|computation|comp|calc|calculation){_TIME}",),
 }
-"""Regular expressions over normalised names, per field; those of the first that matches any
-column count."""
+"""Regular expressions for normalised names, per field; the first that matches any column wins."""
 
 _WHAT = {
     "samples": "samples?|images?|imgs?|examples?|sequences?|seqs?|sentences?|records?",
@@ -89,11 +88,11 @@ _SHORT_RATES = {
 
 
 def columns(names: Sequence[str], time_unit: str | None = None) -> tuple[Column, ...]:
-    """The columns that `names` tell.
+    """The columns recognised from `names`.
 
     Args:
         names: as in the file.
-        time_unit: the unit of times whose name tells none.
+        time_unit: the unit of times whose name gives none.
 
     Raises:
         ConfigError: two columns may be the same field.
@@ -118,7 +117,7 @@ def columns(names: Sequence[str], time_unit: str | None = None) -> tuple[Column,
 
 
 def looks_like(names: Iterable[str], fields: Sequence[str]) -> dict[str, str]:
-    """The first of `fields` that each of `names` looks like, if any."""
+    """For each of `names`, the first of `fields` that it looks like, if any."""
     found = {}
     for name in names:
         plain = _normalised(name)
@@ -130,7 +129,7 @@ def looks_like(names: Iterable[str], fields: Sequence[str]) -> dict[str, str]:
 
 
 def _normalised(name: str) -> str:
-    """Lower case, words joined by ``_``, the unit of a time left out.
+    """Lower case, words joined by ``_``, without the unit of a time.
 
     ``# GPUs`` → ``of_gpus``, ``globalBatchSize`` → ``global_batch_size``, ``iter (ms)`` →
     ``iter_time``.
@@ -160,7 +159,7 @@ def _only(field: str, plain: dict[str, str], taken: set[str]) -> str | None:
         if len(matching) > 1:
             shown = " and ".join(f"'{text(name, 40)}'" for name in matching)
             raise ConfigError(
-                f"{shown} may be {field}; say what every column is with --columns, as in "
+                f"{shown} may both be {field}; name every column with --columns, as in "
                 f'--columns "{text(matching[0], 40)}={field.removesuffix("_s")},…"'
             )
         if matching:
@@ -169,7 +168,7 @@ def _only(field: str, plain: dict[str, str], taken: set[str]) -> str | None:
 
 
 def _rate(names: Sequence[str]) -> list[Column]:
-    """The throughput to read, where several say the same of other units."""
+    """The throughput to read, if several columns hold it in different units."""
     found: dict[str, str] = {}
     for name in names:
         field = _rate_field(name)

@@ -1,4 +1,4 @@
-"""From the cells of tables to rows in SI units, each with the run that it belongs to."""
+"""From the cells of tables to rows in SI units, each assigned to a run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MOST_S = 1e9
 
 CONFIGURATION = ["model", "device_name", "hardware", "precision", "variant",
                  "num_nodes", "num_devices", "batch", "share"]  # fmt: skip
-"""Columns of a row in which repetitions of one run are equal."""
+"""Columns that are equal in repetitions of one run."""
 
 
 @dataclass(frozen=True)
@@ -41,17 +41,17 @@ class Layout:
     """How to read tables."""
 
     columns: tuple[Column, ...] | None = None
-    """None: told from the names of the columns."""
+    """None: guessed from the names of the columns."""
     share: Share | None = None
     """How N ranks shared a global batch B: ``floor``: B//N each, the remainder is dropped;
-    ``even``: as evenly as possible; ``nominal``: every rank gets the batch itself. None: nominal
-    where a column holds the batch of a device, else floor."""
+    ``even``: as evenly as possible; ``nominal``: every rank gets the batch itself. None: nominal if
+    a column holds the per-device batch, else floor."""
     hardware: Literal["cpu", "gpu"] | None = None
-    """None: told from the columns, else cpu."""
+    """None: guessed from the columns, else cpu."""
     time_unit: str | None = None
-    """The unit of times that no name tells; None: s."""
+    """The unit of times whose name gives none; None: s."""
     constants: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Fields that are the same in every row."""
+    """Fields that have the same value in every row."""
 
 
 @dataclass(frozen=True)
@@ -59,20 +59,20 @@ class Rows:
     """Rows of one table."""
 
     frame: pd.DataFrame
-    """One row per line with numbers for its configuration: columns :data:`CONFIGURATION`, `rank`,
-    `run_id` where there is one, `host`, `file`, `line`, the times in s (NaN where they cannot be
+    """One row per line that has numbers for its configuration: columns :data:`CONFIGURATION`,
+    `rank`, `run_id` if there is one, `host`, `file`, `line`, the times in s (NaN if they cannot be
     read)."""
     problems: list[str]
     """One line for each row that was left out."""
     notes: list[str]
-    """What was assumed."""
+    """The assumptions made."""
 
 
 def of_table(table: TextTable, layout: Layout) -> Rows:
     """The rows of `table`.
 
     Raises:
-        ConfigError: the table lacks a column, or what its columns hold cannot be told.
+        ConfigError: the table lacks a column, or its columns cannot be identified.
     """
     columns = _columns(table, layout)
     notes = list(_notes(table, columns, layout))
@@ -131,11 +131,11 @@ def _notes(table: TextTable, columns: Sequence[Column], layout: Layout) -> Itera
     if layout.columns is None:
         read = ", ".join(f"'{text(one.name, 40)}' as {_told(one)}" for one in columns)
         left = f"; not read: {text(', '.join(unused), 150)}" if unused else ""
-        yield f"{table.file}: reading {read}{left} (say otherwise with --columns)"
+        yield f"{table.file}: reading {read}{left} (change this with --columns)"
         if "batch" in {one.field for one in columns} and layout.share is None:
             yield (
-                f"{table.file}: the batch is taken as that of all devices together; if it is each "
-                "device's, add --per-rank-batch nominal"
+                f"{table.file}: the batch is taken as the global batch; if it is per device, add "
+                "--per-rank-batch nominal"
             )
     else:
         given = {one.field for one in columns} | set(layout.constants)
@@ -148,7 +148,7 @@ def _notes(table: TextTable, columns: Sequence[Column], layout: Layout) -> Itera
 
 
 def _pooled(table: TextTable, columns: Sequence[Column], frame: pd.DataFrame) -> Iterator[str]:
-    """Name columns of words that are not read and differ between what counts as repetitions."""
+    """Warn about unread text columns that differ between rows taken as repetitions."""
     if frame.empty:
         return
     read = {one.name for one in columns}
@@ -162,7 +162,7 @@ def _pooled(table: TextTable, columns: Sequence[Column], frame: pd.DataFrame) ->
         if (values.groupby(keys).nunique() > 1).any():
             yield (
                 f"caution: {table.file}: rows of one configuration differ in '{text(name, 40)}', "
-                "which is not read, and count as repetitions; if they are none, name every column "
+                "which is not read, and count as repetitions; if they are not, name every column "
                 f"with --columns and add {text(name, 40)}=variant"
             )
 
@@ -179,8 +179,8 @@ def _share(columns: Sequence[Column], layout: Layout) -> Share:
     if "per_device_batch" in fields:
         if layout.share not in (None, "nominal"):
             raise ConfigError(
-                f"per_device_batch and --per-rank-batch {layout.share} exclude each other: "
-                "a device's own batch is not shared"
+                f"per_device_batch and --per-rank-batch {layout.share} exclude each other: a "
+                "per-device batch is not divided"
             )
         return "nominal"
     if "global_batch" in fields and layout.share == "nominal":
@@ -212,7 +212,7 @@ _WITH_UNIT = re.compile(rf"(.*\d)\s*({'|'.join(sorted(SECONDS, key=len, reverse=
 
 
 def _enter(row: dict[str, Any], column: Column, cell: str, convert: Any) -> None:
-    """Enter a cell into its row, a time in seconds; NaN where it is no number."""
+    """Put a cell into its row, times in seconds; NaN if it is not a number."""
     if column.field in TEXTS:
         entered = text(cell, 80)
         if column.field == "variant" and "variant" in row:
@@ -232,14 +232,14 @@ def _enter(row: dict[str, Any], column: Column, cell: str, convert: Any) -> None
 
 
 def _settle(row: dict[str, Any], share: Share, hardware: str) -> str | None:
-    """Fill in what follows from other fields of the row; returns why it cannot be used, if so."""
+    """Derive the row's other fields; return why the row cannot be used, if so."""
     unread = row.pop("unread", {})
     if "placement" in row and "num_devices" not in row:
         if not re.fullmatch(r"[1-9]+", row["placement"]):
             return f"placement '{text(row['placement'], 20)}' is not one digit per node"
         row["num_devices"] = float(sum(map(int, row["placement"])))
         row.setdefault("num_nodes", float(len(row["placement"])))
-        if len(set(row["placement"])) > 1:  # else nodes and devices tell it
+        if len(set(row["placement"])) > 1:  # otherwise nodes and devices say the same
             row["variant"] = f"{row.get('variant', '')} placement {row['placement']}".strip()
     if "devices_per_node" in row and "num_devices" not in row:
         row["num_devices"] = row["devices_per_node"] * row.get("num_nodes", math.nan)
@@ -276,7 +276,7 @@ def _settle_hardware(row: dict[str, Any], default: str) -> None:
 
 
 def _time_of_rate(row: dict[str, Any], share: Share) -> None:
-    """Enter the step time that follows from the row's throughput."""
+    """Derive the step time from the row's throughput."""
     name = next(one for one in RATES if one in row)
     rate = RATES[name]
     per_s = row[name] * (row["num_devices"] if rate.per_device else 1)
@@ -292,8 +292,8 @@ def processed(devices: int, batch: int, share: Share) -> int:
 
     Args:
         devices: the world size.
-        batch: as the table has it, images.
-        share: what it is (:attr:`Layout.share`).
+        batch: the batch in the table, images.
+        share: how it was divided (:attr:`Layout.share`).
     """
     images = global_batch_of("weak" if share == "nominal" else "strong", batch, devices)
     return images - images % devices if share == "floor" else images
@@ -325,12 +325,12 @@ def _framed(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def run_keys(frame: pd.DataFrame) -> tuple[pd.Series[Any], list[str]]:
-    """The run of each row within its configuration, ``""`` where it cannot be told; and why.
+    """The run of each row within its configuration (``""`` if unknown), and why runs are unknown.
 
-    Rows with the same `run_id` belong together, within a file where two files give a rank to the
-    same one. Without `run_id`, the rows of one run follow one another, ranks ascending, or else
-    the k-th row of every rank belongs to the k-th run: only possible where no rank lacks a row.
-    """
+    Rows with the same `run_id` belong together; if two files both have a rank of that id, only
+    within a file. Without `run_id`, the rows of a run follow one another with ascending ranks;
+    otherwise the k-th row of every rank belongs to the k-th run, which requires that no rank lacks
+    a row."""
     keys = pd.Series("", index=frame.index, dtype=object)
     problems: list[str] = []
     for _, group in frame.groupby(CONFIGURATION, sort=False):
@@ -351,7 +351,7 @@ def _by_id(group: pd.DataFrame) -> pd.Series[Any]:
 
 def _by_order(group: pd.DataFrame) -> tuple[list[str], str | None]:
     blocks = (group["rank"].diff().fillna(-1) <= 0).cumsum() - 1
-    # A file ends a run only if the ranks begin anew.
+    # The end of a file ends a run only if the ranks start over.
     counts = group["rank"].value_counts()
     if int(blocks.iloc[-1]) + 1 == int(counts.max()):
         numbers = blocks.astype(int)
@@ -363,7 +363,7 @@ def _by_order(group: pd.DataFrame) -> tuple[list[str], str | None]:
         problem = (
             f"{first['file']}: {len(group)} rows of {first['num_devices']} devices and batch "
             f"{first['batch']} from line {first['line']} on: rank {fewest} has {counts[fewest]} "
-            f"and rank {most} has {counts[most]}, so which belong together is not known; map a "
+            f"and rank {most} has {counts[most]}, so it is unclear which belong together; map a "
             "column that numbers the runs with =run_id"
         )
         return [""] * len(group), problem

@@ -1,7 +1,7 @@
-"""From rows of other programs' tables to records that list what they lack.
+"""From rows of other programs' tables to records, which list what they lack.
 
-A row holds the device count, the batch and the time of one step (or of an average step), or a
-throughput; in tables with a rank, those of that rank, and else those of the whole run.
+A row holds the device count, the batch, and a throughput or the time of one step or an average
+step: those of one rank if the table has a column for the rank, otherwise those of the whole run.
 """
 
 from __future__ import annotations
@@ -48,19 +48,19 @@ PLAUSIBLE_S = (1e-5, 100.0)
 
 @dataclass(frozen=True)
 class Imported:
-    """What tables gave."""
+    """What was read from tables."""
 
     records: list[Record]
     problems: list[str]
     """One line for each row, run or file that was left out, and why."""
     notes: list[str]
-    """What was assumed, one line each."""
+    """The assumptions made, one line each."""
 
 
 def read(paths: Sequence[Path], layout: Layout) -> Imported:
     """Every run in `paths` as a record of one step.
 
-    A file that a folder or a pattern stands for is left out if it cannot be used.
+    An unusable file is left out if a folder or a pattern stood for it.
 
     Args:
         paths: files, folders and patterns (:func:`dpeval.analysis.csv_import.text_table.expand`).
@@ -114,7 +114,7 @@ def _records(frame: pd.DataFrame, problems: list[str]) -> Iterator[Record]:
 
 
 def _known(row: Mapping[Any, Any]) -> dict[str, Any]:
-    """The row without the fields that only other tables have."""
+    """The row without fields that only other tables have."""
     return {name: value for name, value in row.items() if not _is_nan(value)}
 
 
@@ -123,7 +123,7 @@ def _is_nan(value: Any) -> bool:
 
 
 def _doubts(records: Sequence[Record]) -> Iterator[str]:
-    """Say so where the times suggest another unit."""
+    """Warn if the times suggest another unit."""
     times = [run.window.step_s.mean for run in records if run.window is not None]
     if not times:
         return
@@ -150,14 +150,14 @@ def _record(group: pd.DataFrame) -> Record:
     }
     if len(of_rank) != len(group):
         raise ConfigError(
-            "a rank occurs twice in one run; map the column that tells the runs apart with "
+            "a rank occurs twice in one run; map the column that distinguishes the runs with "
             "=model, =run_id or =variant"
         )
     first = next(iter(of_rank.values()))
     devices, batch, share = int(first["num_devices"]), int(first["batch"]), first["share"]
     shares = _per_device_batches(devices, batch, share)
     ranks = [_rank(rank, shares[rank], row) for rank, row in of_rank.items()]
-    # Throughput counts the images of all ranks, also of those without a row of their own.
+    # Throughput counts the images of all ranks, including those without a row.
     steps = [np.array(rank.step_s) for rank in ranks]
     slowest = ranks[slowest_rank(steps)]
     interval = mean_interval(slowest.step_s)
@@ -203,7 +203,7 @@ def _lacking(of_rank: Mapping[int, Mapping[str, Any]], devices: int) -> Iterator
     if not any(name in row for name in PHASE_OF):
         yield "phases: whole steps only"
     if any(name in row for name in RATES) and not any(name in row for name in PHASE_OF):
-        yield "step times: they follow from a throughput"
+        yield "step times: derived from a throughput"
 
 
 def _rank(rank: int, share: int, row: Mapping[Any, Any]) -> RankRecord:

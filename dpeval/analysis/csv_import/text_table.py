@@ -18,28 +18,28 @@ from dpeval.errors import ConfigError
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 ENDINGS = (".csv", ".tsv", ".txt")
-"""Files that are read in a folder; there they may be compressed, too."""
+"""Endings of files that are read in a folder, also if compressed."""
 OUR_RECORDS = "records-from-csv"
-"""In a folder beside the tables that an analysis has written."""
+"""Found in a folder that holds the tables of an earlier analysis."""
 _OPENERS: dict[str, Callable[[Path], bytes]] = {
     ".gz": lambda file: gzip.decompress(file.read_bytes()),
     ".bz2": lambda file: bz2.decompress(file.read_bytes()),
     ".xz": lambda file: lzma.decompress(file.read_bytes()),
 }
 _LOOKED_AT = 50
-"""Lines from which the separator is found."""
+"""How many lines are used to find the separator."""
 
 
 @dataclass(frozen=True)
 class TextTable:
-    """A file's cells, as they are written."""
+    """A file's cells, as text."""
 
     file: Path
     names: tuple[str, ...]
     rows: tuple[tuple[int, tuple[str, ...]], ...]
-    """Line number and cells of every row that has as many cells as there are names."""
+    """Line number and cells of every row with as many cells as there are names."""
     problems: tuple[str, ...]
-    """One line for each row that has not."""
+    """One line for each other row."""
     separator: str
 
 
@@ -49,14 +49,14 @@ class Source:
 
     file: Path
     is_named: bool
-    """Whether the user named it, and not a folder or a pattern that it was found with."""
+    """Whether the user named the file itself, not a folder or pattern."""
 
 
 def expand(paths: Sequence[Path]) -> list[Source]:
     """The files that `paths` stand for: files, folders, and patterns with ``*``.
 
     Raises:
-        ConfigError: one stands for no file.
+        ConfigError: one of them matches no file.
     """
     found: dict[Path, bool] = {}
     for path in paths:
@@ -65,7 +65,7 @@ def expand(paths: Sequence[Path]) -> list[Source]:
                 file for file in sorted(path.rglob("*")) if _is_table(file) and not _is_ours(file)
             ]
             if not files:
-                raise ConfigError(f"{path} holds no table ({', '.join(ENDINGS)}, or compressed)")
+                raise ConfigError(f"{path} contains no table ({', '.join(ENDINGS)}, or compressed)")
             found.update(dict.fromkeys(files, False))
         elif not path.exists() and glob.has_magic(str(path)):
             files = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207
@@ -82,7 +82,7 @@ def read(file: Path) -> TextTable:
     """Read `file`.
 
     Raises:
-        ConfigError: it is no text, or no table with a line of names.
+        ConfigError: it is not text, or not a table with a header line.
     """
     lines = _text_of(file).splitlines()
     separator = None
@@ -94,7 +94,7 @@ def read(file: Path) -> TextTable:
         first = next((line for line in lines if line.strip()), "")
         what = f"its first line is '{text(first, 60)}'" if first else "it is empty"
         raise ConfigError(
-            f"{file} is no table: no separator ({', '.join(SEPARATORS.values())}) divides its "
+            f"{file} is not a table: no separator ({', '.join(SEPARATORS.values())}) splits its "
             f"lines into columns; {what}"
         )
     return _table(file, lines, separator)
@@ -118,7 +118,7 @@ def _text_of(file: Path) -> str:
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return data.decode("utf-16", errors="replace")
     if b"\0" in data[:4096] or data.startswith(b"PK\x03\x04"):
-        raise ConfigError(f"{file} is no text; save the table as CSV")
+        raise ConfigError(f"{file} is not a text file; save the table as CSV")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -126,7 +126,7 @@ def _text_of(file: Path) -> str:
 
 
 def _separator(lines: Sequence[str]) -> str | None:
-    """The separator that divides the most lines into as many columns as the first such line."""
+    """The separator that splits the most lines into the same number of columns as the first."""
     shown = [line for line in lines if line.strip()][:_LOOKED_AT]
     best, best_score = None, 0.0
     for separator in SEPARATORS:
@@ -134,7 +134,7 @@ def _separator(lines: Sequence[str]) -> str | None:
         names = next((count for count in counts if count > 1), 0)
         if names:
             fitting = sum(count == names for count in counts) / len(counts)
-            score = fitting * (1 + names / 1000)  # of equals, the one with more columns
+            score = fitting * (1 + names / 1000)  # ties go to the one with more columns
             if score > best_score:
                 best, best_score = separator, score
     return best
@@ -154,13 +154,13 @@ def _table(file: Path, lines: Sequence[str], separator: str) -> TextTable:
             continue
         if not names:
             bare = tuple(_without_empty_ends(stripped))
-            if len(bare) > 1:  # else a title above the table
+            if len(bare) > 1:  # otherwise a title above the table
                 names = bare
             continue
         row = stripped[: len(names)] + [""] * (len(names) - len(stripped))
         surplus = [cell for cell in stripped[len(names) :] if cell]
         if tuple(row) == names:
-            continue  # the names again, where files were joined
+            continue  # the header again, where files were joined
         if surplus:
             problems.append(
                 f"{file}, line {line}: has {len(stripped)} cells, and there are {len(names)} names"
@@ -189,21 +189,21 @@ def _without_empty_ends(cells: Sequence[str]) -> list[str]:
 
 def _check_names(file: Path, names: tuple[str, ...]) -> None:
     if not names:
-        raise ConfigError(f"{file} is no table: no line holds names of columns")
+        raise ConfigError(f"{file} is not a table: no line holds column names")
     if all(re.fullmatch(r"[-+0-9.,eE]*", name) for name in names):
         raise ConfigError(
-            f"{file} names no columns: its first line is '{text(', '.join(names), 60)}'; put a "
-            "line with names above"
+            f"{file} has no header: its first line is '{text(', '.join(names), 60)}'; add a line "
+            "with column names"
         )
 
 
 def number_reader(cells: Iterable[str], separator: str) -> Callable[[str], float]:
-    """How to read the numbers of a table: which mark is the decimal one.
+    """How to read a table's numbers: which character is the decimal mark.
 
     Args:
         cells: cells that hold numbers.
-        separator: between columns; where it is not the comma, a comma is the decimal mark unless
-            the cells say otherwise.
+        separator: between columns; if it is not a comma, a comma is the decimal mark unless the
+            cells show otherwise.
     """
     comma = _is_decimal_comma(cells, separator)
 
@@ -216,7 +216,7 @@ def number_reader(cells: Iterable[str], separator: str) -> Callable[[str], float
 
 
 _GROUPED = re.compile(r"[-+]?[1-9]\d{0,2}([.,]\d{3})+")
-"""A number that may have marks between thousands, and no decimals."""
+"""A number that may have thousands separators but no decimals."""
 
 
 def _is_decimal_comma(cells: Iterable[str], separator: str) -> bool:
@@ -229,5 +229,5 @@ def _is_decimal_comma(cells: Iterable[str], separator: str) -> bool:
             marks.add((cell[max(comma, point)], bool(_GROUPED.fullmatch(cell.strip()))))
     if (".", False) in marks or (",", False) in marks:
         return (".", False) not in marks
-    # Three digits after every mark: thousands, or decimals?
+    # Three digits after every mark: thousands or decimals?
     return (",", True) in marks and separator != ","

@@ -1,7 +1,7 @@
 """Which runs may be compared: a series shares task, machine, software and data.
 
-A run without a strategy (``strategy=none``) is the best serial execution, and so the one-device run
-of every series that differs from it in the strategy alone (Hoefler & Belli 2015, "Scientific
+A run without a strategy (``strategy=none``) is the best serial execution, and hence the one-device
+run of every series that differs from it only in the strategy (Hoefler & Belli 2015, "Scientific
 Benchmarking of Parallel Computing Systems", SC'15, rule 1).
 
 Two machines, library versions or commits in one folder make two series with distinct names;
@@ -54,11 +54,11 @@ NOT_MEASURED = {
     "hardware": frozenset(["startup_timeout_s", "hang_timeout_s"]),
     "dataset": NOT_DATASET,
 }
-"""Keys of groups that say when to give up and where data lies, not what is measured: the data that
-a run used is in its record."""
+"""Keys of groups that set time-outs and locations, not what is measured; the data that a run used
+is in its record."""
 FEATURES = "cpu_features"
 _MOST_VALUE = 400
-"""More than the instruction sets of a CPU take."""
+"""Longer than the list of a CPU's instruction sets."""
 _MOST_SHOWN = 80
 
 
@@ -72,11 +72,10 @@ def task(run: Record) -> str:
 
 
 def configuration(run: Record) -> str:
-    """Everything requested that decides what is measured, but the repetition, as flat JSON.
+    """Everything requested that decides what is measured, except the repetition, as flat JSON.
 
-    Keys that the record lacks have the default of today, so that a new key does not set records of
-    earlier releases apart.
-    """
+    Keys that the record lacks get today's default, so that a new key does not separate records of
+    earlier releases."""
     config = _with_defaults(run.config, _DEFAULTS)
     config = {k: v for k, v in config.items() if k not in REPETITION and k not in OUTPUT_KEYS}
     for group, left_out in NOT_MEASURED.items():
@@ -84,13 +83,13 @@ def configuration(run: Record) -> str:
             config[group] = {k: v for k, v in values.items() if k not in left_out}
     for group, values in config.items():
         if isinstance(values, dict) and str(values.get("_target_")).startswith("dpeval."):
-            # Where dpeval keeps a part may change between releases.
+            # The module that holds a part of dpeval may change between releases.
             config[group] = {**values, "_target_": str(values["_target_"]).rpartition(".")[2]}
     return _flat(config)
 
 
 _DEFAULTS = {
-    # What `auto` becomes is recorded; what it became is not known where it is not.
+    # What `auto` resolved to is recorded, except in old records, where it is unknown.
     key: value
     for key, value in to_plain(Config()).items()
     if key != "memory_format"
@@ -109,10 +108,9 @@ def _with_defaults(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> di
 def place(run: Record) -> str:
     """Machine, software and data of a run, as flat JSON.
 
-    A scheduler allocates interchangeable nodes, so there the kind of host counts, not its name.
-    Hosts of one name and CPU model may still differ in instruction sets, and in bf16 speed by a
-    factor; records that predate the field do not have it here.
-    """
+    A scheduler allocates interchangeable nodes, so for its jobs the kind of host counts, not its
+    name. Hosts with the same name and CPU model may still differ in instruction sets, and
+    severalfold in bf16 speed; records that predate this field lack it."""
     environment = run.environment
     features = " ".join(environment.cpu_features)
     return _flat(
@@ -156,7 +154,7 @@ def _flatten(value: Any, prefix: str, found: dict[str, str], depth: int) -> None
 
 
 def _digest(text: str) -> str:
-    """Keeps long values apart that begin alike."""
+    """Distinguishes long values with the same beginning."""
     return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:8]
 
 
@@ -164,9 +162,8 @@ def assign(runs: pd.DataFrame) -> pd.Series[str]:
     """The name of every run's series, from its `task` and `place`.
 
     A run that measured nothing (skipped before submission, out of memory) says nothing about a
-    machine. It joins a measured series of its task, the one with its own place or else the most
-    common one of its study, so that it appears as a gap there and not as a series of its own.
-    """
+    machine. It joins a measured series of its task: the one with its own place, or else the most
+    common one of its study. So it appears as a gap there and not as a separate series."""
     if runs.empty:
         return pd.Series([], dtype=object, index=runs.index)
     runs = runs.assign(place=_with_features(runs["place"]))
@@ -187,7 +184,7 @@ Key = tuple[str, str]
 
 
 def _served(keys: Mapping[Key, None]) -> dict[Key, list[Key]]:
-    """For each key of serial runs, those that differ from it in the strategy alone, if any."""
+    """For each key of serial runs, the keys that differ from it only in the strategy, if any."""
     tasks = {key: fields_of(key[0]) for key in keys}
     others: dict[tuple[str, str], list[Key]] = {}
     for key, fields in tasks.items():
@@ -196,7 +193,7 @@ def _served(keys: Mapping[Key, None]) -> dict[Key, list[Key]]:
     found = {}
     for key, fields in tasks.items():
         if fields.get("strategy.name") == SERIAL:
-            # A run that measured nothing may not have known its data.
+            # A run that measured nothing may not know its data.
             data = {fields_of(key[1]).get("data"), ""}
             alike = others.get(_but_strategy(fields, key[1]), [])
             alike = sorted(o for o in alike if data == {""} or fields_of(o[1]).get("data") in data)
@@ -211,7 +208,7 @@ def _but_strategy(fields: Mapping[str, str], where: str) -> tuple[str, str]:
 
 
 def _apart_from_serial(runs: pd.DataFrame, named: pd.Series[str]) -> pd.Series[str]:
-    """`named`, where a strategy's own runs on one device stand apart from serial ones beside them.
+    """`named`, with a strategy's runs on one device separated from serial runs of the same series.
 
     The two are not repetitions of one another.
     """
@@ -225,11 +222,10 @@ def _apart_from_serial(runs: pd.DataFrame, named: pd.Series[str]) -> pd.Series[s
 
 
 def with_shared_baselines(runs: pd.DataFrame) -> pd.DataFrame:
-    """`runs`, in which every series has the serial runs that are its baseline.
+    """`runs`, with the serial runs that are its baseline added to every series.
 
-    :func:`assign` puts a serial run into one series. Here further series that differ in their
-    strategy get a copy of its row, with their name.
-    """
+    :func:`assign` puts a serial run into one series. Other series that differ only in their
+    strategy get a copy of its row here, under their name."""
     is_serial = runs["strategy"].eq(SERIAL)
     if not is_serial.any() or is_serial.all():
         return runs
@@ -253,7 +249,7 @@ def with_shared_baselines(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _with_features(places: pd.Series[str]) -> pd.Series[str]:
-    """`places`, where one without instruction sets takes those of the only place like it."""
+    """`places`; one without instruction sets takes those of the only otherwise equal place."""
     known: dict[str, list[str]] = {}
     for place_ in dict.fromkeys(places):
         fields = json.loads(place_)
@@ -270,7 +266,7 @@ def _with_features(places: pd.Series[str]) -> pd.Series[str]:
 
 
 def _homes(runs: pd.DataFrame) -> pd.Series[str]:
-    """For every run that measured nothing, the place of the measured series that it joins."""
+    """For every run that measured nothing, the place of the measured series it joins."""
     measured = runs["img_per_s"].notna()
     counts = Counter(
         zip(runs.loc[measured, "task"], runs.loc[measured, "study"], runs.loc[measured, "place"],
@@ -326,7 +322,7 @@ def _names(keys: Mapping[tuple[str, str], None]) -> dict[tuple[str, str], str]:
 
 
 def _number(names: dict[tuple[str, str], str], group: list[tuple[str, str]]) -> None:
-    """Number the names that the first three differing fields leave equal."""
+    """Number names that are still equal after the first three differing fields."""
     seen: Counter[str] = Counter()
     for key in group:
         seen[names[key]] += 1
@@ -363,7 +359,7 @@ def _short(fields: Mapping[str, str]) -> str:
 
 
 def _by_nodes(runs: pd.DataFrame, named: pd.Series[str]) -> pd.Series[str]:
-    """Split a device count and batch that ran on different numbers of nodes."""
+    """Separate runs of one device count and batch on different numbers of nodes."""
     if runs["num_nodes"].nunique() < 2:
         return named
     keys = [named, runs["hardware"], runs["scaling"], runs["num_devices"], runs["batch"]]
@@ -375,7 +371,7 @@ def _by_nodes(runs: pd.DataFrame, named: pd.Series[str]) -> pd.Series[str]:
 def differences(runs: pd.DataFrame) -> dict[str, dict[str, str]]:
     """Per series, the fields of task and place in which the series of `runs` differ."""
     measured = runs[runs["img_per_s"].notna()] if runs["img_per_s"].notna().any() else runs
-    # A serial run tells nothing of the strategy of the series whose baseline it is.
+    # A serial run says nothing about the strategy of the series it is the baseline of.
     telling = measured.sort_values("strategy", key=lambda name: name.eq(SERIAL), kind="stable")
     first = telling.groupby("series", sort=False)[["task", "place"]].first()
     fields = {

@@ -1,4 +1,4 @@
-"""What one row of the frame of runs holds: every column with its meaning and unit.
+"""The columns of the frame of runs, with their meanings and units.
 
 :data:`SCHEMA` is the one definition; :func:`dpeval.analysis.frame.row.row` fills it from a record.
 """
@@ -13,7 +13,7 @@ from dpeval.analysis.frame import step_losses
 from dpeval.record.phases import PHASES
 
 VERSION = 12
-"""Raised whenever a row says something else for the same record: caches then start anew."""
+"""Raise this whenever the same record gives a different row: caches are then rebuilt."""
 
 _PHASE_NOTES = {
     "comm_exposed": "; includes gradient copies where `grad_copy_s` is unknown",
@@ -27,10 +27,10 @@ def _column(
     return pa.field(name, kind, nullable, metadata={"meaning": meaning, "unit": unit})
 
 
-_string = partial(_column, kind=pa.string())  # empty where it is not known
+_string = partial(_column, kind=pa.string())  # empty if unknown
 _integer = partial(_column, kind=pa.int64())
 _boolean = partial(_column, kind=pa.bool_())
-_number = partial(_column, kind=pa.float64())  # NaN where it is not known
+_number = partial(_column, kind=pa.float64())  # NaN if unknown
 
 SCHEMA = pa.schema(
     [
@@ -52,7 +52,7 @@ SCHEMA = pa.schema(
         _string("loader", "how it was fed"),
         _number("image_px", "side of the images", "px"),
         _string("scaling", "strong or weak"),
-        _string("strategy", "how ranks agree"),
+        _string("strategy", "how ranks synchronise gradients"),
         _string("precision", "arithmetic"),
         _string("memory_format", "layout of tensors"),
         _integer("num_devices", "world size"),
@@ -60,15 +60,15 @@ SCHEMA = pa.schema(
         _number("threads", "compute threads per rank"),
         _integer("batch", "the batch requested"),
         _number("global_batch", "images per step of all ranks, as requested"),
-        _number("images_per_step", "images that all ranks really process in a step"),
+        _number("images_per_step", "images that all ranks actually process in a step"),
         _number("per_device_batch_max", "images per step of the fullest rank"),
         _integer("micro_batches", "parts of a rank's batch"),
         _boolean("oversubscribed", "more compute threads than CPUs, or more ranks than GPUs"),
         _number("steps", "measured steps"),
-        _number("effective_steps", "independent steps that the measured ones are worth"),
+        _number("effective_steps", "number of independent steps that the measured ones are worth"),
         _boolean(
             "steady",
-            "whether the step kept its length; None: not known",
+            "whether the step time stayed constant; None: unknown",
             nullable=True,
         ),
         _string("stopped_by", "why measuring ended"),
@@ -80,8 +80,8 @@ SCHEMA = pa.schema(
         _number("img_per_s", "images of all ranks over the time of the slowest", "img/s"),
         _number("img_per_s_low", "lower end of its 95 % interval", "img/s"),
         _number("img_per_s_high", "upper end", "img/s"),
-        _string("sitting", "runs that took turns with each other have the same"),
-        _number("paired_devices", "devices of the run that it is compared with there"),
+        _string("sitting", "id shared by runs that took turns"),
+        _number("paired_devices", "devices of the run it is compared with in the sitting"),
         _string("paired_strategy", "and its strategy"),
         _number("paired_speedup", "throughput over that run's, round by round"),
         _number("paired_low", "lower end of its 95 % interval"),
@@ -94,7 +94,7 @@ SCHEMA = pa.schema(
             for note in (_PHASE_NOTES.get(phase, ""),)
         ),
         _number("comm_s", "mean time per step with an all-reduce under way", "s"),
-        _number("comm_hidden_s", "the part of it behind backward", "s"),
+        _number("comm_hidden_s", "the part of it hidden behind backward", "s"),
         _number("first_step_s", "first step", "s"),
         _number("setup_s", "run start to first step", "s"),
         _number("wall_s", "whole run", "s"),
@@ -104,7 +104,7 @@ SCHEMA = pa.schema(
         *(_number(name, meaning) for name, meaning in step_losses.HALF_MEANINGS.items()),
         _boolean(
             "waits_assumed",
-            "whether ablation blocks are taken to have waited for data as the main window did",
+            "whether ablation blocks are assumed to have waited for data like the main window",
         ),
         _number("alone_batch", "images per step of the first rank"),
         _number("peak_bytes", "peak memory of the fullest rank", "bytes"),
@@ -119,11 +119,11 @@ SCHEMA = pa.schema(
         _number("major_faults", "pages read back from disk while measuring"),
         _number(
             "page_faults",
-            "page faults of a rank per step that no disk served, but the reference work's",
+            "minor page faults of a rank per step, without those of the reference work",
         ),
-        _number("page_fault_share", "the least that they take of a step"),
+        _number("page_fault_share", "lower bound on their share of a step"),
         _number("machine_s", "reference work between steps: how fast the machine itself was", "s"),
-        _string("lacks", "what the record cannot say, separated by '; '"),
+        _string("lacks", "what the record lacks, separated by '; '"),
         _string("host", "machine"),
         _string("cpu_model", "its CPU"),
         _string("gpu_name", "its first GPU"),
@@ -134,7 +134,7 @@ SCHEMA = pa.schema(
         _string("task", "JSON: what was requested and must be equal within a series"),
         _string(
             "configuration",
-            "JSON: everything requested that decides what is measured, but the repetition",
+            "JSON: everything requested that decides what is measured, except the repetition",
         ),
         _string("place", "JSON: machine, software and data that must be equal within a series"),
     ]

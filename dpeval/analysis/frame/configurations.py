@@ -1,4 +1,4 @@
-"""What every figure draws: one cell per configuration, measured or not."""
+"""The cells that figures draw: one per configuration, measured or not."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RATES = (
 """Throughput, its intervals and its error, as in
 :data:`dpeval.analysis.pooling.repetitions.POOLED`."""
 PAIRED = ("paired_devices", "paired_strategy", "paired_speedup", "paired_low", "paired_high")
-"""The ratio to a configuration that it took turns with."""
+"""The ratio to a configuration it took turns with."""
 PHASE_COLUMNS = tuple(f"{phase}_s" for phase in PHASES)
 
 _MOST_BATCHES = 8
@@ -39,7 +39,7 @@ class Family:
     """Configurations that differ only in device count and batch."""
 
     label: str
-    """What sets this family apart from the others of the same analysis."""
+    """What distinguishes this family from the others of the same analysis."""
     hardware: str
     scaling: str
     stand_in: bool
@@ -58,7 +58,7 @@ class Family:
 
     @property
     def shown_batches(self) -> list[int]:
-        """Batches that one panel can hold: all, or an even choice with the ends."""
+        """Batches that fit into one panel: all, or an even selection with both ends."""
         if len(self.batches) <= _MOST_BATCHES:
             return self.batches
         last = len(self.batches) - 1
@@ -87,7 +87,7 @@ class Family:
 
 
 def cells(runs: pd.DataFrame, pooled: pd.DataFrame) -> pd.DataFrame:
-    """One row per configuration asked for, whether or not it was measured.
+    """One row per requested configuration, whether or not it was measured.
 
     Args:
         runs: one row per run.
@@ -95,10 +95,10 @@ def cells(runs: pd.DataFrame, pooled: pd.DataFrame) -> pd.DataFrame:
             `images_per_step` and `per_device_batch_max`.
 
     Returns:
-        Columns of :data:`CELL`; `status` (``ok`` where any run measured, else the worst);
+        Columns of :data:`CELL`; `status` (``ok`` if any run was measured, else the worst);
         :data:`RATES`, :data:`PAIRED`, `images_per_step`, `per_device_batch_max`, `n_runs`;
-        `step_s`, `step_low_s`, `step_high_s` and the phases (s, means over runs); `peak_bytes`
-        and `peak_low_bytes` (highest and lowest over runs), `need_bytes`, `have_bytes`; `steady`,
+        `step_s`, `step_low_s`, `step_high_s` and the phases (s, means over runs); `peak_bytes` and
+        `peak_low_bytes` (highest and lowest over runs), `need_bytes`, `have_bytes`; `steady`,
         `stand_in`, `oversubscribed`; `unit`; `strategy` and `series_strategy` (that of more than
         one device); `why` and `bad` (text).
     """
@@ -126,14 +126,14 @@ def _gathered(runs: pd.DataFrame) -> pd.DataFrame:
     for name in _SHARED:
         if name not in work:
             work[name] = runs[name].mask(runs[name].eq(""))
-    # The serial baseline of a strategy's series does not make it one of two strategies.
+    # Its serial baseline does not give a series two strategies.
     wrapped = work["strategy"].mask(work["strategy"].eq(SERIAL))
     of_series = wrapped.groupby(runs["series"]).transform("first")
     work["series_strategy"] = of_series.fillna(work["strategy"])
     work["unit"] = runs["unit"].mask(runs["unit"].eq(""))
     for name in _TIMES:
         work[name] = runs[name].astype(float).where(ok)
-    # Skipped before there was a plan: the global batch follows from what was asked.
+    # Skipped before there was a plan: the global batch follows from the request.
     kinds = zip(runs["scaling"], work["batch"], work["num_devices"], strict=True)
     asked = pd.Series([global_batch_of(*kind) for kind in kinds], index=work.index, dtype=float)
     work["global_batch"] = runs["global_batch"].astype(float).fillna(asked)
@@ -155,7 +155,7 @@ def _gathered(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _rules(work: pd.DataFrame) -> dict[str, str]:
-    """How each column of the runs becomes one value of their configuration."""
+    """How each column of the runs is reduced to one value per configuration."""
     rules = dict.fromkeys(_TIMES, "mean")
     rules |= dict.fromkeys(("global_batch", "peak_bytes", "need_bytes"), "max")
     rules |= dict.fromkeys(("have_bytes", "peak_low_bytes", "status"), "min")
@@ -193,8 +193,9 @@ _LESS_TELLING = ("study", "series")
 
 
 def _telling(table: pd.DataFrame) -> list[str]:
-    """The fewest columns whose values tell all families of `table` apart."""
-    # A run that was never started does not know its data: that makes it no other family.
+    """The fewest columns whose values distinguish all families of `table`."""
+    # A run that was never started does not know its data, which does not put it into another
+    # family.
     candidates = (*_TELLING, *_LESS_TELLING)
     by_family = table.groupby(list(FAMILY), dropna=False)
     table = table.assign(**{name: by_family[name].transform("first")
@@ -204,7 +205,7 @@ def _telling(table: pd.DataFrame) -> list[str]:
     named = [name for name in differing if name in _TELLING]
     tried = [*_subsets(named), *_subsets(differing)]
     for names in tried:
-        # Each family has one value of each of them, and no two have the same.
+        # Each family has one value in each of these columns, and no two families share all values.
         with_family = len(table[[*FAMILY, *(set(names) - set(FAMILY))]].drop_duplicates())
         if with_family == count == len(table[names].drop_duplicates()):
             return names
@@ -217,7 +218,7 @@ def _subsets(names: list[str]) -> list[list[str]]:
 
 
 def printable(value: object, most: int) -> str:
-    """At most `most` characters of a record's text, fit for a figure.
+    """At most `most` characters of a record's text, made safe for a figure.
 
     A control character would make the SVG unreadable.
     """
@@ -232,7 +233,7 @@ def _say(column: str, value: object) -> str:
 
 
 def common_words(table: pd.DataFrame) -> str:
-    """The values that all of `table` shares, as a subtitle."""
+    """The values that all rows of `table` share, as a subtitle."""
     words = []
     for column in ("model", "hardware", "precision", "series_strategy", "scaling"):
         if table[column].nunique(dropna=False) == 1:
@@ -250,7 +251,7 @@ def device_word(hardware: str) -> str:
 
 
 def shortfall(cell: Any, *, narrow: bool = False) -> str:
-    """Why `cell` has no throughput, in a few words: GiB needed against GiB there, or the cause.
+    """Why `cell` has no throughput, in a few words: GiB needed and available, or the cause.
 
     `narrow` breaks it into short lines, for a box in a map.
     """
@@ -269,7 +270,7 @@ def shortfall(cell: Any, *, narrow: bool = False) -> str:
 
 
 def segments(counts: list[int], present: set[int]) -> Iterator[list[int]]:
-    """Runs of consecutive asked-for `counts` that are `present`: a line joins only these."""
+    """Runs of consecutive requested `counts` that are `present`; a line joins only these."""
     run: list[int] = []
     for count in counts:
         if count in present:

@@ -1,4 +1,4 @@
-"""What was read from records before, kept in one Parquet file beside the analysis."""
+"""A cache of what was read from records: one Parquet file beside the analysis."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _KEY = b"dpeval"
 _STAMP = pa.schema(
     {"file": pa.string(), "size": pa.int64(), "mtime_ns": pa.int64(), "problem": pa.string()}
 )
-# A file without a row has none of the columns, and a series is found for all runs at once.
+# A file without a row has none of these columns, and series are assigned to all runs together.
 _SCHEMA = pa.schema(
     [*_STAMP, *(each.with_nullable(True) for each in columns.SCHEMA if each.name != "series")]
 )
@@ -30,7 +30,8 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Entry:
-    """What one file said, and the size (bytes) and time of change (ns) that it had then."""
+    """What one file contained, with its size (bytes) and modification time (ns) when it was
+    read."""
 
     file: str
     stamp: tuple[int, int]
@@ -47,24 +48,24 @@ class Cache:
         return len(self.entries)
 
     def has(self, file: str, stamp: tuple[int, int]) -> bool:
-        """Whether `file` is known as it is now."""
+        """Whether the entry of `file` is current."""
         entry = self.entries.get(file)
         return entry is not None and entry.stamp == stamp and stamp != (0, 0)
 
     def get(self, file: str) -> Line:
-        """What `file` said."""
+        """What `file` contained."""
         return self.entries[file].line
 
 
 def _version() -> bytes:
-    """Changes whenever the same record may give another row."""
+    """A version that changes whenever the same record may give a different row."""
     return json.dumps(
         [__version__, SCHEMA_VERSION, columns.VERSION, [str(each) for each in columns.SCHEMA]]
     ).encode()
 
 
 def read(path: Path) -> Cache:
-    """What `path` keeps; nothing where it is absent, damaged or of another version."""
+    """The cache at `path`; empty if it is absent, damaged or of another version."""
     try:
         table = pq.read_table(path)
         if (table.schema.metadata or {}).get(_KEY) != _version():
@@ -87,7 +88,7 @@ def read(path: Path) -> Cache:
 
 
 def write(path: Path, entries: Sequence[Entry]) -> None:
-    """Keep `entries`; where the folder cannot be written there is no cache, and no error."""
+    """Save `entries`; if the folder cannot be written, do nothing."""
     rows = [
         {
             "file": entry.file,

@@ -35,7 +35,7 @@ def configuration(
 
     Args:
         num_devices: the world size.
-        batch: the user's ``batch``; with weak scaling that of each device.
+        batch: the user's ``batch``; with weak scaling, per device.
         scaling: ``strong`` or ``weak``.
         hardware: ``cpu``, ``gpu``, or None to say "device".
     """

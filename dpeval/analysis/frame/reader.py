@@ -1,4 +1,4 @@
-"""Records read one by one or by several processes: a row each, or one line why not."""
+"""Read records, in one process or several: one row each, or one line that says why not."""
 
 from __future__ import annotations
 
@@ -20,40 +20,40 @@ Line = dict[str, Any] | str
 """A run's row, or why it has none."""
 
 MOST_BYTES = 256 * MIB
-"""A larger file is no record: 100,000 steps of 100 ranks take less."""
+"""A larger file is not a record: 100,000 steps of 100 ranks take less."""
 PARALLEL_FROM = 2_000
-"""Fewer records are read as soon by one process."""
+"""One process reads fewer records just as fast."""
 MOST_PROCESSES = 8
 _CHUNK = 100
-"""Records that a process takes at a time."""
+"""Records per task of a process."""
 
 
 def parse(file: Path) -> Line:
     """The file's row, or one line that says why it has none."""
     try:
         if file.stat().st_size > MOST_BYTES:
-            return text(f"{file}: larger than {MOST_BYTES >> 20} MiB, no record is")
+            return text(f"{file}: larger than {MOST_BYTES >> 20} MiB, so not a record")
         return row(record.read(file), file.parent)
     except RecordError as error:
         return text(error)
     except (OSError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
-        # Valid by its types and nonsense by its values: of one record, never of the analysis.
+        # Its types are valid and its values are not: that must fail one record, never the analysis.
         return text(f"{file}: cannot be used ({type(error).__name__}: {error})")
 
 
 def parse_all(files: Sequence[Path]) -> list[Line]:
-    """A line for each of `files`, in their order."""
+    """One line for each of `files`, in order."""
     processes = min(len(allowed_cpus()), MOST_PROCESSES)
     if len(files) < PARALLEL_FROM or processes < 2:
         return [parse(file) for file in files]
     lines: list[Line] = []
-    # Forked: any other worker runs the caller's main script again, where it may have no guard.
-    # Rows only pile up in it, and the garbage collector would walk all of them again and again.
+    # Forked: other workers would run the caller's main script again, which may have no guard. Rows
+    # accumulate here, and the garbage collector would visit all of them again and again.
     context = multiprocessing.get_context("fork")
     try:
         with ProcessPoolExecutor(processes, context, initializer=gc.disable) as pool:
             for line in pool.map(parse, files, chunksize=_CHUNK):
                 lines.append(line)
     except BrokenProcessPool:
-        pass  # a worker was killed, perhaps for its memory: the rest is read here
+        pass  # a worker was killed, perhaps for its memory: read the rest here
     return lines + [parse(file) for file in files[len(lines) :]]

@@ -1,8 +1,7 @@
 """From a record to its row of the frame of runs.
 
-Records may come from anywhere, so text is cut and freed of control characters here, once, and a
-record that contradicts itself is refused.
-"""
+Records may come from anywhere, so this is the one place that shortens text, removes control
+characters, and refuses records that contradict themselves."""
 
 from __future__ import annotations
 
@@ -27,7 +26,8 @@ MOST_COMMAND = 4_000
 MOST_COUNT = 10**9
 LARGEST = 2**60
 TOLERANCE = 0.02
-"""A throughput that differs this much from images over time is not one: rounding is far below."""
+"""A throughput that differs this much from images over time is wrong: rounding errors are far
+smaller."""
 
 _PRINTABLE = dict.fromkeys((*range(32), *range(127, 160), 8232, 8233), " ") | dict.fromkeys(
     (*range(8234, 8239), *range(8294, 8298), *range(55296, 57344))
@@ -43,10 +43,10 @@ def text(value: Any, most: int = MOST_TEXT) -> str:
 
 
 def row(run: Record, folder: Path) -> dict[str, Any]:
-    """One run as a row of :data:`COLUMNS`, all but `series`; what it does not tell is None.
+    """One run as a row of :data:`COLUMNS` except `series`; unknown values are None.
 
     Raises:
-        RecordError: it names no device count or batch, or contradicts itself.
+        RecordError: it lacks a device count or batch, or contradicts itself.
     """
     made = {**_asked(run), **_measured(run), **_phases(run), **_around(run), **_told(run, folder)}
     _check(made, folder)
@@ -56,7 +56,7 @@ def row(run: Record, folder: Path) -> dict[str, Any]:
 def _check(made: dict[str, Any], folder: Path) -> None:
     for name in ("num_devices", "batch"):
         if made[name] is None:
-            raise RecordError(f"{folder}: names no usable {name}")
+            raise RecordError(f"{folder}: has no usable {name}")
     for name, value in made.items():
         if isinstance(value, int | float) and not abs(value) < LARGEST:
             raise RecordError(f"{folder}: {name} is out of any range ({text(value, 20)})")
@@ -73,7 +73,7 @@ def _check(made: dict[str, Any], folder: Path) -> None:
 
 
 def _count(value: Any) -> int | None:
-    """`value` where it is a count that a run can have."""
+    """`value` if it is a count that a run can have, else None."""
     is_count = isinstance(value, int) and not isinstance(value, bool)
     return value if is_count and 1 <= value <= MOST_COUNT else None
 
@@ -89,7 +89,7 @@ def _asked(run: Record) -> dict[str, Any]:
     planned = [rank.per_device_batch_size for rank in plan.ranks] if plan is not None else []
     batches = [rank.per_device_batch_size for rank in run.ranks]
     if len(batches) < len(planned):
-        batches = planned  # a table of another program need not have a row per rank
+        batches = planned  # another program's table may not have a row per rank
     planned_threads = [rank.threads for rank in plan.ranks] if plan is not None else []
     threads = [rank.threads for rank in run.ranks] or planned_threads
     if "threads" in run.missing:
@@ -126,13 +126,13 @@ def _asked(run: Record) -> dict[str, Any]:
 
 
 def _unit(run: Record) -> str:
-    """What a sample is; empty of a script that was not measured, for only its meter says so."""
+    """What a sample is; empty for a script that was not measured, because only its meter knows."""
     is_known = run.throughput is not None or not _group(run, "task")
     return text(run.unit, 20) if is_known else ""
 
 
 def _samples_per_batch(run: Record, batch: int) -> float:
-    """Samples for each unit of the batch: 1 for images, those of a sequence for tokens."""
+    """Samples per unit of the batch: 1 for images, tokens per sequence for tokens."""
     return run.samples_per_step / batch if run.samples_per_step and batch else 1
 
 
@@ -152,7 +152,7 @@ def _measured(run: Record) -> dict[str, Any]:
         "energy_j_per_img": run.energy_j_per_img,
         "loss_start": run.loss.start if run.loss is not None else None,
         "loss_end": run.loss.end if run.loss is not None else None,
-        # Only dpeval's own loop has an ablation, and its samples are images.
+        # Only dpeval's own loop has ablation blocks, and its samples are images.
         "alone_batch": _first_batch(run) if run.ablation is not None else None,
         "waits_assumed": step_losses.waits_are_assumed(run),
         **step_losses.columns(run),
@@ -160,7 +160,7 @@ def _measured(run: Record) -> dict[str, Any]:
 
 
 def _interval(run: Record) -> dict[str, float]:
-    """The interval of throughput and the same of the step; none of a single step."""
+    """The intervals of throughput and step time; a single step has none."""
     window, found = run.window, run.throughput
     if window is None or found is None or window.steps < 2 or not found.low > 0 < found.high:
         return {}
@@ -244,12 +244,12 @@ def _around(run: Record) -> dict[str, Any]:
 
 
 def _reference_work(run: Record) -> dict[str, float | None]:
-    """What reference work between steps shows: the machine's speed, the cost of page faults."""
+    """What the reference work shows: the machine's speed and the cost of page faults."""
     seen = readings(run.ranks, run.window)
     found = {"machine_s": _positive(machine_speed.typical_s(seen))}
     if run.window is None or run.conditions is None or run.conditions.minor_faults_per_s is None:
         return found
-    # Faults are those of the ranks on the recording process' host.
+    # Faults are counted for ranks on the host that writes the record.
     here = sum(rank.host in ("", run.environment.host) for rank in run.ranks)
     faults_per_s = max(
         0.0, run.conditions.minor_faults_per_s / max(1, here) - _own_faults_per_s(seen, run.window)
@@ -262,11 +262,10 @@ def _reference_work(run: Record) -> dict[str, float | None]:
 
 
 def _own_faults_per_s(seen: Sequence[ReferenceTimes], window: Window) -> float:
-    """Page faults per second and rank that the reference work itself took.
+    """Page faults per second and rank of the reference work itself.
 
-    Conditions are sampled from some step of the window on, so up to one reading's pages more or
-    less may have been counted there.
-    """
+    Conditions are sampled from some step of the window on, so the count may be off by the pages of
+    one reading."""
     window_s = window.steps * window.step_s.mean
     if not seen or window_s <= 0:
         return 0.0

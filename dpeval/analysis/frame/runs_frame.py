@@ -1,7 +1,6 @@
 """Records to two tidy frames: one row per run, and one row per rank, step and phase.
 
-Every column's type, meaning and unit stands in :data:`~dpeval.analysis.frame.columns.SCHEMA`.
-"""
+The type, meaning and unit of every column are in :data:`~dpeval.analysis.frame.columns.SCHEMA`."""
 
 from __future__ import annotations
 
@@ -24,30 +23,29 @@ from dpeval.record.schema import Record
 __all__ = ["COLUMNS", "CONFIGURATION", "Loaded", "find", "is_measured", "load", "of_records", "row"]
 
 CONFIGURATION: list[str] = ["series", "hardware", "scaling", "num_devices", "batch"]
-"""What two runs must share to be repetitions of one another, within a series."""
+"""What two runs of a series must share to be repetitions of each other."""
 STEP_COLUMNS = ("path", "rank", "step", "phase", "seconds", "measured")
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """All readable runs and what could not be read."""
+    """All readable runs, and what could not be read."""
 
     runs: pd.DataFrame
     """One row per run, columns :data:`~dpeval.analysis.frame.columns.COLUMNS`, oldest first."""
     problems: list[str]
     """One line for each file that was left out, and why."""
     from_cache: int = 0
-    """How many files were not parsed again."""
+    """How many files came from the cache."""
     differences: dict[str, dict[str, str]] = field(default_factory=dict[str, dict[str, str]])
     """Per series, the fields in which the series differ."""
 
     def steps(self) -> pd.DataFrame:
-        """The long frame: one row per run, rank, step and phase; read anew from the records.
+        """The long frame: one row per run, rank, step and phase; read from the records again.
 
-        Columns: `path` (folder of the record), `rank`, `step` (from the run's first), `phase`
-        (one of :data:`PHASES`, or ``step`` for the whole), `seconds`, `measured`
-        (False: warm-up). A record that is gone by now is left out.
-        """
+        Columns: `path` (folder of the record), `rank`, `step` (from the run's first), `phase` (one
+        of :data:`PHASES`, or ``step`` for the whole), `seconds`, `measured` (False: warm-up). A
+        record that no longer exists is left out."""
         parts = list(_step_parts(self.runs["path"]))
         if not parts:
             return pd.DataFrame(columns=list(STEP_COLUMNS))
@@ -55,7 +53,7 @@ class Loaded:
 
 
 def is_measured(runs: pd.DataFrame) -> pd.Series[bool]:
-    """Which runs ended well and have a throughput."""
+    """Which runs succeeded and have a throughput."""
     return runs["status"].eq("ok") & runs["img_per_s"].notna()
 
 
@@ -64,8 +62,8 @@ def load(paths: Iterable[Path], cached: Path | None = None) -> Loaded:
 
     Args:
         paths: files, or folders to search.
-        cached: a Parquet file that keeps what was read, so that an unchanged record (same path,
-            size and time of change) is not parsed twice; None: none.
+        cached: a Parquet file that caches what was read, so that an unchanged record (same path,
+            size and modification time) is not parsed twice; None: no cache.
     """
     files = find(paths)
     known = frame_cache.read(cached) if cached is not None else frame_cache.Cache()
@@ -85,7 +83,7 @@ def load(paths: Iterable[Path], cached: Path | None = None) -> Loaded:
 
 
 def of_records(records: Iterable[tuple[Record, Path]]) -> Loaded:
-    """The frame of records at hand, each with the folder that it is shown under."""
+    """The frame of records in memory, each with the folder to show for it."""
     rows, problems = [], []
     for run, folder in records:
         try:
@@ -103,13 +101,13 @@ def _loaded(rows: Sequence[dict[str, Any]], problems: list[str], from_cache: int
 
 
 def typed(values: dict[str, list[Any]]) -> pd.DataFrame:
-    """A frame of :data:`~dpeval.analysis.frame.columns.SCHEMA` with each column's type."""
+    """A frame with the columns and types of :data:`~dpeval.analysis.frame.columns.SCHEMA`."""
     made = {}
     for column in SCHEMA:
         listed = values[column.name]
         if pa.types.is_string(column.type):
             listed = [value or "" for value in listed]
-        # Strings, and whatever may be None, are objects.
+        # Strings and columns that may hold None are objects.
         dtype = object if column.nullable else column.type.to_pandas_dtype()
         made[column.name] = pd.Series(listed, dtype=dtype)
     return pd.DataFrame(made)
@@ -125,7 +123,7 @@ def find(paths: Iterable[Path]) -> list[Path]:
 
 
 def _stamp(file: Path) -> tuple[int, int]:
-    """Size (bytes) and time of change (ns); zeros where the file is gone."""
+    """Size (bytes) and modification time (ns); zeros if the file is gone."""
     try:
         status = file.stat()
     except OSError:

@@ -1,10 +1,9 @@
-"""What delays a step: waits for data, communication, and what ablation blocks show.
+"""What delays a step: waits for data, communication, and the losses shown by ablation blocks.
 
-A step lasts as long as its slowest rank needs, and the others wait for that. So a wait for data
-counts as far as it delays the step: with c_r the time in which rank r computes and d_r its wait,
-that is max_r(d_r + c_r) - max_r(c_r). The waits of any one rank would be counted once as input and
-again as an imbalance or as communication.
-"""
+A step lasts as long as its slowest rank, and the others wait for that rank. So a wait for data
+counts only as far as it delays the step: if rank r computes for c_r and waits for d_r, that is
+max_r(d_r + c_r) - max_r(c_r). The waits of a single rank would be counted twice, once as input and
+again as imbalance or communication."""
 
 from __future__ import annotations
 
@@ -26,10 +25,10 @@ MEANINGS = {
     "input_s": "mean time by which waits for data delay a step",
     "exposed_s": "mean exposed communication of the rank that waits least: none of it is a wait "
     "for slower ranks",
-    "normal_s": "ablation: mean step as ever, as long as the slowest rank's, without waits for "
-    "data, as are the three below",
+    "normal_s": "ablation: mean normal step of the slowest rank; without waits for data, like the "
+    "next three",
     "no_sync_s": "ablation: without gradient synchronisation",
-    "no_sync_first_s": "ablation: the same of the first rank",
+    "no_sync_first_s": "ablation: the same for the first rank",
     "alone_s": "ablation: the first rank alone",
 }
 """Columns in seconds."""
@@ -43,9 +42,9 @@ HALF_MEANINGS = {
     "contention_half": "of log(alone_s/no_sync_first_s)",
     "alone_half": "of log(alone_s)",
 }
-"""Columns that hold half-widths, within a run: of windows, from their rounds."""
+"""Columns that hold half-widths within a run, from the rounds of its windows."""
 _SERIES_FIT = 1e-6
-"""Series of a record whose mean is this close to the mean it states, over the step, are its own."""
+"""A record's series must have the mean that it states, to within this share of the step."""
 
 
 @dataclass(frozen=True)
@@ -53,18 +52,19 @@ class _Main:
     """The main window of a run, s."""
 
     step: Floats
-    """Of the slowest rank, shape [steps]."""
+    """Step times of the slowest rank, shape [steps]."""
     data: Floats
-    """Waits for data, shape [ranks, steps]; [ranks, 1], their means, if no series are known."""
+    """Waits for data, shape [ranks, steps]; if there are no series, their means, shape [ranks,
+    1]."""
     compute: Floats
-    """Waiting for neither data nor others, likewise."""
+    """Time not spent waiting for data or other ranks, in the same shape."""
     exposed: Floats | None
-    """Exposed communication, likewise; None if it was not timed."""
+    """Exposed communication, in the same shape; None if it was not timed."""
 
     @property
     def input(self) -> Floats:
-        """By how much waits for data delay each step."""
-        if self.exposed is None:  # then waits for others are part of what seems to be computing
+        """The delay of each step by waits for data."""
+        if self.exposed is None:  # then what looks like computing includes waits for others
             return np.asarray(self.data.max(axis=0))
         return _delay(self.data, self.compute)
 
@@ -81,7 +81,7 @@ def columns(run: Record) -> dict[str, float | None]:
 
 
 def waits_are_assumed(run: Record) -> bool:
-    """Whether blocks are taken to have waited for data as the main window did."""
+    """Whether blocks are assumed to have waited for data like the main window."""
     blocks = run.ablation.blocks if run.ablation is not None else []
     return any(block.step_s and not block.data_s for block in blocks)
 
@@ -117,7 +117,8 @@ def _stated(rank: RankRecord, names: Sequence[str]) -> float:
 
 
 def _series(rank: RankRecord, names: Sequence[str], main: slice) -> Floats | None:
-    """Time of the phases in every step of the window, s; None unless it fits what is stated."""
+    """Time of the phases in every step of the window, s; None if it contradicts the stated
+    means."""
     parts = [rank.phase_s.get(name, [])[main] for name in names if name in rank.stats]
     if not parts or not parts[0] or len({len(part) for part in parts}) > 1:
         return None
@@ -148,7 +149,7 @@ def _ratio_half(part: Floats, whole: Floats) -> float | None:
 
     Args:
         part: the numerator in every step, shape [steps].
-        whole: the denominator, likewise.
+        whole: the denominator in every step, shape [steps].
     """
     means = float(part.mean()), float(whole.mean())
     if not (np.isfinite(means).all() and min(means) > 0):
@@ -158,7 +159,7 @@ def _ratio_half(part: Floats, whole: Floats) -> float | None:
 
 
 def _of_blocks(run: Record, main: _Main | None) -> dict[str, float | None]:
-    """Means over the blocks of each kind, and half-widths whose replicates are rounds."""
+    """Means over the blocks of each kind, and half-widths with rounds as replicates."""
     blocks = run.ablation.blocks if run.ablation is not None else []
     levels = list(_levels(blocks, _shares(main) if main is not None else None))
     places: dict[str, Floats] = {}
@@ -185,11 +186,10 @@ def _of_blocks(run: Record, main: _Main | None) -> dict[str, float | None]:
 
 
 def _normal_half(normal: Floats, run: Record) -> float | None:
-    """Half-width of the usual steps of the blocks against those of the main window.
+    """Half-width of the ratio of normal steps in blocks to steps in the main window.
 
-    Of a run that took turns, the former are some of the latter: m of n rounds differ from all n by
-    what the others would add, (1/m - 1/n) of the variance of a round.
-    """
+    In a run that took turns, the former are a subset of the latter: the mean of m of n rounds
+    differs from that of all n with a variance of (1/m - 1/n) times that of a round."""
     own = _half(normal)
     if own is None or run.window is None:
         return None
@@ -210,13 +210,13 @@ class _Level(NamedTuple):
     """The mean step of one block without waits for data, s."""
 
     place: int
-    """Among all blocks, in the order in which they ran."""
+    """Position among all blocks, in the order they ran."""
     kind: AblationKind
     slowest_s: float
     first_s: float
-    """Of the first rank."""
+    """Level of the first rank."""
     others_s: float
-    """Of the other ranks, their mean; NaN if there are none."""
+    """Mean level of the other ranks; NaN if there are none."""
 
 
 _BLOCK_COLUMNS = (
@@ -229,7 +229,7 @@ _BLOCK_COLUMNS = (
 
 
 def _shares(main: _Main) -> tuple[Floats, Floats]:
-    """What part of a step every rank waits for data, and computes, shapes [ranks, 1]."""
+    """The shares of a step that every rank waits for data and computes, shapes [ranks, 1]."""
     waits, computes = (
         times.mean(axis=1)[:, None] / main.step.mean() for times in (main.data, main.compute)
     )
@@ -252,7 +252,7 @@ def _levels(
 
 
 def _table(series: Sequence[Sequence[float]]) -> Floats:
-    """Series of ranks as one array, cut to the shortest; empty if there are none."""
+    """The ranks' series as one array, cut to the shortest; empty if there are none."""
     steps = min(map(len, series), default=0)
     return np.array([one[:steps] for one in series if steps], dtype=float)
 
@@ -260,12 +260,12 @@ def _table(series: Sequence[Sequence[float]]) -> Floats:
 def _assumed(
     kind: AblationKind, step: Floats, shares: tuple[Floats, Floats] | None
 ) -> tuple[Floats, Floats]:
-    """Waits and computing of a block that did not record them: shares as in the main window."""
+    """Waits and computing of a block without a record of them, by the shares of the main window."""
     ranks = len(step)
     if shares is None or len(shares[0]) < ranks:
         return np.zeros_like(step), step
     waits, computes = (share[:ranks] * step for share in shares)
-    # A usual step holds waits for others, too.
+    # A normal step includes waits for others, too.
     return waits, computes if kind == "normal" else step - waits
 
 
@@ -273,7 +273,7 @@ def _drift(kinds: Sequence[tuple[Floats, Floats]]) -> float:
     """Change of the log of a step from one block to the next, common to all kinds of blocks.
 
     Args:
-        kinds: per kind, the places of its blocks and the logs of their mean steps.
+        kinds: for each kind, the positions of its blocks and the logs of their mean steps.
     """
     products = squares = 0.0
     for places, logs in kinds:
@@ -286,12 +286,11 @@ def _drift(kinds: Sequence[tuple[Floats, Floats]]) -> float:
 def _balance_half(first: Floats, slowest: Floats, levels: Sequence[_Level]) -> float | None:
     """Half-width of the first rank against the slowest of each step, both logs per round.
 
-    No rank is faster than the slowest, so where ranks are equal but for noise, this difference is
-    cut off at 0, and rounds agree too well: its intervals cover the truth in 80 to 93 %. That of
-    the first rank against the others is not cut off, but wider (99 %). The root of their mean
-    square is taken, which covers it in 96 to 99 % there (benchmarks/coverage.py) and equals both
-    where one rank is slower than the others.
-    """
+    No rank is faster than the slowest, so if ranks are equal except for noise, this difference is
+    cut off at 0 and rounds agree too well: intervals cover the truth in 80 to 93 %. The difference
+    of the first rank to the others is not cut off, but too wide (99 %). The root mean square of
+    both covers it in 96 to 99 % (benchmarks/coverage.py), and equals both if one rank is slower
+    than the others."""
     blocks = [one for one in levels if one.kind == "no_sync"]
     others = np.array([one.others_s for one in blocks])
     own = _half(first, slowest)
@@ -304,9 +303,8 @@ def _balance_half(first: Floats, slowest: Floats, levels: Sequence[_Level]) -> f
 def _half(logs: Floats, others: Floats | None = None) -> float | None:
     """Half-width of the 95 % interval of a mean over rounds, or of a difference in each round.
 
-    The difference of blocks of the same round is freed of what lasts longer than a round, and the
-    drift has been taken out, so rounds count as independent (Student's t).
-    """
+    Differences within a round cancel whatever lasts longer than a round, and drift has been
+    removed, so rounds count as independent (Student's t)."""
     if others is not None and len(others) != len(logs):
         return None
     values = logs if others is None else logs - others

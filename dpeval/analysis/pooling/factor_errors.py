@@ -1,8 +1,7 @@
-"""How well the quantities behind efficiency factors are known.
+"""Uncertainty of the quantities behind efficiency factors.
 
 A single run shows how much its rounds of ablation blocks differ. Repetitions also show how much
-runs differ, so where there are any, they alone are the replicates.
-"""
+runs differ, so if there are any, only they are the replicates."""
 
 from __future__ import annotations
 
@@ -18,25 +17,25 @@ from dpeval.util.arrays import Floats
 MEANINGS = HALF_MEANINGS | {
     "granularity_half": "of log(alone_ratio)",
 }
-"""Columns of a configuration: half-widths of 95 % intervals, of logarithms."""
+"""Columns of a configuration: half-widths of 95 % intervals of logarithms."""
 
 
 def halves(runs: pd.DataFrame) -> pd.DataFrame:
-    """The columns of :data:`MEANINGS`, one row per configuration; NaN where not known.
+    """The columns of :data:`MEANINGS`, one row per configuration; NaN if unknown.
 
-    A quantity that repetitions show has the standard deviation of its logarithm over runs, pooled
-    over the configurations of a cohort (Student's t, with the degrees of freedom of all). With a
-    single run of a configuration, that counts if it is more than what the run itself shows.
+    With repetitions, the standard deviation of a quantity's logarithm over runs is pooled over the
+    configurations of a cohort (Student's t, with the degrees of freedom of all). A configuration
+    with a single run uses it if it exceeds what the run itself shows.
 
     Args:
         runs: one row per run (:data:`~dpeval.analysis.frame.columns.COLUMNS`).
 
     Returns:
-        The configurations in the order in which ``groupby`` has them.
+        The configurations in the order of ``groupby``.
     """
     keys = [runs[name] for name in CONFIGURATION]
     logs = pd.DataFrame(_logs(runs), index=runs.index).where(is_measured(runs))
-    # A run without an error of its own makes that of the mean unknown.
+    # If a run has no error of its own, that of the mean is unknown.
     squares = (pd.DataFrame(_own(runs), index=runs.index) ** 2).fillna(np.inf).where(logs.notna())
     groups = logs.groupby(keys, dropna=False, sort=True)
     counts, variances = groups.count(), groups.var(ddof=1).fillna(0)
@@ -59,12 +58,12 @@ def halves(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _own(runs: pd.DataFrame) -> dict[str, Floats]:
-    """What each run tells by itself."""
+    """Half-widths from each run alone."""
     return {name: runs[name].to_numpy(dtype=float) for name in MEANINGS}
 
 
 def _logs(runs: pd.DataFrame) -> dict[str, Floats]:
-    """The quantities themselves, of each run."""
+    """The quantities of each run."""
 
     def of(name: str) -> Floats:
         return np.asarray(runs[name].to_numpy(dtype=float))

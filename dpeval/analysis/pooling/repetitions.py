@@ -46,7 +46,7 @@ POOLED: dict[str, str] = {
     "cause_kind": "code of the cause",
     "model": "model",
     "study": "study",
-    "strategy": "how ranks agree; none: one device without a strategy",
+    "strategy": "how ranks synchronise gradients; none: one device without a strategy",
     "unit": COLUMNS["unit"],
     "img_per_s": "images of all ranks over the time of the slowest, img/s",
     "low": "lower end of its 95 % interval, img/s",
@@ -55,9 +55,9 @@ POOLED: dict[str, str] = {
     "configurations, img/s",
     "comparable_high": "upper end, img/s",
     "error_share": "standard error of img_per_s with the spread between runs, over the mean",
-    "spread_share": "standard deviation between runs that these allow for, over the mean",
+    "spread_share": "standard deviation between runs included in these, over the mean",
     "spread_freedom": "its degrees of freedom; NaN: assumed, for lack of repetitions",
-    "paired_devices": "devices of the configuration that took turns with it, to compare them",
+    "paired_devices": "devices of the configuration it took turns with",
     "paired_strategy": "and its strategy",
     "paired_speedup": "throughput over that one's, round by round",
     "paired_low": "lower end of its 95 % interval",
@@ -90,25 +90,25 @@ POOLED: dict[str, str] = {
 _WORST_FIRST: tuple[Status, ...] = ("oom", "skipped", "failed", "interrupted")
 _HIGHEST = ("per_device_batch_max", "micro_batches", "threads", "num_nodes", "images_per_step")
 FEWEST_ORDERED = 6
-"""With so many repetitions the extremes contain the median in over 95 % of cases: 1 - 2 / 2**6."""
+"""With this many repetitions, the extremes contain the median in over 95 % of cases: 1 - 2 /
+2**6."""
 
 
 def pool(runs: pd.DataFrame) -> pd.DataFrame:
     """One row per configuration (:data:`POOLED`): its repetitions pooled, its failures kept.
 
-    A single run has its own interval, the record's. Several runs have that of their mean: its
-    variance holds the spread between runs, pooled over the cohort
-    (:func:`~dpeval.analysis.pooling.run_spread.run_spread`), and the runs' own errors. To compare a
-    single run with others, the spread must be added: that is what `comparable_low` and
-    `comparable_high` hold, which equal `low` and `high` for several runs. All is computed for the
-    logarithm, so no end reaches zero.
+    A single run has the interval of its record. Several runs have that of their mean: its variance
+    includes the spread between runs, pooled over the cohort
+    (:func:`~dpeval.analysis.pooling.run_spread.run_spread`), and the runs' own errors. Comparing a
+    single run with others requires adding the spread, as `comparable_low` and `comparable_high` do;
+    for several runs they equal `low` and `high`. Everything is computed for the logarithm, so no
+    end reaches zero.
 
     Throughput is images over the mean *time*: a mean of img/s would give fast runs more weight.
 
-    Records of one step have no known warm-up, and the first of several is often cold: so they
-    are pooled by their median, with its interval by order statistics from 6 runs on (David &
-    Nagaraja 2003, Order Statistics, section 7.1); a single one has no interval (NaN).
-    """
+    Records of one step have no known warm-up, and the first of several is often cold, so they are
+    pooled by their median, with an interval by order statistics for 6 runs or more (David &
+    Nagaraja 2003, Order Statistics, section 7.1); a single one has no interval (NaN)."""
     spreads, energies = by_cohort(runs), by_cohort(runs, "energy_j_per_img")
     halves = factor_errors.halves(runs).to_dict("records")
     made = [
@@ -249,12 +249,11 @@ def _energy(good: pd.DataFrame, spread: RunSpread) -> dict[str, float]:
 
 
 def _paired(good: pd.DataFrame) -> dict[str, Any]:
-    """The mean ratio to one other configuration, each run's from a sitting of its own.
+    """The mean ratio to one other configuration; each run's ratio comes from its own sitting.
 
-    One sitting has the interval of its rounds. Several have that of the mean of the logarithms:
-    what differs between sittings counts where it is more than rounds explain, with Student's t from
-    :data:`LEAST_FREEDOM` degrees of freedom on; fewer do not show it.
-    """
+    One sitting has the interval from its rounds. Several have that of the mean of the logarithms:
+    the spread between sittings counts if it exceeds what rounds explain, by Student's t with at
+    least :data:`LEAST_FREEDOM` degrees of freedom; fewer cannot show it."""
     names = ["paired_devices", "paired_strategy"]
     known = good[good["paired_speedup"].notna()]
     if known.empty or len(known) < len(good) or len(known[names].drop_duplicates()) > 1:
@@ -276,7 +275,7 @@ def _paired(good: pd.DataFrame) -> dict[str, Any]:
 
 
 def _own(good: pd.DataFrame) -> tuple[float, float]:
-    """The interval of a single run, img/s; NaN where it has none."""
+    """The interval of a single run, img/s; NaN if it has none."""
     below, above = own_halves(good)
     rate = float(good["img_per_s"].iloc[0])
     return rate * float(np.exp(-below[0])), rate * float(np.exp(above[0]))
@@ -293,7 +292,7 @@ def interval(rate: float, good: pd.DataFrame, spread: RunSpread) -> tuple[float,
         spread: between runs of their cohort.
     """
     below, above = own_halves(good)
-    if len(good) > 1:  # where a run's own error is unknown, the spread between runs holds it
+    if len(good) > 1:  # if a run's own error is unknown, the spread between runs includes it
         below, above = np.nan_to_num(below), np.nan_to_num(above)
     between = spread.half(len(good))
     low, high = (

@@ -1,9 +1,8 @@
-"""The spread between runs: how far runs of one configuration lie apart.
+"""The spread between runs: how much runs of one configuration differ.
 
-A run's own interval describes its own minutes. Another run of the same configuration sees another
-clock, memory layout and neighbours (Kalibera & Jones 2013, "Rigorous Benchmarking in Reasonable
-Time", ISMM, section 6), so a figure that compares two runs must allow for this spread too.
-"""
+A run's interval describes its own minutes. Another run of the same configuration sees other clock
+rates, memory layouts and neighbours (Kalibera & Jones 2013, "Rigorous Benchmarking in Reasonable
+Time", ISMM, section 6), so a figure that compares two runs must allow for this spread too."""
 
 from __future__ import annotations
 
@@ -19,11 +18,11 @@ from dpeval.stats.comparison import LEAST_FREEDOM, quantile
 from dpeval.util.arrays import Floats
 
 ASSUMED_SHARE = 0.02
-"""Relative standard deviation assumed where no repetitions show it: the lower end of the 2–5 %
-that README reports for an undisturbed virtual machine. A gate over many configurations assumes more
+"""Relative standard deviation assumed without repetitions: the lower end of the 2–5 % that README
+reports for an undisturbed virtual machine. A gate over many configurations assumes more
 (:data:`~dpeval.stats.comparison.LARGEST_SPREAD`)."""
 COHORT = ["series", "hardware"]
-"""Columns that runs share whose spread is pooled."""
+"""Runs that are equal in these columns share a pooled spread."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class RunSpread:
     """Standard deviation between runs of the log of their mean step (about: over the mean),
     beyond what the steps within a run explain."""
     freedom: float
-    """Degrees of freedom of `share`; infinite where it is assumed, and so taken as known."""
+    """Degrees of freedom of `share`; infinite if it is assumed, and so taken as known."""
     configurations: int
     """How many configurations with repetitions it was measured on."""
 
@@ -46,10 +45,9 @@ class RunSpread:
     def half(self, runs: int = 1) -> float:
         """Half-width, from this spread alone, of the 95 % interval of the log of a mean of `runs`.
 
-        To compare two configurations, add this in quadrature for each of them, and their own
+        To compare two configurations, add in quadrature this for each of them and their own
         half-widths (Zou & Donner 2008, "Construction of confidence limits about effect measures",
-        Stat. Med. 27, equation 4).
-        """
+        Stat. Med. 27, equation 4)."""
         return student(self.freedom) * self.share / math.sqrt(runs)
 
 
@@ -58,7 +56,7 @@ def run_spread(runs: pd.DataFrame, column: str = "img_per_s") -> RunSpread:
 
     Args:
         runs: one row per run (:data:`~dpeval.analysis.frame.columns.COLUMNS`), of one cohort.
-        column: what is compared: throughput, or something else that is proportional to time.
+        column: what is compared: throughput, or another quantity proportional to time.
     """
     good = runs[is_measured(runs) & (runs[column] > 0) & (runs["steps"] > 1)]
     work = good[CONFIGURATION].assign(
@@ -75,14 +73,14 @@ def run_spread(runs: pd.DataFrame, column: str = "img_per_s") -> RunSpread:
 def pooled(runs: Floats, scatter: Floats, own: Floats) -> RunSpread:
     """The spread between runs, pooled over configurations with repetitions.
 
-    A configuration of n runs adds n-1 degrees of freedom. The runs' own squared errors are
-    subtracted from their variance: they are what the steps within a run explain. Fewer than
-    :data:`LEAST_FREEDOM` degrees of freedom replace the assumption only where they show more.
+    A configuration of n runs adds n-1 degrees of freedom. The runs' own squared errors, which the
+    steps within a run explain, are subtracted from their variance. Fewer than :data:`LEAST_FREEDOM`
+    degrees of freedom replace the assumption only if they show more.
 
     Args:
         runs: runs per configuration, each at least 2, shape [k].
         scatter: variance of the log of their mean steps, shape [k].
-        own: mean squared standard error of one of them, as far as its steps tell, shape [k].
+        own: mean squared standard error of a run, from its steps, shape [k].
     """
     freedom = float((runs - 1).sum())
     variance = float(((scatter - own) * (runs - 1)).sum()) / freedom if freedom else 0.0
@@ -98,7 +96,7 @@ def by_cohort(runs: pd.DataFrame, column: str = "img_per_s") -> dict[Hashable, R
 
 
 def own_halves(runs: pd.DataFrame) -> tuple[Floats, Floats]:
-    """How far each run's own 95 % interval reaches below and above, in log img/s; unknown: NaN."""
+    """How far each run's 95 % interval reaches below and above, in log img/s; NaN if unknown."""
     rate, low, high = (
         runs[name].to_numpy(dtype=float)
         for name in ("img_per_s", "img_per_s_low", "img_per_s_high")
@@ -111,7 +109,7 @@ def own_halves(runs: pd.DataFrame) -> tuple[Floats, Floats]:
 
 
 def own_errors(runs: pd.DataFrame) -> Floats:
-    """Standard error of each run's log img/s, as far as its own steps tell it; unknown: NaN."""
+    """Standard error of each run's log img/s, from its own steps; NaN if unknown."""
     below, above = own_halves(runs)
     effective = np.nan_to_num(runs["effective_steps"].to_numpy(dtype=float), nan=np.inf)
     return np.asarray(

@@ -1,1 +1,1 @@
-"""What the runs come to: speedup, efficiency, laws, best configuration, comparison, claims."""
+"""Results of the runs: speedup, efficiency, laws, best configuration, comparison, claims."""

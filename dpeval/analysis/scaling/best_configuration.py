@@ -26,7 +26,7 @@ class Objective:
     name: str
     description: str
     unit: str
-    """Where samples are images."""
+    """For samples that are images."""
     highest: bool
 
 
@@ -43,7 +43,8 @@ MIN_EFFICIENCY = 0.8
 
 @dataclass(frozen=True)
 class Candidate:
-    """A configuration, its score, and where it stands; ends of intervals are NaN if unknown."""
+    """A configuration, its value and its rank among others; ends of intervals are NaN if
+    unknown."""
 
     num_devices: int
     batch: int
@@ -53,13 +54,13 @@ class Candidate:
     efficiency: float
     efficiency_low: float
     efficiency_high: float
-    """Parallel efficiency against one device and its 95 % interval; NaN: unknown, as the batch was
-    not measured on one device."""
+    """Parallel efficiency against one device and its 95 % interval; NaN if the batch was not
+    measured on one device."""
     could_be_best: bool = True
-    """Whether the best of all, with 95 % confidence, could be this one."""
+    """Whether this could be the best of all, with 95 % confidence."""
     behind: float = math.nan
-    """How far it is from the best at most, with 95 % confidence, as a share of the best's value;
-    NaN: unknown."""
+    """The most it can be behind the best, with 95 % confidence, as a share of the best's value; NaN
+    if unknown."""
 
 
 @dataclass(frozen=True)
@@ -71,27 +72,26 @@ class Choice:
     """None: over all batches."""
     objective: Objective
     best: Candidate | None
-    """The one with the best value; None: no configuration qualifies, for the reason in
-    `why_not`."""
+    """The one with the best value; None if no configuration qualifies (see `why_not`)."""
     others: list[Candidate]
     """All others that qualify, best value first."""
     why_not: str = ""
     floor: float | None = None
     """The lowest parallel efficiency considered; None: any."""
     doubtful: list[Candidate] = field(default_factory=list["Candidate"])
-    """Those with a better value than the best of which it is not known, or not settled with 95 %
-    confidence, whether they reach the floor of efficiency."""
+    """Those with a better value than the best that may or may not reach the floor of efficiency: it
+    is unknown, or not settled with 95 % confidence."""
     sample: str = "img"
     """What a sample is in this family: img, tokens, …"""
 
     @property
     def unit(self) -> str:
-        """Of its value."""
+        """The unit of its value."""
         return self.objective.unit.replace("img", self.sample)
 
     @property
     def description(self) -> str:
-        """What counts as best here."""
+        """What "best" means here."""
         words = self.objective.description
         return words if self.sample == "img" else words.replace("per image", f"per {self.sample}")
 
@@ -112,9 +112,10 @@ def choose(
     """The best configuration of every family, over all batches and then for each.
 
     Multiple comparisons with the best (:func:`~dpeval.stats.best.compared_with_best`) on the
-    logarithm say which configurations could be the best, and how far each is behind at most. Those
-    of one batch that took turns with its baseline are compared by their ratios to it, in which the
-    drift of the machine cancels. Others count as independent, with the spread between runs.
+    logarithm give the configurations that could be the best, and how far each can be behind.
+    Configurations of one batch that took turns with its baseline are compared by their ratios to
+    it, in which the drift of the machine cancels. Others count as independent, with the spread
+    between runs.
 
     Args:
         measured: :func:`dpeval.analysis.scaling.speedup.points`.
@@ -183,7 +184,7 @@ def _none_reaches(floor: float, doubtful: list[Candidate]) -> str:
         return f"none reaches {floor:.0%} efficiency"
     if all(math.isnan(one.efficiency) for one in doubtful):
         return f"there is no run on one device to measure {floor:.0%} efficiency against"
-    return f"none reaches {floor:.0%} efficiency for sure"
+    return f"none certainly reaches {floor:.0%} efficiency"
 
 
 def _candidates(rows: list[dict[Any, Any]], objective: Objective) -> list[Candidate]:
@@ -199,7 +200,7 @@ def _candidates(rows: list[dict[Any, Any]], objective: Objective) -> list[Candid
         )
         for row, could, low in zip(rows, standing.could_be_best, standing.low.tolist(), strict=True)
     ]
-    # Among equals, fewer devices: cheaper.
+    # Among equals, fewer devices: they are cheaper.
     order = sorted(range(len(made)), key=lambda i: (-logs[i], made[i].num_devices, made[i].batch))
     return [made[index] for index in order]
 
@@ -210,7 +211,7 @@ def _candidate(row: dict[Any, Any], objective: Objective) -> Candidate:
 
 
 def _efficiency(row: dict[Any, Any]) -> tuple[float, float, float]:
-    """Parallel efficiency and its interval; NaN where the baseline is not one device."""
+    """Parallel efficiency and its interval; NaN if the baseline is not one device."""
     if row["baseline_devices"] != 1:
         return math.nan, math.nan, math.nan
     return row["efficiency"], row["efficiency_low"], row["efficiency_high"]
@@ -238,7 +239,7 @@ def _compared(rows: list[dict[Any, Any]], objective: Objective) -> tuple[Floats,
 
 
 def are_paired(rows: Sequence[Mapping[Any, Any]]) -> bool:
-    """Whether all rows are of one batch and took turns with its baseline, or are that."""
+    """Whether all rows have one batch and took turns with its baseline, or are that baseline."""
     others = [row for row in rows if row["num_devices"] != row["baseline_devices"]]
     return (
         len({row["batch"] for row in rows}) == 1
@@ -260,7 +261,7 @@ def could_be_fastest(points: pd.DataFrame) -> list[bool]:
 
 
 def _score(row: dict[Any, Any], objective: Objective) -> tuple[float, float, float]:
-    """The value by which `objective` chooses, and the ends of its interval."""
+    """The value that `objective` compares, and the ends of its interval."""
     rate, low, high = (float(row[name]) for name in ("img_per_s", "low", "high"))
     devices = int(row["num_devices"])
     if objective is DEVICE_SECONDS:

@@ -1,9 +1,8 @@
 """Claims that need an explanation: efficiency above 1, throughput that falls with more devices.
 
-A super-linear speedup nearly always means that the baseline was slower than it should have been
-(Helmbold & McDowell 1990, "Modeling speedup(n) greater than n", IEEE TPDS 1(2)); so every
-such claim comes with the evidence against it.
-"""
+A super-linear speedup nearly always means that the baseline was slower than it should be (Helmbold
+& McDowell 1990, "Modeling speedup(n) greater than n", IEEE TPDS 1(2)), so every such claim comes
+with the evidence against it."""
 
 from __future__ import annotations
 
@@ -51,7 +50,7 @@ class Claim:
 
 
 def claims(runs: pd.DataFrame, measured: pd.DataFrame, waterfalls: list[Waterfall]) -> list[Claim]:
-    """Every claim that the measured configurations make, with its evidence.
+    """Every surprising claim among the measured configurations, with its evidence.
 
     Args:
         runs: one row per run (:data:`~dpeval.analysis.frame.columns.COLUMNS`).
@@ -60,7 +59,7 @@ def claims(runs: pd.DataFrame, measured: pd.DataFrame, waterfalls: list[Waterfal
     """
     if measured.empty:
         return []
-    # Only the runs of claims are needed, and grouping all is what costs.
+    # Only the runs of claims are needed, and grouping all runs would be slow.
     good = runs[is_measured(runs)]
     places = good.groupby(CONFIGURATION, dropna=False).indices
     known = {tuple(item.key.values()): item for item in waterfalls}
@@ -90,7 +89,8 @@ def claims(runs: pd.DataFrame, measured: pd.DataFrame, waterfalls: list[Waterfal
 
 
 def _is_slower(row: dict[str, Any], before: dict[str, Any]) -> bool:
-    """Whether the interval of the ratio of throughputs excludes 1; clearly, if it is unknown."""
+    """Whether the interval of the ratio of throughputs excludes 1; if unknown, whether it is
+    clearly not 1."""
     gap = math.log(before["img_per_s"] / row["img_per_s"])
     half = math.hypot(
         math.log(before["img_per_s"] / before["comparable_low"]),
@@ -103,7 +103,7 @@ def _is_super_linear(row: dict[str, Any], against: Pair) -> bool:
     low = row["efficiency_low"]
     if row["efficiency"] > 1 + UNKNOWN_MARGIN if math.isnan(low) else low > 1:
         return True
-    # A cold repetition of the baseline both makes the claim and widens the interval that hides it.
+    # A cold repetition of the baseline both causes the claim and widens the interval that hides it.
     return bool(row["efficiency"] > 1 + UNKNOWN_MARGIN) and outlier(against) is not None
 
 

@@ -32,15 +32,15 @@ KEY = [
 ]  # fmt: skip
 """What a table shows of a configuration."""
 FOUND = ["dataset_used", "train_images", "threads", "micro_batches"]
-"""What a run was given on its machine; with everything requested it identifies a configuration."""
+"""What a run found on its machine; together with the request it identifies a configuration."""
 MACHINE_CHANGE = 0.05
-"""A machine whose reference work takes this much longer or shorter has changed itself."""
+"""If the reference work takes this much longer or shorter, the machine itself has changed."""
 _MOST_DIFFERING = 3
 
 
 @dataclass(frozen=True)
 class Tested:
-    """What the test of one configuration says; NaN where it was not tested."""
+    """The test result of one configuration; NaN if it was not tested."""
 
     ratio: float
     """Throughput after over before."""
@@ -52,7 +52,7 @@ class Tested:
     p_slower: float
     """Adjusted one-sided p-value of "not slower than allowed"."""
     detectable: float
-    """The ratio below 1 that would be found in 80 % of cases if nothing else had changed."""
+    """The ratio below 1 that would be detected in 80 % of cases."""
 
 
 _UNTESTED = Tested(*[math.nan] * 6)
@@ -65,13 +65,14 @@ class Change(Tested):
     key: dict[str, Any]
     """Values of :data:`KEY`."""
     name: str
-    """What sets it apart from others of the same device count and batch; empty: nothing."""
+    """What distinguishes it from others of the same device count and batch; empty if nothing
+    does."""
     before: float
     after: float
-    """img/s; NaN if that side measured nothing."""
+    """img/s; NaN if that sweep measured nothing."""
     runs: tuple[int, int]
     status: tuple[str, str]
-    """How each side ended: ok, oom, …, or absent."""
+    """How each sweep's runs ended: ok, oom, …, or absent."""
     note: str = ""
 
     @property
@@ -91,7 +92,7 @@ class Change(Tested):
 
     @property
     def is_assumed(self) -> bool:
-        """Whether the spread between runs was assumed, because too few were repeated."""
+        """Whether the spread between runs was assumed because of too few repetitions."""
         return sum(self.runs) - 2 < LEAST_FREEDOM
 
     @property
@@ -103,13 +104,14 @@ class Change(Tested):
 def compare(before: pd.DataFrame, after: pd.DataFrame, allowed: float = 0.0) -> list[Change]:
     """Compare the runs of two sweeps, configuration by configuration.
 
-    Runs are repetitions of one configuration if everything is equal that was requested and decides
-    what is measured, and what they found on their machine (:data:`FOUND`). Mean log throughput is
-    compared by Student's t test on the variance between repetitions, or by a z test on an assumed
-    one (:func:`~dpeval.stats.comparison.error_of_difference`). The p-values of all configurations
-    are adjusted by Holm's method, which keeps the family-wise error at :data:`FAMILY_ERROR`
-    (simulated in ``benchmarks/comparison.py``). What all runs of a sweep share, such as the state
-    of the machine on that day, is no part of the spread between them (:func:`machine_change`).
+    Runs are repetitions of one configuration if they agree in everything requested that decides
+    what is measured, and in what they found on their machine (:data:`FOUND`). Mean log throughput
+    is compared by Student's t test on the variance between repetitions, or by a z test on an
+    assumed one (:func:`~dpeval.stats.comparison.error_of_difference`). The p-values of all
+    configurations are adjusted by Holm's method, which keeps the family-wise error at
+    :data:`FAMILY_ERROR` (simulated in ``benchmarks/comparison.py``). The spread between runs does
+    not include what all runs of a sweep share, such as the state of the machine on that day
+    (:func:`machine_change`).
 
     Args:
         before, after: one row per run (:data:`dpeval.analysis.frame.columns.COLUMNS`).
@@ -137,9 +139,9 @@ def compare(before: pd.DataFrame, after: pd.DataFrame, allowed: float = 0.0) -> 
 def machine_change(before: pd.DataFrame, after: pd.DataFrame) -> float:
     """How much longer the reference work took in the second sweep, as a fraction; NaN: unknown.
 
-    The machine itself was slower then, and with it every configuration. Means of the log over the
-    configurations that both sweeps hold, so that their number of runs does not matter.
-    """
+    A positive value means that the machine itself was slower, and with it every configuration. The
+    mean of the log is taken over configurations in both sweeps, so their numbers of runs do not
+    matter."""
     changes = []
     for pair in _pairs(before, after):
         one, two = (_good(side)["machine_s"].dropna().to_numpy(dtype=float) for side in pair)
@@ -149,7 +151,7 @@ def machine_change(before: pd.DataFrame, after: pd.DataFrame) -> float:
 
 
 Pair = tuple[pd.DataFrame, pd.DataFrame]
-"""The runs of one configuration before and after; empty: that sweep has none."""
+"""The runs of one configuration before and after; empty if that sweep has none."""
 
 
 def _pairs(before: pd.DataFrame, after: pd.DataFrame) -> list[Pair]:
@@ -159,7 +161,7 @@ def _pairs(before: pd.DataFrame, after: pd.DataFrame) -> list[Pair]:
         return []
     found = runs[FOUND].map(str).agg("\x1f".join, axis=1)
     runs["found"] = _as_measured(runs, found)
-    # By its text: some values of the key are NaN, and NaN is in no order.
+    # Sorted as text: some values of the key are NaN, which has no order.
     runs["order"] = runs[[*KEY, "configuration", "found"]].map(str).agg("\x1f".join, axis=1)
     by = ["model", "hardware", "scaling", "batch", "num_devices", "order"]
     groups = runs.sort_values(by).groupby(["configuration", "found"], sort=False)
@@ -167,9 +169,10 @@ def _pairs(before: pd.DataFrame, after: pd.DataFrame) -> list[Pair]:
 
 
 def _as_measured(runs: pd.DataFrame, found: pd.Series[str]) -> pd.Series[str]:
-    """`found`, where a run that measured nothing takes it from one of its configuration that did.
+    """`found`, with gaps of runs that measured nothing filled from a measured run of the
+    configuration.
 
-    What ran before and fails now was refused before it had data or threads.
+    A run that succeeded before and fails now may have been refused before it had data or threads.
     """
     homes: dict[tuple[str, int], str] = {}
     measured = runs["img_per_s"].notna()
@@ -213,14 +216,14 @@ def _tests(pairs: Sequence[Pair], allowed: float) -> list[Tested]:
 
 
 def _own_variance(pair: Pair) -> float:
-    """Mean squared standard error of the runs' own log throughput; 0 where not known."""
+    """Mean squared standard error of the runs' own log throughput; 0 if unknown."""
     errors = own_errors(pd.concat([_good(one) for one in pair]))
     return float((np.nan_to_num(errors) ** 2).mean())
 
 
 def _change(pair: Pair, name: str, result: Tested, note: str) -> Change:
     known = pd.concat(pair)
-    # A run that measured is sure of more of its key.
+    # A measured run knows more of its key.
     first = known.sort_values("img_per_s", na_position="last").iloc[0]
     return Change(
         key={column: first[column] for column in KEY},
@@ -263,7 +266,7 @@ def _note(pair: Pair, pairs: Sequence[Pair]) -> str:
 
 
 def _nearest(runs: pd.DataFrame, here: int, pairs: Sequence[Pair]) -> str:
-    """In what the configuration of the other sweep differs that is most like these runs."""
+    """How the most similar configuration of the other sweep differs from these runs."""
     own = _fields(runs)
     others = [
         _fields(pair[1 - here])
@@ -300,7 +303,7 @@ def _differing(fields: Sequence[dict[str, str]]) -> list[str]:
 
 
 def _names(pairs: Sequence[Pair]) -> list[str]:
-    """For each pair, the fields that set it apart from others of its device count and batch."""
+    """For each pair, the fields that distinguish it from others of its device count and batch."""
     fields = [_fields(pd.concat(pair)) for pair in pairs]
     places = [(one.get("num_devices"), one.get("batch")) for one in fields]
     crowded = {place for place, count in Counter(places).items() if count > 1}

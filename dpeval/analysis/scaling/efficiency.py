@@ -2,9 +2,8 @@
 
 The reference is the POP model (https://pop-coe.eu/node/69; Wagner et al. 2018, "A Structured
 Approach to Performance Analysis"), which multiplies load balance, communication and computation
-scalability. The ablation windows of a record (all ranks as usual, without synchronisation, one
-rank alone) split computation scalability further.
-"""
+scalability. The ablation windows of a record (all ranks as normal, without synchronisation, one
+rank alone) split computation scalability further."""
 
 from __future__ import annotations
 
@@ -47,20 +46,20 @@ class Factor:
     """One factor of a configuration's efficiency."""
 
     parts: tuple[str, ...]
-    """Of :data:`ORDER`; more than one if they could not be separated."""
+    """Names from :data:`ORDER`; several if they could not be separated."""
     value: float
     half: float
-    """Half-width of the 95 % interval of its logarithm by first-order propagation; NaN where not
-    known."""
+    """Half-width of the 95 % interval of its logarithm, by first-order propagation; NaN if
+    unknown."""
     note: str = ""
     """What was missing or assumed."""
     meaning: str = ""
-    """What is lost, of the first two parts."""
+    """What the first two parts lose."""
 
     @property
     def low(self) -> float:
         """Lower end of the 95 % interval."""
-        return self.value * math.exp(-self.half)  # 0 for any half-width beyond reason
+        return self.value * math.exp(-self.half)  # 0 for absurdly large half-widths
 
     @property
     def high(self) -> float:
@@ -89,10 +88,9 @@ class Waterfall:
     def largest_losses(self) -> list[Factor]:
         """The lowest factor and those that cannot be told apart from it, the lowest first.
 
-        Two factors are told apart where their 95 % intervals do not overlap. That is stricter than
-        a test of their ratio, but holds however their errors depend on each other: two factors may
-        come from the same windows.
-        """
+        Two factors can be told apart if their 95 % intervals do not overlap. That is stricter than
+        a test of their ratio, but valid however their errors depend on each other: two factors may
+        come from the same windows."""
         lowest = min(self.factors, key=lambda factor: factor.value)
         others = [one for one in self.factors if one is not lowest and not lowest.high < one.low]
         return [lowest, *sorted(others, key=lambda factor: factor.value)]
@@ -101,8 +99,7 @@ class Waterfall:
 def waterfalls(measured: pd.DataFrame) -> list[Waterfall]:
     """The factors of every configuration of :func:`~dpeval.analysis.scaling.speedup.points`.
 
-    Only for series with a one-device run: the windows have no meaning against another baseline.
-    """
+    Only for series with a one-device run: the windows mean nothing against another baseline."""
     if measured.empty:
         return []
     found = []
@@ -121,10 +118,10 @@ def _plain(row: dict[Any, Any]) -> dict[str, Any]:
 def waterfall(base: dict[str, Any], cell: dict[str, Any]) -> Waterfall:
     """Factor the efficiency of `cell` against one device, `base`.
 
-    With X throughputs in img/s, B the images per step, T the mean step in the main window, L how
-    much waits for data delay it, and b the first rank's batch. The ablation windows give, each
-    without waits for data: A the usual step, S the step without synchronisation, F that of the
-    first rank, C that rank's step when it runs alone.
+    X is throughput in img/s, B the images per step, T the mean step in the main window, L its delay
+    by waits for data, and b the first rank's batch. The ablation windows give, without waits for
+    data: A the normal step, S the step without synchronisation, F that of the first rank, and C
+    that rank's step when it runs alone.
 
     - input: (1 - L_N/T_N) / (1 - L_1/T_1)
     - granularity: rate alone over the rate of one device, b / C / (X_1 / (1 - L_1/T_1))
@@ -134,11 +131,10 @@ def waterfall(base: dict[str, Any], cell: dict[str, Any]) -> Waterfall:
     - gradient synchronisation: S / A
     - remainder: A / (T_N - L_N)
 
-    The product telescopes to X_N / (N X_1) = E. The first rank is the reference throughout, as
-    one device is the first one too: POP's mean over max would call it contention where the
-    straggler is another, and contention above 1 where it is the first. Waits for data are in the
-    input factor alone, as far as they delay a step
-    (:mod:`dpeval.analysis.frame.step_losses`).
+    The product telescopes to X_N / (N X_1) = E. The first rank is the reference throughout, because
+    one device is the first one, too: with POP's mean over max, a straggler would appear as
+    contention, or as contention above 1 if it is the first rank. Waits for data are in the input
+    factor alone, as far as they delay a step (:mod:`dpeval.analysis.frame.step_losses`).
 
     If a window is missing, its factors merge into one: E over the product of the others.
     """
@@ -177,7 +173,7 @@ def _factors(base: dict[str, Any], cell: dict[str, Any]) -> Iterator[Factor]:
 
 
 def _from_phases(base: dict[str, Any], cell: dict[str, Any]) -> Factor | None:
-    """Gradient synchronisation without windows: what it visibly takes of a step.
+    """Gradient synchronisation without windows: its visible share of a step.
 
     Waits for slower ranks are in the load balance, so the exposed communication is that of the
     rank that waits least. Gradients are copied on one device too if its model is wrapped; only the
@@ -196,7 +192,7 @@ def _from_phases(base: dict[str, Any], cell: dict[str, Any]) -> Factor | None:
 
 
 def _busy_s(row: dict[str, Any]) -> float:
-    """The mean step without what waits for data add to it, s."""
+    """The mean step without delays by waits for data, s."""
     return float(row["step_s"]) - (_known(row["input_s"]) or 0.0)
 
 
@@ -228,9 +224,9 @@ def _windows(base: dict[str, Any], cell: dict[str, Any]) -> Iterator[Factor]:
         yield Factor((REMAINDER,), normal / _busy_s(cell), float(cell["normal_half"]))
     if alone is not None and batch is not None and _busy_s(base) > 0:
         computing = float(base["img_per_s"]) * float(base["step_s"]) / _busy_s(base)
-        # Two runs are compared, so the spread between runs counts for both …
+        # This compares two runs, so the spread between runs counts for both …
         half = math.hypot(float(cell["alone_half"]), _between_half(cell), _rate_half(base))
-        note = "also holds what changed between the one-device run and this one"
+        note = "also includes what changed between the one-device run and this one"
         paired = _known(cell["granularity_half"])
         if paired is not None and cell["is_paired"]:  # … unless they took turns
             half, note = paired, ""
@@ -273,7 +269,7 @@ def _rate_half(row: dict[str, Any]) -> float:
 
 
 def _between_half(row: dict[str, Any]) -> float:
-    """The part of :func:`_rate_half` that a single run does not show; repetitions show all."""
+    """The part of :func:`_rate_half` that a single run does not show; zero with repetitions."""
     own = _log_half(row["low"], row["high"])
     return math.sqrt(max(0.0, _rate_half(row) ** 2 - own**2))
 

@@ -17,23 +17,23 @@ from dpeval.stats.intervals import robust_deviation
 OUTLIER_SHARE = 0.10
 """A repetition this far from the median of the others …"""
 OUTLIER_SCORE = 3.5
-"""… and so many robust standard deviations is an outlier (Iglewicz & Hoaglin 1993, How to
+"""… and by this many robust standard deviations is an outlier (Iglewicz & Hoaglin 1993, How to
 Detect and Handle Outliers, section 3)."""
 INPUT_SHARE = 0.05
 NOISE_SHARE = 0.05
 FULL_SHARE = 0.90
-"""A rank this close to its memory budget may swap, or free and allocate again."""
+"""A rank this close to its memory budget may swap, or free and reallocate."""
 GAIN = 1.03
 RISE = 0.05
 UNEVEN = 1.05
 MAJOR_FAULTS = 100
 FAULT_SHARE = 0.03
-"""Share of a step spent in minor page faults, not counting what they evict from caches."""
+"""Share of a step spent in minor page faults, not counting the cache lines they evict."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A configuration and the one it is compared with, with their runs."""
+    """A configuration and the one it is compared with, each with its runs."""
 
     base: dict[str, Any]
     cell: dict[str, Any]
@@ -93,7 +93,7 @@ def _threads(pair: Pair) -> str | None:
 
 
 def _waits(row: dict[str, Any]) -> float:
-    """The share of a step that waits for data add to it; 0 where it is not known."""
+    """The share of a step added by waits for data; 0 if unknown."""
     share = float(row["input_s"]) / float(row["step_s"])
     return 0.0 if math.isnan(share) else share
 
@@ -235,7 +235,7 @@ def _phase(pair: Pair) -> str | None:
 
 
 _DELAYS = {"data": "input_s", "comm_exposed": "exposed_s"}
-"""Columns that hold what a wait of any rank adds to a step, not what one rank waits."""
+"""Columns with the delay of a step by any rank's wait, not the wait of one rank."""
 
 
 def _phase_share(row: dict[str, Any], phase: str) -> float:
@@ -245,7 +245,7 @@ def _phase_share(row: dict[str, Any], phase: str) -> float:
 
 
 def _factor(pair: Pair) -> str | None:
-    """The factor of the waterfall that fell most, unless its fall may be chance."""
+    """The factor of the waterfall that fell most, unless that may be chance."""
     if pair.waterfall is None:
         return None
     factors = pair.before.factors if pair.before is not None else []

@@ -39,13 +39,13 @@ class Findings:
     """One row per configuration (:data:`~dpeval.analysis.pooling.repetitions.POOLED`), missing ones
     included."""
     points: pd.DataFrame
-    """The measured ones with :data:`~dpeval.analysis.scaling.speedup.POINT_COLUMNS`."""
+    """The measured configurations, with :data:`~dpeval.analysis.scaling.speedup.POINT_COLUMNS`."""
     curves: list[Curve]
     waterfalls: list[Waterfall]
     claims: list[Claim]
     choices: list[Choice]
     objective: Objective
-    """The one that the user chose."""
+    """The objective that the user chose."""
 
     @property
     def summary(self) -> pd.DataFrame:
@@ -54,7 +54,7 @@ class Findings:
 
 
 def joined(pooled: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
-    """`pooled` with the columns of `points`: NaN for what was not measured."""
+    """`pooled` with the columns of `points`; NaN if not measured."""
     added = points[[*CONFIGURATION, *POINT_COLUMNS]]
     if added.empty:
         return pooled.assign(**dict.fromkeys(POINT_COLUMNS, float("nan")))
@@ -71,7 +71,7 @@ def find(
     Args:
         loaded: the runs.
         objective: what the verdict calls best; the others are computed as well.
-        min_efficiency: the floor that the user set.
+        min_efficiency: the efficiency floor that the user set.
     """
     loaded = dataclasses.replace(loaded, runs=cohorts.with_shared_baselines(loaded.runs))
     pooled = repetitions.pool(loaded.runs)

@@ -1,4 +1,4 @@
-"""Laws of scaling fitted to measured curves: which one the data support, if any."""
+"""Scaling laws fitted to measured curves, and which one the data support, if any."""
 
 from __future__ import annotations
 
@@ -24,15 +24,14 @@ _DRAWS = 2_000
 class Law:
     """A model of throughput over devices: X(N) = X_1 S(N; parameters).
 
-    Of one step on one device, time that is shared out takes 1/N, or more where the fullest rank
-    has more than its even share: one over the ideal speedup, B / ⌈B/N⌉ of B images.
-    """
+    The parallel part of a step takes 1/N of its time on one device, or more if the fullest rank has
+    more than its even share: one over the ideal speedup, which is B / ⌈B/N⌉ for B images."""
 
     name: str
     parameters: tuple[str, ...]
-    """Beside the throughput of one device; each a number or a series as long as the devices."""
+    """Parameters besides the throughput of one device."""
     speedup: Callable[[Floats, Floats, Sequence[Any]], Floats]
-    """Of device counts, the ideal speedup at each, and the parameters."""
+    """S as a function of device counts, their ideal speedups, and the parameters."""
     source: str
     start: tuple[float, ...] = ()
 
@@ -80,7 +79,7 @@ Bound = Annotated[float, WithJsonSchema({"type": ["number", "null"]})]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A parameter with its 95 % interval; an infinite end is not bounded by the data."""
+    """A parameter with its 95 % interval; an infinite end means that the data set no bound."""
 
     value: Bound
     low: Bound
@@ -96,13 +95,13 @@ class Fit:
     parameters: dict[str, Estimate]
     """By name; a negative serial fraction or contention means faster than ideal."""
     rate_one: Estimate
-    """Throughput of one device by the law, img/s."""
+    """Throughput of one device according to the law, img/s."""
     residuals: dict[int, float]
-    """Per device count: measured over the law's throughput, less one."""
+    """For each device count, measured throughput over the law's, minus one."""
     aicc: float | None
     """Corrected Akaike criterion; None: too few points for it."""
     misfit_p: float | None
-    """Chance of a misfit this large if the law holds; None where no errors are known."""
+    """Probability of a misfit this large if the law holds; None if no errors are known."""
     peak_devices: Estimate | None = None
     """USL only: the device count beyond which throughput falls, where it does."""
     draws: Floats = field(default_factory=lambda: np.empty((0, 0)), repr=False, compare=False)
@@ -126,8 +125,7 @@ class Curve:
 def fit_all(measured: pd.DataFrame) -> list[Curve]:
     """Fit the laws to every curve of :func:`points`.
 
-    Points with more ranks than cores or GPUs are left out: devices are not added there.
-    """
+    Oversubscribed points are left out: they add ranks, not devices."""
     measured = measured[~measured["oversubscribed"].astype(bool)]
     if measured.empty:
         return []
@@ -139,14 +137,14 @@ def fit_all(measured: pd.DataFrame) -> list[Curve]:
 
 
 def fit_curve(group: pd.DataFrame, key: dict[str, Any]) -> Curve:
-    """Fit every law for which there are points enough, and choose.
+    """Fit every law for which there are enough points, and choose one.
 
-    Weighted least squares on log X, so that an error of 1 % counts alike everywhere. The standard
-    errors (:func:`errors_of`) hold the spread between runs. The criterion is Akaike's, corrected
-    for few points: AICc = χ² + 2k + 2k(k+1)/(n-k-1) (Burnham & Anderson 2002, Model Selection,
-    section 2.4), so a law of k parameters (X_1 counts) needs k+2 points to be a candidate. A law
-    whose χ² is less likely than :data:`REFUSED_P` is not supported, however it compares.
-    """
+    Weighted least squares on log X, so that an error of 1 % has the same weight everywhere. The
+    standard errors (:func:`errors_of`) include the spread between runs. The criterion is Akaike's,
+    corrected for few points: AICc = χ² + 2k + 2k(k+1)/(n-k-1) (Burnham & Anderson 2002, Model
+    Selection, section 2.4), so a law of k parameters (X_1 counts) needs k+2 points to be a
+    candidate. A law whose χ² is less likely than :data:`REFUSED_P` is not supported, however it
+    compares."""
     group = group.sort_values("num_devices")
     devices = group["num_devices"].to_numpy(dtype=float)
     rate = group["img_per_s"].to_numpy(dtype=float)
@@ -160,24 +158,24 @@ def fit_curve(group: pd.DataFrame, key: dict[str, Any]) -> Curve:
             continue
         try:
             fits.append(fit(law, devices, rate, errors, freedom, ideal))
-        except RuntimeError:  # as where throughput falls and Amdahl's s grows without end
+        except RuntimeError:  # for example if throughput falls and Amdahl's s grows without bound
             lacking.append(f"{law.name} does not converge")
     best = _best(fits)
     counts = [int(count) for count in devices]
     said = _verdict(fits, best, lacking, len(counts))
     if fits and (ideal < devices).any():
-        said += " Shares of whole images are allowed for."
+        said += "  The fit allows for ranks having whole images only."
     return Curve(key, counts, fits, best, said)
 
 
 def errors_of(group: pd.DataFrame) -> tuple[Floats | None, float]:
     """Standard errors of log X at each point and their degrees of freedom.
 
-    They hold the spread between runs, measured or assumed (and then taken as known: infinite
-    degrees of freedom), and what the steps of the runs themselves tell.
+    They combine the spread between runs, measured or assumed (then taken as known, with infinite
+    degrees of freedom), and the error from the runs' own steps.
 
     Returns:
-        None for the errors where not every point has one.
+        None for the errors unless every point has one.
     """
     errors = group["error_share"].to_numpy(dtype=float)
     known = np.isfinite(errors).all() and (errors > 0).all()
@@ -198,7 +196,7 @@ def fit(
         law: what to fit.
         devices: device counts, shape [n].
         rate: throughput at each of them, img/s, shape [n].
-        errors: standard errors of log `rate`, shape [n]; None where they are not known.
+        errors: standard errors of log `rate`, shape [n]; None if unknown.
         freedom: degrees of freedom of the errors; infinite: they are known.
         ideal: speedup of a perfect machine at each device count, shape [n]; None: `devices`.
 
@@ -243,7 +241,7 @@ def fit(
         misfit_p = float(chi2.sf(squares, left))
         if not math.isinf(freedom):
             misfit_p = float(f.sf(squares / left, left, freedom))
-            # What χ² of known errors is as unlikely: AICc knows nothing of estimated ones.
+            # The equally unlikely χ² for known errors: AICc does not allow for estimated ones.
             excess = float(chi2.isf(max(misfit_p, 1e-300), left))
     quantile = student(freedom)
     if errors is None or (misfit_p is not None and misfit_p < 0.05):
@@ -280,7 +278,7 @@ def _draw(values: Floats, covariance: Floats) -> Floats:
 
 def _aicc(squares: float, count: int, size: int, errors_known: bool) -> float | None:
     if not errors_known:
-        # The variance is estimated, too: n log(RSS/n), and one parameter more.
+        # The variance is estimated, too: n log(RSS/n), and one more parameter.
         squares, size = count * float(np.log(max(squares, 1e-30) / count)), size + 1
     if count - size - 1 < 1:
         return None
@@ -290,9 +288,8 @@ def _aicc(squares: float, count: int, size: int, errors_known: bool) -> float | 
 def _peak(values: Floats, draws: Floats) -> Estimate | None:
     """N* = sqrt((1 - σ) / κ) (Gunther 2007, section 4.5.3), by quantiles over the draws.
 
-    None where κ is not positive: throughput has no peak. An upper end of infinity means that
-    the data do not exclude that.
-    """
+    None if κ is not positive: throughput has no peak. An upper end of infinity means that the data
+    do not exclude this."""
 
     def peak(sigma: Floats, kappa: Floats) -> Floats:
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -370,7 +367,7 @@ def _band(curve: Curve, measured: pd.DataFrame, steps: int) -> Iterator[dict[str
     base = points.iloc[0]
     scale = float(base["num_devices"]) / float(base["img_per_s"])
     values = [estimate.value for estimate in chosen.parameters.values()]
-    # Whole devices: between them there are no shares.
+    # Whole devices only: shares are not defined in between.
     counts = np.linspace(curve.devices[0], curve.devices[-1], steps).round()
     for count in np.unique([*counts, *curve.devices]):
         at = np.full(len(chosen.draws), count)

@@ -1,7 +1,6 @@
 """Speedup, parallel efficiency and the serial fraction.
 
-A throughput X is images actually processed over the time of the slowest rank, img/s.
-"""
+Throughput X is the images actually processed over the time of the slowest rank, img/s."""
 
 from __future__ import annotations
 
@@ -28,7 +27,8 @@ POINT_COLUMNS: dict[str, str] = {
     "efficiency": "speedup over device count",
     "efficiency_low": "lower end of its 95 % interval",
     "efficiency_high": "upper end",
-    "is_paired": "whether both took turns in one sitting, so that drift cancels in the speedup",
+    "is_paired": "whether both runs took turns in one sitting, so that drift cancels in the "
+    "speedup",
     "serial_fraction": "Karp-Flatt metric; only for strong scaling with a one-device baseline",
     "serial_fraction_low": "lower end of its 95 % interval",
     "serial_fraction_high": "upper end",
@@ -36,29 +36,29 @@ POINT_COLUMNS: dict[str, str] = {
 
 
 def having(table: pd.DataFrame, key: Mapping[str, Any]) -> pd.DataFrame:
-    """The rows of `table` that have the values of `key`."""
+    """The rows of `table` with the values in `key`."""
     return table[np.logical_and.reduce([table[name] == value for name, value in key.items()])]
 
 
 def points(pooled: pd.DataFrame) -> pd.DataFrame:
     """Speedup, parallel efficiency and Karp-Flatt serial fraction of each measured configuration.
 
-    Strong scaling: E = t_1(B) / (N t_N(B)); weak: E = t_1(b) / t_N(bN). Both are
-    X_N / (N X_1), and the speedup is S = X_N / X_1 = N E. X_1 is that of one device without a
-    strategy where it was measured, the best serial execution (Hoefler & Belli 2015, "Scientific
-    Benchmarking of Parallel Computing Systems", SC'15, rule 1), and else that of the strategy on
-    one device (`baseline`). Without a one-device run, the fewest devices take its place and count
-    as ideal (`baseline_devices`).
+    Strong scaling: E = t_1(B) / (N t_N(B)); weak: E = t_1(b) / t_N(bN). Both are X_N / (N X_1), and
+    the speedup is S = X_N / X_1 = N E. X_1 is that of one device without a strategy if it was
+    measured, the best serial execution (Hoefler & Belli 2015, "Scientific Benchmarking of Parallel
+    Computing Systems", SC'15, rule 1), otherwise that of the strategy on one device (`baseline`).
+    Without a one-device run, the run on the fewest devices takes its place and counts as ideal
+    (`baseline_devices`).
 
-    Where a configuration took turns with the baseline, the speedup is the ratio of their rounds, in
-    which the drift of the machine cancels, with that ratio's own interval
+    If a configuration took turns with the baseline, the speedup is the ratio of their rounds, in
+    which the drift of the machine cancels, with the interval of that ratio
     (:mod:`dpeval.stats.paired`). Otherwise the interval is that of the logarithm of a ratio of
     independent values, whose half-widths (:func:`log_halves`, with the spread between runs) are
-    added in quadrature. The baseline itself has none. The experimentally
-    determined serial fraction is e = (1/S - 1/N) / (1 - 1/N) (Karp & Flatt 1990, "Measuring
-    parallel processor performance", CACM 33(5)), with :func:`ideal_speedup` for N: otherwise
-    images that do not divide evenly by N would count as serial work. It falls as S rises, so its
-    interval is that of S with the ends swapped.
+    added in quadrature. The baseline itself has none. The experimentally determined serial fraction
+    is e = (1/S - 1/N) / (1 - 1/N) (Karp & Flatt 1990, "Measuring parallel processor performance",
+    CACM 33(5)), with :func:`ideal_speedup` for N: otherwise images that do not divide evenly by N
+    would count as serial work. It falls as S rises, so its interval is that of S with the ends
+    swapped.
 
     Returns:
         The measured rows of `pooled` with the columns of :data:`POINT_COLUMNS`.
@@ -79,7 +79,7 @@ def of_curve(group: pd.DataFrame) -> pd.DataFrame:
     ratio = group["img_per_s"].to_numpy(dtype=float) / float(base["img_per_s"])
     speedup = ratio * float(base["num_devices"])
     below, above = log_halves(group)
-    # The baseline's own high end makes every ratio low, and the other way about.
+    # The baseline's high end gives every ratio's low end, and vice versa.
     low = speedup * np.exp(-np.hypot(below, above[0]))
     high = speedup * np.exp(np.hypot(above, below[0]))
     is_paired = _is_paired(group)
@@ -119,9 +119,8 @@ def _is_paired(group: pd.DataFrame) -> NDArray[np.bool_]:
 def ideal_speedup(group: pd.DataFrame) -> Floats:
     """The speedup of a perfect machine over one device, at each row's device count.
 
-    A rank's share is whole images, and the step lasts as long as the fullest share: B images give
-    B / ⌈B/N⌉, which is N where B divides by N. N also where the shares are not known.
-    """
+    A rank processes whole images, and the step lasts as long as its largest share: B images give B
+    / ⌈B/N⌉, which is N if N divides B. Also N if the shares are unknown."""
     devices = group["num_devices"].to_numpy(dtype=float)
     fullest = group["per_device_batch_max"].to_numpy(dtype=float)
     bound = group["images_per_step"].to_numpy(dtype=float) / fullest
@@ -135,7 +134,7 @@ def speedup_bounds(group: pd.DataFrame) -> Floats:
 
 
 def ideal_at(group: pd.DataFrame, devices: Floats) -> Floats:
-    """:func:`ideal_speedup` at any device counts, for the curve that `group` was measured on."""
+    """:func:`ideal_speedup` at any device counts, for the curve of `group`."""
     images = group["images_per_step"].to_numpy(dtype=float)
     if (images != images[0]).any():  # weak scaling: the shares are equal
         return devices
@@ -143,16 +142,15 @@ def ideal_at(group: pd.DataFrame, devices: Floats) -> Floats:
     def rule(devices: Floats) -> Floats:
         return np.asarray(images[0] / np.ceil(images[0] / devices))
 
-    # Foreign records may have dropped what did not divide.
+    # Imported records may have dropped the remainder.
     counts = group["num_devices"].to_numpy(dtype=float)
     return rule(devices) if np.allclose(rule(counts), ideal_speedup(group)) else devices
 
 
 def karp_flatt(speedup: Floats, ideal: Floats) -> Floats:
-    """e = (1/S - 1/N) / (1 - 1/N), not defined (NaN) for one device (Karp & Flatt 1990).
+    """e = (1/S - 1/N) / (1 - 1/N); undefined (NaN) for one device (Karp & Flatt 1990).
 
-    `ideal` is N, or less where the fullest rank has more than its even share.
-    """
+    `ideal` is N, or less if the fullest rank has more than its even share."""
     with np.errstate(invalid="ignore", divide="ignore"):
         found: Floats = (1 / speedup - 1 / ideal) / (1 - 1 / ideal)
     return np.where(ideal > 1, found, np.nan)

@@ -1,4 +1,4 @@
-"""Execute the runs of a job: one as it is, several in turns; each leaves a record."""
+"""Execute the runs of a job, several in turns; each leaves a record."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def job_session() -> Session:
         def __init__(self, console: Console) -> None:
             super().__init__(console)
             self._published: dict[Path, tuple[str, float]] = {}
-            """What stage every run was last said to be in, and when."""
+            """The stage last published for every run, and when."""
 
         def progress(self, job: Job, snapshot: Snapshot) -> None:
             super().progress(job, snapshot)
@@ -85,7 +85,7 @@ def execute(
     node: Node | None = None,
     around: Sequence[AbstractContextManager[object]] = (),
 ) -> Record:
-    """Run `config` and return its record, also when it cannot be measured.
+    """Run `config` and return its record, even if it cannot be measured.
 
     Args:
         config: the run.
@@ -126,13 +126,13 @@ def execute(
 
 
 def _recorded_since(begun: str, folder: Path) -> Record | None:
-    """The record that a run wrote before a signal ended its process's work; None: it wrote none."""
+    """The record that a run wrote before a signal stopped this process; None if there is none."""
     try:
         found = record.read(folder / record.FILE_NAME)
     except RecordError:
         return None
     is_new = datetime.fromisoformat(found.started_at) >= datetime.fromisoformat(begun)
-    return found if is_new else None  # an older one is of an earlier attempt
+    return found if is_new else None  # an older one belongs to an earlier attempt
 
 
 def execute_together(
@@ -142,8 +142,8 @@ def execute_together(
 ) -> dict[Path, Record]:
     """Execute `runs` on this node, in turns or one after another; return the records by folder.
 
-    Every run has one then, but those that were not started and have one of an earlier attempt of
-    this job, which may hold measurements, are not returned.
+    Afterwards every run has a record. Records that unstarted runs have from an earlier attempt of
+    this job are kept, since they may hold measurements, and are not returned.
 
     Args:
         runs: the job's runs that have no result yet.
@@ -178,7 +178,7 @@ def execute_together(
 
 
 def _planned(session: Session, run: SubmittedRun, job_record: schema.Scheduler) -> Job | Record:
-    """`run` with its data prepared; its record if that fails, which ends no other run."""
+    """`run` with its data prepared, or its record if that fails; the other runs go on."""
     try:
         job = session.job(run.config, run.folder, run.spec.overrides)
         session.prepare_all([job])

@@ -49,7 +49,7 @@ class SubmittedRuns:
     """The callable that submitit pickles for a job."""
 
     folders: tuple[str, ...]
-    """Of its runs, which take turns."""
+    """The folders of its runs, which take turns."""
 
     def __call__(self) -> None:
         status = run_in_job([Path(folder) for folder in self.folders])
@@ -71,7 +71,7 @@ class PreparationJob:
         for spec in self.specs:
             config = rebuild(JobSpec.model_validate_json(spec).config)
             if config.task.is_script:
-                continue  # it has data of its own
+                continue  # it loads its own data
             point_at_scratch(config)
             prepare(config.dataset, print)
 
@@ -90,8 +90,8 @@ def rebuild(plain: Mapping[str, Any]) -> Config:
 def run_in_job(folders: Sequence[Path]) -> int:
     """Execute the runs specified in `folders` and return the job's exit status.
 
-    Unless this process is killed, it writes a record of each: also after a signal before the first
-    step, and after an interruption that requeues the job, which then has the remaining runs.
+    Unless this process is killed, it writes a record for each run, even after a signal before the
+    first step, or an interruption after which the job is requeued for the remaining runs.
 
     Raises:
         OSError, ValueError: a folder holds no valid specification.
@@ -111,7 +111,7 @@ def run_in_job(folders: Sequence[Path]) -> int:
     job = own.describe_job(os.environ)
     others = NodeWatch(own, job, os.environ)
     with stop_on_warning() as stops:
-        # Not before: whoever sees the attempt may send the warning.
+        # Only now: whoever sees the attempt may send the warning.
         attempts = max(_add_attempt(run.folder, job) for run in runs)
         around: list[AbstractContextManager[object]] = [others, own.other_nodes(first.config, node)]
         if len(runs) > 1:
@@ -143,7 +143,8 @@ def _complete(made: Mapping[Path, Record], job: schema.Scheduler, others: NodeWa
             update={"scheduler": job, "warnings": [*found.warnings, *warnings]}
         )
         RecordFiles().keep(whole, folder)
-        # A later attempt, which takes a while to start, would seem to have made this progress.
+        # Otherwise it would look like the progress of a later attempt, which takes a while to
+        # start.
         (folder / PROGRESS_NAME).unlink(missing_ok=True)
 
 
@@ -164,7 +165,7 @@ def _add_attempt(folder: Path, job: schema.Scheduler) -> int:
     """Add a line to the attempts file and return the number of attempts."""
     path = folder / ATTEMPTS_NAME
     attempt = Attempt(job_id=job.job_id, host=socket.gethostname(), at_s=time.time())
-    # An earlier attempt that was killed has left its progress.
+    # A killed earlier attempt may have left its progress behind.
     (folder / PROGRESS_NAME).unlink(missing_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.write(attempt.model_dump_json() + "\n")

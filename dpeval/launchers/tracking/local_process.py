@@ -1,4 +1,4 @@
-"""Sweeps that one process of this machine carries out: their manifest, and what became of it."""
+"""Sweeps executed by one process of this machine: their manifest, and how that process ended."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from dpeval.launchers.tracking.job_spec import JobSpec
 from dpeval.launchers.tracking.manifest import LOCAL, Manifest, ManifestRun, Process
 
 _SAME_START_S = 2.0
-"""How exactly the kernel tells when a process began: its clock may be set meanwhile."""
+"""Tolerance for a process's start time, s: the clock may be set in between."""
 
 
 def this_process() -> Process:
-    """The process that calls."""
+    """The calling process."""
     own = psutil.Process()
     return Process(host=socket.gethostname(), pid=own.pid, started_s=own.create_time())
 
 
 class LocalProcess:
-    """Tells of the process of one local sweep what a scheduler tells of its jobs."""
+    """Answers for the process of a local sweep what a scheduler answers for its jobs."""
 
     def __init__(self, process: Process) -> None:
         self._process = process
@@ -42,7 +42,7 @@ class LocalProcess:
         return dict.fromkeys(job_ids, self._state())
 
     def cancel(self, job_ids: Sequence[str]) -> None:
-        """Stop the process in order, as Ctrl-C does.
+        """Stop the process cleanly, as Ctrl-C does.
 
         Raises:
             LaunchError: it runs on another machine.
@@ -71,7 +71,7 @@ class LocalProcess:
 
 
 class LocalSweep:
-    """Keeps the manifest of a sweep that this process carries out."""
+    """Keeps the manifest of a sweep that this process executes."""
 
     def __init__(
         self,
@@ -118,14 +118,14 @@ class LocalSweep:
         manifests.write(self.manifest, sweep_dir)
 
     def start(self, folders: Iterable[Path]) -> None:
-        """Note that the runs in `folders` start: should they leave no record, they are lost."""
+        """Note that the runs in `folders` start: if they leave no record, they are lost."""
         for folder in folders:
             config, overrides = self._configs[folder], tuple(self._overrides[folder])
-            with contextlib.suppress(OSError):  # on a full disk the run itself still goes on
+            with contextlib.suppress(OSError):  # on a full disk, the run still goes on
                 job_spec.write(JobSpec.of(LOCAL, config, overrides, requeue=0), folder)
 
     def note_elsewhere(self, places: Mapping[Path, Path | None]) -> None:
-        """Note where the records are whose folders could not be written; on a full disk, do not."""
+        """Note where records are that could not be written to their folders, disk permitting."""
         folders = {os.path.relpath(folder, self._sweep_dir): at for folder, at in places.items()}
         runs = [
             run.model_copy(update={"record_at": str(folders[run.folder])})

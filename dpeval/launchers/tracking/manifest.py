@@ -25,7 +25,8 @@ class ManifestRun(Frozen):
     label: str
     overrides: list[str]
     job_id: str | None = None
-    """None: not submitted, see `left_out` and `refused`; without either, interrupted before."""
+    """None: not submitted, see `left_out` and `refused`; if neither is set, interrupted before
+    submission."""
     left_out: str | None = None
     """Why it was left out: done, queued or running in another sweep, or too large."""
     refused: str | None = None
@@ -35,12 +36,12 @@ class ManifestRun(Frozen):
 
 
 class Process(Frozen):
-    """The process that carries out a local sweep."""
+    """The process that executes a local sweep."""
 
     host: str
     pid: int
     started_s: float
-    """Seconds since the epoch; tells it from a later process of the same number."""
+    """Seconds since the epoch; distinguishes it from a later process with the same id."""
 
     @property
     def job_id(self) -> str:
@@ -49,7 +50,7 @@ class Process(Frozen):
 
 
 class Manifest(Frozen):
-    """A sweep, submitted to a scheduler or carried out by one process."""
+    """A sweep, submitted to a scheduler or executed by one process."""
 
     version: int = 1
     launcher: str

@@ -39,7 +39,7 @@ FINAL: frozenset[Standing] = frozenset(
 _LOG_BYTES = 2_000
 _FULL_DISK_BYTES = MIB
 _FULL = ("no space left on device", "disk quota exceeded")
-"""How the end of a log tells that nothing more can be written."""
+"""Messages at the end of a log when the disk is full."""
 
 
 class Progress(Frozen):
@@ -114,7 +114,7 @@ def run_statuses(manifest: Manifest, sweep_dir: Path, tracker: Tracker) -> list[
 
 
 def bring_home(run: ManifestRun, sweep_dir: Path) -> None:
-    """Copy a record that could not be written to its folder there, if that is possible now."""
+    """Copy a record to its folder if it could not be written there before and now can."""
     path = sweep_dir / run.folder / record.FILE_NAME
     if run.record_at is not None and not path.exists():
         with contextlib.suppress(OSError):
@@ -201,7 +201,7 @@ def _running(run: ManifestRun, state: JobState, folder: Path, *, shares_job: boo
         stage = "starting, or waiting for its first turn" if shares_job else "starting"
         return RunStatus(run=run, standing="running", text=f"on {state.nodes}: {stage}")
     is_measured = shares_job and progress.stage == "finished"
-    stage = "measured, others of its job are not yet" if is_measured else progress.stage
+    stage = "measured, waiting for the others of its job" if is_measured else progress.stage
     text = f"on {progress.host}: {stage}, {counted(progress.steps, 'step')}"
     silent_s = time.time() - progress.at_s
     if silent_s > 60 and not is_measured:
@@ -247,7 +247,7 @@ def _ended(run: ManifestRun, state: JobState, folder: Path, logs: Path) -> RunSt
 
 
 def _together(ended: RunStatus, state: JobState, folder: Path) -> RunStatus:
-    """The status of a run whose job has ended, as far as its end can be this run's.
+    """The status of a run whose shared job has ended.
 
     Args:
         ended: the status if no other run had been in the job.
@@ -260,7 +260,7 @@ def _together(ended: RunStatus, state: JobState, folder: Path) -> RunStatus:
         text = f"not started: {ended.text}, with the other runs of its job"
         return ended.model_copy(update={"standing": "interrupted", "text": text})
     if state.ending == "oom_kill":
-        # Which run took the memory is not known: none of them is said to need more than there is.
+        # Which run used the memory is unknown, so no run is said to need too much.
         text = f"{ended.text}: the runs of its job held it together"
         return ended.model_copy(update={"standing": "failed", "text": text})
     return ended

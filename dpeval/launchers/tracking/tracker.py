@@ -1,4 +1,4 @@
-"""Who knows what became of a sweep's jobs."""
+"""Find out who tracks a sweep's jobs."""
 
 from __future__ import annotations
 
