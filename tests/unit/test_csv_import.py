@@ -150,7 +150,7 @@ def test_names_of_columns(names: str, expected: str) -> None:
 
 
 def test_an_ambiguous_name_is_asked_for(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"'time' and 'duration' may be step_s.*--columns"):
+    with pytest.raises(ConfigError, match=r"'time' and 'duration' may each be step_s.*--columns"):
         imported(tmp_path, "gpus,batch,time,duration\n1,8,1,2\n")
 
 
@@ -355,9 +355,9 @@ def test_a_row_with_surplus_cells_is_left_out_with_its_line(tmp_path: Path) -> N
         (b"", "it is empty"),
         (b"hello\n", "no separator"),
         (b"PK\x03\x04\0\0", "save the table as CSV"),
-        (b"1,2,3\n4,5,6\n", "put a line with names above"),
-        (b"n,b,t\n", "gives no run"),
-        (b"n,b,t\n1,8,x\n", "gives no run: .*step_s is 'x', not a number"),
+        (b"1,2,3\n4,5,6\n", "add a line with column names"),
+        (b"n,b,t\n", "contains no run"),
+        (b"n,b,t\n1,8,x\n", "contains no run: .*step_s is 'x', not a number"),
     ],
 )
 def test_what_cannot_be_read_ends_with_status_2(
@@ -381,7 +381,7 @@ def test_folders_and_patterns_stand_for_their_tables(tmp_path: Path) -> None:
     layout = rows.Layout(fields.parse("n=num_devices,b=batch,t=step_s"))
     found = csv_runs.read([tmp_path], layout)
     assert len(found.records) == 2
-    assert [problem.split(" is no table")[0] for problem in found.problems] == [
+    assert [problem.split(" is not a table")[0] for problem in found.problems] == [
         str(tmp_path / "notes.txt")
     ]
     assert len(csv_runs.read([tmp_path / "*.csv*"], layout).records) == 2

@@ -130,7 +130,7 @@ def test_equal_batches_are_not_called_smaller() -> None:
     found = the_factors(*runs)["granularity"]
     assert found.value == pytest.approx(0.8)
     assert found.meaning.startswith("drift between the one-device run")
-    assert "also holds what changed between" in found.note
+    assert "also includes what changed between" in found.note
     assert "drift between the one-device run" in " ".join(verdict.sentences(findings(runs)))
     strong = the_factors(perfect(1), perfect(2, 32, 0.5, ablation=ablation(0.5, [0.5] * 2, 0.5)))
     assert "computes less efficiently" in strong["granularity"].meaning

@@ -159,7 +159,7 @@ def _only(field: str, plain: dict[str, str], taken: set[str]) -> str | None:
         if len(matching) > 1:
             shown = " and ".join(f"'{text(name, 40)}'" for name in matching)
             raise ConfigError(
-                f"{shown} may both be {field}; name every column with --columns, as in "
+                f"{shown} may each be {field}; name every column with --columns, as in "
                 f'--columns "{text(matching[0], 40)}={field.removesuffix("_s")},…"'
             )
         if matching:

@@ -164,7 +164,7 @@ def fit_curve(group: pd.DataFrame, key: dict[str, Any]) -> Curve:
     counts = [int(count) for count in devices]
     said = _verdict(fits, best, lacking, len(counts))
     if fits and (ideal < devices).any():
-        said += "  The fit allows for ranks having whole images only."
+        said += " The fit allows for ranks processing whole images only."
     return Curve(key, counts, fits, best, said)
 
 
