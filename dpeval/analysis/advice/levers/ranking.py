@@ -31,7 +31,13 @@ RULES: tuple[Rule, ...] = (
 
 
 def situation(findings: Findings, choice: Choice, best: Candidate) -> Situation:
-    """What the records say of the best configuration of a family."""
+    """What the records say about the best configuration of a family.
+
+    Args:
+        findings: all results of the analysis.
+        choice: the best configuration of the family, for some objective.
+        best: that configuration.
+    """
     key = {**choice.key, "num_devices": best.num_devices, "batch": best.batch}
     row = {str(name): value for name, value in having(findings.points, key).iloc[0].items()}
     waterfall = next((one for one in findings.waterfalls if one.key == key), None)
