@@ -225,3 +225,52 @@ def test_a_run_that_was_never_started_makes_no_label_of_its_data() -> None:
     started = [make_record(n, 32, 1.0 / n) for n in (1, 2)]
     figure_data = figure_data_of([*started, does_not_fit(4, 32, dataset=None)])
     assert [family.label for family in figure_data.families] == [""]
+
+
+def test_few_lines_have_their_names_at_their_ends_and_many_a_legend() -> None:
+    def drawn(*batches: int) -> Axes:
+        records = [make_record(n, b, b / 10 / n) for n in (1, 2) for b in batches]
+        return throughput.over_cores(figure_data_of(records)).figure.axes[0]
+
+    few, many = drawn(8, 16), drawn(8, 16, 32, 64, 128)
+    assert few.get_legend() is None
+    assert {"batch 8", "batch 16"} <= {text.get_text() for text in few.texts}
+    assert many.get_legend() is not None
+
+
+def test_error_bars_of_several_lines_stand_side_by_side() -> None:
+    records = [make_record(n, b, b / 10 / n) for n in (1, 2) for b in (8, 16)]
+    axes = throughput.over_cores(figure_data_of(records)).figure.axes[0]
+    marked = [line for line in axes.get_lines() if line.get_linestyle() == "None"]
+    places = {float(x) for line in marked for x in np.asarray(line.get_xdata(), dtype=float)}
+    assert len(places) == 4
+
+
+def test_five_device_counts_lie_on_a_log_axis() -> None:
+    records = [make_record(n, 48, 1.0 / n) for n in (1, 2, 3, 4, 8)]
+    for count, last in ((4, 4.0), (5, 3.0)):
+        axes = throughput.over_cores(figure_data_of(records[:count])).figure.axes[0]
+        assert axes.get_xticks()[-1] == pytest.approx(last)
+
+
+def test_the_axis_follows_the_data_and_marks_an_interval_that_it_cuts() -> None:
+    figure_data = figure_data_of([make_record(1), make_record(2, 32, 0.6)])
+    for family in figure_data.families:
+        family.cells.loc[family.cells["num_devices"] == 2, "high"] = 1e6
+    figure = throughput.over_cores(figure_data).figure
+    assert figure.axes[0].get_ylim()[1] < 200
+    assert "Arrowhead" in said(figure)
+
+
+def test_the_key_of_memory_names_what_is_there_alone() -> None:
+    figure = memory(figure_data_of([make_record(1), make_record(2, 32, 0.6)])).figure
+    assert "measured peak" in said(figure)
+    assert "did not fit (forecast)" not in said(figure)
+    assert "forecast" not in said(figure).replace("measured peak, forecast", "")
+
+
+def test_a_subtitle_leaves_out_what_records_do_not_say() -> None:
+    config = {**make_record(1).config, "model": {}, "precision": None}
+    figure = throughput.over_cores(figure_data_of([make_record(1, config=config)])).figure
+    assert "None" not in said(figure)
+    assert "nan" not in said(figure)

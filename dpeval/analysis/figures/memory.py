@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ def memory(figure_data: FigureData) -> Drawing:
     title = "Memory of the fullest rank"
     figure, panels = grid(title, figure_data.words(), wanted, size=(4.4, 3.0), lanes=False)
     said = [_draw(panel) for panel in panels]
-    figure.legend(handles=_handles(), loc="outside right center")
+    figure.legend(handles=_handles([family for family, _ in wanted]), loc="outside right center")
     notes = ["Measured: highest peak over runs; whiskers span the runs.", left_out(wanted)]
     style.footnotes(figure, notes)
     return Drawing(figure, f"{title}: measured peak, forecast and budget. " + " ".join(said))
@@ -106,14 +107,24 @@ def _draw_absent(panel: Panel, absent: pd.DataFrame) -> None:
         )  # fmt: skip
 
 
-def _handles() -> list[Line2D]:
-    return [
+def _handles(families: Sequence[Family]) -> list[Line2D]:
+    """The key of what is in the figure, and of nothing else."""
+    cells = pd.concat([family.cells for family in families])
+    is_absent = cells["status"].isin(["oom", "skipped"]) & cells["need_bytes"].notna()
+    is_there = (
+        (cells["status"].eq("ok") & cells["peak_bytes"].notna()).any(),
+        cells["need_bytes"].notna().any(),
+        cells["have_bytes"].notna().any(),
+        is_absent.any(),
+    )
+    handles = [
         Line2D([], [], marker="o", linestyle="none", color=_PEAK, label="measured peak"),
         Line2D([], [], color=_FORECAST, linestyle=(0, (5, 2)), marker="_", label="forecast"),
         Line2D([], [], color=_BUDGET, label="budget of one rank"),
         Line2D([], [], marker="X", linestyle="none", markerfacecolor="white", markersize=9,
                markeredgecolor=_BUDGET, label="did not fit (forecast)"),
     ]  # fmt: skip
+    return [one for one, there in zip(handles, is_there, strict=True) if there]
 
 
 def _sentence(family: Family, measured: pd.DataFrame, budgets: list[float]) -> str:

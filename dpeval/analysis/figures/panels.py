@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -21,6 +21,11 @@ from dpeval.record.codes import SHORT_WARNINGS
 from dpeval.util.display.plural import counted
 
 MOST_PANELS = 6
+LOG_COUNTS = 5
+MOST_LABELLED = 4
+"""More lines than these have a legend instead of labels at their ends."""
+_LABEL_GAP = 0.075
+"""Between labels, as a share of the height of the axes."""
 _LANE_INCHES = 0.4
 UNSTEADY_NOTE = f"Open marker: {SHORT_WARNINGS['unsteady']}."
 OVERSUBSCRIBED_NOTE = "Grey band: oversubscribed (more ranks than cores or GPUs)."
@@ -45,10 +50,25 @@ class Panel:
     to_scale: bool = False
 
     def x(self, devices: int) -> float:
-        """Position of a device count: to scale (log2 beyond 16 devices), or in order."""
+        """Position of a device count: to scale (log2 where :attr:`is_log`), or in order."""
         if not self.to_scale:
             return float(self.counts.index(devices))
-        return math.log2(devices) if self.counts[-1] > 16 else float(devices)
+        return math.log2(devices) if self.is_log else float(devices)
+
+    @property
+    def is_log(self) -> bool:
+        """Whether device counts lie on a log2 axis: from five counts on, or beyond 16 devices."""
+        return len(self.counts) >= LOG_COUNTS or self.counts[-1] > 16
+
+    def beside(self, devices: int, index: int) -> float:
+        """Position of one line's point, beside those of the other lines.
+
+        Args:
+            devices: its device count.
+            index: number of the line.
+        """
+        lines = len(self.batches)
+        return self.x(devices) + (index - (lines - 1) / 2) * min(0.3, 1.2 / lines) * self.half_gap
 
     @property
     def half_gap(self) -> float:
@@ -187,7 +207,32 @@ def _absent_boxes(panel: Panel, batch: int) -> list[tuple[list[int], str]]:
     return boxes
 
 
-def batch_legend(panel: Panel) -> None:
+def name_lines(panel: Panel, ends: Mapping[int, float]) -> None:
+    """Name the lines: at their right ends, or in a legend if they are many.
+
+    Called when the y axis has its limits.
+
+    Args:
+        panel: where the lines are.
+        ends: the last value of each batch that has a line.
+    """
+    if len(panel.batches) > MOST_LABELLED:
+        _batch_legend(panel)
+        return
+    low, high = panel.axes.get_ylim()
+    colours = style.sequential(len(panel.batches))
+    each = " each" * (panel.family.scaling == "weak")
+    at = -math.inf
+    for batch, value in sorted(ends.items(), key=lambda item: item[1]):
+        at = max((value - low) / (high - low), at + _LABEL_GAP)
+        panel.axes.annotate(
+            f"batch {batch}{each}", (1.0, at), xycoords="axes fraction", xytext=(5, 0),
+            textcoords="offset points", va="center", fontsize=8, annotation_clip=False,
+            color=style.darkened(colours[panel.batches.index(batch)]),
+        )  # fmt: skip
+
+
+def _batch_legend(panel: Panel) -> None:
     """A key of batches by colour, dash and marker, outside the data."""
     colours = style.sequential(len(panel.batches))
     handles = [

@@ -15,9 +15,9 @@ from dpeval.analysis.figures.figure_data import Drawing, FigureData
 from dpeval.analysis.figures.panels import (
     INTERVAL_NOTE,
     Panel,
-    batch_legend,
     grid,
     left_out,
+    name_lines,
     notes_on,
     shade_oversubscribed,
 )
@@ -100,16 +100,18 @@ def _draw_speedup(panel: Panel) -> list[str]:
         ).set_index("num_devices")
         for run in segments(panel.counts, {int(n) for n in shown.index}):
             style.draw_points(
-                axes, [panel.x(n) for n in run], shown.loc[run], index, colours[index]
+                axes, [panel.beside(n, index) for n in run], shown.loc[run], index, colours[index]
             )
         last = points.iloc[-1]
         at = device_count(last.num_devices)
         said.append(f"{family.batch_name} {batch}: {last.speedup:.2f}× at {at}.")
-    if len(panel.batches) > 1:
-        batch_legend(panel)
     highest = max(float(speedups(family, batch)["speedup_high"].max()) for batch in panel.batches)
     axes.set_ylim(0, max(highest * 1.12, min(panel.counts[-1], highest * 1.6) * 1.05))
     axes.set_ylabel("speedup (×)")
+    if len(panel.batches) > 1:
+        name_lines(
+            panel, {b: float(speedups(family, b)["speedup"].iloc[-1]) for b in panel.batches}
+        )
     return said
 
 
@@ -131,7 +133,7 @@ def _draw_laws(figure_data: FigureData, panel: Panel, batch: int, colour: Any) -
     named = []
     for name, curve in figure_data.laws(panel.family, batch):
         devices = curve["devices"].astype(float)
-        x = np.log2(devices) if panel.counts[-1] > 16 else devices
+        x = np.log2(devices) if panel.is_log else devices
         panel.axes.plot(x, curve["speedup"], color=colour, linewidth=0.9, zorder=2.2)
         panel.axes.fill_between(x, curve["low"], curve["high"], color=colour, alpha=0.18, lw=0)
         named.append(f"{panel.family.label} {panel.family.batch_name} {batch}: {name}".strip())

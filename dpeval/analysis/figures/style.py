@@ -85,6 +85,12 @@ def sequential(count: int) -> list[tuple[float, float, float, float]]:
     return [colours(0.05 + 0.75 * index / last) for index in range(count)]
 
 
+def darkened(colour: Sequence[float]) -> tuple[float, float, float]:
+    """A colour in which small text can be read on white."""
+    red, green, blue = (0.72 * part for part in colour[:3])
+    return red, green, blue
+
+
 def titled(width: float, height: float, title: str, subtitle: str) -> Figure:
     """An empty figure with a heading, laid out without overlaps.
 

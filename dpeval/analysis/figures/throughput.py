@@ -9,10 +9,10 @@ from dpeval.analysis.figures.figure_data import Drawing, FigureData
 from dpeval.analysis.figures.panels import (
     INTERVAL_NOTE,
     Panel,
-    batch_legend,
     grid,
     left_out,
     mark_bad,
+    name_lines,
     notes_on,
     shade_oversubscribed,
 )
@@ -23,6 +23,9 @@ from dpeval.analysis.scaling.best_configuration import could_be_fastest
 from dpeval.errors import UnsupportedError
 from dpeval.util.display.plural import counted
 from dpeval.util.display.ranges import with_span
+
+_MOST_ABOVE = 1.4
+"""The axis ends so far above the highest value, if an interval goes on."""
 
 
 def over_cores(figure_data: FigureData) -> Drawing:
@@ -41,17 +44,20 @@ def _over_devices(figure_data: FigureData, hardware: str, title: str) -> Drawing
         raise UnsupportedError(f"no run on hardware={hardware} was measured")
     wanted = [(family, family.shown_batches) for family in chosen if len(family.measured())]
     figure, panels = grid(title, figure_data.words(hardware), wanted, to_scale=True)
-    for panel in panels:
-        draw_lines(panel)
+    cuts = [draw_lines(panel) for panel in panels]
     single = any((family.measured()["n_runs"] == 1).any() for family in chosen)
     own = " That of a single run does not hold the spread between runs." * single
-    notes = [f"{INTERVAL_NOTE}{own}", *notes_on(chosen), left_out(wanted)]
+    cut = "Arrowhead: the interval goes beyond the axis." * any(cuts)
+    notes = [f"{INTERVAL_NOTE}{own}", cut, *notes_on(chosen), left_out(wanted)]
     style.footnotes(figure, notes)
     return Drawing(figure, _alt(title, chosen))
 
 
-def draw_lines(panel: Panel) -> None:
-    """One line with error bars per batch; no line passes over a point that is absent."""
+def draw_lines(panel: Panel) -> bool:
+    """One line with error bars per batch; no line passes over a point that is absent.
+
+    Returns whether an interval goes beyond the axis.
+    """
     axes, family = panel.axes, panel.family
     shade_oversubscribed(panel)
     colours = style.sequential(len(panel.batches))
@@ -59,13 +65,31 @@ def draw_lines(panel: Panel) -> None:
         points = family.measured(batch).set_index("num_devices")
         for run in segments(panel.counts, {int(n) for n in points.index}):
             part = points.loc[run]
-            style.draw_points(axes, [panel.x(n) for n in run], part, index, colours[index])
-    if len(panel.batches) > 1 or family.scaling == "weak":
-        batch_legend(panel)
+            x = [panel.beside(n, index) for n in run]
+            style.draw_points(axes, x, part, index, colours[index])
     axes.set_ylabel(f"throughput ({family.unit}/s)")
-    axes.set_ylim(bottom=0)
-    axes.margins(y=0.12)
+    is_cut = _limit(panel)
+    if len(panel.batches) > 1 or family.scaling == "weak":
+        ok = family.measured()
+        ends = {b: float(ok[ok["batch"] == b]["img_per_s"].iloc[-1])
+                for b in panel.batches if (ok["batch"] == b).any()}  # fmt: skip
+        name_lines(panel, ends)
     mark_bad(panel)
+    return is_cut
+
+
+def _limit(panel: Panel) -> bool:
+    """Let the axis follow the values, not an interval far beyond them; mark what is cut."""
+    ok = panel.family.measured()
+    ok = ok[ok["batch"].isin(panel.batches)]
+    most = float(ok["img_per_s"].max())
+    top = 1.12 * min(float(ok["high"].fillna(ok["img_per_s"]).max()), _MOST_ABOVE * most)
+    panel.axes.set_ylim(0, top)
+    cut = ok[ok["high"] > top]
+    for cell in cut.itertuples():
+        at = panel.beside(int(cell.num_devices), panel.batches.index(int(cell.batch)))
+        panel.axes.plot(at, top, marker="^", color=style.INK, markersize=5, clip_on=False)
+    return len(cut) > 0
 
 
 def _alt(title: str, chosen: list[Family]) -> str:

@@ -236,7 +236,8 @@ def common_words(table: pd.DataFrame) -> str:
     """The values that all rows of `table` share, as a subtitle."""
     words = []
     for column in ("model", "hardware", "precision", "series_strategy", "scaling"):
-        if table[column].nunique(dropna=False) == 1:
+        # What records of other programs do not say is no word.
+        if table[column].nunique(dropna=False) == 1 and table[column].notna().all():
             words.append(_say(column, table[column].iloc[0]))
     used = table["dataset_used"].dropna().unique()
     if len(used) == 1:

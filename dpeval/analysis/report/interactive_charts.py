@@ -205,7 +205,7 @@ def _layout(family: Family, y: str) -> Json:
             "title": {"text": device_word(family.hardware)},
             "tickvals": counts,
             "ticktext": [str(count) for count in counts],
-            "type": "log" if counts[-1] > 16 else "linear",
+            "type": "log" if len(counts) >= 5 or counts[-1] > 16 else "linear",
         },
         "yaxis": {"title": {"text": y}, "rangemode": "tozero"},
         "hovermode": "closest",
