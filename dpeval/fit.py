@@ -23,7 +23,7 @@ def main() -> int:
 
 
 def _load() -> Callable[[], int]:
-    # Late: every rank imports this module anew as its __main__, see dpeval/train.py.
+    # Late: every rank imports this module as its __main__, see dpeval/train.py.
     from dpeval.commands.batch_search import run_fit
     from dpeval.commands.main import run_main
 

@@ -29,7 +29,7 @@ def main() -> int:
     arguments = parser.parse_args()
 
     def load() -> Callable[[], int]:
-        # Late: every measuring process imports this module anew as its __main__.
+        # Late: every measuring process imports this module as its __main__.
         from dpeval.commands.loader_bench import bench
         from dpeval.commands.main import run_main
 

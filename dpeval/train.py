@@ -14,7 +14,7 @@ def main() -> int:
 
 
 def _load() -> Callable[[], int]:
-    # Late: every rank imports this module anew as its __main__, and Hydra would cost it 0.3 s.
+    # Late: every rank imports this module as its __main__, and Hydra would cost it 0.3 s.
     from dpeval.commands.main import run_main
     from dpeval.commands.train_run import train
 

@@ -16,9 +16,8 @@ from dpeval.util.display.units import GIB
 class Preflight:
     """Forecasts the memory of runs that will execute on other machines.
 
-    A node's free memory is not known here, so a run is refused before submission only if its
-    budget is given (``hardware.memory_gib``); any other run is checked where it starts.
-    """
+    The free memory of a node is unknown here, so a run is refused before submission only if its
+    budget is given (``hardware.memory_gib``); any other run is checked where it starts."""
 
     def __init__(self) -> None:
         # Late: importing torch takes seconds, and a sweep with nothing left to do does not need it.

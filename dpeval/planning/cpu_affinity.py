@@ -192,7 +192,7 @@ def assign_gpu_cpus(
     sharing = list(indices)
     if cores_per_device is None:
         sharing += [gpu.index for gpu in machine.gpus if gpu.index not in indices]
-        # It is not known where those are that this process does not see.
+        # The location of CPUs that this process cannot see is unknown.
         sharing += [_UNSEEN] * (machine.gpu_shares - len(sharing))
     kept = len(sharing) * (cores_per_device or 2)
     cpus = machine.cpus

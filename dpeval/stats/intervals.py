@@ -72,7 +72,7 @@ def means(series: Floats, confidence: float) -> Means:
 
     The steps are taken as a stationary Gaussian AR(1) series (:func:`coefficient`); the interval
     lies symmetrically around their arithmetic mean and holds the process mean with posterior
-    probability `confidence`. That r is not known enters once, in the mixture over r: short series
+    probability `confidence`. The uncertainty of r enters once, in the mixture over r: short series
     get wide intervals, long ones that of generalised least squares.
 
     AR(1) cannot see a slow disturbance under fast noise. From 30 values on, the variance of the

@@ -35,8 +35,8 @@ smaller one exists on most machines and is not worth acting on."""
 STEADY_PROBABILITY = 0.95
 """A window is steady if its drift is smaller than DRIFT_SIZE with this probability, …"""
 DRIFTING_PROBABILITY = 0.999
-"""… and drifting if it is larger with this one, which is higher because the question is asked anew
-every half second of a run. Between the two, it is not known."""
+"""… and drifting if it is larger with this one, which is higher because the test is repeated during
+a run. Between the two, the answer is unknown."""
 ASKED_EVERY = 1.3
 """Whether a run is precise enough is checked when its window reaches the minimum number of steps,
 and then whenever it has grown by this factor: fewer checks mean fewer chances to stop at a window

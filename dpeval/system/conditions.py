@@ -113,7 +113,7 @@ class ConditionSampler:
         return self._samples > 0
 
     def energy_now_j(self, gpus: Collection[str]) -> float | None:
-        """Energy of the CPUs and of `gpus` since some fixed moment, J, read anew.
+        """Energy of the CPUs and of `gpus` since some fixed moment, J, read now.
 
         Args:
             gpus: their CUDA indices; empty: the CPUs alone.

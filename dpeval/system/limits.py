@@ -16,7 +16,7 @@ _OPEN_FILES = 256
 _WANTED_OPEN_FILES = 4096
 _LEAST_ADDRESS_BYTES = 4 * GIB
 """Importing torch maps 3.5 GiB (2.14 for CPUs)."""
-_LEAST_SHARED_BYTES = 64 * 1024  # a batch that does not fit is told of by its loader worker
+_LEAST_SHARED_BYTES = 64 * 1024  # the loader worker reports a batch that does not fit
 _SHARED = "/dev/shm"
 _LEAST_MEMORY_BYTES = 512 * MIB
 """This process and the server that starts ranks, each with torch imported."""

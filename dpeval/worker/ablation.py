@@ -89,12 +89,13 @@ def run_ablation(
 
 
 def can_ablate(trainer: Trainer) -> bool:
-    """Whether ranks can step without each other: else one alone would wait for ever."""
+    """Whether ranks can step without each other: otherwise one alone would wait forever."""
     return trainer.plan.world_size > 1 and trainer.wrapped.can_keep_gradients
 
 
 class Blocks:
-    """Blocks of steps on this rank that leave no trace in what is trained or recorded."""
+    """Blocks of steps on this rank that change neither the trained state nor the recorded
+    series."""
 
     def __init__(
         self, trainer: Trainer, train_step: Callable[..., None], *, uncounted: int = 0

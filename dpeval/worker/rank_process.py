@@ -225,7 +225,7 @@ def step_gate(
 
 
 def failure(rank: int, error: BaseException, device: Device | None) -> RankFailure:
-    """What the parent is told of an error that ended the rank.
+    """The message to the parent about an error that ended the rank.
 
     Args:
         rank: the rank.

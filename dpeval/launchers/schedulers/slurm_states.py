@@ -48,7 +48,7 @@ _SLURM_ENDINGS: dict[str, Ending] = {
     "PREEMPTED": "preempted",
 }
 _NEVER_STARTS = "DependencyNeverSatisfied"
-"""The reason of a pending job whose dependency failed; SLURM keeps it in the queue for ever."""
+"""The reason of a pending job whose dependency failed; SLURM keeps it in the queue forever."""
 _SLURM_RUNNING = ("RUNNING", "COMPLETING", "SIGNALING", "STAGE_OUT", "STOPPED", "SUSPENDED")
 
 

@@ -50,6 +50,6 @@ def commands_limited(limit_s: float = LIMIT_S) -> Iterator[None]:
         watcher.join()
         if killed:
             raise LaunchError(
-                f"{killed[0]} did not answer within {limit_s:g} s and was ended; it may have "
+                f"{killed[0]} did not answer within {limit_s:g} s and was killed; it may have "
                 "submitted its jobs: look for them before you submit again"
             )
