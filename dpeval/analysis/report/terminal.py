@@ -18,7 +18,7 @@ from dpeval.analysis.scaling.compare import Change
 from dpeval.analysis.scaling.findings import Findings
 from dpeval.util.display.plural import counted
 from dpeval.util.display.ranges import span
-from dpeval.util.display.tables import make_table
+from dpeval.util.display.tables import is_compact, make_table
 from dpeval.util.display.units import GIB
 
 MOST_SERIES = 12
@@ -29,6 +29,8 @@ _HEADINGS = (
     "devices", "batch", "img/s", "95 %", "speedup", "efficiency", "exposed comm.", "runs",
     "notes",
 )  # fmt: skip
+_LEFT_OUT = ("95 %", "exposed comm.", "runs")
+"""Headings that a compact table leaves out; intervals stand below their values there."""
 
 
 def end_of_sweep(
@@ -97,17 +99,31 @@ def configurations(
         standing: notes on rows, by (series, hardware, scaling, batch, num_devices).
     """
     rate = f"{escape(str(summary['unit'].iloc[0]))}/s"
-    headings = [rate if name == "img/s" else name for name in _HEADINGS[:-1]]
+    is_small = is_compact()
+    shown = [name for name in _HEADINGS[:-1] if not (is_small and name in _LEFT_OUT)]
+    headings = [rate if name == "img/s" else name for name in shown]
     made = make_table(escape(series), dict.fromkeys(headings, "right"))
     made.add_column("notes")
     order = ["hardware", "scaling", "batch", "num_devices"]
     rows = summary.sort_values(order)
     for row in rows.head(MOST_ROWS).to_dict("records"):
         key = tuple(row[name] for name in ("series", "hardware", "scaling", "batch", "num_devices"))
-        made.add_row(*_cells({str(k): v for k, v in row.items()}, standing.get(key, "")))
+        cells = _cells({str(k): v for k, v in row.items()}, standing.get(key, ""))
+        made.add_row(*(_compact(cells) if is_small else cells))
+    for column in made.columns[:-1] if is_small else []:
+        column.no_wrap = True
     if len(rows) > MOST_ROWS:
         made.caption = f"{counted(len(rows) - MOST_ROWS, 'more row')}: see summary.csv"
     return made
+
+
+def _compact(cells: list[str]) -> list[str]:
+    """The cells of a row, the interval below its value, without those of :data:`_LEFT_OUT`."""
+    kept = dict(zip(_HEADINGS, cells, strict=True))
+    if kept["95 %"] != "–":
+        kept["img/s"] += f"\n{kept['95 %']}"
+    kept["devices"] = kept["devices"].partition(" ")[0]
+    return [cell for name, cell in kept.items() if name not in _LEFT_OUT]
 
 
 def _cells(row: dict[str, Any], standing: str) -> list[str]:

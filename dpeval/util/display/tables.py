@@ -14,6 +14,10 @@ NARROW = 80
 """A terminal with fewer columns gets plain lines, which it wraps itself: no cell is cut."""
 
 
+WIDE = 140
+"""A terminal with fewer columns gets wide tables in a compact form."""
+
+
 def make_console(*, to_error: bool = False) -> Console:
     """A console on standard output; if piped or narrow, no table row is wrapped or cut.
 
@@ -32,6 +36,11 @@ def is_roomy() -> bool:
     console = Console()
     is_screen = sys.stdout.isatty() and not console.is_dumb_terminal
     return is_screen and console.width >= NARROW
+
+
+def is_compact() -> bool:
+    """Whether standard output is a terminal with frames, but not :data:`WIDE`."""
+    return is_roomy() and Console().width < WIDE
 
 
 def make_table(title: str, columns: dict[str, Literal["left", "right"]]) -> Table:
