@@ -182,7 +182,7 @@ def _as_rgb(image: Image.Image) -> Pixels:
     """8 bit per colour; what has 16 is scaled, where PIL's own conversion would clip it."""
     if image.mode == "F" or (image.mode == "I" and np.asarray(image).max() > WIDEST):
         raise ValueError(
-            f"its pixels have 32 bits (mode {image.mode}), and its white level is unknown;  "
+            f"its pixels have 32 bits (mode {image.mode}), and its white level is unknown; "
             "convert it to 8 or 16 bits"
         )
     if image.mode == "I" or image.mode.startswith("I;16"):
