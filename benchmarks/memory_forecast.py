@@ -25,6 +25,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException
 from dpeval.commands import hydra_app
 from dpeval.components import models, strategies
 from dpeval.components.optimizers import build_optimizer
+from dpeval.components.tasks import task_of
 from dpeval.config import Config
 from dpeval.devices.numerics import grad_scaler, set_numerics
 from dpeval.devices.select import open_device
@@ -96,6 +97,7 @@ def rank(config: Config, plan: Plan, pipe: Connection) -> None:
         rank=0,
         device=device,
         clock=clock,
+        task=task_of(config),
         loader=RandomLoader(plan.global_batch_size, config.dataset.image_px, channels_last),
         model=model.train(),
         wrapped=strategies.ddp(model, config.strategy, device, clock),
@@ -158,7 +160,7 @@ def line(config: Config, batch: int, memtracker: Callable[[Config, int], int] | 
     """Print one row; return the relative error of the total."""
     build = lambda: models.build(config.model, config.dataset.image_px)  # noqa: E731
     begin_s = time.perf_counter()
-    ahead = forecast(config, batch, config.dataset.num_classes, build)
+    ahead = forecast(config, batch, build)
     took_s = time.perf_counter() - begin_s
     baseline, peak = measure(config, make_plan(config, detect()))
     process = ahead.parts["process"]

@@ -61,6 +61,9 @@ class Bench:
         self.rows: Floats = self._buffer.rows(0)
         self.at_end: Callable[[], None] | None = None
 
+    def describe(self, samples_per_step: float | None, unit: str) -> None:
+        pass
+
     def open_gate(self, clock: PhaseClock) -> StopSync:
         return StopSync(0, 0, None, self._buffer, clock, self._measure, ReferenceWork())
 

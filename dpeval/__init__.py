@@ -13,6 +13,11 @@ A notebook needs seven functions; ``help(dpeval.read)`` shows an example of each
 A training script needs one class:
 
 - :class:`Meter`: measures its loop where dpeval runs it, and does nothing elsewhere
+
+A function that makes a training for dpeval's own loop needs two:
+
+- :class:`Rank`: the rank that it is called for
+- :class:`Training`: what it returns
 """
 
 from __future__ import annotations
@@ -21,15 +26,19 @@ import importlib
 
 from dpeval.util.version import __version__ as __version__
 
-__all__ = ["Meter", "best", "columns", "compare", "efficiency", "plot", "read", "scaling"]
+__all__ = [
+    "Meter", "Rank", "Training", "best", "columns", "compare", "efficiency", "plot", "read",
+    "scaling",
+]  # fmt: skip
+_PACKAGES = {"Meter": "dpeval.meter", "Rank": "dpeval.components", "Training": "dpeval.components"}
+"""Where names that need torch are; the others are of the analysis."""
 
 
 def __getattr__(name: str) -> object:
     # Late: importing pandas and matplotlib takes a second, which ranks and commands should not pay.
-    if name == "Meter":
-        return importlib.import_module("dpeval.meter").Meter
     if name in __all__:
-        return getattr(importlib.import_module("dpeval.analysis.api"), name)
+        package = _PACKAGES.get(name, "dpeval.analysis.api")
+        return getattr(importlib.import_module(package), name)
     raise AttributeError(f"module 'dpeval' has no attribute '{name}'")
 
 

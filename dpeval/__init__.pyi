@@ -21,7 +21,12 @@ from dpeval.analysis.api import (
 from dpeval.analysis.api import (
     scaling as scaling,
 )
+from dpeval.components import Rank as Rank
+from dpeval.components import Training as Training
 from dpeval.meter import Meter as Meter
 
 __version__: str
-__all__ = ["Meter", "best", "columns", "compare", "efficiency", "plot", "read", "scaling"]
+__all__ = [
+    "Meter", "Rank", "Training", "best", "columns", "compare", "efficiency", "plot", "read",
+    "scaling",
+]  # fmt: skip

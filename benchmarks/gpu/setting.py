@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dpeval.commands import hydra_app
 from dpeval.components import models
 from dpeval.components.strategies import WrappedModel
+from dpeval.components.tasks import task_of
 from dpeval.config import Config
 from dpeval.devices.base import Device
 from dpeval.devices.cpu import CpuDevice
@@ -120,6 +121,7 @@ def trainer(
         rank=0,
         device=device,
         clock=clock or PhaseClock(device, rows(1000)),
+        task=task_of(config),
         loader=loader or random_loader(config, device),
         model=model,
         wrapped=wrapped or WrappedModel(model),

@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from dpeval.commands.hydra_app import compose
-from dpeval.config import Config, MeasureConfig, MemoryConfig, ScalingConfig
+from dpeval.config import CAUSAL_LM, Config, MeasureConfig, MemoryConfig, ScalingConfig
 from dpeval.errors import ConfigError, MachineError, NoForecast, RunFailed
 from dpeval.record.memory import Budget
 from dpeval.run import forkserver
@@ -61,7 +61,9 @@ class Case(Frozen):
     hardware: str
     num_devices: int
     precision: str
-    image_px: int
+    image_px: int | None = None
+    seq_len: int | None = None
+    """Of a language model, in tokens, instead of `image_px`."""
     budget: Budget
     forecast_batch: int | None
     """By the forecast alone; None if the model cannot run on fake tensors."""
@@ -72,6 +74,10 @@ class Case(Frozen):
     img_per_s: float | None
     """Of all devices together, at the confirmed batch."""
     tries: list[Trial]
+
+    @property
+    def unit(self) -> str:
+        return "img" if self.seq_len is None else "tokens"
 
 
 class Fit(Frozen):
@@ -212,13 +218,15 @@ class BatchSearch:
             attempt, lambda: self._guess(config, budget, folder), forecast_batch or 2
         )
         best = next((item for item in tries if item.batch == low and item.fits), None)
+        is_lm = config.task.kind == CAUSAL_LM
         return Case(
             overrides=overrides,
             model=config.model.name,
             hardware=config.hardware.kind,
             num_devices=config.num_devices,
             precision=config.precision,
-            image_px=config.dataset.image_px,
+            image_px=None if is_lm else config.dataset.image_px,
+            seq_len=config.dataset.seq_len if is_lm else None,
             budget=budget,
             forecast_batch=forecast_batch,
             confirmed_batch=low,
@@ -260,7 +268,7 @@ class BatchSearch:
         job = self._session.plan_memory(self._session.job(asked, folder, overrides))
         if job.plan.skip is not None:
             raise MachineError(job.plan.skip)
-        source = noise.source(config.dataset)
+        source = noise.source(config.dataset, of_tokens=config.task.kind == CAUSAL_LM)
         record = execute.execute(
             job,
             source,
@@ -288,8 +296,10 @@ class BatchSearch:
 
 def table(cases: list[Case]) -> Any:
     """One row per case."""
-    headings = ("model", "devices", "px", "precision", "budget", "forecast", "confirmed",
-                "peak there", "img/s", "tries")  # fmt: skip
+    units = {case.unit for case in cases}
+    rate = units.pop() if len(units) == 1 else "samples"
+    headings = ("model", "devices", "size", "precision", "budget", "forecast", "confirmed",
+                "peak there", f"{rate}/s", "tries")  # fmt: skip
     made = make_table("Largest batch per device that fits", dict.fromkeys(headings, "right"))
     for case in cases:
         best = next((t for t in case.tries if t.batch == case.confirmed_batch), None)
@@ -297,7 +307,7 @@ def table(cases: list[Case]) -> Any:
         made.add_row(
             case.model,
             f"{case.num_devices} {case.hardware}",
-            str(case.image_px),
+            f"{case.image_px} px" if case.image_px is not None else f"{case.seq_len} tokens",
             case.precision,
             f"{case.budget.bytes / GIB:.2f} GiB",
             str(case.forecast_batch or "–"),
@@ -317,6 +327,12 @@ def run_fit(arguments: list[str]) -> Fit:
     """
     combinations = expand([item for item in arguments if item not in ("-m", "--multirun")])
     configs = [(compose(overrides), overrides) for overrides in combinations]
+    for config, _ in configs:
+        if config.task.has_own_data:
+            raise ConfigError(
+                f"dpeval.fit tries batches of random images or tokens, and task={config.task.kind} "
+                "makes its own; find its largest batch with a sweep: batch=16,32,64"
+            )
     started = datetime.now().astimezone()
     folder = Path("outputs") / configs[0][0].study / f"fit-{started:%Y-%m-%d_%H-%M-%S}"
     console = make_console()

@@ -11,8 +11,9 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from dpeval.commands.hydra_app import compose
-from dpeval.config import LOADERS, Config, DatasetConfig
+from dpeval.config import CLASSIFICATION, LOADERS, Config, DatasetConfig
 from dpeval.data import Source, prepare
+from dpeval.errors import ConfigError
 from dpeval.run import forkserver
 from dpeval.util.display.plural import counted
 from dpeval.util.display.tables import make_console, make_table
@@ -51,6 +52,11 @@ def bench(overrides: list[str], seconds: float, out: Path) -> None:
     """
     console = make_console()
     config = compose(overrides)
+    if config.task.kind != CLASSIFICATION:
+        raise ConfigError(
+            f"input_bench compares the loaders of images, and task={config.task.kind} has none; "
+            "leave the task out"
+        )
     # The forkserver imports torch while data is prepared; it must start before any other process.
     forkserver.warm_up()
     sources = {

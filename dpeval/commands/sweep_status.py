@@ -51,7 +51,9 @@ def as_table(found: list[RunStatus]) -> Table:
     table.add_column("overrides", max_width=48)
     table.add_column("job", no_wrap=True)
     table.add_column("status", no_wrap=True)
-    table.add_column("img/s", justify="right", no_wrap=True)
+    units = {item.unit for item in found if item.img_per_s is not None} or {"img"}
+    rate = units.pop() if len(units) == 1 else "samples"
+    table.add_column(f"{escape(rate)}/s", justify="right", no_wrap=True)
     table.add_column("what is known")
     for item in found:
         colour = _COLOURS.get(item.standing, "default")

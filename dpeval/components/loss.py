@@ -8,7 +8,7 @@ and the auxiliary outputs, whose losses it adds.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -27,23 +27,24 @@ def auxiliary_weight(model: nn.Module) -> float:
 
 
 class GlobalMeanLoss(nn.Module):
-    """Cross entropy in which every image has the weight ``1 / global_batch_size``.
+    """Cross entropy in which every label has the weight ``1 / labels``.
 
-    Summed over micro-batches and ranks, it is the mean over the global batch, however that was
-    split, and so is its gradient. The factor is applied as class weights inside the loss kernel:
-    a separate multiplication would be visible in a step of 10 ms.
+    An image has one label, a sequence one per token. Summed over micro-batches and ranks, it is the
+    mean over the global batch, however that was split, and so is its gradient. The factor is
+    applied as class weights inside the loss kernel: a separate multiplication would be visible in a
+    step of 10 ms.
 
     Args:
-        global_batch_size: images per step of all ranks.
+        labels: labels per step of all ranks.
         num_classes: classes of the labels; the model may have more.
         auxiliary_weight: factor of the losses of auxiliary outputs.
     """
 
     def __init__(
-        self, global_batch_size: int, num_classes: int, auxiliary_weight: float = AUXILIARY_WEIGHT
+        self, labels: int, num_classes: int, auxiliary_weight: float = AUXILIARY_WEIGHT
     ) -> None:
         super().__init__()
-        self._share = 1 / global_batch_size
+        self._share = 1 / labels
         self._num_classes, self._auxiliary_weight = num_classes, auxiliary_weight
         self._weights: Tensor | None = None
 
@@ -51,15 +52,15 @@ class GlobalMeanLoss(nn.Module):
         """The contribution of this micro-batch to the loss.
 
         Args:
-            output: what the model returned; its logits have the shape [b, classes].
-            labels: int64 [b].
+            output: what the model returned; its logits have the shape [*labels, classes].
+            labels: int64 [b], or [b, tokens].
 
         Raises:
             ModelError: `output` contains no logits.
         """
         if isinstance(output, Tensor) and self._weights is not None:
             return self._cross_entropy(output, labels)  # the first step has checked its shape
-        main, auxiliary = find_logits(output, len(labels), self._num_classes)
+        main, auxiliary = find_logits(output, labels.shape, self._num_classes)
         loss = self._cross_entropy(main, labels)
         for logits in auxiliary if self._auxiliary_weight else ():
             loss = loss + self._auxiliary_weight * self._cross_entropy(logits, labels)
@@ -69,12 +70,16 @@ class GlobalMeanLoss(nn.Module):
         if self._weights is None:
             # Half precision would round the share; autocast computes this loss in float32.
             precise = torch.promote_types(logits.dtype, torch.float32)
-            self._weights = logits.new_full(logits.shape[1:], self._share, dtype=precise)
+            self._weights = logits.new_full(logits.shape[-1:], self._share, dtype=precise)
+        if labels.ndim > 1:
+            logits, labels = logits.flatten(0, -2), labels.flatten()
         return functional.cross_entropy(logits, labels, self._weights, reduction="sum")
 
 
-def find_logits(output: object, batch: int, num_classes: int) -> tuple[Tensor, list[Tensor]]:
-    """The main output and the auxiliary ones, each of shape [batch, classes].
+def find_logits(
+    output: object, labels: Sequence[int], num_classes: int
+) -> tuple[Tensor, list[Tensor]]:
+    """The main output and the auxiliary ones, each of shape [*labels, classes].
 
     The main output is the one named ``logits``; else the first with exactly `num_classes`
     columns; else the first with more. Other outputs of the same shape are auxiliary: if outputs
@@ -82,7 +87,7 @@ def find_logits(output: object, batch: int, num_classes: int) -> tuple[Tensor, l
 
     Args:
         output: what the model returned.
-        batch: number of images in the input.
+        labels: shape of the labels: [batch], or [batch, tokens].
         num_classes: number of classes in the dataset.
 
     Raises:
@@ -92,16 +97,16 @@ def find_logits(output: object, batch: int, num_classes: int) -> tuple[Tensor, l
     fitting = {
         name: item
         for name, item in named.items()
-        if isinstance(item, Tensor) and _are_logits(item, batch, num_classes)
+        if isinstance(item, Tensor) and _are_logits(item, labels, num_classes)
     }
     if not fitting:
         returned = ", ".join(f"{name} {_shown(item)}".strip() for name, item in named.items())
         raise ModelError(
-            f"the model returns {returned or _shown(output)} for {batch} images; training needs a "
-            f"floating-point tensor of shape [batch, classes], here [{batch}, {num_classes}], "
-            "alone or in a tuple, a dict or a dataclass"
+            f"the model returns {returned or _shown(output)} for {_input(labels)}; training needs "
+            f"a floating-point tensor of shape {_wanted(labels)}, here "
+            f"{[*labels, num_classes]}, alone or in a tuple, a dict or a dataclass"
         )
-    exact = [name for name, item in fitting.items() if item.shape[1] == num_classes]
+    exact = [name for name, item in fitting.items() if item.shape[-1] == num_classes]
     chosen = "logits" if "logits" in fitting else (exact or list(fitting))[0]
     main = fitting.pop(chosen)
     auxiliary = [
@@ -124,9 +129,18 @@ def _named_outputs(output: object) -> dict[str, object]:
     return {"": output}
 
 
-def _are_logits(item: Tensor, batch: int, num_classes: int) -> bool:
-    fits = item.ndim == 2 and item.shape[0] == batch and item.shape[1] >= num_classes
-    return fits and item.is_floating_point()
+def _are_logits(item: Tensor, labels: Sequence[int], num_classes: int) -> bool:
+    if item.ndim != len(labels) + 1 or not item.is_floating_point():
+        return False
+    return tuple(item.shape[:-1]) == tuple(labels) and item.shape[-1] >= num_classes
+
+
+def _input(labels: Sequence[int]) -> str:
+    return f"{labels[0]} images" if len(labels) == 1 else f"{labels[0]} sequences of {labels[1]}"
+
+
+def _wanted(labels: Sequence[int]) -> str:
+    return "[batch, classes]" if len(labels) == 1 else "[batch, tokens, vocabulary]"
 
 
 def _shown(item: object) -> str:

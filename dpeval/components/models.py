@@ -1,4 +1,4 @@
-"""Builds the model: a torchvision classifier by name, or any importable callable."""
+"""Builds the model: what any importable callable returns, such as torchvision's classifiers."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ OWN_WEIGHTS = ("googlenet", "inception_v3")
 """Classifiers that print a warning on every rank unless ``init_weights`` is given."""
 
 
-def build(config: ModelConfig, image_px: int) -> nn.Module:
+def build(config: ModelConfig, image_px: int | None) -> nn.Module:
     """Build the model that `config` names, with newly initialised weights.
 
     Args:
         config: the callable and its arguments.
-        image_px: side of the images in pixels, which fixes the shapes of lazy layers.
+        image_px: side of the images in pixels, which fixes the shapes of lazy layers; None: the
+            model does not receive images.
 
     Raises:
         ConfigError: the target cannot be imported.
@@ -41,7 +42,7 @@ def build(config: ModelConfig, image_px: int) -> nn.Module:
     target = locate(config._target_, key="model._target_")
     try:
         model = target(**config.args)
-        if isinstance(model, nn.Module):
+        if isinstance(model, nn.Module) and image_px is not None:
             _give_lazy_layers_shapes(model, image_px)
     except DpevalError:
         raise
@@ -62,14 +63,15 @@ def build(config: ModelConfig, image_px: int) -> nn.Module:
     return model
 
 
-def build_on_meta(config: ModelConfig, image_px: int) -> nn.Module:
+def build_on_meta(config: ModelConfig, image_px: int | None) -> nn.Module:
     """Build the model on the ``meta`` device, where weights take neither memory nor time.
 
     A model that reads its weights while it is built is built on the CPU and then moved.
 
     Args:
         config: the callable and its arguments.
-        image_px: side of the images in pixels, which fixes the shapes of lazy layers.
+        image_px: side of the images in pixels, which fixes the shapes of lazy layers; None: the
+            model does not receive images.
 
     Raises:
         ConfigError: see :func:`build`.

@@ -11,6 +11,9 @@ from dpeval.config.identity import curve_of, identity, to_plain
 from dpeval.config.launcher import LauncherOptions, LocalOptions
 from dpeval.config.loaders import LOADERS, BuiltInLoader
 from dpeval.config.schema import (
+    CALLABLE,
+    CAUSAL_LM,
+    CLASSIFICATION,
     SERIAL,
     Config,
     DatasetConfig,
@@ -27,11 +30,14 @@ from dpeval.config.schema import (
     per_device_batches_of,
     split_evenly,
 )
-from dpeval.config.script import check_script, fill_in
 from dpeval.config.site import SiteConfig
+from dpeval.config.tasks import check_script, fill_in, with_content
 from dpeval.config.validation import check
 
 __all__ = [
+    "CALLABLE",
+    "CAUSAL_LM",
+    "CLASSIFICATION",
     "LOADERS",
     "SERIAL",
     "BuiltInLoader",
@@ -62,4 +68,5 @@ __all__ = [
     "register_schema",
     "split_evenly",
     "to_plain",
+    "with_content",
 ]

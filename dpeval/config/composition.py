@@ -13,6 +13,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from dpeval.config.schema import Config
 from dpeval.config.suggestions import suggest_key
+from dpeval.config.tasks import with_content
 from dpeval.config.validation import check
 from dpeval.errors import ConfigError
 
@@ -62,7 +63,7 @@ def from_hydra(composed: DictConfig) -> Config:
         raise ConfigError(describe_error(error)) from error
     if not isinstance(config, Config):
         raise TypeError(f"composed into {type(config)} instead of the schema")
-    config = _with_current_targets(config)
+    config = with_content(_with_current_targets(config))
     check(config)
     return config
 

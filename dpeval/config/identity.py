@@ -7,34 +7,42 @@ import hashlib
 import json
 from typing import Any
 
-from dpeval.config.schema import Config, StrategyConfig, TaskConfig
+from dpeval.config.schema import (
+    CALLABLE,
+    CAUSAL_LM,
+    SCRIPT,
+    Config,
+    StrategyConfig,
+    TaskConfig,
+)
+from dpeval.config.tasks import LEFT_TO_FUNCTION, LEFT_TO_SCRIPT, OF_IMAGES, OF_TOKENS
 
 OUTPUT_KEYS = ("study", "repeat", "baseline", "analyze", "sweep", "site")
 """Keys that decide where results go and which runs a sweep has, not what one run measures; they
 are not part of the identity."""
 
-
-LEFT_TO_SCRIPT = (
-    "dataset", "optimizer", "strategy", "precision", "memory_format", "compile", "deterministic",
-)  # fmt: skip
-"""Keys that describe dpeval's own training; a script decides for itself."""
+_LEFT = {SCRIPT: LEFT_TO_SCRIPT, CALLABLE: LEFT_TO_FUNCTION}
 _NAMED = ("dataset", "strategy")
-"""Those of them whose name tables and figures show."""
+"""Groups that are left to the user, of which tables and figures show the name."""
 
 
 def to_plain(config: Config) -> dict[str, Any]:
     """The configuration as plain containers that JSON can hold, key for key.
 
     Without what does not apply: the task, if it is the default one (so the identity of such a run
-    stays what it was before there were others), and what a script decides for itself.
+    stays what it was before there were others), keys of ``dataset`` for other tasks, and what a
+    script or a function decides for itself.
     """
     plain = dataclasses.asdict(config)
     if config.task == TaskConfig():
         del plain["task"]
-    if config.task.is_script:
+    for key in OF_IMAGES if config.task.kind == CAUSAL_LM else OF_TOKENS:
+        del plain["dataset"][key]
+    left = _LEFT.get(config.task.kind, ())
+    if left:
         plain["model"] = {"name": config.model.name}
-        named = {key: {"name": plain[key]["name"]} for key in _NAMED}
-        plain = {key: value for key, value in plain.items() if key not in LEFT_TO_SCRIPT} | named
+        named = {key: {"name": plain[key]["name"]} for key in _NAMED if key in left}
+        plain = {key: value for key, value in plain.items() if key not in left} | named
     return plain
 
 

@@ -52,16 +52,24 @@ class HardwareConfig:
         return self.cores_per_device or 1
 
 
-CLASSIFICATION, SCRIPT = "classification", "script"
+CLASSIFICATION, CAUSAL_LM, CALLABLE, SCRIPT = "classification", "causal_lm", "callable", "script"
+UNITS = {CLASSIFICATION: "img", CAUSAL_LM: "tokens", CALLABLE: "samples", SCRIPT: "samples"}
+"""What a sample is by task, as far as the configuration tells."""
 
 
 @dataclass(frozen=True)
 class TaskConfig:
     """What kind of training is measured."""
 
-    kind: Annotated[str, OneOf(CLASSIFICATION, SCRIPT)] = CLASSIFICATION
-    """classification: an image classifier, in dpeval's own loop. script: a training script of
-    yours, whose loop iterates over ``dpeval.Meter.steps``."""
+    kind: Annotated[str, OneOf(CLASSIFICATION, CAUSAL_LM, CALLABLE, SCRIPT)] = CLASSIFICATION
+    """classification: an image classifier, in dpeval's own loop. causal_lm: a decoder-only language
+    model, likewise. callable: what a function of yours returns, likewise. script: a training script
+    of yours, whose loop iterates over ``dpeval.Meter.steps``."""
+    function: str | None = None
+    """Importable function that returns a ``dpeval.Training``; called as ``function(rank,
+    **kwargs)`` with a :class:`dpeval.Rank` (callable only)."""
+    kwargs: dict[str, Any] = field(default_factory=dict[str, Any], hash=False)
+    """Its keyword arguments (callable only)."""
     script: str | None = None
     """Path of the training script (script only)."""
     module: str | None = None
@@ -72,15 +80,30 @@ class TaskConfig:
     exit_timeout_s: PositiveFloat = 30.0
     """How long a script may go on after the measurement, to evaluate or to save, before it is
     stopped, in seconds (script only)."""
+    content: str = ""
+    """Hash of the script's or the function's file, so that another version of it is another run;
+    set by dpeval."""
 
     @property
     def is_script(self) -> bool:
         return self.kind == SCRIPT
 
     @property
+    def has_own_data(self) -> bool:
+        """Whether the training brings its data, so that nothing is prepared for it."""
+        return self.kind in (SCRIPT, CALLABLE)
+
+    @property
     def name(self) -> str:
-        """The script or module, as records and figures name it."""
+        """The script, module or function, as records and figures name it."""
+        if self.function is not None:
+            return self.function.rpartition(".")[2]
         return PurePath(self.script).stem if self.script is not None else self.module or ""
+
+    @property
+    def unit(self) -> str:
+        """What a sample is, before the training itself has told."""
+        return UNITS[self.kind]
 
 
 @dataclass(frozen=True)
@@ -109,9 +132,11 @@ class DatasetConfig:
     root: str | None = None
     """Folder of the data; null: ``$DPEVAL_DATA`` or ``~/.cache/dpeval``."""
     num_classes: PositiveInt = 10
-    """Number of classes of the labels."""
+    """Number of classes of the labels; of tokens, the size of the vocabulary."""
+    seq_len: Annotated[int, Field(ge=1, le=1_048_576)] = 256
+    """Length of the sequences that the model receives, in tokens (causal_lm only)."""
     image_px: Annotated[int, Field(ge=1, le=20_000)] = 224
-    """Side of the square images that the model receives, in pixels."""
+    """Side of the square images that the model receives, in pixels (classification only)."""
     size: Annotated[str, OneOf("full", "320px", "160px")] = "full"
     """Which Imagenette archive (imagenette and imagenette_like only)."""
     train_images: PositiveInt = 2_000
@@ -269,7 +294,8 @@ class Config:
     num_nodes: PositiveInt = 1
     """Number of machines; each runs an equal block of ranks."""
     batch: PositiveInt = 32
-    """Images per step: the global batch under strong scaling, the per-device batch under weak."""
+    """Samples per step (images, sequences, …): the global batch under strong scaling, the
+    per-device batch under weak."""
     precision: Annotated[str, OneOf("fp32", "tf32", "bf16", "fp16")] = "fp32"
     """Number format of the forward and backward pass; bf16 and fp16 use autocast."""
     memory_format: Annotated[str, OneOf("auto", "channels_last", "contiguous")] = "auto"
@@ -295,17 +321,25 @@ class Config:
         # Here, so that no run, forecast or identity ever sees `auto`.
         if self.memory_format == "auto":
             resolved = default_memory_format(self.hardware.kind, self.precision)
+            if self.task.kind != CLASSIFICATION:
+                resolved = "contiguous"  # the other formats are those of images
             object.__setattr__(self, "memory_format", resolved)
-        if self.task.is_script:
-            for key, value in _left_to_the_script(self.task).items():
-                object.__setattr__(self, key, value)
+        for key, value in _left_to_the_user(self.task).items():
+            object.__setattr__(self, key, value)
 
 
-def _left_to_the_script(task: TaskConfig) -> dict[str, Any]:
-    """The keys of a script's run that describe dpeval's own training, without their defaults."""
-    return {
+def _left_to_the_user(task: TaskConfig) -> dict[str, Any]:
+    """The groups that a script or a function decides itself, without their defaults."""
+    if not task.has_own_data:
+        return {}
+    own = {
         "model": ModelConfig(name=task.name, _target_=""),
         "dataset": DatasetConfig(name="", _target_=""),
+    }
+    if task.kind == CALLABLE:
+        return own
+    return {
+        **own,
         "strategy": StrategyConfig(name="", _target_=""),
         "optimizer": OptimizerConfig(name=""),
     }

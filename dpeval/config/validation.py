@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dpeval.config.bounds import check_bounds
 from dpeval.config.schema import SERIAL, Config, MeasureConfig
-from dpeval.config.script import check_task
+from dpeval.config.tasks import check_task
 from dpeval.errors import ConfigError
 
 

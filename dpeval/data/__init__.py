@@ -11,13 +11,16 @@ from dpeval.data.sources.imagenette import imagenette
 from dpeval.data.sources.prepare import MakeSource, prepare, used
 from dpeval.data.sources.source import Source
 from dpeval.data.sources.synthetic import imagenette_like
+from dpeval.data.sources.tokens import generated_tokens, token_files
 
 __all__ = [
     "MakeSource",
     "Source",
+    "generated_tokens",
     "image_folder",
     "imagenette",
     "imagenette_like",
     "prepare",
+    "token_files",
     "used",
 ]

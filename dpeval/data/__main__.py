@@ -107,6 +107,11 @@ def _prepare(overrides: list[str], report: Report) -> None:
 
 
 def _summary(source: Source) -> str:
+    if source.sequences:
+        return (
+            f"{source.used}: {source.sequences:,} sequences of tokens, {source.num_classes} "
+            f"different ones, in {Path(source.root) / source.tokens}"
+        )
     return (
         f"{source.used}: {len(source.train_files):,} training and {len(source.val_files):,} "
         f"validation images of {source.num_classes} classes in {source.root}"

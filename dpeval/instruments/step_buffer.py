@@ -53,6 +53,8 @@ class _Head(IntEnum):
 
 
 _WIDTH = len(_Head)
+UNIT_BYTES = 80
+"""Room for a name of at most 20 characters, in UTF-8."""
 
 
 class StepBuffer:
@@ -70,6 +72,8 @@ class StepBuffer:
         self._heads: Any = context.RawArray(ctypes.c_double, ranks * _WIDTH)
         self._rows: Any = context.RawArray(ctypes.c_double, ranks * max_steps * len(COLUMNS))
         self._stop: Any = context.RawValue(ctypes.c_int, 0)
+        self._unit: Any = context.RawArray(ctypes.c_char, UNIT_BYTES)
+        self._samples_per_item: Any = context.RawValue(ctypes.c_double, 1.0)
 
     def rows(self, rank: int) -> Floats:
         """All rows of one rank, shape [max_steps, len(COLUMNS)], backed by the shared memory."""
@@ -107,6 +111,27 @@ class StepBuffer:
         self._put(rank, _Head.MEAN_STEP_S, mean_step_s)
         self._put(rank, _Head.REL_HALF_WIDTH, rel_half_width)
         self._put(rank, _Head.EXPECTED_STEPS, steps)
+
+    def describe(self, unit: str, samples_per_item: float | None) -> None:
+        """Say what the samples are; once, by any rank.
+
+        Args:
+            unit: what a sample is: img, tokens, …
+            samples_per_item: samples in each item that the global batch counts; None: not known
+                before the end.
+        """
+        if samples_per_item is not None:
+            self._samples_per_item.value = samples_per_item
+            self._unit.value = unit.encode()[: UNIT_BYTES - 1]
+
+    @property
+    def unit(self) -> str:
+        """What a sample is; "" before any rank has said it."""
+        return str(self._unit.value.decode(errors="ignore"))
+
+    @property
+    def samples_per_item(self) -> float:
+        return float(self._samples_per_item.value)
 
     def stage(self, rank: int) -> Stage:
         return Stage(int(self._get(rank, _Head.STAGE)))

@@ -370,7 +370,7 @@ def _stop_deferred() -> Iterator[None]:
 def _prepare(configs: list[Config], console: Console) -> None:
     from dpeval.data import prepare
 
-    own = [config.dataset for config in configs if not config.task.is_script]
+    own = [config.dataset for config in configs if not config.task.has_own_data]
     distinct = {str(dataset): dataset for dataset in own}
     for dataset in distinct.values():
         prepare(dataset, console.print)

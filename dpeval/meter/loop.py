@@ -47,6 +47,14 @@ class MeterHost(Protocol):
     def rows(self) -> Floats:
         """Where the times of this rank's steps go, shape [max_steps, columns]."""
 
+    def describe(self, samples_per_step: float | None, unit: str) -> None:
+        """Say what is measured, for whoever shows progress.
+
+        Args:
+            samples_per_step: samples of all ranks in one step; None: the global batch.
+            unit: what a sample is.
+        """
+
     def open_gate(self, clock: PhaseClock) -> Gate: ...
 
     def report(self, result: RankResult) -> None:
@@ -74,6 +82,7 @@ class MeteredLoop:
             raise ConfigError("a script has one dpeval.Meter: make it once, outside any loop")
         host.at_end = self._end_of_script
         self._host, self._samples_per_step, self._unit = host, samples_per_step, unit
+        host.describe(samples_per_step, unit)
         self._clock = StepClock(host.device, host.rows)
         self._hooks = Hooks(self._clock)
         self._gate: Gate | None = None
@@ -211,7 +220,6 @@ class MeteredLoop:
                 setup_s={},
                 buckets=self._clock.bucket_s,
                 ablation=[],
-                images_read=0,
                 measured_rows=self._clock.finished,
                 metered=metered,
             )

@@ -23,7 +23,7 @@ from pydantic import TypeAdapter
 from torch.distributed import PrefixStore, Store
 
 from dpeval import record
-from dpeval.config import Config, MeasureConfig, TaskConfig, check_bounds
+from dpeval.config import Config, MeasureConfig, TaskConfig, check_bounds, with_content
 from dpeval.devices import cuda
 from dpeval.devices.base import Device
 from dpeval.devices.cpu import CpuDevice
@@ -130,6 +130,14 @@ class StandaloneRank:
     @property
     def rows(self) -> Floats:
         return self._step_buffer.rows(0)
+
+    def describe(self, samples_per_step: float | None, unit: str) -> None:
+        """Nobody shows progress here.
+
+        Args:
+            samples_per_step: unused.
+            unit: unused.
+        """
 
     def open_gate(self, clock: PhaseClock) -> StopSync:
         """What decides whether the script takes another step.
@@ -250,7 +258,7 @@ class StandaloneRank:
         )
         name = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{os.getpid()}"
         overrides = ["task=script", f"task.script={script}", f"task.args=[{','.join(args)}]"]
-        return Job(config, plan, self._folder / name, tuple(overrides))
+        return Job(with_content(config), plan, self._folder / name, tuple(overrides))
 
     def _watch_for_errors(self) -> None:
         """Note that the script ends in an exception, which atexit cannot see."""

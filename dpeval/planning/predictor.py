@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dpeval.components import models
 from dpeval.components.check import check
+from dpeval.components.tasks import forecast_task
 from dpeval.config import Config, DatasetConfig, to_plain
 from dpeval.errors import NoForecast, RecordError
 from dpeval.planning import step_time_bound
@@ -63,7 +63,14 @@ class Predictor:
         if config.task.is_script:
             return  # nothing of its model is known
         key = str(
-            (config.model, config.optimizer, config.strategy, config.dataset, config.hardware.kind)
+            (
+                config.task,
+                config.model,
+                config.optimizer,
+                config.strategy,
+                config.dataset,
+                config.hardware.kind,
+            )
         )
         if key not in self._checked:
             check(config)
@@ -78,9 +85,9 @@ class Predictor:
             micro_batches: parts into which that batch is divided.
 
         Raises:
-            NoForecast: the model cannot run on fake tensors, or is a script's.
+            NoForecast: the model cannot run on fake tensors, or only the ranks can build it.
         """
-        if config.task.is_script:
+        if config.task.has_own_data:
             raise NoForecast(
                 f"not forecast: what {config.task.name} needs shows when it runs; its peak is "
                 "recorded"
@@ -224,8 +231,7 @@ def _forecast_without_gpu(
     return forecast(
         config,
         images,
-        config.dataset.num_classes,
-        lambda: models.build_on_meta(config.model, config.dataset.image_px),
+        forecast_task(config).on_meta,
         micro_batches,
         uses_nccl=uses_nccl,
         train_images=train_images,

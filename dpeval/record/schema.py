@@ -151,6 +151,8 @@ class Throughput(Frozen):
     median_img_per_s: PositiveFloat
     """Global batch over the median step of the slowest rank."""
     slowest_rank: int
+    sequences_per_s: PositiveFloat | None = None
+    """Of a language model, whose samples are tokens: the same in sequences."""
 
 
 class SetupTimes(Frozen):

@@ -255,7 +255,10 @@ def outcome_text(record: Record) -> str:
     if record.throughput is not None and record.window is not None:
         found = record.throughput
         steps = counted(record.window.steps, "step")
-        text = f"{found.img_per_s:.2f} {record.unit}/s {_interval(record)}, {steps}"
+        text = f"{found.img_per_s:.2f} {record.unit}/s {_interval(record)}, "
+        if found.sequences_per_s is not None:
+            text += f"{found.sequences_per_s:.2f} sequences/s, "
+        text += steps
     else:
         text = ""
     if record.status == "ok":

@@ -318,19 +318,23 @@ def _ticker(
                 stage=stage,
                 steps=step_buffer.steps(0),
                 elapsed_s=time.monotonic() - begin_s if begin_s is not None else 0.0,
-                img_per_s=job.plan.global_batch_size / step_s if step_s else 0.0,
+                img_per_s=samples_per_step(job, step_buffer) / step_s if step_s else 0.0,
                 rel_half_width=rel_half_width,
-                unit=progress_unit(job),
+                unit=unit_of(job, step_buffer),
             ),
         )
 
     return tick
 
 
-def progress_unit(job: Job) -> str:
-    """What a sample is called while the run lasts; a script's meter reports its unit only at the
-    end."""
-    return "samples" if job.config.task.is_script else "img"
+def samples_per_step(job: Job, step_buffer: StepBuffer) -> float:
+    """Samples of all ranks in a step, as far as it is known while the run is measured."""
+    return job.plan.global_batch_size * step_buffer.samples_per_item
+
+
+def unit_of(job: Job, step_buffer: StepBuffer) -> str:
+    """What a sample of the run is, as far as it is known while the run is measured."""
+    return step_buffer.unit or job.config.task.unit
 
 
 def make_sampler(runs: Sequence[LiveRun]) -> ConditionSampler:

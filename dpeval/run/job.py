@@ -63,7 +63,7 @@ class Snapshot:
     img_per_s: float
     rel_half_width: float
     unit: str = "img"
-    """What a sample is called; a script reports it only afterwards."""
+    """What a sample is, as far as it is known already."""
     speedup: Interval | None = None
     """Over the run it takes turns with and is compared with."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from dpeval.components.tasks import forecast_task
 from dpeval.config import Config, DatasetConfig
 from dpeval.data import Source, prepare, used
 from dpeval.devices import cuda
@@ -150,17 +151,18 @@ class Session:
                 self._data(job)
 
     def _data(self, job: Job) -> tuple[Source | None, DatasetUsed | None]:
-        """The prepared data of one job, and what its record says of it; a script has its own."""
-        if job.config.task.is_script:
+        """The prepared data of one job, and what its record says of it, if dpeval loads it."""
+        if job.config.task.has_own_data:
             return None, None
         source = self.prepare(job.config.dataset)
+        forecast_task(job.config).check_source(source)
         return source, used(source, job.config.dataset)
 
     def prepare(self, config: DatasetConfig) -> Source:
         """The data of one configuration, prepared at most once per session."""
         if config not in self._sources:
             source = prepare(config, self.reporter.say)
-            self.predictor.train_images[config] = len(source.train_files)
+            self.predictor.train_images[config] = source.train_samples
             self._sources[config] = source
         return self._sources[config]
 

@@ -11,7 +11,7 @@ from dpeval.config import MeasureConfig
 from dpeval.instruments.step_buffer import Stage
 from dpeval.record.codes import AblationKind, StopReason
 from dpeval.record.measurement import Interval, Reentry
-from dpeval.run.execute import LiveRun, progress_unit
+from dpeval.run.execute import LiveRun, samples_per_step, unit_of
 from dpeval.run.job import Snapshot
 from dpeval.sitting import rounds
 from dpeval.stats import paired, reentry, steady_state
@@ -155,14 +155,13 @@ class Seat:
 
     def snapshot(self) -> Snapshot:
         """Its progress."""
-        mean = self.mean
-        batch = self.run.job.plan.global_batch_size
+        mean, job, buffer = self.mean, self.run.job, self.run.step_buffer
         return Snapshot(
             stage=Stage.FINISHED if self.reason is not None else Stage.MEASURING,
             steps=self.steps,
             elapsed_s=self.elapsed_s,
-            img_per_s=batch / mean.mean if mean is not None else 0.0,
+            img_per_s=samples_per_step(job, buffer) / mean.mean if mean is not None else 0.0,
             rel_half_width=mean.rel_half_width if mean is not None else 0.0,
-            unit=progress_unit(self.run.job),
+            unit=unit_of(job, buffer),
             speedup=self.speedup,
         )

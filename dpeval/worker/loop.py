@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import nullcontext
-from typing import Protocol
-
-from torch import Tensor
+from typing import Any, Protocol
 
 from dpeval.worker.trainer import Trainer
 
@@ -54,17 +52,17 @@ def train_step(trainer: Trainer, index: int, *, sync: bool = True) -> None:
     batch = trainer.loader.next()
     clock.mark("data")
     # On CUDA the copy began one step earlier on its own stream; this waits for the remainder.
-    images, labels = trainer.loader.put(batch)
+    ready = trainer.loader.put(batch)
     clock.mark("h2d")
 
     # All micro-batches but the last accumulate gradients locally, so each step reduces every
     # gradient once, however many micro-batches it has.
-    *first, last = micro_batches(images, labels, trainer.parts)
+    *first, last = micro_batches(ready, trainer.parts)
     for part in first:
         with wrapped.no_sync():
-            forward_backward(trainer, *part)
+            forward_backward(trainer, part)
     with nullcontext() if sync else wrapped.no_sync():
-        forward_backward(trainer, *last)
+        forward_backward(trainer, last)
 
     # The scaler is a pass-through except in fp16, where it unscales the gradients first.
     trainer.scaler.step(trainer.optimizer)
@@ -72,18 +70,13 @@ def train_step(trainer: Trainer, index: int, *, sync: bool = True) -> None:
     # Set to None: zeroing would write every gradient once more.
     trainer.optimizer.zero_grad(set_to_none=True)
     clock.end_step("optimizer")
+    trainer.steps_taken += 1
 
 
-def forward_backward(trainer: Trainer, images: Tensor, labels: Tensor) -> None:
-    """Compute the loss of one micro-batch and add its gradients to the step's.
-
-    Args:
-        trainer: this rank's model, criterion and clock.
-        images: shape [n, channels, height, width], on the device.
-        labels: class indices, shape [n].
-    """
+def forward_backward(trainer: Trainer, batch: Any) -> None:
+    """Compute the loss of one micro-batch, on the device, and add its gradients to the step's."""
     with trainer.autocast:
-        loss = trainer.criterion(trainer.wrapped.module(images), labels)
+        loss = trainer.loss(trainer.wrapped.module, batch)
     trainer.clock.mark("forward")
     trainer.scaler.scale(loss).backward()
     trainer.clock.mark("backward")
@@ -91,14 +84,14 @@ def forward_backward(trainer: Trainer, images: Tensor, labels: Tensor) -> None:
     trainer.losses.append(loss.detach())
 
 
-def micro_batches(images: Tensor, labels: Tensor, parts: int) -> list[tuple[Tensor, Tensor]]:
+def micro_batches(batch: Any, parts: int) -> list[Any]:
     """Split a batch into parts of nearly equal size.
 
     Args:
-        images: shape [batch, channels, height, width].
-        labels: shape [batch].
-        parts: how many micro-batches, at most `batch`.
+        batch: tensors whose first dimension is that of the batch; anything if `parts` is 1, as it
+            is for tasks whose memory is not forecast.
+        parts: how many micro-batches, at most as many as the batch has items.
     """
     if parts == 1:
-        return [(images, labels)]
-    return list(zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True))
+        return [batch]
+    return list(zip(*(part.tensor_split(parts) for part in batch), strict=True))

@@ -20,7 +20,7 @@ class RankTask:
     plan: Plan
     rank: int
     source: Source | None
-    """The prepared data; None if a script loads its own."""
+    """The prepared data; None if the training brings its own."""
     store_host: str
     store_port: int
     env: dict[str, str]
@@ -58,11 +58,14 @@ class RankResult:
     setup_s: dict[str, float]
     buckets: dict[int, tuple[int, list[float]]]
     ablation: list[AblationSeries]
-    images_read: int
     measured_rows: int
     cannot_ablate: bool = False
     """Whether ablation was requested but the strategy cannot skip synchronisation."""
     reference_times: ReferenceTimes | None = None
+    unit: str = "img"
+    """What a sample is: img, tokens, …"""
+    samples_per_step: float | None = None
+    """Samples of this rank in a step, the mean of its steps; None: its part of the batch."""
     metered: Metered | None = None
     """None: the rank ran dpeval's own loop."""
 

@@ -142,6 +142,8 @@ def _train(
     timer.lap("rendezvous")
     clock = PhaseClock(device, step_buffer.rows(local_rank))
     trainer = build_trainer(task, device, clock, timer)
+    if task.rank == 0:
+        step_buffer.describe(trainer.task.unit, trainer.task.samples_per_item)
     reference_work = reference_work_of(task, device)
     blocks: Blocks | None = None
     if gate is not None and config.measure.ablation and can_ablate(trainer):
@@ -181,8 +183,9 @@ def _train(
         setup_s=timer.laps_s,
         buckets=clock.bucket_s,
         ablation=series,
-        images_read=trainer.loader.images_read,
         measured_rows=rows,
+        unit=trainer.task.unit,
+        samples_per_step=trainer.samples_per_step(),
         cannot_ablate=config.measure.ablation and is_bound,
         reference_times=reference_work.readings if reference_work is not None else None,
     )

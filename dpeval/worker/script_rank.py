@@ -77,6 +77,17 @@ class ScriptRank:
         """Where the times of this rank's steps go, shape [max_steps, columns]."""
         return self._step_buffer.rows(self._local_rank)
 
+    def describe(self, samples_per_step: float | None, unit: str) -> None:
+        """Say what is measured, for whoever shows progress.
+
+        Args:
+            samples_per_step: samples of all ranks in one step; None: the global batch.
+            unit: what a sample is.
+        """
+        if self.task.rank == 0:
+            whole = self.task.plan.global_batch_size
+            self._step_buffer.describe(unit, (samples_per_step or whole) / whole)
+
     def open_gate(self, clock: PhaseClock) -> StopSync | TurnSync:
         """What decides whether the script takes another step; see :func:`step_gate`."""
         self.has_entered = True

@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpeval.components import models, strategies
-from dpeval.components.loss import GlobalMeanLoss, auxiliary_weight
+from dpeval.components import strategies
 from dpeval.components.optimizers import build_optimizer
+from dpeval.components.tasks import Rank, Task, task_of
+from dpeval.components.tasks.base import Loss
 from dpeval.config import Config
-from dpeval.data.loading.loaders import Loader, make_loader
+from dpeval.data.loading.loaders import Loader, Shard
+from dpeval.data.sources.source import NO_SOURCE
 from dpeval.devices.base import Device
 from dpeval.devices.numerics import autocast, grad_scaler, set_numerics
 from dpeval.instruments.phase_clock import PhaseClock
@@ -31,6 +33,7 @@ class Trainer:
     rank: int
     device: Device
     clock: PhaseClock
+    task: Task
     loader: Loader
     model: nn.Module
     """The bare model; `wrapped` is the one to train."""
@@ -39,27 +42,34 @@ class Trainer:
     scaler: torch.amp.GradScaler
     parts: int = field(init=False)
     """Micro-batches of this rank in one step."""
-    criterion: GlobalMeanLoss = field(init=False)
+    loss: Loss = field(init=False)
     autocast: AbstractContextManager[Any] = field(init=False)
     losses: list[Tensor] = field(default_factory=list[Tensor])
     """One per micro-batch and step, detached."""
     tuning_peak_bytes: int | None = None
     """Memory peak of the first step; None on the CPU."""
+    steps_taken: int = 0
+    """Steps so far, those of ablation windows included."""
 
     def __post_init__(self) -> None:
         self.parts = min(self.plan.micro_batches, self.plan.ranks[self.rank].per_device_batch_size)
-        self.criterion = GlobalMeanLoss(
-            self.plan.global_batch_size,
-            self.config.dataset.num_classes,
-            auxiliary_weight(self.model),
+        self.loss = self.task.loss(
+            self.model, rank_of(self.config, self.plan, self.rank, self.device)
         )
         self.autocast = autocast(self.device, self.config.precision)
 
     def step_losses(self) -> list[float]:
-        """Mean loss over this rank's images, per step."""
+        """Mean loss over this rank's part of the batch, per step."""
         weight = self.plan.ranks[self.rank].weight
         sums = torch.stack(self.losses).float().cpu().view(-1, self.parts).sum(1)
         return [float(loss) / weight for loss in sums]
+
+    def samples_per_step(self) -> float:
+        """Samples of this rank in a step: the mean of its steps so far, if they differ."""
+        each = self.task.samples_per_item
+        if each is not None:
+            return each * self.plan.ranks[self.rank].per_device_batch_size
+        return self.loader.images_read / self.steps_taken
 
 
 class SetupTimer:
@@ -73,6 +83,25 @@ class SetupTimer:
         """Record the wall time since the previous lap as part `name`, s."""
         now_s = time.monotonic()
         self.laps_s[name], self._last_s = now_s - self._last_s, now_s
+
+
+def rank_of(config: Config, plan: Plan, rank: int, device: Device) -> Rank:
+    """What a task is told of a rank.
+
+    Args:
+        config: the run's configuration.
+        plan: its plan.
+        rank: the rank.
+        device: the rank's device.
+    """
+    return Rank(
+        rank=rank,
+        world_size=plan.world_size,
+        global_batch_size=plan.global_batch_size,
+        per_device_batch_size=plan.ranks[rank].per_device_batch_size,
+        device=device.torch_device,
+        seed=config.seed,
+    )
 
 
 def build_trainer(task: RankTask, device: Device, clock: PhaseClock, timer: SetupTimer) -> Trainer:
@@ -90,25 +119,26 @@ def build_trainer(task: RankTask, device: Device, clock: PhaseClock, timer: Setu
         DpevalError: some part cannot be built as configured.
     """
     config, plan = task.config, task.plan
-    assert task.source is not None  # only scripts load their own data
     set_numerics(config.precision, deterministic=config.deterministic)
     torch.manual_seed(config.seed)
-    model = models.build(config.model, config.dataset.image_px).to(device.torch_device)
+    trained = task_of(config)
+    model = trained.model(rank_of(config, plan, task.rank, device)).to(device.torch_device)
     channels_last = config.memory_format == "channels_last"
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
     model.train()
     timer.lap("model")
-    loader = make_loader(
-        task.source,
+    shard = Shard(
+        task.source or NO_SOURCE,
         config.dataset,
-        shares=[rank.per_device_batch_size for rank in plan.ranks],
+        shares=[each.per_device_batch_size for each in plan.ranks],
         rank=task.rank,
         seed=config.seed,
         device=device,
         channels_last=channels_last,
         spare_cpus=plan.ranks[task.rank].spare_cpus,
     )
+    loader = trained.loader(shard)
     timer.lap("data")
     wrapped = strategies.wrap(model, config.strategy, device, clock)
     if config.compile:
@@ -120,6 +150,7 @@ def build_trainer(task: RankTask, device: Device, clock: PhaseClock, timer: Setu
         rank=task.rank,
         device=device,
         clock=clock,
+        task=trained,
         loader=loader,
         model=model,
         wrapped=wrapped,

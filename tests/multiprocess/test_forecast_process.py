@@ -85,7 +85,6 @@ def test_the_densenet_at_224_px_saves_what_was_measured() -> None:
     fake_step = take_fake_step(
         config,
         16,
-        config.dataset.num_classes,
         lambda: models.build_on_meta(config.model, config.dataset.image_px),
         torch.device("cpu"),
         held_gradients=False,

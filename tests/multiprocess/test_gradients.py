@@ -58,7 +58,7 @@ def rank_main(rank: int, world: int, batch: int, micro: int, port: int, pipe: Co
     shares = split_evenly(batch, world)
     begin = sum(shares[:rank])
     images, labels = (tensor[begin : begin + shares[rank]] for tensor in data(batch))
-    parts = micro_batches(images, labels, micro)
+    parts = micro_batches((images, labels), micro)
     clock.start_step(0, 0.0)
     pipe.send(parameters_after(wrapped, bare, GlobalMeanLoss(batch, 10), [parts] * 3))
 

@@ -93,7 +93,7 @@ def test_a_resident_dataset_is_held_whole() -> None:
 def test_the_forecast_of_a_gpu_counts_what_is_resident() -> None:
     gpu = small(dataset=dataset("cached"), hardware=HardwareConfig(kind="gpu"))
     resident = dataclasses.replace(gpu, dataset=dataset("resident"))
-    one, other = (forecast(each, BATCH, 10, Small).total_bytes for each in (gpu, resident))
+    one, other = (forecast(each, BATCH, Small).total_bytes for each in (gpu, resident))
     assert other - one == pytest.approx(IMAGES * (3 * 64**2 + 8), rel=0.05)
 
 

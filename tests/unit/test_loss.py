@@ -79,7 +79,7 @@ FEATURES = torch.zeros(BATCH, 7)
 def test_the_main_output_is_found_and_so_are_auxiliary_ones(
     output: object, auxiliary: list[Tensor]
 ) -> None:
-    main, found = find_logits(output, BATCH, CLASSES)
+    main, found = find_logits(output, (BATCH,), CLASSES)
     assert main is MAIN
     assert [id(item) for item in found] == [id(item) for item in auxiliary]
     expected = cross_entropy(MAIN, LABELS)
@@ -116,7 +116,7 @@ def test_micro_batches_add_up_to_the_mean_over_the_global_batch(
     labels = torch.randint(0, CLASSES, (batch,))
     whole = cross_entropy(main, labels) + weight * cross_entropy(other, labels)
     criterion = GlobalMeanLoss(batch, CLASSES, weight)
-    pieces = micro_batches(torch.stack([main, other], 1), labels, min(parts, batch))
+    pieces = micro_batches((torch.stack([main, other], 1), labels), min(parts, batch))
     total = sum(criterion(tuple(both.unbind(1)), some) for both, some in pieces)
     torch.testing.assert_close(total, whole)
 
@@ -131,7 +131,7 @@ def test_torchvisions_auxiliary_heads_weigh_what_their_papers_say(
     model = build_on_meta(ModelConfig(name, target, {"name": name, "num_classes": CLASSES}), px)
     assert auxiliary_weight(model) == weight
     with torch.device("meta"):
-        _, auxiliary = find_logits(model.train()(torch.empty(2, 3, px, px)), 2, CLASSES)
+        _, auxiliary = find_logits(model.train()(torch.empty(2, 3, px, px)), (2,), CLASSES)
     assert len(auxiliary) == heads
 
 
@@ -207,7 +207,7 @@ def test_a_model_that_needs_data_or_images_to_be_built_is_forecast_and_trains(
 ) -> None:
     whole = config(target)
     check(whole)
-    found = forecast(whole, 4, CLASSES, lambda: build(whole.model, 8))
+    found = forecast(whole, 4, lambda: build(whole.model, 8))
     model = build(whole.model, 8)
     size = sum(item.nbytes for item in (*model.parameters(), *model.buffers()))
     assert found.parts["parameters"] == size
@@ -219,7 +219,7 @@ def test_a_model_that_needs_data_to_train_is_not_refused_and_not_forecast() -> N
     whole = config(Reading)
     check(whole)
     with pytest.raises(NoForecast, match="cannot run without data"):
-        forecast(whole, 4, CLASSES, lambda: build(whole.model, 8))
+        forecast(whole, 4, lambda: build(whole.model, 8))
 
 
 @pytest.mark.parametrize(

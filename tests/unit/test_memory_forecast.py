@@ -55,7 +55,7 @@ def resnet18() -> nn.Module:
 
 def test_a_small_model_is_counted_to_the_byte() -> None:
     batch = 4
-    fake_step = take_fake_step(config(), batch, 10, Small, CPU, held_gradients=False)
+    fake_step = take_fake_step(config(), batch, Small, CPU, held_gradients=False)
     convolved = batch * 8 * 16 * 16 * 4  # once, though convolution, relu and mean share it
     pooled, logits, logs = batch * 8 * 4, batch * 10 * 4, batch * 10 * 4
     scalars = 2 * 4  # the loss and the sum of weights that its backward pass divides by
@@ -69,7 +69,7 @@ def test_bfloat16_halves_what_a_convolutional_model_saves() -> None:
     whole = {"dataset": DatasetConfig(image_px=64, name="x", _target_="x")}
     saved = [
         take_fake_step(
-            config(**whole, precision=precision), 32, 10, resnet18, CPU, held_gradients=False
+            config(**whole, precision=precision), 32, resnet18, CPU, held_gradients=False
         ).activations
         for precision in ("fp32", "bf16")
     ]
@@ -81,7 +81,7 @@ def test_bfloat16_halves_what_a_convolutional_model_saves() -> None:
 
 def test_parts_add_up_and_micro_batches_take_less() -> None:
     whole = config(dataset=DatasetConfig(image_px=64, name="x", _target_="x"))
-    one, four = (forecast(whole, 32, 10, resnet18, parts) for parts in (1, 4))
+    one, four = (forecast(whole, 32, resnet18, parts) for parts in (1, 4))
     for found in (one, four):
         assert sum(found.parts.values()) == found.total_bytes
         assert min(found.parts.values()) >= 0
@@ -91,11 +91,9 @@ def test_parts_add_up_and_micro_batches_take_less() -> None:
 
 def test_buckets_that_are_the_gradients_cost_nothing_more() -> None:
     views = config(strategy=StrategyConfig(gradient_as_bucket_view=True))
-    assert forecast(config(), 4, 10, Small).parts["buckets"] > 0
-    assert forecast(views, 4, 10, Small).parts["buckets"] == 0
-    assert (
-        forecast(config(strategy=StrategyConfig(name="none")), 4, 10, Small).parts["buckets"] == 0
-    )
+    assert forecast(config(), 4, Small).parts["buckets"] > 0
+    assert forecast(views, 4, Small).parts["buckets"] == 0
+    assert forecast(config(strategy=StrategyConfig(name="none")), 4, Small).parts["buckets"] == 0
 
 
 @pytest.mark.parametrize(
@@ -140,7 +138,7 @@ class Peeking(Small):
 
 def test_a_model_that_looks_at_values_is_not_forecast() -> None:
     with pytest.raises(NoForecast, match="without data"):
-        forecast(config(), 4, 10, Peeking)
+        forecast(config(), 4, Peeking)
 
 
 Steps = st.lists(st.tuples(st.integers(1, 40 * MIB), st.integers(0, 30)), max_size=60)
@@ -226,14 +224,14 @@ class Attending(nn.Module):
 
 def test_nccl_is_forecast_only_where_ranks_use_it() -> None:
     gpu = config(hardware=HardwareConfig(kind="gpu"), num_devices=2)
-    with_nccl = forecast(gpu, 4, 10, Attending, uses_nccl=True)
-    assert with_nccl.total_bytes - forecast(gpu, 4, 10, Attending).total_bytes == NCCL_BYTES
+    with_nccl = forecast(gpu, 4, Attending, uses_nccl=True)
+    assert with_nccl.total_bytes - forecast(gpu, 4, Attending).total_bytes == NCCL_BYTES
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_a_gpu_is_forecast_where_there_is_none(precision: str) -> None:
     gpu = config(hardware=HardwareConfig(kind="gpu"), precision=precision, num_devices=2)
-    found = forecast(gpu, 32, 10, Attending)
+    found = forecast(gpu, 32, Attending)
     assert sum(found.parts.values()) == found.total_bytes
     assert {"context", "workspace", "fragmentation"} <= set(found.parts)
     # 32 images, 4 heads and 256 x 256 pixels: fused attention keeps no such matrix.

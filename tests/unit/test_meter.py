@@ -52,6 +52,9 @@ class Host:
         self.reported: tuple[StopReason, Metered, int] | None = None
         self._enough = enough
 
+    def describe(self, samples_per_step: float | None, unit: str) -> None:
+        pass
+
     def open_gate(self, clock: PhaseClock) -> Host:
         return self
 
@@ -328,7 +331,7 @@ def test_a_hook_that_came_before_the_meter_is_left_alone_and_told(host: Host) ->
 def result(rank: int, stopped_by: StopReason) -> RankResult:
     empty: dict[str, Any] = {
         "losses": [], "peak_bytes": None, "peak_allocated_bytes": None, "tuning_peak_bytes": None,
-        "baseline_bytes": 0, "setup_s": {}, "buckets": {}, "ablation": [], "images_read": 0,
+        "baseline_bytes": 0, "setup_s": {}, "buckets": {}, "ablation": [],
         "measured_rows": 0,
     }  # fmt: skip
     return RankResult(rank=rank, host="", pid=1, stopped_by=stopped_by, **empty)

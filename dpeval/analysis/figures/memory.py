@@ -44,7 +44,7 @@ def memory(figure_data: FigureData) -> Drawing:
 
 
 def rank_batch(cells: pd.DataFrame) -> Any:
-    """Images per step of the rank that has most: the global batch dealt as evenly as possible."""
+    """Batch of the rank that has most: the global batch dealt as evenly as possible."""
     return np.ceil(cells["global_batch"].astype(float) / cells["num_devices"].astype(float))
 
 
@@ -72,7 +72,7 @@ def _draw(panel: Panel) -> str:
     axes.set_xscale("log", base=2)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
-    axes.set_xlabel("images per step of the fullest rank")
+    axes.set_xlabel("per-device batch of the fullest rank")
     axes.set_ylabel("memory (GiB)")
     axes.set_ylim(bottom=0)
     axes.margins(x=0.08, y=0.12)

@@ -93,7 +93,11 @@ class Choice:
     def description(self) -> str:
         """What "best" means here."""
         words = self.objective.description
-        return words if self.sample == "img" else words.replace("per image", f"per {self.sample}")
+        return (
+            words
+            if self.sample == "img"
+            else words.replace("per image", f"per {self.sample.removesuffix('s')}")
+        )
 
     @property
     def able(self) -> list[Candidate]:

@@ -47,6 +47,20 @@ def on_cpu(images: int, config: DatasetConfig) -> InputMemory:
     return InputMemory(images=4 * pixels, passing=((4 * pixels, 1),), pixels=pixels)
 
 
+def of_tokens(tokens: int, *, gpu: bool) -> InputMemory:
+    """The input of a language model: inputs and targets are views of one tensor of int64.
+
+    Args:
+        tokens: of one batch, targets included.
+        gpu: the device is a GPU, to which batches are sent ahead.
+    """
+    made = 8 * tokens
+    if gpu:
+        return InputMemory(images=0, passing=(), in_flight=(made,) * IN_FLIGHT)
+    # TokenReader: where the tokens are in the file, and the tokens as they are there.
+    return InputMemory(images=made, passing=((made, 2), (4 * tokens, 1)))
+
+
 def on_gpu(
     images: int, config: DatasetConfig, *, channels_last: bool, train_images: int | None = None
 ) -> InputMemory:

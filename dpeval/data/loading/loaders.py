@@ -48,7 +48,7 @@ class Loader(Protocol):
     """
 
     images_read: int
-    """Number of images that :meth:`put` has returned."""
+    """Number of samples that :meth:`put` has returned."""
 
     def next(self) -> Any:
         """Return the next batch on the host; timed as the phase ``data``."""
@@ -57,7 +57,8 @@ class Loader(Protocol):
         """Return the batch on the device; timed as the phase ``h2d``.
 
         Returns:
-            Images, float32 [b, 3, px, px], and labels, int64 [b]; valid until the next call.
+            Images, float32 [b, 3, px, px], and labels, int64 [b]; or inputs and targets of a
+            language model, int64 [b, seq_len]. Valid until the next call.
         """
 
     def close(self) -> None:
@@ -85,8 +86,8 @@ class Shard:
         return self.shares[self.rank]
 
     def sampler(self) -> ShardedSampler:
-        """Which images this rank reads in which step."""
-        return ShardedSampler(len(self.source.train_files), self.shares, self.rank, self.seed)
+        """Which samples this rank reads in which step."""
+        return ShardedSampler(self.source.train_samples, self.shares, self.rank, self.seed)
 
     def normaliser(self) -> Normaliser:
         """Turns uint8 pixels on the device into model input."""
@@ -131,7 +132,12 @@ def make_loader(
         DataError: the source has fewer images than one global batch.
         ConfigError: the user's loader lacks an attribute of :class:`Loader`.
     """
-    shard = Shard(source, config, shares, rank, seed, device, channels_last, spare_cpus)
+    return loader_of(Shard(source, config, shares, rank, seed, device, channels_last, spare_cpus))
+
+
+def loader_of(shard: Shard) -> Loader:
+    """The loader of one rank; see :func:`make_loader`."""
+    source, config = shard.source, shard.config
     if source.loader:
         return _made(source.loader, "the source's loader", shard, {})
     if "." in config.loader:

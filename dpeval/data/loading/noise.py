@@ -1,4 +1,4 @@
-"""Random pixels: a step's memory and speed do not depend on what images show."""
+"""Random samples: a step's memory and speed do not depend on what images show or words mean."""
 
 from __future__ import annotations
 
@@ -11,14 +11,23 @@ from dpeval.data.loading.loaders import Shard
 from dpeval.data.sources.source import Source
 
 
-def source(config: DatasetConfig) -> Source:
-    """A source without files, loaded by :class:`NoiseLoader`."""
+def source(config: DatasetConfig, *, of_tokens: bool = False) -> Source:
+    """A source without files.
+
+    Args:
+        config: the keys of ``dataset``.
+        of_tokens: sequences of tokens instead of images.
+    """
+    name = "random tokens" if of_tokens else "random pixels"
+    loaders = "dpeval.data.loading"
     return Source(
-        requested="random pixels",
-        used="random pixels",
+        requested=name,
+        used=name,
         root="",
         num_classes=config.num_classes,
-        loader="dpeval.data.loading.noise.NoiseLoader",
+        loader=f"{loaders}.token_loader.NoiseTokenLoader"
+        if of_tokens
+        else f"{loaders}.noise.NoiseLoader",
     )
 
 

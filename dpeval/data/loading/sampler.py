@@ -48,8 +48,8 @@ class ShardedSampler:
         self._global_batch = sum(shares)
         if images < self._global_batch:
             raise DataError(
-                f"the data has {images} training images, but one global batch needs "
-                f"{self._global_batch}; use a smaller batch or more images"
+                f"the data has {images} training samples, but one global batch needs "
+                f"{self._global_batch}; use a smaller batch or more data"
             )
         self._images, self._seed = images, seed
         begin = sum(shares[:rank])

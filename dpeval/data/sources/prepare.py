@@ -96,7 +96,7 @@ def used(source: Source, config: DatasetConfig) -> DatasetUsed:
         requested=source.requested,
         used=source.used,
         root=source.root,
-        train_images=len(source.train_files),
+        train_images=source.train_samples,
         val_images=len(source.val_files),
         num_classes=source.num_classes,
         note=note,

@@ -19,7 +19,7 @@ LOCK_WAIT_S = 3600.0
 
 
 class Source(Frozen):
-    """Prepared data, as it is sent to every rank: image files and their labels.
+    """Prepared data, as it is sent to every rank: image files and their labels, or tokens.
 
     A source that is not a folder of images has no files and names its own `loader`.
     """
@@ -40,11 +40,26 @@ class Source(Frozen):
     val_labels: list[int] = []
     left_out: dict[str, int] = {}
     """What lies among the images and is none, and how many of each (``.txt``: 3)."""
+    tokens: str = ""
+    """File of tokens, relative to `root`; "": the samples are images."""
+    token_type: str = ""
+    """NumPy's name of the type of these tokens."""
+    sequences: int = 0
+    """Sequences of tokens in it."""
     cache: str | None = None
     """The decoded images, if the loader needs them (:mod:`dpeval.data.sources.pixel_cache`)."""
     loader: str = ""
     """Import path of the source's own loader, called as ``loader(shard)``; "": use
     ``dataset.loader``."""
+
+    @property
+    def train_samples(self) -> int:
+        """Images, or sequences of tokens, to train on."""
+        return self.sequences or len(self.train_files)
+
+
+NO_SOURCE = Source(root="", num_classes=1)
+"""Of a training that brings its own data."""
 
 
 def store() -> Path:

@@ -70,6 +70,7 @@ def job_session() -> Session:
                 stage=stage,
                 steps=snapshot.steps,
                 img_per_s=snapshot.img_per_s,
+                unit=snapshot.unit,
                 at_s=time.time(),
             )
             write_progress(now, job.folder)

@@ -70,7 +70,7 @@ class PreparationJob:
 
         for spec in self.specs:
             config = rebuild(JobSpec.model_validate_json(spec).config)
-            if config.task.is_script:
+            if config.task.has_own_data:
                 continue  # it loads its own data
             point_at_scratch(config)
             prepare(config.dataset, print)

@@ -49,6 +49,7 @@ class Progress(Frozen):
     stage: str
     steps: int
     img_per_s: float
+    unit: str = "img"
     at_s: float
     """Seconds since the epoch."""
 
@@ -64,6 +65,8 @@ class RunStatus(Frozen):
     log: str = ""
     """The end of the job's log, if it explains the status."""
     img_per_s: float | None = None
+    unit: str = "img"
+    """What a sample is where names say img."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ class _Headline:
     kind: CauseCode | Literal[""]
     message: str
     img_per_s: float | None
+    unit: str = "img"
 
 
 def run_statuses(manifest: Manifest, sweep_dir: Path, tracker: Tracker) -> list[RunStatus]:
@@ -149,6 +153,7 @@ def _headline(folder: Path) -> _Headline | None:
         kind=cause.kind if cause is not None else "",
         message=cause.message if cause is not None else "",
         img_per_s=found.throughput.img_per_s if found.throughput is not None else None,
+        unit=found.unit,
     )
 
 
@@ -181,6 +186,7 @@ def status_of(
             kind=headline.kind,
             text=headline.message,
             img_per_s=headline.img_per_s,
+            unit=headline.unit,
         )
     if run.refused is not None:
         return RunStatus(run=run, standing="failed", kind="refused", text=run.refused)
@@ -206,7 +212,8 @@ def _running(run: ManifestRun, state: JobState, folder: Path, *, shares_job: boo
     silent_s = time.time() - progress.at_s
     if silent_s > 60 and not is_measured:
         text += f", no progress for {silent_s:.0f} s"
-    return RunStatus(run=run, standing="running", text=text, img_per_s=progress.img_per_s or None)
+    speed = progress.img_per_s or None
+    return RunStatus(run=run, standing="running", text=text, img_per_s=speed, unit=progress.unit)
 
 
 def read_progress(folder: Path) -> Progress | None:

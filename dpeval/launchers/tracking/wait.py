@@ -123,7 +123,7 @@ def pause_s(least_s: float, unchanged_s: float) -> float:
 
 def line(status: RunStatus) -> str:
     """The status of one run as a line of plain text."""
-    speed = f" {status.img_per_s:.2f} img/s" if status.img_per_s is not None else ""
+    speed = f" {status.img_per_s:.2f} {status.unit}/s" if status.img_per_s is not None else ""
     text = f" — {status.text}" if status.text else ""
     job = f" (job {status.run.job_id})" if status.run.job_id is not None else ""
     return f"{status.run.label}{job}: {status.standing}{speed}{text}"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from dpeval.components.loss import GlobalMeanLoss, auxiliary_weight
+from dpeval.components.tasks import forecast_task
 from dpeval.config import Config
 from dpeval.devices.numerics import AUTOCAST_DTYPES
 from dpeval.errors import NoForecast
@@ -53,8 +53,7 @@ def meta_model(config: Config, build: Callable[[], nn.Module]) -> nn.Module:
 
 def take_fake_step(
     config: Config,
-    images: int,
-    num_classes: int,
+    items: int,
     build: Callable[[], nn.Module],
     device: torch.device,
     *,
@@ -64,9 +63,8 @@ def take_fake_step(
     """Run one forward and backward pass over fake tensors on `device`.
 
     Args:
-        config: image size, precision and memory format.
-        images: size of the micro-batch.
-        num_classes: number of classes of the labels.
+        config: task, precision and memory format.
+        items: size of the micro-batch: images or sequences.
         build: makes the model, on ``meta`` or elsewhere.
         device: the device to imitate; it need not exist on this machine.
         held_gradients: gradients exist before the pass and are added to.
@@ -77,23 +75,20 @@ def take_fake_step(
         NoForecast: the model needs data (a value, a file, a size that depends on a value).
         ConfigError: the model's output contains no logits.
     """
-    px = config.dataset.image_px
+    task = forecast_task(config)
     channels_last = config.memory_format == "channels_last"
-    layout = torch.channels_last if channels_last else torch.contiguous_format
     mode = FakeTensorMode()
     try:
         model = meta_model(config, build)
         make_fake(model, mode, device)
-        pixels = torch.empty(images, 3, px, px, device="meta").to(memory_format=layout)
-        labels = torch.empty(images, dtype=torch.int64, device="meta")
-        x, y = FakeTensor(mode, pixels, device), FakeTensor(mode, labels, device)
+        x, y = (FakeTensor(mode, tensor, device) for tensor in task.example(items))
         trained = [item for item in model.parameters() if item.requires_grad]
         with mode:
             for item in trained if held_gradients else ():
                 item.grad = torch.zeros_like(item)
         there = [*model.parameters(), *model.buffers(), x, y]
         there += [item.grad for item in trained if item.grad is not None]
-        criterion = GlobalMeanLoss(images, num_classes, auxiliary_weight(model))
+        criterion = task.criterion(model, items)
         tracker = StorageTracker(
             there, None if device.type == "cuda" else onednn_scratch(channels_last)
         )
@@ -122,10 +117,10 @@ def take_fake_step(
     )
 
 
-def _forward(config: Config, model: nn.Module, images: Tensor) -> object:
+def _forward(config: Config, model: nn.Module, inputs: Tensor) -> object:
     """Run the model; any error of its own code is taken to mean that it needs data."""
     try:
-        return model(images)
+        return model(inputs)
     except Exception as error:
         raise _no_forecast(config, error) from error
 

@@ -19,8 +19,8 @@ from torch.torch_version import TorchVersion
 from torch.utils._pytree import tree_leaves
 
 from dpeval.components.optimizers import build_optimizer
+from dpeval.components.tasks import forecast_task
 from dpeval.config import SERIAL, Config, OptimizerConfig, StrategyConfig
-from dpeval.data.loading import device_memory
 from dpeval.data.loading.device_memory import InputMemory
 from dpeval.devices.cuda import outside_allocator
 from dpeval.errors import ConfigError
@@ -54,7 +54,6 @@ REPLAYED_STEPS = 3
 def forecast(
     config: Config,
     per_device_batch: int,
-    num_classes: int,
     build: Callable[[], nn.Module],
     micro_batches: int = 1,
     process_bytes: int | None = None,
@@ -70,9 +69,8 @@ def forecast(
     ``parts["context"]`` out. A run with ``compile=true`` is forecast as if it were not compiled.
 
     Args:
-        config: model, optimizer, strategy, precision, image size and kind of device.
-        per_device_batch: images per step of the fullest rank.
-        num_classes: number of classes of the labels.
+        config: task, model, optimizer, strategy, precision and kind of device.
+        per_device_batch: images, or sequences, per step of the fullest rank.
         build: makes the model, on ``meta`` or elsewhere.
         micro_batches: parts into which that batch is divided.
         process_bytes: baseline of a CPU rank in bytes, if it has been measured.
@@ -85,25 +83,16 @@ def forecast(
         ConfigError: the model or the optimizer cannot be built or trained as configured.
     """
     gpu = config.hardware.kind == "gpu"
-    images = math.ceil(per_device_batch / micro_batches)
+    items = math.ceil(per_device_batch / micro_batches)
     ddp = config.strategy.name != SERIAL
     views = ddp and config.strategy.gradient_as_bucket_view
     held = micro_batches > 1 or views
     state, update = optimizer_bytes(config.optimizer, meta_model(config, build), foreach=gpu)
-    fake_step = take_fake_step(
-        config, images, num_classes, build, torch.device("cpu"), held_gradients=held
-    )
+    fake_step = take_fake_step(config, items, build, torch.device("cpu"), held_gradients=held)
     gradients = sum(fake_step.gradients)
-    if gpu:
-        channels_last = config.memory_format == "channels_last"
-        batches = device_memory.on_gpu(
-            per_device_batch,
-            config.dataset,
-            channels_last=channels_last,
-            train_images=train_images,
-        )
-    else:
-        batches = device_memory.on_cpu(per_device_batch, config.dataset)
+    batches = forecast_task(config).input_memory(
+        per_device_batch, gpu=gpu, train_items=train_images
+    )
     static = {
         "parameters": sum(fake_step.parameters),
         "optimizer": state,
@@ -116,7 +105,7 @@ def forecast(
         fake_step, state, batches, _buckets(config.strategy, fake_step.gradients), held
     )
     if gpu:
-        growth = _cuda_growth(config, images, num_classes, build, fake_step, held_gradients=held)
+        growth = _cuda_growth(config, items, build, fake_step, held_gradients=held)
         in_step["activations"] += growth
         taken = _taken(CachingAllocator(), setting)
         allowances = {
@@ -150,8 +139,7 @@ def _peak_parts(fake_step: FakeStep, gradients: int, update: int, *, held: bool)
 
 def _cuda_growth(
     config: Config,
-    images: int,
-    num_classes: int,
+    items: int,
     build: Callable[[], nn.Module],
     on_cpu: FakeStep,
     *,
@@ -168,8 +156,7 @@ def _cuda_growth(
         warnings.simplefilter("ignore")
         on_cuda = take_fake_step(
             config,
-            images,
-            num_classes,
+            items,
             build,
             torch.device("cuda", 0),
             held_gradients=held_gradients,

@@ -12,7 +12,7 @@ from dpeval.record.memory import ALLOWANCES, Forecast
 from dpeval.record.schema import RankRecord, Record
 
 SAME = ("model", "optimizer", "precision", "memory_format", "compile")
-SAME_DATASET = ("image_px", "loader")
+SAME_DATASET = ("image_px", "loader", "seq_len")
 SAME_RESIDENT = ("name", "root", "size", "train_images")
 """Of the dataset, which ``dataset.loader=resident`` keeps on every GPU."""
 SAME_STRATEGY = ("name", "bucket_cap_mb", "gradient_as_bucket_view", "static_graph")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dpeval.config import identity, to_plain
+from dpeval.config import CAUSAL_LM, identity, to_plain
 from dpeval.instruments.step_buffer import StepBuffer, column_of, sum_columns
 from dpeval.record import schema
 from dpeval.record.codes import Status, StopReason
@@ -213,15 +213,16 @@ def _series(
         "setup": _setup(rows, outcome, span),
     }
     metered = _metered(outcome)
-    samples: float = job.plan.global_batch_size
-    if metered is not None:
-        samples = metered.samples_per_step or samples
-        fields |= {"unit": metered.unit, "samples_per_step": samples}
+    unit, samples = _samples(job, step_buffer, outcome)
+    if unit != "img" or metered is not None:
+        fields |= {"unit": unit, "samples_per_step": samples}
     if window is not None:
         main = slice(window.first, window.first + window.steps)
-        fields["throughput"] = throughput(
-            samples, [series[main] for series in step_s], window.step_s
-        )
+        found = throughput(samples, [series[main] for series in step_s], window.step_s)
+        if job.config.task.kind == CAUSAL_LM:
+            sequences = job.plan.global_batch_size / window.step_s.mean
+            found = found.model_copy(update={"sequences_per_s": sequences})
+        fields["throughput"] = found
         compute = [sum_columns(table[main], COMPUTE_PHASES) for table in rows]
         # Without it, waiting for others is part of backward, and all ranks seem equally busy.
         if all(has_comm):
@@ -236,6 +237,21 @@ def _series(
         return fields
     fields["missing"] = [text.format(strategy=strategy) for text, is_so in lacking.items() if is_so]
     return fields
+
+
+def _samples(job: Job, step_buffer: StepBuffer, outcome: Outcome) -> tuple[str, float]:
+    """What a sample is, and how many of them all ranks process in a step."""
+    metered = _metered(outcome)
+    whole: float = job.plan.global_batch_size
+    if metered is not None:
+        return metered.unit, metered.samples_per_step or whole
+    results = [outcome.results.get(rank.rank) for rank in job.plan.ranks]
+    own = [one.samples_per_step for one in results if one is not None and one.samples_per_step]
+    unit = next((one.unit for one in results if one is not None), None)
+    if unit is None or len(own) < len(results):  # a rank failed
+        unit = step_buffer.unit or job.config.task.unit
+        return unit, whole * step_buffer.samples_per_item
+    return unit, sum(own)
 
 
 def _metered(outcome: Outcome) -> Metered | None:

@@ -175,7 +175,7 @@ def test_an_image_that_is_damaged_later_is_named_in_one_line(
 
 
 def test_fewer_images_than_a_global_batch_is_one_clear_error(loader_of: LoaderOf) -> None:
-    with pytest.raises(DataError, match=r"has 40 training images, but one global batch needs 48"):
+    with pytest.raises(DataError, match=r"has 40 training samples, but one global batch needs 48"):
         loader_of("cached", shares=(24, 24))
 
 

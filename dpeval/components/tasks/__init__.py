@@ -1,0 +1,26 @@
+"""What dpeval's own loop trains: how a batch is made, what its loss is, how its samples count.
+
+The loop, the memory forecast and the check before a run know tasks only through :class:`Task`.
+"""
+
+from __future__ import annotations
+
+from dpeval.components.tasks.base import ForecastTask, Rank, Task
+from dpeval.components.tasks.causal_lm import CausalLM
+from dpeval.components.tasks.classification import Classification
+from dpeval.components.tasks.user_function import Training, UserFunction
+from dpeval.config import CALLABLE, CAUSAL_LM, Config
+
+__all__ = ["ForecastTask", "Rank", "Task", "Training", "forecast_task", "task_of"]
+
+
+def task_of(config: Config) -> Task:
+    """The task that `config` describes, which is no script's."""
+    if config.task.kind == CALLABLE:
+        return UserFunction(config)
+    return forecast_task(config)
+
+
+def forecast_task(config: Config) -> ForecastTask:
+    """The task that `config` describes, whose model dpeval builds."""
+    return CausalLM(config) if config.task.kind == CAUSAL_LM else Classification(config)

@@ -1,0 +1,108 @@
+"""What a task is to the rest of dpeval."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from dpeval.components.loss import GlobalMeanLoss
+from dpeval.data import Source
+from dpeval.data.loading.device_memory import InputMemory
+from dpeval.data.loading.loaders import Loader, Shard
+
+Loss = Callable[[Callable[..., Any], Any], Tensor]
+"""From the wrapped model and a micro-batch on the device to the contribution of that micro-batch to
+the loss: summed over micro-batches and ranks, the mean over the global batch."""
+
+
+@dataclass(frozen=True)
+class Rank:
+    """The rank that a model and its batches are made for."""
+
+    rank: int
+    world_size: int
+    global_batch_size: int
+    """``batch`` of all ranks together."""
+    per_device_batch_size: int
+    """This rank's part of it."""
+    device: torch.device
+    seed: int
+    """The same on all ranks."""
+
+    @property
+    def weight(self) -> float:
+        """This rank's part of the global batch."""
+        return self.per_device_batch_size / self.global_batch_size
+
+
+class Task(Protocol):
+    """One kind of training."""
+
+    unit: str
+    """What a sample is: img, tokens, …; a function of the user says it when it is called."""
+    samples_per_item: float | None
+    """Samples in each of the items that ``batch`` counts; None: as the loader counts them."""
+
+    def model(self, rank: Rank) -> nn.Module:
+        """The model of this rank, newly initialised; called once, before anything else.
+
+        Raises:
+            ConfigError: it cannot be built as configured.
+        """
+
+    def loader(self, shard: Shard) -> Loader:
+        """What hands this rank its batches."""
+
+    def loss(self, model: nn.Module, rank: Rank) -> Loss:
+        """The loss of a micro-batch of this rank."""
+
+
+class ForecastTask(Task, Protocol):
+    """A task whose model and batches can be made without data, so that its memory is forecast."""
+
+    def on_meta(self) -> nn.Module:
+        """The model on the ``meta`` device."""
+
+    def example(self, items: int) -> tuple[Tensor, Tensor]:
+        """Inputs and labels of a batch of `items`, on ``meta``."""
+
+    def criterion(self, model: nn.Module, global_batch_size: int) -> GlobalMeanLoss:
+        """The loss of the model's output and the labels."""
+
+    def input_memory(self, items: int, *, gpu: bool, train_items: int | None) -> InputMemory:
+        """What batches of `items` take of the device.
+
+        Args:
+            items: per-device batch.
+            gpu: the device is a GPU.
+            train_items: size of the dataset; None: as configured.
+        """
+
+    def check_source(self, source: Source) -> None:
+        """Check that prepared data is of the task's kind.
+
+        Raises:
+            ConfigError: it is not.
+        """
+
+
+def supervised(task: ForecastTask, model: nn.Module, rank: Rank) -> Loss:
+    """The loss of a task whose batches are inputs and labels.
+
+    Args:
+        task: the task.
+        model: the bare model.
+        rank: the rank.
+    """
+    criterion = task.criterion(model, rank.global_batch_size)
+
+    def loss(module: Callable[..., Any], batch: tuple[Tensor, Tensor]) -> Tensor:
+        inputs, labels = batch
+        found: Tensor = criterion(module(inputs), labels)
+        return found
+
+    return loss
