@@ -12,7 +12,9 @@ from tests.multiprocess.conftest import Finished
 from tests.multiprocess.test_script import run
 
 SHORT = ("measure=quick", "measure.ablation=true", "measure.max_steps=40", "measure.min_steps=6",
-         "hardware.oversubscribe=true", "num_devices=1,2", "analyze=false")  # fmt: skip
+         "hardware.oversubscribe=true", "num_devices=1,2", "analyze=false",
+         "sweep.order=sequential")  # fmt: skip
+"""In order, because a run of few steps may end before its turns of ablation have come."""
 FUNCTION = """
 import dpeval, torch
 from torch import nn
