@@ -31,7 +31,7 @@ from benchmarks.preset_coverage import table as presets_table
 from benchmarks.scoring import Score, score
 from benchmarks.single_run_coverage import windows_table
 from dpeval.analysis.pooling.run_spread import ASSUMED_SHARE, RunSpread, pooled
-from dpeval.stats.best import compared_with_best
+from dpeval.stats.best import Differences, compared_with_best
 from dpeval.stats.comparison import LARGEST_SPREAD, quantile
 from dpeval.util.arrays import Floats
 
@@ -63,7 +63,9 @@ def of_sweeps(spread: float, repetitions: int, sweeps: int) -> tuple[Score, floa
         ratio = means[1:] - means[0]
         ends += [(math.exp(one - half), math.exp(one + half)) for one in ratio - truth[1:]]
         above += [one > half for one, true in zip(ratio, truth[1:], strict=True) if true == 0]
-        standing = compared_with_best(means, np.full(len(means), error), found.freedom)
+        standing = compared_with_best(
+            Differences.of_independent(means, np.full(len(means), error), found.freedom)
+        )
         excluded.append(not standing.could_be_best[int(np.argmax(truth))])
     return score(ends, 1.0), float(np.mean(above)), float(np.mean(excluded))
 

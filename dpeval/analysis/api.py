@@ -217,4 +217,5 @@ def plot(frame: pd.DataFrame, figure: str) -> Figure:
         factors=efficiency_model.table(efficiency_model.waterfalls(points)),
         laws=scaling_laws.bands(scaling_laws.fit_all(points), points),
     )
-    return figures.draw(figures.find_plot(figure), figures.FigureData.of(frame, pooled, models))
+    data = figures.FigureData.of(frame, joined(pooled, points), models)
+    return figures.draw(figures.find_plot(figure), data)

@@ -20,6 +20,7 @@ from dpeval.analysis.csv_import import runs as csv_runs
 from dpeval.analysis.csv_import import text_table
 from dpeval.analysis.csv_import.rows import Layout
 from dpeval.analysis.frame import frame_cache, runs_frame
+from dpeval.analysis.frame.columns import LISTS
 from dpeval.analysis.frame.runs_frame import Loaded
 from dpeval.analysis.report import summary, terminal, verdict
 from dpeval.analysis.scaling import best_configuration, compare, efficiency, scaling_laws
@@ -117,7 +118,7 @@ def present(loaded: Loaded, out: Path, console: Console, options: Options) -> Pa
     """
     findings = find(loaded, options.objective, options.min_efficiency)
     findings.summary.to_csv(out / "summary.csv", index=False)
-    loaded.runs.to_csv(out / "runs.csv", index=False)
+    loaded.runs.drop(columns=LISTS).to_csv(out / "runs.csv", index=False)
     loaded.runs.to_parquet(out / "runs.parquet", index=False)
     advice = advise(findings, options.terms)
     doubts = [*verdict.claims(findings), *verdict.lacking(findings)]
@@ -171,7 +172,7 @@ def _illustrate(
         factors=efficiency.table(findings.waterfalls),
         laws=scaling_laws.bands(findings.curves, findings.points),
     )
-    figure_data = figures.FigureData.of(findings.loaded.runs, findings.pooled, models)
+    figure_data = figures.FigureData.of(findings.loaded.runs, findings.summary, models)
     drawn = figures.draw_all(
         figure_data, out, [figures.find_plot(path) for path in options.own_figures]
     )

@@ -153,6 +153,11 @@ class Seat:
         """Mean step of every round after the warm-up, s."""
         return paired.by_round(*self.look())
 
+    def turns(self) -> paired.Turns:
+        """Its rounds so far, which end as soon as enough is known of them."""
+        samples = self.run.job.plan.global_batch_size
+        return paired.Turns("", samples, self.by_round(), "best")
+
     def snapshot(self) -> Snapshot:
         """Its progress."""
         mean, job, buffer = self.mean, self.run.job, self.run.step_buffer

@@ -10,6 +10,7 @@ from dpeval.config import Config, curve_of
 from dpeval.record.codes import StopReason
 from dpeval.sitting.seat import Seat
 from dpeval.stats import paired, steady_state
+from dpeval.stats.best import compared_with_best
 
 
 def judge(seat: Seat, seats: Sequence[Seat]) -> None:
@@ -112,14 +113,10 @@ def _settled(racing: Sequence[Seat], seats: Sequence[Seat]) -> list[bool]:
         return [_has_lost(one, seats) for one in racing]
     if not all(_has_enough_steps(seat) for seat in racing):
         return [False] * len(racing)
-    rates = [
-        {number: seat.run.job.plan.global_batch_size / step_s for number, step_s in found.items()}
-        for seat in racing
-        for found in (seat.by_round(),)
-    ]
-    standing = paired.standing(rates)
-    if standing is None:
+    differences = paired.differences([seat.turns() for seat in racing])
+    if differences is None:
         return [False] * len(racing)
+    standing = compared_with_best(differences)
     near = math.log1p(racing[0].measure.rel_precision)
     able = [
         -low <= near

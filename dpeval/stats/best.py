@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,51 @@ LEAST_ERROR = 1e-9
 """Standard error of identical times (constructed, or a coarse clock)."""
 _NODES = 64
 _MOST_CORRELATION = 0.99
+
+
+@dataclass(frozen=True)
+class Differences:
+    """Every value less every other one: arrays of shape [k, k], row less column."""
+
+    value: Floats
+    error: Floats
+    """Standard errors; infinite: unknown. The diagonal has no meaning."""
+    freedom: Floats
+    """Degrees of freedom of the errors; infinite: they are known."""
+
+    @classmethod
+    def of_independent(cls, values: Floats, errors: Floats, freedom: float) -> Differences:
+        """Those of independent values.
+
+        Args:
+            values: shape [k].
+            errors: their standard errors, shape [k]; NaN: unknown.
+            freedom: degrees of freedom of all errors.
+        """
+        known = np.where(np.isnan(errors), math.inf, np.maximum(errors, LEAST_ERROR))
+        return cls(
+            np.subtract.outer(values, values),
+            np.hypot(known[:, None], known[None, :]),
+            np.full((len(values), len(values)), freedom),
+        )
+
+    @property
+    def effects(self) -> Floats:
+        """Least squares' values, whose mean is 0, shape [k]: differences may not add up."""
+        return np.asarray(self.value.mean(axis=1))
+
+    def among(self, places: Sequence[int]) -> Differences:
+        """Those of some of the values."""
+        chosen = np.ix_(places, places)
+        return Differences(self.value[chosen], self.error[chosen], self.freedom[chosen])
+
+    def less(self, values: Floats) -> Differences:
+        """Those of the values less others that are known exactly, shape [k]."""
+        return Differences(self.value - np.subtract.outer(values, values), self.error, self.freedom)
+
+    def negated(self) -> Differences:
+        """Those of the negative values: the lowest is then the best."""
+        return Differences(-self.value, self.error, self.freedom)
 
 
 @dataclass(frozen=True)
@@ -37,7 +83,7 @@ class Standing:
         return [bool(high > 0) for high in self.high]
 
 
-def compared_with_best(values: Floats, errors: Floats, freedom: float) -> Standing:
+def compared_with_best(given: Differences) -> Standing:
     """Hsu's constrained intervals of v_i - max of the other v_j, jointly at 95 %.
 
     Hsu 1984, "Constrained simultaneous confidence intervals for multiple comparisons with the
@@ -48,38 +94,44 @@ def compared_with_best(values: Floats, errors: Floats, freedom: float) -> Standi
     - the lower end is 0 where G holds i alone, else min(0, min over j in G of
       (v_i - v_j - d_j s_ij))
 
-    d_i is Dunnett's one-sided quantile (:func:`dunnett`), with the smallest of the correlations.
+    d_i is Dunnett's one-sided quantile (:func:`dunnett`), with the smallest correlation of any two
+    differences from i, which follows from their errors, and the fewest degrees of freedom.
 
     Args:
-        values: what is compared, the highest is the best, shape [k].
-        errors: their standard errors, independent, shape [k]; NaN: unknown, so that value and any
-            other could be the best.
-        freedom: degrees of freedom of the errors; infinite: they are known.
+        given: what is compared; the highest value is the best. A value whose errors are unknown,
+            and any other, could be the best.
     """
-    count = len(values)
+    count = len(given.value)
     if count < 2:
         return Standing(np.zeros(count), np.full(count, math.inf))
-    known = np.where(np.isnan(errors), math.inf, np.maximum(errors, LEAST_ERROR))
-    factor = np.array([_factor(one, np.delete(known, i), freedom) for i, one in enumerate(known)])
-    difference = values[:, None] - values[None, :]
-    error = np.hypot(known[:, None], known[None, :])
+    error = np.maximum(given.error, LEAST_ERROR)
+    factor = np.array([_factor(i, error, given.freedom) for i in range(count)])
     others = ~np.eye(count, dtype=bool)
-    above = np.where(others, difference + factor[:, None] * error, math.inf)
+    above = np.where(others, given.value + factor[:, None] * error, math.inf)
     high = np.maximum(0.0, above.min(axis=1))
     rivals = others & (high > 0)[None, :]
-    below = np.where(rivals, difference - factor[None, :] * error, math.inf)
+    below = np.where(rivals, given.value - factor[None, :] * error, math.inf)
     low = np.where(rivals.any(axis=1), np.minimum(0.0, below.min(axis=1)), 0.0)
     return Standing(low, high)
 
 
-def _factor(own: float, others: Floats, freedom: float) -> float:
-    """Dunnett's quantile for the value with error `own` against the others."""
-    if math.isinf(own):
+def _factor(i: int, error: Floats, freedom: Floats) -> float:
+    """Dunnett's quantile for value `i` against the others."""
+    others = np.delete(np.arange(len(error)), i)
+    known = others[np.isfinite(error[i, others])]
+    if not len(known):
         return 1.0  # times an infinite error
-    finite = others[np.isfinite(others)]
-    share = float((own / np.hypot(own, finite)).min()) if len(finite) else 0.0
+    correlation = 0.0
+    if len(known) > 1:
+        from_i = error[i, known]
+        among = error[np.ix_(known, known)]
+        # Var(a - b) + Var(a - c) - Var(b - c) is twice the covariance of a - b and a - c.
+        twice = np.add.outer(from_i**2, from_i**2) - among**2
+        pairs = ~np.eye(len(known), dtype=bool)
+        correlation = float((twice / (2 * np.outer(from_i, from_i)))[pairs].min())
     # A smaller correlation gives a larger quantile (Slepian), so rounding down is safe.
-    return dunnett(len(others), math.floor(50 * share**2) / 50, freedom)
+    rounded = math.floor(50 * min(max(correlation, 0.0), _MOST_CORRELATION)) / 50
+    return dunnett(len(others), rounded, float(freedom[i, known].min()))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
@@ -11,14 +13,17 @@ from dpeval.record.codes import StopReason
 from dpeval.record.measurement import Interval
 from dpeval.record.plan import Plan
 from dpeval.record.schema import Record
-from dpeval.stats.best import Standing, compared_with_best
-from dpeval.stats.comparison import quantile
-from dpeval.stats.intervals import MOST_LOG_HALF, mean_interval, on_log_scale, ratio_interval
-from dpeval.stats.steady_state import CHOSEN_ERROR, nominal_error
+from dpeval.stats.best import Differences
+from dpeval.stats.comparison import LEAST_FREEDOM, quantile
+from dpeval.stats.intervals import MOST_LOG_HALF, means, on_log_scale, ratio_interval
+from dpeval.stats.steady_state import CHOSEN_ERROR
 from dpeval.util.arrays import Floats
 
 MIN_ROUNDS = 4
 """Fewer rounds in common give no interval."""
+STOPPED_ERROR = 0.03
+"""Nominal error (1 - confidence) of the 95 % interval of a ratio whose precision ended the rounds:
+it may only have looked calm. Found by simulation (``benchmarks/coverage.py --only rounds``)."""
 
 
 def by_round(
@@ -79,14 +84,18 @@ def ratio(
     above = np.array([over[number] for number in shared])
     below = np.array([under[number] for number in shared])
     value = float(above.mean() / below.mean())
-    error = nominal_error(stopped_by, len(shared), MIN_ROUNDS)
-    found = on_log_scale(ratio_interval(above, below, 1 - error))
+    found = on_log_scale(ratio_interval(above, below, 1 - _nominal_error(stopped_by)))
     return Interval(
         mean=value,
         low=value * found.low,
         high=value * found.high,
         effective_samples=found.effective_samples,
     )
+
+
+def _nominal_error(stopped_by: StopReason) -> float:
+    """1 - the confidence with which the 95 % interval of a ratio is computed."""
+    return STOPPED_ERROR if stopped_by == "precision" else CHOSEN_ERROR
 
 
 def of_few(over: Mapping[int, float], under: Mapping[int, float]) -> Interval | None:
@@ -119,30 +128,116 @@ def of_few(over: Mapping[int, float], under: Mapping[int, float]) -> Interval | 
     )
 
 
-def standing(rates: Sequence[Mapping[int, float]]) -> Standing | None:
-    """How far each run is from the fastest, from the rounds that all runs share.
+@dataclass(frozen=True)
+class Turns:
+    """A run in the rounds of its sitting."""
 
-    The mean of each round is removed from the logarithms of the rates; what remains of each run,
-    with its autocorrelation, gives the error of its mean. The comparison is the one that the
-    analysis makes (:func:`~dpeval.stats.best.compared_with_best`).
+    sitting: str
+    """Runs of the same sitting took turns with each other."""
+    samples: float
+    """Of all ranks in one step."""
+    step_s: Mapping[int, float]
+    """Mean step of every round that is wholly in the steady state, s."""
+    stopped_by: StopReason
+    """What ended the run's rounds."""
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """The logarithm of one configuration's throughput over that of another."""
+
+    value: float
+    error: float
+    """Its standard error: the 95 % interval's half over Student's quantile."""
+    freedom: float
+    """Degrees of freedom; infinite: the error is known."""
+    sittings: int
+    """How many it rests on."""
+
+
+def share_rounds(one: Sequence[Turns], other: Sequence[Turns]) -> bool:
+    """Whether some run of the one took turns with some run of the other for long enough."""
+    return any(len(a.step_s.keys() & b.step_s.keys()) >= MIN_ROUNDS for a, b in _pairs(one, other))
+
+
+def contrast(over: Sequence[Turns], under: Sequence[Turns]) -> Contrast | None:
+    """How much higher one configuration's throughput is, from the sittings that both took part in.
+
+    One sitting has the interval of its rounds (:func:`ratio`). Several have that of the mean of the
+    logarithms: what differs between sittings counts where it is more than rounds explain, with
+    Student's t from :data:`~dpeval.stats.comparison.LEAST_FREEDOM` degrees of freedom on; fewer do
+    not show it.
 
     Args:
-        rates: throughput per round of each run, at least two.
+        over: runs of one configuration, each of a sitting of its own.
+        under: runs of another.
+
+    Returns:
+        None if no sitting has :data:`MIN_ROUNDS` rounds of both.
+    """
+    found = [one for pair in _pairs(over, under) if (one := _of_pair(*pair)) is not None]
+    if not found:
+        return None
+    logs = np.array([math.log(one.mean) for one in found])
+    halves = np.array([math.log(one.high / one.low) / 2 for one in found])
+    count, normal = len(found), float(quantile(0.975, math.inf))
+    within = float(np.sqrt((halves**2).sum())) / count
+    if count > LEAST_FREEDOM:
+        between = float(logs.std(ddof=1)) / math.sqrt(count)
+        if float(quantile(0.975, count - 1)) * between > within:
+            return Contrast(float(logs.mean()), between, count - 1, count)
+    return Contrast(float(logs.mean()), within / normal, math.inf, count)
+
+
+def _pairs(one: Sequence[Turns], other: Sequence[Turns]) -> list[tuple[Turns, Turns]]:
+    by_sitting = {turns.sitting: turns for turns in other}
+    return [(turns, by_sitting[turns.sitting]) for turns in one if turns.sitting in by_sitting]
+
+
+def _of_pair(over: Turns, under: Turns) -> Interval | None:
+    """Throughput of the one over that of the other."""
+    found = ratio(under.step_s, over.step_s, ended_by(over.stopped_by, under.stopped_by))
+    return None if found is None else scaled(found, over.samples / under.samples)
+
+
+def ended_by(*reasons: StopReason) -> StopReason:
+    """What ended rounds that several runs share, as far as it matters to their ratio.
+
+    Where the precision of any ratio did, it may have been one that only looked calm.
+    """
+    is_chosen = any(reason in ("ratios", "best") for reason in reasons)
+    return "precision" if is_chosen else "time_limit"
+
+
+def scaled(interval: Interval, factor: float) -> Interval:
+    """`interval` times a positive number that is known exactly."""
+    ends = {name: getattr(interval, name) * factor for name in ("mean", "low", "high")}
+    return interval.model_copy(update=ends)
+
+
+def differences(runs: Sequence[Turns]) -> Differences | None:
+    """Log throughput of every run less that of every other, from the rounds that all have.
+
+    The same as :func:`contrast` of each two of them, at once.
+
+    Args:
+        runs: of one sitting, still measured.
 
     Returns:
         None with fewer than :data:`MIN_ROUNDS` rounds in common.
     """
-    shared = sorted(set.intersection(*(set(one) for one in rates)))
+    shared = sorted(set.intersection(*(set(one.step_s) for one in runs)))
     if len(shared) < MIN_ROUNDS:
         return None
-    logs = np.log([[one[number] for number in shared] for one in rates])
-    own = logs - logs.mean(axis=0)
-    means = own.mean(axis=1)
-    # Removing the mean of k runs leaves each with (k-1)/k of its variance.
-    lost = np.sqrt(len(rates) / (len(rates) - 1))
-    halves = [mean_interval(1 + row - row.mean(), 1 - CHOSEN_ERROR).rel_half_width for row in own]
-    errors = lost * np.array(halves) / float(quantile(0.975, math.inf))
-    return compared_with_best(means, errors, math.inf)
+    step_s = np.array([[one.step_s[number] for number in shared] for one in runs])
+    relative = step_s / step_s.mean(axis=1, keepdims=True)
+    logs = np.log([one.samples for one in runs]) - np.log(step_s.mean(axis=1))
+    value, error = np.subtract.outer(logs, logs), np.zeros((len(runs), len(runs)))
+    places = tuple(np.array(list(combinations(range(len(runs)), 2))).T)
+    found = means(1.0 + relative[places[0]] - relative[places[1]], 1 - STOPPED_ERROR)
+    error[places] = np.minimum(found.half / found.mean, MOST_LOG_HALF)
+    error = (error + error.T) / float(quantile(0.975, math.inf))
+    return Differences(value, error, np.full_like(error, math.inf))
 
 
 def _busy_by_round(record: Record) -> dict[int, float]:
@@ -178,10 +273,9 @@ def compared(run: Record, base: Record) -> Record:
     """
     if run.sitting is None or run.plan is None or base.plan is None:
         return run
-    ended_by: StopReason = "time_limit"
-    if run.window is not None and run.window.stopped_by in ("ratios", "best"):
-        ended_by = "precision"
-    found = ratio(rounds_of(base), rounds_of(run), ended_by)
+    windows = [window for window in (run.window, base.window) if window is not None]
+    reason = ended_by(*(window.stopped_by for window in windows))
+    found = ratio(rounds_of(base), rounds_of(run), reason)
     # More under weak scaling.
     samples = samples_of(run, run.plan) / samples_of(base, base.plan)
     strategy = base.config.get("strategy")
@@ -190,12 +284,7 @@ def compared(run: Record, base: Record) -> Record:
             "alone": of_few(_busy_by_round(base), _alone_by_round(run)),
             "base_devices": base.plan.world_size,
             "base_strategy": str(strategy.get("name")) if isinstance(strategy, dict) else "",
-            "speedup": None if found is None else Interval(
-                mean=found.mean * samples,
-                low=found.low * samples,
-                high=found.high * samples,
-                effective_samples=found.effective_samples,
-            ),
+            "speedup": None if found is None else scaled(found, samples),
         }
-    )  # fmt: skip
+    )
     return run.model_copy(update={"sitting": sitting})

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from dpeval import record
+from dpeval.analysis import api
 from dpeval.analysis.figures import FigureData, style
 from dpeval.analysis.figures.catalogue import find_plot
 from dpeval.analysis.frame import reader, runs_frame
@@ -197,7 +198,7 @@ def test_a_figure_of_ones_own_is_drawn_after_those_of_dpeval(analysed: Analysed)
 def test_the_same_records_give_the_same_bytes(analysed: Analysed, tmp_path: Path) -> None:
     records = zip(analysed.runs, map(Path, map(str, range(len(analysed.runs)))), strict=True)
     runs = runs_frame.of_records(records).runs
-    figure_data = FigureData.of(runs, repetitions.pool(runs))
+    figure_data = FigureData.of(runs, api.scaling(runs))
     for stem in ("throughput_gpu", "time_components"):
         with style.styled():
             style.save(find_plot(stem).draw(figure_data).figure, tmp_path, stem)

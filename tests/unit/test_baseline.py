@@ -144,7 +144,7 @@ def test_tables_figures_and_words_name_the_baseline(base: Record, name: str) -> 
     with console.capture() as said:
         console.print(*terminal.tables(found))
     assert said.get().count(f"baseline: {name}") == 1
-    data = figures.FigureData.of(found.loaded.runs, found.pooled)
+    data = figures.FigureData.of(found.loaded.runs, found.summary)
     drawn = speedup(data).figure
     assert any(f"Baseline: {name}." in text.get_text() for text in drawn.texts)
     assert "ddp" in data.words()

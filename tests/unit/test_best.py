@@ -12,7 +12,7 @@ from dpeval.analysis.advice.settling import settling
 from dpeval.analysis.report import verdict
 from dpeval.analysis.scaling.best_configuration import ENERGY, THROUGHPUT, choose
 from dpeval.record.schema import Record
-from dpeval.stats.best import compared_with_best, dunnett
+from dpeval.stats.best import Differences, compared_with_best, dunnett
 from tests.records import findings, make_record, perfect
 from tests.unit.test_paired import sat_together
 
@@ -43,7 +43,7 @@ def test_the_best_is_excluded_and_bounds_are_broken_in_one_case_of_twenty_at_mos
     for _ in range(draws):
         values = truth + errors * generator.standard_normal(3)
         scale = 1.0 if math.isinf(freedom) else math.sqrt(generator.chisquare(freedom) / freedom)
-        found = compared_with_best(values, errors * scale, freedom)
+        found = compared_with_best(Differences.of_independent(values, errors * scale, freedom))
         # The interval of the best ends at its lead or where the data say that it leads.
         is_above = (found.high < true) & (true <= 0)
         wrong += bool((found.low > np.minimum(true, 0)).any() or is_above.any())
@@ -52,7 +52,9 @@ def test_the_best_is_excluded_and_bounds_are_broken_in_one_case_of_twenty_at_mos
 
 
 def test_unknown_errors_exclude_nothing() -> None:
-    found = compared_with_best(np.array([1.0, 0.0, -9.0]), np.array([0.1, math.nan, 0.1]), math.inf)
+    errors = np.array([0.1, math.nan, 0.1])
+    given = Differences.of_independent(np.array([1.0, 0.0, -9.0]), errors, math.inf)
+    found = compared_with_best(given)
     assert found.could_be_best == [True, True, False]
     assert found.low[0] == -math.inf
 

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
+from dpeval.analysis import api
 from dpeval.analysis.figures import (
     FigureData,
     Models,
@@ -31,7 +32,6 @@ from dpeval.analysis.figures.catalogue import find_plot
 from dpeval.analysis.figures.memory import memory
 from dpeval.analysis.frame import runs_frame
 from dpeval.analysis.frame.configurations import CELL, segments
-from dpeval.analysis.pooling import repetitions
 from dpeval.errors import ConfigError, UnsupportedError
 from dpeval.record.codes import CauseCode
 from dpeval.record.memory import Budget, Forecast
@@ -50,7 +50,7 @@ def _styled() -> Iterator[None]:
 def figure_data_of(records: list[Record], models: Models | None = None) -> FigureData:
     paths = (Path(str(number)) for number in range(len(records)))
     runs = runs_frame.of_records(zip(records, paths, strict=True)).runs
-    return FigureData.of(runs, repetitions.pool(runs), models)
+    return FigureData.of(runs, api.scaling(runs), models)
 
 
 def does_not_fit(devices: int, batch: int, **changes: Any) -> Record:
@@ -187,7 +187,7 @@ def test_the_order_of_runs_changes_nothing() -> None:
 
 def test_speedup_of_twice_the_throughput_is_two_with_an_interval() -> None:
     records = [make_record(1, 32, 1.0, noise=0.01), make_record(2, 32, 0.5, noise=0.01)]
-    points = scaling.speedups(figure_data_of(records).families[0], 32)
+    points = figure_data_of(records).families[0].measured(32)
     base, other = points.to_dict("records")
     assert base["speedup"] == 1.0 == base["efficiency"]
     assert base["efficiency_low"] == base["efficiency_high"] == 1.0

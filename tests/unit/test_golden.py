@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from dpeval.analysis.frame import runs_frame
+from dpeval.analysis.frame.columns import LISTS
 from dpeval.analysis.scaling.findings import find
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -20,7 +21,9 @@ def frames() -> dict[str, pd.DataFrame]:
     """The tidy frame of the golden records, and the table of configurations."""
     loaded = runs_frame.load([GOLDEN])
     assert loaded.problems == []
-    runs = loaded.runs.assign(path=[Path(path).name for path in loaded.runs["path"]])
+    runs = loaded.runs.drop(columns=LISTS).assign(
+        path=[Path(path).name for path in loaded.runs["path"]]
+    )
     summary = find(loaded).summary
     assert set(runs["unit"]) == {"img"}
     # What is told of the place of a run is long, and compared through the series it makes.

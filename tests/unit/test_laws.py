@@ -104,7 +104,7 @@ def test_the_figures_draw_the_bound_where_it_is_below_the_ideal() -> None:
         findings([perfect(n, batch, 1 / n) for n in (1, 2, 3, 4)]) for batch in (16, 24)
     )
     for found, is_bounded in ((uneven, True), (even, False)):
-        figure_data = FigureData.of(found.loaded.runs, found.pooled)
+        figure_data = FigureData.of(found.loaded.runs, found.summary)
         axes = figure.speedup(figure_data).figure.axes[0]
         dotted = [line for line in axes.lines if line.get_linestyle() == ":"]
         assert len(dotted) == is_bounded

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +13,11 @@ from hypothesis import strategies as st
 
 from benchmarks.scoring import autoregressive
 from dpeval.analysis.report.verdict import sentences
+from dpeval.analysis.scaling.best_configuration import THROUGHPUT
 from dpeval.config import MeasureConfig
 from dpeval.record.schema import Record, Sitting
 from dpeval.stats import paired, steady_state
+from dpeval.stats.best import compared_with_best
 from dpeval.stats.throughput import throughput
 from dpeval.util.arrays import Floats
 from tests.records import findings, make_record
@@ -83,20 +87,31 @@ def test_intervals_of_ratios_cover_the_truth(memory: float) -> None:
 
 
 def sat_together(
-    step_s: dict[int, float], *, repetitions: int = 1, wander: float = 0.2, seed: int = 0
+    step_s: dict[int, float],
+    *,
+    batch: int = 32,
+    repetitions: int = 1,
+    wander: float = 0.2,
+    seed: int = 0,
+    own_seed: int = 0,
 ) -> list[Record]:
-    """Runs on several device counts in one sitting a repetition, on a machine that wanders."""
-    generator = np.random.default_rng(seed)
+    """Runs on several device counts in one sitting a repetition, on a machine that wanders.
+
+    Those with the same `seed` sat in the same, whatever their batch and `own_seed`.
+    """
+    generator, strays = np.random.default_rng(seed), np.random.default_rng([seed, own_seed])
     found = []
     for repetition in range(repetitions):
         machine = np.exp(wander * autoregressive(0.9, generator, 1, 40)[0])
         base: Record | None = None
         for devices, mean_s in sorted(step_s.items()):
-            own = 1 + 0.01 * generator.standard_normal(40)
+            own = 1 + 0.01 * strays.standard_normal(40)
             run = record_of(
-                mean_s * machine * own, num_devices=devices, repetition=repetition, seed=seed
+                mean_s * machine * own, num_devices=devices, batch=batch, repetition=repetition
             )
-            turns = Sitting(id=f"sitting-{repetition}", rounds=list(range(40)), runs=len(step_s))
+            turns = Sitting(
+                id=f"sitting-{seed}-{repetition}", rounds=list(range(40)), runs=len(step_s)
+            )
             run = run.model_copy(update={"sitting": turns})
             base = base or run
             found.append(run if run is base else paired.compared(run, base))
@@ -146,6 +161,54 @@ def test_runs_of_different_sittings_are_not_paired() -> None:
     assert not found["is_paired"].any()
 
 
+def of_two_batches(rates: dict[tuple[int, int], float]) -> list[Record]:
+    """One sitting of runs by devices and batch, with their throughputs."""
+    return [
+        run
+        for batch in sorted({batch for _, batch in rates})
+        for run in sat_together(
+            {n: batch / rate for (n, of), rate in rates.items() if of == batch},
+            batch=batch,
+            own_seed=batch,
+        )
+    ]
+
+
+def test_batches_of_one_sitting_are_compared_by_their_rounds() -> None:
+    """Each run alone is known to 20 % at best, and the fastest leads by 4 %."""
+    rates = {(1, 16): 20.0, (2, 16): 32.0, (1, 32): 21.0, (2, 32): 33.3}
+    together = of_two_batches(rates)
+    apart = [run.model_copy(update={"sitting": None}) for run in together]
+    known, unknown = (findings(runs) for runs in (together, apart))
+    (best,), (guess,) = (
+        [one for one in found.choices if one.objective is THROUGHPUT and one.batch is None]
+        for found in (known, unknown)
+    )
+    assert best.is_paired
+    assert best.best is not None
+    assert (best.best.num_devices, best.best.batch, best.ties) == (2, 32, [])
+    assert [(one.num_devices, one.batch) for one in best.others] == [(2, 16), (1, 32), (1, 16)]
+    assert best.others[0].behind < 0.1
+    assert not guess.is_paired
+    assert len(guess.ties) > 0
+    said = sentences(known)
+    assert "is fastest on 2 CPU devices at batch 32" in said[0]
+    assert not any("that did not take turns" in line for line in said)
+    assert not any("assume a spread" in line for line in said)
+
+
+def test_what_did_not_take_turns_with_the_rest_is_compared_as_independent_and_this_is_said() -> (
+    None
+):
+    runs = [*sat_together({1: 1.0, 2: 0.5}), *sat_together({4: 0.3}, seed=1)]
+    found = findings(runs)
+    assert found.points.set_index("num_devices")["is_paired"].to_dict() == {
+        1: False, 2: True, 4: False
+    }  # fmt: skip
+    assert not found.choices[0].is_paired
+    assert any("of runs that did not take turns assume" in line for line in sentences(found))
+
+
 def test_the_report_says_that_one_sitting_does_not_show_how_processes_differ() -> None:
     single, repeated = (
         " ".join(sentences(findings(sat_together({1: 1.0, 2: 0.5}, repetitions=n)))) for n in (1, 5)
@@ -178,38 +241,47 @@ def test_few_rounds_give_the_interval_of_students_t() -> None:
     assert paired.of_few({0: 1.0}, {0: 1.0}) is None
 
 
-def rates(*means: float, rounds: int = 30, own: float = 0.03) -> list[dict[int, float]]:
-    """Throughput per round of runs that share a disturbance of 20 %."""
-    generator = np.random.default_rng(11)
+def turns(*rates: float, rounds: int = 30, own: float = 0.03, seed: int = 11) -> list[paired.Turns]:
+    """Runs of some img/s whose batches differ, under a common disturbance of 20 %."""
+    generator = np.random.default_rng(seed)
     common = np.exp(0.2 * autoregressive(0.9, generator, 1, rounds)[0])
     return [
-        dict(enumerate(mean * common * np.exp(own * generator.standard_normal(rounds))))
-        for mean in means
+        paired.Turns("one", batch, dict(enumerate(times)), "time_limit")
+        for batch, rate in enumerate(rates, 16)
+        for times in [batch / rate * common * np.exp(own * generator.standard_normal(rounds))]
     ]
 
 
 def test_the_fastest_is_known_where_the_machine_wanders_by_more_than_runs_differ() -> None:
-    standing = paired.standing(rates(100, 107, 90))
-    assert standing is not None
+    found = paired.differences(turns(100, 107, 90))
+    assert found is not None
+    standing = compared_with_best(found)
     assert standing.could_be_best == [False, True, False]
     assert standing.low[1] == 0
 
 
 def test_equals_could_both_be_the_best() -> None:
-    standing = paired.standing(rates(100, 100.2, 80))
-    assert standing is not None
-    assert standing.could_be_best == [True, True, False]
-    assert paired.standing(rates(100, 107, rounds=paired.MIN_ROUNDS - 1)) is None
+    found = paired.differences(turns(100, 100.2, 80))
+    assert found is not None
+    assert compared_with_best(found).could_be_best == [True, True, False]
+    assert paired.differences(turns(100, 107, rounds=paired.MIN_ROUNDS - 1)) is None
+
+
+def test_runs_that_still_race_are_compared_as_the_analysis_compares_them() -> None:
+    racing = [replace(one, stopped_by="best") for one in turns(100, 107, 90)]
+    found = paired.differences(racing)
+    assert found is not None
+    for i, j in itertools.permutations(range(3), 2):
+        one = paired.contrast([racing[i]], [racing[j]])
+        assert one is not None
+        assert one.value == pytest.approx(found.value[i, j])
+        assert one.error == pytest.approx(found.error[i, j])
 
 
 def test_the_true_best_is_seldom_excluded() -> None:
-    generator = np.random.default_rng(5)
     lost = 0
-    for _ in range(150):
-        common = np.exp(0.2 * autoregressive(0.9, generator, 1, 25)[0])
-        own = np.exp(0.03 * generator.standard_normal((4, 25)))
-        means = np.array([[101.0], [100.0], [100.0], [100.0]])
-        standing = paired.standing([dict(enumerate(one)) for one in means * common * own])
-        assert standing is not None
-        lost += not standing.could_be_best[0]
+    for seed in range(100):
+        found = paired.differences(turns(101, 100, 100, 100, rounds=25, seed=seed))
+        assert found is not None
+        lost += not compared_with_best(found).could_be_best[0]
     assert lost <= 10

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,13 +12,14 @@ from dpeval.analysis.advice.commands import listed, sweeping
 from dpeval.analysis.scaling.best_configuration import (
     Candidate,
     Choice,
-    are_paired,
-    ratio_errors,
+    differences,
 )
+from dpeval.analysis.scaling.contrasts import Contrasts, contrasts
 from dpeval.analysis.scaling.speedup import having
 from dpeval.config import SERIAL, MeasureConfig
 from dpeval.stats.best import dunnett
 from dpeval.stats.comparison import quantile
+from dpeval.util.arrays import Floats
 
 LEAST_GAP = 0.01
 """A smaller difference in throughput is not worth deciding."""
@@ -52,7 +52,8 @@ def settling(runs: pd.DataFrame, points: pd.DataFrame, choice: Choice) -> Settli
 
     The number of runs n resolves the difference g between the best mean and the next one where a
     run has the standard error s: n = 2 (s (d + z) / g)², with Dunnett's quantile d and the normal
-    quantile z of :data:`POWER`. A g below :data:`LEAST_GAP` counts as that. Where the runs' own
+    quantile z of :data:`POWER`. Of runs that took turns, a sitting knows g to √2 s. A g below
+    :data:`LEAST_GAP` counts as that. Where the runs' own
     steps leave more open than the spread between runs, longer runs are proposed
     (:data:`LONGER`), which take longer by the square of the gain in precision, up to their limit.
     Local runs that took no turns are to take them: what slows the machine then slows all alike.
@@ -73,7 +74,8 @@ def settling(runs: pd.DataFrame, points: pd.DataFrame, choice: Choice) -> Settli
     spread, within = (
         max(float(row[name]) for row in rows) for name in ("spread_share", "within_share")
     )
-    is_paired = are_paired([row.to_dict() for row in rows])
+    compared = contrasts(pd.DataFrame(rows))
+    is_paired = compared.are_paired
     is_longer = within > max(spread, LONGER_ERROR) and not is_paired
     counts = sorted({one.num_devices for one in choice.able})
     batches = sorted({one.batch for one in choice.able})
@@ -82,12 +84,12 @@ def settling(runs: pd.DataFrame, points: pd.DataFrame, choice: Choice) -> Settli
     wall_s, longer = float(again["wall_s"].mean()), 1.0
     if is_longer:
         longer = min((within / LONGER_ERROR) ** 2, 1 + STANDARD.longest_s / max(wall_s, 1.0))
-    error = math.hypot(spread, np.nan_to_num(within) / math.sqrt(longer))
+    errors = np.full(len(rows) - 1, math.hypot(spread, np.nan_to_num(within) / math.sqrt(longer)))
     if is_paired:
-        error = _paired_error(rows)
-    gap = abs(math.log(choice.best.value / choice.ties[0].value))
+        errors = _paired_errors(compared)
+    gaps = differences([row.to_dict() for row in rows], compared, choice.objective).value[0, 1:]
     score = dunnett(len(choice.ties), 0.5, math.inf) + float(quantile(POWER, math.inf))
-    wanted = math.ceil(2 * (error * score / max(gap, LEAST_GAP)) ** 2)
+    wanted = math.ceil(float((2 * (errors * score / np.maximum(gaps, LEAST_GAP)) ** 2).max()))
     done = 0 if is_longer else int(min(row["n_runs"] for row in rows))
     repeats = max(LEAST_REPEATS, wanted - done)
     seconds = wall_s * longer * repeats * len(counts) * len(batches)
@@ -102,13 +104,9 @@ def settling(runs: pd.DataFrame, points: pd.DataFrame, choice: Choice) -> Settli
     return Settling(repeats, measure, seconds, command)
 
 
-def _paired_error(rows: Sequence[pd.Series[float]]) -> float:
-    """Standard error of a run that took turns with another, as one of two independent ones."""
-    low, high, runs = (
-        np.array([row[name] for row in rows], dtype=float)
-        for name in ("speedup_low", "speedup_high", "n_runs")
-    )
-    return float((ratio_errors(low, high) * np.sqrt(runs / 2)).max())
+def _paired_errors(compared: Contrasts) -> Floats:
+    """Standard errors of runs that took turns with the first, as those of independent ones."""
+    return np.asarray(compared.differences.error[0, 1:] * np.sqrt(compared.sittings[0, 1:] / 2))
 
 
 def row_of(points: pd.DataFrame, choice: Choice, one: Candidate) -> pd.Series[float]:

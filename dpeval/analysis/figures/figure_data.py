@@ -51,16 +51,17 @@ class FigureData:
 
     @classmethod
     def of(
-        cls, runs: pd.DataFrame, pooled: pd.DataFrame, models: Models | None = None
+        cls, runs: pd.DataFrame, summary: pd.DataFrame, models: Models | None = None
     ) -> FigureData:
         """Prepare what the figures draw.
 
         Args:
             runs: one row per run (:data:`dpeval.analysis.frame.runs_frame.COLUMNS`).
-            pooled: one row per configuration, with `img_per_s`, `low`, `high`.
+            summary: one row per configuration, with its speedup and efficiency
+                (:attr:`dpeval.analysis.scaling.findings.Findings.summary`).
             models: laws and efficiency factors, where they were computed.
         """
-        table = cells(runs, pooled)
+        table = cells(runs, summary)
         return cls(runs, table, families(table), models or Models())
 
     def laws(self, family: Family, batch: int) -> list[tuple[str, pd.DataFrame]]:

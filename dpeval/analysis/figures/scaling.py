@@ -23,19 +23,10 @@ from dpeval.analysis.figures.panels import (
 )
 from dpeval.analysis.frame.configurations import Family, segments, shortfall
 from dpeval.analysis.frame.labels import baseline, device_count
-from dpeval.analysis.scaling.speedup import ideal_at, ideal_speedup, of_curve
+from dpeval.analysis.scaling.speedup import ideal_at, ideal_speedup
 from dpeval.errors import UnsupportedError
 from dpeval.util.display.plural import inflected
 from dpeval.util.display.ranges import span
-
-
-def speedups(family: Family, batch: int) -> pd.DataFrame:
-    """The measured cells of one batch with their speedup and parallel efficiency.
-
-    See :func:`~dpeval.analysis.scaling.speedup.points`.
-    """
-    points = family.measured(batch)
-    return of_curve(points) if len(points) else points
 
 
 def speedup(figure_data: FigureData) -> Drawing:
@@ -82,7 +73,7 @@ def _baselines(wanted: list[tuple[Family, list[int]]]) -> str:
         baseline(int(row.baseline_devices), str(row.baseline)): None
         for family, batches in wanted
         for batch in batches
-        for row in speedups(family, batch).head(1).itertuples()
+        for row in family.measured(batch).head(1).itertuples()
     }
     return f"{inflected(len(names), 'Baseline')}: {'; '.join(names)}."
 
@@ -94,7 +85,7 @@ def _draw_speedup(panel: Panel) -> list[str]:
     axes.plot(places, panel.counts, color=style.MUTED, linestyle=(0, (4, 3)), linewidth=1, zorder=2)
     colours = style.sequential(len(panel.batches))
     for index, batch in enumerate(panel.batches):
-        points = speedups(family, batch)
+        points = family.measured(batch)
         shown = points.assign(
             img_per_s=points["speedup"], low=points["speedup_low"], high=points["speedup_high"]
         ).set_index("num_devices")
@@ -105,13 +96,12 @@ def _draw_speedup(panel: Panel) -> list[str]:
         last = points.iloc[-1]
         at = device_count(last.num_devices)
         said.append(f"{family.batch_name} {batch}: {last.speedup:.2f}× at {at}.")
-    highest = max(float(speedups(family, batch)["speedup_high"].max()) for batch in panel.batches)
+    ends = [family.measured(batch)["speedup_high"].max() for batch in panel.batches]
+    highest = max(map(float, ends))
     axes.set_ylim(0, max(highest * 1.12, min(panel.counts[-1], highest * 1.6) * 1.05))
     axes.set_ylabel("speedup (×)")
     if len(panel.batches) > 1:
-        name_lines(
-            panel, {b: float(speedups(family, b)["speedup"].iloc[-1]) for b in panel.batches}
-        )
+        name_lines(panel, {b: float(family.measured(b)["speedup"].iloc[-1]) for b in panel.batches})
     return said
 
 
@@ -176,7 +166,7 @@ def _draw_map(panel: Panel, colours: Any, scale: Normalize) -> str:
     axes, family = panel.axes, panel.family
     lowest = (math.inf, 0, 0)
     for row, batch in enumerate(panel.batches):
-        points = speedups(family, batch)
+        points = family.measured(batch)
         values = points.set_index("num_devices", drop=False) if len(points) else points
         cells = {int(cell.num_devices): cell for cell in family.of_batch(batch).itertuples()}
         for count in panel.counts:

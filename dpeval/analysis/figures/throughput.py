@@ -16,10 +16,8 @@ from dpeval.analysis.figures.panels import (
     notes_on,
     shade_oversubscribed,
 )
-from dpeval.analysis.figures.scaling import speedups
 from dpeval.analysis.frame.configurations import Family, segments, shortfall
 from dpeval.analysis.frame.labels import device_count
-from dpeval.analysis.scaling.best_configuration import could_be_fastest
 from dpeval.errors import UnsupportedError
 from dpeval.util.display.plural import counted
 from dpeval.util.display.ranges import with_span
@@ -138,9 +136,9 @@ def best_devices(figure_data: FigureData) -> Drawing:
 def _draw_best(panel: Panel) -> list[str]:
     axes, family, said = panel.axes, panel.family, []
     for row, batch in enumerate(panel.batches):
-        points = speedups(family, batch)
+        points = family.measured(batch)
         best = points.loc[points["speedup"].idxmax()] if len(points) else None
-        able = set(points.loc[could_be_fastest(points), "num_devices"]) if len(points) else set()
+        able = set(points.loc[points["could_be_fastest"].eq(True), "num_devices"])
         for cell in family.of_batch(batch).itertuples():
             at = panel.x(int(cell.num_devices))
             if cell.status != "ok" or best is None:

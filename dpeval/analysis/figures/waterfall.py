@@ -12,7 +12,6 @@ from matplotlib.axes import Axes
 from dpeval.analysis.figures import style
 from dpeval.analysis.figures.figure_data import Drawing, FigureData
 from dpeval.analysis.figures.panels import MOST_PANELS
-from dpeval.analysis.figures.scaling import speedups
 from dpeval.analysis.frame.configurations import CELL, Family
 from dpeval.analysis.frame.labels import cell_name, device_count
 from dpeval.errors import UnsupportedError
@@ -44,7 +43,7 @@ def waterfall(figure_data: FigureData) -> Drawing:
     said = []
     for index, (family, cell, factors) in enumerate(shown):
         axes = figure.add_subplot(rows, columns, index + 1)
-        _draw(axes, factors, _ends(family, cell))
+        _draw(axes, factors, _ends(cell))
         devices = device_count(cell.num_devices, family.hardware)
         name = f"{family.label} · {devices}, {family.batch_name} {cell.batch}"
         axes.set_title(textwrap.fill(name.removeprefix(" · "), 46), fontsize=8.5)
@@ -75,10 +74,9 @@ def _chosen(figure_data: FigureData) -> list[tuple[Family, Any, pd.DataFrame]]:
     return found
 
 
-def _ends(family: Family, cell: Any) -> tuple[float, float]:
+def _ends(cell: Any) -> tuple[float, float]:
     """The 95 % interval of a cell's efficiency."""
-    point = speedups(family, int(cell.batch)).set_index("num_devices").loc[cell.num_devices]
-    return float(point["efficiency_low"]), float(point["efficiency_high"])
+    return float(cell.efficiency_low), float(cell.efficiency_high)
 
 
 def _draw(axes: Axes, factors: pd.DataFrame, ends: tuple[float, float]) -> None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from dpeval.analysis.frame import step_losses
 from dpeval.record.phases import PHASES
 
-VERSION = 12
+VERSION = 13
 """Raise this whenever the same record gives a different row: caches are then rebuilt."""
 
 _PHASE_NOTES = {
@@ -31,6 +31,8 @@ _string = partial(_column, kind=pa.string())  # empty if unknown
 _integer = partial(_column, kind=pa.int64())
 _boolean = partial(_column, kind=pa.bool_())
 _number = partial(_column, kind=pa.float64())  # NaN if unknown
+_integers = partial(_column, kind=pa.list_(pa.int64()))  # empty if unknown
+_numbers = partial(_column, kind=pa.list_(pa.float64()))
 
 SCHEMA = pa.schema(
     [
@@ -86,6 +88,8 @@ SCHEMA = pa.schema(
         _number("paired_speedup", "throughput over that run's, round by round"),
         _number("paired_low", "lower end of its 95 % interval"),
         _number("paired_high", "upper end"),
+        _integers("rounds", "those of the sitting that are wholly in its steady state"),
+        _numbers("round_step_s", "mean step in each of them", "s"),
         _number("alone_ratio", "that run's step over one of the first rank alone, round by round"),
         _number("granularity_half", "half-width of the 95 % interval of its logarithm"),
         *(
@@ -140,6 +144,9 @@ SCHEMA = pa.schema(
     ]
 )
 """Every column of the frame of runs: name, type, meaning and unit."""
+
+LISTS: list[str] = [field.name for field in SCHEMA if pa.types.is_list(field.type)]
+"""Columns with several values per run, which no CSV file can hold."""
 
 COLUMNS: dict[str, str] = {
     field.name: b", ".join(filter(None, map(field.metadata.get, (b"meaning", b"unit")))).decode()

@@ -20,14 +20,6 @@ from dpeval.util.display.units import GIB
 FAMILY = tuple(name for name in CONFIGURATION if name not in ("num_devices", "batch"))
 """Columns whose values must be equal for points to share a panel."""
 CELL = (*FAMILY, "num_devices", "batch")
-RATES = (
-    "img_per_s", "low", "high", "comparable_low", "comparable_high", "error_share",
-    "spread_freedom",
-)  # fmt: skip
-"""Throughput, its intervals and its error, as in
-:data:`dpeval.analysis.pooling.repetitions.POOLED`."""
-PAIRED = ("paired_devices", "paired_strategy", "paired_speedup", "paired_low", "paired_high")
-"""The ratio to a configuration it took turns with."""
 PHASE_COLUMNS = tuple(f"{phase}_s" for phase in PHASES)
 
 _MOST_BATCHES = 8
@@ -86,28 +78,27 @@ class Family:
         return chosen[chosen["status"] == "ok"]
 
 
-def cells(runs: pd.DataFrame, pooled: pd.DataFrame) -> pd.DataFrame:
+def cells(runs: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
     """One row per requested configuration, whether or not it was measured.
 
     Args:
         runs: one row per run.
-        pooled: one row per measured configuration with :data:`RATES`, :data:`PAIRED`,
-            `images_per_step` and `per_device_batch_max`.
+        summary: one row per configuration with its throughput, speedup and efficiency
+            (:attr:`dpeval.analysis.scaling.findings.Findings.summary`).
 
     Returns:
         Columns of :data:`CELL`; `status` (``ok`` if any run was measured, else the worst);
-        :data:`RATES`, :data:`PAIRED`, `images_per_step`, `per_device_batch_max`, `n_runs`;
-        `step_s`, `step_low_s`, `step_high_s` and the phases (s, means over runs); `peak_bytes` and
-        `peak_low_bytes` (highest and lowest over runs), `need_bytes`, `have_bytes`; `steady`,
-        `stand_in`, `oversubscribed`; `unit`; `strategy` and `series_strategy` (that of more than
-        one device); `why` and `bad` (text).
+        `n_runs`; those of `summary` that are not named here; `step_s`, `step_low_s`, `step_high_s` and the
+        phases (s, means over runs); `peak_bytes` and `peak_low_bytes` (highest and lowest over
+        runs), `need_bytes`, `have_bytes`; `steady`, `stand_in`, `oversubscribed`; `unit`;
+        `strategy` and `series_strategy` (that of more than one device); `why` and `bad` (text).
     """
     asked = runs.dropna(subset=["num_devices", "batch"])
     if asked.empty:
         return pd.DataFrame()
     table = _gathered(asked)
-    columns = [*CELL, *RATES, *PAIRED, "images_per_step", "per_device_batch_max"]
-    table = table.merge(pooled[columns], on=list(CELL), how="left", validate="one_to_one")
+    added = [name for name in summary.columns if name in CELL or name not in table.columns]
+    table = table.merge(summary[added], on=list(CELL), how="left", validate="one_to_one")
     seconds = table["step_s"] * table["img_per_s"]
     table["step_low_s"] = seconds / table["high"]
     table["step_high_s"] = seconds / table["low"]

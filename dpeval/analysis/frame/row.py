@@ -19,7 +19,7 @@ from dpeval.record.measurement import Window
 from dpeval.record.phases import PHASES
 from dpeval.record.reference_times import PAGES, ReferenceTimes
 from dpeval.record.schema import Record, Sitting, readings
-from dpeval.stats import machine_speed
+from dpeval.stats import machine_speed, paired
 
 MOST_TEXT = 400
 MOST_COMMAND = 4_000
@@ -146,6 +146,7 @@ def _measured(run: Record) -> dict[str, Any]:
         "step_s": window.step_s.mean if window is not None else None,
         **_interval(run),
         **_paired(run.sitting),
+        **_rounds(run),
         "img_per_s": found.img_per_s if found is not None else None,
         "slowest_rank": found.slowest_rank if found is not None else None,
         "balance": run.balance.value if run.balance is not None else None,
@@ -188,6 +189,14 @@ def _paired(sitting: Sitting | None) -> dict[str, Any]:
         "paired_low": sitting.speedup.low,
         "paired_high": sitting.speedup.high,
     }
+
+
+def _rounds(run: Record) -> dict[str, list[int] | list[float]]:
+    """The run in the rounds of its sitting, where its steps are times."""
+    found = paired.rounds_of(run)
+    if not all(math.isfinite(step_s) and step_s > 0 for step_s in found.values()):
+        return {}
+    return {"rounds": list(found), "round_step_s": list(found.values())}
 
 
 def _steady(run: Record) -> bool | None:

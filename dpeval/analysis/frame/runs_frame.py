@@ -107,6 +107,8 @@ def typed(values: dict[str, list[Any]]) -> pd.DataFrame:
         listed = values[column.name]
         if pa.types.is_string(column.type):
             listed = [value or "" for value in listed]
+        if pa.types.is_list(column.type):
+            listed = [value or [] for value in listed]
         # Strings and columns that may hold None are objects.
         dtype = object if column.nullable else column.type.to_pandas_dtype()
         made[column.name] = pd.Series(listed, dtype=dtype)

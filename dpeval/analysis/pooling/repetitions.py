@@ -23,7 +23,7 @@ from dpeval.analysis.pooling.run_spread import (
 )
 from dpeval.record.codes import AbsenceCode, Status
 from dpeval.record.phases import PHASES
-from dpeval.stats.comparison import LEAST_FREEDOM
+from dpeval.stats.paired import Turns
 
 _MEANS = (
     *(f"{phase}_s" for phase in PHASES),
@@ -57,11 +57,6 @@ POOLED: dict[str, str] = {
     "error_share": "standard error of img_per_s with the spread between runs, over the mean",
     "spread_share": "standard deviation between runs included in these, over the mean",
     "spread_freedom": "its degrees of freedom; NaN: assumed, for lack of repetitions",
-    "paired_devices": "devices of the configuration it took turns with",
-    "paired_strategy": "and its strategy",
-    "paired_speedup": "throughput over that one's, round by round",
-    "paired_low": "lower end of its 95 % interval",
-    "paired_high": "upper end",
     "centre": "mean or median: what img_per_s is over repetitions",
     "within_share": "standard error of one run's mean step from the spread of its steps, over the "
     "mean",
@@ -86,6 +81,10 @@ POOLED: dict[str, str] = {
     "forecast_bytes": "its forecast, bytes",
     "budget_bytes": "memory a rank may use, bytes",
 }
+
+TURNS = "turns"
+"""A column beside :data:`POOLED`: the runs in their sittings
+(:class:`~dpeval.stats.paired.Turns`), from which ratios are made; no table holds it."""
 
 _WORST_FIRST: tuple[Status, ...] = ("oom", "skipped", "failed", "interrupted")
 _HIGHEST = ("per_device_batch_max", "micro_batches", "threads", "num_nodes", "images_per_step")
@@ -121,7 +120,7 @@ def pool(runs: pd.DataFrame) -> pd.DataFrame:
             runs.groupby(CONFIGURATION, dropna=False, sort=True), halves, strict=True
         )
     ]
-    return pd.DataFrame(made, columns=list(POOLED))
+    return pd.DataFrame(made, columns=[*POOLED, TURNS])
 
 
 def _pooled(group: pd.DataFrame, spread: RunSpread, of_energy: RunSpread) -> dict[str, Any]:
@@ -149,7 +148,7 @@ def _pooled(group: pd.DataFrame, spread: RunSpread, of_energy: RunSpread) -> dic
     highest = (*_HIGHEST, "peak_bytes", "forecast_bytes")
     pooled |= {name: float(group[name].max()) for name in highest}
     pooled["budget_bytes"] = float(group["budget_bytes"].min())
-    return pooled | _times(good, spread) | _energy(good, of_energy) | _paired(good)
+    return pooled | _times(good, spread) | _energy(good, of_energy) | {TURNS: _turns(good)}
 
 
 def _worst(statuses: pd.Series[Any]) -> str:
@@ -248,30 +247,14 @@ def _energy(good: pd.DataFrame, spread: RunSpread) -> dict[str, float]:
     }
 
 
-def _paired(good: pd.DataFrame) -> dict[str, Any]:
-    """The mean ratio to one other configuration; each run's ratio comes from its own sitting.
-
-    One sitting has the interval from its rounds. Several have that of the mean of the logarithms:
-    the spread between sittings counts if it exceeds what rounds explain, by Student's t with at
-    least :data:`LEAST_FREEDOM` degrees of freedom; fewer cannot show it."""
-    names = ["paired_devices", "paired_strategy"]
-    known = good[good["paired_speedup"].notna()]
-    if known.empty or len(known) < len(good) or len(known[names].drop_duplicates()) > 1:
-        return {"paired_strategy": ""}
-    log, low, high = (
-        np.log(known[f"paired_{name}"].to_numpy(dtype=float)) for name in ("speedup", "low", "high")
+def _turns(good: pd.DataFrame) -> tuple[Turns, ...]:
+    """The runs that took turns with others, in their rounds."""
+    names = ["sitting", "img_per_s", "step_s", "rounds", "round_step_s", "stopped_by"]
+    return tuple(
+        Turns(sitting, rate * step_s, dict(zip(rounds, times, strict=True)), stopped_by)
+        for sitting, rate, step_s, rounds, times, stopped_by in good[names].itertuples(index=False)
+        if sitting and len(rounds)
     )
-    below, above = (float(np.sqrt(((log - end) ** 2).sum())) / len(log) for end in (low, high))
-    if len(log) > LEAST_FREEDOM:
-        between = student(len(log) - 1) * float(log.std(ddof=1)) / math.sqrt(len(log))
-        below, above = max(below, between), max(above, between)
-    centre = float(log.mean())
-    return {
-        **{name: known[name].iloc[0] for name in names},
-        "paired_speedup": math.exp(centre),
-        "paired_low": math.exp(centre - below),
-        "paired_high": math.exp(centre + above),
-    }
 
 
 def _own(good: pd.DataFrame) -> tuple[float, float]:
@@ -337,10 +320,10 @@ def missing(pooled: pd.DataFrame) -> pd.DataFrame:
                     **_absence("missing"),
                     "model": group["model"].iloc[0], "study": group["study"].iloc[0],
                     "strategy": "", "stand_in": False, "oversubscribed": False, "steady": False,
-                    "waits_assumed": False,
+                    "waits_assumed": False, TURNS: (),
                 }
             )  # fmt: skip
-    return pd.DataFrame(found, columns=list(POOLED))
+    return pd.DataFrame(found, columns=[*POOLED, TURNS])
 
 
 def _key(family: list[str], key: Hashable) -> dict[str, Any]:

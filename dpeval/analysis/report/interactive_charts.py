@@ -17,7 +17,6 @@ import pandas as pd
 
 from dpeval.analysis.figures.figure_data import FigureData
 from dpeval.analysis.figures.memory import rank_batch
-from dpeval.analysis.figures.scaling import speedups
 from dpeval.analysis.frame.configurations import Family, device_word, shortfall
 from dpeval.analysis.frame.labels import device_count
 from dpeval.record.phases import PHASE_WORDS, PHASES
@@ -132,7 +131,7 @@ def _throughput(family: Family, runs: Runs) -> Chart:
 def _efficiency(family: Family, runs: Runs) -> Chart:
     traces = []
     for index, batch in enumerate(family.shown_batches):
-        cells = list(speedups(family, batch).itertuples())
+        cells = list(family.measured(batch).itertuples())
         hover = [
             f"{_head(family, cell)}<br>efficiency "
             f"{with_span(cell.efficiency, cell.efficiency_low, cell.efficiency_high, 3)}<br>"

@@ -16,9 +16,11 @@ from dpeval.analysis.advice.settling import (
     time_text,
 )
 from dpeval.analysis.frame.labels import baseline, cell_name, configuration
+from dpeval.analysis.pooling.repetitions import TURNS
 from dpeval.analysis.pooling.run_spread import ASSUMED_SHARE, COHORT
 from dpeval.analysis.scaling import best_configuration
-from dpeval.analysis.scaling.best_configuration import Candidate, Choice, are_paired
+from dpeval.analysis.scaling.best_configuration import Candidate, Choice
+from dpeval.analysis.scaling.contrasts import took_turns
 from dpeval.analysis.scaling.efficiency import REMAINDER, Waterfall
 from dpeval.analysis.scaling.evidence import FAULT_SHARE
 from dpeval.analysis.scaling.findings import Findings
@@ -60,7 +62,8 @@ def _spread(points: pd.DataFrame) -> list[str]:
 
 
 def _allowed_for(points: pd.DataFrame) -> Iterator[str]:
-    if are_paired(points.to_dict("records")):
+    families = [rows for _, rows in points.groupby(best_configuration.FAMILY, dropna=False)]
+    if all(took_turns(rows) for rows in families if len(rows) > 1):
         return
     compared = "Comparisons" + " of runs that did not take turns" * bool(points["is_paired"].any())
     is_measured = points["spread_freedom"].notna()
@@ -83,12 +86,12 @@ def _allowed_for(points: pd.DataFrame) -> Iterator[str]:
 
 
 def _not_allowed_for(points: pd.DataFrame) -> Iterator[str]:
-    paired = points[points["is_paired"].eq(True)]
-    if len(paired):
-        is_single = bool((paired["n_runs"] == 1).any())
+    sat = points[[len(turns) > 0 for turns in points[TURNS]]]
+    if len(sat):
+        is_single = bool((sat["n_runs"] == 1).any())
         yield (
-            "Speedups of runs that took turns come from their rounds, so the spread between runs "
-            "is not in their intervals"
+            "Ratios of runs that took turns come from their rounds, so the spread between runs is "
+            "not in their intervals"
             + "; repeat=5 shows what differs between processes" * is_single
             + "."
         )

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from dpeval.analysis.pooling.run_spread import student
+from dpeval.analysis.scaling.contrasts import Contrasts, contrasts
 from dpeval.errors import ConfigError
-from dpeval.stats.best import compared_with_best
-from dpeval.util.arrays import Floats
+from dpeval.stats.best import Differences, compared_with_best
 
 FAMILY = ["series", "hardware", "scaling"]
 """Configurations among which one is chosen."""
@@ -83,6 +82,9 @@ class Choice:
     is unknown, or not settled with 95 % confidence."""
     sample: str = "img"
     """What a sample is in this family: img, tokens, …"""
+    is_paired: bool = False
+    """Whether every two of those that qualify took turns, so that drift cancels in what is said of
+    them."""
 
     @property
     def unit(self) -> str:
@@ -111,15 +113,17 @@ class Choice:
 
 
 def choose(
-    measured: pd.DataFrame, objective: Objective, min_efficiency: float | None = None
+    measured: pd.DataFrame,
+    objective: Objective,
+    min_efficiency: float | None = None,
+    compared: Sequence[Contrasts] | None = None,
 ) -> list[Choice]:
     """The best configuration of every family, over all batches and then for each.
 
     Multiple comparisons with the best (:func:`~dpeval.stats.best.compared_with_best`) on the
-    logarithm give the configurations that could be the best, and how far each can be behind.
-    Configurations of one batch that took turns with its baseline are compared by their ratios to
-    it, in which the drift of the machine cancels. Others count as independent, with the spread
-    between runs.
+    logarithm give the configurations that could be the best, and how far each can be behind. Those
+    that took turns, of whatever batch, are compared by their rounds, in which the drift of the
+    machine cancels. Others count as independent, with the spread between runs.
 
     Args:
         measured: :func:`dpeval.analysis.scaling.speedup.points`.
@@ -127,6 +131,7 @@ def choose(
         min_efficiency: lowest parallel efficiency to consider; default: none, or
             :data:`MIN_EFFICIENCY` for ``efficient``. The lower end of a configuration's interval
             must reach it.
+        compared: what :func:`contrasts_of_families` gives, where it is known.
 
     Raises:
         ConfigError: `min_efficiency` is not in [0, 1].
@@ -141,27 +146,39 @@ def choose(
     found = []
     if measured.empty:
         return []
-    for key, group in measured.groupby(FAMILY, dropna=False, sort=True):
+    compared = contrasts_of_families(measured) if compared is None else compared
+    families = measured.groupby(FAMILY, dropna=False, sort=True)
+    for (key, group), known in zip(families, compared, strict=True):
         named = dict(zip(FAMILY, key, strict=True))
-        found.append(_choose(group, named, None, objective, floor))
-        if group["batch"].nunique() > 1:
-            found += [
-                _choose(part, named, int(batch), objective, floor)
-                for batch, part in group.groupby("batch", sort=True)
-            ]
+        found.append(_choose(group, known, named, None, objective, floor))
+        batches = group["batch"].to_numpy()
+        for batch in sorted(set(batches.tolist())) if len(set(batches)) > 1 else []:
+            (places,) = np.nonzero(batches == batch)
+            part, of_part = group.iloc[places], known.among(places.tolist())
+            found.append(_choose(part, of_part, named, int(batch), objective, floor))
     return found
+
+
+def contrasts_of_families(measured: pd.DataFrame) -> list[Contrasts]:
+    """The throughput of every two configurations of each family compared; families are not."""
+    if measured.empty:
+        return []
+    families = measured.groupby(FAMILY, dropna=False, sort=True)
+    return [contrasts(group) for _, group in families]
 
 
 def _choose(
     group: pd.DataFrame,
+    compared: Contrasts,
     key: dict[str, Any],
     batch: int | None,
     objective: Objective,
     floor: float | None,
 ) -> Choice:
-    rows = [row for row in group.to_dict("records") if _score(row, objective)[0] > 0]
+    rows = group.to_dict("records")
+    places = [i for i, row in enumerate(rows) if _score(row, objective)[0] > 0]
     sample = str(group["unit"].iloc[0])
-    if not rows:
+    if not places:
         return Choice(key, batch, objective, None, [], "no energy was recorded", sample=sample)
     sign = -1 if objective.highest else 1
 
@@ -170,17 +187,19 @@ def _choose(
 
     open_: list[Candidate] = []
     if floor:
-        reaching = [row for row in rows if _efficiency(row)[1] >= floor]
+        reaching = [i for i in places if _efficiency(rows[i])[1] >= floor]
         # Also where it is unknown: NaN is neither.
-        left = [r for r in rows if not (_efficiency(r)[1] >= floor or _efficiency(r)[2] < floor)]
-        open_ = sorted((_candidate(row, objective) for row in left), key=order)
+        left = [i for i in places if i not in reaching and not _efficiency(rows[i])[2] < floor]
+        open_ = sorted((_candidate(rows[i], objective) for i in left), key=order)
         if not reaching:
             why_not = _none_reaches(floor, open_)
             return Choice(key, batch, objective, None, [], why_not, floor, open_, sample)
-        rows = reaching
-    able = _candidates(rows, objective)
+        places = reaching
+    known = compared.among(places)
+    able = _candidates([rows[i] for i in places], known, objective)
     better = [one for one in open_ if sign * one.value < sign * able[0].value]
-    return Choice(key, batch, objective, able[0], able[1:], "", floor, better, sample)
+    paired = known.are_paired and len(places) > 1
+    return Choice(key, batch, objective, able[0], able[1:], "", floor, better, sample, paired)
 
 
 def _none_reaches(floor: float, doubtful: list[Candidate]) -> str:
@@ -191,11 +210,13 @@ def _none_reaches(floor: float, doubtful: list[Candidate]) -> str:
     return f"none certainly reaches {floor:.0%} efficiency"
 
 
-def _candidates(rows: list[dict[Any, Any]], objective: Objective) -> list[Candidate]:
+def _candidates(
+    rows: list[dict[Any, Any]], compared: Contrasts, objective: Objective
+) -> list[Candidate]:
     """`rows` as candidates, the best first."""
     sign = 1 if objective.highest else -1
-    logs, errors, freedom = _compared(rows, objective)
-    standing = compared_with_best(logs, errors, freedom)
+    known = differences(rows, compared, objective)
+    standing, logs = compared_with_best(known), known.effects
     made = [
         replace(
             _candidate(row, objective),
@@ -221,47 +242,32 @@ def _efficiency(row: dict[Any, Any]) -> tuple[float, float, float]:
     return row["efficiency"], row["efficiency_low"], row["efficiency_high"]
 
 
-def _compared(rows: list[dict[Any, Any]], objective: Objective) -> tuple[Floats, Floats, float]:
-    """Logarithms to compare (the highest is the best), their errors and degrees of freedom."""
+def differences(
+    rows: list[dict[Any, Any]], compared: Contrasts, objective: Objective
+) -> Differences:
+    """The differences of what is to be as high as possible, in logarithms.
 
-    def column(name: str) -> Floats:
-        return np.array([row[name] for row in rows], dtype=float)
-
-    sign = 1 if objective.highest else -1
-    if objective is not ENERGY and are_paired(rows):
-        logs = np.log(column("speedup"))
-        if objective is DEVICE_SECONDS:
-            logs = logs - np.log(column("num_devices"))
-        return logs, ratio_errors(column("speedup_low"), column("speedup_high")), math.inf
-    logs = sign * np.log([_score(row, objective)[0] for row in rows])
-    names = ("error_share", "spread_freedom")
-    if objective is ENERGY:
-        names = ("energy_error_share", "energy_freedom")
-    # An assumed spread (NaN) counts as known.
-    freedom = float(np.nan_to_num(column(names[1]), nan=np.inf).min())
-    return logs, column(names[0]), freedom
-
-
-def are_paired(rows: Sequence[Mapping[Any, Any]]) -> bool:
-    """Whether all rows have one batch and took turns with its baseline, or are that baseline."""
-    others = [row for row in rows if row["num_devices"] != row["baseline_devices"]]
-    return (
-        len({row["batch"] for row in rows}) == 1
-        and len(rows) - len(others) <= 1
-        and len(others) > 0
-        and all(row["is_paired"] for row in others)
+    Args:
+        rows: of :func:`~dpeval.analysis.scaling.speedup.points`.
+        compared: their throughputs.
+        objective: what is compared.
+    """
+    of_rates = compared.differences
+    if objective is DEVICE_SECONDS:
+        return of_rates.less(np.log([row["num_devices"] for row in rows]))
+    if objective is not ENERGY:
+        return of_rates
+    logs = -np.log([row["energy_j_per_img"] for row in rows])
+    errors = np.array([row["energy_error_share"] for row in rows], dtype=float)
+    freedom = np.nan_to_num([row["energy_freedom"] for row in rows], nan=np.inf).min()
+    apart = Differences.of_independent(logs, errors, float(freedom))
+    # Energy is power times time, and the error is that of the time: of the rounds, where it was
+    # read at the ends of turns.
+    return Differences(
+        apart.value,
+        np.where(compared.is_paired, of_rates.error, apart.error),
+        np.where(compared.is_paired, of_rates.freedom, apart.freedom),
     )
-
-
-def ratio_errors(low: Floats, high: Floats) -> Floats:
-    """Standard errors of the logarithms of ratios, from their 95 % intervals."""
-    return np.asarray(np.log(high / low) / 2 / student(math.inf))
-
-
-def could_be_fastest(points: pd.DataFrame) -> list[bool]:
-    """Which rows (:func:`~dpeval.analysis.scaling.speedup.points`) could have the highest
-    throughput."""
-    return compared_with_best(*_compared(points.to_dict("records"), THROUGHPUT)).could_be_best
 
 
 def _score(row: dict[Any, Any], objective: Objective) -> tuple[float, float, float]:

@@ -10,6 +10,7 @@ import pandas as pd
 from dpeval.analysis.frame import cohorts
 from dpeval.analysis.frame.runs_frame import CONFIGURATION, Loaded
 from dpeval.analysis.pooling import repetitions
+from dpeval.analysis.pooling.repetitions import TURNS
 from dpeval.analysis.scaling import (
     claims,
     efficiency,
@@ -23,6 +24,7 @@ from dpeval.analysis.scaling.best_configuration import (
     Choice,
     Objective,
     choose,
+    contrasts_of_families,
 )
 from dpeval.analysis.scaling.claims import Claim
 from dpeval.analysis.scaling.efficiency import Waterfall
@@ -55,6 +57,7 @@ class Findings:
 
 def joined(pooled: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
     """`pooled` with the columns of `points`; NaN if not measured."""
+    pooled = pooled.drop(columns=TURNS)
     added = points[[*CONFIGURATION, *POINT_COLUMNS]]
     if added.empty:
         return pooled.assign(**dict.fromkeys(POINT_COLUMNS, float("nan")))
@@ -81,6 +84,7 @@ def find(
     if len(holes):
         pooled = pd.concat([pooled, holes.astype(pooled.dtypes)], ignore_index=True)
         pooled = pooled.sort_values(CONFIGURATION, ignore_index=True)
+    compared = contrasts_of_families(points)
     objectives = dict.fromkeys([objective, *OBJECTIVES.values()])
     return Findings(
         loaded=loaded,
@@ -96,6 +100,7 @@ def find(
                 points,
                 one,
                 min_efficiency if one in (objective, EFFICIENT) else None,
+                compared,
             )
         ],
         objective=objective,

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from dpeval.analysis.frame.runs_frame import CONFIGURATION
+from dpeval.analysis.scaling.contrasts import contrasts
+from dpeval.stats.best import compared_with_best
 from dpeval.util.arrays import Floats
 
 FAMILY: list[str] = [name for name in CONFIGURATION if name != "num_devices"]
@@ -27,8 +28,9 @@ POINT_COLUMNS: dict[str, str] = {
     "efficiency": "speedup over device count",
     "efficiency_low": "lower end of its 95 % interval",
     "efficiency_high": "upper end",
-    "is_paired": "whether both runs took turns in one sitting, so that drift cancels in the "
-    "speedup",
+    "is_paired": "whether both took turns in one sitting, so that drift cancels in the speedup",
+    "could_be_fastest": "whether it could have the highest throughput of its batch, with 95 % "
+    "confidence",
     "serial_fraction": "Karp-Flatt metric; only for strong scaling with a one-device baseline",
     "serial_fraction_low": "lower end of its 95 % interval",
     "serial_fraction_high": "upper end",
@@ -82,10 +84,12 @@ def of_curve(group: pd.DataFrame) -> pd.DataFrame:
     # The baseline's high end gives every ratio's low end, and vice versa.
     low = speedup * np.exp(-np.hypot(below, above[0]))
     high = speedup * np.exp(np.hypot(above, below[0]))
-    is_paired = _is_paired(group)
-    for values, name in ((speedup, "speedup"), (low, "low"), (high, "high")):
-        ratios = group[f"paired_{name}"].to_numpy(dtype=float)
-        values[is_paired] = ratios[is_paired] * float(base["num_devices"])
+    known = contrasts(group)
+    is_paired = known.is_paired[:, 0]
+    for place in np.nonzero(is_paired)[0].tolist():
+        speedup[place], low[place], high[place] = (
+            ratio * float(base["num_devices"]) for ratio in known.ratio(place, 0)
+        )
     low[0] = high[0] = speedup[0]
     made = group.assign(
         baseline_devices=int(base["num_devices"]),
@@ -96,6 +100,7 @@ def of_curve(group: pd.DataFrame) -> pd.DataFrame:
         efficiency_low=low / devices,
         efficiency_high=high / devices,
         is_paired=is_paired,
+        could_be_fastest=compared_with_best(known.differences).could_be_best,
     )  # fmt: skip
     is_amdahl = base["num_devices"] == 1 and base["scaling"] != "weak"
     return made.assign(
@@ -103,17 +108,6 @@ def of_curve(group: pd.DataFrame) -> pd.DataFrame:
         serial_fraction_low=karp_flatt(high, ideal) if is_amdahl else np.nan,
         serial_fraction_high=karp_flatt(low, ideal) if is_amdahl else np.nan,
     )
-
-
-def _is_paired(group: pd.DataFrame) -> NDArray[np.bool_]:
-    """Whether each row's ratio to the first row comes from turns in the same sitting."""
-    base = group.iloc[0]
-    same = group["paired_devices"].eq(base["num_devices"]) & group["paired_strategy"].eq(
-        base["strategy"]
-    )
-    found = same & group["paired_speedup"].notna()
-    found.iloc[0] = False
-    return np.asarray(found, dtype=np.bool_)
 
 
 def ideal_speedup(group: pd.DataFrame) -> Floats:
