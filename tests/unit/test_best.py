@@ -180,7 +180,7 @@ def test_runs_that_took_turns_are_compared_by_their_rounds() -> None:
 
 
 def test_what_took_turns_and_is_undecided_needs_fewer_runs_than_what_did_not() -> None:
-    turns = sat_together({1: 1.0, 2: 0.502, 4: 0.5})
+    turns = sat_together({1: 1.0, 2: 0.5005, 4: 0.5})
     apart = [run.model_copy(update={"sitting": None}) for run in turns]
     wanted = []
     for runs in (turns, apart):
