@@ -88,9 +88,9 @@ def cells(runs: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Columns of :data:`CELL`; `status` (``ok`` if any run was measured, else the worst);
-        `n_runs`; those of `summary` that are not named here; `step_s`, `step_low_s`, `step_high_s` and the
-        phases (s, means over runs); `peak_bytes` and `peak_low_bytes` (highest and lowest over
-        runs), `need_bytes`, `have_bytes`; `steady`, `stand_in`, `oversubscribed`; `unit`;
+        `n_runs`; those of `summary` that are not named here; `step_s`, `step_low_s`, `step_high_s`
+        and the phases (s, means over runs); `peak_bytes` and `peak_low_bytes` (highest and lowest
+        over runs), `need_bytes`, `have_bytes`; `steady`, `stand_in`, `oversubscribed`; `unit`;
         `strategy` and `series_strategy` (that of more than one device); `why` and `bad` (text).
     """
     asked = runs.dropna(subset=["num_devices", "batch"])
