@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 import sys
-from dataclasses import dataclass
+from typing import NamedTuple
+
+from dpeval.util import entry
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     """One command of dpeval, also ``python -m dpeval.NAME``."""
 
     name: str
@@ -38,6 +39,10 @@ COMMANDS = (
 
 def main() -> int:
     """The command line; returns the exit status."""
+    return entry.start(lambda: _run)
+
+
+def _run() -> int:
     asked = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if asked in ("-h", "--help", "help"):
         print(overview())

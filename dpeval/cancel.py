@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,23 +11,27 @@ from dpeval.util import entry
 
 def main() -> int:
     """The command line; returns the exit status."""
+    return entry.start(_load)
+
+
+def _load() -> Callable[[], int]:
+    # Late, also argparse: the working folder may have files of these names; see entry.start.
+    import argparse
+
+    from dpeval.commands.main import run_main
+    from dpeval.launchers.tracking import manifest as manifests
+    from dpeval.launchers.tracking.tracker import tracker
+    from dpeval.launchers.tracking.wait import cancel
+
     parser = argparse.ArgumentParser(prog="python -m dpeval.cancel", description=__doc__)
     parser.add_argument("sweep", type=Path, help="folder of a sweep, outputs/<study>/<time>")
     asked = parser.parse_args()
 
-    def load() -> Callable[[], int]:
-        from dpeval.commands.main import run_main
-        from dpeval.launchers.tracking import manifest as manifests
-        from dpeval.launchers.tracking.tracker import tracker
-        from dpeval.launchers.tracking.wait import cancel
+    def command() -> None:
+        manifest = manifests.read(asked.sweep)
+        print(cancel(manifest, asked.sweep, tracker(manifest)).words())
 
-        def command() -> None:
-            manifest = manifests.read(asked.sweep)
-            print(cancel(manifest, asked.sweep, tracker(manifest)).words())
-
-        return lambda: run_main(command)
-
-    return entry.start(load)
+    return lambda: run_main(command)
 
 
 if __name__ == "__main__":

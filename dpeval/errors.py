@@ -98,3 +98,9 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the closest of `choices`, or ``""``."""
     match = get_close_matches(word, list(choices), n=1, cutoff=0.5)
     return f"; did you mean '{match[0]}'?" if match else ""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, 200 characters at most."""
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__

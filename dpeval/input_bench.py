@@ -10,7 +10,6 @@ allowed core, and workers read on the others.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,24 +19,25 @@ from dpeval.util import entry
 
 def main() -> int:
     """The command line; returns the exit status."""
+    return entry.start(_load)
+
+
+def _load() -> Callable[[], int]:
+    # Late: every measuring process imports this module anew as its __main__, and the working
+    # folder may have files of these names; see entry.start.
+    import argparse
+
+    from dpeval.commands.loader_bench import bench
+    from dpeval.commands.main import run_main
+
     parser = argparse.ArgumentParser(
         prog="python -m dpeval.input_bench", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("--seconds", type=float, default=3.0, help="per row of the table")
     parser.add_argument("--out", type=Path, default=Path("outputs/input_bench"))
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for dpeval.train")
-    arguments = parser.parse_args()
-
-    def load() -> Callable[[], int]:
-        # Late: every measuring process imports this module as its __main__.
-        from dpeval.commands.loader_bench import bench
-        from dpeval.commands.main import run_main
-
-        return lambda: run_main(
-            lambda: bench(arguments.overrides, arguments.seconds, arguments.out)
-        )
-
-    return entry.start(load)
+    given = parser.parse_args()
+    return lambda: run_main(lambda: bench(given.overrides, given.seconds, given.out))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Callable
@@ -13,6 +12,16 @@ from dpeval.util import entry
 
 def main() -> int:
     """The command line; returns the exit status."""
+    return entry.start(_load)
+
+
+def _load() -> Callable[[], int]:
+    # Late, also argparse: the working folder may have files of these names; see entry.start.
+    import argparse
+
+    from dpeval.commands.main import run_main
+    from dpeval.commands.sweep_status import show
+
     parser = argparse.ArgumentParser(prog="python -m dpeval.status", description=__doc__)
     parser.add_argument("sweep", type=Path, help="folder of a sweep, outputs/<study>/<time>")
     parser.add_argument(
@@ -25,17 +34,11 @@ def main() -> int:
     )
     asked = parser.parse_args()
 
-    def load() -> Callable[[], int]:
-        from dpeval.commands.main import run_main
-        from dpeval.commands.sweep_status import show
+    def command() -> None:
+        while not show(asked.sweep) and asked.watch:
+            time.sleep(max(1.0, asked.watch))
 
-        def command() -> None:
-            while not show(asked.sweep) and asked.watch:
-                time.sleep(max(1.0, asked.watch))
-
-        return lambda: run_main(command)
-
-    return entry.start(load)
+    return lambda: run_main(command)
 
 
 if __name__ == "__main__":

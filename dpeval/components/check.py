@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
+import warnings
+from dataclasses import replace
+
 import torch
+from torch import Tensor, nn
 
 from dpeval.components import strategies
 from dpeval.components.optimizers import build_optimizer
-from dpeval.components.tasks import forecast_task
+from dpeval.components.tasks import ForecastTask, forecast_task
 from dpeval.components.tasks.user_function import check_function
-from dpeval.config import CALLABLE, Config
-from dpeval.errors import ConfigError, DpevalError
+from dpeval.config import CALLABLE, CAUSAL_LM, Config
+from dpeval.errors import ConfigError, DpevalError, ModelError, first_line
+from dpeval.util.display.plural import inflected
+
+SIZES_PX = (32, 64, 96, 112, 128, 160, 192, 224, 256, 288, 299, 320, 384, 448, 512, 518)
+"""Usual sides of images, tried to tell which of them a model takes."""
+_MOST_SIZES = 3
+_NO_INPUT_NEEDS_GRAD = "None of the inputs have requires_grad=True"
+"""torch's warning of a reentrant checkpoint whose parameters get no gradient."""
 
 
 def check(config: Config) -> None:
@@ -19,8 +31,9 @@ def check(config: Config) -> None:
     be trained on. A function of the user is not called.
 
     Raises:
-        ConfigError: the model, the optimizer or the strategy cannot be built as configured, or
-            the model's output contains no logits.
+        ConfigError: the model, the optimizer or the strategy cannot be built as configured.
+        ModelError: the model does not take images of this size, its output contains no logits, or
+            parameters of it would never be trained.
     """
     strategies.check(config.strategy)
     if config.task.kind == CALLABLE:
@@ -34,12 +47,75 @@ def check(config: Config) -> None:
         raise ConfigError(
             "optimizer.args.capturable=true is for CUDA graphs and needs hardware=gpu; remove it"
         )
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        try:
+            output, labels = _run(model, task)
+        except DpevalError:
+            raise
+        except (Exception, SystemExit) as error:
+            if config.task.kind != CAUSAL_LM:
+                _check_size(config, model, error)
+            return  # the model may have needed values, which meta tensors lack
+        loss = task.criterion(model, 2)(output, labels)
+    if any(_NO_INPUT_NEEDS_GRAD in str(one.message) for one in warned):
+        _check_checkpoints(model, loss)
+
+
+def _run(model: nn.Module, task: ForecastTask) -> tuple[object, Tensor]:
+    """The model's output for two samples, and their labels."""
+    with torch.device("meta"):
+        inputs, labels = task.example(2)
+        return model.train()(inputs), labels
+
+
+def _check_size(config: Config, model: nn.Module, error: BaseException) -> None:
+    """Check whether `error` is about the size of the images: then other sizes work.
+
+    Raises:
+        ModelError: they do.
+    """
+    px = config.dataset.image_px
+    others = sorted(SIZES_PX, key=lambda size: abs(size - px))
+    working = (size for size in others if _runs(model, config, size))
+    taken = [*itertools.islice(working, _MOST_SIZES)]
+    if not taken:
+        return
+    own = f", or +model.args.image_size={px}" if hasattr(model, "image_size") else ""
+    raise ModelError(
+        f"model={config.model.name} does not take images of {px} px "
+        f"({first_line(error).rstrip('.!')}), but those of {', '.join(map(str, sorted(taken)))} "
+        f"px: set dataset.image_px={taken[0]}{own}"
+    ) from error
+
+
+def _runs(model: nn.Module, config: Config, px: int) -> bool:
+    resized = replace(config, dataset=replace(config.dataset, image_px=px))
     try:
-        with torch.device("meta"):
-            inputs, labels = task.example(2)
-            output = model.train()(inputs)
-    except DpevalError:
-        raise
-    except Exception:
-        return  # the model may have needed values, which meta tensors lack
-    task.criterion(model, 2)(output, labels)
+        _run(model, forecast_task(resized))
+    except (Exception, SystemExit):
+        return False
+    return True
+
+
+def _check_checkpoints(model: nn.Module, loss: Tensor) -> None:
+    """Check that all parameters get a gradient, where a reentrant checkpoint may keep them from it.
+
+    Raises:
+        ModelError: some do not.
+    """
+    try:
+        loss.backward()
+    except Exception as error:
+        if "does not require grad" not in str(error):
+            return  # nothing is known
+    named = [name for name, item in model.named_parameters() if item.requires_grad]
+    lost = [name for name in named if model.get_parameter(name).grad is None]
+    model.zero_grad(set_to_none=True)
+    if lost:
+        shown = ", ".join(lost[:3]) + ", …" * (len(lost) > 3)
+        raise ModelError(
+            f"{len(lost)} of {len(named)} {inflected(len(named), 'parameter')} would never be "
+            f"trained ({shown}): a reentrant torch.utils.checkpoint whose input needs no gradient "
+            "gives none to what it runs; call it with use_reentrant=False"
+        )

@@ -46,7 +46,7 @@ def build(config: ModelConfig, image_px: int | None) -> nn.Module:
             _give_lazy_layers_shapes(model, image_px)
     except DpevalError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # also of a command line that a model parses
         if is_out_of_memory(error):
             raise
         rejects = "rejects" if isinstance(error, TypeError) else "fails with"
@@ -150,7 +150,7 @@ def _give_lazy_layers_shapes(model: nn.Module, image_px: int) -> None:
             model.train()(torch.zeros(2, 3, image_px, image_px))
 
 
-def _raised_at(error: Exception) -> str:
+def _raised_at(error: BaseException) -> str:
     """File and line where the model's code failed; "" if it was never entered."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     own = Path(frame.filename) == Path(__file__)

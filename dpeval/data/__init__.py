@@ -6,12 +6,7 @@ Sources (exported here) do not import torch, so that commands start fast. Loader
 
 from __future__ import annotations
 
-from dpeval.data.sources.image_folder import image_folder
-from dpeval.data.sources.imagenette import imagenette
-from dpeval.data.sources.prepare import MakeSource, prepare, used
-from dpeval.data.sources.source import Source
-from dpeval.data.sources.synthetic import imagenette_like
-from dpeval.data.sources.tokens import generated_tokens, token_files
+import importlib
 
 __all__ = [
     "MakeSource",
@@ -24,3 +19,23 @@ __all__ = [
     "token_files",
     "used",
 ]
+_MODULES = {
+    "image_folder": "image_folder",
+    "imagenette": "imagenette",
+    "generated_tokens": "tokens",
+    "token_files": "tokens",
+    "MakeSource": "prepare",
+    "prepare": "prepare",
+    "used": "prepare",
+    "Source": "source",
+    "imagenette_like": "synthetic",
+}
+
+
+def __getattr__(name: str) -> object:
+    # Late: `python -m dpeval.data` imports this first, before it has put the working folder, whose
+    # files may have the names of modules, behind Python's own.
+    if name in _MODULES:
+        module = importlib.import_module(f"dpeval.data.sources.{_MODULES[name]}")
+        return getattr(module, name)
+    raise AttributeError(f"module 'dpeval.data' has no attribute '{name}'")

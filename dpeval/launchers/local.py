@@ -70,7 +70,7 @@ class LocalLauncher(SweepLauncher):
             reporter.say(describe_local(planned))
             return
         session.require_any(planned)
-        session.prepare_all(planned)
+        planned = session.prepare_all(planned, keep_fault=True)
         self._sweep = LocalSweep(
             {job.folder: job.config for job in everything},
             {job.folder: job.overrides for job in everything},

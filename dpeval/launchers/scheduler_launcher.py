@@ -18,7 +18,7 @@ from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmitit
 from rich.console import Console
 
 from dpeval.config import Config, LauncherOptions, SiteConfig, check_bounds, identity
-from dpeval.errors import ConfigError, LaunchError, nearest
+from dpeval.errors import ConfigError, DataError, LaunchError, nearest
 from dpeval.launchers.base import SweepJob, SweepLauncher, labels_of
 from dpeval.launchers.dry_run import describe_groups
 from dpeval.launchers.in_job.run_job import PreparationJob, SubmittedRuns
@@ -372,8 +372,15 @@ def _prepare(configs: list[Config], console: Console) -> None:
 
     own = [config.dataset for config in configs if not config.task.has_own_data]
     distinct = {str(dataset): dataset for dataset in own}
+    faults: list[DataError] = []
     for dataset in distinct.values():
-        prepare(dataset, console.print)
+        try:
+            prepare(dataset, console.print)
+        except DataError as error:
+            faults.append(error)
+            if len(faults) == len(distinct):
+                raise
+            console.print(f"runs will fail: {error}", markup=False)
 
 
 def _print_summary(manifest: Manifest, sweep_dir: Path, console: Console) -> None:

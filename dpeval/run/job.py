@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from dpeval.config import Config
+from dpeval.errors import DpevalError
 from dpeval.instruments.step_buffer import Stage
 from dpeval.record.measurement import Interval
 from dpeval.record.plan import Plan
@@ -26,8 +27,8 @@ class Job:
     """This process's node, if the run has several."""
     memory: MemoryRecord = field(default_factory=MemoryRecord)
     """The forecast, the budget and the resulting decision."""
-    fault: str | None = None
-    """Why this run of a sweep fails before it starts: its model cannot be built or trained."""
+    fault: DpevalError | None = None
+    """Why this run of a sweep fails before it starts: a fault of its model or of its data."""
 
 
 def take_turns(jobs: Sequence[Job]) -> bool:

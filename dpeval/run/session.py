@@ -9,7 +9,7 @@ from dpeval.components.tasks import forecast_task
 from dpeval.config import Config, DatasetConfig
 from dpeval.data import Source, prepare, used
 from dpeval.devices import cuda
-from dpeval.errors import ConfigError, MachineError, ModelError, NoForecast
+from dpeval.errors import ConfigError, DataError, MachineError, ModelError, NoForecast
 from dpeval.planning.predictor import Predictor, study_folder
 from dpeval.planning.rank_plan import make_plan
 from dpeval.record.machine import Environment, Machine
@@ -68,7 +68,7 @@ class Session:
             if not keep_fault:
                 raise
             plan = make_plan(config, self.machine)
-            return Job(config, plan, folder, tuple(overrides), node, fault=str(error))
+            return Job(config, plan, folder, tuple(overrides), node, fault=error)
         plan = self._in_time(config, make_plan(config, self.machine), folder, node)
         job = Job(config, plan, folder, tuple(overrides), node)
         if config.memory.on_excess == "error":
@@ -121,11 +121,12 @@ class Session:
         Raises:
             ConfigError: every time limit is too short.
             ModelError: no model can be built.
+            DataError: no data can be prepared.
             MachineError: the machine lacks the devices even for the smallest run.
         """
-        faults = [job.fault for job in jobs if job.fault is not None]
-        if faults and len(faults) == len(jobs):
-            raise ModelError("; ".join(dict.fromkeys(faults)))
+        faults = {str(job.fault): job.fault for job in jobs if job.fault is not None}
+        if faults and all(job.fault is not None for job in jobs):
+            raise type(next(iter(faults.values())))("; ".join(faults))
         if any(job.plan.skip is None for job in jobs):
             return
         short = [job for job in jobs if job.plan.skip_kind == "time_limit"]
@@ -140,15 +141,34 @@ class Session:
             f"{cuda.why_no_gpus(self.machine.host)}; use hardware=cpu"
         )
 
-    def prepare_all(self, jobs: list[Job]) -> None:
+    def prepare_all(self, jobs: list[Job], *, keep_fault: bool = False) -> list[Job]:
         """Prepare the data of every job that will run, before any of them starts.
 
+        Args:
+            jobs: planned by :meth:`job`.
+            keep_fault: a fault of the data is that of its jobs, which then fail when they are
+                executed.
+
+        Returns:
+            `jobs`, with their faults.
+
         Raises:
-            DataError: some data cannot be prepared.
+            DataError: some data cannot be prepared; of all jobs, if faults are kept.
         """
+        faults: dict[DatasetConfig, DataError] = {}
+        prepared: list[Job] = []
         for job in jobs:
-            if job.plan.skip is None and job.fault is None:
-                self._data(job)
+            data = job.config.dataset
+            if job.plan.skip is None and job.fault is None and data not in faults:
+                try:
+                    self._data(job)
+                except DataError as error:
+                    if not keep_fault:
+                        raise
+                    faults[data] = error
+            prepared.append(replace(job, fault=job.fault or faults.get(data)))
+        self.require_any(prepared)
+        return prepared
 
     def _data(self, job: Job) -> tuple[Source | None, DatasetUsed | None]:
         """The prepared data of one job, and what its record says of it, if dpeval loads it."""
@@ -202,7 +222,7 @@ class Session:
         elif job.memory.action == "skip":
             reason = Cause(kind="memory", message=job.memory.decision)
         elif job.fault is not None:
-            reason = Cause(kind="setup", message=job.fault)
+            reason = Cause(kind="setup", message=str(job.fault))
         else:
             return None
         return execution.skip(job, self.environment, reason, self.files)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,8 +29,16 @@ def locate(path: str, *, key: str) -> Callable[..., Any]:
         if error.name and not (module_name + ".").startswith(error.name + "."):
             raise _broken(path, module_name, error, key) from error
         raise ConfigError(
-            f"{key}={path}: there is no module '{error.name}' on the import path; "
-            "install it, or start dpeval from the folder that contains it"
+            f"{key}={path}: there is no module '{error.name}' on the import path"
+            + (
+                _hidden(module_name)
+                or "; install it, or start dpeval from the folder that contains it"
+            )
+        ) from error
+    except SystemExit as error:
+        raise ConfigError(
+            f"{key}={path}: {module_name} ends the program when it is imported; move what it does "
+            "as a script below if __name__ == '__main__':"
         ) from error
     except Exception as error:
         raise _broken(path, module_name, error, key) from error
@@ -37,7 +46,8 @@ def locate(path: str, *, key: str) -> Callable[..., Any]:
         found = getattr(module, name)
     except AttributeError:
         raise ConfigError(
-            f"{key}={path}: module '{module_name}' has no '{name}'{_nearest(name, module)}"
+            f"{key}={path}: module '{module_name}' has no '{name}'"
+            f"{_hidden(module_name) or _nearest(name, module)}"
         ) from None
     if not callable(found):
         raise ConfigError(
@@ -57,6 +67,19 @@ def _broken(path: str, module_name: str, error: Exception, key: str) -> ConfigEr
         f"{key}={path}: importing {module_name} fails with {type(error).__name__}: {words[0]} "
         f"({Path(file).name}, line {line})"
     )
+
+
+def _hidden(module_name: str) -> str:
+    """A hint if the working folder has a module of that name, and another one was imported."""
+    top = module_name.partition(".")[0]
+    imported = sys.modules.get(top)
+    own = [path for path in (Path.cwd() / f"{top}.py", Path.cwd() / top) if path.exists()]
+    if imported is None or not own:
+        return ""
+    file = getattr(imported, "__file__", None)
+    if file is not None and Path(file).resolve() in (own[0].resolve(), own[-1] / "__init__.py"):
+        return ""
+    return f": '{top}' is {file or 'built into Python'}, not {own[0]}; rename the latter"
 
 
 def _nearest(name: str, module: ModuleType) -> str:

@@ -9,7 +9,8 @@ HINTS = {
         "strategy.static_graph=true if they are the same in every step"
     ),
     "mark a variable ready only once": (
-        "parameters are used several times in a step; set strategy.static_graph=true"
+        "parameters are used several times in a step; set strategy.static_graph=true, or "
+        "use_reentrant=False where the model calls torch.utils.checkpoint"
     ),
     "Your training graph has changed": (
         "other parameters are used than in the first step; set strategy.static_graph=false and "
@@ -28,7 +29,18 @@ HINTS = {
     "is out of bounds": "labels reach dataset.num_classes; give the model as many classes",
     "uninitialized parameter": "run a batch through lazy layers when the model is built",
     "parameter that requires a gradient": "all parameters of the model are frozen",
-    "does not require grad": "the loss depends on no parameter that can be trained",
+    "does not require grad": (
+        "the loss depends on no parameter that can be trained: not all may be frozen, or run in "
+        "torch.no_grad() or in a reentrant checkpoint (use_reentrant=False)"
+    ),
+    "should be the same": (
+        "the model holds or makes tensors of another type than the images, which are float32; "
+        "leave types to precision=bf16 (on GPUs also fp16)"
+    ),
+    "Cannot copy out of meta tensor": (
+        "the model creates weights on the device meta, where they have no values; create them on "
+        "the CPU"
+    ),
 }
 """What to do, by words of the message."""
 MOST_MESSAGE = 1_000
@@ -42,5 +54,8 @@ def told(error: BaseException) -> str:
             first = message.splitlines()[0]
             # torch goes on after its first sentence.
             return f"{first.partition('. ')[0].rstrip('.!')}; {hint}"
-    line = " ".join(message.split()) or type(error).__name__
+    kind = type(error).__name__
+    line = " ".join(message.split()) or kind
+    if message and not isinstance(error, RuntimeError):
+        line = f"{kind}: {line}"  # such as KeyError, whose message is a key alone
     return line if len(line) <= MOST_MESSAGE else f"{line[:MOST_MESSAGE]}…"

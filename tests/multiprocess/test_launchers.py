@@ -76,6 +76,20 @@ def test_a_killed_job_of_submitit_local_has_a_record_and_the_other_runs_are_anal
     assert list(done.folder.glob("outputs/*/*/analysis/report.html"))
 
 
+def test_a_fault_of_one_dataset_fails_its_runs_alone(
+    train: Callable[..., Finished], tmp_path: Path
+) -> None:
+    options = (*SHORT, "dataset=calibrated,image_folder", "dataset.num_classes=10")
+    done = train("-m", *options, f"dataset.root={tmp_path / 'gone'}", "batch=4")
+    assert done.status == 1, done.out + done.err
+    assert "Traceback" not in done.err
+    assert [record.status for record in done.records] == ["ok", "failed"]
+    cause = done.records[1].cause
+    assert cause is not None
+    assert (cause.kind, cause.exception) == ("setup", None)
+    assert "does not exist; put images into" in cause.message
+
+
 def test_what_only_dpevals_launchers_support_is_refused_before_anything_starts(
     train: Callable[..., Finished],
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import fcntl
 import io
@@ -207,6 +208,58 @@ def test_a_users_module_that_fails_is_one_line(
     assert f"importing broken_parts fails with {words} (broken_parts.py, line 1)" in str(
         caught.value
     )
+
+
+@pytest.mark.parametrize("name", ["calendar", "time"])
+def test_a_users_module_that_has_the_name_of_pythons_own_is_named(
+    tmp_path: Path, name: str
+) -> None:
+    (tmp_path / f"{name}.py").write_text("def build(): pass\n")
+    for path in (f"{name}.build", f"{name}.part.build"):
+        with pytest.raises(ConfigError) as caught:
+            locate(path, key="model._target_")
+        assert str(caught.value).endswith(f"not {tmp_path / name}.py; rename the latter")
+
+
+def test_a_users_module_that_ends_the_program_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "parses_arguments.py").write_text("raise SystemExit(2)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match="below if __name__ == '__main__'"):
+        locate("parses_arguments.build", key="model._target_")
+
+
+ENTRIES = sorted(
+    path
+    for path in (Path(CLONE) / "dpeval").rglob("*.py")
+    if "\nif __name__ ==" in path.read_text() and path.name != "run_job.py"  # jobs start there
+)
+
+
+@pytest.mark.parametrize("path", ENTRIES, ids=lambda path: str(path.relative_to(CLONE)))
+def test_every_command_guards_itself_before_it_imports_what_a_folder_may_shadow(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    imported = {
+        node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
+        for node in tree.body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    }
+    own = {"__future__", "dpeval.util", "sys", "time"}
+    assert imported <= own | {"collections.abc", "importlib", "pathlib", "typing"}
+    assert "return entry.start(" in path.read_text()
+
+
+@pytest.mark.parametrize("module", ["dpeval", "dpeval.data", "dpeval.status"])
+def test_commands_start_beside_files_named_as_modules(tmp_path: Path, module: str) -> None:
+    for name in ("random", "argparse", "copy", "tempfile"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError('mine')")
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--help"], cwd=tmp_path, text=True,
+        env={**os.environ, "PYTHONPATH": CLONE, "PYTHONIOENCODING": "ascii"},
+        capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 def test_streams_that_a_test_or_notebook_has_replaced_stay(

@@ -49,4 +49,6 @@ def test_unused_parameters_name_the_keys_that_help() -> None:
 def test_other_messages_stay_on_one_line_of_bearable_length() -> None:
     assert told(RuntimeError("a\n  b")) == "a b"
     assert told(RuntimeError()) == "RuntimeError"
+    assert told(KeyError("key")) == "KeyError: 'key'"
+    assert told(SystemExit("bye")) == "SystemExit: bye"
     assert len(told(RuntimeError("x" * 9_999))) == MOST_MESSAGE + 1

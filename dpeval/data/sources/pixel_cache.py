@@ -36,6 +36,10 @@ MARGIN = 8 / 7
 CHUNK = 128
 """Images decoded, written and checksummed at a time."""
 MAX_THREADS = 16
+DECODED_ALIKE = (".jpg", ".jpeg")
+"""Endings of files whose pixels have been the same in every version."""
+DECODER = 2
+"""Version of the pixels of all other files. 2: 16 bits are scaled to 8."""
 
 
 class Meta(Frozen):
@@ -235,11 +239,13 @@ def _decoded(files: list[Path], shape: Layout) -> Iterator[NDArray[Any]]:
 
 
 def fingerprint(files: list[Path]) -> str:
-    """Hash of the names, sizes and modification times of `files`."""
-    facts = []
+    """Hash of the names, sizes and modification times of `files`, and of how they are decoded."""
+    facts: list[tuple[str | int, ...]] = []
     for path in files:
         stat = path.stat()
         facts.append((path.name, stat.st_size, stat.st_mtime_ns))
+    if any(path.suffix.lower() not in DECODED_ALIKE for path in files):
+        facts.append(("decoder", DECODER))
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 

@@ -106,6 +106,8 @@ def execute(
         message = "stopped by the scheduler while the program was starting"
         cause = Cause(kind="interrupt", message=message)
         return unmeasured(spec, "interrupted", cause, job_record)
+    except DpevalError as error:
+        return unmeasured(spec, "failed", _of_setup(error), job_record)
     begun, made = now(), None
     try:
         with contextlib.ExitStack() as stack:
@@ -121,9 +123,13 @@ def execute(
                 job, session.environment, begun, status="interrupted", cause=cause
             )
     except DpevalError as error:
-        cause = Cause(kind="setup", message=str(error), exception=type(error).__name__)
+        cause = _of_setup(error)
         return record_builder.blank(job, session.environment, begun, status="failed", cause=cause)
     return made
+
+
+def _of_setup(error: DpevalError) -> Cause:
+    return Cause(kind="setup", message=str(error), exception=type(error).__name__)
 
 
 def _recorded_since(begun: str, folder: Path) -> Record | None:
@@ -184,8 +190,7 @@ def _planned(session: Session, run: SubmittedRun, job_record: schema.Scheduler) 
         job = session.job(run.config, run.folder, run.spec.overrides)
         session.prepare_all([job])
     except DpevalError as error:
-        cause = Cause(kind="setup", message=str(error), exception=type(error).__name__)
-        return unmeasured(run.spec, "failed", cause, job_record)
+        return unmeasured(run.spec, "failed", _of_setup(error), job_record)
     return job
 
 

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from dpeval.components.tasks import forecast_task
 from dpeval.config import Config
 from dpeval.devices.numerics import AUTOCAST_DTYPES
-from dpeval.errors import NoForecast
+from dpeval.errors import NoForecast, first_line
 from dpeval.planning.memory.allocator_model import Event
 from dpeval.planning.memory.storage_tracker import MemorySnapshot, StorageTracker, make_fake
 
@@ -121,11 +121,11 @@ def _forward(config: Config, model: nn.Module, inputs: Tensor) -> object:
     """Run the model; any error of its own code is taken to mean that it needs data."""
     try:
         return model(inputs)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _no_forecast(config, error) from error
 
 
-def _no_forecast(config: Config, error: Exception) -> NoForecast:
+def _no_forecast(config: Config, error: BaseException) -> NoForecast:
     return NoForecast(
         f"model={config.model.name} cannot run without data ({first_line(error)}); "
         "its memory is not forecast"
@@ -203,9 +203,3 @@ def _fused_attention(kind: str) -> Iterator[None]:
         yield
     finally:
         functional.scaled_dot_product_attention = original
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, 200 characters at most."""
-    text = str(error).strip()
-    return text.splitlines()[0][:200] if text else type(error).__name__

@@ -23,14 +23,14 @@ from dpeval.components.tasks import forecast_task
 from dpeval.config import SERIAL, Config, OptimizerConfig, StrategyConfig
 from dpeval.data.loading.device_memory import InputMemory
 from dpeval.devices.cuda import outside_allocator
-from dpeval.errors import ConfigError
+from dpeval.errors import ConfigError, first_line
 from dpeval.planning.memory.allocator_model import (
     Allocator,
     CachingAllocator,
     GlibcAllocator,
     replay,
 )
-from dpeval.planning.memory.fake_step import FakeStep, first_line, meta_model, take_fake_step
+from dpeval.planning.memory.fake_step import FakeStep, meta_model, take_fake_step
 from dpeval.planning.memory.storage_tracker import StorageTracker, tensor_bytes
 from dpeval.record.memory import Forecast
 from dpeval.util.display.units import MIB

@@ -70,6 +70,20 @@ def test_a_cache_is_rebuilt_when_its_images_change(folder_of: FolderOf) -> None:
     assert cache_of(config).read_bytes() != before
 
 
+def test_pixels_of_another_version_of_the_decoder_are_not_kept(
+    folder_of: FolderOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = folder_of(a=2, b=2)
+    root = Path(str(config.root))
+    files = [*root.rglob("*.jpg")]
+    before = pixel_cache.fingerprint(files)
+    (other := root / "train/a/0.png").write_bytes(files[0].read_bytes())
+    both = pixel_cache.fingerprint([*files, other])
+    monkeypatch.setattr(pixel_cache, "DECODER", pixel_cache.DECODER + 1)
+    assert pixel_cache.fingerprint(files) == before
+    assert pixel_cache.fingerprint([*files, other]) != both
+
+
 def test_a_second_preparation_decodes_nothing(
     folder_of: FolderOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from dpeval.commands import data_command as command
 from dpeval.commands import loader_bench
-from dpeval.data import __main__ as command
 
 SMALL = ["dataset=imagenette_like", "dataset.train_images=20", "dataset.image_px=32"]
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["python -m dpeval.data", *arguments])
-    return command.main()
+    return command.run()
 
 
 def test_data_are_prepared_verified_listed_and_deleted(
