@@ -120,6 +120,8 @@ def _form(override: str) -> str:
     if not equals:
         changed = override.replace(":", "=", 1)
         return f"; write {changed}" if ":" in override else ""
+    if not key.isascii():
+        return "; no key has other letters than a to z"
     if value.endswith(","):
         return f"; remove the comma at its end: {override.rstrip(',')}"
     if value.count("(") != value.count(")") or value.count("[") != value.count("]"):

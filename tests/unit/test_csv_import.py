@@ -341,6 +341,16 @@ def test_tables_as_people_have_them(tmp_path: Path, table: str, steps: list[floa
     assert measured == pytest.approx(steps)
 
 
+def test_a_name_that_two_columns_have_is_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="several columns 'step_time'; rename all but one"):
+        imported(tmp_path, "gpus,batch,step_time,step_time\n1,8,1,2\n")
+
+
+def test_a_cell_that_is_not_a_number_is_shown(tmp_path: Path) -> None:
+    found = imported(tmp_path, "gpus,batch,step_time\n1,8,1\n1,8,nan\n")
+    assert found.problems == [f"{tmp_path}/t.csv, line 3: step_s is 'nan', not a number"]
+
+
 def test_a_row_with_surplus_cells_is_left_out_with_its_line(tmp_path: Path) -> None:
     found = imported(tmp_path, "n,b,t\n1,8,0,5\n1,8,1\n", "n=num_devices,b=batch,t=step_s")
     assert len(found.records) == 1

@@ -101,8 +101,7 @@ def of_table(table: TextTable, layout: Layout) -> Rows:
 def _columns(table: TextTable, layout: Layout) -> tuple[Column, ...]:
     twice = {name for name in table.names if table.names.count(name) > 1}
     if layout.columns is None:
-        names = [name for name in table.names if name not in twice]
-        columns = guess.columns(names, layout.time_unit)
+        columns = guess.columns(list(dict.fromkeys(table.names)), layout.time_unit)
         columns = tuple(one for one in columns if one.field not in _settled_by(layout.constants))
     else:
         columns = layout.columns
@@ -114,8 +113,11 @@ def _columns(table: TextTable, layout: Layout) -> tuple[Column, ...]:
                     f"{text(', '.join(table.names), 200)} (separator: "
                     f"{SEPARATORS.get(table.separator, table.separator)})"
                 )
-            if column.name in twice:
-                raise ConfigError(f"{table.file} has two columns '{text(column.name, 40)}'")
+    for column in columns:
+        if column.name in twice:
+            raise ConfigError(
+                f"{table.file} has several columns '{text(column.name, 40)}'; rename all but one"
+            )
     names_shown = text(", ".join(table.names), 200)
     require(columns, f"{table.file} ({names_shown})", layout.constants)
     return columns
@@ -225,7 +227,9 @@ def _enter(row: dict[str, Any], column: Column, cell: str, convert: Any) -> None
     if column.field in TIMES and (found := _WITH_UNIT.fullmatch(cell.strip())):
         cell, unit_s = found[1], SECONDS[found[2].casefold()]
     try:
-        row[column.field] = convert(cell) * unit_s
+        row[column.field] = value = convert(cell) * unit_s
+        if math.isnan(value):
+            raise ValueError(cell)
     except ValueError:
         row[column.field] = math.nan
         row.setdefault("unread", {})[column.field] = cell

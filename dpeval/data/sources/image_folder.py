@@ -120,7 +120,7 @@ def split(root: Path, name: str) -> Split:
     left_out: Counter[str] = Counter()
     classes = []
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if not entry.is_dir():
+        if not _is_folder(entry):
             left_out[_why_no_image(entry.name, "beside the class folders")] += 1
         elif _is_no_class(entry.name):
             left_out[f"folder {entry.name}"] += 1
@@ -150,6 +150,13 @@ def _classes_in(root: Path, folder: Path) -> str:
     )
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
 def _is_no_class(name: str) -> bool:
     return name.startswith(".") or name in NO_CLASSES
 
@@ -169,16 +176,16 @@ def _images(folder: Path, prefix: str, left_out: Counter[str], seen: set[str]) -
         return
     for entry in os.scandir(folder):
         is_image = entry.name.lower().endswith(EXTENSIONS) and not entry.name.startswith(".")
-        if entry.is_dir():
+        if _is_folder(entry):
             if _is_no_class(entry.name):
                 left_out[f"folder {entry.name}"] += 1
             else:
                 below = f"{prefix}{entry.name}/"
                 yield from _images(folder / entry.name, below, left_out, seen | {here})
-        elif is_image and entry.is_file():
+        elif is_image and Path(entry).is_file():
             yield prefix + entry.name
         elif is_image:
-            left_out["broken link"] += 1
+            left_out["broken link or no file"] += 1
         else:
             left_out[_why_no_image(entry.name)] += 1
 

@@ -139,6 +139,8 @@ def test_images_below_a_class_belong_to_it_and_what_is_left_out_is_counted(
     (train / "dog" / "._0.jpg").write_bytes(b"resource fork")
     (train / "dog" / "labels.txt").write_text("dog")
     (train / "dog" / "gone.jpg").symlink_to("nowhere.jpg")
+    (train / "dog" / "self.jpg").symlink_to("self.jpg")
+    os.mkfifo(train / "dog" / "pipe.jpg")
     (train / "dog" / "again").symlink_to(train / "dog")
     (train / "README").write_text("mine")
     lines: list[str] = []
@@ -151,7 +153,7 @@ def test_images_below_a_class_belong_to_it_and_what_is_left_out_is_counted(
     assert source.left_out == {
         "folder .ipynb_checkpoints": 1, "folder __MACOSX": 1,
         "no ending beside the class folders": 1,
-        "folder .thumbs": 1, "hidden file": 1, ".txt": 1, "broken link": 1,
+        "folder .thumbs": 1, "hidden file": 1, ".txt": 1, "broken link or no file": 3,
         "link to a folder above it": 1,
     }  # fmt: skip
     assert used(source, config).left_out == source.left_out
