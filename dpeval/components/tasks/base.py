@@ -21,7 +21,13 @@ the loss: summed over micro-batches and ranks, the mean over the global batch.""
 
 @dataclass(frozen=True)
 class Rank:
-    """The rank that a model and its batches are made for."""
+    """The rank that a model and its batches are made for.
+
+    >>> import dpeval, torch
+    >>> rank = dpeval.Rank(0, 2, 64, 32, torch.device("cpu"), seed=0)
+    >>> rank.weight
+    0.5
+    """
 
     rank: int
     world_size: int

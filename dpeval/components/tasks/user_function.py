@@ -22,7 +22,14 @@ from dpeval.util.importing import check_arguments, locate
 
 @dataclass(frozen=True)
 class Training:
-    """What ``task.function`` returns on every rank."""
+    """What ``task.function`` returns on every rank.
+
+    >>> import dpeval, torch
+    >>> batches = [torch.ones(8, 4)]
+    >>> training = dpeval.Training(torch.nn.Linear(4, 1), batches, lambda f, x: f(x).mean())
+    >>> training.unit
+    'samples'
+    """
 
     model: nn.Module
     """Not wrapped: ``strategy`` does that."""
