@@ -168,7 +168,7 @@ def sit(configs: list[Config], folder: Path) -> list[Record]:
             session.announce(job)
         seats = [Seat(session.live(job)) for job in jobs]
         records = {
-            run.job.folder: made for run, made in Coordinator(seats, reporter, seed=0).measure()
+            run.job.folder: made for run, made in Coordinator([seats], reporter, seed=0).measure()
         }
     return [records[job.folder] for job in jobs]
 

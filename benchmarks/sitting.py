@@ -97,9 +97,9 @@ def waiting(pairs: int = 40) -> None:
             for number, overrides in enumerate((alone, many))
         ]
         seats = [Seat(session.live(job)) for job in jobs]
-        coordinator = Coordinator(seats, session.reporter, 0)
+        coordinator = Coordinator([seats], session.reporter, 0)
         try:
-            coordinator.start()
+            coordinator.start(seats)
             _watch(coordinator, seats[0], seats[1], pairs)
         finally:
             for seat in seats:

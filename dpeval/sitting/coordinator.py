@@ -9,11 +9,11 @@ import contextlib
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from multiprocessing import connection
 
 from dpeval.instruments import step_orders, turn_sync
 from dpeval.record.codes import AblationKind
-from dpeval.record.conditions import Conditions
 from dpeval.record.schema import Record
 from dpeval.record.schema import Sitting as SittingRecord
 from dpeval.run.execute import LiveRun, make_sampler, off_the_cores_of
@@ -35,16 +35,25 @@ LOOK_SHARE = 0.1
 class Coordinator:
     """Measures several runs in turns."""
 
-    def __init__(self, seats: Sequence[Seat], listener: ProgressListener, seed: int) -> None:
+    def __init__(
+        self, waves: Sequence[Sequence[Seat]], listener: ProgressListener, seed: int
+    ) -> None:
         """Start nothing yet.
 
         Args:
-            seats: the runs, in the order in which they start.
+            waves: the runs that are alive together, each in the order in which they start. A run
+                of several consecutive waves stays alive from the first to the last of them.
             listener: shows progress.
             seed: of the order of turns.
         """
         self.id = uuid.uuid4().hex
-        self._seats, self._listener = seats, listener
+        self._waves, self._listener = waves, listener
+        seats = list({id(seat): seat for wave in waves for seat in wave}.values())
+        for seat in seats:
+            seat.waves = sum(seat in wave for wave in waves)
+        self._all = seats
+        self._seats: Sequence[Seat] = ()
+        """The runs of this wave."""
         self._kinds: list[tuple[Seat, AblationKind]] = [
             (seat, kind) for seat in seats for kind in seat.kinds
         ]
@@ -59,32 +68,42 @@ class Coordinator:
     def measure(self) -> Iterator[tuple[LiveRun, Record]]:
         """Measure all runs; yield each with its record once that is written."""
         with contextlib.ExitStack() as stack:
-            stack.enter_context(off_the_cores_of([seat.run.job for seat in self._seats]))
-            for seat in self._seats:
+            stack.enter_context(off_the_cores_of([seat.run.job for seat in self._all]))
+            for seat in self._all:
                 stack.enter_context(seat.run.bugs_recorded())
             self._received = stack.enter_context(stop_signals())
             try:
-                self.start()
-                while not self._received and any(seat.is_measuring for seat in self._seats):
-                    self._take_round()
-                conditions = self._sampler.finish() if self._sampler is not None else None
-                yield from self._end(conditions)
+                for wave, after in zip_longest(self._waves, self._waves[1:], fillvalue=()):
+                    self.start(wave)
+                    while not self._received and any(seat.is_measuring for seat in wave):
+                        self._take_round()
+                    self._end([seat for seat in wave if self._received or seat not in after])
+                    if self._received:
+                        break
+                yield from self._records()
             finally:
                 for seat in self._started:
                     seat.run.ranks.end()
 
-    def start(self) -> None:
-        """Start the runs one after another, so that each sets up with the machine to itself."""
-        for seat in self._seats:
+    def start(self, wave: Sequence[Seat]) -> None:
+        """Start a wave's runs one after another, so that each sets up with the machine to itself.
+
+        Those that have stayed take turns with them as they did with the runs before.
+        """
+        self._seats = wave
+        for seat in wave:
             if self._received:
                 return
+            if seat in self._started:
+                seat.stay()
+                continue
             seat.run.start(gated=True)
             self._started.append(seat)
             said = self._await_gates(seat)
             seat.can_ablate = said == turn_sync.READY_FOR_BLOCKS
-        live = [seat.run for seat in self._seats if seat.is_running]
-        if live and live[0].job.config.measure.conditions:
-            self._sampler = make_sampler(live)
+        live = [seat.run for seat in wave if seat.is_running]
+        watched = live and live[0].job.config.measure.conditions
+        self._sampler = make_sampler(live) if watched else None
 
     def _take_round(self) -> None:
         """Take one round: every kind of turn of every run that is still measured."""
@@ -162,27 +181,36 @@ class Coordinator:
         seat.looked_s = seat.elapsed_s
         settling.judge(seat, self._seats)
 
-    def _end(self, conditions: Conditions | None) -> Iterator[tuple[LiveRun, Record]]:
-        """End the runs one after another, bases first."""
-        records: dict[int, Record] = {}
-        for seat in sorted(self._started, key=lambda seat: seat.base is not None):
+    def _end(self, leaving: Sequence[Seat]) -> None:
+        """End the runs that leave, one after another; their memory is free then."""
+        conditions = self._sampler.finish() if self._sampler is not None else None
+        for seat in leaving:
+            if seat not in self._started:
+                continue
+            seat.conditions = conditions
             if not seat.is_running:
                 seat.run.waited(time.monotonic() - seat.idle_since_s)
             else:
                 reason = "interrupted" if self._received else seat.reason or "interrupted"
                 self._send(seat, step_orders.stop(reason))
             seat.run.ranks.watch(lambda: None, lambda: None, self._received)
+
+    def _records(self) -> Iterator[tuple[LiveRun, Record]]:
+        """Write the records, bases first: the others' say how they compare with them."""
+        records: dict[int, Record] = {}
+        for seat in sorted(self._started, key=lambda seat: seat.base is not None):
             taken = SittingRecord(
                 id=self.id,
                 # A script's loop may have ended during a turn.
                 rounds=seat.rounds[: seat.run.step_buffer.steps(0)],
-                runs=len(self._seats),
+                runs=len(self._all),
                 reentry=seat.reentry,
                 energy_j_per_step=seat.energy_j_per_step,
             )
             base = records.get(id(seat.base))
-            records[id(seat)] = seat.run.finish(conditions, taken, base, self._received)
-            yield seat.run, records[id(seat)]
+            made = seat.run.finish(seat.conditions, taken, base, self._received)
+            records[id(seat)] = made
+            yield seat.run, made
 
     def _send(self, seat: Seat, order: str, *, only_first: bool = False) -> None:
         seat.run.waited(time.monotonic() - seat.idle_since_s)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 TURN_S = 0.25
 """A turn lasts about this long: long compared with the extra cost of its first step, and short
@@ -40,26 +40,41 @@ def turn_steps(typical_step_s: float | None) -> int:
     return max(1, math.ceil(TURN_S / typical_step_s - 0.25))
 
 
-def groups_that_fit(needs: list[int | None], free: int) -> list[list[int]]:
-    """Groups of runs that fit into memory together, by first fit; runs keep their order.
+def waves_that_fit(
+    needs: Sequence[int | None], free: int, bases: Sequence[int | None]
+) -> list[list[int]]:
+    """The runs that memory holds together, one wave of them after another.
+
+    A base stays until the last wave that has a run compared with it, so that both have rounds in
+    common. Each run is in the earliest wave that has room for it.
 
     Args:
-        needs: memory of each run, bytes; None if unknown, which gives the run the machine to
-            itself.
-        free: memory for a group, bytes.
+        needs: memory of each run, bytes; None if unknown: such a run has the machine for itself.
+        free: bytes for all of them.
+        bases: per run, the one that it is compared with; None: it has none.
+
+    Returns:
+        Per wave, its runs in order; only bases are in several.
     """
-    groups: list[list[int]] = []
-    taken: list[int] = []
-    for run, need in enumerate(needs):
-        if need is not None:
-            fitting = (
-                index for index, held in enumerate(taken) if held >= 0 and held + need <= free
-            )
-            index = next(fitting, None)
-            if index is not None:
-                groups[index].append(run)
-                taken[index] += need
-                continue
-        groups.append([run])
-        taken.append(-1 if need is None else need)
-    return groups
+    waves: list[set[int]] = []
+
+    def fits(runs: set[int]) -> bool:
+        known = [need for need in (needs[run] for run in runs) if need is not None]
+        return len(runs) == 1 or (len(known) == len(runs) and sum(known) <= free)
+
+    def widened(run: int) -> Iterator[list[set[int]]]:
+        """The waves with `run` in one of them, and with its base there and in all before."""
+        base = bases[run]
+        first = next((n for n, wave in enumerate(waves) if base in wave), 0)
+        for last in range(first, len(waves) + 1):
+            made = [set(wave) for wave in waves] + [set[int]()] * (last == len(waves))
+            if base is not None:
+                for wave in made[first : last + 1]:
+                    wave.add(base)
+            made[last].add(run)
+            yield made
+
+    for run in sorted(range(len(needs)), key=lambda run: bases[run] is not None):
+        fitting = (found for found in widened(run) if all(map(fits, found)))
+        waves = next(fitting, [*waves, {run}])
+    return [sorted(wave) for wave in waves]

@@ -10,6 +10,7 @@ import numpy as np
 from dpeval.config import MeasureConfig
 from dpeval.instruments.step_buffer import Stage
 from dpeval.record.codes import AblationKind, StopReason
+from dpeval.record.conditions import Conditions
 from dpeval.record.measurement import Interval, Reentry
 from dpeval.run.execute import LiveRun, samples_per_step, unit_of
 from dpeval.run.job import Snapshot
@@ -25,7 +26,7 @@ MIN_ABLATED = 6
 """The minimum number of rounds with ablation blocks, unless a limit ends the run."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Seat:
     """One run of the sitting, and the turns that it has had."""
 
@@ -64,6 +65,12 @@ class Seat:
     speedup: Interval | None = None
     _look: tuple[int, tuple[Floats, list[int], int]] | None = field(default=None, repr=False)
     """The result of the last :meth:`look` and the number of steps it is based on."""
+    waves: int = 1
+    """How many waves of runs it takes turns with …"""
+    wave: int = 1
+    """… and the one that it is in, from 1."""
+    conditions: Conditions | None = None
+    """The state of the machine in the last of them."""
 
     @property
     def measure(self) -> MeasureConfig:
@@ -83,7 +90,13 @@ class Seat:
 
     @property
     def is_at_limit(self) -> bool:
-        return self.steps >= self.measure.max_steps or self.elapsed_s >= self.measure.time_limit_s
+        limit_s = self.wave * self.measure.time_limit_s
+        return self.steps >= self.most_steps or self.elapsed_s >= limit_s
+
+    @property
+    def most_steps(self) -> int:
+        """By the end of this wave; those to come need their share."""
+        return self.measure.max_steps * self.wave // self.waves
 
     @property
     def kinds(self) -> tuple[AblationKind, ...]:
@@ -114,6 +127,11 @@ class Seat:
         share = self.measure.ablation_share * self.elapsed_s
         return is_warm and (not self.has_ablated or (self.can_ablate and self.ablated_s <= share))
 
+    def stay(self) -> None:
+        """Take turns with the runs of another wave, too."""
+        self.wave += 1
+        self.reason, self.is_narrow = None, False
+
     def step_s(self) -> Floats:
         """All step times so far, s, as rank 0 measured them; the all-reduce keeps ranks in step."""
         return self.run.step_buffer.column(0, "step")
@@ -126,7 +144,7 @@ class Seat:
         if steps == 1 and is_warm and self.probed < PROBED:
             steps += 1
             self.probed += 1
-        return min(steps + self.reentry.steps, self.measure.max_steps - self.steps)
+        return min(steps + self.reentry.steps, self.most_steps - self.steps)
 
     def block_steps(self) -> int:
         """Steps of an ablation block in this round: as many as in its last turn."""

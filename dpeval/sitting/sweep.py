@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
+from itertools import chain, groupby
 
 from dpeval.config import SERIAL, Config, curve_of
 from dpeval.record.schema import Record
 from dpeval.run.job import Job
 from dpeval.run.session import Session
 from dpeval.sitting.coordinator import Coordinator
-from dpeval.sitting.rounds import groups_that_fit
+from dpeval.sitting.rounds import waves_that_fit
 from dpeval.sitting.seat import Seat
 from dpeval.system.processes.signals import stop_signals
 from dpeval.util.display.units import GIB
@@ -37,23 +37,26 @@ def measure(session: Session, jobs: Sequence[Job]) -> Iterator[tuple[Job, Record
                 continue
             session.reporter.run_ended(announced, record)
             yield job, record
-        for together in _held_at_once(session, ready):
+        for waves in _sittings(session, ready):
             with stop_signals() as received:
-                for job, record in _sit(session, together):
+                for job, record in _sit(session, waves):
                     session.reporter.run_ended(job, record)
                     yield job, record
                 if received:
                     return
 
 
-def _sit(session: Session, jobs: Sequence[Job]) -> Iterator[tuple[Job, Record]]:
+def _sit(session: Session, waves: Sequence[Sequence[Job]]) -> Iterator[tuple[Job, Record]]:
+    jobs = list({job.folder: job for job in chain.from_iterable(waves)}.values())
     if len(jobs) == 1:  # nobody to take turns with
         yield jobs[0], session.measure(jobs[0])
         return
-    seats = [Seat(session.live(job)) for job in jobs]
-    for seat, base in zip(seats, bases([job.config for job in jobs]), strict=True):
-        seat.base = seats[base] if base is not None else None
-    for run, record in Coordinator(seats, session.reporter, jobs[0].config.seed).measure():
+    seats = {job.folder: Seat(session.live(job)) for job in jobs}
+    for job, base in zip(jobs, bases([job.config for job in jobs]), strict=True):
+        seats[job.folder].base = seats[jobs[base].folder] if base is not None else None
+    seated = [[seats[job.folder] for job in wave] for wave in waves]
+    coordinator = Coordinator(seated, session.reporter, jobs[0].config.seed)
+    for run, record in coordinator.measure():
         yield run.job, record
 
 
@@ -83,15 +86,23 @@ def _is_serial(config: Config) -> bool:
     return config.strategy.name == SERIAL
 
 
-def _held_at_once(session: Session, jobs: Sequence[Job]) -> list[list[Job]]:
-    """Groups of jobs on the same hardware whose forecast peaks fit into memory together."""
-    sets: list[list[Job]] = []
+def _sittings(session: Session, jobs: Sequence[Job]) -> list[list[list[Job]]]:
+    """The waves of every sitting: jobs on the same hardware whose forecast peaks fit into memory.
+
+    A wave that has no run in common with the one before begins another sitting.
+    """
+    sittings: list[list[list[Job]]] = []
     for hardware in dict.fromkeys(job.config.hardware for job in jobs):
         alike = [job for job in jobs if job.config.hardware == hardware]
         free = session.predictor.budget_at(alike[0].config)(1).bytes
-        groups = groups_that_fit([_needed_bytes(job) for job in alike], free)
-        sets += [[alike[index] for index in group] for group in groups]
-    return sets
+        needs = [_needed_bytes(job) for job in alike]
+        before: set[int] = set()
+        for wave in waves_that_fit(needs, free, bases([job.config for job in alike])):
+            if not before & set(wave):
+                sittings.append([])
+            sittings[-1].append([alike[index] for index in wave])
+            before = set(wave)
+    return sittings
 
 
 def _needed_bytes(job: Job) -> int | None:

@@ -77,6 +77,21 @@ def test_repetitions_are_sittings_of_their_own(train: Train) -> None:
     assert len(set(pids)) == len(pids)
 
 
+def test_a_base_stays_while_the_others_follow_each_other(train: Train) -> None:
+    """Memory holds four ranks of the six, so two and three ranks are never alive together."""
+    done = train("-m", *TURNS, "num_devices=1,2,3", "batch=24", "hardware.memory_gib=2")
+    assert done.status == 0, done.err
+    runs = by_ranks(done)
+    taken = {ranks: run.sitting for ranks, run in runs.items() if run.sitting is not None}
+    assert taken.keys() == {1, 2, 3}
+    assert len({one.id for one in taken.values()}) == 1
+    in_common = {ranks: set(one.rounds) & set(taken[1].rounds) for ranks, one in taken.items()}
+    assert in_common[2] < in_common[1]
+    assert in_common[3] < in_common[1]
+    assert not in_common[2] & in_common[3]
+    assert taken[3].base_devices == 1
+
+
 @pytest.mark.timing
 @pytest.mark.flaky(reruns=2, reruns_delay=5)
 def test_a_speed_that_wanders_cancels_in_the_ratio(train: Train) -> None:

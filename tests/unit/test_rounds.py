@@ -37,18 +37,44 @@ def test_a_turn_takes_about_a_quarter_of_a_second(step_s: float | None, steps: i
     assert rounds.turn_steps(step_s) == steps
 
 
-@given(
-    needs=st.lists(st.one_of(st.none(), st.integers(1, 100)), max_size=12),
-    free=st.integers(1, 200),
-)
-def test_groups_hold_every_run_once_and_fit(needs: list[int | None], free: int) -> None:
-    groups = rounds.groups_that_fit(needs, free)
-    assert sorted(itertools.chain(*groups)) == list(range(len(needs)))
-    for group in groups:
-        assert group == sorted(group)
-        taken = [need for need in (needs[run] for run in group) if need is not None]
+@st.composite
+def sweeps(draw: st.DrawFn) -> tuple[list[int | None], list[int | None]]:
+    """What each run needs, and the run that it is compared with."""
+    needs = draw(st.lists(st.one_of(st.none(), st.integers(1, 100)), max_size=10))
+    are_bases = draw(st.lists(st.booleans(), min_size=len(needs), max_size=len(needs)))
+    others = [run for run, is_base in enumerate(are_bases) if is_base]
+    chosen = st.sampled_from(others) if others else st.none()
+    return needs, [None if is_base else draw(chosen) for is_base in are_bases]
+
+
+@given(sweep=sweeps(), free=st.integers(1, 250))
+def test_waves_fit_and_only_bases_stay(
+    sweep: tuple[list[int | None], list[int | None]], free: int
+) -> None:
+    needs, bases = sweep
+    waves = rounds.waves_that_fit(needs, free, bases)
+    assert set(itertools.chain(*waves)) == set(range(len(needs)))
+    for wave in waves:
+        assert wave == sorted(wave)
+        taken = [need for need in (needs[run] for run in wave) if need is not None]
         # A run that is forecast not to fit, or has no forecast, is alone.
-        assert len(group) == 1 or (len(taken) == len(group) and sum(taken) <= free)
+        assert len(wave) == 1 or (len(taken) == len(wave) and sum(taken) <= free)
+    for run, need in enumerate(needs):
+        there = [number for number, wave in enumerate(waves) if run in wave]
+        assert there == list(range(there[0], there[-1] + 1)), "a run left and came back"
+        assert len(there) == 1 or run in bases
+        base = bases[run]
+        if base is not None and (need is None or needs[base] is None):
+            assert len(waves[there[0]]) == 1
+
+
+def test_a_base_stays_for_all_that_are_compared_with_it() -> None:
+    """Three curves of two runs each do not fit at once; no run loses its base."""
+    bases = [None, 0, 0, None, 3]
+    waves = rounds.waves_that_fit([10, 40, 40, 20, 50], 70, bases)
+    assert waves == [[0, 1, 3], [0, 2, 3], [3, 4]]
+    assert rounds.waves_that_fit([10, 40, 40, 20, 50], 160, bases) == [[0, 1, 2, 3, 4]]
+    assert rounds.waves_that_fit([60, 40, 5], 70, [None, 0, 0]) == [[0, 2], [1]]
 
 
 def composed(*overrides: str) -> Config:
