@@ -363,3 +363,63 @@ def test_oar_runs_beyond_the_limit_wait_for_those_before() -> None:
     assert "--array 2" in second
     assert "-a '<each job above>'" in second
     assert "--array" not in third
+
+
+def asked_of_oar(site: SiteConfig, **more: Any) -> dict[str, Any]:
+    found = derive(dataclasses.replace(gpu(2), site=site), None, OPTIONS)
+    options = LauncherOptions(requeue=1, signal_delay_s=30, **more)
+    asked: dict[str, Any] = oar_parameters(found, site, options, "n")["additional_parameters"]
+    return asked
+
+
+def test_options_of_the_user_join_what_is_derived_for_oar() -> None:
+    site = SiteConfig(
+        besteffort=True,
+        gpu_properties="gpu_count>={gpus}",
+        options={"t": "exotic", "p": "cluster='a' OR cluster='b'", "vsm": True, "notify": None},
+    )
+    asked = asked_of_oar(site)
+    assert asked["t"] == ["besteffort", "idempotent", "exotic"]
+    assert asked["p"] == "(gpu_count>=2) AND (cluster='a' OR cluster='b')"
+    assert (asked["vsm"], "notify" in asked) == (True, False)
+    assert "checkpoint" not in asked_of_oar(SiteConfig(options={"checkpoint": False}))
+    instead = asked_of_oar(site, additional_parameters={"p": "host='x'", "type": ["deploy"]})
+    assert instead["p"] == "host='x'"
+    assert instead["t"] == ["besteffort", "idempotent", "exotic", "deploy"]
+
+
+def test_a_list_is_several_options_of_oarsub() -> None:
+    site = SiteConfig(options={"stagein": ["a b", "c"]})
+    found = derive(dataclasses.replace(gpu(1), site=site), None, OPTIONS)
+    command = oarsub_command(oar_parameters(found, site, OPTIONS, "n"), Path("/s"), None)
+    at = command.index("--stagein")
+    assert command[at : at + 4] == ["--stagein", "a b", "--stagein", "c"]
+
+
+def flags_of(site: SiteConfig, **more: Any) -> set[str]:
+    """The options in the file for sbatch."""
+    found = derive(dataclasses.replace(gpu(1), site=site), None, OPTIONS)
+    parameters = slurm_parameters(found, site, SlurmOptions(**more), "n")
+    text = sbatch_file(Group(found, parameters, ((0,),)), Path("/f"), "/p")
+    found_flags = [
+        shlex.split(line)[1] for line in text.splitlines() if line.startswith("#SBATCH ")
+    ]
+    names = [flag.partition("=")[0] for flag in found_flags]
+    assert len(names) == len(set(names)), "an option is given twice"
+    return set(found_flags)
+
+
+def test_options_of_the_user_take_the_place_of_what_is_derived_for_slurm() -> None:
+    site = SiteConfig(options={"exclusive": False, "exclude": ["n1", "n2"], "cpus-per-task": 7})
+    flags = flags_of(site)
+    assert {"--exclude=n1,n2", "--cpus-per-task=7", "--requeue"} <= flags
+    assert not any(flag.startswith("--exclusive") for flag in flags)
+    again = flags_of(SiteConfig(), additional_parameters={"no-requeue": True, "mem": None})
+    assert "--no-requeue" in again
+    assert "--requeue" not in again
+    assert not any(flag.startswith("--mem=") for flag in again)
+
+
+def test_an_option_that_is_a_mapping_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^site\.options\.l is a mapping"):
+        asked_of_oar(SiteConfig(options={"l": {"nodes": 1}}))

@@ -244,16 +244,27 @@ def one_line(key: str, value: object) -> str:
     return text
 
 
-def checked_options(key: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The `options` given in the user's key `key`, checked; ``True`` marks a flag without a value.
+Option = str | bool | list[str] | None
+"""A checked option: ``True`` is a flag without a value, ``False`` or None one to leave out."""
+
+
+def checked_options(key: str, options: Mapping[str, Any]) -> dict[str, Option]:
+    """The `options` given in the user's key `key`, checked.
 
     Raises:
-        ConfigError: see :func:`one_line`.
+        ConfigError: see :func:`one_line`, or a value is a mapping.
     """
-    return {
-        one_line(key, name): value if value is True else one_line(key, value)
-        for name, value in options.items()
-    }
+    return {one_line(key, name): _checked(f"{key}.{name}", value) for name, value in options.items()}
+
+
+def _checked(key: str, value: object) -> Option:
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, Mapping):
+        raise ConfigError(f"{key} is a mapping; an option takes a value or a list of values")
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [one_line(key, item) for item in value]
+    return one_line(key, value)
 
 
 def chosen(environment: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:

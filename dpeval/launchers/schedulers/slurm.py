@@ -19,6 +19,7 @@ from dpeval.config import LauncherOptions, SiteConfig
 from dpeval.errors import LaunchError
 from dpeval.launchers.schedulers.base import (
     JobState,
+    Option,
     Scheduler,
     checked_options,
     chosen,
@@ -266,8 +267,7 @@ def slurm_parameters(
             "--kill-on-bad-exit=1",
         ],
         "additional_parameters": {
-            **({"requeue": True} if site.requeue and options.requeue else {"no-requeue": True}),
-            **checked_options("site.options", site.options),
+            "requeue" if site.requeue and options.requeue else "no-requeue": True
         },
     }
     if resources.gpus:
@@ -291,7 +291,29 @@ def slurm_parameters(
             parameters[key] = one_line(f"site.{key}", value)
     if site.setup:
         parameters["setup"] = list(site.setup)
-    return _overridden(parameters, options)
+    given = checked_options("site.options", site.options)
+    return _overridden(_with_options(parameters, given), options)
+
+
+_CONTRARY = {"requeue": "no-requeue", "no-requeue": "requeue"}
+
+
+def _with_options(parameters: Mapping[str, Any], given: Mapping[str, Option]) -> dict[str, Any]:
+    """`parameters` with the options that the user gives in place of derived ones.
+
+    An option that is false or null is left out. Of a list, sbatch takes the elements with commas.
+    """
+    made, additional = dict(parameters), dict(parameters["additional_parameters"])
+    for name, value in given.items():
+        own = name.replace("-", "_")
+        key = own if own in made else name
+        additional.pop(_CONTRARY.get(name, ""), None)
+        if value is None or value is False:
+            made.pop(key, None)
+            additional.pop(key, None)
+        else:
+            additional[key] = ",".join(value) if isinstance(value, list) else value
+    return {**made, "additional_parameters": additional}
 
 
 _NATIVE = (
@@ -327,11 +349,8 @@ def _overridden(parameters: dict[str, Any], options: LauncherOptions) -> dict[st
         made["setup"] = list(options.setup)
     if options.stderr_to_stdout:
         made["stderr_to_stdout"] = True
-    made["additional_parameters"] = {
-        **made["additional_parameters"],
-        **checked_options("hydra.launcher.additional_parameters", options.additional_parameters),
-    }
-    return made
+    key = "hydra.launcher.additional_parameters"
+    return _with_options(made, checked_options(key, options.additional_parameters))
 
 
 def _slurm_gpus(gpus: int, site: SiteConfig) -> dict[str, Any]:

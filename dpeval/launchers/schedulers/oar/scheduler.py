@@ -15,6 +15,7 @@ from dpeval.config import Config, LauncherOptions, SiteConfig
 from dpeval.errors import LaunchError
 from dpeval.launchers.schedulers.base import (
     JobState,
+    Option,
     Scheduler,
     checked_options,
     chosen,
@@ -226,22 +227,18 @@ def oar_parameters(
     kinds = ["besteffort"] if site.besteffort else []
     if site.requeue and options.requeue:
         kinds.append("idempotent")
-    additional: dict[str, Any] = {
+    account = options.account or site.account
+    derived: dict[str, Any] = {
         "l": f"{request},walltime={hours:02}:{minutes:02}:00",
         "checkpoint": str(resources.warning_s),
-        **checked_options("site.options", site.options),
+        "t": kinds or None,
+        "project": None if account is None else one_line("account", account),
+        "p": _oar_properties(resources, site) or None,
     }
-    if kinds:
-        additional["t"] = kinds
-    account = options.account or site.account
-    if account is not None:
-        additional["project"] = one_line("account", account)
-    properties = _oar_properties(resources, site)
-    if properties:
-        additional["p"] = properties
-    additional |= checked_options(
-        "hydra.launcher.additional_parameters", options.additional_parameters
-    )
+    asked = checked_options("site.options", site.options)
+    key = "hydra.launcher.additional_parameters"
+    more = checked_options(key, options.additional_parameters)
+    additional = _with_options(_with_options(derived, asked, joins=True), more, joins=False)
     parameters: dict[str, Any] = {
         "n": job_name,
         "timeout_min": resources.time_min,
@@ -256,6 +253,39 @@ def oar_parameters(
     if options.stderr_to_stdout:
         parameters["stderr_to_stdout"] = True
     return parameters
+
+
+def _with_options(
+    derived: Mapping[str, Any], given: Mapping[str, Option], *, joins: bool
+) -> dict[str, Any]:
+    """`derived` options with those that the user gives, which take their place.
+
+    Types of a job, ``-t``, are added to the derived ones. An option that is false or null is left
+    out; of a list, oarsub takes the elements one by one.
+
+    Args:
+        derived: options of oarsub.
+        given: the user's.
+        joins: the user's properties, ``-p``, must hold beside the derived ones.
+    """
+    made = {_SHORT.get(name, name): value for name, value in derived.items()}
+    for name, value in ((_SHORT.get(name, name), value) for name, value in given.items()):
+        before = made.get(name)
+        if name == "t" and value and before:
+            made[name] = list(dict.fromkeys([*_listed(before), *_listed(value)]))
+        elif name == "p" and joins and isinstance(value, str) and before:
+            made[name] = _joined([before, value])
+        else:
+            made[name] = value
+    return {name: value for name, value in made.items() if value is not None and value is not False}
+
+
+_SHORT = {"type": "t", "property": "p", "resource": "l"}
+"""Options that dpeval derives too, under their long names."""
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _oar_properties(resources: Resources, site: SiteConfig) -> str:
