@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dpeval.launchers.tracking import manifest as manifests
+from dpeval.launchers.tracking.reconcile import reconciled
 from dpeval.launchers.tracking.run_status import FINAL, RunStatus, counts, run_statuses
 from dpeval.launchers.tracking.tracker import tracker
 from dpeval.launchers.tracking.wait import line, settle
@@ -28,20 +29,30 @@ _COLOURS = {
 
 
 def statuses_of(sweep_dir: Path) -> list[RunStatus]:
-    """The status of every run; writes a record for runs that ended without one.
+    """The status of every run; see :func:`looked_at`."""
+    return looked_at(sweep_dir)[0]
+
+
+def looked_at(sweep_dir: Path) -> tuple[list[RunStatus], str]:
+    """The status of every run, and what is to be done about jobs that measure none, in words.
+
+    Writes a record for runs that ended without one.
 
     Raises:
         LaunchError: the folder is not a sweep's, or the scheduler does not respond.
     """
     manifest = manifests.read(sweep_dir)
-    found = run_statuses(manifest, sweep_dir, tracker(manifest))
+    own = tracker(manifest)
+    whole = reconciled(manifest, sweep_dir, own)
+    manifest = whole.manifest
+    found = run_statuses(manifest, sweep_dir, own)
     for folder in (sweep_dir, *(sweep_dir / run.folder for run in manifest.runs)):
         remove_leftovers(folder)
     for status in found:
         # A run that looks lost may have a record that the network file system does not show yet.
         if status.standing != "lost" or manifest.process is not None:
             settle(status, sweep_dir, manifest.launcher)
-    return found
+    return found, whole.words(sweep_dir)
 
 
 def as_table(found: list[RunStatus]) -> Table:
@@ -70,7 +81,7 @@ def as_table(found: list[RunStatus]) -> Table:
 
 def show(sweep_dir: Path) -> bool:
     """Print the status of a sweep; return whether all of its runs have ended."""
-    found = statuses_of(sweep_dir)
+    found, strays = looked_at(sweep_dir)
     console = make_console()
     summary = Text(f"{sweep_dir}: {counts(found)}", style="bold")
     if console.is_terminal:
@@ -79,6 +90,8 @@ def show(sweep_dir: Path) -> bool:
         console.print(summary)
         for item in found:
             console.print(f"{item.run.number}: {line(item)}", markup=False)
+    if strays:
+        console.print(strays, markup=False)
     for item in found:
         if item.log and item.standing in ("failed", "oom", "lost"):
             console.print(f"\nend of the log of run {item.run.number}:", style="bold")

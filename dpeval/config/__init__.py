@@ -30,7 +30,7 @@ from dpeval.config.schema import (
     per_device_batches_of,
     split_evenly,
 )
-from dpeval.config.site import SiteConfig
+from dpeval.config.site import ContainerConfig, SiteConfig, nodes_asked, scratch_folder
 from dpeval.config.tasks import check_script, fill_in, with_content
 from dpeval.config.validation import check
 
@@ -42,6 +42,7 @@ __all__ = [
     "SERIAL",
     "BuiltInLoader",
     "Config",
+    "ContainerConfig",
     "DatasetConfig",
     "HardwareConfig",
     "LauncherOptions",
@@ -64,8 +65,10 @@ __all__ = [
     "from_hydra",
     "global_batch_of",
     "identity",
+    "nodes_asked",
     "per_device_batches_of",
     "register_schema",
+    "scratch_folder",
     "split_evenly",
     "to_plain",
     "with_content",

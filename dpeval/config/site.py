@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from pydantic import PositiveFloat, PositiveInt
 
 from dpeval.config.bounds import OneOf
+from dpeval.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class ContainerConfig:
+    """The container in which a job runs Python."""
+
+    image: str | None = None
+    """A file or an address that the launcher knows; null: no container."""
+    launcher: Annotated[str, OneOf("apptainer", "singularity", "pyxis")] = "apptainer"
+    """Program that starts it; ``pyxis`` is SLURM's plugin for Enroot."""
+    binds: list[str] = field(default_factory=list[str])
+    """Folders to show in it, ``outside:inside``, beside the sweep's folder, the working directory
+    and ``$DPEVAL_DATA``."""
+    arguments: list[str] = field(default_factory=list[str])
+    """More arguments of ``apptainer exec``, or of srun for Pyxis."""
+    python: str = "python3"
+    """Its Python, which can import dpeval."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +61,10 @@ class SiteConfig:
     """Name of the GPU in OAR's resource hierarchy."""
     exclusive: bool = True
     """Request whole nodes, so that no other job disturbs the measurement."""
+    node_gpus: PositiveInt | None = None
+    """GPUs of a node, all of which an exclusive job is charged; null: what SLURM says."""
+    node_cores: PositiveInt | None = None
+    """Cores of a node, likewise."""
     longest_min: PositiveInt | None = None
     """Longest time limit of a job, in minutes: a sweep whose runs share a job is divided to fit.
     null: what SLURM says of the partition; OAR does not say."""
@@ -48,7 +73,10 @@ class SiteConfig:
     cores_per_gpu: PositiveInt = 1
     """Minimum number of CPU cores to request with each GPU."""
     setup: list[str] = field(default_factory=list[str])
-    """Shell lines to run in the job before Python (modules, environment)."""
+    """Shell lines to run in the job before Python (modules, environment). The job's Python is the
+    one that submitted it, or the container's."""
+    container: ContainerConfig = field(default_factory=ContainerConfig)
+    """The container in which Python runs; without an image, none."""
     environment: list[str] = field(
         default_factory=lambda: [
             "PATH",
@@ -60,7 +88,8 @@ class SiteConfig:
     )
     """Variables to pass to the job if the scheduler passes none (OAR)."""
     scratch: str | None = None
-    """Folder for data on the compute nodes; ``$VARIABLES`` are expanded in the job."""
+    """Folder for the data of sweeps submitted here, unless ``$DPEVAL_DATA`` is set; ``$VARIABLES``
+    are expanded by the submitting process, or else by the job."""
     interface: str | None = None
     """Network interface between nodes, unless ``hardware.interface`` is set."""
     remote_shell: list[str] = field(default_factory=lambda: ["oarsh"])
@@ -73,3 +102,45 @@ class SiteConfig:
     """Time to request beyond the measured windows, in seconds: start, data, first step."""
     options: dict[str, Any] = field(default_factory=dict[str, Any])
     """More options of sbatch or oarsub, by their long names."""
+
+
+def scratch_folder(site: SiteConfig, environment: Mapping[str, str]) -> str | None:
+    """The folder in which sweeps at `site` keep data; None: that of every other run.
+
+    Args:
+        site: the cluster's settings.
+        environment: of this process. A user's ``DPEVAL_DATA`` takes precedence over the site.
+
+    Raises:
+        ConfigError: ``site.scratch`` names a variable that is not set.
+    """
+    if site.scratch is None or environment.get("DPEVAL_DATA"):
+        return None
+
+    def value(found: re.Match[str]) -> str:
+        name = found[1] or found[2]
+        if not environment.get(name):
+            raise ConfigError(
+                f"site.scratch={site.scratch} names ${name}, which is not set here; set it, or "
+                "name the folder for data with DPEVAL_DATA or dataset.root"
+            )
+        return environment[name]
+
+    return re.sub(r"\$(?:(\w+)|\{(\w+)\})", value, site.scratch)
+
+
+_SELECT = (
+    "name", "partition", "constraint", "gpu_constraint", "gpu_type", "properties", "gpu_properties",
+)  # fmt: skip
+"""Keys that decide which kind of node a job gets."""
+
+
+def nodes_asked(site: Mapping[str, object]) -> str:
+    """The kind of nodes that `site` asks for, as text; empty if any will do.
+
+    Args:
+        site: the keys of ``site``, also of an earlier version.
+    """
+    default = {"name": SiteConfig.name}
+    asked = {key: site[key] for key in _SELECT if site.get(key) not in (None, default.get(key))}
+    return json.dumps(asked, sort_keys=True) if asked else ""

@@ -9,7 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from dpeval.config import Config, LauncherOptions, SiteConfig, curve_of
-from dpeval.launchers.schedulers.resources import JobRequest, Resources, override, together
+from dpeval.launchers.schedulers.resources import (
+    JobRequest,
+    NodeSize,
+    Resources,
+    override,
+    together,
+)
 from dpeval.util.display.plural import counted
 
 
@@ -126,42 +132,64 @@ def without_largest(runs: Sequence[Need], options: LauncherOptions) -> list[JobR
     return [job_of(some, options) for some in (smaller, largest)] if smaller else []
 
 
-def device_hours(jobs: Sequence[JobRequest]) -> float:
-    """Hours times devices that `jobs` occupy if every run takes its whole time limit.
+def device_hours(jobs: Sequence[JobRequest], node_size: Callable[[SiteConfig], NodeSize]) -> float:
+    """Hours times devices that `jobs` are charged if every run takes its whole time limit.
 
-    A whole node is occupied however little a run needs. Its size is unknown before the job starts,
-    so it counts as what the largest job needs.
+    A whole node is charged whatever the run needs of it. One of unknown size counts as what the
+    largest job needs.
 
     Args:
         jobs: all jobs of a sweep.
+        node_size: the nodes of a site.
     """
-    largest = {
-        has_gpus: max(job.resources.devices for job in jobs if bool(job.resources.gpus) == has_gpus)
-        for has_gpus in {bool(job.resources.gpus) for job in jobs}
-    }
-    return sum(
-        job.resources.nodes
-        * (largest[bool(job.resources.gpus)] if job.resources.exclusive else job.resources.devices)
-        * job.resources.time_min
-        / 60
-        for job in jobs
+    return sum(_charged(job, jobs, node_size) * job.resources.time_min / 60 for job in jobs)
+
+
+def _charged(
+    job: JobRequest, jobs: Sequence[JobRequest], node_size: Callable[[SiteConfig], NodeSize]
+) -> int:
+    """The devices that `job` is charged."""
+    needed = job.resources
+    if not needed.exclusive:
+        return needed.nodes * needed.devices
+    whole = _whole(job, node_size) or max(
+        other.resources.devices for other in jobs if bool(other.resources.gpus) == bool(needed.gpus)
     )
+    return needed.nodes * max(whole, needed.devices)
 
 
-def hours_words(packed: Sequence[JobRequest], apart: Sequence[JobRequest]) -> str:
-    """The cost of a sweep if its runs share jobs, and if each run has its own job.
+def _whole(job: JobRequest, node_size: Callable[[SiteConfig], NodeSize]) -> int | None:
+    """The devices of a whole node of `job`'s site, as far as known."""
+    site, known = job.site, node_size(job.site)
+    if job.resources.gpus:
+        return site.node_gpus or known.gpus
+    return site.node_cores or known.cores
+
+
+def hours_words(
+    packed: Sequence[JobRequest],
+    apart: Sequence[JobRequest],
+    node_size: Callable[[SiteConfig], NodeSize],
+) -> str:
+    """What a sweep costs whose runs share jobs, and what it costs if each has its own.
 
     Args:
         packed: the jobs if runs share them.
         apart: a job for each run.
+        node_size: the nodes of a site.
     """
     limits = "every run takes its whole time limit"
-    if any(job.resources.exclusive for job in apart):
+    whole = [job for job in apart if job.resources.exclusive]
+    sizes = {_whole(job, node_size) for job in whole}
+    if None in sizes:
         limits += ", and a whole node counts as what the largest run needs"
+    elif sizes:
+        count = " or ".join(str(size) for size in sorted(filter(None, sizes)))
+        limits += f", and a whole node counts as its {count} devices"
     if len(packed) == len(apart):
-        return f"device-hours at most {device_hours(apart):.2f} (if {limits})"
+        return f"device-hours at most {device_hours(apart, node_size):.2f} (if {limits})"
     return (
-        f"device-hours at most {device_hours(packed):.2f} in {counted(len(packed), 'job')} that "
-        f"runs share (hydra.launcher.pack=true), {device_hours(apart):.2f} with a job for each "
-        f"run (pack=false); if {limits}"
+        f"device-hours at most {device_hours(packed, node_size):.2f} in "
+        f"{counted(len(packed), 'job')} that runs share (hydra.launcher.pack=true), "
+        f"{device_hours(apart, node_size):.2f} with a job for each run (pack=false); if {limits}"
     )

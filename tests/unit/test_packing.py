@@ -28,9 +28,10 @@ from dpeval.launchers.packing import (
     without_largest,
 )
 from dpeval.launchers.schedulers.oar.scheduler import oar_parameters
-from dpeval.launchers.schedulers.resources import JobRequest, derive, group
-from dpeval.launchers.schedulers.slurm import SlurmOptions, slurm_parameters
-from dpeval.launchers.schedulers.slurm_states import parse_time_limits
+from dpeval.launchers.schedulers.resources import JobRequest, NodeSize, derive, group
+from dpeval.launchers.schedulers.slurm import SlurmOptions
+from dpeval.launchers.schedulers.slurm_request import slurm_parameters
+from dpeval.launchers.schedulers.slurm_states import parse_node_sizes, parse_time_limits
 from dpeval.record.memory import Forecast
 
 OPTIONS = LauncherOptions(signal_delay_s=30)
@@ -200,27 +201,52 @@ def test_what_no_node_holds_leaves_the_job_of_the_others() -> None:
     assert without_largest(needs_of([run(2), run(2, 32)]), OPTIONS) == []
 
 
+def unknown(site: SiteConfig) -> NodeSize:
+    return NodeSize()
+
+
+def test_device_hours_count_what_a_site_charges() -> None:
+    apart = jobs([run(1), run(4)], pack=False)
+    minutes = [job.resources.time_min for job in apart]
+    assert device_hours(apart, lambda _: NodeSize(cores=40)) == pytest.approx(
+        40 * sum(minutes) / 60
+    )
+    told = jobs([dataclasses.replace(run(1), site=SiteConfig(node_cores=16))])
+    hours = 16 * told[0].resources.time_min / 60
+    assert (
+        f"{hours:.2f} (if every run takes its whole time limit, and a whole node counts as its 16"
+        in (hours_words(told, told, unknown))
+    )
+
+
+def test_the_size_of_a_node_is_read_from_sinfo() -> None:
+    text = "gpu*|40|gpu:v100:4(S:0-1)\ngpu*|48|(null)\nbig|64|gpu:a100:8,nvme:1\n"
+    assert parse_node_sizes(text, None) == NodeSize(48, 4)
+    assert parse_node_sizes(text, "big") == NodeSize(64, 8)
+    assert parse_node_sizes("cpu|8|(null)\n", "cpu") == NodeSize(8, None)
+
+
 def test_device_hours_count_whole_nodes_as_the_largest_run() -> None:
     configs = [run(1), run(4)]
     apart = jobs(configs, pack=False)
     minutes = [job.resources.time_min for job in apart]
-    assert device_hours(apart) == pytest.approx(4 * sum(minutes) / 60)
+    assert device_hours(apart, unknown) == pytest.approx(4 * sum(minutes) / 60)
     shared = jobs([dataclasses.replace(one, site=SHARED) for one in configs], pack=False)
-    assert device_hours(shared) == pytest.approx((minutes[0] + 4 * minutes[1]) / 60)
+    assert device_hours(shared, unknown) == pytest.approx((minutes[0] + 4 * minutes[1]) / 60)
 
 
 def test_the_dry_run_names_the_cost_of_both_ways() -> None:
     packed, apart = jobs(CURVES), jobs(CURVES, pack=False)
-    cost = hours_words(packed, apart)
-    assert f"{device_hours(packed):.2f} in 1 job that runs share" in cost
-    assert f"{device_hours(apart):.2f} with a job for each run" in cost
-    assert device_hours(packed) < device_hours(apart)
+    cost = hours_words(packed, apart, unknown)
+    assert f"{device_hours(packed, unknown):.2f} in 1 job that runs share" in cost
+    assert f"{device_hours(apart, unknown):.2f} with a job for each run" in cost
+    assert device_hours(packed, unknown) < device_hours(apart, unknown)
     groups = group(packed, lambda r, s: slurm_parameters(r, s, OPTIONS, "n"))
     text = describe_groups(groups, [f"run {at}" for at in range(6)], ["#SBATCH"], cost)
     assert text.startswith("submission 1 of 1: 1 job with 1 whole node with 4 cores, all memory")
     assert "6 runs in one job:\n    run 0\n" in text
     assert text.endswith("6 runs in 1 job; nothing was submitted")
-    assert "share" not in hours_words(apart, apart)
+    assert "share" not in hours_words(apart, apart, unknown)
 
 
 LIMITS = "short|30:00\nlong*|2-12:00:00\nodd|infinite\nday|12:30:00\n"

@@ -37,7 +37,8 @@ from dpeval.launchers.schedulers.resources import (
     round_up_mib,
     shortfalls,
 )
-from dpeval.launchers.schedulers.slurm import SlurmOptions, sbatch_file, slurm_parameters
+from dpeval.launchers.schedulers.slurm import SlurmOptions
+from dpeval.launchers.schedulers.slurm_request import sbatch_file, slurm_parameters
 from dpeval.record.memory import Forecast
 
 OPTIONS = LauncherOptions(signal_delay_s=30)

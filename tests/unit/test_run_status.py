@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 from dpeval import record
-from dpeval.config import Config, DatasetConfig, ModelConfig, SweepConfig, identity, to_plain
+from dpeval.config import (
+    Config,
+    DatasetConfig,
+    ModelConfig,
+    SweepConfig,
+    identity,
+    nodes_asked,
+    to_plain,
+)
 from dpeval.errors import ConfigError, LaunchError
 from dpeval.launchers.in_job.run_job import rebuild
 from dpeval.launchers.schedulers.base import Ending, JobState
@@ -17,8 +25,7 @@ from dpeval.launchers.schedulers.slurm import Slurm
 from dpeval.launchers.tracking import manifest as manifests
 from dpeval.launchers.tracking import resume
 from dpeval.launchers.tracking.job_spec import SPEC_NAME, JobSpec
-from dpeval.launchers.tracking.manifest import Manifest, ManifestRun
-from dpeval.launchers.tracking.reconcile import cancel_unknown
+from dpeval.launchers.tracking.manifest import Manifest, ManifestRun, mark_of
 from dpeval.launchers.tracking.resume import skip_reasons
 from dpeval.launchers.tracking.run_status import (
     Progress,
@@ -207,6 +214,21 @@ def test_resume_leaves_out_finished_runs(tmp_path: Path) -> None:
         skip_reasons(asked, SweepConfig(resume=str(tmp_path / "nowhere")), study, own)
 
 
+def test_a_run_on_another_kind_of_node_is_not_done(tmp_path: Path) -> None:
+    folder = tmp_path / "old" / "0"
+    folder.mkdir(parents=True)
+    site = {"name": "jean_zay", "gpu_constraint": "v100-32g", "account": "x"}
+    content = {"status": "ok", "identity": "id", "config": {"site": site}, "scheduler": {}}
+    (folder / "metrics.json").write_text(json.dumps(content))
+    v100 = mark_of("id", nodes_asked({**site, "account": "y", "scratch": None}))
+    a100 = mark_of("id", nodes_asked({**site, "gpu_constraint": "a100"}))
+    found = skip_reasons(
+        [v100, a100, "id"], SweepConfig(resume=str(tmp_path)), tmp_path, tmp_path / "new"
+    )
+    assert set(found) == {v100}
+    assert nodes_asked({"name": "generic", "exclusive": False}) == ""
+
+
 def in_one_job(tmp_path: Path, count: int) -> Manifest:
     """A sweep whose runs share job 0."""
     manifest = sent(tmp_path, count)
@@ -283,27 +305,3 @@ def test_what_has_ended_in_a_running_job_is_not_running(
     assert skip_reasons([mark], wanted, tmp_path / "study", own) == {}
     path.write_text(json.dumps({"status": "interrupted", "identity": mark}))
     assert skip_reasons([mark], wanted, tmp_path / "study", own) == found
-
-
-class Accepting(Answers):
-    """SLURM that has accepted jobs of these ids."""
-
-    def find(self, job_name: str) -> list[str]:
-        if job_name == "silent-abc":
-            raise LaunchError("squeue did not answer within 60 s")
-        return ["7_0", "7_1", "8"]
-
-
-def test_what_a_scheduler_accepts_without_an_answer_is_cancelled() -> None:
-    asked = Accepting()
-    words = cancel_unknown(asked, "study-abc", "abc", {"8"})
-    assert asked.cancelled == ["7_0", "7_1"]
-    assert words.endswith("cancelled: 7_0 7_1")
-
-
-def test_jobs_that_may_be_of_another_sweep_are_never_cancelled() -> None:
-    asked = Accepting()
-    assert cancel_unknown(asked, "a name of the user's", "abc", set()) == ""
-    words = cancel_unknown(asked, "silent-abc", "abc", set())
-    assert "there may be jobs called silent-abc" in words
-    assert asked.cancelled == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from dpeval.launchers.in_job.node_sharing import DETAIL, NodeWatch
 from dpeval.launchers.schedulers import slurm as slurm_module
 from dpeval.launchers.schedulers.base import JobState
 from dpeval.launchers.schedulers.oar import scheduler as oar_module
-from dpeval.launchers.schedulers.oar.scheduler import Oar, oar_gpus
+from dpeval.launchers.schedulers.oar.scheduler import Oar, cuda_indices, oar_gpus, openable_gpus
 from dpeval.launchers.schedulers.oar.states import oar_state, parse_oarstat
 from dpeval.launchers.schedulers.registry import scheduler
 from dpeval.launchers.schedulers.slurm import Slurm
@@ -200,6 +201,7 @@ def test_visible_gpus_are_set_unless_already_set(tmp_path: Any) -> None:
         assert already == {"OAR_RESOURCE_PROPERTIES_FILE": str(path), name: "7"}
 
 
+ONE_OTHER = "1 other job (1 of other users)"
 OAR_JOBS = """{
  "4": {"owner": "ann", "assigned_network_address": ["node1", "node2"]},
  "5": {"owner": "bob", "assigned_network_address": ["node2"]},
@@ -210,9 +212,17 @@ OAR_JOBS = """{
 @pytest.mark.parametrize(
     ("job", "answer", "expected"),
     [
-        (Scheduler(kind="slurm", job_id="4_1", nodes=["node[1-2]"]), "8|ann\n9|bob\n", "9 of bob"),
+        (
+            Scheduler(kind="slurm", job_id="4_1", nodes=["node[1-2]"]),
+            "8|ann\n9|bob\n",
+            ONE_OTHER,
+        ),
         (Scheduler(kind="slurm", job_id="4_1", nodes=["node[1-2]"]), "8|ann\n", "none"),
-        (Scheduler(kind="oar", job_id="4", nodes=["node1", "node2"]), OAR_JOBS, "5 of bob"),
+        (
+            Scheduler(kind="oar", job_id="4", nodes=["node1", "node2"]),
+            OAR_JOBS,
+            ONE_OTHER,
+        ),
         (Scheduler(kind="oar", job_id="4", nodes=["node1", "node2"]), "", "none"),
     ],
 )
@@ -285,3 +295,12 @@ def test_polling_backs_off_while_nothing_changes(unchanged_s: float, least_s: fl
     assert least_s <= pause_s(least_s, unchanged_s) <= max(60.0, least_s)
     assert pause_s(least_s, unchanged_s) <= pause_s(least_s, unchanged_s + 60)
     assert pause_s(2.0, 20.0) == 2.0, "the end of a short job is seen at once"
+
+
+def test_gpus_are_counted_as_the_process_sees_them(tmp_path: Path) -> None:
+    assert cuda_indices([3], [3]) == [0], "a device cgroup leaves one, and CUDA counts from 0"
+    assert cuda_indices([1, 3], [0, 1, 2, 3]) == [1, 3]
+    assert cuda_indices([1, 3], []) == [1, 3], "not NVIDIA's"
+    for name in ("nvidia0", "nvidia11", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    assert openable_gpus(tmp_path) == [0, 11]

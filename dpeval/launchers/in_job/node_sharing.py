@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import getpass
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
@@ -10,10 +11,10 @@ from dpeval.errors import LaunchError
 from dpeval.launchers.schedulers.base import Scheduler
 from dpeval.record import schema
 from dpeval.record.schema import Warning
+from dpeval.util.display.plural import counted
 
 DETAIL = "OTHER_JOBS_ON_NODES"
-"""Key of the record's scheduler details that lists them."""
-_MAX_LISTED = 8
+"""Key of the record's scheduler details that counts them."""
 
 
 class NodeWatch:
@@ -56,12 +57,14 @@ class NodeWatch:
         """Details for the record, and a warning if there were other jobs."""
         if self._seen:
             words = _words(self._seen)
-            text = f"other jobs were on its node: {words}; they share memory bandwidth and clocks"
+            text = f"{words} on its node; they share memory bandwidth and clocks"
             return {DETAIL: words}, [Warning(code="shared_node", text=text)]
         return {DETAIL: f"not known: {self._failure}" if self._failure else "none"}, []
 
 
 def _words(seen: Mapping[str, str]) -> str:
-    shown: Sequence[str] = [f"{job_id} of {owner}" for job_id, owner in sorted(seen.items())]
-    more = len(shown) - _MAX_LISTED
-    return ", ".join(shown[:_MAX_LISTED]) + (f" and {more} more" if more > 0 else "")
+    """How many jobs, and whose: a record may be published, and names of other users are theirs."""
+    own = sum(owner == getpass.getuser() for owner in seen.values())
+    others = len(seen) - own
+    parts = [f"{own} of the same user"] * bool(own) + [f"{others} of other users"] * bool(others)
+    return f"{counted(len(seen), 'other job')} ({', '.join(parts)})"

@@ -12,9 +12,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from dpeval.config import from_hydra
+from dpeval.launchers.in_job.data_folder import point_at_scratch
 from dpeval.launchers.in_job.execution import execute
 from dpeval.launchers.in_job.job_signals import stop_on_warning
-from dpeval.launchers.in_job.run_job import point_at_scratch
 from dpeval.launchers.schedulers.registry import SCHEDULERS, scheduler
 from dpeval.launchers.tracking.job_spec import JobSpec
 from dpeval.record import schema

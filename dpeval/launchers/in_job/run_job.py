@@ -20,15 +20,17 @@ from pydantic import TypeAdapter
 
 from dpeval import record
 from dpeval.config import Config, check
+from dpeval.errors import ConfigError, DpevalError, LaunchError
+from dpeval.launchers.in_job.data_folder import point_at_scratch
 from dpeval.launchers.in_job.execution import SubmittedRun, execute, execute_together, job_session
 from dpeval.launchers.in_job.job_signals import stop_on_warning
 from dpeval.launchers.in_job.node_sharing import NodeWatch
 from dpeval.launchers.schedulers.registry import scheduler
 from dpeval.launchers.tracking import job_spec
-from dpeval.launchers.tracking.job_spec import JobSpec
+from dpeval.launchers.tracking.job_spec import SPEC_NAME, JobSpec, unmeasured
 from dpeval.launchers.tracking.run_status import PROGRESS_NAME
 from dpeval.record import schema
-from dpeval.record.schema import Record
+from dpeval.record.schema import Cause, Record
 from dpeval.run.job import Node
 from dpeval.run.recording.record_files import RecordFiles
 from dpeval.util.frozen import Frozen
@@ -50,9 +52,13 @@ class SubmittedRuns:
 
     folders: tuple[str, ...]
     """The folders of its runs, which take turns."""
+    digests: tuple[str, ...] = ()
+    """Of their specifications: these files may lie where a whole group can write."""
 
     def __call__(self) -> None:
-        status = run_in_job([Path(folder) for folder in self.folders])
+        folders = [Path(folder) for folder in self.folders]
+        _check_unchanged(folders, self.digests)
+        status = run_in_job(folders)
         if status:
             # Not an exception: submitit would print a traceback for an orderly end.
             sys.exit(status)
@@ -74,6 +80,17 @@ class PreparationJob:
                 continue  # it loads its own data
             point_at_scratch(config)
             prepare(config.dataset, print)
+
+
+def _check_unchanged(folders: Sequence[Path], digests: Sequence[str]) -> None:
+    """Check that nobody has changed what was submitted: it names code that the job will run.
+
+    Raises:
+        LaunchError: somebody has.
+    """
+    for folder, submitted in zip(folders, digests, strict=False):
+        if job_spec.digest(folder) != submitted:
+            raise LaunchError(f"{folder / SPEC_NAME} is not what was submitted; nothing is run")
 
 
 def rebuild(plain: Mapping[str, Any]) -> Config:
@@ -103,12 +120,17 @@ def run_in_job(folders: Sequence[Path]) -> int:
     own = scheduler(first.spec.launcher)
     nodes = first.config.num_nodes
     node = own.node_in_job(os.environ, nodes, first.folder) if nodes > 1 else None
-    for run in runs:
-        point_at_scratch(run.config)
     own.expose_gpus(os.environ)
+    job = own.describe_job(os.environ)
+    try:
+        for run in runs:
+            point_at_scratch(run.config)
+    except ConfigError as error:
+        if node is None or node.index == 0:
+            _refuse(runs, job, error)
+        return 1
     if node is not None and node.index > 0:
         return _assist(first, node)
-    job = own.describe_job(os.environ)
     others = NodeWatch(own, job, os.environ)
     with stop_on_warning() as stops:
         # Only now: whoever sees the attempt may send the warning.
@@ -127,6 +149,13 @@ def run_in_job(folders: Sequence[Path]) -> int:
     if may_requeue and ("SIGUSR2" in stops or own.is_preempted(os.environ)):
         return own.requeue(os.environ)
     return 0 if statuses <= {"ok", "skipped"} and not is_interrupted else 1
+
+
+def _refuse(runs: Sequence[SubmittedRun], job: schema.Scheduler, error: DpevalError) -> None:
+    """Write records that say why nothing was measured."""
+    cause = Cause(kind="setup", message=str(error), exception=type(error).__name__)
+    for run in runs:
+        RecordFiles().keep(unmeasured(run.spec, "failed", cause, job), run.folder)
 
 
 def _submitted(folder: Path) -> SubmittedRun:
@@ -170,12 +199,6 @@ def _add_attempt(folder: Path, job: schema.Scheduler) -> int:
     with path.open("a", encoding="utf-8") as file:
         file.write(attempt.model_dump_json() + "\n")
     return len(path.read_text(encoding="utf-8").splitlines())
-
-
-def point_at_scratch(config: Config) -> None:
-    """Store data in the site's scratch folder, unless the configuration names another."""
-    if config.site.scratch is not None and config.dataset.root is None:
-        os.environ["DPEVAL_DATA"] = os.path.expandvars(config.site.scratch)
 
 
 if __name__ == "__main__":

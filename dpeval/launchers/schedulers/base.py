@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from dpeval.config import Config, LauncherOptions, SiteConfig
 from dpeval.errors import ConfigError, LaunchError
-from dpeval.launchers.schedulers.resources import Group, Resources
+from dpeval.launchers.schedulers.resources import Group, NodeSize, Resources
 from dpeval.record import schema
 from dpeval.run.job import Node
 from dpeval.util.frozen import Frozen
@@ -46,6 +46,9 @@ class Tracker(Protocol):
 
     def cancel(self, job_ids: Sequence[str]) -> None:
         """See :meth:`Scheduler.cancel`."""
+
+    def find(self, folder: Path) -> list[str]:
+        """See :meth:`Scheduler.find`."""
 
 
 class Scheduler(ABC):
@@ -85,6 +88,15 @@ class Scheduler(ABC):
             options: the keys of ``hydra/launcher``.
         """
         return None
+
+    def node_size(self, site: SiteConfig, options: LauncherOptions) -> NodeSize:
+        """The largest node of the partition or queue.
+
+        Args:
+            site: the cluster's settings.
+            options: the keys of ``hydra/launcher``.
+        """
+        return NodeSize()
 
     def most_in_array(self) -> int | None:
         """How many jobs one array may have; None: no limit, or not known."""
@@ -146,8 +158,10 @@ class Scheduler(ABC):
             LaunchError: the scheduler refuses.
         """
 
-    def find(self, job_name: str) -> list[str]:
-        """The ids of this user's queued and running jobs called `job_name`, if it can tell.
+    def find(self, folder: Path) -> list[str]:
+        """The ids of this user's queued and running jobs whose script lies in `folder`.
+
+        None, if the scheduler cannot tell.
 
         Raises:
             LaunchError: the scheduler does not answer.
@@ -223,9 +237,12 @@ def run_command(command: list[str]) -> str:
     return done.stdout
 
 
-def worker_command(folder: Path, python: str = sys.executable) -> str:
-    """The shell command that runs one pickled submission of `folder` inside a job."""
-    return f"{shlex.quote(python)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
+def worker_command(folder: Path, python: Sequence[str] = (sys.executable,)) -> str:
+    """The shell command that runs one pickled submission of `folder` inside a job.
+
+    `python` are the words that start Python.
+    """
+    return f"{shlex.join(python)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
 
 
 def one_line(key: str, value: object) -> str:
@@ -254,7 +271,9 @@ def checked_options(key: str, options: Mapping[str, Any]) -> dict[str, Option]:
     Raises:
         ConfigError: see :func:`one_line`, or a value is a mapping.
     """
-    return {one_line(key, name): _checked(f"{key}.{name}", value) for name, value in options.items()}
+    return {
+        one_line(key, name): _checked(f"{key}.{name}", value) for name, value in options.items()
+    }
 
 
 def _checked(key: str, value: object) -> Option:

@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dpeval.config import Config, LauncherOptions, SiteConfig
@@ -51,6 +51,14 @@ class Resources:
     def devices(self) -> int:
         """GPUs per node, or cores if it needs no GPUs."""
         return self.gpus or self.cores
+
+
+@dataclass(frozen=True)
+class NodeSize:
+    """What a whole node has; None: not known."""
+
+    cores: int | None = None
+    gpus: int | None = None
 
 
 def derive(config: Config, forecast: Forecast | None, options: LauncherOptions) -> Resources:
@@ -219,6 +227,7 @@ class Group:
     """Keyword arguments of the submitit executor."""
     jobs: tuple[tuple[int, ...], ...] = ()
     """Positions in the sweep of each job's runs."""
+    site: SiteConfig = field(default_factory=SiteConfig)
 
     @property
     def members(self) -> tuple[int, ...]:
@@ -238,14 +247,14 @@ def group(
         translate: makes the executor's keyword arguments of resources and a site.
         most: the largest group; None: no limit.
     """
-    found: dict[Hashable, tuple[Resources, dict[str, Any], list[tuple[int, ...]]]] = {}
+    found: dict[Hashable, tuple[JobRequest, dict[str, Any], list[tuple[int, ...]]]] = {}
     for job in requests:
         parameters = translate(job.resources, job.site)
-        key = json.dumps(parameters, sort_keys=True)
-        found.setdefault(key, (job.resources, parameters, []))[2].append(job.members)
+        key = (json.dumps(parameters, sort_keys=True), str(job.site.container))
+        found.setdefault(key, (job, parameters, []))[2].append(job.members)
     return [
-        Group(resources, parameters, tuple(jobs[first : first + (most or len(jobs))]))
-        for resources, parameters, jobs in found.values()
+        Group(one.resources, parameters, tuple(jobs[first : first + (most or len(jobs))]), one.site)
+        for one, parameters, jobs in found.values()
         for first in range(0, len(jobs), most or len(jobs))
     ]
 

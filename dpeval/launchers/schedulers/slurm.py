@@ -6,6 +6,7 @@ import contextlib
 import getpass
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -19,17 +20,16 @@ from dpeval.config import LauncherOptions, SiteConfig
 from dpeval.errors import LaunchError
 from dpeval.launchers.schedulers.base import (
     JobState,
-    Option,
     Scheduler,
-    checked_options,
     chosen,
-    one_line,
     run_command,
-    worker_command,
 )
-from dpeval.launchers.schedulers.resources import Group, Resources
+from dpeval.launchers.schedulers.container import python_words
+from dpeval.launchers.schedulers.resources import Group, NodeSize, Resources
+from dpeval.launchers.schedulers.slurm_request import in_container, sbatch_file, slurm_parameters
 from dpeval.launchers.schedulers.slurm_states import (
     latest,
+    parse_node_sizes,
     parse_sacct,
     parse_squeue,
     parse_time_limits,
@@ -112,13 +112,19 @@ class Slurm(Scheduler):
 
     def longest_min(self, site: SiteConfig, options: LauncherOptions) -> int | None:
         """See :meth:`Scheduler.longest_min`."""
-        partition = getattr(options, "partition", None) or site.partition
-        partition = partition or os.environ.get("SBATCH_PARTITION")
         try:
             listed = run_command(["sinfo", "-h", "-o", "%P|%l"])
         except LaunchError:
             return None  # a dry run far from the cluster
-        return parse_time_limits(listed, partition)
+        return parse_time_limits(listed, _partition(site, options))
+
+    def node_size(self, site: SiteConfig, options: LauncherOptions) -> NodeSize:
+        """See :meth:`Scheduler.node_size`."""
+        try:
+            listed = run_command(["sinfo", "-h", "-e", "-o", "%P|%c|%G"])
+        except LaunchError:
+            return NodeSize()
+        return parse_node_sizes(listed, _partition(site, options))
 
     def most_in_array(self) -> int | None:
         """``MaxArraySize``; None where SLURM is not installed or does not say."""
@@ -144,8 +150,8 @@ class Slurm(Scheduler):
                 "srun is not installed here: submit from a login node of the SLURM cluster, or "
                 "look at the submission with hydra.launcher.dry_run=true"
             )
-        executor = SlurmExecutor(folder)
-        executor.update_parameters(**parameters)
+        executor = SlurmExecutor(folder, python=shlex.join(python_words(site.container, folder)))
+        executor.update_parameters(**in_container(parameters, site, folder))
         return executor
 
     def submitting(self, parameters: Mapping[str, Any]) -> AbstractContextManager[None]:
@@ -177,10 +183,11 @@ class Slurm(Scheduler):
         found = {job_id: latest(job_id, recent, accounted) for job_id in job_ids}
         return {job_id: state for job_id, state in found.items() if state is not None}
 
-    def find(self, job_name: str) -> list[str]:
+    def find(self, folder: Path) -> list[str]:
         """See :meth:`Scheduler.find`."""
-        command = ["squeue", "-h", "-r", "-u", getpass.getuser(), "-n", job_name, "-o", "%i"]
-        return run_command(command).split()
+        command = ["squeue", "-h", "-r", "-u", getpass.getuser(), "-o", "%i|%o"]
+        pairs = (line.partition("|") for line in run_command(command).splitlines())
+        return [job_id for job_id, _, script in pairs if script.startswith(f"{folder}/")]
 
     def cancel(self, job_ids: Sequence[str]) -> None:
         if job_ids:
@@ -234,148 +241,6 @@ class Slurm(Scheduler):
         return 1
 
 
-def slurm_parameters(
-    resources: Resources, site: SiteConfig, options: LauncherOptions, job_name: str
-) -> dict[str, Any]:
-    """Keyword arguments of ``submitit.SlurmExecutor.update_parameters``.
-
-    One task per node starts the node's ranks. ``srun`` of SLURM 22.05 and later does not inherit
-    the job's ``--cpus-per-task``, so it is repeated; ``--cpu-bind=none`` leaves pinning inside the
-    job's cpuset to dpeval.
-
-    Args:
-        resources: what the job needs; cores, GPUs and memory per node.
-        site: the cluster's settings.
-        options: the keys of ``hydra/launcher``, which take precedence over both.
-        job_name: the job's name.
-
-    Raises:
-        ConfigError: a text contains a control character.
-    """
-    shared = [f"--cpus-per-task={resources.cores}"]
-    parameters: dict[str, Any] = {
-        "job_name": job_name,
-        "nodes": resources.nodes,
-        "ntasks_per_node": 1,
-        "cpus_per_task": resources.cores,
-        "time": resources.time_min,
-        "signal_delay_s": resources.warning_s,
-        "array_parallelism": options.array_parallelism,
-        "srun_args": [
-            *([] if resources.exclusive else shared),
-            "--cpu-bind=none",
-            "--kill-on-bad-exit=1",
-        ],
-        "additional_parameters": {
-            "requeue" if site.requeue and options.requeue else "no-requeue": True
-        },
-    }
-    if resources.gpus:
-        parameters |= _slurm_gpus(resources.gpus, site)
-    if site.ask_memory or options.mem_gb is not None:
-        memory_mib = resources.memory_mib
-        if memory_mib is not None and not resources.all_memory:
-            parameters["mem"] = f"{memory_mib}M"
-        elif resources.exclusive:
-            parameters["mem"] = "0"  # all of the node's
-    if resources.exclusive:
-        parameters["exclusive"] = True
-    constraint = (site.gpu_constraint if resources.gpus else None) or site.constraint
-    for key, value in (
-        ("partition", site.partition),
-        ("account", site.account),
-        ("qos", site.qos),
-        ("constraint", constraint),
-    ):
-        if value is not None:
-            parameters[key] = one_line(f"site.{key}", value)
-    if site.setup:
-        parameters["setup"] = list(site.setup)
-    given = checked_options("site.options", site.options)
-    return _overridden(_with_options(parameters, given), options)
-
-
-_CONTRARY = {"requeue": "no-requeue", "no-requeue": "requeue"}
-
-
-def _with_options(parameters: Mapping[str, Any], given: Mapping[str, Option]) -> dict[str, Any]:
-    """`parameters` with the options that the user gives in place of derived ones.
-
-    An option that is false or null is left out. Of a list, sbatch takes the elements with commas.
-    """
-    made, additional = dict(parameters), dict(parameters["additional_parameters"])
-    for name, value in given.items():
-        own = name.replace("-", "_")
-        key = own if own in made else name
-        additional.pop(_CONTRARY.get(name, ""), None)
-        if value is None or value is False:
-            made.pop(key, None)
-            additional.pop(key, None)
-        else:
-            additional[key] = ",".join(value) if isinstance(value, list) else value
-    return {**made, "additional_parameters": additional}
-
-
-_NATIVE = (
-    "partition", "qos", "comment", "constraint", "exclude", "gres", "cpus_per_gpu",
-    "gpus_per_task", "mem_per_gpu", "mem_per_cpu", "account",
-)  # fmt: skip
-"""Keys of hydra-submitit-launcher that submitit accepts under the same name."""
-_INSTEAD_OF = {
-    "gres": ("gpus_per_node",),
-    "gpus_per_task": ("gpus_per_node", "gres"),
-    "cpus_per_gpu": ("cpus_per_task",),
-    "mem_per_gpu": ("mem",),
-    "mem_per_cpu": ("mem",),
-}
-"""Derived options that each key replaces, because sbatch does not accept both."""
-
-
-def _overridden(parameters: dict[str, Any], options: LauncherOptions) -> dict[str, Any]:
-    """`parameters` with the keys of ``hydra/launcher`` in place of derived options."""
-    made = dict(parameters)
-    for key in _NATIVE:
-        value = getattr(options, key, None)
-        if value is None:
-            continue
-        for derived in _INSTEAD_OF.get(key, ()):
-            made.pop(derived, None)
-        made[key] = value if isinstance(value, int) else one_line(f"hydra.launcher.{key}", value)
-    if "cpus_per_task" not in made:
-        made["srun_args"] = [
-            word for word in made["srun_args"] if not word.startswith("--cpus-per-task")
-        ]
-    if options.setup is not None:
-        made["setup"] = list(options.setup)
-    if options.stderr_to_stdout:
-        made["stderr_to_stdout"] = True
-    key = "hydra.launcher.additional_parameters"
-    return _with_options(made, checked_options(key, options.additional_parameters))
-
-
-def _slurm_gpus(gpus: int, site: SiteConfig) -> dict[str, Any]:
-    kind = "" if site.gpu_type is None else one_line("site.gpu_type", site.gpu_type) + ":"
-    if site.gpu_option == "gres":
-        return {"gres": f"gpu:{kind}{gpus}"}
-    return {"gpus_per_node": f"{kind}{gpus}" if kind else gpus}
-
-
-def sbatch_file(group: Group, folder: Path, python: str = sys.executable) -> str:
-    """The batch file that submitit writes for `group`.
-
-    Args:
-        group: jobs with equal requests.
-        folder: where the submission file and the logs go.
-        python: the interpreter that the job runs.
-    """
-    from submitit.slurm.slurm import _make_sbatch_string
-
-    count = len(group.jobs)
-    return str(
-        _make_sbatch_string(
-            command=worker_command(folder, python),
-            folder=folder,
-            map_count=count if count > 1 else None,
-            **group.parameters,
-        )
-    )
+def _partition(site: SiteConfig, options: LauncherOptions) -> str | None:
+    given = getattr(options, "partition", None) or site.partition
+    return given or os.environ.get("SBATCH_PARTITION")

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 
 from dpeval.launchers.schedulers.base import UNKNOWN, Ending, JobState, State
+from dpeval.launchers.schedulers.resources import NodeSize
 
 
 def latest(
@@ -132,13 +133,37 @@ def parse_time_limits(text: str, partition: str | None) -> int | None:
         partition: its name; None: the default partition. Of several, ``a,b``, the shortest limit
             holds.
     """
-    wanted = None if partition is None else partition.split(",")
     limits: list[int] = []
     for line in text.splitlines():
         name, _, limit = line.strip().partition("|")
-        is_asked = name.endswith("*") if wanted is None else name.rstrip("*") in wanted
+        is_asked = _is_asked(name, partition)
         found = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", limit)
         if is_asked and found is not None:
             days, hours, minutes, _ = (int(part or 0) for part in found.groups())
             limits.append((days * 24 + hours) * 60 + minutes)
     return min(limits, default=None)
+
+
+def parse_node_sizes(text: str, partition: str | None) -> NodeSize:
+    """The largest node of a partition.
+
+    Args:
+        text: lines ``partition|cores|generic resources`` of ``sinfo``, see
+            :func:`parse_time_limits`.
+        partition: its name; None: the default partition.
+    """
+    cores, gpus = 0, 0
+    for line in text.splitlines():
+        name, _, rest = line.strip().partition("|")
+        count, _, generic = rest.partition("|")
+        if _is_asked(name, partition):
+            cores = max(cores, int(count) if count.isdigit() else 0)
+            gpus = max(gpus, sum(map(int, re.findall(r"\bgpu(?::[^:,()]+)?:(\d+)", generic))))
+    return NodeSize(cores or None, gpus or None)
+
+
+def _is_asked(name: str, partition: str | None) -> bool:
+    """Whether ``sinfo``'s `name` is one of `partition`: None: the default, with an asterisk."""
+    if partition is None:
+        return name.endswith("*")
+    return name.rstrip("*") in partition.split(",")

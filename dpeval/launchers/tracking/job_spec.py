@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,15 @@ def read(folder: Path) -> JobSpec:
         ValueError: it is damaged.
     """
     return JobSpec.model_validate_json((folder / SPEC_NAME).read_bytes())
+
+
+def digest(folder: Path) -> str:
+    """Hash of the specification in `folder`, by which a job knows that it is the one submitted.
+
+    Raises:
+        OSError: there is none.
+    """
+    return hashlib.sha256((folder / SPEC_NAME).read_bytes()).hexdigest()
 
 
 def unmeasured(spec: JobSpec, status: Status, cause: Cause, scheduler: Scheduler | None) -> Record:

@@ -31,6 +31,18 @@ def this_process() -> Process:
     return Process(host=socket.gethostname(), pid=own.pid, started_s=own.create_time())
 
 
+def lives(process: Process, *, elsewhere: bool) -> bool:
+    """Whether `process` still exists; `elsewhere` is the answer for one of another machine."""
+    if process.host != socket.gethostname():
+        return elsewhere
+    try:
+        found = psutil.Process(process.pid)
+        is_same = abs(found.create_time() - process.started_s) < _SAME_START_S
+        return bool(is_same and found.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
+
+
 class LocalProcess:
     """Answers for the process of a local sweep what a scheduler answers for its jobs."""
 
@@ -55,17 +67,15 @@ class LocalProcess:
         if self._state().state == "running":
             os.kill(process.pid, signal.SIGTERM)
 
+    def find(self, folder: Path) -> list[str]:
+        """None: a local sweep has no jobs."""
+        return []
+
     def _state(self) -> JobState:
         process = self._process
-        if process.host != socket.gethostname():
-            return JobState(state="running", nodes=process.host, reason="on another machine")
-        try:
-            found = psutil.Process(process.pid)
-            is_same = abs(found.create_time() - process.started_s) < _SAME_START_S
-            if is_same and found.status() != psutil.STATUS_ZOMBIE:
-                return JobState(state="running", nodes=process.host)
-        except psutil.Error:
-            pass
+        if lives(process, elsewhere=True):
+            reason = "" if process.host == socket.gethostname() else "on another machine"
+            return JobState(state="running", nodes=process.host, reason=reason)
         reason = f"process {process.job_id} was killed before it wrote a record"
         return JobState(state="ended", reason=reason, nodes=process.host)
 

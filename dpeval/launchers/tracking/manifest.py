@@ -22,6 +22,8 @@ class ManifestRun(Frozen):
     folder: str
     """Relative to the sweep's folder."""
     identity: str
+    nodes: str = ""
+    """The kind of nodes that its job asks for (:func:`dpeval.config.nodes_asked`)."""
     label: str
     overrides: list[str]
     job_id: str | None = None
@@ -33,6 +35,21 @@ class ManifestRun(Frozen):
     """Why the scheduler refused it."""
     record_at: str | None = None
     """Where its record is, if its folder could not be written."""
+
+    @property
+    def mark(self) -> str:
+        """See :func:`mark_of`."""
+        return mark_of(self.identity, self.nodes)
+
+
+def mark_of(identity: str, nodes: str) -> str:
+    """What a resumed sweep knows a run by: what is measured, on which kind of nodes.
+
+    Args:
+        identity: of its configuration.
+        nodes: the kind of nodes; empty: any, or this machine.
+    """
+    return f"{identity} on {nodes}" if nodes else identity
 
 
 class Process(Frozen):
@@ -62,6 +79,10 @@ class Manifest(Frozen):
     prepare_job_id: str | None = None
     process: Process | None = None
     """Of a local sweep."""
+    submitter: Process | None = None
+    """What is submitting its jobs; None: that has ended."""
+    is_unsure: bool = False
+    """There may be jobs that are not listed here: a submission failed or has not ended."""
     runs: list[ManifestRun]
 
 

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from dpeval import record
-from dpeval.config import SweepConfig
+from dpeval.config import SweepConfig, nodes_asked
 from dpeval.errors import ConfigError, LaunchError
-from dpeval.launchers.schedulers.base import unique
+from dpeval.launchers.schedulers.base import Tracker, unique
 from dpeval.launchers.tracking import manifest as manifests
-from dpeval.launchers.tracking.manifest import ManifestRun
+from dpeval.launchers.tracking.manifest import Manifest, ManifestRun, mark_of
+from dpeval.launchers.tracking.reconcile import is_submitting, reconciled
 from dpeval.launchers.tracking.tracker import tracker
 from dpeval.util.files import remove_leftovers
 
 
 def skip_reasons(
-    identities: Sequence[str], sweep: SweepConfig, study_dir: Path, own: Path
+    marks: Sequence[str], sweep: SweepConfig, study_dir: Path, own: Path
 ) -> dict[str, str]:
-    """Why a run need not be submitted, by identity, for those done, queued or running elsewhere.
+    """Why a run need not be submitted, by its mark, for those done, queued or running elsewhere.
 
     Searches ``sweep.resume``, or with ``sweep.skip_done`` the study's folder.
 
     Args:
-        identities: of this sweep's runs.
+        marks: of this sweep's runs (:func:`dpeval.launchers.tracking.manifest.mark_of`).
         sweep: the sweep's configuration.
         study_dir: the study's folder.
         own: this sweep's folder, which is not searched for jobs.
@@ -43,13 +45,13 @@ def skip_reasons(
         root = study_dir
     else:
         return {}
-    wanted = set(identities)
+    wanted = set(marks)
     found = {
-        identity: f"done in {path.parent}"
+        mark: f"done in {path.parent}"
         for path in record.below(root)
         if (outcome := _outcome(path)) is not None
         and outcome[0] == "ok"
-        and (identity := outcome[1]) in wanted
+        and (mark := outcome[1]) in wanted
     }
     for path in root.rglob(manifests.FILE_NAME):
         remove_leftovers(path.parent)
@@ -59,14 +61,22 @@ def skip_reasons(
 
 
 def _outcome(path: Path) -> tuple[str, str] | None:
-    """Status and identity of the record at `path`; None if there is no readable one."""
+    """Status and mark of the record at `path`; None if there is no readable one."""
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
     if not isinstance(content, dict):
         return None
-    return str(content.get("status")), str(content.get("identity"))
+    return str(content.get("status")), mark_of(str(content.get("identity")), _nodes_of(content))
+
+
+def _nodes_of(content: dict[str, Any]) -> str:
+    """The kind of nodes that the job of a record asked for."""
+    config = content.get("config")
+    site = config.get("site") if isinstance(config, dict) else None
+    is_submitted = content.get("scheduler") is not None
+    return nodes_asked(site) if is_submitted and isinstance(site, dict) else ""
 
 
 def _queued_or_running(sweep_dir: Path, wanted: Iterable[str]) -> dict[str, str]:
@@ -75,16 +85,29 @@ def _queued_or_running(sweep_dir: Path, wanted: Iterable[str]) -> dict[str, str]
     except LaunchError:
         return {}
     wanted = set(wanted)
+    own = tracker(manifest)
+    if is_submitting(manifest, sweep_dir):
+        return {
+            run.mark: f"being submitted in {sweep_dir}"
+            for run in manifest.runs
+            if run.mark in wanted and run.left_out is None and run.job_id is None
+        } | _of_jobs(manifest, sweep_dir, own, wanted)
+    return _of_jobs(reconciled(manifest, sweep_dir, own).manifest, sweep_dir, own, wanted)
+
+
+def _of_jobs(
+    manifest: Manifest, sweep_dir: Path, own: Tracker, wanted: Collection[str]
+) -> dict[str, str]:
     open_runs = [
         run
         for run in manifest.runs
-        if run.job_id is not None and run.identity in wanted and not _has_ended(sweep_dir, run)
+        if run.job_id is not None and run.mark in wanted and not _has_ended(sweep_dir, run)
     ]
     if not open_runs:
         return {}
-    states = tracker(manifest).query(unique(run.job_id for run in open_runs))
+    states = own.query(unique(run.job_id for run in open_runs))
     return {
-        run.identity: f"job {run.job_id} of {sweep_dir} is {states[run.job_id].state}"
+        run.mark: f"job {run.job_id} of {sweep_dir} is {states[run.job_id].state}"
         for run in open_runs
         if run.job_id in states and states[run.job_id].state in ("queued", "running")
     }

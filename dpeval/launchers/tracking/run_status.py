@@ -18,6 +18,7 @@ from dpeval.errors import RecordError
 from dpeval.launchers.schedulers.base import UNKNOWN, Ending, JobState, Tracker, unique
 from dpeval.launchers.tracking.job_spec import SPEC_NAME
 from dpeval.launchers.tracking.manifest import Manifest, ManifestRun
+from dpeval.launchers.tracking.reconcile import is_submitting
 from dpeval.record.codes import CauseCode, Status
 from dpeval.util.display.plural import counted
 from dpeval.util.display.units import MIB
@@ -100,6 +101,7 @@ def run_statuses(manifest: Manifest, sweep_dir: Path, tracker: Tracker) -> list[
         if not _is_settled(headlines[run.number]) and run.left_out is None
     ]
     states = tracker.query(unique(open_jobs))
+    still = is_submitting(manifest, sweep_dir)
     runs_of = Counter(run.job_id for run in manifest.runs)
     found = []
     for run in manifest.runs:
@@ -110,6 +112,9 @@ def run_statuses(manifest: Manifest, sweep_dir: Path, tracker: Tracker) -> list[
             headline = _headline(sweep_dir / run.folder)
         if manifest.process is not None and not (sweep_dir / run.folder / SPEC_NAME).exists():
             found.append(_not_started(run, state))
+            continue
+        if still and headline is None and run.job_id is None and run.left_out is None:
+            found.append(RunStatus(run=run, standing="queued", text="is being submitted"))
             continue
         logs, shares = Path(manifest.submitit_folder), runs_of[run.job_id] > 1
         shares = shares and manifest.process is None

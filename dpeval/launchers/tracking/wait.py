@@ -18,6 +18,7 @@ from dpeval.launchers.schedulers.base import Tracker, unique
 from dpeval.launchers.tracking import job_spec
 from dpeval.launchers.tracking.job_spec import unmeasured
 from dpeval.launchers.tracking.manifest import LOCAL, Manifest
+from dpeval.launchers.tracking.reconcile import reconciled
 from dpeval.launchers.tracking.run_status import FINAL, RunStatus, Standing, counts, run_statuses
 from dpeval.launchers.tracking.tracker import tracker
 from dpeval.record import schema
@@ -83,7 +84,13 @@ def _until_all_ended(
     before: list[Standing] = []
     while True:
         try:
+            whole = reconciled(manifest, sweep_dir, own_scheduler)
+            manifest = whole.manifest
             statuses = run_statuses(manifest, sweep_dir, own_scheduler)
+            if whole.strays:
+                own_scheduler.cancel(whole.strays)
+                gone = f"ended, as they measure none of its runs: {' '.join(whole.strays)}"
+                console.print(f"jobs of this sweep {gone}", markup=False)
         except LaunchError as error:
             if time.monotonic() - answered_s > _SILENCE_S:
                 raise
@@ -174,16 +181,18 @@ def cancel(manifest: Manifest, sweep_dir: Path, own_scheduler: Tracker) -> Cance
     Raises:
         LaunchError: the scheduler does not answer or refuses.
     """
+    found = reconciled(manifest, sweep_dir, own_scheduler)
+    manifest = found.manifest
     alive = [
         item.run.job_id
         for item in run_statuses(manifest, sweep_dir, own_scheduler)
-        if item.standing in ("queued", "running")
+        if item.standing in ("queued", "running") and item.run.job_id is not None
     ]
     if manifest.prepare_job_id is not None:
         state = own_scheduler.query([manifest.prepare_job_id]).get(manifest.prepare_job_id)
         if state is not None and state.state in ("queued", "running"):
             alive.insert(0, manifest.prepare_job_id)
-    ids = unique(alive)
+    ids = unique([*alive, *found.strays])
     own_scheduler.cancel(ids)
     return Cancelled(ids, len(alive))
 

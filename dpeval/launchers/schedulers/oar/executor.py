@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,8 @@ class OarExecutor(oar.OarExecutor):  # type: ignore[misc]  # untyped base
 
     exported: tuple[str, ...] = ()
     """Names of the variables to export to the job."""
+    python: Sequence[str] = (sys.executable,)
+    """The words that start Python in the job."""
     no_arrays: bool = False
     """Submit no arrays: OAR resubmits only the first element of an array."""
     max_concurrent: int = 1
@@ -44,7 +47,7 @@ class OarExecutor(oar.OarExecutor):  # type: ignore[misc]  # untyped base
 
     @property
     def _submitit_command_str(self) -> str:
-        return worker_command(self.folder)
+        return worker_command(self.folder, self.python)
 
     def _make_submission_file_text(self, command: str, uid: str) -> str:
         environment = {name: os.environ[name] for name in self.exported if name in os.environ}

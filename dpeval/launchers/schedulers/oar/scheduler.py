@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
+import os
 import re
 import shlex
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
@@ -22,6 +24,7 @@ from dpeval.launchers.schedulers.base import (
     one_line,
     run_command,
 )
+from dpeval.launchers.schedulers.container import check_on_oar, python_words
 from dpeval.launchers.schedulers.oar import nodes as oar_nodes
 from dpeval.launchers.schedulers.oar.states import oar_state, parse_oarstat
 from dpeval.launchers.schedulers.oar.submission import oarsub_command, waves
@@ -91,6 +94,7 @@ class Oar(Scheduler):
                 "look at the submission with hydra.launcher.dry_run=true"
             )
         executor = OarExecutor(folder)
+        executor.python = python_words(site.container, folder)
         executor.exported = tuple(site.environment)
         executor.no_arrays = bool(options.requeue)
         executor.max_concurrent = options.array_parallelism
@@ -122,10 +126,10 @@ class Oar(Scheduler):
                 found[str(job["resubmit_job_id"])] = later.get(job_id, oar_state(job))
         return found
 
-    def find(self, job_name: str) -> list[str]:
+    def find(self, folder: Path) -> list[str]:
         """See :meth:`Scheduler.find`."""
-        named = parse_oarstat(run_command(["oarstat", "-f", "-J", "-u", getpass.getuser()]))
-        return [job_id for job_id, job in named.items() if job.get("name") == job_name]
+        jobs = parse_oarstat(run_command(["oarstat", "-f", "-J", "-u", getpass.getuser()]))
+        return [job_id for job_id, job in jobs.items() if _runs_from(folder, job)]
 
     def cancel(self, job_ids: Sequence[str]) -> None:
         if not job_ids:
@@ -170,15 +174,27 @@ class Oar(Scheduler):
         if path is None or any(name in environment for name in VISIBLE_DEVICES):
             return
         devices = oar_gpus(Path(path).read_text(encoding="utf-8", errors="replace"))
-        if devices:
+        indices = cuda_indices(devices, openable_gpus())
+        if indices:
+            # OAR counts as the driver does; CUDA by itself would begin with the fastest GPU.
+            environment.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
             # The ROCm runtime obeys this one, too.
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, devices))
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, indices))
 
     def other_nodes(self, config: Config, node: Node | None) -> AbstractContextManager[None]:
         return oar_nodes.started(config, node)
 
     def requeue(self, environment: Mapping[str, str]) -> int:
         return RESUBMIT_STATUS
+
+
+def _runs_from(folder: Path, job: Mapping[str, Any]) -> bool:
+    """Whether the script of `job` lies in `folder`; see :func:`oarsub_command`."""
+    try:
+        words = shlex.split(str(job.get("command") or ""))
+    except ValueError:
+        return False  # no command of dpeval's
+    return any(word.startswith(f"{folder}/") for word in words)
 
 
 def oar_gpus(properties: str, host: str | None = None) -> list[int]:
@@ -200,6 +216,28 @@ def oar_gpus(properties: str, host: str | None = None) -> list[int]:
     return sorted(found.get(host or next(iter(found)), set()))
 
 
+def openable_gpus(folder: Path = Path("/dev")) -> list[int]:
+    """The numbers of NVIDIA's GPUs that this process may open: a cgroup can forbid the others."""
+    found = []
+    for path in folder.glob("nvidia[0-9]*"):
+        with contextlib.suppress(OSError):
+            os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+            found.append(int(path.name.removeprefix("nvidia")))
+    return sorted(found)
+
+
+def cuda_indices(devices: Sequence[int], openable: Sequence[int]) -> list[int]:
+    """The job's GPUs as CUDA counts them: among those that the process may open.
+
+    Args:
+        devices: the job's, as the node counts them.
+        openable: those that this process may open; none: not NVIDIA's.
+    """
+    if not set(devices) <= set(openable):
+        return list(devices)
+    return [list(openable).index(device) for device in devices]
+
+
 def oar_parameters(
     resources: Resources, site: SiteConfig, options: LauncherOptions, job_name: str
 ) -> dict[str, Any]:
@@ -217,8 +255,9 @@ def oar_parameters(
         job_name: the job's name.
 
     Raises:
-        ConfigError: a text contains a control character.
+        ConfigError: a text contains a control character, or OAR cannot start the container.
     """
+    check_on_oar(site.container, resources.nodes)
     hours, minutes = divmod(resources.time_min, 60)
     request = f"/nodes={resources.nodes}"
     if not resources.exclusive:
