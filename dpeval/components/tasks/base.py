@@ -9,10 +9,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from dpeval.components.loss import GlobalMeanLoss
+from dpeval.components import models
+from dpeval.components.loss import GlobalMeanLoss, auxiliary_weight
+from dpeval.config import Config
 from dpeval.data import Source
 from dpeval.data.loading.device_memory import InputMemory
-from dpeval.data.loading.loaders import Loader, Shard
+from dpeval.data.loading.loaders import Loader, Shard, loader_of
 
 Loss = Callable[[Callable[..., Any], Any], Tensor]
 """From the wrapped model and a micro-batch on the device to the contribution of that micro-batch to
@@ -96,19 +98,42 @@ class ForecastTask(Task, Protocol):
         """
 
 
-def supervised(task: ForecastTask, model: nn.Module, rank: Rank) -> Loss:
-    """The loss of a task whose batches are inputs and labels.
+class Supervised:
+    """Tasks whose batches are inputs and labels, and whose model ``model._target_`` builds."""
 
-    Args:
-        task: the task.
-        model: the bare model.
-        rank: the rank.
-    """
-    criterion = task.criterion(model, rank.global_batch_size)
+    image_px: int | None = None
+    """Side of the images that the model takes, px; None: it takes none."""
 
-    def loss(module: Callable[..., Any], batch: tuple[Tensor, Tensor]) -> Tensor:
-        inputs, labels = batch
-        found: Tensor = criterion(module(inputs), labels)
-        return found
+    def __init__(self, config: Config) -> None:
+        self._config = config
 
-    return loss
+    def model(self, rank: Rank) -> nn.Module:
+        return models.build(self._config.model, self.image_px)
+
+    def on_meta(self) -> nn.Module:
+        return models.build_on_meta(self._config.model, self.image_px)
+
+    def loader(self, shard: Shard) -> Loader:
+        return loader_of(shard)
+
+    def loss(self, model: nn.Module, rank: Rank) -> Loss:
+        criterion = self.criterion(model, rank.global_batch_size)
+
+        def loss(module: Callable[..., Any], batch: tuple[Tensor, Tensor]) -> Tensor:
+            inputs, labels = batch
+            found: Tensor = criterion(module(inputs), labels)
+            return found
+
+        return loss
+
+    def criterion(self, model: nn.Module, global_batch_size: int) -> GlobalMeanLoss:
+        return GlobalMeanLoss(
+            global_batch_size * self.labels_per_item,
+            self._config.dataset.num_classes,
+            auxiliary_weight(model),
+        )
+
+    @property
+    def labels_per_item(self) -> int:
+        """Labels of each of the items that ``batch`` counts."""
+        return 1

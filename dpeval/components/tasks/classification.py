@@ -3,39 +3,25 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dpeval.components import models
-from dpeval.components.loss import GlobalMeanLoss, auxiliary_weight
-from dpeval.components.tasks.base import Loss, Rank, supervised
+from dpeval.components.tasks.base import Supervised
 from dpeval.config import Config
 from dpeval.data import Source
 from dpeval.data.loading import device_memory
 from dpeval.data.loading.device_memory import InputMemory
-from dpeval.data.loading.loaders import Loader, Shard, loader_of
 from dpeval.errors import ConfigError
 
 
-class Classification:
+class Classification(Supervised):
     """Images with one label each; a sample is an image."""
 
     unit = "img"
     samples_per_item: float | None = 1.0
 
     def __init__(self, config: Config) -> None:
-        self._config = config
-
-    def model(self, rank: Rank) -> nn.Module:
-        return models.build(self._config.model, self._config.dataset.image_px)
-
-    def loader(self, shard: Shard) -> Loader:
-        return loader_of(shard)
-
-    def loss(self, model: nn.Module, rank: Rank) -> Loss:
-        return supervised(self, model, rank)
-
-    def on_meta(self) -> nn.Module:
-        return models.build_on_meta(self._config.model, self._config.dataset.image_px)
+        super().__init__(config)
+        self.image_px = config.dataset.image_px
 
     def example(self, items: int) -> tuple[Tensor, Tensor]:
         px = self._config.dataset.image_px
@@ -43,10 +29,6 @@ class Classification:
         layout = torch.channels_last if channels_last else torch.contiguous_format
         images = torch.empty(items, 3, px, px, device="meta").to(memory_format=layout)
         return images, torch.empty(items, dtype=torch.int64, device="meta")
-
-    def criterion(self, model: nn.Module, global_batch_size: int) -> GlobalMeanLoss:
-        classes = self._config.dataset.num_classes
-        return GlobalMeanLoss(global_batch_size, classes, auxiliary_weight(model))
 
     def input_memory(self, items: int, *, gpu: bool, train_items: int | None) -> InputMemory:
         """What batches take of the device.
