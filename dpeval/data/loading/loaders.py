@@ -155,15 +155,21 @@ def _made(path: str, key: str, shard: Shard, args: Mapping[str, Any]) -> Loader:
     return made
 
 
-class HostLoader:
-    """Crops on the host: ``jpeg``, and ``cached`` on CPU."""
+class HostBatches:
+    """Batches that a reader makes on the host, sent to the device ahead of their step."""
 
-    def __init__(self, shard: Shard, reader: Reader) -> None:
-        self._normalised = shard.normaliser()
+    def __init__(self, shard: Shard, reader: Reader, workers: int) -> None:
+        """Begin to read.
+
+        Args:
+            shard: what the rank reads.
+            reader: makes a batch.
+            workers: processes that read; 0: the rank itself.
+        """
         self._host = Batches(
             reader,
             shard.sampler(),
-            workers=shard.workers(),
+            workers=workers,
             cpus=shard.spare_cpus,
             pinned=shard.device.is_cuda,
         )
@@ -174,6 +180,17 @@ class HostLoader:
     def next(self) -> Any:
         return next(self._batches)
 
+    def close(self) -> None:
+        self._host.close()
+
+
+class HostLoader(HostBatches):
+    """Crops on the host: ``jpeg``, and ``cached`` on CPU."""
+
+    def __init__(self, shard: Shard, reader: Reader) -> None:
+        self._normalised = shard.normaliser()
+        super().__init__(shard, reader, shard.workers())
+
     def put(self, batch: Any) -> tuple[Tensor, Tensor]:
         pixels, labels, *where = self._sender.receive(batch)
         self.images_read += len(labels)
@@ -181,9 +198,6 @@ class HostLoader:
 
     def _cropped(self, pixels: Tensor) -> Tensor:
         return pixels
-
-    def close(self) -> None:
-        self._host.close()
 
 
 class DeviceCroppedLoader(HostLoader):

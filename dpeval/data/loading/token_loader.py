@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dpeval.data.loading.loaders import Shard
-from dpeval.data.loading.readers import Batches, Host
+from dpeval.data.loading.loaders import HostBatches, Shard
+from dpeval.data.loading.readers import Host
 from dpeval.data.loading.sampler import Step
 from dpeval.data.sources.source import Source
 
@@ -31,34 +30,19 @@ class TokenReader:
         return (torch.from_numpy(self._tokens[begins[:, None] + self._offsets].astype(np.int64)),)
 
 
-class TokenLoader:
+class TokenLoader(HostBatches):
     """A loader of tokens: inputs, and as targets the same one further on."""
 
     def __init__(self, shard: Shard) -> None:
-        self._length = shard.config.seq_len
+        reader = TokenReader(shard.source, shard.config.seq_len)
         # A rank reads a batch of tokens faster than another process could pass it on.
-        self._host = Batches(
-            TokenReader(shard.source, self._length),
-            shard.sampler(),
-            workers=shard.config.workers or 0,
-            cpus=shard.spare_cpus,
-            pinned=shard.device.is_cuda,
-        )
-        self._sender = shard.device.transfer()
-        self._batches: Iterator[Any] = self._sender.ahead(self._host)
-        self.images_read = 0
-
-    def next(self) -> Any:
-        return next(self._batches)
+        super().__init__(shard, reader, shard.config.workers or 0)
 
     def put(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Inputs and targets, int64 [b, seq_len]."""
         (tokens,) = self._sender.receive(batch)
         self.images_read += len(tokens)
         return tokens[:, :-1], tokens[:, 1:]
-
-    def close(self) -> None:
-        self._host.close()
 
 
 class NoiseTokenLoader:
