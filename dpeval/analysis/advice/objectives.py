@@ -115,7 +115,7 @@ def _option(findings: Findings, choice: Choice, terms: Terms) -> Option:
         name=name,
         num_devices=best.num_devices,
         batch=best.batch,
-        throughput=Quantity(*(float(row[end]) for end in ("img_per_s", "low", "high"))),
+        throughput=Quantity.throughput(row),
         efficiency=Quantity(best.efficiency, best.efficiency_low, best.efficiency_high),
         epoch=cost(row, images, terms) if math.isfinite(images) else None,
         training=cost(row, terms.samples, terms) if terms.samples is not None else None,

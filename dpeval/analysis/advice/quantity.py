@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
 
 from dpeval.util.display.ranges import decimals_of
+
+NORMAL = 1.96
+"""Standard errors from an estimate to each end of its 95 % interval, where the error is known."""
 
 
 @dataclass(frozen=True)
@@ -15,6 +22,11 @@ class Quantity:
     value: float
     low: float = math.nan
     high: float = math.nan
+
+    @staticmethod
+    def throughput(row: pd.Series[Any] | Mapping[str, Any]) -> Quantity:
+        """That of a measured configuration, in samples per second."""
+        return Quantity(*(float(row[end]) for end in ("img_per_s", "low", "high")))
 
     @property
     def is_known(self) -> bool:

@@ -72,7 +72,7 @@ def recommend(findings: Findings, choice: Choice) -> Recommendation:
             nothing, choice.sample, False, _doubtful(choice), "", "", math.nan,
         )  # fmt: skip
     row = row_of(findings.points, choice, best)
-    throughput = Quantity(*(float(row[end]) for end in ("img_per_s", "low", "high")))
+    throughput = Quantity.throughput(row)
     speedup = efficiency = Quantity(math.nan)
     if row["baseline_devices"] == 1 and best.num_devices > 1:
         speedup = Quantity(*(float(row[f"speedup{end}"]) for end in ("", "_low", "_high")))

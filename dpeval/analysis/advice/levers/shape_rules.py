@@ -10,12 +10,11 @@ import numpy as np
 import pandas as pd
 
 from dpeval.analysis.advice.levers.lever import Lever, Situation, without
-from dpeval.analysis.advice.quantity import Quantity
+from dpeval.analysis.advice.quantity import NORMAL, Quantity
 from dpeval.analysis.frame.cohorts import FEATURES
 from dpeval.analysis.frame.labels import configuration
 
 LEAST_GAIN = 0.02
-_STUDENT = 1.96
 _CPU_BF16 = {"amx_bf16": 4.0, "avx512_bf16": 1.6}
 """The most that bf16 speeds up computing, by the instruction set that does it."""
 _GPU_TF32 = 3.0
@@ -42,7 +41,7 @@ class Growth:
             1 / self.time_s(batch) - 1 / self.time_s(larger),
             batch / self.time_s(batch) - larger / self.time_s(larger),
         ])  # fmt: skip
-        half = _STUDENT * math.sqrt(max(0.0, float(slopes @ self.covariance @ slopes)))
+        half = NORMAL * math.sqrt(max(0.0, float(slopes @ self.covariance @ slopes)))
         return Quantity(ratio, ratio * math.exp(-half), ratio * math.exp(half))
 
     def computing(self, batch: float) -> float:
@@ -119,6 +118,12 @@ def accumulation(now: Situation) -> Lever | None:
     )  # fmt: skip
 
 
+def _faster(computing: float, most: float) -> Quantity:
+    """The gain where the share `computing` of a step gets faster by a factor of at most `most`."""
+    likely, high = (without(computing * (1 - 1 / factor)) for factor in (math.sqrt(most), most))
+    return Quantity(likely, 0.0, high)
+
+
 def precision(now: Situation) -> Lever | None:
     """Faster arithmetic, where the device has it and computing takes most of a step."""
     if not now.is_own_loop or now.asked.get("precision") != "fp32":
@@ -138,12 +143,11 @@ def precision(now: Situation) -> Lever | None:
         computing = min(measured, line.computing(now.batch)) if line is not None else measured
     if computing < 0.3:
         return None
-    high, likely = (without(computing * (1 - 1 / factor)) for factor in (most, math.sqrt(most)))
     return Lever(
         "precision",
         f"Compute in {to}",
         f"computing takes {100 * computing:.0f} % of a step in fp32, and {why}",
-        Quantity(likely, 0.0, high),
+        _faster(computing, most),
         now.trying({"precision": f"fp32,{to}"}),
         caution="it changes the arithmetic: compare the losses",
     )
@@ -156,15 +160,11 @@ def memory_format(now: Situation) -> Lever | None:
     computing = now.share("forward_s") + now.share("backward_s")
     if used != "contiguous" or suits or computing < 0.3 or not now.is_own_loop:
         return None
-    high, likely = (
-        without(computing * (1 - 1 / factor))
-        for factor in (_CHANNELS_LAST, math.sqrt(_CHANNELS_LAST))
-    )
     return Lever(
         "memory_format",
         "Store images channels last",
         f"computing takes {100 * computing:.0f} % of a step on contiguous tensors",
-        Quantity(likely, 0.0, high),
+        _faster(computing, _CHANNELS_LAST),
         now.trying({"memory_format": "contiguous,channels_last"}),
     )
 

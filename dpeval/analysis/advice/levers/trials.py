@@ -11,7 +11,7 @@ import pandas as pd
 
 from dpeval.analysis.advice.commands import sweeping
 from dpeval.analysis.advice.levers.lever import Lever, Situation
-from dpeval.analysis.advice.quantity import Quantity, percents
+from dpeval.analysis.advice.quantity import NORMAL, Quantity, percents
 from dpeval.analysis.frame.cohorts import fields_of
 from dpeval.analysis.frame.labels import configuration
 from dpeval.config import SERIAL, Config, to_plain
@@ -29,7 +29,6 @@ LEVERS = {
     "compile": "compile",
 }
 """Which lever a configuration key is."""
-_NORMAL = 1.96
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ def _tried(now: Situation, key: str, others: pd.DataFrame, pair: Any) -> Tried:
     theirs = fields_of(str(wrapped["task"].iloc[-1])).get(key, "null")
     own = now.asked.get(key, "null")
     log = math.log(pair["img_per_s_other"] / pair["img_per_s"])
-    half = _NORMAL * float(np.hypot(pair["error_share"], pair["error_share_other"]))
+    half = NORMAL * float(np.hypot(pair["error_share"], pair["error_share_other"]))
     is_used = theirs == _default(key)
     before, after = (theirs, own) if is_used else (own, theirs)
     if is_used:
