@@ -123,3 +123,13 @@ def _write(path: Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
+
+
+def only_we_write(path: Path) -> bool:
+    """Whether `path` is this user's and nobody else can write to it, so that its code is safe.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+    status = path.stat()
+    return status.st_uid == os.geteuid() and not status.st_mode & 0o022

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from dpeval.launchers.tracking.local_process import this_process
 from dpeval.launchers.tracking.manifest import Manifest
 from dpeval.launchers.tracking.reconcile import end_strays
 from dpeval.system.processes.signals import stop_signals, unsent_to_children
+from dpeval.util.files import only_we_write
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,8 +192,7 @@ def _make_private(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(PermissionError):
         folder.chmod(0o700)
-    status = folder.stat()
-    if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+    if not only_we_write(folder):
         raise LaunchError(
             f"others can write to {folder}, from which jobs load code; name a folder of your own "
             "with hydra.launcher.submitit_folder"

@@ -7,7 +7,6 @@ lie in the sweep's own folder.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from dpeval.launchers.schedulers.base import Tracker
 from dpeval.launchers.tracking import manifest as manifests
 from dpeval.launchers.tracking.local_process import lives
 from dpeval.launchers.tracking.manifest import Manifest
+from dpeval.util.files import only_we_write
 
 _SUBMITTING_S = 600.0
 """How long a process on another machine may submit without a new manifest, s."""
@@ -103,8 +103,7 @@ def _folders_of(path: Path) -> list[str] | None:
     from submitit.core.utils import DelayedSubmission
 
     try:
-        status = path.stat()
-        if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        if not only_we_write(path):
             return None
         call = DelayedSubmission.load(path).function
     except Exception:  # a damaged pickle can raise anything
