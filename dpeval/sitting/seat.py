@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -89,14 +89,18 @@ class Seat:
         return len(self.rounds)
 
     @property
-    def is_at_limit(self) -> bool:
-        limit_s = self.wave * self.measure.time_limit_s
-        return self.steps >= self.most_steps or self.elapsed_s >= limit_s
+    def limits(self) -> MeasureConfig:
+        """How it is measured until the end of this wave; the waves to come need their share."""
+        return replace(
+            self.measure,
+            max_steps=self.measure.max_steps * self.wave // self.waves,
+            time_limit_s=self.measure.time_limit_s * self.wave,
+        )
 
     @property
-    def most_steps(self) -> int:
-        """By the end of this wave; those to come need their share."""
-        return self.measure.max_steps * self.wave // self.waves
+    def is_at_limit(self) -> bool:
+        limits = self.limits
+        return self.steps >= limits.max_steps or self.elapsed_s >= limits.time_limit_s
 
     @property
     def kinds(self) -> tuple[AblationKind, ...]:
@@ -144,7 +148,7 @@ class Seat:
         if steps == 1 and is_warm and self.probed < PROBED:
             steps += 1
             self.probed += 1
-        return min(steps + self.reentry.steps, self.most_steps - self.steps)
+        return min(steps + self.reentry.steps, self.limits.max_steps - self.steps)
 
     def block_steps(self) -> int:
         """Steps of an ablation block in this round: as many as in its last turn."""

@@ -21,7 +21,7 @@ def judge(seat: Seat, seats: Sequence[Seat]) -> None:
         seats: all runs of the sitting.
     """
     step_s, numbers, first = seat.look()
-    decision = steady_state.decide(step_s, seat.elapsed_s, seat.measure, taken=seat.steps)
+    decision = steady_state.decide(step_s, seat.elapsed_s, seat.limits, taken=seat.steps)
     seat.mean = decision.interval
     if seat.base is not None:
         over, under = seat.base.by_round(), paired.by_round(step_s, numbers, first)

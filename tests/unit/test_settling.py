@@ -38,7 +38,11 @@ def seat(config: Config, step_s: Floats) -> Seat:
 
 
 def seats(
-    *steps_s: float, until: str = "best", rounds: int = 40, batches: tuple[int, ...] = ()
+    *steps_s: float,
+    until: str = "best",
+    rounds: int = 40,
+    batches: tuple[int, ...] = (),
+    max_steps: int = 1000,
 ) -> list[Seat]:
     """Runs on 1, 2 … devices with these mean steps, on a machine whose speed wanders by 20 %."""
     generator = np.random.default_rng(2)
@@ -47,7 +51,13 @@ def seats(
     for number, mean_s in enumerate(steps_s):
         batch = batches[number] if batches else 32
         config = hydra_app.compose(
-            [*QUICK, f"measure.until={until}", f"num_devices={number + 1}", f"batch={batch}"]
+            [
+                *QUICK,
+                f"measure.until={until}",
+                f"measure.max_steps={max_steps}",
+                f"num_devices={number + 1}",
+                f"batch={batch}",
+            ]
         )
         own = np.exp(0.02 * generator.standard_normal(rounds))
         made.append(seat(config, 0.01 * mean_s * common * own))
@@ -127,3 +137,23 @@ def test_a_base_stays_until_all_that_are_compared_with_it_have_left() -> None:
     assert runs[1].speedup.mean == pytest.approx(2.0, rel=0.03)
     settling.judge(runs[0], runs)
     assert runs[0].reason == "ratios"
+
+
+@pytest.mark.parametrize("until", ["means", "ratios", "best"])
+@pytest.mark.parametrize("limit", ["steps", "time"])
+def test_a_wave_has_its_share_of_the_limits(until: str, limit: str) -> None:
+    """A base that stays for a second wave ends the first at half of its steps, or at its time."""
+    max_steps = 80 if limit == "steps" else 1000
+    runs = seats(1.0, 0.99, until=until, rounds=40, max_steps=max_steps)
+    base, other = runs
+    other.base, base.waves = base, 2
+    if limit == "time":
+        base.elapsed_s = base.measure.time_limit_s
+    assert base.is_at_limit
+    settling.judge(base, runs)
+    assert base.reason is not None
+    base.stay()
+    assert not base.is_at_limit
+    assert base.turn_steps() > 0
+    settling.judge(base, runs)
+    assert base.reason in (None, "precision")
