@@ -14,6 +14,7 @@ from dpeval.analysis.advice.levers.lever import Lever
 from dpeval.record.phases import PHASES
 from dpeval.record.schema import Cause, PhaseStats, RankRecord, Record
 from tests.records import SHARES, ablation, findings, make_record
+from tests.unit.test_paired import sat_together
 
 STRATEGY = {
     "name": "ddp", "bucket_cap_mb": 25.0, "gradient_as_bucket_view": False, "static_graph": False,
@@ -236,6 +237,33 @@ def test_what_was_tried_and_did_not_help_is_said_and_not_proposed() -> None:
     (tried,) = found.tried
     assert "made no difference that can be told" in tried.sentence
     assert all(one.kind != "gradient_views" for one in found.levers)
+
+
+def in_one_sitting(step_s: dict[int, float], keep: bool) -> list[Record]:
+    """Runs in the same sitting for both values of `keep`, on a machine that wanders by 20 %."""
+    made = sat_together(step_s, own_seed=keep)
+    return [
+        one.model_copy(
+            update={
+                "config": {
+                    **one.config,
+                    "hardware": {**one.config["hardware"], "keep_memory": keep},
+                }
+            }
+        )
+        for one in made
+    ]
+
+
+def test_what_took_turns_is_compared_by_its_rounds() -> None:
+    """Each run alone is known to ± 20 %."""
+    found = advised(*in_one_sitting({2: 0.6}, False), *in_one_sitting({2: 0.5}, True))
+    (tried,) = found.tried
+    assert tried.gain.value == pytest.approx(0.2, abs=0.02)
+    assert tried.gain.high - tried.gain.low < 0.1, "not the 0.5 of independent runs"
+    devices = proposed("fewer_devices", *in_one_sitting({1: 1.0, 2: 0.8}, False))
+    assert devices.gain.value == pytest.approx(1 - 0.5 * 1.25, abs=0.02)
+    assert devices.gain.high - devices.gain.low < 0.05
 
 
 def test_series_that_differ_in_more_than_a_lever_are_no_trial() -> None:

@@ -13,6 +13,7 @@ from dpeval.analysis.advice.levers.lever import Lever, Situation, without
 from dpeval.analysis.advice.quantity import NORMAL, Quantity
 from dpeval.analysis.frame.cohorts import FEATURES
 from dpeval.analysis.frame.labels import configuration
+from dpeval.analysis.scaling.contrasts import contrasts
 
 LEAST_GAIN = 0.02
 _CPU_BF16 = {"amx_bf16": 4.0, "avx512_bf16": 1.6}
@@ -198,17 +199,12 @@ def fewer_devices(now: Situation) -> Lever | None:
         return None
     same = now.points["num_devices"].eq(best.num_devices) & now.points["batch"].eq(best.batch)
     other = now.points[same].iloc[0]
-    rates = [[float(row[f"{kind}"]) for kind in ("img_per_s", "comparable_low", "comparable_high")]
-             for row in (now.row, other)]  # fmt: skip
-    (rate, low, high), (less, less_low, less_high) = rates
+    longer, shortest, longest = contrasts(pd.DataFrame([dict(now.row), other])).ratio(0, 1)
     share = best.num_devices / now.devices
-    saved = Quantity(
-        1 - share * rate / less, 1 - share * high / less_low, 1 - share * low / less_high
-    )
+    saved = Quantity(1 - share * longer, 1 - share * longest, 1 - share * shortest)
     if not saved.low > LEAST_GAIN:
         return None
     name = configuration(best.num_devices, best.batch, now.row["scaling"], now.row["hardware"])
-    longer = rate / less
     return Lever(
         "fewer_devices",
         f"Use {name}",

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from dpeval.analysis.advice.commands import sweeping
 from dpeval.analysis.advice.levers.lever import Lever, Situation
-from dpeval.analysis.advice.quantity import NORMAL, Quantity, percents
+from dpeval.analysis.advice.quantity import Quantity, percents
 from dpeval.analysis.frame.cohorts import fields_of
 from dpeval.analysis.frame.labels import configuration
+from dpeval.analysis.scaling.contrasts import contrasts
 from dpeval.config import SERIAL, Config, to_plain
 
 LEVERS = {
@@ -85,8 +84,8 @@ def trials(now: Situation, points: pd.DataFrame, runs: pd.DataFrame) -> list[Tri
             & points["scaling"].eq(now.row["scaling"])
             & points["strategy"].ne(SERIAL)
         ]
-        if key is not None and len(pair := _pair(now, same)):
-            found.append(_tried(now, key, others, *pair))
+        if key is not None and (pair := _pair(now, same)) is not None:
+            found.append(_tried(now, key, others, pair))
     return found
 
 
@@ -105,36 +104,41 @@ def _only_difference(now: Situation, others: pd.DataFrame) -> str | None:
     return next(iter(differing)) if len(differing) == 1 and differing <= set(LEVERS) else None
 
 
-def _pair(now: Situation, same: pd.DataFrame) -> tuple[Any, ...]:
-    """The configuration of `now` in both series, else the largest that both have.
+def _pair(now: Situation, same: pd.DataFrame) -> pd.DataFrame | None:
+    """The configuration of `now` and that of `same`, else the largest that both have; two rows.
 
     Series with other threads per rank are compared on the same cores, not the same ranks.
     """
     own = now.points[now.points["strategy"].ne(SERIAL)]
     is_other_threads = set(own["threads"].dropna()) != set(same["threads"].dropna())
-    cores = (table.assign(cores=table["num_devices"] * table["threads"]) for table in (own, same))
+    left, right = (
+        table.reset_index(drop=True).assign(
+            cores=table["num_devices"].to_numpy() * table["threads"].to_numpy(),
+            place=range(len(table)),
+        )
+        for table in (own, same)
+    )
     shared = "cores" if is_other_threads and not now.is_gpu else "num_devices"
-    left, right = cores
-    both = left.merge(right, on=[shared, "batch"], suffixes=("", "_other"))
+    keys = list(dict.fromkeys([shared, "batch", "num_devices", "place"]))
+    both = left[keys].merge(right[keys], on=[shared, "batch"], suffixes=("", "_other"))
     if both.empty:
-        return ()
+        return None
     is_own = both["num_devices"].eq(now.devices) & both["batch"].eq(now.batch)
     ordered = both.assign(is_own=is_own).sort_values(["is_own", "num_devices", "batch"])
-    return (ordered.iloc[-1],)
+    chosen = ordered.iloc[-1]
+    return pd.DataFrame([left.iloc[chosen["place"]], right.iloc[chosen["place_other"]]])
 
 
-def _tried(now: Situation, key: str, others: pd.DataFrame, pair: Any) -> Tried:
+def _tried(now: Situation, key: str, others: pd.DataFrame, pair: pd.DataFrame) -> Tried:
+    """What `pair`, two rows, shows of `key`; see :func:`_pair`."""
     wrapped = others[others["strategy"].ne(SERIAL)]
     theirs = fields_of(str(wrapped["task"].iloc[-1])).get(key, "null")
     own = now.asked.get(key, "null")
-    log = math.log(pair["img_per_s_other"] / pair["img_per_s"])
-    half = NORMAL * float(np.hypot(pair["error_share"], pair["error_share_other"]))
     is_used = theirs == _default(key)
     before, after = (theirs, own) if is_used else (own, theirs)
-    if is_used:
-        log = -log
-    gain = Quantity(*(math.expm1(log + end * half) for end in (0, -1, 1)))
-    devices, batch = int(pair["num_devices"]), int(pair["batch"])
+    found = contrasts(pair).ratio(0, 1) if is_used else contrasts(pair).ratio(1, 0)
+    gain = Quantity(*(ratio - 1 for ratio in found))
+    devices, batch = (int(pair[name].iloc[0]) for name in ("num_devices", "batch"))
     swept = {
         "num_devices": str(devices),
         "batch": str(batch),
