@@ -7,11 +7,12 @@
 # tests reach; with it the fast tier takes twice as long.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-bash scripts/setup.sh dev
+# As in CI, nothing is skipped: with what `dpeval export` writes to, which takes half a minute.
+bash scripts/setup.sh "dev${DPEVAL_NO_SKIP:+,export}"
 bin=${DPEVAL_VENV:-.venv}/bin
 measured=${DPEVAL_COVERAGE:-}
 tiers=("$@")
-[ ${#tiers[@]} -gt 0 ] || tiers=(unit multiprocess cluster browser extend)
+[ ${#tiers[@]} -gt 0 ] || tiers=(unit multiprocess cluster browser extend docs)
 results=$(mktemp -d) && touch "$results/failed" "$results/times"
 # Several tests share the cores: threads that wait for each other busily would slow all of them.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}

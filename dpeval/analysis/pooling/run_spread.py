@@ -18,9 +18,9 @@ from dpeval.stats.comparison import LEAST_FREEDOM, quantile
 from dpeval.util.arrays import Floats
 
 ASSUMED_SHARE = 0.02
-"""Relative standard deviation assumed without repetitions: the lower end of the 2–5 % that README
-reports for an undisturbed virtual machine. A gate over many configurations assumes more
-(:data:`~dpeval.stats.comparison.LARGEST_SPREAD`)."""
+"""Relative standard deviation assumed without repetitions: the lower end of the 2–5 % that
+``docs/pages/measuring.md`` reports for an undisturbed virtual machine. A gate over many
+configurations assumes more (:data:`~dpeval.stats.comparison.LARGEST_SPREAD`)."""
 COHORT = ["series", "hardware"]
 """Runs that are equal in these columns share a pooled spread."""
 

@@ -10,8 +10,8 @@ from dpeval.analysis.advice.quantity import Quantity
 LEAST_SHARE = 0.02
 """A smaller part of a step is not worth a trial."""
 _LOADER_REST = 0.4
-"""The most that copying a crop from decoded images takes of the time of decoding it (README, Data:
-a third at 128 px, an eighth at 224 px)."""
+"""The most that copying a crop from decoded images takes of the time of decoding it
+(``docs/pages/how-to/own-data.md``: a third at 128 px, an eighth at 224 px)."""
 
 
 def loader(now: Situation) -> Lever | None:
