@@ -24,6 +24,8 @@ COMMANDS = (
             "dpeval train -m num_devices=1,2 batch=16,32", "dpeval.train"),
     Command("analyze", "what to use, figures and a report, from records",
             "dpeval analyze outputs/default", "dpeval.analyze"),
+    Command("export", "records as runs of MLflow, TensorBoard or W&B",
+            "dpeval export outputs/default --to tensorboard", "dpeval.export"),
     Command("status", "where every run of a sweep stands",
             "dpeval status outputs/default/SWEEP --watch", "dpeval.status"),
     Command("cancel", "end a sweep's jobs",

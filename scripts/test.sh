@@ -50,7 +50,7 @@ run_tiers() {
       multiprocess) part "$tier" at_once 3 "$tier" tests/multiprocess -m "not timing" ;;
       timing) part "$tier" alone tests/multiprocess -m timing ;;
       cluster) part "$tier" at_once 3 "$tier" "tests/$tier" ;;
-      extend) part "$tier" at_once 2 "$tier" "tests/$tier" ;;
+      extend | docs) part "$tier" at_once 2 "$tier" "tests/$tier" ;;
       versions) part "$tier" bash scripts/test_versions.sh ;;
       *) part "$tier" alone "tests/$tier" ;;
     esac

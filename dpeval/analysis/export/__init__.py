@@ -1,0 +1,1 @@
+"""Records as runs of MLflow, TensorBoard and Weights & Biases."""
