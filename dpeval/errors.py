@@ -16,7 +16,7 @@
     └── NoForecast            1    memory cannot be forecast; always caught
 
 A message says what was asked, what is wrong, and what to do next. It is printed on one line,
-without a traceback. Any other exception is a bug and ends in a traceback."""
+without a traceback. Any other exception is a bug and ends with a traceback."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class ModelError(ConfigError):
 
 
 class MachineError(DpevalError):
-    """The machine lacks what the run requires (devices, memory, a backend)."""
+    """The machine lacks something that the run requires (devices, memory, a backend)."""
 
     exit_status = 2
 
@@ -61,19 +61,19 @@ class RecordError(DpevalError):
 
 
 class RunFailed(DpevalError):
-    """A run ended without a measurement; its record says why."""
+    """A run ended without a measurement; its record holds the cause."""
 
     exit_status = 1
 
 
 class RunInterrupted(DpevalError):
-    """The user or the scheduler stopped the work; what was measured until then is recorded."""
+    """The user or the scheduler stopped the work; the steps measured so far are recorded."""
 
     exit_status = 130
 
 
 class UnsupportedError(DpevalError):
-    """The records lack what a figure or function needs; the message says what."""
+    """The records lack something that a figure or function needs; the message names it."""
 
     exit_status = 2
 
@@ -91,7 +91,8 @@ class LaunchError(DpevalError):
 
 
 class NoForecast(DpevalError):
-    """Memory cannot be forecast: the model or optimizer needs something that fake tensors lack."""
+    """Memory cannot be forecast: the model or optimizer needs something fake tensors do not
+    have."""
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""Turns what Hydra composed into a checked, frozen configuration."""
+"""Turns the config that Hydra composed into a checked, frozen configuration."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FORMER_TARGETS = {
     "dpeval.strategies.ddp": "dpeval.components.ddp",
     "dpeval.strategies.none": "dpeval.components.single_device",
 }
-"""First names of ``_target_`` values, which users' own YAML files may still hold."""
+"""Former ``_target_`` values, which users' YAML files may still hold."""
 
 
 def register_schema() -> None:
@@ -62,14 +62,14 @@ def from_hydra(composed: DictConfig) -> Config:
     except OmegaConfBaseException as error:
         raise ConfigError(describe_error(error)) from error
     if not isinstance(config, Config):
-        raise TypeError(f"composed into {type(config)} instead of the schema")
+        raise TypeError(f"Hydra composed a {type(config)} instead of a Config")
     config = with_content(_with_current_targets(config))
     check(config)
     return config
 
 
 def _with_current_targets(config: Config) -> Config:
-    """Replace first names by current ones, so that both give a run the same identity."""
+    """Replace former targets with current ones, so that both give a run the same identity."""
 
     changed = {
         name: dataclasses.replace(group, _target_=FORMER_TARGETS[group._target_])
@@ -80,7 +80,7 @@ def _with_current_targets(config: Config) -> Config:
 
 
 def describe_error(error: OmegaConfBaseException) -> str:
-    """An error of OmegaConf in one line that names the key."""
+    """An OmegaConf error as one line that names the key."""
     key = error.full_key or ""
     if isinstance(error, MissingMandatoryValue):
         return f"{key} has no value; set it with {key}=…"
@@ -116,7 +116,7 @@ def _check_known(composed: DictConfig, node: type = Config, prefix: str = "") ->
     """Reject keys added with ``+``: only the schema defines keys.
 
     Args:
-        composed: what Hydra composed for `node`.
+        composed: the composed config for `node`.
         node: the dataclass that defines the keys.
         prefix: the dotted path of `node`, with a trailing dot.
 

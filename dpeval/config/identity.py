@@ -23,15 +23,15 @@ are not part of the identity."""
 
 _LEFT = {SCRIPT: LEFT_TO_SCRIPT, CALLABLE: LEFT_TO_FUNCTION}
 _NAMED = ("dataset", "strategy")
-"""Groups that are left to the user, of which tables and figures show the name."""
+"""Of the groups that a task leaves to the user, those whose name tables and figures show."""
 
 
 def to_plain(config: Config) -> dict[str, Any]:
     """The configuration as plain containers that JSON can hold, key for key.
 
-    Without what does not apply: the task, if it is the default one (so the identity of such a run
-    stays what it was before there were others), keys of ``dataset`` for other tasks, and what a
-    script or a function decides for itself.
+    Keys that do not apply are left out: the default task (so that runs recorded before there were
+    other tasks keep their identity), keys of ``dataset`` that belong to other tasks, and whatever
+    the user's script or function decides.
     """
     plain = dataclasses.asdict(config)
     if config.task == TaskConfig():
@@ -58,5 +58,6 @@ def identity(config: Config) -> str:
 
 
 def curve_of(config: Config) -> Config:
-    """The scaling curve of a run: all but its devices and strategy. Its runs are compared."""
+    """The scaling curve of a run: its configuration without device counts and strategy.  The runs
+    of one curve are compared with each other."""
     return dataclasses.replace(config, num_devices=1, num_nodes=1, strategy=StrategyConfig())

@@ -19,7 +19,7 @@ class LocalOptions:
     dry_run: bool = False
     """List the runs without starting any."""
     wait: bool = True
-    """Always true here: this process runs them."""
+    """Always true: this process runs the sweep itself."""
 
 
 @dataclass
@@ -36,54 +36,54 @@ class LauncherOptions(BaseQueueConf):  # type: ignore[misc]  # untyped base
 
     _target_: str = "hydra_plugins.dpeval.SchedulerLauncher"
     scheduler: str = ""
-    """A name in the registry of schedulers, or ``package.module.Class`` of another one."""
+    """Name of a registered scheduler, or the import path of a class (``package.module.Class``)."""
 
-    # Of hydra-submitit-launcher
+    # Keys of hydra-submitit-launcher
     submitit_folder: str = "${hydra.sweep.dir}/.submitit"
     """Where submission files, pickles and logs go."""
     timeout_min: PositiveInt | None = None
-    """Time limit of a job in minutes; null: from the measured windows of its runs and
+    """Time limit of a job in minutes; null: computed from its runs' windows and
     ``site.startup_s``."""
     cpus_per_task: PositiveInt | None = None
     """Cores per node: a node runs one task, which starts its ranks itself."""
     gpus_per_node: NonNegativeInt | None = None
-    """GPUs per node; null: the ranks on a node."""
+    """GPUs per node; null: one per rank on the node."""
     tasks_per_node: PositiveInt | None = None
     """Only 1 is valid: a node runs one task."""
     mem_gb: PositiveInt | None = None
-    """Memory per node in GiB; null: from the forecast."""
+    """Memory per node in GiB; null: taken from the forecast."""
     nodes: PositiveInt | None = None
     """Number of nodes; null: ``num_nodes``."""
     name: str | None = None
-    """Job name; null: from the study."""
+    """Job name; null: derived from ``study``."""
     account: str | None = None
     """Account or project to charge; null: ``site.account``."""
     setup: list[str] | None = None
-    """Shell lines to run before Python, instead of ``site.setup``."""
+    """Shell commands to run before Python, instead of ``site.setup``."""
     additional_parameters: dict[str, Any] = field(default_factory=dict[str, Any])
-    """More options, by the scheduler's own names."""
+    """Further options, by the names that the scheduler uses."""
     array_parallelism: PositiveInt = 64
-    """How many runs of one array may run at the same time."""
+    """Maximum number of array tasks that run at the same time."""
     signal_delay_s: PositiveInt = 60
-    """How many seconds before its time limit a run receives the signal to stop and record."""
+    """Seconds before its time limit at which a run is signalled to stop and write its record."""
     max_num_timeout: NonNegativeInt | None = None
-    """How often an interrupted run may be requeued; null: `requeue`."""
+    """Maximum number of times an interrupted run is requeued; null: `requeue`."""
 
-    # dpeval's own
+    # Keys of dpeval
     wait: bool = True
     """False: return after submission; see ``python -m dpeval.status``."""
     dry_run: bool = False
-    """Show what would be submitted, without submitting it."""
+    """Show what would be submitted, and submit nothing."""
     pack: bool | None = None
-    """Let runs that fit on one node share a job, instead of one job for each run; null: true for
-    ``sweep.order=interleaved``, and with ``auto`` where ``site.exclusive`` asks for whole nodes."""
+    """Put runs that fit on one node into one job, instead of one job per run; null: true for
+    ``sweep.order=interleaved``, and for ``auto`` where ``site.exclusive`` requests whole nodes."""
     requeue: NonNegativeInt = 0
-    """How often an interrupted run may be requeued."""
+    """Maximum number of times an interrupted run is requeued."""
     prepare: Annotated[str, OneOf("parent", "job", "none")] = "parent"
     """Who prepares the data: ``parent`` (this process), ``job`` or ``none``."""
     poll_s: PositiveFloat = 2.0
-    """Seconds between two looks at the scheduler while waiting, at least: more while nothing
-    changes."""
+    """Minimum number of seconds between queries to the scheduler while waiting; the interval grows
+    while nothing changes."""
 
     def __post_init__(self) -> None:
         if self.max_num_timeout is not None:
@@ -91,5 +91,5 @@ class LauncherOptions(BaseQueueConf):  # type: ignore[misc]  # untyped base
 
     @property
     def gpus_asked(self) -> int | None:
-        """GPUs per node that these keys request; None if they leave it to the run."""
+        """GPUs per node that these keys request; None if they request none explicitly."""
         return self.gpus_per_node

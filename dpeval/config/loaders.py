@@ -1,4 +1,4 @@
-"""The loaders that dpeval brings: one line each."""
+"""The loaders that come with dpeval, one line each."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class BuiltInLoader:
-    """A value of ``dataset.loader`` that is no import path."""
+    """A loader that ``dataset.loader`` selects by name rather than by import path."""
 
     path: str
-    """What makes it, called as ``target(shard)``; imported by the ranks alone, because it needs
-    torch."""
+    """Import path of the loader, called as ``target(shard)``; only ranks import it, because it
+    needs torch."""
     needs_cache: bool = False
-    """Whether it reads images that were decoded once, at ``shard.source.cache``."""
+    """Whether it reads the decoded images at ``shard.source.cache``."""
 
 
 LOADERS = {

@@ -1,4 +1,4 @@
-"""The typed configuration: every key with its type, its unit, its bounds and its meaning.
+"""The typed configuration: every key with its type, unit, bounds and meaning.
 
 Hydra merges the YAML files of ``conf/`` into these dataclasses and rejects wrong keys and types
 (:mod:`dpeval.config.composition`). OmegaConf reads the types and ignores the bounds annotated to
@@ -27,21 +27,21 @@ class HardwareConfig:
     kind: Annotated[str, OneOf("cpu", "gpu")] = "cpu"
     """What a device is: a process pinned to CPU cores, or a CUDA GPU."""
     cores_per_device: PositiveInt | None = None
-    """CPU cores of one rank: its compute threads under cpu (null: 1); under gpu those that launch
-    kernels and load data (null: an equal share for each GPU of the machine, used or not)."""
+    """CPU cores of one rank. With cpu, its compute threads (null: 1); with gpu, the cores that
+    launch kernels and load data (null: an equal share for each GPU of the machine, used or not)."""
     oversubscribe: bool = False
     """Allow more ranks than cores or GPUs; such a run measures contention. Ranks that share a GPU
-    communicate through gloo, because NCCL refuses two ranks on one GPU."""
+    communicate through gloo, because NCCL does not allow two ranks on one GPU."""
     memory_gib: PositiveFloat | None = None
-    """Memory budget of one rank in GiB; null: what the device, cgroup or host has free. A GPU rank
-    is refused more than that; on CPUs the budget decides what starts and limits nothing."""
+    """Memory budget of one rank in GiB; null: the free memory of the device, cgroup or host. A GPU
+    rank cannot reserve more than that; on CPUs the budget only decides which runs start."""
     keep_memory: bool = False
     """Let ranks keep freed host memory for the next step instead of returning it to the system
     and faulting it in again, page by page (GNU C library: M_TRIM_THRESHOLD=-1, M_MMAP_MAX=0)."""
     interface: str | None = None
     """Network interface for gloo and NCCL between nodes; null: loopback on one node."""
     startup_timeout_s: PositiveFloat = 900.0
-    """How long the ranks may take from their start to the first step, in seconds."""
+    """Maximum time from the start of the ranks to the end of the first step, in seconds."""
     hang_timeout_s: PositiveFloat = 60.0
     """A run that completes no step for this many seconds (and for 10 times its longest step) is
     stopped as hung."""
@@ -54,7 +54,7 @@ class HardwareConfig:
 
 CLASSIFICATION, CAUSAL_LM, CALLABLE, SCRIPT = "classification", "causal_lm", "callable", "script"
 UNITS = {CLASSIFICATION: "img", CAUSAL_LM: "tokens", CALLABLE: "samples", SCRIPT: "samples"}
-"""What a sample is by task, as far as the configuration tells."""
+"""The unit of a sample for each task, as far as the configuration determines it."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ class TaskConfig:
     """What kind of training is measured."""
 
     kind: Annotated[str, OneOf(CLASSIFICATION, CAUSAL_LM, CALLABLE, SCRIPT)] = CLASSIFICATION
-    """classification: an image classifier, in dpeval's own loop. causal_lm: a decoder-only language
-    model, likewise. callable: what a function of yours returns, likewise. script: a training script
-    of yours, whose loop iterates over ``dpeval.Meter.steps``."""
+    """classification: an image classifier. causal_lm: a decoder-only language model. callable: the
+    model, batches and loss that your function returns. dpeval's loop trains these three. script:
+    your training script, whose loop iterates over ``dpeval.Meter.steps``."""
     function: str | None = None
     """Importable function that returns a ``dpeval.Training``; called as ``function(rank,
     **kwargs)`` with a :class:`dpeval.Rank` (callable only)."""
@@ -78,11 +78,11 @@ class TaskConfig:
     """Its arguments. ``{batch}`` or ``{global_batch_size}``, ``{per_device_batch_size}``,
     ``{world_size}`` and ``{seed}`` are replaced by the run's values (script only)."""
     exit_timeout_s: PositiveFloat = 30.0
-    """How long a script may go on after the measurement, to evaluate or to save, before it is
+    """How long a script may continue after the measurement, to evaluate or to save, before it is
     stopped, in seconds (script only)."""
     content: str = ""
-    """Hash of the script's or the function's file, so that another version of it is another run;
-    set by dpeval."""
+    """Hash of the file that holds the script or function, so that a changed file is a different
+    run; set by dpeval."""
 
     @property
     def is_script(self) -> bool:
@@ -90,7 +90,7 @@ class TaskConfig:
 
     @property
     def has_own_data(self) -> bool:
-        """Whether the training brings its data, so that nothing is prepared for it."""
+        """Whether the script or function supplies its data, so that dpeval prepares none."""
         return self.kind in (SCRIPT, CALLABLE)
 
     @property
@@ -102,13 +102,13 @@ class TaskConfig:
 
     @property
     def unit(self) -> str:
-        """What a sample is, before the training itself has told."""
+        """The unit of a sample, until the training itself reports one."""
         return UNITS[self.kind]
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What is trained: a callable and its keyword arguments."""
+    """The model to train: a callable and its keyword arguments."""
 
     name: str = MISSING
     """Name of the model, as records and figures show it."""
@@ -120,7 +120,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DatasetConfig:
-    """What the model is trained on, and how it is loaded."""
+    """The data that the model is trained on, and how it is loaded."""
 
     name: str = MISSING
     """Name of the dataset, as records and figures show it."""
@@ -132,7 +132,7 @@ class DatasetConfig:
     root: str | None = None
     """Folder of the data; null: ``$DPEVAL_DATA`` or ``~/.cache/dpeval``."""
     num_classes: PositiveInt = 10
-    """Number of classes of the labels; of tokens, the size of the vocabulary."""
+    """Number of classes, or the size of the vocabulary (causal_lm)."""
     seq_len: Annotated[int, Field(ge=1, le=1_048_576)] = 256
     """Length of the sequences that the model receives, in tokens (causal_lm only)."""
     image_px: Annotated[int, Field(ge=1, le=20_000)] = 224
@@ -140,22 +140,22 @@ class DatasetConfig:
     size: Annotated[str, OneOf("full", "320px", "160px")] = "full"
     """Which Imagenette archive (imagenette and imagenette_like only)."""
     train_images: PositiveInt = 2_000
-    """How many images to generate (imagenette_like only)."""
+    """Number of images to generate (imagenette_like only)."""
     on_missing: Annotated[str, OneOf("generate", "error")] = "generate"
     """What to do if the data cannot be obtained: generate images instead, or stop."""
     download_timeout_s: PositiveFloat = 5.0
     """How long to wait for the first byte of the download, in seconds."""
     loader: Annotated[str, OneOf(*LOADERS, or_import_path=True)] = "jpeg"
-    """One of dpeval's loaders, or the import path of another one, called as
-    ``loader(shard, **loader_args)``; see :class:`dpeval.data.loading.loaders.Loader`."""
+    """Name of a built-in loader, or an import path, called as ``loader(shard, **loader_args)``; see
+    :class:`dpeval.data.loading.loaders.Loader`."""
     loader_args: dict[str, Any] = field(default_factory=dict[str, Any], hash=False)
     """Keyword arguments of a loader named by its import path."""
     augment: Annotated[str, OneOf("random_resized_crop", "none")] = "random_resized_crop"
-    """Random crops and mirroring, or the center square of every image."""
+    """True: random crops and mirroring; false: the center square of every image."""
     workers: NonNegativeInt | None = None
     """Worker processes per rank that prefetch batches; null: one per spare core."""
     delay_s: NonNegativeFloat = 0.0
-    """How long the rank waits for every batch, in seconds (calibrated only)."""
+    """How long a rank waits for each batch, in seconds (calibrated only)."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class ScalingConfig:
 
 
 SERIAL = "none"
-"""Name of the strategy that is none: one device without a wrapper."""
+"""Name of the strategy without a wrapper, for one device."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ class StrategyConfig:
     static_graph: bool = False
     """Declare that every step uses the same parameters in the same order (ddp only)."""
     find_unused_parameters: bool = False
-    """Search every step for parameters that the loss does not depend on (ddp only)."""
+    """In every step, search for parameters that the loss does not depend on (ddp only)."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ class OptimizerConfig:
     """Any class of ``torch.optim`` by name, with its keyword arguments."""
 
     name: str = "SGD"
-    """A class of ``torch.optim``, or the import path of another one."""
+    """Name of a class in ``torch.optim``, or the import path of an optimizer class."""
     args: dict[str, Any] = field(default_factory=dict[str, Any])
     """Keyword arguments of the class."""
 
@@ -212,19 +212,19 @@ class MeasureConfig:
     rel_precision: Annotated[float, Field(gt=0, le=1)] = 0.02
     """Stop once the 95 % interval of the mean step time is at most ± this fraction of it."""
     until: Annotated[str, OneOf("ratios", "best", "means")] = "ratios"
-    """What must be known to `rel_precision` where runs take turns (``sweep.order=interleaved``):
-    each speedup over the run on the fewest devices, which run is the fastest (or that others are
-    within `rel_precision` of it), or each mean step. One run after another is always measured until
-    its mean is known."""
+    """What must be known to `rel_precision` when runs take turns (``sweep.order=interleaved``):
+    each speedup over the run on the fewest devices; which run is the fastest, or that others are
+    within `rel_precision` of it; or each mean step time. Sequential runs are always measured until
+    their mean step time is known."""
     min_warmup_steps: PositiveInt = 5
     """Minimum number of steps before the main window."""
     min_steps: Annotated[int, Field(ge=2)] = 30
-    """Minimum number of steps in the main window, unless a limit ends it before."""
+    """Minimum number of steps in the main window, unless a limit ends it earlier."""
     max_steps: Annotated[int, Field(ge=2, le=100_000)] = 2_000
     """Maximum number of steps in warm-up and main window together."""
     time_limit_s: Annotated[float, Field(ge=1)] = 120.0
-    """Maximum wall time of warm-up and main window together, in seconds. It begins when the first
-    step has finished, so compiling and autotuning are not part of it."""
+    """Maximum wall time of warm-up and main window together, in seconds. It starts when the first
+    step has finished, so compiling and autotuning do not count."""
     ablation: bool = True
     """Also measure without gradient synchronisation and with one rank alone."""
     ablation_share: Annotated[float, Field(gt=0, le=2)] = 0.5
@@ -234,7 +234,7 @@ class MeasureConfig:
 
     @property
     def steps_for_a_mean(self) -> int:
-        """The least number of steps that give a mean with an interval."""
+        """The minimum number of steps for a mean with an interval."""
         return self.min_warmup_steps + 2
 
     @property
@@ -253,18 +253,18 @@ class MemoryConfig:
 
 @dataclass(frozen=True)
 class SweepConfig:
-    """The order of a sweep's runs, and how it uses the results of earlier sweeps."""
+    """The order of a sweep's runs, and how the sweep uses the results of earlier ones."""
 
     order: Annotated[str, OneOf("auto", "interleaved", "sequential")] = "auto"
-    """interleaved: the runs of one machine are alive together and take turns of a few steps, so
-    that whatever slows it slows all alike. sequential: one run after another. auto: interleaved in
-    local sweeps, unless they measure scripts, whose memory is not known, and in jobs of a scheduler
-    that hold several runs (``hydra.launcher.pack``)."""
+    """interleaved: all runs stay alive on the machine and take turns of a few steps, so that drift
+    of the machine affects them alike. sequential: one run after another. auto: interleaved in local
+    sweeps, unless they measure scripts, whose memory needs are unknown, and in scheduler jobs that
+    hold several runs (``hydra.launcher.pack``)."""
 
     resume: str | None = None
-    """Folder of a sweep to resume: run only what has no result there yet."""
+    """Folder of a sweep to resume: run only the configurations that have no result there yet."""
     skip_done: bool = False
-    """Leave out runs that any sweep of the study has measured."""
+    """Leave out runs that any earlier sweep of the study has measured."""
     time_limit_s: PositiveFloat | None = None
     """Refuse a sweep whose runs could take longer than this in total, in seconds; null: no
     limit."""
@@ -290,7 +290,7 @@ class Config:
     study: str = "default"
     """Name of the study; the folder under ``outputs/``."""
     num_devices: PositiveInt = 1
-    """World size: number of ranks, each with a device of its own."""
+    """World size: number of ranks, one per device."""
     num_nodes: PositiveInt = 1
     """Number of machines; each runs an equal block of ranks."""
     batch: PositiveInt = 32
@@ -299,8 +299,8 @@ class Config:
     precision: Annotated[str, OneOf("fp32", "tf32", "bf16", "fp16")] = "fp32"
     """Number format of the forward and backward pass; bf16 and fp16 use autocast."""
     memory_format: Annotated[str, OneOf("auto", "channels_last", "contiguous")] = "auto"
-    """Memory layout of images and of convolution weights. ``auto`` becomes ``contiguous`` for fp32
-    on GPUs and ``channels_last`` everywhere else, and is recorded as what it became."""
+    """Memory layout of images and convolution weights. ``auto`` selects ``contiguous`` for fp32 on
+    GPUs and ``channels_last`` everywhere else; the record holds the layout selected."""
     compile: bool = False
     """Compile the model with ``torch.compile``."""
     deterministic: bool = False
@@ -308,21 +308,22 @@ class Config:
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     """Seed of the weights, of the order of images and of their crops."""
     repeat: Annotated[int, Field(ge=1, le=1_000)] = 1
-    """How often a sweep runs each configuration, in new processes and interleaved."""
+    """Number of repetitions of each configuration in a sweep, in new processes and interleaved."""
     baseline: Annotated[str, OneOf("same", "serial")] = "same"
-    """What a sweep measures on one device, which speedup is relative to: the same strategy, where
-    ``num_devices`` has 1, or serial execution (``strategy=none``), added where it has not."""
+    """The one-device run that speedup is relative to. same: the run with ``num_devices=1`` and the
+    same strategy, if the sweep has one. serial: a run without a wrapper (``strategy=none``), added
+    to the sweep if it has none."""
     repetition: NonNegativeInt = 0
     """Index of this run among its repetitions; set by the sweep."""
     analyze: bool = True
-    """Analyse the sweep and draw its figures when it ends."""
+    """Analyse the sweep and draw its figures at its end."""
 
     def __post_init__(self) -> None:
-        # Here, so that no run, forecast or identity ever sees `auto`.
+        # Resolved here, so that no run, forecast or identity ever sees `auto`.
         if self.memory_format == "auto":
             resolved = default_memory_format(self.hardware.kind, self.precision)
             if self.task.kind != CLASSIFICATION:
-                resolved = "contiguous"  # the other formats are those of images
+                resolved = "contiguous"  # other layouts apply to images only
             object.__setattr__(self, "memory_format", resolved)
         for key, value in _left_to_the_user(self.task).items():
             object.__setattr__(self, key, value)
@@ -348,12 +349,12 @@ def _left_to_the_user(task: TaskConfig) -> dict[str, Any]:
 def default_memory_format(hardware: str, precision: str) -> str:
     """The layout in which convolutions are usually faster.
 
-    Tensor cores compute in channels_last, as oneDNN does on CPUs; cuDNN's fp32 kernels are made
-    for contiguous tensors (NVIDIA, "Deep Learning Performance: Convolutional Layers").
+    Tensor cores and oneDNN (on CPUs) compute in channels_last; cuDNN's fp32 kernels expect
+    contiguous tensors (NVIDIA, "Deep Learning Performance: Convolutional Layers").
 
     Args:
         hardware: kind of the devices.
-        precision: number format; all but fp32 use tensor cores on GPUs.
+        precision: number format; on GPUs, all but fp32 use tensor cores.
     """
     return "contiguous" if hardware == "gpu" and precision == "fp32" else "channels_last"
 

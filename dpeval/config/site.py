@@ -1,4 +1,4 @@
-"""The keys of ``site``: what a cluster requires of job submissions; not part of a run."""
+"""The keys of ``site``: what a cluster requires of job submissions. They are not part of a run."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ class ContainerConfig:
     """The container in which a job runs Python."""
 
     image: str | None = None
-    """A file or an address that the launcher knows; null: no container."""
+    """Image file, or an address that `launcher` understands; null: no container."""
     launcher: Annotated[str, OneOf("apptainer", "singularity", "pyxis")] = "apptainer"
-    """Program that starts it; ``pyxis`` is SLURM's plugin for Enroot."""
+    """Program that starts the container; ``pyxis`` is the SLURM plugin for Enroot."""
     binds: list[str] = field(default_factory=list[str])
-    """Folders to show in it, ``outside:inside``, beside the sweep's folder, the working directory
+    """Folders to mount, as ``outside:inside``, besides the sweep's folder, the working directory
     and ``$DPEVAL_DATA``."""
     arguments: list[str] = field(default_factory=list[str])
-    """More arguments of ``apptainer exec``, or of srun for Pyxis."""
+    """Further arguments of ``apptainer exec``, or of srun with Pyxis."""
     python: str = "python3"
-    """Its Python, which can import dpeval."""
+    """Python interpreter in the container; it must be able to import dpeval."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class SiteConfig:
     gpu_option: Annotated[str, OneOf("gpus_per_node", "gres")] = "gpus_per_node"
     """SLURM option that requests GPUs at this site."""
     gpu_type: str | None = None
-    """Type in SLURM's GPU request (``a100``); OAR: see `gpu_properties`."""
+    """GPU type in SLURM requests (``a100``); for OAR, see `gpu_properties`."""
     properties: str | None = None
     """OAR ``-p`` expression of every job."""
     gpu_properties: str | None = None
@@ -60,23 +60,23 @@ class SiteConfig:
     gpu_level: str = "gpu"
     """Name of the GPU in OAR's resource hierarchy."""
     exclusive: bool = True
-    """Request whole nodes, so that no other job disturbs the measurement."""
+    """Request whole nodes, so that no other job disturbs the measurements."""
     node_gpus: PositiveInt | None = None
-    """GPUs of a node, all of which an exclusive job is charged; null: what SLURM says."""
+    """GPUs per node, all of which are charged to an exclusive job; null: as SLURM reports."""
     node_cores: PositiveInt | None = None
-    """Cores of a node, likewise."""
+    """Cores per node, likewise."""
     longest_min: PositiveInt | None = None
-    """Longest time limit of a job, in minutes: a sweep whose runs share a job is divided to fit.
-    null: what SLURM says of the partition; OAR does not say."""
+    """Longest time limit of a job, in minutes. Runs that share a job are divided among several jobs
+    to fit; null: the limit that SLURM reports for the partition (OAR reports none)."""
     ask_memory: bool = True
-    """Request memory from SLURM; false if the site derives it from the cores."""
+    """Request memory from SLURM; false if the site allocates memory with the cores."""
     cores_per_gpu: PositiveInt = 1
     """Minimum number of CPU cores to request with each GPU."""
     setup: list[str] = field(default_factory=list[str])
-    """Shell lines to run in the job before Python (modules, environment). The job's Python is the
-    one that submitted it, or the container's."""
+    """Shell commands to run in the job before Python (modules, environment). The job uses the
+    Python that submitted it, or the container's."""
     container: ContainerConfig = field(default_factory=ContainerConfig)
-    """The container in which Python runs; without an image, none."""
+    """The container in which Python runs; none without an image."""
     environment: list[str] = field(
         default_factory=lambda: [
             "PATH",
@@ -86,26 +86,26 @@ class SiteConfig:
             "DPEVAL_DATA",
         ]
     )
-    """Variables to pass to the job if the scheduler passes none (OAR)."""
+    """Environment variables to pass to the job if the scheduler passes none (OAR)."""
     scratch: str | None = None
-    """Folder for the data of sweeps submitted here, unless ``$DPEVAL_DATA`` is set; ``$VARIABLES``
+    """Folder for the data of sweeps at this site, unless ``$DPEVAL_DATA`` is set. ``$VARIABLES``
     are expanded by the submitting process, or else by the job."""
     interface: str | None = None
     """Network interface between nodes, unless ``hardware.interface`` is set."""
     remote_shell: list[str] = field(default_factory=lambda: ["oarsh"])
-    """Command that runs another one on a node of an OAR job: ``oarsh <node> <command>``."""
+    """Command that connects to a node of an OAR job: ``oarsh <node> <command>``."""
     requeue: bool = True
     """Whether the site allows jobs to be requeued."""
     besteffort: bool = False
-    """OAR: use idle nodes, and release them as soon as another job needs them."""
+    """OAR: use idle nodes and release them as soon as another job needs them."""
     startup_s: PositiveFloat = 300.0
-    """Time to request beyond the measured windows, in seconds: start, data, first step."""
+    """Time to request in addition to the measured windows, in seconds: start, data, first step."""
     options: dict[str, Any] = field(default_factory=dict[str, Any])
-    """More options of sbatch or oarsub, by their long names."""
+    """Further options of sbatch or oarsub, by their long names."""
 
 
 def scratch_folder(site: SiteConfig, environment: Mapping[str, str]) -> str | None:
-    """The folder in which sweeps at `site` keep data; None: that of every other run.
+    """The folder in which sweeps at `site` keep data; None: the same as for local runs.
 
     Args:
         site: the cluster's settings.
@@ -121,8 +121,8 @@ def scratch_folder(site: SiteConfig, environment: Mapping[str, str]) -> str | No
         name = found[1] or found[2]
         if not environment.get(name):
             raise ConfigError(
-                f"site.scratch={site.scratch} names ${name}, which is not set here; set it, or "
-                "name the folder for data with DPEVAL_DATA or dataset.root"
+                f"site.scratch={site.scratch}: ${name} is not set on this machine; set it, or "
+                "set the data folder with DPEVAL_DATA or dataset.root"
             )
         return environment[name]
 
@@ -132,14 +132,14 @@ def scratch_folder(site: SiteConfig, environment: Mapping[str, str]) -> str | No
 _SELECT = (
     "name", "partition", "constraint", "gpu_constraint", "gpu_type", "properties", "gpu_properties",
 )  # fmt: skip
-"""Keys that decide which kind of node a job gets."""
+"""Keys that determine which kind of node a job gets."""
 
 
 def nodes_asked(site: Mapping[str, object]) -> str:
-    """The kind of nodes that `site` asks for, as text; empty if any will do.
+    """The kind of node that `site` requests, as text; empty if any node will do.
 
     Args:
-        site: the keys of ``site``, also of an earlier version.
+        site: the keys of ``site``, possibly written by an earlier version.
     """
     default = {"name": SiteConfig.name}
     asked = {key: site[key] for key in _SELECT if site.get(key) not in (None, default.get(key))}

@@ -44,7 +44,7 @@ VALUE_MEANINGS: dict[str, tuple[str, ...]] = {
     "resident": ("device", "gpu", "cuda"),
     "constant": ("synthetic", "fake", "dummy", "random"),
 }
-"""Other names for a value, as used by other tools and by people."""
+"""Other names for a value, as other tools and people use them."""
 
 KEY_MEANINGS: dict[str, tuple[str, ...]] = {
     "num_devices": ("devices", "gpus", "num_gpus", "cpus", "cores", "ranks", "world_size"),
@@ -65,13 +65,13 @@ KEY_MEANINGS: dict[str, tuple[str, ...]] = {
 UNSUPPORTED_GPUS = {
     "mps": "MPS", "metal": "MPS", "apple": "MPS", "xpu": "XPU", "intel": "XPU",
 }  # fmt: skip
-"""Interfaces of GPUs that torch can use and dpeval cannot, by the names that people give them."""
+"""GPU backends that torch supports and dpeval does not, by the names that people use."""
 
 
 def suggest_value(value: str, choices: Iterable[str]) -> str:
     """``"; did you mean 'gpu'?"`` with the choice nearest to `value`, or ``""``.
 
-    For a GPU that is not supported, why not.
+    For an unsupported GPU backend, the reason instead.
     """
     known = list(choices)
     plain = value.lower()
@@ -89,7 +89,7 @@ def suggest_value(value: str, choices: Iterable[str]) -> str:
 def suggest_key(key: str, siblings: Sequence[str], everywhere: Sequence[str]) -> str:
     """``"; did you mean 'site.partition'?"`` with the key nearest to `key`.
 
-    If none is near, the keys of its group; ``""`` for a group that has no keys.
+    If none is near, lists the keys of its group; ``""`` for a group without keys.
 
     Args:
         key: the dotted key that the user wrote.

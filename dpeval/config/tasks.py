@@ -1,4 +1,4 @@
-"""The rules of ``task``, the content of a script, and the arguments of one of its ranks."""
+"""The rules of ``task``, the hash of a script, and the arguments of a script rank."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from dpeval.config.schema import CALLABLE, CAUSAL_LM, SCRIPT, Config, TaskConfig
 from dpeval.errors import ConfigError
 
 PLACEHOLDERS = ("batch", "global_batch_size", "per_device_batch_size", "world_size", "seed")
-"""What may stand in braces in ``task.args``."""
+"""Names that are replaced in ``task.args`` when they appear in braces."""
 LEFT_TO_SCRIPT = (
     "dataset", "optimizer", "strategy", "precision", "memory_format", "compile", "deterministic",
 )  # fmt: skip
-"""Keys that describe dpeval's own training; a script decides for itself."""
+"""Keys that describe training by dpeval's loop; a user's script decides these itself."""
 LEFT_TO_FUNCTION = ("dataset", "memory_format")
-"""Those that a function of the user decides as well."""
+"""Keys that a user's function decides itself."""
 OF_IMAGES = (
     "image_px", "size", "train_images", "loader", "loader_args", "augment", "delay_s",
 )  # fmt: skip
@@ -35,7 +35,7 @@ _WITHOUT_EFFECT = {
 _TELL = {
     SCRIPT: ": the script decides that itself; tell it with task.args",
     CALLABLE: ": the function decides that itself; tell it with task.kwargs",
-    CAUSAL_LM: ": it is about images",
+    CAUSAL_LM: ": it applies to images only",
 }
 _KEYS = {"script": SCRIPT, "module": SCRIPT, "args": SCRIPT, "function": CALLABLE,
          "kwargs": CALLABLE}  # fmt: skip
@@ -47,7 +47,7 @@ def check_task(config: Config) -> None:
     """Check the rules of ``task``.
 
     Raises:
-        ConfigError: what is to be run is named twice or not at all, or a key does not apply to it.
+        ConfigError: the script or function is missing or given twice, or a key does not apply.
     """
     task = config.task
     for key, kind in _KEYS.items():
@@ -56,7 +56,7 @@ def check_task(config: Config) -> None:
             raise ConfigError(f"task.{key}={value} needs task={kind}")
     if task.kind == CALLABLE and task.function is None:
         raise ConfigError(
-            "task=callable trains what a function of yours returns; set "
+            "task=callable trains the model that your function returns; set "
             "task.function=package.module.name"
         )
     if task.is_script:
@@ -67,16 +67,16 @@ def _check_script_keys(config: Config) -> None:
     task = config.task
     if (task.script is None) == (task.module is None):
         raise ConfigError(
-            "task=script runs one script; set task.script=train.py, or task.module=package.train"
+            "task=script needs exactly one of task.script=train.py and task.module=package.train"
         )
     if config.baseline == "serial":
         raise ConfigError(
-            "baseline=serial leaves out the strategy, which task=script does not know; "
+            "baseline=serial removes the strategy, which a script (task=script) chooses itself; "
             "use baseline=same"
         )
     for argument in task.args:
         for name in _IN_BRACES.findall(argument):
-            # Other braces are the script's own: a template for the names of checkpoints.
+            # Other names in braces belong to the script, such as a template for checkpoint names.
             match = get_close_matches(name, PLACEHOLDERS, n=1, cutoff=0.75)
             if match and name not in PLACEHOLDERS:
                 raise ConfigError(
@@ -85,14 +85,14 @@ def _check_script_keys(config: Config) -> None:
 
 
 def check_script(config: Config, overrides: Iterable[str]) -> None:
-    """Check, where a run is asked for, that its script is there and that no key is in vain.
+    """Check, when a run is requested, that its script exists and that no override is ignored.
 
     Args:
         config: the run.
-        overrides: the user's overrides of the defaults.
+        overrides: the overrides on the command line.
 
     Raises:
-        ConfigError: there is no such script, or an override does not apply to the task.
+        ConfigError: the script does not exist, or an override does not apply to the task.
     """
     task = config.task
     in_vain = _WITHOUT_EFFECT.get(task.kind, ())
@@ -102,18 +102,18 @@ def check_script(config: Config, overrides: Iterable[str]) -> None:
             raise ConfigError(f"{override} has no effect with task={task.kind}{_TELL[task.kind]}")
     if task.script is not None and not Path(task.script).is_file():
         raise ConfigError(
-            f"task.script={task.script}: there is no such file in {Path.cwd()}; "
-            "give a path relative to it, or an absolute one"
+            f"task.script={task.script}: no such file in {Path.cwd()}; "
+            "give an absolute path, or one relative to this folder"
         )
     if task.module is not None and not _is_importable(task.module):
         raise ConfigError(
-            f"task.module={task.module} cannot be found from {Path.cwd()}; give the name that "
-            f"python -m takes, or task.{SCRIPT}=FILE"
+            f"task.module={task.module} was not found from {Path.cwd()}; give a module name as for "
+            f"python -m, or task.{SCRIPT}=FILE"
         )
 
 
 def _is_importable(module: str) -> bool:
-    # The outermost package alone: finding what is inside would import it.
+    # Only the top-level package: looking up a submodule would import its parents.
     try:
         return importlib.util.find_spec(module.partition(".")[0]) is not None
     except (ImportError, ValueError):
@@ -126,7 +126,7 @@ def with_content(config: Config) -> Config:
     try:
         content = file.read_bytes() if file is not None else b""
     except OSError:
-        content = b""  # told when the run is asked for
+        content = b""  # check_script reports it when the run is requested
     if not content:
         return config
     task = dataclasses.replace(config.task, content=hashlib.sha256(content).hexdigest()[:16])
@@ -134,7 +134,7 @@ def with_content(config: Config) -> Config:
 
 
 def _file_of(task: TaskConfig) -> Path | None:
-    """The file of a script, of a module, or of a function's module."""
+    """The file of the script or module, or of the module that defines the function."""
     if task.script is not None:
         return Path(task.script)
     module = task.function.rpartition(".")[0] if task.function is not None else task.module
@@ -142,7 +142,7 @@ def _file_of(task: TaskConfig) -> Path | None:
 
 
 def _module_file(module: str) -> Path | None:
-    """The file of `module`, found without importing the packages that it is in."""
+    """The file of `module`, found without importing its parent packages."""
     outermost, *inner = module.split(".")
     try:
         spec = importlib.util.find_spec(outermost)
@@ -157,7 +157,8 @@ def _module_file(module: str) -> Path | None:
 
 
 def fill_in(args: Iterable[str], values: Mapping[str, int]) -> list[str]:
-    """`args` with ``{name}`` replaced by the value of that name; other braces stay."""
+    """`args` with ``{name}`` replaced by the value of that name; other braces are left as they
+    are."""
 
     def replaced(match: re.Match[str]) -> str:
         return str(values.get(match[1], match[0]))

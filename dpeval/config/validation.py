@@ -26,8 +26,8 @@ def check(config: Config) -> None:
         )
     if config.repetition >= config.repeat:
         raise ConfigError(
-            f"repetition={config.repetition} is not valid: it is set by the sweep and counts from "
-            "0 to repeat-1; set only repeat"
+            f"repetition={config.repetition} is not valid: the sweep sets it, from 0 to repeat-1; "
+            "set only repeat"
         )
     if config.num_devices % config.num_nodes:
         raise ConfigError(
@@ -56,7 +56,7 @@ def _check_precision(config: Config) -> None:
 def _check_measure(measure: MeasureConfig) -> None:
     if measure.max_steps < measure.steps_for_a_mean:
         raise ConfigError(
-            f"measure.max_steps={measure.max_steps} is too small for a mean after "
+            f"measure.max_steps={measure.max_steps} leaves too few steps for a mean after "
             f"measure.min_warmup_steps={measure.min_warmup_steps}; use "
             f"{measure.steps_for_a_mean} or more"
         )

@@ -20,7 +20,7 @@ def test_the_users_folder_for_data_takes_precedence_over_the_site() -> None:
     assert scratch_folder(site, {"SCRATCH": "/s", "USER": "u"}) == "/s/a/u"
     assert scratch_folder(site, {"DPEVAL_DATA": "/mine"}) is None
     assert scratch_folder(SiteConfig(), {}) is None
-    with pytest.raises(ConfigError, match=r"names \$SCRATCH, which is not set here"):
+    with pytest.raises(ConfigError, match=r"\$SCRATCH is not set on this machine"):
         scratch_folder(site, {"USER": "u"})
 
 

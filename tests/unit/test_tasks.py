@@ -144,7 +144,7 @@ def test_images_and_tokens_are_not_mixed_up() -> None:
     tokens = Source(root="", num_classes=1, tokens="t", sequences=1)
     with pytest.raises(ConfigError, match="use task=causal_lm"):
         forecast_task(compose([])).check_source(tokens)
-    with pytest.raises(ConfigError, match="it is about images"):
+    with pytest.raises(ConfigError, match="it applies to images only"):
         check_script(compose([*LM]), ["task=causal_lm", "dataset.image_px=64"])
 
 
