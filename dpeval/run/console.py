@@ -19,6 +19,7 @@ from dpeval.instruments.step_buffer import Stage
 from dpeval.record.phases import PHASE_WORDS, PHASES
 from dpeval.record.schema import Record
 from dpeval.run.job import Job, Snapshot, take_turns
+from dpeval.run.time_left import TimeLeft, share_done
 from dpeval.util.display.plural import counted
 from dpeval.util.display.ranges import UNKNOWN, span
 from dpeval.util.display.tables import is_roomy, make_console, make_table
@@ -86,6 +87,7 @@ class PlainReporter:
         """Position of every run in the sweep, from 1, by its folder."""
         self._shown_s: dict[Path, float] = {}
         """When the progress of a run was last shown."""
+        self._left = TimeLeft([])
 
     def __enter__(self) -> Self:
         return self
@@ -103,6 +105,7 @@ class PlainReporter:
 
     def sweep_started(self, jobs: list[Job], folder: Path) -> None:
         self._total = len(jobs)
+        self._left = TimeLeft(jobs)
         how = "taking turns" if take_turns(jobs) else "one after another"
         self.say(f"{counted(len(jobs), 'run')}, {how}; records in {shown(folder)}")
 
@@ -112,6 +115,7 @@ class PlainReporter:
             self.say(f"{self._position(job)}{describe(job.config)}: started")
 
     def progress(self, job: Job, snapshot: Snapshot) -> None:
+        self._left.progress(job, snapshot)
         if self._is_due(job, PLAIN_EVERY_S):
             self.say(f"{self._position(job)}{describe(job.config)}: {progress_text(snapshot)}")
 
@@ -120,6 +124,13 @@ class PlainReporter:
         self.say(f"{self._position(job)}{describe(job.config)}: {outcome_text(record)}")
         for warning in record.warnings:
             self.say(f"    warning: {warning.text}")
+        self._tell_left(job)
+
+    def _tell_left(self, job: Job) -> None:
+        """Say how much of a sweep is left, as one run of it has ended."""
+        self._left.ended(job)
+        if self._total > 1 and not self._left.is_over:
+            self.say(f"sweep: {self._left.words()}")
 
     def sweep_ended(self, jobs: list[Job], records: list[Record], folder: Path) -> None:
         """Print one table row per run.
@@ -167,6 +178,8 @@ class LiveReporter(PlainReporter):
             transient=True,
         )
         self._tasks: dict[Path, TaskID] = {}
+        self._sweep_line: TaskID | None = None
+        """The line of the whole sweep, below those of its runs."""
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -188,11 +201,15 @@ class LiveReporter(PlainReporter):
             words="starting",
             position=escape(self._position(job)),
         )
+        self._move_sweep_line()
         self._bar.refresh()
 
     def progress(self, job: Job, snapshot: Snapshot) -> None:
+        self._left.progress(job, snapshot)
         if not self._is_due(job, LIVE_EVERY_S):
             return
+        if self._sweep_line is not None:
+            self._bar.update(self._sweep_line, words=self._left.words())
         self._bar.update(
             self._tasks[job.folder],
             completed=share_done(job, snapshot),
@@ -205,6 +222,26 @@ class LiveReporter(PlainReporter):
             self._bar.remove_task(self._tasks.pop(job.folder))
             self._bar.refresh()
         super().run_ended(job, record)
+
+    def _tell_left(self, job: Job) -> None:
+        self._left.ended(job)
+        if self._sweep_line is not None:
+            done = self._left.runs_done
+            self._bar.update(self._sweep_line, completed=done, words=self._left.words())
+
+    def _move_sweep_line(self) -> None:
+        """Put the line of the sweep below that of the run that has begun."""
+        if self._total < 2:
+            return
+        if self._sweep_line is not None:
+            self._bar.remove_task(self._sweep_line)
+        self._sweep_line = self._bar.add_task(
+            "sweep",
+            total=self._total,
+            completed=self._left.runs_done,
+            words=self._left.words(),
+            position="",
+        )
 
 
 def describe(config: Config) -> str:
@@ -238,16 +275,6 @@ def _shown(value: float, rel_half_width: float, decimals: int, unit: str = "") -
     """A rate with its interval, which is symmetric in the logarithm."""
     factor = math.exp(math.asinh(rel_half_width))
     return f"{value:.{decimals}f}{unit} {span(value, value / factor, value * factor, decimals)}"
-
-
-def share_done(job: Job, snapshot: Snapshot) -> float:
-    """Fraction of the way to the requested precision or the time limit, whichever is nearer."""
-    limit = snapshot.elapsed_s / job.config.measure.time_limit_s
-    if not snapshot.rel_half_width:
-        return min(0.99, limit)
-    # An interval shrinks with the square root of the samples.
-    precision = (job.config.measure.rel_precision / snapshot.rel_half_width) ** 2
-    return min(0.99, max(limit, precision))
 
 
 def outcome_text(record: Record) -> str:

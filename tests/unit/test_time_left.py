@@ -1,0 +1,82 @@
+"""How long the rest of a sweep takes at most."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from dpeval.commands.hydra_app import compose
+from dpeval.instruments.step_buffer import Stage
+from dpeval.record.plan import Plan
+from dpeval.run.console import LiveReporter, PlainReporter
+from dpeval.run.job import Job, Snapshot
+from dpeval.run.time_left import TimeLeft, duration
+from tests.records import make_record
+
+LIMIT_S, SHARE = 100.0, 0.5
+
+
+def job(number: int, skip: str | None = None) -> Job:
+    config = compose(
+        ["model=calibrated", f"batch={number}", f"measure.time_limit_s={LIMIT_S}",
+         f"measure.ablation_share={SHARE}"]
+    )  # fmt: skip
+    plan = Plan(world_size=1, global_batch_size=number, backend="gloo", ranks=[], skip=skip)
+    return Job(config, plan, Path(str(number)), (f"batch={number}",))
+
+
+def at(stage: Stage, elapsed_s: float) -> Snapshot:
+    return Snapshot(stage, 10, elapsed_s, 5.0, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(45.4, "45 s"), (119, "119 s"), (240, "4 min"), (3569, "59 min"), (3590, "1 h 00 min"),
+     (3900, "1 h 05 min")],
+)  # fmt: skip
+def test_a_time_is_told_as_people_say_it(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+def test_what_is_left_is_the_limits_less_what_was_taken() -> None:
+    jobs = [job(1), job(2), job(3, "three GPUs were asked for")]
+    left = TimeLeft(jobs)
+    assert left.words() == "0 of 3 runs done, at most 5 min of measuring left"
+    left.ended(jobs[2])
+    left.progress(jobs[0], at(Stage.MEASURING, 60.0))
+    left.progress(jobs[1], at(Stage.WARM_UP, 50.0))
+    assert left.words() == "1 of 3 runs done, at most 3 min of measuring left"
+    left.progress(jobs[0], at(Stage.ABLATION, 60.0))
+    left.ended(jobs[1])
+    assert left.words() == "2 of 3 runs done, at most 50 s of measuring left"
+    assert not left.is_over
+    left.ended(jobs[0])
+    assert left.is_over
+
+
+def test_plain_lines_tell_it_as_long_as_runs_are_left() -> None:
+    jobs, said = [job(1), job(2)], io.StringIO()
+    reporter = PlainReporter(Console(file=said, width=200))
+    reporter.sweep_started(jobs, Path())
+    for one in jobs:
+        reporter.run_started(one)
+        reporter.run_ended(one, make_record(1))
+    assert said.getvalue().count("sweep: 1 of 2 runs done, at most 2 min of measuring left") == 1
+    assert said.getvalue().count("sweep:") == 1
+
+
+def test_the_live_line_of_the_sweep_stays_below_those_of_its_runs() -> None:
+    jobs, said = [job(1), job(2)], io.StringIO()
+    reporter = LiveReporter(Console(file=said, width=160, force_terminal=True))
+    reporter.sweep_started(jobs, Path())
+    with reporter:
+        for one in jobs:
+            reporter.run_started(one)
+            assert reporter._bar.tasks[-1].description == "sweep"
+        reporter.run_ended(jobs[0], make_record(1))
+        last = reporter._bar.tasks[-1]
+        assert (last.completed, last.total) == (1, 2)
+        assert "at most 2 min" in last.fields["words"]
