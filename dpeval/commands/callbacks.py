@@ -91,7 +91,7 @@ def end_sweep(sweep_dir: Path, analyze: bool, show: bool) -> None:
     Args:
         sweep_dir: the sweep's folder.
         analyze: draw figures and write the report.
-        show: first print what was measured, which dpeval's own launchers have already done.
+        show: print what was measured if nothing is analysed, as dpeval's own launchers do.
 
     Raises:
         RunFailed, RunInterrupted: see :func:`dpeval.commands.main.raise_for_status`.
@@ -101,7 +101,7 @@ def end_sweep(sweep_dir: Path, analyze: bool, show: bool) -> None:
     missing = without_record(sweep_dir)
     if not records and not missing:
         return  # every run was left out: measured by an earlier sweep
-    if show:
+    if show and not analyze:
         console = make_console()
         console.print(summary_table([rebuild(one.config) for one in records], records))
         console.print(f"records: {shown(sweep_dir)}", markup=False)

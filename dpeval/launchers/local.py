@@ -82,11 +82,13 @@ class LocalLauncher(SweepLauncher):
             reporter.sweep_started(planned, sweep_dir)
             run = self._in_turns if take_turns(planned) else self._one_after_another
             records = run(session, jobs, planned, received)
-            reporter.sweep_ended(
-                [job for job in planned if job.folder in records],
-                [records[job.folder] for job in planned if job.folder in records],
-                sweep_dir,
-            )
+            if received or not all(job.config.analyze for job in planned):
+                # Otherwise the analysis follows, whose table begins with what to use.
+                reporter.sweep_ended(
+                    [job for job in planned if job.folder in records],
+                    [records[job.folder] for job in planned if job.folder in records],
+                    sweep_dir,
+                )
         if received and not any(record.status == "interrupted" for record in records.values()):
             raise RunInterrupted(
                 f"interrupted by {received[0]}; {len(records)} of {counted(len(jobs), 'run')} "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,28 +10,22 @@ from typing import Protocol, Self
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TaskID
 from rich.table import Table
 
 from dpeval.config import SERIAL, Config
-from dpeval.instruments.step_buffer import Stage
 from dpeval.record.phases import PHASE_WORDS, PHASES
 from dpeval.record.schema import Record
 from dpeval.run.job import Job, Snapshot, take_turns
-from dpeval.run.time_left import TimeLeft, share_done
+from dpeval.run.sweep_progress import TimeLeft, progress_text, share_done
 from dpeval.util.display.plural import counted
 from dpeval.util.display.ranges import UNKNOWN, span
-from dpeval.util.display.tables import is_roomy, make_console, make_table
+from dpeval.util.display.tables import WIDE, is_roomy, make_console, make_table
 from dpeval.util.paths import shown
 
-STAGE_NAMES = {
-    Stage.STARTING: "starting",
-    Stage.WARM_UP: "warm-up",
-    Stage.MEASURING: "measuring",
-    Stage.ABLATION: "ablation",
-    Stage.FINISHED: "done",
-}
 PLAIN_EVERY_S = 10.0
+ROOM_FOR_INTERVALS = 110
+"""A terminal with fewer columns gets live lines without intervals."""
 LIVE_EVERY_S = 0.5
 """If no core is spare, drawing takes CPU time from the ranks, so draw no more often than this."""
 
@@ -169,10 +162,13 @@ class LiveReporter(PlainReporter):
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
+        run, words = "{task.fields[position]}[bold]{task.description}", "{task.fields[words]}"
+        columns: list[str | ProgressColumn] = [run, BarColumn(bar_width=24), words]
+        if console.width < WIDE:  # in one column, what is too long is cut at its end alone
+            columns = [f"{run}[/bold]: {words}"]
+        self._is_brief = console.width < ROOM_FOR_INTERVALS
         self._bar = Progress(
-            TextColumn("{task.fields[position]}[bold]{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[words]}"),
+            *columns,
             console=console,
             auto_refresh=False,
             transient=True,
@@ -213,7 +209,7 @@ class LiveReporter(PlainReporter):
         self._bar.update(
             self._tasks[job.folder],
             completed=share_done(job, snapshot),
-            words=progress_text(snapshot, job),
+            words=progress_text(snapshot, None if self._total else job, is_brief=self._is_brief),
         )
         self._bar.refresh()
 
@@ -255,26 +251,6 @@ def describe(config: Config) -> str:
     serial = ", serial" if config.strategy.name == SERIAL else ""
     where = f"{config.model.name} on {counted(cores, unit)}{serial}"
     return f"{where}, batch {config.batch}{each}{again}"
-
-
-def progress_text(snapshot: Snapshot, job: Job | None = None) -> str:
-    """Stage, steps done, throughput so far with its interval, and the longest time remaining."""
-    words = f"{STAGE_NAMES[snapshot.stage]}, {counted(snapshot.steps, 'step')}"
-    if snapshot.img_per_s:
-        rate = f" {snapshot.unit}/s"
-        words += f", {_shown(snapshot.img_per_s, snapshot.rel_half_width, 1, rate)}"
-    if snapshot.speedup is not None:
-        words += f", speedup {_shown(snapshot.speedup.mean, snapshot.speedup.rel_half_width, 2)}"
-    if job is not None and snapshot.stage in (Stage.WARM_UP, Stage.MEASURING):
-        left_s = max(0.0, job.config.measure.time_limit_s - snapshot.elapsed_s)
-        words += f", at most {left_s:.0f} s left"
-    return words
-
-
-def _shown(value: float, rel_half_width: float, decimals: int, unit: str = "") -> str:
-    """A rate with its interval, which is symmetric in the logarithm."""
-    factor = math.exp(math.asinh(rel_half_width))
-    return f"{value:.{decimals}f}{unit} {span(value, value / factor, value * factor, decimals)}"
 
 
 def outcome_text(record: Record) -> str:

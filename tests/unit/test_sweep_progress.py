@@ -10,10 +10,11 @@ from rich.console import Console
 
 from dpeval.commands.hydra_app import compose
 from dpeval.instruments.step_buffer import Stage
+from dpeval.record.measurement import Interval
 from dpeval.record.plan import Plan
 from dpeval.run.console import LiveReporter, PlainReporter
 from dpeval.run.job import Job, Snapshot
-from dpeval.run.time_left import TimeLeft, duration
+from dpeval.run.sweep_progress import TimeLeft, duration
 from tests.records import make_record
 
 LIMIT_S, SHARE = 100.0, 0.5
@@ -80,3 +81,21 @@ def test_the_live_line_of_the_sweep_stays_below_those_of_its_runs() -> None:
         last = reporter._bar.tasks[-1]
         assert (last.completed, last.total) == (1, 2)
         assert "at most 2 min" in last.fields["words"]
+
+
+@pytest.mark.parametrize("columns", [80, 120, 200])
+def test_a_live_line_always_names_its_run(columns: int) -> None:
+    jobs, said = [job(1), job(2)], io.StringIO()
+    reporter = LiveReporter(Console(file=said, width=columns, force_terminal=True))
+    reporter.sweep_started(jobs, Path())
+    reporter.run_started(jobs[0])
+    speedup = Interval(mean=0.79, low=0.58, high=1.07, effective_samples=9)
+    reporter._shown_s[jobs[0].folder] = -1e9  # long ago
+    reporter.progress(jobs[0], Snapshot(Stage.MEASURING, 163, 9.0, 260.0, 0.06, speedup=speedup))
+    with reporter._bar.console.capture() as shown:
+        reporter._bar.console.print(reporter._bar.get_renderable())
+    line = shown.get().splitlines()[0]
+    assert "calibrated on 1 core, batch 1" in line
+    assert "260.0 img/s" in line
+    assert ("(244.9 to 276.1)" in line) == (columns >= 120)
+    assert "speedup 0.79" in line or columns == 80

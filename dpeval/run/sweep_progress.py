@@ -1,14 +1,23 @@
-"""How far a run is, and how long the rest of a sweep takes at most."""
+"""How far a run is, in words, and how long the rest of a sweep takes at most."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from dpeval.instruments.step_buffer import Stage
 from dpeval.run.job import Job, Snapshot
 from dpeval.util.display.plural import counted
+from dpeval.util.display.ranges import span
 
+STAGE_NAMES = {
+    Stage.STARTING: "starting",
+    Stage.WARM_UP: "warm-up",
+    Stage.MEASURING: "measuring",
+    Stage.ABLATION: "ablation",
+    Stage.FINISHED: "done",
+}
 _MINUTE_S, _HOUR_S = 60, 3600
 
 
@@ -51,6 +60,35 @@ class TimeLeft:
         left = duration(sum(self._left_s.values()))
         runs = counted(len(self._left_s), "run")
         return f"{self.runs_done} of {runs} done, at most {left} of measuring left"
+
+
+def progress_text(snapshot: Snapshot, job: Job | None = None, *, is_brief: bool = False) -> str:
+    """Stage, steps done, throughput so far with its interval, and the longest time remaining.
+
+    Args:
+        snapshot: the progress.
+        job: tells the limits; None: leave the time remaining out.
+        is_brief: leave the intervals out, too.
+    """
+    words = f"{STAGE_NAMES[snapshot.stage]}, {counted(snapshot.steps, 'step')}"
+    if snapshot.img_per_s:
+        rate = f" {snapshot.unit}/s"
+        width = None if is_brief else snapshot.rel_half_width
+        words += f", {_shown(snapshot.img_per_s, width, 1, rate)}"
+    if (ratio := snapshot.speedup) is not None:
+        words += f", speedup {_shown(ratio.mean, None if is_brief else ratio.rel_half_width, 2)}"
+    if job is not None and snapshot.stage in (Stage.WARM_UP, Stage.MEASURING):
+        left_s = max(0.0, job.config.measure.time_limit_s - snapshot.elapsed_s)
+        words += f", at most {left_s:.0f} s left"
+    return words
+
+
+def _shown(value: float, rel_half_width: float | None, decimals: int, unit: str = "") -> str:
+    """A rate with its interval, if wanted, which is symmetric in the logarithm."""
+    if rel_half_width is None:
+        return f"{value:.{decimals}f}{unit}"
+    factor = math.exp(math.asinh(rel_half_width))
+    return f"{value:.{decimals}f}{unit} {span(value, value / factor, value * factor, decimals)}"
 
 
 def share_done(job: Job, snapshot: Snapshot) -> float:
