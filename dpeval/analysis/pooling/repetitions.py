@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dpeval.analysis.frame import step_losses
+from dpeval.analysis.frame.as_rows import as_rows
 from dpeval.analysis.frame.runs_frame import COLUMNS, CONFIGURATION, is_measured
 from dpeval.analysis.pooling import factor_errors
 from dpeval.analysis.pooling.run_spread import (
@@ -109,7 +110,7 @@ def pool(runs: pd.DataFrame) -> pd.DataFrame:
     pooled by their median, with an interval by order statistics for 6 runs or more (David &
     Nagaraja 2003, Order Statistics, section 7.1); a single one has no interval (NaN)."""
     spreads, energies = by_cohort(runs), by_cohort(runs, "energy_j_per_img")
-    halves = factor_errors.halves(runs).to_dict("records")
+    halves = as_rows(factor_errors.halves(runs))
     made = [
         {
             **dict(zip(CONFIGURATION, key, strict=True)),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from dpeval.analysis.frame.as_rows import as_rows
 from dpeval.analysis.frame.labels import configuration
 from dpeval.util.display.plural import counted
 from dpeval.util.display.units import GIB
@@ -63,7 +64,7 @@ class Row:
 
 def rows(runs: pd.DataFrame) -> list[Row]:
     """The runs, newest last, :data:`MOST_ROWS` at most."""
-    return [_row(run) for run in runs.head(MOST_ROWS).to_dict("records")]
+    return [_row(run) for run in as_rows(runs.head(MOST_ROWS))]
 
 
 def _row(run: Mapping[Any, Any]) -> Row:
@@ -201,7 +202,7 @@ def warnings(runs: pd.DataFrame) -> list[tuple[str, int, str]]:
 def commands(runs: pd.DataFrame) -> list[tuple[str, str]]:
     """The commands that reproduce the runs: (configuration, command), each command once."""
     found: dict[str, str] = {}
-    for run in runs.head(MOST_ROWS).to_dict("records"):
+    for run in as_rows(runs.head(MOST_ROWS)):
         name = configuration(run["num_devices"], run["batch"], run["scaling"])
         found.setdefault(str(run["command"])[:2_000], f"{_text(run['study'])}: {name}")
     return [(what, command) for command, what in found.items() if command]

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from dpeval.analysis.advice.advise import Advice
 from dpeval.analysis.advice.objectives import Cost, Option
 from dpeval.analysis.advice.quantity import Quantity
+from dpeval.analysis.frame.as_rows import as_rows
 from dpeval.analysis.frame.columns import COLUMNS
 from dpeval.analysis.pooling.repetitions import POOLED
 from dpeval.analysis.report import verdict
@@ -326,7 +327,7 @@ def json_schema() -> dict[str, Any]:
 
 def cells(frame: pd.DataFrame) -> list[Cell]:
     """Rows as plain values, what is not finite as None."""
-    return [_plain(row) for row in frame.to_dict("records")]
+    return [_plain(row) for row in as_rows(frame)]
 
 
 def _plain(values: Mapping[Any, Any]) -> Cell:

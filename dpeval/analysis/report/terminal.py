@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dpeval.analysis.advice.advise import Advice
+from dpeval.analysis.frame.as_rows import as_rows
 from dpeval.analysis.frame.labels import baseline, device_count, marks
 from dpeval.analysis.scaling.compare import Change
 from dpeval.analysis.scaling.findings import Findings
@@ -106,7 +107,7 @@ def configurations(
     made.add_column("notes")
     order = ["hardware", "scaling", "batch", "num_devices"]
     rows = summary.sort_values(order)
-    for row in rows.head(MOST_ROWS).to_dict("records"):
+    for row in as_rows(rows.head(MOST_ROWS)):
         key = tuple(row[name] for name in ("series", "hardware", "scaling", "batch", "num_devices"))
         cells = _cells({str(k): v for k, v in row.items()}, standing.get(key, ""))
         made.add_row(*(_compact(cells) if is_small else cells))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dpeval.analysis.frame.as_rows import as_rows
 from dpeval.analysis.scaling.contrasts import Contrasts, contrasts
 from dpeval.errors import ConfigError
 from dpeval.stats.best import Differences, compared_with_best
@@ -149,13 +150,13 @@ def choose(
     compared = contrasts_of_families(measured) if compared is None else compared
     families = measured.groupby(FAMILY, dropna=False, sort=True)
     for (key, group), known in zip(families, compared, strict=True):
-        named = dict(zip(FAMILY, key, strict=True))
-        found.append(_choose(group, known, named, None, objective, floor))
-        batches = group["batch"].to_numpy()
-        for batch in sorted(set(batches.tolist())) if len(set(batches)) > 1 else []:
-            (places,) = np.nonzero(batches == batch)
-            part, of_part = group.iloc[places], known.among(places.tolist())
-            found.append(_choose(part, of_part, named, int(batch), objective, floor))
+        named, rows = dict(zip(FAMILY, key, strict=True)), as_rows(group)
+        found.append(_choose(rows, known, named, None, objective, floor))
+        batches = sorted({int(row["batch"]) for row in rows})
+        for batch in batches if len(batches) > 1 else []:
+            places = [i for i, row in enumerate(rows) if row["batch"] == batch]
+            part, of_part = [rows[i] for i in places], known.among(places)
+            found.append(_choose(part, of_part, named, batch, objective, floor))
     return found
 
 
@@ -168,16 +169,15 @@ def contrasts_of_families(measured: pd.DataFrame) -> list[Contrasts]:
 
 
 def _choose(
-    group: pd.DataFrame,
+    rows: list[dict[str, Any]],
     compared: Contrasts,
     key: dict[str, Any],
     batch: int | None,
     objective: Objective,
     floor: float | None,
 ) -> Choice:
-    rows = group.to_dict("records")
     places = [i for i, row in enumerate(rows) if _score(row, objective)[0] > 0]
-    sample = str(group["unit"].iloc[0])
+    sample = str(rows[0]["unit"])
     if not places:
         return Choice(key, batch, objective, None, [], "no energy was recorded", sample=sample)
     sign = -1 if objective.highest else 1
@@ -211,7 +211,7 @@ def _none_reaches(floor: float, doubtful: list[Candidate]) -> str:
 
 
 def _candidates(
-    rows: list[dict[Any, Any]], compared: Contrasts, objective: Objective
+    rows: list[dict[str, Any]], compared: Contrasts, objective: Objective
 ) -> list[Candidate]:
     """`rows` as candidates, the best first."""
     sign = 1 if objective.highest else -1
@@ -230,12 +230,12 @@ def _candidates(
     return [made[index] for index in order]
 
 
-def _candidate(row: dict[Any, Any], objective: Objective) -> Candidate:
+def _candidate(row: dict[str, Any], objective: Objective) -> Candidate:
     scores = _score(row, objective)
     return Candidate(int(row["num_devices"]), int(row["batch"]), *scores, *_efficiency(row))
 
 
-def _efficiency(row: dict[Any, Any]) -> tuple[float, float, float]:
+def _efficiency(row: dict[str, Any]) -> tuple[float, float, float]:
     """Parallel efficiency and its interval; NaN if the baseline is not one device."""
     if row["baseline_devices"] != 1:
         return math.nan, math.nan, math.nan
@@ -243,7 +243,7 @@ def _efficiency(row: dict[Any, Any]) -> tuple[float, float, float]:
 
 
 def differences(
-    rows: list[dict[Any, Any]], compared: Contrasts, objective: Objective
+    rows: list[dict[str, Any]], compared: Contrasts, objective: Objective
 ) -> Differences:
     """The differences of what is to be as high as possible, in logarithms.
 
@@ -270,7 +270,7 @@ def differences(
     )
 
 
-def _score(row: dict[Any, Any], objective: Objective) -> tuple[float, float, float]:
+def _score(row: dict[str, Any], objective: Objective) -> tuple[float, float, float]:
     """The value that `objective` compares, and the ends of its interval."""
     rate, low, high = (float(row[name]) for name in ("img_per_s", "low", "high"))
     devices = int(row["num_devices"])

@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from dpeval.analysis.frame.as_rows import as_rows
 from dpeval.analysis.frame.labels import configuration, device_count
 from dpeval.analysis.frame.runs_frame import CONFIGURATION, is_measured
 from dpeval.analysis.scaling.efficiency import Waterfall
@@ -74,8 +75,7 @@ def claims(runs: pd.DataFrame, measured: pd.DataFrame, waterfalls: list[Waterfal
     found: list[Claim] = []
     for _, group in measured.groupby(FAMILY, dropna=False, sort=True):
         rows = [
-            {str(k): v for k, v in row.items()}
-            for row in group.sort_values("num_devices").to_dict("records")
+            {str(k): v for k, v in row.items()} for row in as_rows(group.sort_values("num_devices"))
         ]
         found += [claim for row in rows for claim in _images(row, pair(row, row))]
         for before, row in pairwise(rows):

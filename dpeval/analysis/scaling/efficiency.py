@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from dpeval.analysis.frame.as_rows import as_rows
 from dpeval.analysis.frame.runs_frame import CONFIGURATION
 from dpeval.analysis.scaling.speedup import FAMILY
 
@@ -106,7 +107,7 @@ def waterfalls(measured: pd.DataFrame) -> list[Waterfall]:
     for _, group in measured.groupby(FAMILY, dropna=False, sort=True):
         base = group[group["num_devices"] == 1]
         if len(base):
-            rows = group[group["num_devices"] > 1].sort_values("num_devices").to_dict("records")
+            rows = as_rows(group[group["num_devices"] > 1].sort_values("num_devices"))
             found += [waterfall(_plain(base.iloc[0].to_dict()), _plain(row)) for row in rows]
     return found
 
