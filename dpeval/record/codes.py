@@ -1,4 +1,4 @@
-"""Every code that a record uses. A code is for programs; the text beside it is for people.
+"""Every code that a record uses. Codes are for programs; the text beside them is for people.
 
 mypy rejects unlisted codes in source code, and pydantic rejects them in records. Adding one
 extends the record's JSON Schema.
@@ -14,29 +14,29 @@ Status = Literal["ok", "skipped", "oom", "failed", "interrupted"]
 StopReason = Literal[
     "precision", "ratios", "best", "time_limit", "max_steps", "interrupted", "ended"
 ]
-"""Why the main window ended. ``ratios``: the speedups in its sitting were known well enough;
-``best``: the fastest run of its sitting was settled, or another was known to be faster; ``ended``:
-the loop of the script ended by itself."""
+"""Why the main window ended. ``ratios``: the speedups in its sitting were precise enough; ``best``:
+the fastest run of its sitting was settled, or another was known to be faster; ``ended``: the
+script's loop ended on its own."""
 
 Steadiness = Literal["steady", "drifting", "unknown"]
-"""Whether the step stayed the same over the main window. ``unknown``: too few or too noisy steps to
-say."""
+"""Whether the step time stayed the same over the main window. ``unknown``: the steps are too few or
+too noisy to tell."""
 
 DiagnosticCode = Literal["straggler", "input_bound", "jitter", "cold_start", "drift"]
-"""What the step series shows to be wrong."""
+"""Problems that the step series shows."""
 
 WarningCode = Literal[
     DiagnosticCode,
     "stand_in",  # other data than requested
     "unsteady",  # no steady state
     "imprecise",  # a limit ended the run before it reached the requested precision
-    "few_steps",  # too few independent steps for an interval that can be relied on
+    "few_steps",  # too few independent steps for a reliable interval
     "loss",  # the loss is not finite
     "plan",  # a note of the plan: oversubscribed, SMT siblings shared, uneven batch
     "conditions",  # the machine was disturbed
     "shared_node",  # other jobs ran on the node
     "suspended",  # the whole run was stopped for a while
-    "script",  # the script failed or did not end after it was measured
+    "script",  # the script failed after the measurement, or did not end
 ]
 """What makes a figure less trustworthy."""
 
@@ -49,12 +49,12 @@ FailureCode = Literal[
     "interrupt",  # by the user or the scheduler
     "peer",  # another node of the run failed
     "lost_node",  # another node of the run returned no results
-    "script",  # the script did not do what the meter needs, or exited with an error
+    "script",  # the script did not use the meter as required, or exited with an error
 ]
 """Why the ranks of a run were stopped."""
 
 SkipCode = Literal["devices", "memory", "time_limit"]
-"""What a run that was not started lacks."""
+"""What a run lacked that was not started."""
 
 JobCode = Literal[
     "refused",  # by the scheduler
@@ -64,7 +64,7 @@ JobCode = Literal[
     "oom_kill",  # for exceeding the memory of its job
     "disk_full",
     "record",  # the record there cannot be read
-    "lost",  # the job ended for an unknown reason
+    "lost",  # the job ended, and why is unknown
 ]
 """How a scheduler's job ended without a record."""
 
@@ -75,13 +75,13 @@ CauseCode = Literal[
     "setup",  # the run could not be prepared
     "bug",  # dpeval itself raised
 ]
-"""Why a run is not ``ok``. ``time_limit`` is also that of a run with too few steps for a mean."""
+"""Why a run is not ``ok``. ``time_limit`` also covers runs with too few steps for a mean."""
 
 MemoryAction = Literal["run", "accumulate", "try", "skip", "error"]
 """What to do with a run, given the forecast of its memory and its budget."""
 
 AblationKind = Literal["normal", "no_sync", "alone"]
-"""Kinds of ablation blocks: as measured, without gradient synchronisation, one rank alone."""
+"""Kinds of ablation blocks: normal steps, without gradient synchronisation, one rank alone."""
 
 AbsenceCode = Literal["steps", "missing"]
 """Why the analysis has no measurement where no record gives a cause."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dpeval.util.frozen import Frozen
 
 MIN_ELAPSED_S = 1.0
-"""In less time, the kernel's 10 ms ticks cannot resolve shares of one per cent."""
+"""In less time, the kernel's 10 ms ticks cannot resolve 1%."""
 
 
 class Conditions(Frozen):
@@ -19,7 +19,7 @@ class Conditions(Frozen):
     cpu_mhz: dict[str, float] = {}
     """Median, min and max over samples of the ranks' cores."""
     steal_share: float | None = None
-    """Share of the time of the ranks' CPUs that the hypervisor gave to others."""
+    """Share of the time of the ranks' CPUs that the hypervisor gave to other guests (steal)."""
     interrupt_share: float | None = None
     """Share of the time of the ranks' CPUs spent on interrupts, including the ranks' own network
     traffic."""
@@ -36,10 +36,10 @@ class Conditions(Frozen):
     heat_events: int | None = None
     """How often heat throttled the ranks' cores."""
     context_switches_per_s: float | None = None
-    """Of the ranks' main threads, all ranks together."""
+    """Context switches of the ranks' main threads, summed over ranks."""
     major_faults: int | None = None
     minor_faults_per_s: float | None = None
-    """Of all ranks together, those of the reference work included. One takes about 2 µs: thousands
+    """Summed over ranks, including those of the reference work. A fault takes about 2 µs: thousands
     in every step mean that the C library returns memory to the OS and faults it in again, which is
     part of the cost of training."""
     load_average: float | None = None
@@ -57,7 +57,7 @@ class Conditions(Frozen):
 
     @property
     def power_w(self) -> float | None:
-        """Mean power; over the throughput in img/s it is the energy per image, J."""
+        """Mean power; divided by the throughput in img/s it is the energy per image, J."""
         if self.energy_j is None or self.elapsed_s < MIN_ELAPSED_S:
             return None
         return self.energy_j / self.elapsed_s

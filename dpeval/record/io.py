@@ -30,7 +30,7 @@ def write(record: Record, path: Path) -> None:
 
 
 def read(path: Path) -> Record:
-    """Read a record of any version that dpeval ever wrote.
+    """Read a record of any schema version.
 
     Raises:
         RecordError: not JSON, not a dpeval record, truncated, or of a later version.
@@ -55,7 +55,7 @@ def parse(text: bytes, name: str) -> Record:
 
     Args:
         text: the bytes, JSON.
-        name: what messages call it, usually its path.
+        name: how messages refer to it, usually its path.
 
     Raises:
         RecordError: see :func:`read`.

@@ -14,7 +14,7 @@ class Cpu(Frozen):
     socket: int
     numa: int
     efficiency: bool = False
-    """One of the slower cores of a processor that has two kinds."""
+    """Whether this is an efficiency core of a processor with two kinds of cores."""
 
 
 class Gpu(Frozen):
@@ -39,9 +39,8 @@ class Machine(Frozen):
     cpu_quota: float | None = None
     """CPUs' worth of time that cgroups allow this process; None without a limit."""
     gpu_shares: int = 0
-    """For how many of the host's GPUs these CPUs are enough, if its CPUs are shared equally among
-    them. A job that has a node to itself may use all of its CPUs but only the GPUs that it asked
-    for."""
+    """The number of GPUs that these CPUs can serve if the host's CPUs are divided equally among its
+    GPUs. A job with a node to itself may use all CPUs but only the GPUs that it requested."""
 
 
 class Environment(Frozen):
@@ -50,7 +49,8 @@ class Environment(Frozen):
     host: str
     cpu_model: str
     logical_cpus: int
-    """Of the whole host, like cores, sockets and NUMA nodes; `allowed_cpus` is this process's."""
+    """Of the whole host, like cores, sockets and NUMA nodes; `allowed_cpus` counts those of this
+    process."""
     physical_cores: int
     sockets: int
     numa_nodes: int
@@ -70,7 +70,8 @@ class Environment(Frozen):
     """CPUs' worth of time that cgroups allow; None without a limit."""
     cpu_features: list[str] = []
     """Instruction sets that speed up arithmetic (avx2, avx512_bf16, amx_bf16, sve, …). Virtual
-    machines of one name and CPU model may differ in them, which multiplies the speed of bf16."""
+    machines of the same type and CPU model may differ in them, which changes the speed of bf16
+    severalfold."""
 
 
 UNKNOWN_ENVIRONMENT = Environment(

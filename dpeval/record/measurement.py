@@ -11,18 +11,19 @@ from dpeval.util.frozen import Frozen
 
 
 class Interval(Frozen):
-    """A mean with its 95 % interval; the unit is the series'."""
+    """A mean with its 95% interval, in the unit of the series."""
 
     mean: float
     low: float
     high: float
     effective_samples: float
-    """How many independent samples the autocorrelated series is worth: the variance of the steps
-    over that of their mean, averaged over what is possible of the autocorrelation."""
+    """Effective sample size: the number of independent samples that the autocorrelated series is
+    worth. It is the variance of the steps over that of their mean, averaged over the plausible
+    autocorrelations."""
 
     @property
     def rel_half_width(self) -> float:
-        """Half-width over mean."""
+        """Half-width divided by the mean."""
         return (self.high - self.low) / 2 / self.mean if self.mean else float("inf")
 
 
@@ -34,7 +35,7 @@ class Window(Frozen):
     steps: int
     """Number of measured steps."""
     steady: bool
-    """Whether the step is known to have stayed the same: ``steadiness`` is ``steady``."""
+    """Whether the step time is known to have stayed the same: ``steadiness`` is ``steady``."""
     stopped_by: StopReason
     step_s: Interval
     """Mean step time of the slowest rank, s."""
@@ -43,8 +44,8 @@ class Window(Frozen):
     drift: float = 0.0
     """Change along the fitted line over the window, as a fraction of the mean."""
     steadiness: Steadiness = "unknown"
-    """Whether that is small. Older records know ``steady`` alone, and called steady whatever could
-    not be shown to drift."""
+    """Whether the drift is small. Older records only have ``steady``, which is also true where
+    drift could not be shown."""
 
     @model_validator(mode="before")
     @classmethod
@@ -55,21 +56,22 @@ class Window(Frozen):
 
 
 class Reentry(Frozen):
-    """The steps at the start of every turn that cost more than the rest."""
+    """The steps at the start of every turn that take longer than the rest."""
 
     steps: int = 0
-    """How many; they are left out."""
+    """Number of these steps, which are left out."""
     cost: float = 0.0
-    """By what fraction the first step of a turn takes longer than the rest of it."""
+    """The fraction by which the first step of a turn takes longer than the others."""
     cost_half: float | None = None
-    """Half-width of its 95 % interval; None: unknown, too few turns have several steps."""
+    """Half-width of its 95% interval; None: unknown, because too few turns have several steps."""
 
 
 class Balance(Frozen):
-    """How evenly ranks are loaded."""
+    """How evenly the ranks are loaded."""
 
     value: float
     """Mean over max of the ranks' compute time: POP's load balance efficiency, in (0, 1]."""
     slowest_rank: int
     compute_s: list[float]
-    """Mean compute time of a step, per rank; earlier releases: the median, with waits for data."""
+    """Mean compute time of a step, per rank; in earlier releases the median, waits for data
+    included."""

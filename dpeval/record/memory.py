@@ -1,4 +1,4 @@
-"""The forecast of a rank's memory, and its budget."""
+"""The memory forecast of a rank, and its budget."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ ALLOWANCES = ("fragmentation", "runtime", "process", "workspace", "context", "al
 
 
 class Forecast(Frozen):
-    """Forecast peak memory of the fullest rank, in bytes, by part."""
+    """Forecast peak memory of the rank that needs the most, in bytes, by part."""
 
     total_bytes: int
     parts: dict[str, int]
-    """At the fullest moment: parameters, gradients, optimizer, buckets, activations, input,
-    transient; and the allowances: fragmentation, runtime and process (CPU), or fragmentation,
-    workspace and context (GPU); with source ``fit``, `allowance` stands for them. They add up to
-    `total_bytes`."""
+    """At the peak: parameters, gradients, optimizer, buckets, activations, input, transient; and
+    the allowances: fragmentation, runtime and process (CPU), or fragmentation, workspace and
+    context (GPU); with source ``fit``, `allowance` replaces them. They add up to `total_bytes`."""
     source: str
     """``model`` (counted without data) or ``fit`` (a line through measured peaks)."""
 
@@ -26,11 +25,11 @@ class Forecast(Frozen):
 
     @property
     def needed_bytes(self) -> int:
-        """The least that a run needs.
+        """The minimum memory that a run needs.
 
-        Before CUDA's caching allocator reports that memory is short, it returns what it holds
-        unused to the device. Measured on an H200: of ResNet50, 73 images were allocated 3,511 MiB
-        and trained in 3,584 MiB, and with more room took 480 MiB of fragmentation on top.
+        Before CUDA's caching allocator runs out of memory, it returns unused memory to the device.
+        Measured on an H200: ResNet50 with 73 images allocated 3,511 MiB and trained in 3,584 MiB;
+        without the limit, fragmentation added 480 MiB.
         """
         is_gpu = "context" in self.parts
         return self.total_bytes - (self.parts.get("fragmentation", 0) if is_gpu else 0)
@@ -44,7 +43,7 @@ class Forecast(Frozen):
 
 
 class Budget(Frozen):
-    """Memory that one rank may use, in bytes, and who sets it."""
+    """Memory that one rank may use, in bytes, and what sets this limit."""
 
     bytes: int
     source: str

@@ -17,8 +17,8 @@ COMPUTE_PHASES: tuple[str, ...] = tuple(
 )
 """The phases in which a rank works; in the rest of a step it waits for data or for others."""
 SYNC_PHASES: tuple[str, ...] = ("comm_exposed", "grad_copy")
-"""The phases that only a strategy which times its all-reduces can tell from `backward`. Records
-of earlier releases lack `grad_copy`: their `comm_exposed` includes it."""
+"""The phases that are part of `backward` unless the strategy times its all-reduces. Records of
+earlier releases lack `grad_copy`: their `comm_exposed` includes it."""
 PHASE_WORDS: dict[str, str] = {
     "data": "data wait",
     "h2d": "copy to device",

@@ -9,7 +9,7 @@ from dpeval.util.frozen import Frozen
 
 
 class RankPlan(Frozen):
-    """One rank's share."""
+    """What one rank does, and where."""
 
     rank: int
     node: int
@@ -17,26 +17,27 @@ class RankPlan(Frozen):
     device: str
     """``cpu`` or ``cuda:<index>``."""
     gpu_uuid: str = ""
-    """Identifies the GPU whatever ``CUDA_VISIBLE_DEVICES`` does to its index."""
+    """Identifies the GPU regardless of ``CUDA_VISIBLE_DEVICES``."""
     cpus: list[int]
-    """Logical CPUs that it is pinned to; a GPU rank launches its kernels there."""
+    """Logical CPUs that the rank is pinned to; a GPU rank launches its kernels there."""
     spare_cpus: list[int] = []
-    """Logical CPUs without compute threads, which this rank's data workers may use."""
+    """Logical CPUs without compute threads, for the loader workers of this rank."""
     threads: int
     per_device_batch_size: int = Field(
         validation_alias=AliasChoices("per_device_batch_size", "batch")  # its first name
     )
     """Images per step of this rank."""
     weight: float
-    """Weight of this rank's mean loss in that of the global batch: its share of the images."""
+    """Weight of this rank's mean loss in the mean over the global batch: its share of the
+    images."""
 
 
 OVERSUBSCRIBED = "oversubscribed"
-"""Start of a note of the plan if compute threads outnumber CPUs, or ranks the GPUs."""
+"""Start of the note that marks more compute threads than CPUs, or more ranks than GPUs."""
 
 
 class Plan(Frozen):
-    """What every rank will do, or why the run is not started."""
+    """What every rank will do, or why the run cannot start."""
 
     world_size: int
     global_batch_size: int = Field(
@@ -46,7 +47,7 @@ class Plan(Frozen):
     backend: str
     ranks: list[RankPlan]
     notes: list[str] = []
-    """What readers of the figures should know (oversubscribed, SMT siblings shared, …)."""
+    """What readers of the figures must know (oversubscribed, SMT siblings shared, …)."""
     skip: str | None = None
     """Why this run is not started; None if it is started."""
     skip_kind: SkipCode = "devices"
@@ -54,5 +55,5 @@ class Plan(Frozen):
 
     @property
     def is_oversubscribed(self) -> bool:
-        """Whether compute threads outnumber CPUs, or ranks the GPUs."""
+        """Whether there are more compute threads than CPUs, or more ranks than GPUs."""
         return any(OVERSUBSCRIBED in note for note in self.notes)

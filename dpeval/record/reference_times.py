@@ -9,7 +9,7 @@ from dpeval.util.arrays import Bools, Floats
 from dpeval.util.frozen import Frozen
 
 PAGES = 256
-"""About 0.5 ms; less than a huge page, which the OS might provide instead."""
+"""About 0.5 ms. Less than a huge page, which the OS might provide in one fault."""
 
 
 class ReferenceTimes(Frozen):
@@ -29,7 +29,7 @@ class ReferenceTimes(Frozen):
         return self
 
     def counted(self, kept: Bools) -> ReferenceTimes:
-        """The same readings, where only the steps that `kept` marks count."""
+        """The same readings, with only the steps counted that `kept` marks."""
         before = np.concatenate([[0], np.cumsum(kept)])
         return self.model_copy(
             update={"step": [int(before[min(step, len(kept))]) for step in self.step]}

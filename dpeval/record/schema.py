@@ -26,7 +26,7 @@ from dpeval.util.frozen import Frozen
 from dpeval.util.version import __version__
 
 UNKNOWN_FIELDS = ("environment", "started_at", "wall_s", "plan", "ranks", "dataset")
-"""Fields that are unknown for a run that ended before it reached a machine."""
+"""Fields that are unknown for a run that never reached a machine."""
 
 
 class Cause(Frozen):
@@ -61,11 +61,11 @@ class DatasetUsed(Frozen):
     val_images: int = 0
     num_classes: int
     note: str = ""
-    """Why `used` differs from `requested`; empty if it does not."""
+    """Why `used` differs from `requested`; empty if they are the same."""
     loader: str = "jpeg"
     augment: str = "random_resized_crop"
     left_out: dict[str, int] = {}
-    """Files and folders among the images that were not used, by kind."""
+    """Counts of files and folders that were left out, by kind."""
 
     @property
     def is_stand_in(self) -> bool:
@@ -86,7 +86,7 @@ class Bucket(Frozen):
 
     bytes: int
     allreduce_median_s: float
-    """From when the bucket's gradients are ready to the end of its all-reduce."""
+    """From the time its gradients are ready to the end of its all-reduce."""
     allreduce_s: list[float] = []
     """The same for every step of the window."""
 
@@ -103,16 +103,16 @@ class RankRecord(Frozen):
         validation_alias=AliasChoices("per_device_batch_size", "batch")  # its first name
     )
     begin_s: list[float] = []
-    """When every step began, on the host's monotonic clock (comparable within a host)."""
+    """Start of every step, on the host's monotonic clock (comparable within a host)."""
     step_s: list[float]
     """Time of every step, warm-up included."""
     phase_s: dict[str, list[float]]
-    """Per phase of :data:`PHASES`, one value per step of `step_s`. `comm_exposed` holds what no
-    computation hides: the wait for the last all-reduce, and DDP's broadcasts of buffers before the
-    forward pass, which earlier releases counted as `forward`. `comm_exposed` and
-    `grad_copy` are absent if the strategy does not time its communication: both are then part of
-    `backward`. Where only `grad_copy` is absent, as in records of earlier releases,
-    `comm_exposed` includes it."""
+    """Per phase of :data:`PHASES`, one value per step of `step_s`. `comm_exposed` is communication
+    that no computation hides: the wait for the last all-reduce, and DDP's broadcasts of buffers
+    before the forward pass, which earlier releases counted as `forward`. `comm_exposed` and
+    `grad_copy` are absent if the strategy does not time its communication; both are then part of
+    `backward`. If only `grad_copy` is absent, as in records of earlier releases, `comm_exposed`
+    includes it."""
     comm_s: list[float] = []
     """Per step: the time with at least one all-reduce or broadcast of buffers in progress; empty if
     the strategy does not time it."""
@@ -125,11 +125,11 @@ class RankRecord(Frozen):
     """Peak memory, bytes. On a GPU: what the allocator reserved after the first step, without the
     CUDA context. If `tuning_peak_bytes` is absent, the first step is included."""
     peak_allocated_bytes: int | None = None
-    """GPU: what tensors held at the fullest moment after the first step, bytes."""
+    """GPU: peak of the memory allocated to tensors after the first step, bytes."""
     tuning_peak_bytes: int | None = None
     """GPU: what the allocator reserved until the end of the first step, in which cuDNN tries
-    algorithms, bytes. It limits no batch: algorithms whose work area does not fit are passed over.
-    """
+    algorithms, bytes. It does not limit the batch: cuDNN skips algorithms whose workspace does not
+    fit."""
     baseline_bytes: int | None = None
     """Memory of the rank before the model was built (interpreter, libraries, CUDA context)."""
     threads: int = 1
@@ -142,21 +142,21 @@ class RankRecord(Frozen):
 
 class Throughput(Frozen):
     """Samples processed by all ranks over the time of the slowest rank, in the record's unit per
-    second; fields keep their first names, in which a sample is an image."""
+    second. The names of the fields date from when a sample was always an image."""
 
     img_per_s: PositiveFloat
     low: PositiveFloat
     high: PositiveFloat
     """The 95 % interval."""
     median_img_per_s: PositiveFloat
-    """Global batch over the median step of the slowest rank."""
+    """Global batch over the median step time of the slowest rank."""
     slowest_rank: int
     sequences_per_s: PositiveFloat | None = None
-    """Of a language model, whose samples are tokens: the same in sequences."""
+    """For a language model, whose samples are tokens: the same in sequences per second."""
 
 
 class SetupTimes(Frozen):
-    """The time before the first step, s; never part of a mean."""
+    """Times before the first step, s; never part of a mean."""
 
     total_s: float
     first_step_s: float | None = None
@@ -168,10 +168,10 @@ class AblationBlock(Frozen):
 
     kind: AblationKind
     round: int | None = None
-    """Blocks of one round of all kinds belong together. Of a run that took turns it is the round of
-    its sitting, and blocks of kind ``normal`` are steps of its main window."""
+    """Blocks of all kinds with the same round belong together. If the run took turns, it is the
+    round of its sitting, and blocks of kind ``normal`` are steps of its main window."""
     step_s: list[list[float]]
-    """Per rank (for ``alone``: the one rank that ran), the steps' times."""
+    """Step times per rank (for ``alone``: of the one rank that ran)."""
     data_s: list[list[float]] = []
     """Likewise, the part in which the rank waited for data; empty in records of earlier releases,
     as `compute_s` is."""
@@ -184,11 +184,11 @@ class Ablation(Frozen):
     between its turns."""
 
     blocks: list[AblationBlock]
-    """In the order in which they ran; the n-th blocks of all kinds are one round."""
+    """In the order in which they ran; the n-th blocks of all kinds form one round."""
     normal_s: float
     no_sync_s: float | None
     alone_s: float
-    """Mean step of the three kinds of blocks, each as long as its slowest rank's (earlier releases:
+    """Mean step time for each of the three kinds of blocks, of the slowest rank (earlier releases:
     the median)."""
     comm_cost_s: float | None
     """normal - no_sync."""
@@ -212,39 +212,42 @@ class MemoryRecord(Frozen):
     decision: str = ""
     """The line that was printed before the run."""
     devices_needed: int | None = None
-    """The smallest device count at which the batch is forecast to fit, if it does not fit here."""
+    """The smallest device count at which the batch is forecast to fit, if it does not fit on
+    these."""
 
 
 class Sitting(Frozen):
     """The turns of a run that shared the machine with others, one of them stepping at a time."""
 
     id: str
-    """Common to the runs that took turns with each other: their steps can be paired by round."""
+    """Shared by the runs that took turns with each other: their steps can be paired by round."""
     rounds: list[int]
-    """For every step, warm-up included, the round in which it was taken, from 0; the same on all
-    ranks. In a round every run that is still measured has one turn, in changing order."""
+    """Round of every step, warm-up included, from 0; the same on all ranks. In each round, every
+    run that is still being measured has one turn, in changing order."""
     runs: int
-    """How many runs took turns."""
+    """Number of runs that took turns."""
     reentry: Reentry = Reentry()
-    """Steps at the start of every turn that were left out of all series, as they cost more than the
-    rest."""
+    """Number of steps at the start of every turn that are left out of all series because they take
+    longer than the rest."""
     left_out: int = 0
-    """How many steps these were in all."""
+    """Total number of these steps."""
     energy_j_per_step: float | None = None
-    """From energy counters read at the begin and the end of turns."""
+    """From energy counters, read at the beginning and end of each turn."""
     base_devices: int | None = None
-    """Devices of the run on the fewest that is configured like this one, if it is another …"""
+    """Device count of the run on the fewest devices that is otherwise configured like this one,
+    unless it is this one …"""
     base_strategy: str = ""
     """… and its strategy."""
     speedup: Interval | None = None
-    """Throughput over that run's, from the rounds that both took part in; None without enough."""
+    """Throughput relative to that run, from the rounds that both took part in; None: too few
+    rounds."""
     alone: Interval | None = None
-    """If that run has a single rank: its step over one of the first rank alone, both without waits
-    for data, from the rounds that have both."""
+    """If that run has a single rank: its step time over that of this run's first rank alone, both
+    without waits for data, from the rounds that have both."""
 
 
 class Scheduler(Frozen):
-    """The scheduler's job that made the run."""
+    """The scheduler job in which the run was executed."""
 
     kind: str
     job_id: str
@@ -257,11 +260,11 @@ class Record(Frozen):
     """Everything known about one run; ``metrics.json`` is its JSON."""
 
     schema_version: Literal[1, 2] = 2
-    """2: a sample may be something else than an image (`unit`)."""
+    """2: a sample need not be an image (`unit`)."""
     dpeval_version: str
     run_id: str
     identity: str
-    """Hash of the resolved, output-free configuration (:func:`dpeval.config.identity`)."""
+    """Hash of the resolved configuration without output keys (:func:`dpeval.config.identity`)."""
     status: Status
     cause: Cause | None = None
     study: str
@@ -278,15 +281,16 @@ class Record(Frozen):
     environment: Environment
     scheduler: Scheduler | None = None
     conditions: Conditions | None = None
-    """The state of the machine while the run was measured; of a run that took turns, during the
-    whole sitting."""
+    """The state of the machine while the run was measured; if the run took turns, during the whole
+    sitting."""
     sitting: Sitting | None = None
     setup: SetupTimes | None = None
     window: Window | None = None
     unit: str = Field(default="img", max_length=20)
     """What a sample is: img, tokens, …"""
     samples_per_step: PositiveFloat | None = None
-    """Samples of all ranks in one step, as the script's meter was told; None: the global batch."""
+    """Samples of all ranks in one step, as the script reported to its meter; None: the global
+    batch."""
     throughput: Throughput | None = None
     """In samples per second."""
     ranks: list[RankRecord] = []
@@ -334,12 +338,12 @@ def blank(
     Args:
         config: the resolved configuration, as plain values.
         identity: its hash (:func:`dpeval.config.identity`).
-        overrides: the user's overrides of the defaults; they make the command.
+        overrides: the user's overrides of the defaults, which the command repeats.
         status: how the run ends if nothing more is recorded.
         cause: why it is not ``ok``.
         environment: where it ran; None if unknown, and then listed in ``missing``.
         started_at: ISO 8601 with offset; now by default.
-        plan: what every rank does.
+        plan: what every rank would do.
         dataset: the data used.
         memory: forecast, budget and decision.
         scheduler: its job, if any.

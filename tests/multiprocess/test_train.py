@@ -228,7 +228,7 @@ def test_missing_imagenette_is_replaced_loudly_and_marked(train: Train, tmp_path
     if not run.dataset.is_stand_in:
         pytest.skip("Imagenette could be downloaded here")
     assert (run.dataset.requested, run.dataset.used) == ("imagenette_160", "imagenette_like")
-    assert "USING THE STAND-IN" in done.out
+    assert "USING STAND-IN" in done.out
     assert run.warnings[0].code == "stand_in"
 
 

@@ -81,7 +81,7 @@ def test_targets_are_the_inputs_one_token_on_and_ranks_share_the_sequences(
     [
         (8, (), "one sequence needs 9"),
         (100, ("dataset.num_classes=40",), "has token 49, but dataset.num_classes=40"),
-        (101, ("dataset.args.dtype=uint32",), "no whole tokens of uint32"),
+        (101, ("dataset.args.dtype=uint32",), "not a whole number of uint32 tokens"),
         (100, ("dataset.args.file=val.bin",), "set dataset.root and dataset.args.file"),
     ],
 )

@@ -1,1 +1,1 @@
-"""How images are decoded, cropped and put into the form that a model takes."""
+"""Decodes and crops images and turns them into model input."""

@@ -18,7 +18,7 @@ RATIO = (3 / 4, 4 / 3)
 """Defaults of torchvision's RandomResizedCrop (Szegedy et al. 2015, "Going deeper with
 convolutions", section 6)."""
 TRIES = 10
-"""As in torchvision's ``RandomResizedCrop.get_params``."""
+"""Number of tries, as in torchvision's ``RandomResizedCrop.get_params``."""
 DRAWS = 2 * TRIES + 3
 """Random numbers per image: areas and ratios of all tries, position of the crop (2), flip."""
 MIDDLE = 224 / 256
@@ -52,8 +52,8 @@ def random_resized_crop(
 ) -> Boxes:
     """Boxes of random area and aspect ratio, as in torchvision's ``RandomResizedCrop.get_params``.
 
-    Of ten tries of area (uniform in :data:`AREA`) and ratio (log-uniform in :data:`RATIO`), the
-    first that fits is taken, or else the largest centered box with a valid ratio.
+    Ten times, draws an area (uniform in :data:`AREA`) and a ratio (log-uniform in :data:`RATIO`),
+    and takes the first box that fits, or else the largest centered box with a valid ratio.
 
     Args:
         heights: of the original images, in pixels, [b].

@@ -30,14 +30,14 @@ SEQUENTIAL_FRAMES = (0xC0, 0xC1)
 START_OF_SCAN = 0xDA
 END_OF_IMAGE = b"\xff\xd9"
 WIDEST = 2**16 - 1
-"""White, of 16 bits."""
+"""White level of 16-bit images."""
 RGB_FROM = ("RGB", "YCbCr", "Gray")
 """JPEG colour spaces that libjpeg-turbo converts to RGB correctly; CMYK is not one of them."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A file that has been read, but of which only the header has been decoded."""
+    """A file that has been read; only its header has been decoded."""
 
     path: Path
     data: bytes
@@ -105,13 +105,13 @@ def decode(file: Encoded, box: Box, flip: bool, out: Tensor) -> None:
 
 
 def _scaled_jpeg(file: Encoded, box: Box, px: int) -> tuple[Pixels, int] | None:
-    """The image down to just below `box`, at the smallest scale at which `box` has `px` pixels,
-    and how many rows of the original that is. None: leave it to PIL."""
+    """The image down to just below `box`, at the smallest scale at which `box` has `px` pixels, and
+    the number of rows of the original that this covers. None: PIL must read it."""
     shrink = px / min(box[2], box[3])
     data, height = without_bottom(file.data, file.height, int(box[0] + box[2]))
     try:
-        # Halves, quarters and eighths alone: libjpeg-turbo has no SIMD code for scales between.
-        # The fast options blur colour edges a little and save 5 % (224 px) to 12 % (128 px).
+        # Halves, quarters and eighths only: libjpeg-turbo has no SIMD code for scales in between.
+        # The fast options blur colour edges a little and save 5% (224 px) to 12% (128 px).
         image: Pixels = simplejpeg.decode_jpeg(
             data,
             fastdct=True,
@@ -119,7 +119,7 @@ def _scaled_jpeg(file: Encoded, box: Box, px: int) -> tuple[Pixels, int] | None:
             min_height=math.ceil(height * shrink),
             min_width=math.ceil(file.width * shrink),
             min_factor=2,
-            # Without the bottom some data is left over, which strict mode rejects.
+            # Cutting off the bottom leaves data unread, which strict mode rejects.
             strict=height == file.height,
         )
     except ValueError:
@@ -179,10 +179,10 @@ def _with_pil(file: Encoded) -> Pixels:
 
 
 def _as_rgb(image: Image.Image) -> Pixels:
-    """8 bit per colour; what has 16 is scaled, where PIL's own conversion would clip it."""
+    """Convert to 8 bits per colour; 16-bit images are scaled, where PIL's conversion would clip."""
     if image.mode == "F" or (image.mode == "I" and np.asarray(image).max() > WIDEST):
         raise ValueError(
-            f"its pixels have 32 bits (mode {image.mode}), and its white level is unknown; "
+            f"its pixels have 32 bits (mode {image.mode}) and an unknown white level; "
             "convert it to 8 or 16 bits"
         )
     if image.mode == "I" or image.mode.startswith("I;16"):
@@ -197,7 +197,7 @@ def _naming(path: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        # PIL names the buffer that it read from, which means nothing to the user.
+        # PIL names the in-memory buffer, which means nothing to the user.
         reason = reason.split(" <_io")[0]
         raise DataError(
             f"{path} is not a readable image ({reason}); repair or remove it"

@@ -14,15 +14,15 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 """ImageNet's per-channel statistics for pixels in [0, 1] (torchvision's reference training)."""
 PART_BYTES = MIB
-"""Bytes of float32 that are normalised at a time on CPU, so that the second pass finds the first
-one's results in the core's cache. Smaller parts need more calls (25 % more time at 256 KiB)."""
+"""Bytes of float32 that are normalised at a time on CPU, so that the second pass finds the results
+of the first in the core's cache. Smaller chunks need more calls (25% more time at 256 KiB)."""
 
 
 class Normaliser:
     """Converts values in [0, 255], [b, px, px, 3], to normalised float32 [b, 3, px, px].
 
     On CPU the next call overwrites the result: touching new memory in every step would cost more
-    than the arithmetic, and a step ends before the next one begins.
+    than the arithmetic, and a step ends before the next one starts.
     """
 
     def __init__(self, device: torch.device, *, channels_last: bool) -> None:
@@ -72,7 +72,7 @@ def crop_batch(squares: Tensor, where: Tensor, px: int) -> Tensor:
     top, left, height, width, flips = where.float().unbind(1)
     place = (torch.arange(px, device=squares.device) + 0.5) / px
     across = torch.where(flips[:, None] > 0, 1 - place, place)
-    # Pixel centres are clamped to the box, so that nothing outside the crop shows in it.
+    # Pixel centres are clamped to the box, so that pixels outside the crop have no influence.
     rows = _inside(top, height, place.expand(len(squares), px))
     columns = _inside(left, width, across)
     grid = torch.stack(

@@ -24,10 +24,10 @@ class CacheTable:
     def __init__(self, source: Source, config: DatasetConfig) -> None:
         """Map the cache that ``prepare`` built for `config`."""
         if source.cache is None:
-            raise ValueError(f"{source.root} was prepared for another loader than {config.loader}")
+            raise ValueError(f"{source.root} was prepared for a loader other than {config.loader}")
         self._layout = layout(config)
         kind, images = record_type(self._layout.side_px), len(source.train_files)
-        # Copy-on-write, because torch has no read-only tensors; nothing writes to it.
+        # Copy-on-write, because torch has no read-only tensors; nothing ever writes to it.
         self._bytes = np.memmap(source.cache, np.uint8, "c", shape=(images, kind.itemsize))
         records: NDArray[Any] = self._bytes.view(kind)[:, 0]
         self.squares = split_rows(self.rows, self.side_px)
@@ -44,7 +44,7 @@ class CacheTable:
         return torch.from_numpy(self._bytes)
 
     def read_in(self) -> None:
-        """Fault in every page, so that no step has to."""
+        """Fault in every page now, so that no step does."""
         self._bytes.reshape(-1)[::PAGE_BYTES].max()
 
     def crops(self, step: Step) -> tuple[Boxes, Flips]:

@@ -1,4 +1,4 @@
-"""What the input of a training takes of a device, from the code of the loaders, line by line."""
+"""Device memory that the input of a training takes, derived from the code of the loaders."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dpeval.data.sources import imagenette
 from dpeval.data.sources.pixel_cache import layout, record_type
 
 IN_FLIGHT = 3
-"""Batches of uint8 on a GPU: the current one, the next one, which is already sent
-(:class:`dpeval.devices.cuda.CopyPrefetcher`), and the one before, whose memory is not used again
+"""Batches of uint8 on a GPU: the current one; the next one, which has already been sent
+(:class:`dpeval.devices.cuda.CopyPrefetcher`); and the previous one, whose memory is not reused
 until the GPU, which lags behind the host, has finished its step."""
 
 
@@ -21,23 +21,23 @@ class InputMemory:
     images: int
     """The batch as the model sees it, in float32."""
     passing: tuple[tuple[int, int], ...]
-    """What is made on the way to `images`, in order: the size of each tensor, and how many of the
-    following ones, of which `images` is the last, are made before it is freed."""
+    """Intermediate tensors on the way to `images`, in order: the size of each, and how many of the
+    tensors after it (the last is `images`) are made before it is freed."""
     pixels: int = 0
-    """The batch in uint8, until its step ends."""
+    """The batch in uint8, which is kept until its step ends."""
     in_flight: tuple[int, ...] = ()
-    """Batches that a stream of their own has copied; no other stream uses their memory."""
+    """Batches copied on a separate stream; no other stream uses their memory."""
     resident: int = 0
     """The whole dataset."""
 
     @property
     def held(self) -> int:
-        """What lives while the model computes."""
+        """Memory in use while the model computes."""
         return self.resident + sum(self.in_flight) + self.pixels + self.images
 
 
 def on_cpu(images: int, config: DatasetConfig) -> InputMemory:
-    """The input of a CPU rank. Pixels in the mapped cache are no memory of the rank's own.
+    """The input of a CPU rank. Pixels in the mapped cache do not count as memory of the rank.
 
     Args:
         images: per-device batch.
@@ -48,16 +48,16 @@ def on_cpu(images: int, config: DatasetConfig) -> InputMemory:
 
 
 def of_tokens(tokens: int, *, gpu: bool) -> InputMemory:
-    """The input of a language model: inputs and targets are views of one tensor of int64.
+    """The input of a language model: inputs and targets are views of one int64 tensor.
 
     Args:
-        tokens: of one batch, targets included.
-        gpu: the device is a GPU, to which batches are sent ahead.
+        tokens: number of tokens in one batch, targets included.
+        gpu: whether the device is a GPU, to which batches are sent ahead of their step.
     """
     made = 8 * tokens
     if gpu:
         return InputMemory(images=0, passing=(), in_flight=(made,) * IN_FLIGHT)
-    # TokenReader: where the tokens are in the file, and the tokens as they are there.
+    # TokenReader: positions of the tokens in the file, and the tokens in the file's type.
     return InputMemory(images=made, passing=((made, 2), (4 * tokens, 1)))
 
 
@@ -66,7 +66,7 @@ def on_gpu(
 ) -> InputMemory:
     """The input of a GPU rank.
 
-    A loader of the user's own is taken to send pixels of the model's size, as ``jpeg`` does.
+    A user's loader is assumed to send pixels of the model's size, as ``jpeg`` does.
 
     Args:
         images: per-device batch.
@@ -76,7 +76,7 @@ def on_gpu(
     """
     pixels = images * 3 * config.image_px**2
     made = 4 * pixels
-    # Normaliser: what addcmul gives lies in channels_last; another format is a further copy.
+    # Normaliser: addcmul returns channels_last; another format takes one more copy.
     copied = () if channels_last else ((made, 1),)
     # Normaliser: pixels.float() is freed once addcmul has read it.
     normalising = ((made, 1), *copied)
@@ -89,19 +89,20 @@ def on_gpu(
     record = record_type(side_px).itemsize
     squares = 4 * images * 3 * side_px**2
     grid = 2 * 4 * images * config.image_px**2
-    # crop_batch: the grid, the squares in float, what grid_sample gives, and its copy in the order
-    # of the pixels. That copy is in float already, and put() keeps it until the images are made.
+    # crop_batch: the grid, the squares in float, the result of grid_sample, and its copy in pixel
+    # order. That copy is already in float, and put() keeps it until the images are made.
     cropping = ((grid, 3), (squares, 1), (made, 1), (made, 1 if channels_last else 2), *copied)
     if config.loader != "resident":
         return InputMemory(made, cropping, in_flight=(images * record,) * IN_FLIGHT)
     count = configured_images(config) if train_images is None else train_images
-    # put: the records of the batch, until its images are made.
+    # put: the records of the batch, kept until its images are made.
     selected = (images * record, len(cropping) + 1)
     return InputMemory(made, (selected, *cropping), resident=count * record)
 
 
 def configured_images(config: DatasetConfig) -> int:
-    """Training images of a dataset that is not prepared yet; 0 if only its files tell."""
+    """Number of training images of a dataset that is not prepared yet; 0 if unknown without its
+    files."""
     known = {
         "dpeval.data.imagenette": imagenette.TRAIN_IMAGES,
         "dpeval.data.imagenette_like": config.train_images,

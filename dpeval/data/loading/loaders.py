@@ -1,9 +1,9 @@
 """Loaders hand one rank its shard of every global batch.
 
 ``jpeg`` decodes files in every step. ``cached`` crops pixels that were decoded once. ``resident``
-keeps those pixels on the device and crops there. ``constant`` repeats one batch, which trains
-nothing but bounds the speed from above. Images stay uint8 until they are on the device, and in
-the same step every loader yields the same crops of the same images.
+keeps those pixels on the device and crops there. ``constant`` repeats one batch, which is no real
+training but an upper bound on speed. Images stay uint8 until they are on the device, and in the
+same step every loader but ``constant`` yields the same crops of the same images.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from dpeval.errors import ConfigError
 from dpeval.util.importing import locate
 
 MAX_WORKERS = 16
-"""Per rank; a core decodes about a thousand full-size images per second."""
+"""Maximum per rank; a core decodes about a thousand full-size images per second."""
 CACHE_WORKERS = 2
 """Enough to copy from the cache."""
 
@@ -42,9 +42,9 @@ CACHE_WORKERS = 2
 class Loader(Protocol):
     """What the training loop calls to get its data.
 
-    ``dataset.loader`` may be the import path of a loader of your own: a class, or a function that
+    ``dataset.loader`` may be the import path of your own loader: a class, or a function that
     returns an instance, called as ``loader(shard, **loader_args)`` with a :class:`Shard`. If it has
-    the attribute ``needs_cache = True``, the decoded images are in ``shard.source.cache``.
+    the attribute ``needs_cache = True``, the decoded images are at ``shard.source.cache``.
     """
 
     images_read: int
@@ -125,8 +125,8 @@ def make_loader(
         seed: decides the order of the images and all augmentation.
         device: where batches go.
         channels_last: memory format of the images.
-        spare_cpus: logical CPUs for workers. Without any, the rank reads between its steps, which
-            is measured as waiting for data.
+        spare_cpus: logical CPUs for workers. If there are none, the rank reads between its steps,
+            and this time is measured as the phase ``data``.
 
     Raises:
         DataError: the source has fewer images than one global batch.
@@ -149,22 +149,22 @@ def _made(path: str, key: str, shard: Shard, args: Mapping[str, Any]) -> Loader:
     made = locate(path, key=key)(shard, **args)
     if not isinstance(made, Loader):
         raise ConfigError(
-            f"{key}={path} made a {type(made).__name__}; it must have images_read, next(), put() "
-            "and close(), as dpeval.data.loading.loaders.Loader describes"
+            f"{key}={path} returned a {type(made).__name__}; it must have images_read, next(), "
+            "put() and close(), see dpeval.data.loading.loaders.Loader"
         )
     return made
 
 
 class HostBatches:
-    """Batches that a reader makes on the host, sent to the device ahead of their step."""
+    """Sends batches that a reader makes on the host to the device ahead of their step."""
 
     def __init__(self, shard: Shard, reader: Reader, workers: int) -> None:
-        """Begin to read.
+        """Start reading.
 
         Args:
             shard: what the rank reads.
-            reader: makes a batch.
-            workers: processes that read; 0: the rank itself.
+            reader: makes the batches.
+            workers: number of processes that read; 0: the rank itself reads.
         """
         self._host = Batches(
             reader,
@@ -242,7 +242,7 @@ class ResidentLoader:
 
 
 class ConstantLoader:
-    """Repeats one batch: not a training, but an upper bound of the speed."""
+    """Repeats one batch: not real training, but an upper bound on speed."""
 
     def __init__(self, shard: Shard) -> None:
         reader = JpegReader(shard.source, shard.config.image_px, shard.config.augment)
@@ -276,7 +276,7 @@ def cached(shard: Shard) -> Loader:
 
 
 def resident(shard: Shard) -> Loader:
-    """Keeps the cache in the device's memory; on CPU that is the mapped file, faulted in."""
+    """Keeps the cache in device memory; on CPU this is the mapped file, faulted in."""
     if shard.device.is_cuda:
         return ResidentLoader(shard)
     table = CacheTable(shard.source, shard.config)

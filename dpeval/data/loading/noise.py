@@ -1,4 +1,4 @@
-"""Random samples: a step's memory and speed do not depend on what images show or words mean."""
+"""Random samples: the memory and speed of a step do not depend on the content of the data."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def source(config: DatasetConfig, *, of_tokens: bool = False) -> Source:
 
 
 class NoiseLoader:
-    """Returns uint8 pixels as the other loaders do, so that its batches take the same memory."""
+    """Returns uint8 pixels like the other loaders, so that its batches take the same memory."""
 
     def __init__(self, shard: Shard) -> None:
         self._shard, self._normalised = shard, shard.normaliser()

@@ -24,8 +24,8 @@ from dpeval.errors import DataError
 from dpeval.util.display.units import MIB
 
 Host = tuple[Tensor, ...]
-"""Pixels, uint8 [b, px, px, 3], and labels, int64 [b]. If the device crops: records of the cache,
-uint8 [b, record], labels, and crops, int64 [b, 5]."""
+"""Pixels, uint8 [b, px, px, 3], and labels, int64 [b]. If the device crops: cache records, uint8
+[b, record], labels, and crops, int64 [b, 5]."""
 PREFETCHED = 2
 """Batches that each worker prefetches."""
 PR_SET_PDEATHSIG = 1
@@ -86,7 +86,7 @@ class CacheReader:
 
 
 class GatherReader:
-    """Gathers images from the mapped cache if there is nothing to crop."""
+    """Gathers images from the mapped cache where no crop is needed."""
 
     def __init__(self, source: Source, table: CacheTable) -> None:
         self._squares = table.squares
@@ -98,7 +98,7 @@ class GatherReader:
 
 
 class WholeReader:
-    """Gathers whole records from the mapped cache, with the crops for the device to make."""
+    """Gathers whole records from the mapped cache, with the boxes that the device is to crop."""
 
     def __init__(self, source: Source, table: CacheTable) -> None:
         self._table = table
@@ -111,7 +111,7 @@ class WholeReader:
 
 @dataclass(frozen=True)
 class Failure:
-    """Sent by a worker instead of a batch, so that its error stays one line."""
+    """Sent by a worker in place of a batch, so that its error stays one line."""
 
     message: str
 
@@ -130,9 +130,9 @@ class _Steps:
 
 
 def shared(batch: Host) -> Host:
-    """`batch` in shared memory, through which a worker passes it on.
+    """Move `batch` into shared memory, through which a worker passes it on.
 
-    The queue would move it there, too, but in a thread whose error nobody hears of.
+    The queue would move it too, but in a thread whose errors are lost.
 
     Raises:
         DataError: shared memory is full.
@@ -146,7 +146,7 @@ def shared(batch: Host) -> Host:
         whole = shutil.disk_usage(SHARED_MEMORY).total if Path(SHARED_MEMORY).is_dir() else 0
         raise DataError(
             f"a loader worker cannot pass on a batch of {nbytes / MIB:.1f} MiB: shared memory "
-            f"({SHARED_MEMORY}) is full at {whole / MIB:.1f} MiB; enlarge it (docker run "
+            f"({SHARED_MEMORY}, {whole / MIB:.1f} MiB) is full; enlarge it (docker run "
             "--shm-size=1g), or use fewer dataset.workers (0: none) or a smaller batch"
         ) from error
 
@@ -156,8 +156,8 @@ class Batches:
 
     Without workers each batch is read in the caller's process, on demand.
 
-    Workers are forked: they start in milliseconds and import nothing again. They use one thread
-    and neither the device nor the process group, and are killed when this process ends.
+    Workers are forked, so they start in milliseconds and import nothing again. They use one thread,
+    touch neither the device nor the process group, and are killed when this process ends.
     """
 
     def __init__(
@@ -190,7 +190,7 @@ class Batches:
             prefetch_factor=PREFETCHED,
             multiprocessing_context="fork",
             worker_init_fn=partial(_settle, list(cpus)),
-            # Its own generator, so that prefetching leaves the model's random numbers alone.
+            # A separate generator, so that prefetching does not change the model's random numbers.
             generator=torch.Generator(),
             pin_memory=pinned,
         )

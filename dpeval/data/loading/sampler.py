@@ -28,13 +28,14 @@ class ShardedSampler:
     """Splits the global batches of a seeded permutation, reshuffled every epoch, among ranks.
 
     Step k of an epoch takes ``permutation[k*B : (k+1)*B]`` for the global batch B, and each rank
-    takes its slice of that. So global batches are the same at every world size, no image is read
-    twice in an epoch, and only those of an incomplete last batch are dropped. Draws belong to the
-    global batch, too: the same images have the same crops at every world size and in every loader.
+    takes its slice of that. Global batches are therefore the same at every world size, no image is
+    read twice in an epoch, and only the images of an incomplete last batch are dropped. Draws
+    belong to the global batch too: the same images have the same crops at every world size and with
+    every loader.
     """
 
     def __init__(self, images: int, shares: Sequence[int], rank: int, seed: int) -> None:
-        """Sample for one rank.
+        """Sample the batches of one rank.
 
         Args:
             images: number of training images.

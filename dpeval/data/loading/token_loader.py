@@ -1,4 +1,4 @@
-"""Hands one rank its sequences of tokens, from a file that is mapped into memory."""
+"""Loads one rank's sequences of tokens from a memory-mapped file."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class TokenReader:
 
 
 class TokenLoader(HostBatches):
-    """A loader of tokens: inputs, and as targets the same one further on."""
+    """A loader of tokens: inputs, and as targets the same tokens shifted by one."""
 
     def __init__(self, shard: Shard) -> None:
         reader = TokenReader(shard.source, shard.config.seq_len)
-        # A rank reads a batch of tokens faster than another process could pass it on.
+        # A rank reads a batch of tokens faster than a worker process could pass it on.
         super().__init__(shard, reader, shard.config.workers or 0)
 
     def put(self, batch: Any) -> tuple[Tensor, Tensor]:

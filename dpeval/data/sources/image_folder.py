@@ -18,9 +18,9 @@ from dpeval.errors import DataError
 from dpeval.util.display.plural import counted
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""Endings of images: torchvision's."""
+"""File name extensions of images, as in torchvision."""
 NO_CLASSES = ("__MACOSX", "__pycache__", "lost+found")
-"""Folders that programs leave behind, besides hidden ones."""
+"""Folders that other programs create, besides hidden ones."""
 _MOST_ENDINGS = 5
 
 
@@ -33,11 +33,11 @@ class Split:
     """Relative to the root."""
     labels: list[int]
     left_out: Mapping[str, int]
-    """What else was found, and how many of each."""
+    """Counts of everything else that was found."""
 
 
 def image_folder(config: DatasetConfig, root: Path, report: Report) -> Source:
-    """A user's own folder, ``dataset.root``.
+    """The user's folder of images, ``dataset.root``.
 
     Args:
         config: the keys of ``dataset``.
@@ -45,7 +45,7 @@ def image_folder(config: DatasetConfig, root: Path, report: Report) -> Source:
         report: prints what was found.
 
     Raises:
-        DataError: no such folder, no class, or a class without images.
+        DataError: the folder is missing, or has no classes, or a class has no images.
     """
     if config.root is None:
         raise DataError(
@@ -142,7 +142,7 @@ def split(root: Path, name: str) -> Split:
 
 
 def _classes_in(root: Path, folder: Path) -> str:
-    """A hint where classes lie in the root, as many tools want them."""
+    """A hint if the class folders lie directly in the root, as many tools expect."""
     found = [entry.name for entry in os.scandir(root) if entry.is_dir()] if root.is_dir() else []
     named = [f"{name}/" for name in sorted(found) if not _is_no_class(name)][:3]
     return f" ({root} holds {', '.join(named)}: if these are classes, move them there)" * bool(
@@ -153,7 +153,7 @@ def _classes_in(root: Path, folder: Path) -> str:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself
+    except OSError:  # a link that points to itself
         return False
 
 
@@ -166,9 +166,9 @@ def _images(folder: Path, prefix: str, left_out: Counter[str], seen: set[str]) -
 
     Args:
         folder: where to look.
-        prefix: of the paths.
-        left_out: counts what is no image.
-        seen: folders on the way here: a link to one of them would never end.
+        prefix: start of the paths.
+        left_out: counts of entries that are not images; updated.
+        seen: parent folders; following a link to one of them would never end.
     """
     here = os.path.realpath(folder)
     if here in seen:

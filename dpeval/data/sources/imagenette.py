@@ -1,4 +1,4 @@
-"""Imagenette, downloaded and verified once; if it is unavailable, a conspicuous stand-in.
+"""Imagenette, downloaded and verified once; if it is unavailable, a clearly marked stand-in.
 
 https://github.com/fastai/imagenette (Apache 2.0), ten classes of ImageNet.
 """
@@ -30,7 +30,7 @@ from dpeval.util.display.units import MIB
 CHUNK_BYTES = MIB
 READ_TIMEOUT_S = 60.0
 RETRY_AFTER_S = 600.0
-"""Without a network, a sweep waits for it once, not in every run."""
+"""Without a network, a sweep waits for the download once, not in every run."""
 TRAIN_IMAGES, VAL_IMAGES = 9_469, 3_925
 
 
@@ -80,7 +80,7 @@ def imagenette(config: DatasetConfig, root: Path, report: Report) -> Source:
             raise
         report(f"{error}")
     report(
-        f"USING THE STAND-IN imagenette_like for {config.name}: speed is measured on generated "
+        f"USING STAND-IN imagenette_like for {config.name}: speed is measured on generated "
         "images; set dataset.on_missing=error to stop instead"
     )
     made = imagenette_like(config, root, report)
@@ -119,7 +119,7 @@ def obtain(archive: Archive, root: Path, report: Report, timeout_s: float) -> Pa
 
 
 def is_complete(folder: Path, archive: Archive) -> bool:
-    """Whether `folder` has every image of the archive, whoever extracted it."""
+    """Whether `folder` has every image of the archive, even if another program extracted it."""
     wanted = (("train", archive.train_images), ("val", archive.val_images))
     return all(
         sum(_count(folder / split / wnid) for wnid in WNIDS) == count for split, count in wanted
@@ -134,7 +134,7 @@ def _count(folder: Path) -> int:
 
 
 def _set_aside(folder: Path, report: Report) -> None:
-    """Move an incomplete folder out of the way; it may contain a user's own files."""
+    """Move an incomplete folder out of the way; it may contain the user's files."""
     if folder.exists():
         aside = folder.with_name(f"{folder.name}.incomplete-{time.time_ns() // 10**9}")
         report(f"{folder} is incomplete; moving it to {aside.name} and extracting again")
@@ -190,7 +190,7 @@ def download(archive: Archive, packed: Path, report: Report, timeout_s: float) -
         if size >= archive.nbytes:
             partial.unlink()
         raise DataError(
-            f"{archive.url} sent {size} bytes that are not the published archive "
+            f"{archive.url} returned {size} bytes that are not the published archive "
             f"({archive.nbytes} bytes, MD5 {archive.md5}); try again later"
         )
     partial.rename(packed)
@@ -223,7 +223,7 @@ def _opened(request: urllib.request.Request, timeout_s: float) -> Any:
         raise TimeoutError(f"no response within {timeout_s:g} s") from None
     if isinstance(answer, Exception):
         raise answer
-    # The first byte came in time; the rest may take longer between two chunks.
+    # The first byte arrived in time; later chunks may take longer.
     with contextlib.suppress(AttributeError):
         answer.fp.raw._sock.settimeout(READ_TIMEOUT_S)
     return answer
@@ -252,7 +252,7 @@ def extract(packed: Path, archive: Archive, folder: Path, report: Report) -> Non
         report: prints progress.
 
     Raises:
-        DataError: a member lies outside the folder, or the archive is damaged or incomplete.
+        DataError: a member is outside the folder, or the archive is damaged or incomplete.
     """
     beside = folder.with_name(f"{folder.name}.extracting")
     shutil.rmtree(beside, ignore_errors=True)

@@ -35,7 +35,7 @@ class Entry(Frozen):
 
 
 def entries(root: Path) -> list[Entry]:
-    """Everything of dpeval's in `root`, sorted by name."""
+    """Everything in `root` that belongs to dpeval, sorted by name."""
     if not root.is_dir():
         return []
     found = [entry for path in sorted(root.iterdir()) if (entry := _entry(path, root))]
@@ -119,7 +119,7 @@ def delete(root: Path, names: list[str], report: Report) -> None:
         if name not in known:
             raise DataError(
                 f"{root} has no '{name}'{nearest(name, known)}; "
-                "python -m dpeval.data list shows what it has"
+                "python -m dpeval.data list shows its contents"
             )
     for name in names:
         path = root / name

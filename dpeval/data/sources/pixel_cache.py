@@ -1,8 +1,8 @@
 """Decodes images once into a file of fixed-size records, which all ranks and runs map.
 
-A record holds the pixels of one training image, and the image's original size. With random crops
-it is the whole image, squashed into a square somewhat larger than the model's input, so that every
-loader takes the same crop of the same image. Without augmentation it is exactly the model's input.
+A record holds the pixels of one training image and its original size. With random crops, it holds
+the whole image, squashed into a square somewhat larger than the model's input, so that every loader
+takes the same crop of the same image. Without augmentation, it holds exactly the model's input.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ CHUNK = 128
 """Images decoded, written and checksummed at a time."""
 MAX_THREADS = 16
 DECODED_ALIKE = (".jpg", ".jpeg")
-"""Endings of files whose pixels have been the same in every version."""
+"""Extensions of files that every version decodes to the same pixels."""
 DECODER = 2
-"""Version of the pixels of all other files. 2: 16 bits are scaled to 8."""
+"""Version of the decoding of all other files. 2: 16 bits are scaled to 8."""
 
 
 class Meta(Frozen):

@@ -57,7 +57,7 @@ def _needs_cache(config: DatasetConfig) -> bool:
         if config.loader_args:
             raise ConfigError(
                 f"dataset.loader={config.loader} takes no dataset.loader_args, but "
-                f"{dict(config.loader_args)} was given; they are for loaders of your own"
+                f"{dict(config.loader_args)} was given; only your own loaders take arguments"
             )
         return LOADERS[config.loader].needs_cache
     loader = locate(config.loader, key="dataset.loader")
@@ -87,10 +87,10 @@ def _checked(source: object, config: DatasetConfig) -> Source:
 
 
 def used(source: Source, config: DatasetConfig) -> DatasetUsed:
-    """The record's entry on the data."""
+    """The entry on the data in the record."""
     note = source.note
     if config.loader == "constant" and not source.loader:
-        upper = "one batch is repeated: an upper bound of the speed, not a training"
+        upper = "one batch is repeated: an upper bound on speed, not real training"
         note = f"{note}; {upper}" if note else upper
     return DatasetUsed(
         requested=source.requested,

@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 Report = Callable[[str], None]
 """Prints one line for the user."""
 Advance = Callable[[int], None]
-"""Advances progress by so many units."""
+"""Advances progress by a number of units."""
 REPORT_EVERY_S = 5.0
 
 

@@ -21,13 +21,13 @@ LOCK_WAIT_S = 3600.0
 class Source(Frozen):
     """Prepared data, as it is sent to every rank: image files and their labels, or tokens.
 
-    A source that is not a folder of images has no files and names its own `loader`.
+    A source that is not a folder of images has no files and names a `loader`.
     """
 
     requested: str = ""
-    """The requested dataset; "": its name in the configuration."""
+    """Name of the requested dataset; "": ``dataset.name``."""
     used: str = ""
-    """The dataset in use, if that is another one."""
+    """Name of the dataset in use, if it is a different one."""
     root: str
     """Folder that paths of files are relative to."""
     note: str = ""
@@ -39,27 +39,27 @@ class Source(Frozen):
     val_files: list[str] = []
     val_labels: list[int] = []
     left_out: dict[str, int] = {}
-    """What lies among the images and is none, and how many of each (``.txt``: 3)."""
+    """Counts of entries among the images that are not images (``.txt``: 3)."""
     tokens: str = ""
-    """File of tokens, relative to `root`; "": the samples are images."""
+    """Token file, relative to `root`; "": the samples are images."""
     token_type: str = ""
-    """NumPy's name of the type of these tokens."""
+    """NumPy dtype of the tokens."""
     sequences: int = 0
-    """Sequences of tokens in it."""
+    """Number of sequences in the token file."""
     cache: str | None = None
     """The decoded images, if the loader needs them (:mod:`dpeval.data.sources.pixel_cache`)."""
     loader: str = ""
-    """Import path of the source's own loader, called as ``loader(shard)``; "": use
+    """Import path of the loader that this source requires, called as ``loader(shard)``; "": use
     ``dataset.loader``."""
 
     @property
     def train_samples(self) -> int:
-        """Images, or sequences of tokens, to train on."""
+        """Number of images or sequences to train on."""
         return self.sequences or len(self.train_files)
 
 
 NO_SOURCE = Source(root="", num_classes=1)
-"""Of a training that brings its own data."""
+"""The source of a training that supplies its own data."""
 
 
 def store() -> Path:
@@ -76,8 +76,9 @@ def data_root(config: DatasetConfig) -> Path:
 def making(path: Path, report: Report) -> Iterator[None]:
     """Hold the lock for making `path`; report if another process holds it.
 
-    Check whether `path` exists before, so that finished data can be read from a read-only folder,
-    and again inside, because another process may have made it meanwhile.
+    Check whether `path` exists before taking the lock, so that finished data can be read from a
+    read-only folder, and again while holding it, because another process may have made it
+    meanwhile.
 
     Raises:
         DataError: another process has held the lock for over an hour.
@@ -87,7 +88,7 @@ def making(path: Path, report: Report) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        report(f"waiting for another process that is making {path}")
+        report(f"waiting for another process to finish {path}")
         try:
             lock.acquire(timeout=LOCK_WAIT_S)
         except Timeout as error:
@@ -114,9 +115,9 @@ def one_line(what: str) -> Iterator[None]:
         advice = {
             errno.ENOSPC: "; free space there or choose another folder with DPEVAL_DATA",
             errno.EDQUOT: "; free space there or choose another folder with DPEVAL_DATA",
-            errno.EACCES: "; choose a folder that can be written with DPEVAL_DATA",
-            errno.EPERM: "; choose a folder that can be written with DPEVAL_DATA",
-            errno.EROFS: "; choose a folder that can be written with DPEVAL_DATA",
+            errno.EACCES: "; choose a writable folder with DPEVAL_DATA",
+            errno.EPERM: "; choose a writable folder with DPEVAL_DATA",
+            errno.EROFS: "; choose a writable folder with DPEVAL_DATA",
         }.get(error.errno or 0, "")
         named = f"{what}: {error.filename}" if error.filename else what
         raise DataError(f"{named}: {error.strerror or error}{advice}") from error

@@ -1,9 +1,9 @@
 """Imagenette's stand-in: generated JPEG files in its layout, for machines without the data.
 
 Natural images have amplitude spectra that fall as 1/f (Field 1987, J. Opt. Soc. Am. A 4(12));
-images made so compress and decode like photographs, which noise or flat colours do not. Sizes in
-pixels and in bytes follow the published archives. A class is a hue and a direction of texture,
-both of which survive random crops and mirroring, so a network can learn it.
+images generated this way compress and decode like photographs, unlike noise or flat colours. Sizes
+in pixels and in bytes follow the published archives. A class is a hue and a direction of texture;
+both survive random crops and mirroring, so a network can learn the classes.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ JPEG_QUALITY = {375: 96, 320: 65, 160: 65}
 ASPECTS = (4 / 3, 4 / 3, 4 / 3, 3 / 2, 1.0, 3 / 4)
 """Width over height of photographs, mostly landscape."""
 SLOPE = 1.2
-"""Amplitude falls as frequency to the power of minus this; photographs lie between 0.9 and 1.3."""
+"""Amplitude falls as frequency ** -SLOPE; photographs lie between 0.9 and 1.3."""
 HUES = 5
 VAL_SHARE = 0.2
 TASK_IMAGES = 50
@@ -127,7 +127,7 @@ def make_image(label: int, short_px: int, generator: np.random.Generator) -> NDA
     Args:
         label: its class, from 0 to 9.
         short_px: its shorter side, in pixels.
-        generator: draws everything random.
+        generator: source of all randomness.
     """
     aspect = float(generator.choice(ASPECTS))
     height, width = (

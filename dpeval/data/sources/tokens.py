@@ -1,7 +1,6 @@
-"""Tokens for language models: files of a user's own, or generated ones.
+"""Tokens for language models: the user's files, or generated ones.
 
-A file holds nothing but the numbers of its tokens, one after the other, so it is mapped into memory
-and never read as a whole.
+A file holds token ids only, without a header, so it is memory-mapped and never read as a whole.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from dpeval.errors import ConfigError, DataError
 Dtype = np.dtype[np.unsignedinteger[Any]]
 DTYPES: dict[str, Dtype] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
 CHECKED_TOKENS = 4_000_000
-"""How many tokens at the begin of a file are compared with the vocabulary."""
+"""Number of tokens at the beginning of a file that are checked against the vocabulary."""
 SHIFT = 2.7
 """Zipf and Mandelbrot: the frequency of the word of rank r falls as 1 / (r + 2.7) (Piantadosi 2014,
 Psychonomic Bulletin & Review 21, equation 2)."""
@@ -30,26 +29,25 @@ def token_files(
     config: DatasetConfig, root: Path, report: Report, file: str = "train.bin",
     dtype: str = "uint16",
 ) -> Source:  # fmt: skip
-    """A user's own file of tokens.
+    """The user's file of tokens.
 
     Args:
         config: the keys of ``dataset``; ``num_classes`` is the size of the vocabulary.
         root: the folder of the file.
         report: prints what was found.
         file: its name.
-        dtype: the type of its numbers: uint16 or uint32.
+        dtype: type of the token ids: uint16 or uint32.
 
     Raises:
-        ConfigError: there is no such type.
-        DataError: the file is missing, too short, of another type or of a larger vocabulary.
+        ConfigError: the type is not known.
+        DataError: the file is missing or too short, or its type or vocabulary does not match.
     """
     if dtype not in DTYPES:
         raise ConfigError(f"dataset.args.dtype={dtype} is not known; use {' or '.join(DTYPES)}")
     path = root / file
     if not path.is_file():
         raise DataError(
-            f"dataset={config.name}: there is no file {path}; set dataset.root and "
-            "dataset.args.file"
+            f"dataset={config.name}: {path} does not exist; set dataset.root and dataset.args.file"
         )
     source = _source(config, path, DTYPES[dtype])
     report(
@@ -62,13 +60,13 @@ def token_files(
 def generated_tokens(
     config: DatasetConfig, root: Path, report: Report, tokens: int = 4_000_000
 ) -> Source:
-    """Random tokens whose frequencies fall as those of words do, made once.
+    """Random tokens with the frequencies of words (Zipf's law), generated once.
 
     Args:
         config: the keys of ``dataset``; ``num_classes`` is the size of the vocabulary.
         root: folder for the data.
         report: prints one line.
-        tokens: how many.
+        tokens: number of tokens to generate.
 
     Raises:
         DataError: they are too few for one sequence.
@@ -100,10 +98,10 @@ def _source(config: DatasetConfig, path: Path, dtype: Dtype) -> Source:
     nbytes, length = path.stat().st_size, config.seq_len
     if nbytes % dtype.itemsize:
         raise DataError(
-            f"{path} has {nbytes:,} bytes, which are no whole tokens of {dtype.name}; set "
-            "dataset.args.dtype, and remove a header if the file has one"
+            f"{path} has {nbytes:,} bytes, not a whole number of {dtype.name} tokens; set "
+            "dataset.args.dtype, and remove the header if the file has one"
         )
-    # The targets are the tokens one further on.
+    # The targets are the inputs shifted by one token.
     sequences = (nbytes // dtype.itemsize - 1) // length
     if sequences < 1:
         raise DataError(
@@ -114,7 +112,7 @@ def _source(config: DatasetConfig, path: Path, dtype: Dtype) -> Source:
     if int(begin.max()) >= config.num_classes:
         raise DataError(
             f"{path} has token {begin.max()}, but dataset.num_classes={config.num_classes}; set it "
-            "to the size of the vocabulary, and dataset.args.dtype to the type of the file"
+            "to the size of the vocabulary, and dataset.args.dtype to the type of the tokens"
         )
     return Source(
         root=str(path.parent),

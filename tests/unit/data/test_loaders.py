@@ -182,7 +182,7 @@ def test_fewer_images_than_a_global_batch_is_one_clear_error(loader_of: LoaderOf
 def test_the_constant_loader_says_that_it_is_no_training(source: Source) -> None:
     said = used(source, dataclasses.replace(CONFIG, loader="constant"))
     assert said.loader == "constant"
-    assert "not a training" in said.note
+    assert "not real training" in said.note
 
 
 def test_a_loader_of_ones_own_is_named_by_its_path(loader_of: LoaderOf) -> None:
@@ -198,7 +198,11 @@ def test_a_loader_of_ones_own_is_named_by_its_path(loader_of: LoaderOf) -> None:
     [
         ("jpeg", {"brightness": 1}, "takes no dataset.loader_args"),
         ("tests.unit.data.parts.Grey", {"bright": 1}, "Grey does not accept dataset.loader_args="),
-        ("tests.unit.data.parts.no_loader", {}, "made a dict; it must have images_read, next()"),
+        (
+            "tests.unit.data.parts.no_loader",
+            {},
+            "returned a dict; it must have images_read, next()",
+        ),
     ],
 )
 def test_a_wrong_loader_is_one_line(

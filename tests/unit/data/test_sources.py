@@ -266,7 +266,9 @@ def test_data_in_a_read_only_folder_are_used_where_nothing_must_be_made(
     assert made.cache is not None
     assert Path(made.cache).is_relative_to(writable)
     larger = dataclasses.replace(config, train_images=50)
-    with pytest.raises(DataError, match=r"dpeval-read-only-.*Permission denied; choose a folder"):
+    with pytest.raises(
+        DataError, match=r"dpeval-read-only-.*Permission denied; choose a writable folder"
+    ):
         prepare(larger, silent)
 
 
@@ -481,7 +483,7 @@ def test_without_a_network_the_stand_in_is_used_or_the_run_stops(
         prepare(dataclasses.replace(config, on_missing="error"), silent)
     made = prepare(config, said.append)
     assert (made.requested, made.used) == ("imagenette_160", "imagenette_like")
-    assert any("USING THE STAND-IN" in line for line in said)
+    assert any("USING STAND-IN" in line for line in said)
     assert "generated images stand in" in made.note
 
 
