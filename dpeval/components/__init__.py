@@ -1,8 +1,8 @@
 """The parts of a training: tasks, models, strategies and optimizers.
 
 Each ``_target_`` in ``conf/`` is one of the names below. Such a path is part of a run's identity,
-so it names this package and never a file in it: files may move, and a sweep that started before
-the move can still be resumed.
+so it names this package and never a file in it: files may move, and a sweep started before the move
+can still be resumed.
 """
 
 from __future__ import annotations

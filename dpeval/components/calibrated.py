@@ -1,8 +1,8 @@
-"""A training with known times, to check the measurements against.
+"""Training with known durations, to check the measurements against.
 
-``model=calibrated`` sleeps through its forward and backward passes, so dozens of ranks fit on
-two cores. Its gradients have a set size, so communication over a known link takes a known time.
-It can inject faults: a straggler, jitter, a cold start, a drift, a slow loader.
+``model=calibrated`` sleeps instead of computing, so dozens of ranks fit on two cores. Its gradients
+have a set size, so communication over a known link takes a known time. It can inject faults: a
+straggler, jitter, a cold start, a drift, a slow loader.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Faults:
 
     straggler_rank: int | None = None
     straggler_factor: float = 1.0
-    """Compute time of that rank relative to the others."""
+    """Compute time of `straggler_rank` relative to the other ranks."""
     jitter: float = 0.0
     """Standard deviation of the logarithm of a lognormal factor per step, whose mean is 1."""
     cold_steps: int = 0
@@ -50,7 +50,7 @@ class Faults:
         Args:
             step: index of the step, from 0.
             rank: the rank that takes it.
-            generator: draws the jitter.
+            generator: source of the jitter.
         """
         factor = 1.0 + self.drift_per_step * step
         if self.jitter:
@@ -105,7 +105,7 @@ class CalibratedModel(nn.Module):
             layers: number of layers among which times and gradients are split.
             gradient_mib: size of all gradients together, in MiB.
             num_classes: columns of the logits.
-            faults: what goes wrong, and when.
+            faults: the faults to inject.
         """
         super().__init__()
         self._forward_s, self._backward_s = forward_s / layers, backward_s / layers
@@ -133,7 +133,7 @@ class CalibratedModel(nn.Module):
 
 
 class _Schedule:
-    """When the layers of one pass end. The times are absolute, so late wake-ups do not add up."""
+    """When each layer of a pass ends. The times are absolute, so late wake-ups do not add up."""
 
     def __init__(self, layer_s: float) -> None:
         self._layer_s = layer_s
@@ -190,7 +190,7 @@ def sleep_until(moment_s: float) -> None:
 
 
 def _exact_sleep() -> None:
-    """Ask Linux to wake this process on time; by default it may be 50 µs late (prctl(2))."""
+    """Ask Linux to wake this process on time; by default, it may be 50 µs late (prctl(2))."""
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is not None:
         prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)

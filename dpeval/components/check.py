@@ -18,7 +18,7 @@ from dpeval.errors import ConfigError, DpevalError, ModelError, first_line
 from dpeval.util.display.plural import inflected
 
 SIZES_PX = (32, 64, 96, 112, 128, 160, 192, 224, 256, 288, 299, 320, 384, 448, 512, 518)
-"""Usual sides of images, tried to tell which of them a model takes."""
+"""Common image sizes, tried to find one that a model accepts."""
 _MOST_SIZES = 3
 _NO_INPUT_NEEDS_GRAD = "None of the inputs have requires_grad=True"
 """torch's warning of a reentrant checkpoint whose parameters get no gradient."""
@@ -27,13 +27,13 @@ _NO_INPUT_NEEDS_GRAD = "None of the inputs have requires_grad=True"
 def check(config: Config) -> None:
     """Build the model and its optimizer, and compute the loss of two samples on ``meta``.
 
-    If the model's forward pass needs values, only the ranks can find out whether its output can
-    be trained on. A function of the user is not called.
+    If the forward pass needs values, only the ranks can find out whether the model can be trained.
+    A user's function is not called.
 
     Raises:
         ConfigError: the model, the optimizer or the strategy cannot be built as configured.
-        ModelError: the model does not take images of this size, its output contains no logits, or
-            parameters of it would never be trained.
+        ModelError: the model does not accept images of this size, its output contains no logits, or
+            some of its parameters would never be trained.
     """
     strategies.check(config.strategy)
     if config.task.kind == CALLABLE:
@@ -56,7 +56,7 @@ def check(config: Config) -> None:
         except (Exception, SystemExit) as error:
             if config.task.kind != CAUSAL_LM:
                 _check_size(config, model, error)
-            return  # the model may have needed values, which meta tensors lack
+            return  # the model may need values, which meta tensors do not have
         loss = task.criterion(model, 2)(output, labels)
     if any(_NO_INPUT_NEEDS_GRAD in str(one.message) for one in warned):
         _check_checkpoints(model, loss)
@@ -70,10 +70,10 @@ def _run(model: nn.Module, task: ForecastTask) -> tuple[object, Tensor]:
 
 
 def _check_size(config: Config, model: nn.Module, error: BaseException) -> None:
-    """Check whether `error` is about the size of the images: then other sizes work.
+    """Check whether `error` is due to the image size, in which case other sizes work.
 
     Raises:
-        ModelError: they do.
+        ModelError: other sizes work.
     """
     px = config.dataset.image_px
     others = sorted(SIZES_PX, key=lambda size: abs(size - px))
@@ -83,9 +83,9 @@ def _check_size(config: Config, model: nn.Module, error: BaseException) -> None:
         return
     own = f", or +model.args.image_size={px}" if hasattr(model, "image_size") else ""
     raise ModelError(
-        f"model={config.model.name} does not take images of {px} px "
-        f"({first_line(error).rstrip('.!')}), but those of {', '.join(map(str, sorted(taken)))} "
-        f"px: set dataset.image_px={taken[0]}{own}"
+        f"model={config.model.name} does not accept images of {px} px "
+        f"({first_line(error).rstrip('.!')}), but accepts {', '.join(map(str, sorted(taken)))} "
+        f"px; set dataset.image_px={taken[0]}{own}"
     ) from error
 
 
@@ -99,16 +99,16 @@ def _runs(model: nn.Module, config: Config, px: int) -> bool:
 
 
 def _check_checkpoints(model: nn.Module, loss: Tensor) -> None:
-    """Check that all parameters get a gradient, where a reentrant checkpoint may keep them from it.
+    """Check that all parameters get a gradient, which a reentrant checkpoint may prevent.
 
     Raises:
-        ModelError: some do not.
+        ModelError: some parameters get none.
     """
     try:
         loss.backward()
     except Exception as error:
         if "does not require grad" not in str(error):
-            return  # nothing is known
+            return  # a failure for another reason proves nothing
     named = [name for name, item in model.named_parameters() if item.requires_grad]
     lost = [name for name in named if model.get_parameter(name).grad is None]
     model.zero_grad(set_to_none=True)
@@ -116,6 +116,6 @@ def _check_checkpoints(model: nn.Module, loss: Tensor) -> None:
         shown = ", ".join(lost[:3]) + ", …" * (len(lost) > 3)
         raise ModelError(
             f"{len(lost)} of {len(named)} {inflected(len(named), 'parameter')} would never be "
-            f"trained ({shown}): a reentrant torch.utils.checkpoint whose input needs no gradient "
-            "gives none to what it runs; call it with use_reentrant=False"
+            f"trained ({shown}): a reentrant torch.utils.checkpoint passes no gradient to its "
+            "parameters if its input needs none; call it with use_reentrant=False"
         )

@@ -1,4 +1,4 @@
-"""Decoder-only language models: a small GPT of dpeval's own, and those of transformers."""
+"""Decoder-only language models: a small GPT, and the models of Hugging Face transformers."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def gpt(
         dropout: share of activations that each dropout sets to zero.
 
     Raises:
-        ConfigError: `width` is no multiple of `heads`.
+        ConfigError: `width` is not a multiple of `heads`.
     """
     if width % heads:
         raise ConfigError(
-            f"model.args.width={width} is no multiple of model.args.heads={heads}; every head has "
-            "an equal part of it"
+            f"model.args.width={width} is not a multiple of model.args.heads={heads}; use a "
+            "multiple: every head gets an equal part"
         )
     return GPT(vocab_size, seq_len, layers, heads, width, dropout)
 
@@ -68,7 +68,7 @@ class GPT(nn.Module):
         self.head = nn.Linear(width, vocab_size, bias=False)
         self.head.weight = self.tokens.weight
         self.apply(_initialise)
-        # So that the residual stream does not grow with depth (Radford et al. 2019, section 2.3).
+        # Keeps the residual stream from growing with depth (Radford et al. 2019, section 2.3).
         for name, weight in self.named_parameters():
             if name.endswith(("attention.out.weight", "mlp.2.weight")):
                 nn.init.normal_(weight, std=0.02 / math.sqrt(2 * layers))
@@ -146,17 +146,17 @@ def _initialise(module: nn.Module) -> None:
 
 
 def transformers_causal_lm(model_type: str, **config: Any) -> nn.Module:
-    """An untrained causal language model of Hugging Face's transformers.
+    """An untrained causal language model from Hugging Face transformers.
 
     Args:
         model_type: as ``transformers.AutoConfig.for_model`` takes it: gpt2, llama, …
         config: keys of that type's configuration.
 
     Raises:
-        ConfigError: transformers is not installed, or has no such model.
+        ConfigError: transformers is not installed or has no such model.
     """
     try:
-        # An optional dependency, and it takes seconds to import.
+        # An optional dependency that takes seconds to import.
         transformers: Any = importlib.import_module("transformers")
     except ModuleNotFoundError as error:
         raise ConfigError(
@@ -164,11 +164,11 @@ def transformers_causal_lm(model_type: str, **config: Any) -> nn.Module:
             "'dpeval[transformers]', or use model=gpt"
         ) from error
     try:
-        # A cache of keys and values is for generating text.
+        # The cache of keys and values only serves text generation.
         made = transformers.AutoConfig.for_model(model_type, **{"use_cache": False, **config})
     except ValueError as error:
         raise ConfigError(
-            f"model.args.model_type={model_type} is no model of transformers "
+            f"model.args.model_type={model_type} is not a model type of transformers "
             f"{transformers.__version__}; give the name of a decoder, such as gpt2 or llama"
         ) from error
     model = transformers.AutoModelForCausalLM.from_config(made)

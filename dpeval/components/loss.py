@@ -29,14 +29,14 @@ def auxiliary_weight(model: nn.Module) -> float:
 class GlobalMeanLoss(nn.Module):
     """Cross entropy in which every label has the weight ``1 / labels``.
 
-    An image has one label, a sequence one per token. Summed over micro-batches and ranks, it is the
-    mean over the global batch, however that was split, and so is its gradient. The factor is
-    applied as class weights inside the loss kernel: a separate multiplication would be visible in a
-    step of 10 ms.
+    An image has one label, a sequence one per token. Summed over micro-batches and ranks, the loss
+    is the mean over the global batch, however that is split, and the same holds for its gradient.
+    The factor is applied as class weights inside the loss kernel: a separate multiplication would
+    be noticeable in a step of 10 ms.
 
     Args:
-        labels: labels per step of all ranks.
-        num_classes: classes of the labels; the model may have more.
+        labels: number of labels per step, of all ranks.
+        num_classes: number of classes of the labels; the model may have more.
         auxiliary_weight: factor of the losses of auxiliary outputs.
     """
 
@@ -68,7 +68,7 @@ class GlobalMeanLoss(nn.Module):
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         if self._weights is None:
-            # Half precision would round the share; autocast computes this loss in float32.
+            # Half precision would round the weight; autocast computes this loss in float32.
             precise = torch.promote_types(logits.dtype, torch.float32)
             self._weights = logits.new_full(logits.shape[-1:], self._share, dtype=precise)
         if labels.ndim > 1:
@@ -81,9 +81,9 @@ def find_logits(
 ) -> tuple[Tensor, list[Tensor]]:
     """The main output and the auxiliary ones, each of shape [*labels, classes].
 
-    The main output is the one named ``logits``; else the first with exactly `num_classes`
-    columns; else the first with more. Other outputs of the same shape are auxiliary: if outputs
-    have names, those that begin with ``aux``; otherwise all of them.
+    The main output is the one named ``logits``; otherwise the first with exactly `num_classes`
+    columns; otherwise the first with more. Other outputs of the same shape are auxiliary: if
+    outputs have names, those whose names begin with ``aux``; otherwise all of them.
 
     Args:
         output: what the model returned.

@@ -1,4 +1,4 @@
-"""Builds the model: what any importable callable returns, such as torchvision's classifiers."""
+"""Builds the model, with any importable callable, such as the builders of torchvision."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from dpeval.util.importing import locate
 
 AUXILIARY_WEIGHTS = {"inception_v3": 0.4}
 """Weights of auxiliary losses that differ from the default. TF-Slim trained Inception v3 with 0.4
-(tensorflow/models, research/slim/train_image_classifier.py), and so does PyTorch's tutorial on
-fine-tuning torchvision models. torchvision's own training script has no auxiliary losses."""
+(tensorflow/models, research/slim/train_image_classifier.py), as does PyTorch's tutorial on
+fine-tuning torchvision models. The training script of torchvision uses no auxiliary losses."""
 
 OWN_WEIGHTS = ("googlenet", "inception_v3")
 """Classifiers that print a warning on every rank unless ``init_weights`` is given."""
@@ -46,7 +46,7 @@ def build(config: ModelConfig, image_px: int | None) -> nn.Module:
             _give_lazy_layers_shapes(model, image_px)
     except DpevalError:
         raise
-    except (Exception, SystemExit) as error:  # also of a command line that a model parses
+    except (Exception, SystemExit) as error:  # SystemExit: from a model that parses sys.argv
         if is_out_of_memory(error):
             raise
         rejects = "rejects" if isinstance(error, TypeError) else "fails with"
@@ -66,7 +66,7 @@ def build(config: ModelConfig, image_px: int | None) -> nn.Module:
 def build_on_meta(config: ModelConfig, image_px: int | None) -> nn.Module:
     """Build the model on the ``meta`` device, where weights take neither memory nor time.
 
-    A model that reads its weights while it is built is built on the CPU and then moved.
+    A model that reads its weights during construction is built on the CPU and then moved.
 
     Args:
         config: the callable and its arguments.
@@ -85,13 +85,13 @@ def build_on_meta(config: ModelConfig, image_px: int | None) -> nn.Module:
             model = build(config, image_px)
     except ConfigError:
         # It may have failed only because meta tensors have no values. If it fails again without
-        # them, the error is the model's own.
+        # them, the model itself is at fault.
         model = build(config, image_px)
     return model.to("meta")
 
 
 class _WeightsOnMeta(TorchFunctionMode):
-    """Creates weights on ``meta``, and every other tensor with its values.
+    """Creates weights on ``meta`` and all other tensors with their values.
 
     Under ``torch.device("meta")`` no tensor has values and ``torch.linspace(…)[0].item()`` fails,
     so torchvision's RegNets and many vision transformers cannot be built.
@@ -113,7 +113,7 @@ class _WeightsOnMeta(TorchFunctionMode):
 
 
 def torchvision_classifier(name: str, num_classes: int, **args: Any) -> nn.Module:
-    """An untrained classifier of torchvision.
+    """An untrained torchvision classifier.
 
     Args:
         name: a name that ``torchvision.models.list_models`` lists.
@@ -142,8 +142,8 @@ def _give_lazy_layers_shapes(model: nn.Module, image_px: int) -> None:
     """If a model has lazy layers, run two blank images through it.
 
     DDP and optimizers need the shape of every parameter. The model is in training mode because
-    auxiliary heads may not run otherwise; two images, because batch normalisation cannot train
-    on one.
+    auxiliary heads may not run otherwise. Two images, because batch normalisation cannot train on
+    one.
     """
     if any(is_lazy(item) for item in (*model.parameters(), *model.buffers())):
         with torch.no_grad():

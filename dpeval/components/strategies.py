@@ -37,12 +37,12 @@ class WrappedModel:
     """A context in which gradients stay local. Leave the default if the strategy has none; there
     is then no ablation."""
     follow: Callable[[bool], None] | None = None
-    """Makes the next step begin as after a step that synchronised gradients (True), or as after one
-    that kept them local (False); None: only such a step itself can do that."""
+    """Makes the next step start as it would after a step that synchronised gradients (True) or kept
+    them local (False); None: only such a step can do that."""
 
     @property
     def can_keep_gradients(self) -> bool:
-        """Whether a step without synchronisation can be taken."""
+        """Whether steps without synchronisation are possible."""
         return self.no_sync is not nullcontext
 
 
@@ -59,15 +59,15 @@ class WrapModel(Protocol):
     ) -> WrappedModel:
         """Wrap the model so that the backward pass sums gradients over all ranks.
 
-        Called in every rank, after it joined the process group.
+        Called on every rank, after it has joined the process group.
 
         Args:
             model: on its device, in training mode.
             config: the keys of ``strategy``.
             device: the rank's device.
-            clock: call it when the gradients of a bucket are complete and when it is reduced, and
-                around what is communicated outside the backward pass: ``clock.mark("forward")``
-                before it and ``clock.mark("comm_exposed")`` after it.
+            clock: call it when the gradients of a bucket are complete and when the bucket is
+                reduced, and around communication outside the backward pass:
+                ``clock.mark("forward")`` before it and ``clock.mark("comm_exposed")`` after it.
             args: ``strategy.args``.
         """
 
@@ -128,13 +128,13 @@ def ddp(
 
     The hook replaces DDP's all-reduce with the same operation, and marks when the gradients of a
     bucket are complete and when its future is. NCCL's futures run their callbacks on a stream that
-    waits for the collective, where an event can be recorded. gloo's run them in a thread of its
-    own, after it made the default stream wait for the result; CUDA work that was launched before
-    is then counted as time of a hidden all-reduce. Exposed time is exact with both.
+    waits for the collective, where an event can be recorded. gloo's futures run them in a separate
+    thread, after gloo has made the default stream wait for the result; CUDA work that was launched
+    earlier is then counted as time of a hidden all-reduce. Exposed time is exact with both.
 
     Before a forward pass, DDP broadcasts the model's buffers (BatchNorm's statistics) from rank 0.
-    A second hook does that in its place, and marks it as exposed communication: a rank that
-    arrives there before rank 0 waits.
+    A second hook replaces this broadcast and marks it as exposed communication: a rank that gets
+    there before rank 0 waits.
 
     Args:
         model: on its device, in training mode.
@@ -160,7 +160,8 @@ def ddp(
     wrapped._register_buffer_comm_hook(timed, timed_broadcast, _BufferCommHookLocation.PRE_FORWARD)
 
     def follow(synchronised: bool) -> None:
-        # Otherwise the next forward pass broadcasts buffers only if the last step was synchronised.
+        # Otherwise, the next forward pass broadcasts buffers only if the last step was
+        # synchronised.
         wrapped.require_forward_param_sync = synchronised
 
     return WrappedModel(wrapped, wrapped.no_sync, follow)
@@ -168,12 +169,12 @@ def ddp(
 
 @dataclass
 class TimedGroup:
-    """The process group and the clock of the hooks that time its communication."""
+    """State of the hooks: the process group whose communication they time, and the clock."""
 
     clock: PhaseClock
     group: dist.ProcessGroup
     broadcast_bytes: int = 250 * MIB
-    """How much of the buffers one broadcast carries; the default is DDP's."""
+    """Maximum size of one broadcast of buffers; the default is DDP's."""
     _finished: torch.futures.Future[torch.Tensor] | None = None
     _steps: int = 0
 
@@ -193,14 +194,15 @@ class TimedGroup:
 def timed_all_reduce(timed: TimedGroup, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
     """Sum one bucket over all ranks, timed from its last gradient to the end of its all-reduce.
 
-    DDP starts buckets in order, so nothing of the backward pass is left after the last one. Wait
-    for it here: a callback would have to take the GIL from this waiting thread, which is visible
-    in a step of 10 ms. NCCL's wait blocks the stream and not the host; gloo's blocks both.
+    DDP starts buckets in order, so the backward pass is complete when the last one starts. Wait for
+    that one here: a callback would have to take the GIL from this waiting thread, which is
+    noticeable in a step of 10 ms. NCCL's wait blocks the stream but not the host; gloo's blocks
+    both.
     """
     buffer = bucket.buffer()
     clock, is_last = timed.clock, bucket.is_last()
     reduce = clock.bucket_ready(bucket.index(), buffer.nbytes, is_last=is_last)
-    # The group's own method, as DDP calls it: dist.all_reduce spends 20 µs on argument checks.
+    # Call the group's method, as DDP does: dist.all_reduce spends 20 µs on argument checks.
     work = timed.group.allreduce([buffer])
     if is_last:
         work.wait()
@@ -215,10 +217,10 @@ def timed_all_reduce(timed: TimedGroup, bucket: GradBucket) -> torch.futures.Fut
 
 
 def timed_broadcast(timed: TimedGroup, buffers: dict[str, torch.Tensor]) -> None:
-    """Broadcast a module's buffers from rank 0, as DDP does where it has no hook for them.
+    """Broadcast a module's buffers from rank 0, as DDP does by default.
 
     Nothing is computed meanwhile, so all of it is exposed. NCCL's broadcast ends before the next
-    work of the current stream, where the mark's event is; gloo's before this returns.
+    work on the current stream, where the mark's event is; gloo's ends before this returns.
 
     Args:
         timed: the process group and the clock.

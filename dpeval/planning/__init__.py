@@ -1,1 +1,1 @@
-"""Configuration and machine to what every rank does and needs; starts nothing."""
+"""Plans what every rank does and needs, from configuration and machine; starts nothing."""

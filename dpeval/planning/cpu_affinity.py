@@ -12,36 +12,37 @@ from dpeval.util.display.plural import counted
 from dpeval.util.frozen import Frozen
 
 LAUNCH_CPUS = 2
-"""CPUs of a GPU rank without data workers: on one, the main thread and autograd's launch kernels in
-turn; the threads of NCCL or gloo and the one that pins batches need another."""
+"""CPUs of a GPU rank without loader workers: the main thread and autograd's thread, which launch
+kernels in turn, share one; the threads of NCCL or gloo and the one that pins batches need
+another."""
 
 _UNSEEN = -1
-"""Stands for the CUDA index of a GPU that this process does not see."""
+"""Placeholder for the CUDA index of a GPU that this process does not see."""
 
 
 class Assignment(Frozen):
-    """The CPUs of each rank; none if there are too few."""
+    """The CPUs of each rank."""
 
     cpus: list[list[int]]
     """One list per rank; empty if the machine has too few."""
     notes: list[str] = []
-    """What makes these ranks slower than ranks with cores of their own."""
+    """What makes these ranks slower than ranks that share no cores."""
 
 
 class GpuRankCpus(Frozen):
     """The CPUs of one GPU rank."""
 
     launch: list[int]
-    """Where its process launches kernels."""
+    """CPUs on which its process launches kernels."""
     loading: list[int]
-    """Where its data workers run."""
+    """CPUs on which its loader workers run."""
 
 
 def order_cpus(cpus: Sequence[Cpu]) -> list[Cpu]:
     """The order in which ranks take CPUs.
 
-    First one CPU of every physical core, efficiency cores after the others, NUMA node by node;
-    then, in the same order, the second of every core, and so on.
+    First one CPU of every physical core, NUMA node by node, efficiency cores last; then, in the
+    same order, the second CPU of every core, and so on.
     """
     seen: Counter[int] = Counter()
     turn: dict[int, int] = {}
@@ -56,11 +57,11 @@ def order_cpus(cpus: Sequence[Cpu]) -> list[Cpu]:
 def assign_cpus(
     machine: Machine, ranks: int, cores_per_device: int, *, oversubscribe: bool = False
 ) -> Assignment:
-    """Give every rank `cores_per_device` CPUs of its own.
+    """Give every rank `cores_per_device` CPUs that no other rank uses.
 
     If there are enough cores, no two CPUs are on the same physical core. A rank's CPUs are on one
-    NUMA node if one has enough of them. If SMT siblings must be used, a rank shares a core with
-    itself rather than with another rank.
+    NUMA node if a node has enough of them. If SMT siblings must be used, both belong to the same
+    rank where possible.
 
     Args:
         machine: the CPUs that may be used.
@@ -105,8 +106,8 @@ def _share(ordered: Sequence[Cpu], ranks: int, cores: int) -> list[list[Cpu]]:
 
 
 def _ranks_per_node(nodes: dict[int, list[Cpu]], ranks: int, cores: int) -> dict[int, int]:
-    """How many whole ranks each NUMA node takes: each rank goes to the first node with enough idle
-    cores, or else to the one with the most."""
+    """Number of whole ranks on each NUMA node: each rank goes to the first node with enough idle
+    cores, or else to the node with the most."""
     counts = dict.fromkeys(nodes, 0)
     physical = {numa: len(_first_of_cores(cpus)) for numa, cpus in nodes.items()}
     for _ in range(ranks):
@@ -150,8 +151,8 @@ def _notes(machine: Machine, shares: Sequence[Sequence[Cpu]]) -> list[str]:
     shared = sum(count > 1 for count in threads.values())
     if shared:
         notes.append(
-            f"{len(given)} compute threads on {counted(len(threads), 'physical core')}: more than "
-            f"one thread on {shared} of them (SMT siblings)"
+            f"{len(given)} compute threads on {counted(len(threads), 'physical core')}: "
+            f"{shared} of them run more than one thread (SMT siblings)"
         )
     for rank, share in enumerate(shares):
         numa = sorted({item.numa for item in share})
@@ -164,7 +165,7 @@ def _notes(machine: Machine, shares: Sequence[Sequence[Cpu]]) -> list[str]:
         )
     if machine.cpu_quota is not None and machine.cpu_quota < len(given):
         notes.append(
-            f"a cgroup quota limits {len(given)} compute threads to the time of "
+            f"a cgroup quota limits {len(given)} compute threads to the CPU time of "
             f"{machine.cpu_quota:g} CPUs: they will be throttled"
         )
     return notes
@@ -173,13 +174,13 @@ def _notes(machine: Machine, shares: Sequence[Sequence[Cpu]]) -> list[str]:
 def assign_gpu_cpus(
     machine: Machine, indices: Sequence[int], cores_per_device: int | None = None
 ) -> list[GpuRankCpus]:
-    """Share CPUs out among GPU ranks, and those of each rank between launching and loading.
+    """Divide the CPUs among GPU ranks, and those of each rank between launching and loading.
 
-    Without `cores_per_device`, a rank has what it would have with a rank on every GPU of the
-    machine (those that a job did not ask for included), and no rank more than another: a baseline
-    on one GPU must not launch and load with the cores of all.
+    Without `cores_per_device`, a rank gets the CPUs that it would get with a rank on every GPU of
+    the machine (including GPUs that the job did not request), and all ranks get equally many: a
+    baseline on one GPU must not launch and load with the cores of all GPUs.
 
-    One CPU is left to the supervisor if every rank keeps `cores_per_device`, or two.
+    The supervisor keeps one CPU if that leaves every rank `cores_per_device` CPUs (by default two).
 
     Args:
         machine: the CPUs that may be used, and the GPUs.
@@ -192,7 +193,7 @@ def assign_gpu_cpus(
     sharing = list(indices)
     if cores_per_device is None:
         sharing += [gpu.index for gpu in machine.gpus if gpu.index not in indices]
-        # The location of CPUs that this process cannot see is unknown.
+        # The NUMA nodes of CPUs that this process cannot see are unknown.
         sharing += [_UNSEEN] * (machine.gpu_shares - len(sharing))
     kept = len(sharing) * (cores_per_device or 2)
     cpus = machine.cpus
@@ -210,7 +211,7 @@ def assign_gpu_cpus(
 
 
 def _equal(shares: Sequence[Sequence[Cpu]]) -> list[list[Cpu]]:
-    """`shares`, none with more physical cores or more CPUs than another."""
+    """`shares` cut down to equal numbers of physical cores and of CPUs."""
     cores = min((len(_first_of_cores(share)) for share in shares), default=0)
     whole = []
     for share in shares:
@@ -221,7 +222,7 @@ def _equal(shares: Sequence[Sequence[Cpu]]) -> list[list[Cpu]]:
 
 
 def _supervisor_cpu(machine: Machine, indices: Sequence[int]) -> Cpu:
-    """The last CPU, in order, of the NUMA node that has most CPUs for each rank at home there."""
+    """The last CPU, in order, of the NUMA node with the most CPUs per local rank."""
     numa = {gpu.index: gpu.numa for gpu in machine.gpus}
     at_home = Counter(numa.get(index) for index in indices)
     sizes = Counter(item.numa for item in machine.cpus)
@@ -243,10 +244,10 @@ def _split_launch(cpus: Sequence[Cpu]) -> GpuRankCpus:
 
 
 def cpus_near_gpus(machine: Machine, indices: Sequence[int]) -> list[list[int]]:
-    """Share all CPUs out among GPU ranks, those near its GPU first in each rank's list.
+    """Divide all CPUs among GPU ranks; each rank's list starts with the CPUs near its GPU.
 
-    Whole physical cores are dealt out as evenly as possible: near ones while there are any, then
-    those of other nodes. With fewer cores than ranks, some ranks share a core near their GPU.
+    Whole physical cores are dealt as evenly as possible: near ones while there are any, then those
+    of other NUMA nodes. With fewer cores than ranks, some ranks share a core near their GPU.
     """
     ordered = order_cpus(machine.cpus)
     if not ordered:
@@ -258,8 +259,8 @@ def cpus_near_gpus(machine: Machine, indices: Sequence[int]) -> list[list[int]]:
     shares: list[list[Cpu]] = [[] for _ in indices]
     while free and shares:
         left = Counter(item.numa for item in free)
-        # In every round ranks whose node has cores left come before those that go elsewhere,
-        # and these go where most is left for each rank that is at home there.
+        # In every round, ranks whose NUMA node has cores left choose first; the others choose the
+        # node with the most cores left per local rank.
         rank = min(range(len(homes)), key=lambda at: (len(shares[at]), homes[at] not in left))
         home = homes[rank] if homes[rank] in left else None
         node = home if home is not None else max(left, key=lambda at: left[at] / (claims[at] + 1))
@@ -274,7 +275,7 @@ def cpus_near_gpus(machine: Machine, indices: Sequence[int]) -> list[list[int]]:
 
 
 def _whole_cores(ordered: Sequence[Cpu], firsts: Sequence[Cpu]) -> list[Cpu]:
-    """All CPUs of the cores of `firsts`, in their order, siblings last."""
+    """All CPUs of the cores of `firsts`, in the same order, siblings last."""
     place = {item.core: at for at, item in enumerate(firsts)}
     own = [item for item in ordered if item.core in place and item not in firsts]
     return [*firsts, *sorted(own, key=lambda item: place[item.core])]

@@ -29,7 +29,7 @@ from dpeval.system.gpu import libraries
 
 @dataclass(frozen=True)
 class EarlierRun:
-    """What the record of one run reveals about others that do the same work."""
+    """What the record of one run shows about others that do the same work."""
 
     key: tuple[str, ...]
     peak: Peak | None
@@ -41,12 +41,12 @@ class EarlierRun:
 
 
 class Predictor:
-    """Forecasts and decides for the runs of one session on `machine`."""
+    """Forecasts, and decides what to do with, the runs of one session on `machine`."""
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
         self.train_images: dict[DatasetConfig, int] = {}
-        """Sizes of the datasets that are prepared."""
+        """Sizes of the datasets that have been prepared."""
         self._process = ForecastProcess()
         self._checked: set[str] = set()
         self._counted: dict[tuple[str, int, int], Forecast | NoForecast] = {}
@@ -61,7 +61,7 @@ class Predictor:
                 configured.
         """
         if config.task.is_script:
-            return  # nothing of its model is known
+            return  # its model is unknown
         key = str(
             (
                 config.task,
@@ -89,7 +89,7 @@ class Predictor:
         """
         if config.task.has_own_data:
             raise NoForecast(
-                f"not forecast: what {config.task.name} needs shows when it runs; its peak is "
+                f"not forecast: the needs of {config.task.name} show when it runs; its peak is "
                 "recorded"
             )
         uses_nccl = config.num_devices > 1 and backend(config, self._machine) == "nccl"
@@ -143,7 +143,7 @@ class Predictor:
         return counted.with_allowance_of(undivided)
 
     def decide(self, config: Config, plan: Plan, folder: Path | None = None) -> Decision:
-        """What to do with a run, from its forecast and its budget; starts nothing.
+        """Decide what to do with a run, from its forecast and its budget; starts nothing.
 
         Args:
             config: the run's configuration.
@@ -165,7 +165,7 @@ class Predictor:
     def too_short(
         self, config: Config, plan: Plan, environment: Environment, folder: Path
     ) -> str | None:
-        """Why the time limit of a run is too short for a mean; None unless that is proven.
+        """Why the time limit of a run is too short for a mean; None unless a record proves it.
 
         Args:
             config: the run's configuration.
@@ -196,7 +196,7 @@ class Predictor:
         return at
 
     def _earlier_runs(self, folder: Path | None, config: Config) -> list[EarlierRun]:
-        """The runs under `folder` whose ranks did the same work, at any batch."""
+        """The runs under `folder` whose ranks did the same work, with any batch."""
         if folder is None:
             return []
         if folder not in self._listed:

@@ -65,7 +65,8 @@ def _ranks_share_gpus(config: Config, machine: Machine) -> bool:
 def _place(
     config: Config, machine: Machine, ranks: int
 ) -> tuple[list[dict[str, Any]], list[str], str | None]:
-    """Device, CPUs and threads of each local rank; notes; what is lacking, if anything."""
+    """Device, CPUs and threads of each local rank; notes; and what the machine lacks, if
+    anything."""
     if config.hardware.kind == "gpu":
         return _place_on_gpus(config, machine, ranks)
     cores = config.hardware.compute_threads

@@ -20,15 +20,15 @@ from dpeval.record.schema import Record
 from dpeval.stats.steady_state import seconds_for_a_window
 
 MARGIN = 2.0
-"""How much faster than in an earlier run the same step may be: the host of a virtual machine is
-less busy, the CPU clock is higher, or files are in the page cache by now."""
+"""The factor by which the same step may be faster than in an earlier run: the host of a virtual
+machine is less busy, the CPU clock is higher, or files are now in the page cache."""
 NOT_IN_A_STEP = frozenset([*OUTPUT_KEYS, "measure", "repetition", "seed"])
 """Keys of a configuration that do not change how long a step takes."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What decides how long a step takes. Where anything here differs, a record proves nothing."""
+    """What determines how long a step takes. If anything here differs, a record proves nothing."""
 
     config: str
     """All keys but :data:`NOT_IN_A_STEP`, as JSON."""
@@ -43,7 +43,7 @@ class Setting:
 
         Args:
             config: as in a record, or as :func:`dpeval.config.to_plain` gives it.
-            environment: where the run was, or will be, made.
+            environment: where the run was or will be executed.
             plan: what every rank does.
         """
         kept = {key: value for key, value in config.items() if key not in NOT_IN_A_STEP}
@@ -56,14 +56,14 @@ class Timing:
 
     setting: Setting
     shortest_step_s: float
-    """The first step, which is slow for reasons of its own, left out."""
+    """The first step, which includes one-time costs, is left out."""
 
 
 def timing_of(record: Record) -> Timing | None:
     """What `record` proves about the time of a step; None if it proves nothing.
 
-    A record counts if its run ended by itself or at its time limit, used no micro-batches, and the
-    machine was monitored throughout and found undisturbed.
+    A record counts if its run was not stopped except by its time limit, used no micro-batches, and
+    the machine was monitored throughout and found undisturbed.
     """
     plan, seen = record.plan, record.conditions
     if plan is None or plan.micro_batches != 1 or not _ended_by_itself(record):
@@ -86,14 +86,14 @@ def _ended_by_itself(record: Record) -> bool:
 def too_short(
     measure: MeasureConfig, setting: Setting, earlier: Sequence[Timing | None]
 ) -> str | None:
-    """Why ``measure.time_limit_s`` is too short for a mean; None unless that is proven.
+    """Why ``measure.time_limit_s`` is too short for a mean; None unless a record proves it.
 
-    The time limit begins when the first step has finished, and the step that is running when the
-    time is up is still completed.
+    The time limit starts when the first step has finished, and a step that is running when the time
+    is up is still completed.
 
     Args:
         measure: the time limit and the minimum number of steps.
-        setting: of the run to judge.
+        setting: the setting of the run to judge.
         earlier: earlier runs; those in another setting are ignored.
     """
     shortest_s = min(

@@ -152,13 +152,16 @@ def test_efficiency_cores_come_after_the_others_and_before_siblings() -> None:
 def test_notes_say_what_slows_ranks_down() -> None:
     (smt,) = assign_cpus(host(1, 4, smt=2), 6, 1).notes
     assert smt.startswith(
-        "6 compute threads on 4 physical cores: more than one thread on 2 of them"
+        "6 compute threads on 4 physical cores: 2 of them run more than one thread"
     )
     (straddling,) = assign_cpus(host(2, 3), 3, 2).notes
     assert straddling == "rank 2 has cores on NUMA nodes 0, 1"
     limited = host(1, 4).model_copy(update={"cpu_quota": 1.5})
     assert assign_cpus(limited, 1, 1).notes == []
-    assert "limits 2 compute threads to the time of 1.5 CPUs" in assign_cpus(limited, 2, 1).notes[0]
+    assert (
+        "limits 2 compute threads to the CPU time of 1.5 CPUs"
+        in assign_cpus(limited, 2, 1).notes[0]
+    )
 
 
 @given(here=hosts(), ranks=st.integers(1, 12), cores=st.integers(1, 6))

@@ -110,10 +110,10 @@ class Leaving(Flat):
 
 def test_a_size_that_a_model_does_not_take_is_refused_with_those_it_takes() -> None:
     line = refused("Flat", 100)
-    assert "does not take images of 100 px" in line
-    assert line.endswith("but those of 64 px: set dataset.image_px=64, or "
+    assert "does not accept images of 100 px" in line
+    assert line.endswith("but accepts 64 px; set dataset.image_px=64, or "
                          "+model.args.image_size=100")  # fmt: skip
-    assert "those of 96, 112, 128 px: set dataset.image_px=96" in refused("Deep", 32)
+    assert "but accepts 96, 112, 128 px; set dataset.image_px=96" in refused("Deep", 32)
 
 
 @pytest.mark.parametrize("builder", ["reentrant", "whole"])

@@ -123,7 +123,7 @@ def test_a_token_sees_only_those_before_it() -> None:
     before, after = model(tokens), model(changed)
     torch.testing.assert_close(before[:, :5], after[:, :5])
     assert not torch.allclose(before[:, 5:], after[:, 5:])
-    with pytest.raises(ConfigError, match=r"no multiple of model\.args\.heads=3"):
+    with pytest.raises(ConfigError, match=r"not a multiple of model\.args\.heads=3"):
         gpt(vocab_size=50, seq_len=8, heads=3, width=8)
 
 
@@ -219,8 +219,8 @@ def test_a_function_gives_model_batches_loss_and_samples() -> None:
         ("no_model", 0, "model is a int; it must be a torch.nn.Module"),
         ("no_unit", 0, "unit=''; give a short name"),
         ("vector", 1, r"a tensor of shape \[3, 1\]; it must return the mean"),
-        ("frozen", 1, "depends on no parameter"),
-        ("no_samples", 1, "samples of a batch are 0"),
+        ("frozen", 1, "does not depend on any trainable parameter"),
+        ("no_samples", 1, "samples of a batch is 0"),
         ("ending", 2, "its batches have ended"),
     ],
 )

@@ -1,6 +1,6 @@
-"""What dpeval's own loop trains: how a batch is made, what its loss is, how its samples count.
+"""What dpeval's loop trains: how a batch is made, its loss, and how its samples are counted.
 
-The loop, the memory forecast and the check before a run know tasks only through :class:`Task`.
+The loop, the memory forecast and the check before a run use tasks only through :class:`Task`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ __all__ = ["ForecastTask", "Rank", "Task", "Training", "forecast_task", "task_of
 
 
 def task_of(config: Config) -> Task:
-    """The task that `config` describes, which is no script's."""
+    """The task that `config` describes; not for scripts."""
     if config.task.kind == CALLABLE:
         return UserFunction(config)
     return forecast_task(config)
 
 
 def forecast_task(config: Config) -> ForecastTask:
-    """The task that `config` describes, whose model dpeval builds."""
+    """The task that `config` describes, if dpeval builds its model."""
     return CausalLM(config) if config.task.kind == CAUSAL_LM else Classification(config)

@@ -1,4 +1,4 @@
-"""What a task is to the rest of dpeval."""
+"""The interface of a task."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from dpeval.data.loading.device_memory import InputMemory
 from dpeval.data.loading.loaders import Loader, Shard, loader_of
 
 Loss = Callable[[Callable[..., Any], Any], Tensor]
-"""From the wrapped model and a micro-batch on the device to the contribution of that micro-batch to
-the loss: summed over micro-batches and ranks, the mean over the global batch."""
+"""Takes the wrapped model and a micro-batch on the device; returns the contribution of that
+micro-batch to the loss. Summed over micro-batches and ranks, it is the mean over the global
+batch."""
 
 
 @dataclass(frozen=True)
 class Rank:
-    """The rank that a model and its batches are made for.
+    """The rank for which a model and its batches are made.
 
     >>> import dpeval, torch
     >>> rank = dpeval.Rank(0, 2, 64, 32, torch.device("cpu"), seed=0)
@@ -34,16 +35,16 @@ class Rank:
     rank: int
     world_size: int
     global_batch_size: int
-    """``batch`` of all ranks together."""
+    """Batch of all ranks together."""
     per_device_batch_size: int
-    """This rank's part of it."""
+    """This rank's part of the global batch."""
     device: torch.device
     seed: int
     """The same on all ranks."""
 
     @property
     def weight(self) -> float:
-        """This rank's part of the global batch."""
+        """This rank's share of the global batch."""
         return self.per_device_batch_size / self.global_batch_size
 
 
@@ -51,9 +52,9 @@ class Task(Protocol):
     """One kind of training."""
 
     unit: str
-    """What a sample is: img, tokens, …; a function of the user says it when it is called."""
+    """What a sample is: img, tokens, …; a user's function reports it when it is called."""
     samples_per_item: float | None
-    """Samples in each of the items that ``batch`` counts; None: as the loader counts them."""
+    """Samples in each item that ``batch`` counts; None: the loader counts them."""
 
     def model(self, rank: Rank) -> nn.Module:
         """The model of this rank, newly initialised; called once, before anything else.
@@ -63,7 +64,7 @@ class Task(Protocol):
         """
 
     def loader(self, shard: Shard) -> Loader:
-        """What hands this rank its batches."""
+        """The loader of this rank."""
 
     def loss(self, model: nn.Module, rank: Rank) -> Loss:
         """The loss of a micro-batch of this rank."""
@@ -82,19 +83,19 @@ class ForecastTask(Task, Protocol):
         """The loss of the model's output and the labels."""
 
     def input_memory(self, items: int, *, gpu: bool, train_items: int | None) -> InputMemory:
-        """What batches of `items` take of the device.
+        """Device memory that batches of `items` take.
 
         Args:
             items: per-device batch.
-            gpu: the device is a GPU.
+            gpu: whether the device is a GPU.
             train_items: size of the dataset; None: as configured.
         """
 
     def check_source(self, source: Source) -> None:
-        """Check that prepared data is of the task's kind.
+        """Check that the prepared data suits the task.
 
         Raises:
-            ConfigError: it is not.
+            ConfigError: it does not.
         """
 
 
@@ -102,7 +103,7 @@ class Supervised:
     """Tasks whose batches are inputs and labels, and whose model ``model._target_`` builds."""
 
     image_px: int | None = None
-    """Side of the images that the model takes, px; None: it takes none."""
+    """Side of the images that the model takes, in pixels; None: it takes no images."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -135,5 +136,5 @@ class Supervised:
 
     @property
     def labels_per_item(self) -> int:
-        """Labels of each of the items that ``batch`` counts."""
+        """Number of labels of each item that ``batch`` counts."""
         return 1

@@ -28,17 +28,17 @@ class CausalLM(Supervised):
         return self._length
 
     def example(self, items: int) -> tuple[Tensor, Tensor]:
-        # As the loader makes them: two views of one tensor.
+        # Two views of one tensor, as the loader makes them.
         tokens = torch.empty(items, self._length + 1, dtype=torch.int64, device="meta")
         return tokens[:, :-1], tokens[:, 1:]
 
     def input_memory(self, items: int, *, gpu: bool, train_items: int | None) -> InputMemory:
-        """What batches take of the device.
+        """Device memory that batches take.
 
         Args:
             items: sequences per batch of the rank.
-            gpu: the device is a GPU.
-            train_items: unused: the file of tokens stays where it is.
+            gpu: whether the device is a GPU.
+            train_items: unused, because the token file stays on the host.
         """
         return device_memory.of_tokens(items * (self._length + 1), gpu=gpu)
 

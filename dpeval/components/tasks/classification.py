@@ -31,12 +31,12 @@ class Classification(Supervised):
         return images, torch.empty(items, dtype=torch.int64, device="meta")
 
     def input_memory(self, items: int, *, gpu: bool, train_items: int | None) -> InputMemory:
-        """What batches take of the device.
+        """Device memory that batches take.
 
         Args:
             items: images per batch of the rank.
-            gpu: the device is a GPU.
-            train_items: images of the dataset; None: as configured.
+            gpu: whether the device is a GPU.
+            train_items: number of images in the dataset; None: as configured.
         """
         dataset = self._config.dataset
         if not gpu:

@@ -1,4 +1,4 @@
-"""A training that a function of the user returns."""
+"""Training that a user's function defines."""
 
 from __future__ import annotations
 
@@ -32,24 +32,25 @@ class Training:
     """
 
     model: nn.Module
-    """Not wrapped: ``strategy`` does that."""
+    """The model, not wrapped: ``strategy`` wraps it."""
     batches: Iterable[Any]
-    """This rank's batches, on the host or on the device. When they end they are begun anew, so give
-    a loader rather than a generator, unless that has no end."""
+    """This rank's batches, on the host or on the device. At their end, iteration starts over, so
+    give a loader rather than a generator, unless it is endless."""
     loss: Callable[[Callable[..., Any], Any], Tensor]
     """Called as ``loss(model, batch)`` with the wrapped model and a batch on the device; returns
     the mean over the batch."""
     samples: Callable[[Any], int] | int | None = None
-    """How many samples a batch holds, as a number or from the batch; None: the per-device batch."""
+    """Number of samples in a batch, or a function of the batch that returns it; None: the
+    per-device batch."""
     unit: str = "samples"
     """What a sample is, as tables and figures call it: graphs, pairs, …"""
 
 
 def check_function(config: Config) -> None:
-    """Check, without calling it, that the function is there and takes its arguments.
+    """Check, without calling it, that the function exists and accepts its arguments.
 
     Raises:
-        ConfigError: it is not, or does not.
+        ConfigError: it does not.
     """
     target = _target(config)
     check_arguments(target, ("rank",), config.task.kwargs, key="task.kwargs")
@@ -61,7 +62,7 @@ def _target(config: Config) -> Callable[..., Any]:
 
 
 class UserFunction:
-    """What a function of the user returns; its memory is not forecast."""
+    """The task that a user's function defines; its memory is not forecast."""
 
     samples_per_item: float | None = None
 
@@ -109,14 +110,14 @@ class UserFunction:
 
 
 class FunctionLoader:
-    """Hands on the batches of the user, and counts their samples."""
+    """Passes on the user's batches and counts their samples."""
 
     def __init__(self, name: str, training: Training, shard: Shard) -> None:
-        """Begin with the first batch.
+        """Start with the first batch.
 
         Args:
-            name: of the function, for messages.
-            training: what it returned.
+            name: name of the function, for messages.
+            training: what the function returned.
             shard: this rank.
         """
         self._name, self._batches = name, training.batches
@@ -131,15 +132,15 @@ class FunctionLoader:
                 return batch
             self._iterator = iter(self._batches)
         raise ModelError(
-            f"{self._name}: its batches have ended, and beginning anew gives none; return a loader "
-            "that can be iterated over again, or a generator without end"
+            f"{self._name}: its batches have ended, and iterating again yields none; return a "
+            "loader that can be iterated over again, or an endless generator"
         )
 
     def put(self, batch: Any) -> Any:
         count = self._samples(batch) if callable(self._samples) else self._samples
         if not isinstance(count, int) or count < 1:
             raise ModelError(
-                f"{self._name}: samples of a batch are {count!r}; must be a whole number above 0"
+                f"{self._name}: samples of a batch is {count!r}; it must be a positive integer"
             )
         self.images_read += count
         if hasattr(batch, "to"):
@@ -187,11 +188,11 @@ def _check_loss(name: str, found: object) -> None:
         raise ModelError(f"{name}: loss returned {what}; it must return the mean, one number")
     assert isinstance(found, torch.Tensor)
     if not found.requires_grad:
-        raise ModelError(f"{name}: its loss depends on no parameter that can be trained")
+        raise ModelError(f"{name}: its loss does not depend on any trainable parameter")
 
 
 def _told(what: str, error: Exception) -> str:
-    """`error` in one line, with the place where it was raised."""
+    """`error` in one line, with the file and line where it was raised."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     words = " ".join(str(error).split())[:300]
     return (

@@ -1,1 +1,1 @@
-"""The memory that a rank will need, counted before it runs, and what it may use."""
+"""The memory that a rank will need, counted before it runs, and the memory that it may use."""

@@ -30,7 +30,7 @@ class Allocator(Protocol):
     """An allocator on which a trace can be replayed."""
 
     peak: int
-    """The most bytes that it has taken from the system."""
+    """Peak number of bytes taken from the system."""
 
     def allocate(self, key: int, nbytes: int) -> None: ...
 
@@ -70,7 +70,7 @@ class FreeBlocks:
         return begin, size
 
     def give(self, begin: int, size: int) -> tuple[int, int]:
-        """Add a block, merged with its free neighbours; return what it became."""
+        """Add a block, merged with its free neighbours; return the merged block."""
         if begin in self._begin_of_end:
             before = self._begin_of_end[begin]
             size += self._size_at[before]
@@ -102,7 +102,7 @@ class GlibcAllocator:
 
     MAX_THRESHOLD = 32 * MIB
     ALIGNMENT = 64
-    """What PyTorch's CPU allocator asks for."""
+    """Alignment that PyTorch's CPU allocator requests."""
     HEADER = 16
 
     def __init__(self, *, keeps: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""How much memory one rank may use, and what to do if the forecast exceeds it. No torch."""
+"""How much memory one rank may use, and what to do if the forecast exceeds it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Decision(Frozen):
     action: MemoryAction
     micro_batches: int = 1
     forecast: Forecast
-    """With `micro_batches` parts."""
+    """The forecast with `micro_batches` micro-batches."""
     budget: Budget
     devices_needed: int | None = None
     """The smallest device count at which this batch is forecast to fit; None if there is none."""
@@ -46,15 +46,15 @@ def budget(
 ) -> Budget:
     """Memory that each of `ranks_on_node` ranks may use on `machine`.
 
-    ``hardware.memory_gib`` is taken as given. A GPU rank may use the free memory of its GPU, or an
+    ``hardware.memory_gib`` takes precedence. A GPU rank may use the free memory of its GPU, or an
     equal part of it under ``hardware.oversubscribe`` if there are more ranks than GPUs. CPU ranks
-    share what the host, the cgroups above this process and the scheduler leave free now.
+    share what the host, the cgroups above this process and the scheduler currently leave free.
 
     Args:
         hardware: kind of device and, if the user stated one, the budget.
         machine: its GPUs.
-        ranks_on_node: how many ranks share the host's memory.
-        shared_bytes: what ranks share with the forkserver and thus take only once.
+        ranks_on_node: number of ranks that share the host's memory.
+        shared_bytes: memory that ranks share with the forkserver and that therefore counts once.
         gpu_free_bytes: free memory of each GPU in use; empty if it cannot be read.
         variables: the environment; ``os.environ`` by default.
         root: the cgroup file system.
@@ -80,7 +80,8 @@ def _shared_by(ranks: int) -> str:
 
 
 def node_free(variables: Mapping[str, str] | None = None, root: Path = cgroups.ROOT) -> Budget:
-    """The least that the host, cgroups (v1, v2) and scheduler leave this process now."""
+    """The least memory that the host, cgroups (v1, v2) or scheduler currently leaves this
+    process."""
     found = [Budget(bytes=psutil.virtual_memory().available, source="free memory of the host")]
     for folder in cgroups.folders("memory", root):
         free = cgroups.memory_left(folder)
@@ -95,7 +96,7 @@ def node_free(variables: Mapping[str, str] | None = None, root: Path = cgroups.R
 
 
 def _scheduler_limit(variables: Mapping[str, str]) -> Budget | None:
-    """SLURM's memory of this job on this node; it sets these variables in MiB, 0 for all."""
+    """Memory that SLURM gives this job on this node; its variables are in MiB, 0 means all."""
     for name, factor in (("SLURM_MEM_PER_NODE", "1"), ("SLURM_MEM_PER_CPU", "SLURM_CPUS_ON_NODE")):
         try:
             mib = int(variables[name]) * int(variables.get(factor, factor))
@@ -119,9 +120,9 @@ def decide(
     Args:
         on_excess: the policy, ``memory.on_excess``.
         shares: images per step of every rank.
-        forecast_at: forecast of a rank from its images per step and its micro-batches.
-        budget_at: budget of one rank if that many ranks run.
-        strong: the global batch stays the same when devices are added.
+        forecast_at: forecasts a rank from its images per step and its micro-batches.
+        budget_at: budget of one rank, given the number of ranks.
+        strong: whether the global batch stays the same when devices are added.
 
     Raises:
         NoForecast: from `forecast_at`.
@@ -175,9 +176,9 @@ def _devices_needed(
     forecast_at: Callable[[int, int], Forecast],
     budget_at: Callable[[int], Budget],
 ) -> int | None:
-    """The smallest count above `devices` whose fullest rank fits; None: none does.
+    """The smallest device count above `devices` at which every rank fits; None if there is none.
 
-    A line through two forecasts rules out the counts that are far from fitting.
+    A line through two forecasts rules out counts that are far from fitting.
     """
     last = math.ceil(global_batch_size / devices)
     guess = _bytes_by_images(forecast_at, last)
@@ -193,7 +194,7 @@ def _devices_needed(
 def _micro_batches_needed(
     shares: Sequence[int], forecast_at: Callable[[int, int], Forecast], there: Budget
 ) -> int | None:
-    """The smallest number of micro-batches that fits; equal ones if the shares allow."""
+    """The smallest number of micro-batches that fits, of equal size if the shares allow."""
     images = max(shares)
     equal = [parts for parts in range(2, images + 1) if not any(item % parts for item in shares)]
     candidates = equal or list(range(2, images + 1))
@@ -222,10 +223,10 @@ def _bytes_by_images(
     forecast_at: Callable[[int, int], Forecast], large: int
 ) -> Callable[[int], float]:
     """Total bytes as a linear function of images, through two forecasts."""
-    # Batch normalisation cannot train on one value per channel, which one image may be.
+    # Batch normalisation cannot train on one value per channel, which one image may give.
     small = min(2, large)
     if small == large:
-        return lambda _: 0.0  # one point is no line: everything has to be tried
+        return lambda _: 0.0  # one point is not enough for a line: rule nothing out
     high, low = forecast_at(large, 1).needed_bytes, forecast_at(small, 1).needed_bytes
     slope = (high - low) / (large - small)
     return lambda images: low + slope * (images - small)

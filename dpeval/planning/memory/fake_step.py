@@ -19,7 +19,7 @@ from dpeval.planning.memory.allocator_model import Event
 from dpeval.planning.memory.storage_tracker import MemorySnapshot, StorageTracker, make_fake
 
 UNTRACEABLE = (RuntimeError, NotImplementedError, TypeError, ValueError)
-"""What a model raises if it reads values, which fake tensors do not have."""
+"""Errors of a model that reads values, which fake tensors do not have."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class FakeStep:
     gradients: tuple[int, ...]
     """Bytes of each gradient."""
     activations: int
-    """Bytes that are live between the passes, most of them saved for the backward pass."""
+    """Bytes in use between the passes, most of them saved for the backward pass."""
     peak: MemorySnapshot
     events: tuple[Event, ...]
     first_drop: int
@@ -42,7 +42,7 @@ def meta_model(config: Config, build: Callable[[], nn.Module]) -> nn.Module:
     """The model on the ``meta`` device, in its memory format, ready to be trained.
 
     Args:
-        config: says the memory format.
+        config: determines the memory format.
         build: makes the model, on ``meta`` or elsewhere.
     """
     model = build().to("meta")
@@ -67,9 +67,9 @@ def take_fake_step(
         items: size of the micro-batch: images or sequences.
         build: makes the model, on ``meta`` or elsewhere.
         device: the device to imitate; it need not exist on this machine.
-        held_gradients: gradients exist before the pass and are added to.
-        backward: if false, stop between the passes; a fake CUDA tensor has no backward pass on
-            a machine without a GPU.
+        held_gradients: gradients already exist before the pass, which adds to them.
+        backward: if false, stop between the passes; a fake CUDA tensor has no backward pass on a
+            machine without a GPU.
 
     Raises:
         NoForecast: the model needs data (a value, a file, a size that depends on a value).
@@ -118,7 +118,7 @@ def take_fake_step(
 
 
 def _forward(config: Config, model: nn.Module, inputs: Tensor) -> object:
-    """Run the model; any error of its own code is taken to mean that it needs data."""
+    """Run the model; any error in its code is taken to mean that it needs data."""
     try:
         return model(inputs)
     except (Exception, SystemExit) as error:
@@ -133,9 +133,10 @@ def _no_forecast(config: Config, error: BaseException) -> NoForecast:
 
 
 def onednn_scratch(channels_last: bool) -> Callable[[str, Sequence[Any], Any], list[int]]:
-    """What oneDNN allocates in a convolution: weights and planar images, reordered to its layout.
+    """Bytes that oneDNN allocates in a convolution: weights and planar images, reordered to its
+    layout.
 
-    Measured as the peak of single operations, with every tensor in its own pages.
+    Measured as the peak of single operations, with every tensor in separate pages.
     """
 
     def scratch(name: str, arguments: Sequence[Any], result: Any) -> list[int]:
@@ -153,11 +154,11 @@ def onednn_scratch(channels_last: bool) -> Callable[[str, Sequence[Any], Any], l
 
 @contextlib.contextmanager
 def _autocast(kind: str, precision: str) -> Iterator[None]:
-    """Autocast as on a device of `kind`, even if this machine has none."""
+    """Autocast as on a device of `kind`, even if this machine has no such device."""
     if precision not in AUTOCAST_DTYPES:
         yield
         return
-    # torch.autocast("cuda") turns itself off where there is no GPU.
+    # torch.autocast("cuda") disables itself where there is no GPU.
     before = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
     torch.set_autocast_enabled(kind, True)
     torch.set_autocast_dtype(kind, AUTOCAST_DTYPES[precision])
@@ -173,10 +174,10 @@ def _autocast(kind: str, precision: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _fused_attention(kind: str) -> Iterator[None]:
-    """On CUDA, attention by the memory-efficient kernel, which keeps as much as flash kernels do.
+    """On CUDA, use the memory-efficient attention kernel, which saves as much as flash kernels do.
 
-    Without a GPU, fake CUDA tensors would take the unfused path, which keeps every attention
-    matrix and which CUDA itself uses only for unusual shapes.
+    Without a GPU, fake CUDA tensors would take the unfused path, which saves every attention matrix
+    and which a real GPU uses only for unusual shapes.
     """
     functional = nn.functional
     original = functional.scaled_dot_product_attention

@@ -1,9 +1,9 @@
-"""Forecasts the peak memory of one rank by counting what its steps would hold; runs nothing.
+"""Forecasts the peak memory of one rank by counting what its steps would hold; computes nothing.
 
 The training step runs on fake tensors, which have sizes but no data, and every live storage is
 counted once: what autograd saves for the backward pass, gradients, results. The trace of
-allocations is then replayed on a model of the allocator to see what it would really take. What
-cannot be counted is an allowance, named and sized at the top of this file.
+allocations is then replayed on a model of the allocator to find what it would take from the system.
+The constants at the top of this file are allowances for memory that cannot be counted.
 """
 
 from __future__ import annotations
@@ -41,14 +41,15 @@ measured with the CUDA build of torch 2.14). Ranks share most of it with the for
 RUNTIME_BYTES = 40 * MIB
 """CPU rank: oneDNN's compiled kernels and descriptors, autograd's graph, gloo's buffers."""
 FRAGMENTATION_SHARE = 0.12
-"""CPU rank: holes in the heap that the replay misses (small objects between tensors), as a
-share of what a step allocates; see ``benchmarks/memory_forecast.py``."""
+"""CPU rank: fragmentation that the replay misses (small objects between tensors), as a share of
+what a step allocates; see ``benchmarks/memory_forecast.py``."""
 WORKSPACE_BYTES = 96 * MIB
-"""GPU rank: cuBLAS (8 MiB, 32 MiB on Hopper) and cuDNN work areas."""
+"""GPU rank: workspaces of cuBLAS (8 MiB, 32 MiB on Hopper) and cuDNN."""
 FAKE_CUDA_SINCE = "2.10"
-"""Before, torch aborts if a fake CUDA tensor needs a gradient where no GPU is to be seen."""
+"""Earlier versions abort if a fake CUDA tensor needs a gradient and no GPU is visible."""
 REPLAYED_STEPS = 3
-"""The first creates the optimizer's state, the second meets the holes, the third settles."""
+"""The first creates the optimizer's state, the second meets the fragmentation that this leaves, and
+the third is in equilibrium."""
 
 
 def forecast(
@@ -63,20 +64,20 @@ def forecast(
 ) -> Forecast:
     """Forecast the peak memory of one rank of a run.
 
-    Under cpu `total_bytes` is the peak resident memory of the rank's process, interpreter and
-    libraries included and pages of files left out, as ``RankRecord.peak_bytes`` is. Under gpu
-    it is what the rank takes of its GPU, the CUDA context included; ``peak_bytes`` leaves
-    ``parts["context"]`` out. A run with ``compile=true`` is forecast as if it were not compiled.
+    With cpu, `total_bytes` is the peak resident memory of the rank's process, interpreter and
+    libraries included and file-backed pages excluded, like ``RankRecord.peak_bytes``. With gpu, it
+    is the GPU memory that the rank takes, the CUDA context included; ``peak_bytes`` excludes
+    ``parts["context"]``. A run with ``compile=true`` is forecast as if it were not compiled.
 
     Args:
         config: task, model, optimizer, strategy, precision and kind of device.
-        per_device_batch: images, or sequences, per step of the fullest rank.
+        per_device_batch: images, or sequences, per step of the rank with the largest batch.
         build: makes the model, on ``meta`` or elsewhere.
-        micro_batches: parts into which that batch is divided.
+        micro_batches: number of micro-batches into which that batch is divided.
         process_bytes: baseline of a CPU rank in bytes, if it has been measured.
-        uses_nccl: whether GPU ranks communicate through NCCL, which takes memory of each GPU.
+        uses_nccl: whether GPU ranks communicate through NCCL, which takes memory on each GPU.
         train_images: size of the dataset, which ``dataset.loader=resident`` keeps on each GPU;
-            None: as configured.
+        None: as configured.
 
     Raises:
         NoForecast: the model cannot run on fake tensors.
@@ -126,7 +127,7 @@ def forecast(
 
 
 def _peak_parts(fake_step: FakeStep, gradients: int, update: int, *, held: bool) -> dict[str, int]:
-    """What the fullest moment holds: within the two passes, or in the optimizer's update."""
+    """The parts in use at the peak: within the two passes, or in the optimizer's update."""
     passes = fake_step.peak.total + (gradients if held else 0)
     if gradients + update > passes:
         return {"gradients": gradients, "activations": 0, "transient": update}
@@ -145,10 +146,10 @@ def _cuda_growth(
     *,
     held_gradients: bool,
 ) -> int:
-    """How much more CUDA's kernels and autocast rules save for the backward pass, bytes.
+    """How much more CUDA's kernels and autocast rules save for the backward pass, in bytes.
 
-    0 where this torch cannot tell (``FAKE_CUDA_SINCE``): right for convolutional models, up to 3 %
-    of the total too little for vision transformers, whose attention differs.
+    0 with a torch that cannot tell (``FAKE_CUDA_SINCE``): right for convolutional models, but up to
+    3% of the total too low for vision transformers, whose attention differs.
     """
     if TorchVersion(torch.__version__) < FAKE_CUDA_SINCE:
         return 0
@@ -166,10 +167,10 @@ def _cuda_growth(
 
 
 def optimizer_bytes(config: OptimizerConfig, model: nn.Module, *, foreach: bool) -> tuple[int, int]:
-    """What an optimizer keeps between steps, and what a step needs on top of that, in bytes.
+    """What an optimizer keeps between steps, and what a step needs in addition, in bytes.
 
     Counted over two steps on the ``meta`` device. An optimizer that reads values runs on a small
-    matrix instead, and what it needs is scaled to the model.
+    matrix instead, and its needs are scaled to the model.
 
     Args:
         config: the optimizer and its arguments.
@@ -195,7 +196,7 @@ def optimizer_bytes(config: OptimizerConfig, model: nn.Module, *, foreach: bool)
 
 def _no_plain_step(config: OptimizerConfig, error: Exception) -> str:
     return (
-        f"optimizer.name={config.name} cannot take a plain step of training "
+        f"optimizer.name={config.name} cannot take a plain training step "
         f"({first_line(error)}); use one that needs neither a closure nor special parameters"
     )
 
@@ -207,7 +208,7 @@ def _optimizer_bytes(
     for group in optimizer.param_groups:
         if foreach and "foreach" in group and group["foreach"] is None and not group.get("fused"):
             group["foreach"] = True
-        # Refused on every device but a GPU; it moves only the step count, one number, there.
+        # Every device but a GPU rejects it, and it only moves the step count (one number).
         if "capturable" in group:
             group["capturable"] = False
     trained = [item for item in model.parameters() if item.requires_grad]
@@ -228,7 +229,7 @@ def _optimizer_bytes(
 
 @dataclass(frozen=True)
 class _Setting:
-    """What surrounds the pass in a real training; sizes in bytes."""
+    """What real training holds besides the pass; sizes in bytes."""
 
     fake_step: FakeStep
     optimizer: int
@@ -251,7 +252,7 @@ def _buckets(strategy: StrategyConfig, gradients: Sequence[int]) -> tuple[int, .
 
 
 def _taken(allocator: Allocator, setting: _Setting) -> int:
-    """The most that the allocator holds over the first steps of a training, in bytes."""
+    """Peak memory of the allocator over the first steps of a training, in bytes."""
     fake_step = setting.fake_step
     counter = iter(range(10**12, 2 * 10**12))
 
@@ -290,7 +291,7 @@ def _taken(allocator: Allocator, setting: _Setting) -> int:
 def _make_images(
     batches: InputMemory, new: Callable[[int], int], free: Callable[[int], None]
 ) -> int:
-    """Make the images of one step, with all that passes on the way; return their key."""
+    """Allocate the images of one step, with all intermediate tensors; return their key."""
     made: list[int] = []
     for place, nbytes in enumerate([*(size for size, _ in batches.passing), batches.images]):
         made.append(new(nbytes))
@@ -301,6 +302,6 @@ def _make_images(
 
 
 def _split(total: int, like: Sequence[int]) -> list[int]:
-    """`total` bytes in pieces whose sizes are in the proportion of `like`."""
+    """`total` bytes in pieces whose sizes are proportional to `like`."""
     whole = sum(like)
     return [total * nbytes // whole for nbytes in like] if whole else []

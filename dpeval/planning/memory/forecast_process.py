@@ -1,7 +1,7 @@
-"""Computes forecasts in a process of its own that sees no GPU.
+"""Computes forecasts in a separate process that sees no GPU.
 
-Fake tensors on ``cuda`` make a real CUDA context where there is a GPU (``FakeTensorMode``, torch
-2.11). In the parent it would take memory from the ranks, appear as a foreign process on every run,
+Fake tensors on ``cuda`` create a real CUDA context if there is a GPU (``FakeTensorMode``, torch
+2.11). In the parent, it would take memory from the ranks, appear as a foreign process in every run,
 and lock the ranks out of a GPU in exclusive mode.
 """
 
@@ -26,9 +26,10 @@ Made = TypeVar("Made")
 
 
 class ForecastProcess:
-    """Calls functions in a child that lives as long as this process; it starts at the first call.
+    """Calls functions in a child process, which starts at the first call and lives as long as this
+    one.
 
-    It comes from the same forkserver as the ranks, which has imported torch already.
+    It comes from the same forkserver as the ranks, which has already imported torch.
     """
 
     def __init__(self) -> None:
@@ -50,30 +51,29 @@ class ForecastProcess:
         if self._pool is None:
             context = multiprocessing.get_context("forkserver")
             self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_enter)
-            # A pool that is dropped ends in a thread; if Python ends meanwhile, 3.11 may print a
-            # traceback of the pipe that this thread has just closed.
+            # A pool that goes out of scope shuts down in a thread; if the interpreter exits
+            # meanwhile, Python 3.11 may print a traceback about the pipe that this thread has just
+            # closed.
             weakref.finalize(self, self._pool.shutdown)
         try:
             return self._pool.submit(function, *args, **kwargs).result()
         except BrokenProcessPool as error:
             self._pool.shutdown(wait=False)
             self._pool = None
-            raise NoForecast(
-                "the process that forecasts memory was killed; memory is not forecast"
-            ) from error
+            raise NoForecast("the forecast process was killed; memory is not forecast") from error
 
 
 def _enter() -> None:
-    """Prepare the child: no GPU, no Ctrl-C of its own, an end with its parent."""
+    """Prepare the child: it sees no GPU, ignores Ctrl-C, and ends with its parent."""
     os.environ.update(dict.fromkeys(VISIBLE_DEVICES, ""))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # It logs the traceback of an error that it also raises; what failed is told in one line.
+    # It logs the traceback of an error that it also raises; users get one line.
     logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
 def _exit_with_parent() -> None:
     parent = multiprocessing.parent_process()
-    assert parent is not None  # this is a child
+    assert parent is not None  # this runs in a child
     parent.join()
     os._exit(1)

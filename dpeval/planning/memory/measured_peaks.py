@@ -14,7 +14,7 @@ from dpeval.record.schema import RankRecord, Record
 SAME = ("model", "optimizer", "precision", "memory_format", "compile")
 SAME_DATASET = ("image_px", "loader", "seq_len")
 SAME_RESIDENT = ("name", "root", "size", "train_images")
-"""Of the dataset, which ``dataset.loader=resident`` keeps on every GPU."""
+"""Size of the dataset, which ``dataset.loader=resident`` keeps on every GPU."""
 SAME_STRATEGY = ("name", "bucket_cap_mb", "gradient_as_bucket_view", "static_graph")
 SAME_HARDWARE = ("kind", "cores_per_device", "keep_memory")
 UNMEASURED = ("fragmentation", "context")
@@ -29,14 +29,15 @@ class Peak:
     """One rank's measured peak."""
 
     images: int
-    """Its images per step."""
+    """Images per step of that rank."""
     bytes: int
     counted_bytes: int | None
-    """What was forecast for it, without allowances."""
+    """The forecast for that rank, without allowances."""
 
 
 def work_key(config: dict[str, Any]) -> tuple[str, ...]:
-    """Everything but the batch that decides a rank's memory; peaks carry over between equal keys.
+    """Everything except the batch that determines a rank's memory; peaks apply to runs with equal
+    keys.
 
     Args:
         config: as in a record, or as :func:`dpeval.config.to_plain` gives it.
@@ -69,21 +70,21 @@ def peak_of(record: Record) -> Peak | None:
 
 
 def _taken(rank: RankRecord) -> int:
-    """What the rank could not do without: on a GPU without what its allocator held unused."""
+    """Memory that the rank really needed: on a GPU, without what its allocator held unused."""
     return rank.peak_allocated_bytes or rank.peak_bytes or 0
 
 
 def learned(forecast: Forecast, images: int, peaks: Sequence[Peak]) -> Forecast:
-    """`forecast` with its allowances replaced by what `peaks` show; unchanged if they show nothing.
+    """`forecast` with its allowances replaced by measurements; unchanged if `peaks` show nothing.
 
     If the batches are far enough apart, the total is the least-squares line through the peaks;
-    otherwise it is the counted bytes plus the most that those runs needed beyond theirs. A GPU's
-    context and fragmentation are in no measured peak and are kept.
+    otherwise it is the counted bytes plus the largest excess over them in those runs. No measured
+    peak contains a GPU's context and fragmentation, so these are kept.
 
     Args:
         forecast: counted, for `images` images.
         images: per-device batch.
-        peaks: of earlier runs that did the same work (:func:`work_key`).
+        peaks: measured in earlier runs that did the same work (:func:`work_key`).
     """
     is_gpu = "context" in forecast.parts
     kept = {name: forecast.parts[name] for name in UNMEASURED if is_gpu}

@@ -21,13 +21,13 @@ Scratch = Callable[[str, Sequence[Any], Any], Sequence[int]]
 
 @dataclass(frozen=True)
 class MemorySnapshot:
-    """What is held at one moment beyond what existed before the step, in bytes."""
+    """Bytes in use at one moment in addition to those from before the step."""
 
     total: int = 0
     activations: int = 0
-    """Storages that the forward pass saved for the backward pass and that are still held."""
+    """Storages that the forward pass saved for the backward pass and that are still in use."""
     gradients: int = 0
-    """Gradients of parameters that the step has completed so far."""
+    """Parameter gradients that the step has completed so far."""
 
     @property
     def transient(self) -> int:
@@ -38,17 +38,17 @@ class MemorySnapshot:
 class StorageTracker(TorchDispatchMode):
     """Adds up all live storages, each once, however many tensors view it.
 
-    Works on tensors without data (``meta``, fake): their storages have sizes, too.
+    Works on tensors without data (``meta``, fake), since their storages have sizes too.
     """
 
     def __init__(self, there: Iterable[Tensor], scratch: Scratch | None = None) -> None:
-        """`there` are the tensors that exist before the step and are not counted."""
+        """`there`: tensors that exist before the step and are not counted."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.peak = MemorySnapshot()
         self.events: list[Event] = []
         """Allocations and frees in order; an :class:`Event` with a negative key is scratch."""
         self._scratch = scratch
-        # Held, so that no later storage can take the address of one of them.
+        # Kept alive, so that no later storage can take the address of one of them.
         self._there = [tensor.untyped_storage() for tensor in there]
         self._known = {storage._cdata for storage in self._there}
         self._live: dict[int, Event] = {}
