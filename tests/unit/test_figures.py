@@ -94,6 +94,31 @@ def test_an_absent_cell_is_hatched_and_says_what_it_needs() -> None:
         assert "needs 15.9 of 10.8 GiB" in words
 
 
+def test_points_that_a_limit_left_imprecise_are_ringed() -> None:
+    runs = study()
+    window = runs[1].window
+    assert window is not None
+    limited = window.model_copy(update={"stopped_by": "time_limit"})
+    runs[1] = runs[1].model_copy(update={"window": limited})
+    figure = throughput.over_cores(figure_data_of(runs)).figure
+    rings = [line for line in figure.axes[0].get_lines() if line.get_markersize() == 13]
+    assert [np.asarray(ring.get_xdata()).tolist() for ring in rings] == [[2.0]]
+    assert "Ring: not settled" in said(figure)
+    assert "Ring" not in said(throughput.over_cores(figure_data_of(study())).figure)
+
+
+@pytest.mark.parametrize(
+    ("asked", "given"),
+    [((5.0, 3.7), (6.4, 4.0)), ((6.4, 4.0), (6.4, 4.0)), ((8.8, 3.9), (9.6, 4.0)),
+     ((13.2, 2.1), (12.8, 2.4)), ((15.0, 2.4), (12.8, 2.4))],
+)  # fmt: skip
+def test_all_figures_share_one_grid_of_sizes(
+    asked: tuple[float, float], given: tuple[float, float]
+) -> None:
+    figure = style.titled(*asked, "title", "subtitle")
+    assert (figure.get_figwidth(), figure.get_figheight()) == pytest.approx(given)
+
+
 @pytest.mark.parametrize(
     ("kind", "message", "shown"),
     [

@@ -42,6 +42,8 @@ class FigureInfo:
     """What the figure shows, in words."""
     why_not: str = ""
     """What the data lack; empty where the figure was drawn."""
+    columns: float = 1
+    """Its width, in columns of the grid."""
 
     @property
     def drawn(self) -> bool:
@@ -127,4 +129,5 @@ def _save(figure_data: FigureData, out: Path, plot: Plot) -> FigureInfo:
         except UnsupportedError as lack:
             return FigureInfo(plot.stem, plot.title, why_not=str(lack))
         style.save(drawing.figure, out, plot.stem)
-        return FigureInfo(plot.stem, plot.title, alt=drawing.alt)
+        columns = drawing.figure.get_figwidth() / style.COLUMN
+        return FigureInfo(plot.stem, plot.title, alt=drawing.alt, columns=columns)

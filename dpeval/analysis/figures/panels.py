@@ -266,6 +266,19 @@ def mark_bad(panel: Panel) -> None:
             )  # fmt: skip
 
 
+def ring_unsettled(panel: Panel) -> bool:
+    """A ring around points that a limit left less precise than asked; whether there are any."""
+    shown = panel.family.measured()
+    open_ones = shown[~shown["settled"].astype(bool) & shown["batch"].isin(panel.batches)]
+    for cell in open_ones.itertuples():
+        at = panel.beside(int(cell.num_devices), panel.batches.index(int(cell.batch)))
+        panel.axes.plot(
+            at, cell.img_per_s, marker="o", markersize=13, markerfacecolor="none",
+            markeredgecolor=style.INK, markeredgewidth=0.8, linestyle="none", zorder=3.6,
+        )  # fmt: skip
+    return len(open_ones) > 0
+
+
 def is_untimed(cells: pd.DataFrame) -> pd.Series[bool]:
     """Which measured cells have a backward time that includes communication."""
     return cells["backward_s"].notna() & cells["comm_exposed_s"].isna()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,13 @@ from matplotlib.patches import Rectangle
 
 FORMATS = ("png", "svg", "pdf")
 PNG_DPI = 160
+COLUMN = 6.4
+"""Width of a column of figures, inches."""
+WIDTHS = (COLUMN, 1.5 * COLUMN, 2 * COLUMN)
+ROW = 0.4
+"""Heights are multiples of this, inches."""
+_TIGHTER = 0.05
+"""A figure may have this much less width than it asks for, to fit a narrower size."""
 
 INK, MUTED, FAINT = "#1a1a1a", "#5c5c5c", "#d9d9d9"
 MARKERS = "osD^vPX*"
@@ -91,14 +99,25 @@ def darkened(colour: Sequence[float]) -> tuple[float, float, float]:
     return red, green, blue
 
 
+def on_grid(width: float, height: float) -> tuple[float, float]:
+    """The next size of the grid that all figures share: one, one and a half or two columns wide.
+
+    Args:
+        width, height: what is needed, inches.
+    """
+    wide = next((one for one in WIDTHS if width <= one * (1 + _TIGHTER)), WIDTHS[-1])
+    return wide, math.ceil(height / ROW - 1e-9) * ROW
+
+
 def titled(width: float, height: float, title: str, subtitle: str) -> Figure:
     """An empty figure with a heading, laid out without overlaps.
 
     Args:
-        width, height: inches.
+        width, height: what its contents need, inches; its size is the next of :func:`on_grid`.
         title: first line of the heading, bold.
         subtitle: lines below it; wrapped.
     """
+    width, height = on_grid(width, height)
     figure = Figure(
         figsize=(width, height), dpi=PNG_DPI, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06)
     )

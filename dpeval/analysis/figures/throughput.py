@@ -14,6 +14,7 @@ from dpeval.analysis.figures.panels import (
     mark_bad,
     name_lines,
     notes_on,
+    ring_unsettled,
     shade_oversubscribed,
 )
 from dpeval.analysis.frame.configurations import Family, segments, shortfall
@@ -43,10 +44,12 @@ def _over_devices(figure_data: FigureData, hardware: str, title: str) -> Drawing
     wanted = [(family, family.shown_batches) for family in chosen if len(family.measured())]
     figure, panels = grid(title, figure_data.words(hardware), wanted, to_scale=True)
     cuts = [draw_lines(panel) for panel in panels]
+    rings = [ring_unsettled(panel) for panel in panels]
     single = any((family.measured()["n_runs"] == 1).any() for family in chosen)
     own = " That of a single run does not hold the spread between runs." * single
     cut = "Arrowhead: the interval goes beyond the axis." * any(cuts)
-    notes = [f"{INTERVAL_NOTE}{own}", cut, *notes_on(chosen), left_out(wanted)]
+    ring = "Ring: not settled, a limit ended it before it was as precise as asked." * any(rings)
+    notes = [f"{INTERVAL_NOTE}{own}", cut, ring, *notes_on(chosen), left_out(wanted)]
     style.footnotes(figure, notes)
     return Drawing(figure, _alt(title, chosen))
 

@@ -98,13 +98,13 @@ def _draw(axes: Axes, factors: pd.DataFrame, ends: tuple[float, float]) -> None:
     reach = [[max(0.0, level - low)], [max(0.0, high - level)]]
     axes.errorbar(level, last, xerr=reach, color=style.INK, elinewidth=1.1, zorder=3)
     right = high if math.isfinite(high) else level
-    known = f"{level:.1%} {span(level, low, high, 1, percent=True)}"
+    known = f"{100 * level:.1f} % {span(level, low, high, 1, percent=True)}"
     _label(axes, last, known, fontweight="bold", fontsize=8.5)
     names.append("measured")
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xlim(0, 1.03 * max(1.0, right))
-    axes.set_xticks([0, 0.25, 0.5, 0.75, 1.0], ["0", "25 %", "50 %", "75 %", "100 %"])
+    axes.set_xticks([0, 0.5, 1.0], ["0", "50 %", "100 %"])
     axes.grid(axis="x")
     axes.grid(visible=False, axis="y")
     axes.set_xlabel("parallel efficiency")

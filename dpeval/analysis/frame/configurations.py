@@ -90,8 +90,9 @@ def cells(runs: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
         Columns of :data:`CELL`; `status` (``ok`` if any run was measured, else the worst);
         `n_runs`; those of `summary` that are not named here; `step_s`, `step_low_s`, `step_high_s`
         and the phases (s, means over runs); `peak_bytes` and `peak_low_bytes` (highest and lowest
-        over runs), `need_bytes`, `have_bytes`; `steady`, `stand_in`, `oversubscribed`; `unit`;
-        `strategy` and `series_strategy` (that of more than one device); `why` and `bad` (text).
+        over runs), `need_bytes`, `have_bytes`; `steady`, `settled` (no limit ended a run before it
+        was as precise as asked), `stand_in`, `oversubscribed`; `unit`; `strategy` and
+        `series_strategy` (that of more than one device); `why` and `bad` (text).
     """
     asked = runs.dropna(subset=["num_devices", "batch"])
     if asked.empty:
@@ -107,6 +108,8 @@ def cells(runs: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
 
 _SHARED = ("study", "model", "dataset_used", "strategy", "precision")
 _TIMES = (*PHASE_COLUMNS, "step_s", "comm_s", "comm_hidden_s")
+_LIMITS = ("time_limit", "max_steps", "interrupted")
+"""What ends a run before it is as precise as asked."""
 _STATUSES = ("ok", "oom", "skipped", "failed", "interrupted")
 
 
@@ -135,6 +138,8 @@ def _gathered(runs: pd.DataFrame) -> pd.DataFrame:
     work["status"] = runs["status"].map(ranked).where(ok | runs["status"].ne("ok"), 3).fillna(3)
     work["n_runs"] = ok.astype(int)
     work["steady"] = runs["steady"].ne(False) | ~ok  # None: not known
+    # A single step, as in imported tables, was not stopped by anything.
+    work["settled"] = ~(ok & runs["stopped_by"].isin(_LIMITS) & runs["steps"].gt(1))
     for name in ("stand_in", "oversubscribed"):
         work[name] = runs[name].eq(True)
     why = runs["cause_kind"].map(SHORT_CAUSES).fillna(runs["cause"])
@@ -150,7 +155,8 @@ def _rules(work: pd.DataFrame) -> dict[str, str]:
     rules = dict.fromkeys(_TIMES, "mean")
     rules |= dict.fromkeys(("global_batch", "peak_bytes", "need_bytes"), "max")
     rules |= dict.fromkeys(("have_bytes", "peak_low_bytes", "status"), "min")
-    rules |= {"n_runs": "sum", "steady": "all", "stand_in": "any", "oversubscribed": "any"}
+    rules |= {"n_runs": "sum", "steady": "all", "settled": "all"}
+    rules |= {"stand_in": "any", "oversubscribed": "any"}
     return {name: rules.get(name, "first") for name in work.columns if name not in CELL}
 
 

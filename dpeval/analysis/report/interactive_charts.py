@@ -98,6 +98,8 @@ def _marks(cell: Any) -> str:
         marks.append("no steady state")
     if cell.oversubscribed:
         marks.append("oversubscribed")
+    if not cell.settled:
+        marks.append("not settled: a limit ended it before it was as precise as asked")
     if cell.stand_in:
         marks.append("stand-in data")
     if cell.bad:
