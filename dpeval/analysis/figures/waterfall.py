@@ -34,11 +34,11 @@ def waterfall(figure_data: FigureData) -> Drawing:
     if not wanted:
         raise UnsupportedError("no configuration with two or more devices has efficiency factors")
     shown = wanted[:MOST_PANELS]
-    columns = min(len(shown), 3 if len(shown) not in (2, 4) else 2)
+    columns = min(len(shown), 2)
     rows = math.ceil(len(shown) / columns)
     longest = max(len(factors) for _, _, factors in shown)
     title = "What efficiency is lost to"
-    size = (max(7.0, 5.0 * columns), 1.1 + rows * (0.95 + 0.3 * longest))
+    size = (max(6.4, 5.0 * columns), 1.1 + rows * (0.95 + 0.3 * longest))
     figure = style.titled(*size, title, figure_data.words())
     said = []
     for index, (family, cell, factors) in enumerate(shown):
