@@ -14,6 +14,8 @@ measured=${DPEVAL_COVERAGE:-}
 tiers=("$@")
 [ ${#tiers[@]} -gt 0 ] || tiers=(unit multiprocess cluster browser extend docs)
 results=$(mktemp -d) && touch "$results/failed" "$results/times"
+# Hundreds of programs start here; compiling dpeval anew takes each of them more than a second.
+unset PYTHONDONTWRITEBYTECODE
 # Several tests share the cores: threads that wait for each other busily would slow all of them.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 

@@ -42,7 +42,7 @@ def test_a_job_rebuilds_the_configuration_that_was_submitted() -> None:
     ("overrides", "message"),
     [
         (["task=script"], "task.script=train.py"),
-        ([*SCRIPT, "task.module=train"], "one script"),
+        ([*SCRIPT, "task.module=train"], "exactly one of task.script"),
         (["task.script=train.py"], "needs task=script"),
         ([*SCRIPT, "task.args=['{per_device_batch}']"], "did you mean {per_device_batch_size}?"),
         ([*SCRIPT, "baseline=serial"], "baseline=same"),
