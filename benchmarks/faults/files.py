@@ -1,49 +1,136 @@
-"""Faults of files: what is damaged, refused or claimed twice."""
+"""Faults of files: small disks, refused calls, and what somebody damaged."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.faults import victim as victims
 from benchmarks.faults.drawing import Fault
-from benchmarks.faults.invariants import violations
+from benchmarks.faults.invariants import (
+    TRACEBACK,
+    no_process,
+    no_traceback,
+    resumed,
+    violations,
+)
+from benchmarks.faults.programs import Zygote
+from benchmarks.faults.zygote import Failing
 from dpeval import record
+from dpeval.commands.sweep_status import looked_at
+from dpeval.launchers.tracking.manifest import FILE_NAME
+
+_STRACE_CALLS = {
+    "fsync": "fsync", "rename": "rename,renameat,renameat2", "link": "link,linkat",
+    "openat": "openat",
+}  # fmt: skip
 
 
-def carry_out(fault: Fault, folder: Path) -> Iterator[str]:
+def carry_out(fault: Fault, folder: Path, zygote: Zygote) -> Iterator[str]:
     """Let a sweep in `folder` suffer `fault`; yield what it leaves that it should not have."""
-    if fault.kind == "twins":
-        yield from _twins(fault, folder)
-        return
-    blocks = 3 if fault.kind == "size_limit" else None
-    if fault.kind == "no_folder":
-        (folder / "sweep").write_text("a file where the sweep should be")
-    sweep = victims.start(folder, file_blocks=blocks)
-    ended = victims.finish(sweep)
-    first = folder / "sweep" / "0"
-    if fault.kind == "damaged_manifest" and ended:
-        (folder / "sweep" / "sweep.json").write_text("{")
-        found = list(violations(sweep, fault, hit=False, ended=True))
-        yield from (line for line in found if not line.startswith("no status:"))
-        return
-    if fault.kind == "damaged_record" and ended:
-        whole = (first / record.FILE_NAME).read_bytes()
-        (first / record.FILE_NAME).write_bytes(whole[: len(whole) // 2])
-        found = list(violations(sweep, fault, hit=False, ended=True))
-        yield from (line for line in found if "is not complete JSON" not in line)
-        return
-    yield from violations(sweep, fault, hit=False, ended=ended)
+    if fault.kind in ("tmpfs", "inodes", "tmpdir"):
+        yield from _on_small_disk(fault, folder, zygote)
+    elif fault.kind == "strace":
+        yield from _traced(fault, folder, zygote)
+    elif fault.kind.startswith("damaged"):
+        yield from _damaged(fault, folder, zygote)
+    elif fault.kind == "size_limit":
+        limits = {"RLIMIT_FSIZE": fault.size * 1024}
+        victim = victims.start(zygote, folder, fault, limits=limits)
+        ended = victims.finish(victim)
+        yield from violations(zygote, victim, fault, hit=False, ended=ended)
+    else:
+        signal = "SIGKILL" if fault.kind == "leftover" else ""
+        failing = Failing(fault.call, fault.at, error=fault.error, signal=signal)
+        victim = victims.start(zygote, folder, fault, failing=failing)
+        ended = victims.finish(victim)
+        yield from violations(zygote, victim, fault, hit=False, ended=ended)
+        yield from _measured(victim)
 
 
-def _twins(fault: Fault, folder: Path) -> Iterator[str]:
-    """Two sweeps of one folder at once: one is refused, and the other's records are whole."""
-    first, second = victims.start(folder), victims.start(folder)
-    ended = [victims.finish(one) for one in (first, second)]
-    statuses = sorted(one.process.returncode for one in (first, second))
-    if statuses not in ([0, 2],):
-        yield f"exit statuses {statuses}, not 0 and 2"
-    yield from violations(first, fault, hit=False, ended=all(ended))
-    count = len(list(folder.rglob(record.FILE_NAME)))
-    if count != victims.RUNS:
-        yield f"{count} records of {victims.RUNS} runs"
+def _measured(victim: victims.Victim) -> Iterator[str]:
+    """What was measured is in a record, in a second place, or on the terminal."""
+    output = victim.program.output
+    for number in range(victims.RUNS):
+        path = victim.sweep / str(number) / record.FILE_NAME
+        shown = f"[{number + 1}/{victims.RUNS}]"
+        was_measured = any(shown in line and "img/s" in line for line in output.splitlines())
+        elsewhere = "it was saved as" in output or "here it is:" in output
+        if was_measured and not path.exists() and not elsewhere:
+            yield f"run {number} was measured, and its record is nowhere"
+
+
+def _on_small_disk(fault: Fault, folder: Path, zygote: Zygote) -> Iterator[str]:
+    """On a file system of some KiB or with few inodes, for the sweep or for temporary files."""
+    disk = folder / "disk"
+    disk.mkdir()
+    limit = f"nr_inodes={fault.size}" if fault.kind == "inodes" else f"size={fault.size}k"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", limit, "tmpfs", str(disk)], check=True)
+    try:
+        environment = {"TMPDIR": str(disk)} if fault.kind == "tmpdir" else None
+        sweep = None if fault.kind == "tmpdir" else disk / "sweep"
+        victim = victims.start(zygote, folder, fault, environment=environment, sweep=sweep)
+        ended = victims.finish(victim)
+        yield from violations(zygote, victim, fault, hit=False, ended=ended)
+        yield from _measured(victim)
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=False)
+
+
+def _traced(fault: Fault, folder: Path, zygote: Zygote) -> Iterator[str]:
+    """The kernel itself refuses one call, or every one from it on, of the sweep's process."""
+    victim = victims.start(zygote, folder, fault, traced=True)
+    more = "+" if fault.number % 2 and fault.call != "openat" else ""
+    inject = f"inject={_STRACE_CALLS[fault.call]}:error={fault.error}:when={fault.at}{more}"
+    tracer = subprocess.Popen(
+        ["strace", "-q", "-o", os.devnull, "-e", inject, "-p", str(victim.program.pid)],
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    ended = victims.finish(victim)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        tracer.wait(5.0)
+    tracer.kill()
+    tracer.wait()
+    found = list(violations(zygote, victim, fault, hit=False, ended=ended))
+    if fault.call == "openat":
+        # Any file of Python's own may be the one: what it makes of that is its own affair.
+        found = [line for line in found if "traceback" not in line and "exit status" not in line]
+    yield from found
+    yield from _measured(victim)
+
+
+def _damaged(fault: Fault, folder: Path, zygote: Zygote) -> Iterator[str]:
+    """A file of a finished sweep is damaged: it is told, and what it held is measured again."""
+    victim = victims.start(zygote, folder, fault)
+    if not victims.finish(victim):
+        yield "it hung"
+        return
+    yield from no_process(victim.program)
+    yield from no_traceback(victim.program)
+    name = {"damaged_manifest": FILE_NAME, "damaged_job": "0/job.json"}.get(
+        fault.kind, f"0/{record.FILE_NAME}"
+    )
+    path = victim.sweep / name
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) * (fault.number % 4) // 4])
+    for module in ("status", "cancel"):
+        program = zygote.start(
+            folder, [str(victim.sweep)], dict(os.environ), program=(f"dpeval.{module}", "main"),
+            log=f"log-{module}",
+        )  # fmt: skip
+        if not program.wait(60.0):
+            program.kill_all()
+            yield f"dpeval.{module} hung"
+        if TRACEBACK in program.output:
+            yield f"a traceback of dpeval.{module}"
+        if program.status not in (0, 1, 2):
+            yield f"dpeval.{module} ended with status {program.status}"
+    if fault.kind == "damaged_record":
+        broken = [item for item in looked_at(victim.sweep)[0] if item.standing != "ok"]
+        if [item.run.number for item in broken] != [0]:
+            yield "the damaged record does not show in the status"
+    yield from resumed(zygote, victim)

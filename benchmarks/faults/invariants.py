@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import signal
-import time
 from collections.abc import Iterator
+from pathlib import Path
 
+import psutil
+
+from benchmarks.faults import victim as victims
 from benchmarks.faults.drawing import Fault
-from benchmarks.faults.victim import Victim, left_of
+from benchmarks.faults.programs import Program, Zygote, awaited, environment_of
+from benchmarks.faults.victim import Victim
 from dpeval import record
-from dpeval.commands.sweep_status import statuses_of
+from dpeval.commands.sweep_status import looked_at
 from dpeval.errors import DpevalError
 from dpeval.launchers.tracking.manifest import FILE_NAME
 from dpeval.launchers.tracking.run_status import FINAL
 
 LEFT_S = 10.0
 """No process of the sweep lives this long after its end."""
+STOPPED_S = 10.0
+"""A sweep that is told to stop has ended by then."""
+NEXT_RUN_S = 20.0
+"""The same, if it still has runs to measure; they take about 3 s on an idle machine."""
+TRACEBACK = "Traceback (most recent call last)"
 
 
-def violations(victim: Victim, fault: Fault, *, hit: bool, ended: bool) -> Iterator[str]:
+def violations(
+    zygote: Zygote, victim: Victim, fault: Fault, *, hit: bool, ended: bool
+) -> Iterator[str]:
     """What the sweep has left that it should not have.
 
     Args:
+        zygote: forks the sweep that resumes it.
         victim: the sweep, after its end.
         fault: what happened to it.
         hit: whether the fault was injected before the sweep ended by itself.
@@ -30,55 +44,84 @@ def violations(victim: Victim, fault: Fault, *, hit: bool, ended: bool) -> Itera
     if not ended:
         yield "it hung"
         return
-    yield from _processes(victim)
-    if "Traceback (most recent call last)" in victim.err:
-        yield "a traceback"
+    yield from no_process(victim.program)
+    if hit and victim.hit_s:
+        yield from _in_time(victim, fault)
+    yield from no_traceback(victim.program)
     yield from _exit_status(victim, fault, hit=hit)
-    yield from _records(victim)
+    yield from records(victim.sweep)
     yield from _files(victim, fault)
+    if fault.tier != "command" or fault.kind in ("all_killed", "frozen"):
+        yield from resumed(zygote, victim)
 
 
-def _processes(victim: Victim) -> Iterator[str]:
-    deadline_s = time.monotonic() + LEFT_S
-    while left := left_of(victim):
-        if time.monotonic() > deadline_s:
-            yield f"processes left: {', '.join(str(process.pid) for process in left)}"
-            for process in left:
-                process.kill()
-            return
-        time.sleep(0.1)
+def no_process(program: Program) -> Iterator[str]:
+    """Nothing that `program` has started lives on."""
+    if awaited(lambda: not program.living(), LEFT_S):
+        return
+    words = []
+    for process in program.living():
+        with contextlib.suppress(psutil.Error):
+            words.append(f"{process.pid} {' '.join(process.cmdline())[-60:]}")
+            process.kill()
+    yield f"processes left: {', '.join(words)}"
+
+
+def no_traceback(program: Program) -> Iterator[str]:
+    if TRACEBACK in program.output:
+        yield f"a traceback, ending {program.output.strip().splitlines()[-1][:150]}"
+
+
+def _in_time(victim: Victim, fault: Fault) -> Iterator[str]:
+    if fault.kind in ("PAUSE", "frozen") or fault.target == "helper":
+        return  # it goes on, or starts its helper anew: see LONGEST_S
+    limit_s = STOPPED_S if fault.stops or fault.kills else NEXT_RUN_S
+    took_s = victim.ended_s - victim.hit_s
+    if took_s > limit_s:
+        yield f"ended {took_s:.0f} s after the fault"
 
 
 def _exit_status(victim: Victim, fault: Fault, *, hit: bool) -> Iterator[str]:
-    status = victim.process.returncode
+    status = victim.program.status
     allowed = {0}
-    if hit and fault.stops:
+    if fault.stops and (hit or fault.call):
         allowed = {0, 130}  # it may come when all has been measured
         if fault.phase == "import":  # or before Python can handle it
             allowed.add(-signal.Signals[fault.kind])
-    elif hit and fault.target in ("parent", "group") and fault.kind == "SIGKILL":
-        allowed = {-9}
-    elif fault.target == "files":
+    elif fault.kills and (hit or fault.call):
+        allowed = {-9} if hit and not fault.call else {0, -9}
+    elif fault.target in ("files", "command") and fault.kind != "frozen":
         allowed = {0, 1, 2}
-    elif hit and fault.kind != "PAUSE":
+        if fault.kind == "leftover":
+            allowed.add(-9)
+        if fault.kind == "cpu_limit":
+            allowed |= {130, -signal.SIGXCPU}
+    elif hit and fault.kind not in ("PAUSE", "frozen"):
         allowed = {0, 1}
     if status not in allowed:
-        yield f"exit status {status}, not one of {sorted(allowed)}"
+        yield f"exit status {status}, not one of {sorted(allowed)}: {_last_line(victim.program)}"
 
 
-def _records(victim: Victim) -> Iterator[str]:
+def _last_line(program: Program) -> str:
+    lines = program.output.strip().splitlines()
+    return lines[-1][:200] if lines else "(no output)"
+
+
+def records(sweep: Path) -> Iterator[str]:
     """Every run that was started has one final record, or none was started."""
-    if not (victim.sweep / FILE_NAME).exists():
-        if list(victim.folder.rglob(record.FILE_NAME)):
+    if not (sweep / FILE_NAME).exists():
+        if list(sweep.rglob(record.FILE_NAME)):
             yield "records without a manifest"
         return
     try:
-        found = statuses_of(victim.sweep)
+        found, strays = looked_at(sweep)
     except DpevalError as error:
         yield f"no status: {error}"
         return
+    if strays:
+        yield strays
     for status in found:
-        folder = victim.sweep / status.run.folder
+        folder = sweep / status.run.folder
         if status.standing not in FINAL:
             yield f"run {status.run.number} is {status.standing} after the sweep's end"
         if not (folder / "job.json").exists():
@@ -86,7 +129,8 @@ def _records(victim: Victim) -> Iterator[str]:
         try:
             made = record.read(folder / record.FILE_NAME)
         except DpevalError as error:
-            yield f"run {status.run.number} was started and has no record: {error}"
+            if status.standing not in ("failed", "lost"):
+                yield f"run {status.run.number} was started and has no record: {error}"
             continue
         if made.cause is not None and made.cause.kind == "bug":
             yield f"run {status.run.number}: a bug: {made.cause.message}"
@@ -96,8 +140,69 @@ def _files(victim: Victim, fault: Fault) -> Iterator[str]:
     left = [str(path.relative_to(victim.folder)) for path in victim.folder.rglob("*.tmp")]
     if left:
         yield f"temporary files: {', '.join(left)}"
-    killed = fault.kind == "SIGKILL" and fault.target in ("parent", "group")
     names = [path.name for path in (victim.folder / "tmp").iterdir()]
     kept = [name for name in names if not name.startswith("torchinductor_")]  # torch's own cache
-    if kept and not killed and fault.tier != "files":
+    saved = [name for name in kept if name.startswith("dpeval-record-")]
+    if set(kept) - set(saved) and not fault.kills and fault.kind != "leftover":
         yield f"left in the temporary folder: {', '.join(kept)}"
+    if saved and fault.target != "files":
+        yield f"a record was not written to its folder: {', '.join(saved)}"
+
+
+def resumed(zygote: Zygote, victim: Victim) -> Iterator[str]:
+    """A sweep that resumes this one measures what is missing."""
+    missing = _unmeasured(victim.sweep)
+    if not missing:
+        return
+    again = victim.folder / "again"
+    arguments = [*victims.SWEEP, f"sweep.resume={victim.sweep}", f"hydra.sweep.dir={again}"]
+    program = zygote.start(victim.folder, arguments, environment_of(victim.folder), log="log-again")
+    if not program.wait(victims.LONGEST_S):
+        program.kill_all()
+        yield "the sweep that resumes it hung"
+        return
+    yield from no_traceback(program)
+    if program.status != 0:
+        yield f"resumed with status {program.status}: {_last_line(program)}"
+        return
+    measured = {_identity(path) for path in again.rglob(record.FILE_NAME) if _is_ok(path)}
+    lost = len(missing - measured)
+    if lost:
+        yield f"{lost} of {len(missing)} runs were not measured by the sweep that resumes it"
+    doubled = {path.parent.name for path in again.rglob(record.FILE_NAME)}
+    if len(doubled) > len(missing):
+        yield f"{len(doubled)} runs measured again, and {len(missing)} were missing"
+
+
+def _unmeasured(sweep: Path) -> set[str]:
+    """The identities of a sweep's runs that have no complete record."""
+    try:
+        manifest = json.loads((sweep / FILE_NAME).read_bytes())
+    except (OSError, ValueError):
+        return set()
+    return {
+        run["identity"]
+        for run in manifest["runs"]
+        if not _is_ok(sweep / run["folder"] / record.FILE_NAME)
+    }
+
+
+def run_numbers(sweep: Path) -> set[int]:
+    """The numbers of a sweep's runs that have no complete record."""
+    manifest = json.loads((sweep / FILE_NAME).read_bytes())
+    return {
+        run["number"]
+        for run in manifest["runs"]
+        if not _is_ok(sweep / run["folder"] / record.FILE_NAME)
+    }
+
+
+def _is_ok(path: Path) -> bool:
+    try:
+        return record.read(path).status == "ok"
+    except DpevalError:
+        return False
+
+
+def _identity(path: Path) -> str:
+    return record.read(path).identity

@@ -1,30 +1,38 @@
-"""A real sweep of two runs, the faults that it suffers, and what it leaves."""
+"""A real sweep of two runs, and the faults that hit its processes."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from benchmarks.faults.drawing import PAUSE_S, Fault, Phase
+from benchmarks.faults.drawing import Fault, Phase
+from benchmarks.faults.programs import (
+    LOOK_S,
+    Program,
+    Zygote,
+    awaited,
+    environment_of,
+    start_anew,
+)
+from benchmarks.faults.zygote import Failing
 
-ROOT = Path(__file__).resolve().parents[2]
 RUNS = 2
+RANKS = 2
 SWEEP = (
-    "-m", "model=calibrated", "dataset=calibrated", "measure=quick", "measure.time_limit_s=4",
-    "measure.max_steps=60", "measure.conditions=false", "measure.ablation=false", "analyze=false",
-    "num_devices=2", "hardware.oversubscribe=true", "batch=4,8", "study=faults",
+    "-m", "model=calibrated", "model.args.forward_s=0.002", "model.args.backward_s=0.003",
+    "dataset=calibrated", "measure=quick", "measure.time_limit_s=6", "measure.max_steps=120",
+    "measure.rel_precision=0.01", "measure.conditions=false", "measure.ablation=false",
+    "analyze=false", "num_devices=2", "hardware.oversubscribe=true", "batch=4,8", "study=faults",
 )  # fmt: skip
-_LONGEST_S = 180.0
-"""Of a sweep without a fault, on a loaded machine."""
+LONGEST_S = 150.0
+"""Of a sweep, on a machine that is busy with others; longer is a hang."""
 
 
 @dataclass
@@ -32,142 +40,136 @@ class Victim:
     """One sweep in a folder of its own."""
 
     folder: Path
-    process: subprocess.Popen[str]
-    session: int
-    """Every process that it starts is in this session."""
-    hit_s: float = field(default=0.0)
-    """When the fault was injected, on the monotonic clock; 0: not yet."""
+    program: Program
+    sweep: Path
+    hit_s: float = 0.0
+    """When the fault was over, on the monotonic clock; 0: it did not come."""
     ended_s: float = 0.0
 
-    @property
-    def sweep(self) -> Path:
-        return self.folder / "sweep"
 
-    @property
-    def err(self) -> str:
-        return (self.folder / "log").read_text(errors="replace")
-
-
-def start(folder: Path, overrides: Sequence[str] = (), *, file_blocks: int | None = None) -> Victim:
+def start(
+    zygote: Zygote | None,
+    folder: Path,
+    fault: Fault,
+    *,
+    overrides: Sequence[str] = (),
+    sweep: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    limits: Mapping[str, int] | None = None,
+    failing: Failing | None = None,
+    traced: bool = False,
+    before: Sequence[str] = (),
+    log: str = "log",
+) -> Victim:
     """Start the sweep in `folder`.
 
     Args:
-        folder: is made; holds the sweep, its log and its temporary folder.
+        zygote: forks it; None: it is started anew, as a user does.
+        folder: holds the sweep, its log and its temporary folder.
+        fault: says in which order the runs are measured.
         overrides: further overrides.
-        file_blocks: the most KiB that it may write to one file.
+        sweep: the sweep's folder, if not that of `folder`.
+        environment: variables instead of the usual ones.
+        limits: of :mod:`resource`; with a zygote only.
+        failing: calls that are hit; with a zygote only.
+        traced: see :meth:`Zygote.start`.
+        before: words before the command; without a zygote only.
+        log: the file for what it prints.
     """
-    temporary = folder / "tmp"
-    temporary.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(temporary)}
-    command = [sys.executable, "-m", "dpeval.train", *SWEEP, f"hydra.sweep.dir={folder / 'sweep'}"]
-    if file_blocks is not None:
-        limit = f'ulimit -f {file_blocks}; exec "$@"'
-        command = ["bash", "-c", limit, "bash", *command]
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            [*command, *overrides],
-            cwd=folder,
-            env=environment,
-            stdout=log,
-            stderr=log,
-            text=True,
-            start_new_session=True,
-        )
-    return Victim(folder, process, process.pid)
+    sweep = folder / "sweep" if sweep is None else sweep
+    variables = {**environment_of(folder), **(environment or {})}
+    order = "sequential" if fault.sequential else "auto"
+    arguments = [*SWEEP, f"sweep.order={order}", f"hydra.sweep.dir={sweep}", *overrides]
+    if zygote is None:
+        program = start_anew(folder, arguments, variables, before=before, log=log)
+    else:
+        program = zygote.start(
+            folder, arguments, variables,
+            limits=limits, failing=failing, traced=traced, log=log,
+        )  # fmt: skip
+    return Victim(folder, program, sweep)
 
 
 def inject(victim: Victim, fault: Fault) -> bool:
     """Wait for the fault's moment and inject it; return whether the sweep still ran then."""
-    if not _await(victim, fault.phase):
+    if not awaited(lambda: _has_begun(victim, fault.phase), LONGEST_S):
         return False
     time.sleep(fault.after_s)
     targets = _targets(victim, fault)
-    if victim.process.poll() is not None or not targets:
+    if not victim.program.is_running or not targets:
         return False
-    victim.hit_s = time.monotonic()
-    if fault.kind == "PAUSE":
+    if fault.kind in ("PAUSE", "frozen"):
         _send(targets, signal.SIGSTOP)
-        time.sleep(PAUSE_S)
+        time.sleep(fault.pause_s)
         _send(targets, signal.SIGCONT)
     else:
-        _send(targets, signal.Signals[fault.kind])
+        killed = fault.kind == "all_killed"
+        _send(targets, signal.SIGKILL if killed else signal.Signals[fault.kind])
+    victim.hit_s = time.monotonic()
     return True
 
 
-def finish(victim: Victim) -> bool:
+def finish(victim: Victim, limit_s: float = LONGEST_S) -> bool:
     """Wait for the sweep to end; return whether it did."""
-    try:
-        victim.process.wait(_LONGEST_S)
-    except subprocess.TimeoutExpired:
-        for process in left_of(victim):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        victim.process.wait()
-        return False
+    ended = victim.program.wait(limit_s)
     victim.ended_s = time.monotonic()
-    return True
-
-
-def left_of(victim: Victim) -> list[psutil.Process]:
-    """Every living process of the sweep."""
-    found = []
-    for pid in psutil.pids():
-        with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess, PermissionError):
-            process = psutil.Process(pid)
-            if os.getsid(pid) == victim.session and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-    return found
-
-
-def _await(victim: Victim, phase: Phase) -> bool:
-    deadline_s = time.monotonic() + _LONGEST_S
-    while not _has_begun(victim, phase):
-        if victim.process.poll() is not None or time.monotonic() > deadline_s:
-            return False
-        time.sleep(0.02)
-    return True
+    if not ended:
+        victim.program.kill_all()
+        victim.program.wait(10.0)
+    return ended
 
 
 def _has_begun(victim: Victim, phase: Phase) -> bool:
-    if phase == "import":
+    if phase in ("", "import") or not victim.program.is_running:
         return True
     if phase == "starting":
         return (victim.sweep / "0" / "job.json").exists()
     if phase == "measuring":
-        return len(_ranks(victim)) == 2
+        return len(_ranks(victim)) >= RANKS
     return (victim.sweep / "0" / "metrics.json").exists()
 
 
 def _ranks(victim: Victim) -> list[psutil.Process]:
     """The ranks, each of which leads a process group of its own."""
-    return [
-        process
-        for process in left_of(victim)
-        if process.pid != victim.session and os.getpgid(process.pid) == process.pid
-    ]
+    found = []
+    for process in victim.program.living():
+        with contextlib.suppress(ProcessLookupError):
+            if process.pid != victim.program.pid and os.getpgid(process.pid) == process.pid:
+                found.append(process)
+    return found
 
 
 def _targets(victim: Victim, fault: Fault) -> list[int]:
-    with contextlib.suppress(ProcessLookupError):
-        if fault.target == "rank":
-            ranks = _ranks(victim)
-            return [ranks[fault.number % len(ranks)].pid] if ranks else []
-        if fault.target == "group":
-            return [-victim.session]
-        if fault.target == "helper":
-            # Not Python's own resource tracker, whose loss its successor tells in tracebacks.
-            own = [
-                process.pid
-                for process in left_of(victim)
-                if process.ppid() == victim.session
-                and "resource_tracker" not in " ".join(process.cmdline())
-            ]
-            return own[fault.number % len(own) :][:1] if own else []
-        return [victim.process.pid]
-    return []
+    if fault.target == "rank":
+        awaited(lambda: _ranks(victim) or not victim.program.is_running, 2 * LOOK_S)
+        ranks = _ranks(victim)
+        return [ranks[fault.number % len(ranks)].pid] if ranks else []
+    if fault.target == "group":
+        return [-victim.program.pid]
+    if fault.target == "helper":
+        own = [process.pid for process in victim.program.living() if _is_helper(process, victim)]
+        return own[fault.number % len(own) :][:1] if own else []
+    if fault.target == "command":
+        return [process.pid for process in victim.program.living()]
+    return [victim.program.pid]
+
+
+def _is_helper(process: psutil.Process, victim: Victim) -> bool:
+    """Whether it is a child of the sweep's process, but not Python's resource tracker.
+
+    Python itself prints a traceback when it has to start a new tracker."""
+    with contextlib.suppress(psutil.Error):
+        is_tracker = "resource_tracker" in " ".join(process.cmdline())
+        return process.ppid() == victim.program.pid and not is_tracker
+    return False
 
 
 def _send(targets: Sequence[int], number: signal.Signals) -> None:
     for pid in targets:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
+
+
+def signal_at_call(fault: Fault) -> Failing:
+    """A signal that arrives when the sweep's process makes a call."""
+    return Failing(call=fault.call, at=fault.at, signal=fault.kind)

@@ -166,7 +166,10 @@ class LocalLauncher(SweepLauncher):
                 job_subdir_key="hydra.sweep.subdir",
                 hydra_context=self.hydra_context,
             )
-        except OSError:
+        except (OSError, ValueError) as error:
+            # logging wraps what its handlers raise.
+            if not isinstance(error, OSError) and not isinstance(error.__cause__, OSError):
+                raise
             # Hydra cannot write its own files, for example on a full disk: keep the measurement.
             return made[0] if made else execute()
         record = returned.return_value  # raises what the task raised

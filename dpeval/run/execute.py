@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -173,21 +174,51 @@ class LiveRun:
             received: the stop signals so far; one that arrived after the last step interrupts a run
                 that has measured everything.
         """
+        node, build = (
+            self.job.node,
+            functools.partial(self._built, conditions, sitting, base, received),
+        )
+        if node is not None and not multi_node.has_all_parts(node):
+            # At once: while this node waits for the others, somebody may end its job.
+            self._files.keep(build(part_timeout_s=0.0), self.job.folder)
+        made = build(part_timeout_s=multi_node.PART_TIMEOUT_S)
+        self._files.keep(made, self.job.folder)
+        self._is_recorded = True
+        return made
+
+    def _built(
+        self,
+        conditions: Conditions | None,
+        sitting: Sitting | None,
+        base: Record | None,
+        received: Sequence[str],
+        *,
+        part_timeout_s: float,
+    ) -> Record:
+        """The record, with the results of other nodes that arrive in time.
+
+        Args:
+            conditions: see :meth:`finish`.
+            sitting: see :meth:`finish`.
+            base: see :meth:`finish`.
+            received: see :meth:`finish`.
+            part_timeout_s: how long to wait for the results of other nodes.
+        """
         job, blank = self.job, self._blank.model_copy(update={"sitting": sitting})
+        outcome, pids = self.ranks.outcome, self.pids
         if job.node is not None:
+            outcome, pids = replace(outcome, results=dict(outcome.results)), dict(pids)
             plan = multi_node.collect_parts(
-                job.node, job.plan, self.step_buffer, self.ranks.outcome, self.pids
+                job.node, job.plan, self.step_buffer, outcome, pids, part_timeout_s
             )
             job, blank = replace(job, plan=plan), blank.model_copy(update={"plan": plan})
         made = record_builder.finish(
-            blank, job, self.step_buffer, self.ranks.outcome, conditions, self._span, self.pids
+            blank, job, self.step_buffer, outcome, conditions, self._span, pids
         )
         if base is not None:
             made = paired.compared(made, base)
         if received and made.status == "ok":
             made = endings.interrupted(made, received[0])
-        self._files.keep(made, job.folder)
-        self._is_recorded = True
         return made
 
     @contextlib.contextmanager

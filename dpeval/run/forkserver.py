@@ -27,6 +27,7 @@ from dpeval.util.entry import children_find_parts_last
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext
+    from multiprocessing.process import BaseProcess
 
     from torch.distributed import TCPStore
 
@@ -116,7 +117,31 @@ def _usr2_ignored() -> Iterator[None]:
         signal.signal(signal.SIGUSR2, handler)
 
 
-def resume() -> None:
+_STARTS = 3
+
+
+def start_process(process: BaseProcess) -> None:
+    """Start `process`, a process of :func:`context`, even if somebody stops or kills the server.
+
+    Raises:
+        MachineError: the server was killed at every attempt.
+    """
+    for _ in range(_STARTS):
+        _resume()
+        # If it was killed, a new one is shielded from signals as the first was.
+        _start(children_find_parts_last())
+        try:
+            process.start()
+        except (EOFError, ConnectionError):
+            continue
+        return
+    raise MachineError(
+        f"the process that starts ranks was killed {_STARTS} times in a row; look for what kills "
+        "it, such as a limit of memory"
+    )
+
+
+def _resume() -> None:
     """Resume the server if it was stopped: otherwise starting a rank would wait for it forever."""
     pid = getattr(forkserver._forkserver, "_forkserver_pid", None)
     if pid is not None:

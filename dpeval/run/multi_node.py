@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import time
 from pathlib import Path
@@ -33,8 +34,9 @@ from dpeval.util.files import replacing, write_atomically
 from dpeval.util.frozen import Frozen
 from dpeval.worker.messages import RankResult
 
-PART_TIMEOUT_S = 60.0
-"""How long node 0 waits for another node's results after its own ranks have ended."""
+PART_TIMEOUT_S = 90.0
+"""How long node 0 waits for another node's results after its own ranks have ended: longer than NFS
+may keep what it knows of a folder (``acdirmax``, 60 s)."""
 
 
 class _Address(Frozen):
@@ -101,6 +103,7 @@ def find(node: Node, config: Config) -> StoreAddress:
     """
     deadline_s = time.monotonic() + config.hardware.startup_timeout_s
     while time.monotonic() < deadline_s:
+        _look_again(node.folder)
         with contextlib.suppress(OSError, ValidationError):
             address = _Address.model_validate_json(_address_path(node).read_bytes())
             return StoreAddress(address.host, address.port, interface_of(config)[0])
@@ -135,6 +138,7 @@ class FailureNotice:
         if time.monotonic() - self._checked_s < CHECK_EVERY_S:
             return None
         self._checked_s = time.monotonic()
+        _look_again(self._node.folder)
         others = (index for index in range(self._node.count) if index != self._node.index)
         failed = next((index for index in others if self._path(index).exists()), None)
         return None if failed is None else Failure(PEER, None, f"node {failed} of the run failed")
@@ -175,8 +179,18 @@ def write_part(
     write_atomically(path.with_suffix(".json"), part.model_dump_json())
 
 
+def has_all_parts(node: Node) -> bool:
+    """Whether the other nodes have written their results."""
+    return all(_part_path(node, at).with_suffix(".json").exists() for at in range(1, node.count))
+
+
 def collect_parts(
-    node: Node, plan: Plan, step_buffer: StepBuffer, outcome: Outcome, pids: dict[int, int]
+    node: Node,
+    plan: Plan,
+    step_buffer: StepBuffer,
+    outcome: Outcome,
+    pids: dict[int, int],
+    timeout_s: float,
 ) -> Plan:
     """Add the results of the other nodes to those of node 0.
 
@@ -186,13 +200,14 @@ def collect_parts(
         step_buffer: filled with the other nodes' step series.
         outcome: completed with their results, failure and interrupt.
         pids: process id per rank, completed likewise; 0 for the ranks of a lost node.
+        timeout_s: how long to wait for them.
 
     Returns:
         The plan with the CPUs and devices that the other nodes actually used.
     """
     ranks = {rank.rank: rank for rank in plan.ranks}
     failures = [] if outcome.failure is None else [outcome.failure]
-    deadline_s = time.monotonic() + PART_TIMEOUT_S
+    deadline_s = time.monotonic() + timeout_s
     for index in range(1, node.count):
         part = _await_part(node, index, deadline_s)
         if part is None:
@@ -219,11 +234,21 @@ def collect_parts(
 def _await_part(node: Node, index: int, deadline_s: float) -> _Part | None:
     path = _part_path(node, index).with_suffix(".json")
     while True:
+        _look_again(node.folder)
         with contextlib.suppress(OSError, ValidationError, json.JSONDecodeError):
             return _Part.model_validate_json(path.read_bytes())
         if time.monotonic() > deadline_s:
             return None
         time.sleep(0.2)
+
+
+def _look_again(folder: Path) -> None:
+    """Let a network file system ask its server which files are in `folder`.
+
+    NFS remembers for up to a minute that a file was missing, but not past opening its folder.
+    """
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        next(entries, None)
 
 
 def _address_path(node: Node) -> Path:

@@ -81,7 +81,6 @@ class RankSupervisor:
         self._on_cpu = {task.rank for task in tasks if task.plan.ranks[task.rank].device == "cpu"}
         self.outcome = Outcome()
         """What is known so far of how the ranks ended."""
-        forkserver.resume()
         for task in tasks:
             ours, theirs = context().Pipe()
             gate, their_gate = context().Pipe() if gated else (None, None)
@@ -91,7 +90,7 @@ class RankSupervisor:
                 name=f"rank{task.rank}",
                 daemon=False,
             )
-            process.start()
+            forkserver.start_process(process)
             theirs.close()
             self._processes[task.rank], self._pipes[task.rank] = process, ours
             if gate is not None and their_gate is not None:

@@ -57,5 +57,5 @@ def test_the_cause_on_one_node_wins_over_its_echo_on_another(tmp_path: Path) -> 
     aborted = Failure("signal", 0, "rank 0 was killed by SIGABRT", signal="SIGABRT")
     multi_node.write_part(second, plan, buffer, Outcome(failure=out_of_memory), {1: 12})
     outcome = Outcome(failure=aborted)
-    multi_node.collect_parts(first, plan, buffer, outcome, {0: 11})
+    multi_node.collect_parts(first, plan, buffer, outcome, {0: 11}, timeout_s=5.0)
     assert outcome.failure == out_of_memory

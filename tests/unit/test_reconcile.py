@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from submitit.core.utils import DelayedSubmission
 
+from dpeval import record
 from dpeval.config import SweepConfig
 from dpeval.errors import LaunchError
 from dpeval.launchers.in_job.run_job import PreparationJob, SubmittedRuns
@@ -192,10 +193,21 @@ def test_folders_of_pickles_belong_to_their_user_alone(tmp_path: Path) -> None:
             _make_private(folder)
 
 
-def test_a_job_runs_only_what_was_submitted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("now", ["batch=17", None, "{"])
+def test_a_job_runs_only_what_was_submitted(
+    tmp_path: Path, now: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
     interrupted(tmp_path, count=1)
-    call = SubmittedRuns((str(tmp_path / "0"),), (job_spec.digest(tmp_path / "0"),))
-    path = tmp_path / "0" / job_spec.SPEC_NAME
-    path.write_text(path.read_text().replace("batch=16", "batch=17"))
-    with pytest.raises(LaunchError, match=r"job\.json is not what was submitted"):
+    folder, path = tmp_path / "0", tmp_path / "0" / job_spec.SPEC_NAME
+    call = SubmittedRuns((str(folder),), (path.read_text().rstrip(),))
+    if now is None:
+        path.unlink()
+    else:
+        path.write_text(path.read_text().replace("batch=16", now) if "=" in now else now)
+    with pytest.raises(SystemExit):
         call()
+    made = record.read(folder / record.FILE_NAME)
+    assert made.cause is not None
+    assert (made.status, made.cause.kind, made.overrides) == ("failed", "setup", ["batch=16"])
+    assert "job.json is not what was submitted" in made.cause.message
+    assert "Traceback" not in capsys.readouterr().err

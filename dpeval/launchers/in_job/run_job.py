@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 
 from dpeval import record
 from dpeval.config import Config, check
-from dpeval.errors import ConfigError, DpevalError, LaunchError
+from dpeval.errors import ConfigError, DpevalError, LaunchError, RecordError
 from dpeval.launchers.in_job.data_folder import point_at_scratch
 from dpeval.launchers.in_job.execution import SubmittedRun, execute, execute_together, job_session
 from dpeval.launchers.in_job.job_signals import stop_on_warning
@@ -52,16 +52,26 @@ class SubmittedRuns:
 
     folders: tuple[str, ...]
     """The folders of its runs, which take turns."""
-    digests: tuple[str, ...] = ()
-    """Of their specifications: these files may lie where a whole group can write."""
+    specs: tuple[str, ...] = ()
+    """Their specifications as JSON: the files may lie where a whole group can write."""
 
     def __call__(self) -> None:
         folders = [Path(folder) for folder in self.folders]
-        _check_unchanged(folders, self.digests)
-        status = run_in_job(folders)
-        if status:
+        changed = {
+            folder: JobSpec.model_validate_json(spec)
+            for folder, spec in zip(folders, self.specs, strict=False)
+            if not _is_done(folder) and not job_spec.is_unchanged(folder, spec)
+        }
+        for folder, submitted in changed.items():
+            error = LaunchError(
+                f"{folder / SPEC_NAME} is not what was submitted, so its run is not started; "
+                "look for who can write there, and start the run again with sweep.resume"
+            )
+            _refuse_run(folder, submitted, error)
+        status = run_in_job([folder for folder in folders if folder not in changed])
+        if status or changed:
             # Not an exception: submitit would print a traceback for an orderly end.
-            sys.exit(status)
+            sys.exit(status or 1)
 
 
 @dataclass(frozen=True)
@@ -80,17 +90,6 @@ class PreparationJob:
                 continue  # it loads its own data
             point_at_scratch(config)
             prepare(config.dataset, print)
-
-
-def _check_unchanged(folders: Sequence[Path], digests: Sequence[str]) -> None:
-    """Check that nobody has changed what was submitted: it names code that the job will run.
-
-    Raises:
-        LaunchError: somebody has.
-    """
-    for folder, submitted in zip(folders, digests, strict=False):
-        if job_spec.digest(folder) != submitted:
-            raise LaunchError(f"{folder / SPEC_NAME} is not what was submitted; nothing is run")
 
 
 def rebuild(plain: Mapping[str, Any]) -> Config:
@@ -127,7 +126,8 @@ def run_in_job(folders: Sequence[Path]) -> int:
             point_at_scratch(run.config)
     except ConfigError as error:
         if node is None or node.index == 0:
-            _refuse(runs, job, error)
+            for run in runs:
+                _refuse_run(run.folder, run.spec, error)
         return 1
     if node is not None and node.index > 0:
         return _assist(first, node)
@@ -151,11 +151,12 @@ def run_in_job(folders: Sequence[Path]) -> int:
     return 0 if statuses <= {"ok", "skipped"} and not is_interrupted else 1
 
 
-def _refuse(runs: Sequence[SubmittedRun], job: schema.Scheduler, error: DpevalError) -> None:
-    """Write records that say why nothing was measured."""
+def _refuse_run(folder: Path, spec: JobSpec, error: DpevalError) -> None:
+    """Write a record that says why the run in `folder` was not measured."""
+    job = scheduler(spec.launcher).describe_job(os.environ)
     cause = Cause(kind="setup", message=str(error), exception=type(error).__name__)
-    for run in runs:
-        RecordFiles().keep(unmeasured(run.spec, "failed", cause, job), run.folder)
+    RecordFiles().keep(unmeasured(spec, "failed", cause, job), folder)
+    print(f"dpeval: {error}", file=sys.stderr)
 
 
 def _submitted(folder: Path) -> SubmittedRun:
@@ -186,8 +187,10 @@ def _assist(run: SubmittedRun, node: Node) -> int:
 
 
 def _is_done(folder: Path) -> bool:
-    path = folder / record.FILE_NAME
-    return path.exists() and record.read(path).status == "ok"
+    try:
+        return record.read(folder / record.FILE_NAME).status == "ok"
+    except RecordError:  # there is none, or it is damaged
+        return False
 
 
 def _add_attempt(folder: Path, job: schema.Scheduler) -> int:

@@ -20,7 +20,8 @@ def slurm_parameters(
 
     One task per node starts the node's ranks. ``srun`` of SLURM 22.05 and later does not inherit
     the job's ``--cpus-per-task``, so it is repeated; ``--cpu-bind=none`` leaves pinning inside the
-    job's cpuset to dpeval.
+    job's cpuset to dpeval. A node that fails must not end node 0, which writes the record: the
+    nodes tell each other of failures and end by themselves.
 
     Args:
         resources: what the job needs; cores, GPUs and memory per node.
@@ -43,7 +44,8 @@ def slurm_parameters(
         "srun_args": [
             *([] if resources.exclusive else shared),
             "--cpu-bind=none",
-            "--kill-on-bad-exit=1",
+            "--kill-on-bad-exit=0",
+            "--wait=0",
         ],
         "additional_parameters": {
             "requeue" if site.requeue and options.requeue else "no-requeue": True

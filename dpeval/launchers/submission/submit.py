@@ -121,10 +121,9 @@ class Submission:
         return manifest
 
     def _call(self, members: Sequence[int]) -> SubmittedRuns:
-        folders = [self._jobs[position].folder.absolute() for position in members]
-        return SubmittedRuns(
-            tuple(map(str, folders)), tuple(job_spec.digest(folder) for folder in folders)
-        )
+        folders = (str(self._jobs[position].folder.absolute()) for position in members)
+        specs = (self._spec(position).model_dump_json() for position in members)
+        return SubmittedRuns(tuple(folders), tuple(specs))
 
     def _submit_preparation(self, like: Group, manifest: Manifest) -> Manifest:
         """Submit one job, with the resources of `like`, that prepares all data sets."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +62,12 @@ def read(folder: Path) -> JobSpec:
     return JobSpec.model_validate_json((folder / SPEC_NAME).read_bytes())
 
 
-def digest(folder: Path) -> str:
-    """Hash of the specification in `folder`, by which a job knows that it is the one submitted.
-
-    Raises:
-        OSError: there is none.
-    """
-    return hashlib.sha256((folder / SPEC_NAME).read_bytes()).hexdigest()
+def is_unchanged(folder: Path, submitted: str) -> bool:
+    """Whether `folder` still holds the specification that was `submitted`, as JSON."""
+    try:
+        return (folder / SPEC_NAME).read_text(encoding="utf-8").rstrip() == submitted
+    except (OSError, ValueError):
+        return False
 
 
 def unmeasured(spec: JobSpec, status: Status, cause: Cause, scheduler: Scheduler | None) -> Record:
