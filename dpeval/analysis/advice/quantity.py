@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from dpeval.util.display.ranges import decimals_of
+from dpeval.util.display.ranges import decimals_of, number
 
 NORMAL = 1.96
 """Standard errors from an estimate to each end of its 95 % interval, where the error is known."""
@@ -62,11 +62,3 @@ def percents(low: float, high: float) -> str:
     ends = ["0" if end == "−0" else end for end in ends]
     joint = " to " if any(end.startswith("−") for end in ends) else "–"
     return f"{joint.join(ends)} %"
-
-
-def number(value: float, places: int | None = None) -> str:
-    """`value` with thousands separated; to three significant digits unless told the places."""
-    shown = decimals_of(value) if places is None else places
-    if shown == 0 and places is None and abs(value) >= 1000:
-        value = float(f"{value:.3g}")
-    return f"{value:,.{shown}f}"

@@ -21,7 +21,7 @@ from dpeval.analysis.frame.configurations import Family, segments, shortfall
 from dpeval.analysis.frame.labels import device_count
 from dpeval.errors import UnsupportedError
 from dpeval.util.display.plural import counted
-from dpeval.util.display.ranges import with_span
+from dpeval.util.display.ranges import number, with_span
 
 _MOST_ABOVE = 1.4
 """The axis ends so far above the highest value, if an interval goes on."""
@@ -100,8 +100,8 @@ def _alt(title: str, chosen: list[Family]) -> str:
         best = ok.loc[ok["img_per_s"].idxmax()] if len(ok) else None
         if best is not None:
             lines.append(
-                f"{family.label or 'all runs'}: highest {best.img_per_s:.3g} {family.unit}/s at "
-                f"{device_count(best.num_devices)}, {family.batch_name} {best.batch}"
+                f"{family.label or 'all runs'}: highest {number(best.img_per_s)} {family.unit}/s "
+                f"at {device_count(best.num_devices)}, {family.batch_name} {best.batch}"
             )
     return f"{title}, lines with 95 % intervals. " + "; ".join(lines) + "."
 
@@ -154,7 +154,7 @@ def _draw_best(panel: Panel) -> list[str]:
             more = counted(len(able) - 1, "other")
             said.append(
                 f"Batch {batch}: {device_count(best.num_devices)}, "
-                f"{best.img_per_s:.3g} {family.unit}/s"
+                f"{number(best.img_per_s)} {family.unit}/s"
                 f"{f' ({more} could be the best, too)' * (len(able) > 1)}."
             )
     axes.set_ylim(-0.6, len(panel.batches) - 0.4)

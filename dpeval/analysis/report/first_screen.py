@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from dpeval.analysis.advice.advise import Advice
 from dpeval.analysis.advice.levers.lever import Lever
 from dpeval.analysis.advice.objectives import Cost, Option
-from dpeval.analysis.advice.quantity import Quantity, number, percents
+from dpeval.analysis.advice.quantity import Quantity, percents
 from dpeval.analysis.advice.recommendation import Recommendation
 from dpeval.analysis.advice.settling import time_text
 from dpeval.analysis.report import loss_bars
 from dpeval.analysis.report.loss_bars import Bar
 from dpeval.analysis.scaling.findings import Findings
 from dpeval.analysis.scaling.speedup import having
+from dpeval.util.display.ranges import number
 
 NOT_MEASURED = "not measured"
 

@@ -21,7 +21,7 @@ from dpeval.analysis.frame.configurations import Family, device_word, shortfall
 from dpeval.analysis.frame.labels import device_count
 from dpeval.record.phases import PHASE_WORDS, PHASES
 from dpeval.util.display.plural import counted
-from dpeval.util.display.ranges import with_span
+from dpeval.util.display.ranges import number, with_span
 from dpeval.util.display.units import GIB
 
 MOST_FAMILIES = 12
@@ -116,8 +116,8 @@ def _throughput(family: Family, runs: Runs) -> Chart:
     for index, batch in enumerate(family.shown_batches):
         cells = list(family.measured(batch).itertuples())
         hover = [
-            f"{_head(family, cell)}<br>{cell.img_per_s:.4g} {escape(family.unit)}/s<br>"
-            f"95 % interval {cell.low:.4g} to {cell.high:.4g} {escape(family.unit)}/s, "
+            f"{_head(family, cell)}<br>{number(cell.img_per_s)} {escape(family.unit)}/s<br>"
+            f"95 % interval {number(cell.low)} to {number(cell.high)} {escape(family.unit)}/s, "
             f"{counted(cell.n_runs, 'run')}"
             f"{_marks(cell)}<br>{_where(runs, cell)}"
             for cell in cells
@@ -380,7 +380,7 @@ def _best_words(family: Family) -> str:
     ok = family.measured()
     best = ok.loc[ok["img_per_s"].idxmax()]
     return (
-        f"Highest: {best.img_per_s:.3g} {family.unit}/s (95 % interval "
-        f"{best.low:.3g} to {best.high:.3g}) at "
+        f"Highest: {number(best.img_per_s)} {family.unit}/s (95 % interval "
+        f"{number(best.low)} to {number(best.high)}) at "
         f"{device_count(best.num_devices)}, {family.batch_name} {best.batch}."
     )

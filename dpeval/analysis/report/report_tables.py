@@ -11,6 +11,7 @@ import pandas as pd
 from dpeval.analysis.frame.as_rows import as_rows
 from dpeval.analysis.frame.labels import configuration
 from dpeval.util.display.plural import counted
+from dpeval.util.display.ranges import number
 from dpeval.util.display.units import GIB
 
 MOST_ROWS = 2_000
@@ -94,7 +95,7 @@ def _row(run: Mapping[Any, Any]) -> Row:
 
 def _interval(run: Mapping[Any, Any]) -> str:
     low, high = _number(run["img_per_s_low"]), _number(run["img_per_s_high"])
-    return "unknown" if low is None or high is None else f"{low:.4g} – {high:.4g}"
+    return "unknown" if low is None or high is None else f"{number(low)} – {number(high)}"
 
 
 def notes(run: Mapping[Any, Any]) -> str:

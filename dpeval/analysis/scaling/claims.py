@@ -20,6 +20,7 @@ from dpeval.analysis.frame.runs_frame import CONFIGURATION, is_measured
 from dpeval.analysis.scaling.efficiency import Waterfall
 from dpeval.analysis.scaling.evidence import OF_SLOW, OF_SUPER_LINEAR, Finder, Pair, outlier
 from dpeval.analysis.scaling.speedup import FAMILY
+from dpeval.util.display.ranges import number
 
 UNKNOWN_MARGIN = 0.02
 """Without an interval, a larger relative difference counts as a claim."""
@@ -130,7 +131,7 @@ def _dip(pair: Pair) -> Claim:
     row, before = pair.cell, pair.base
     text = (
         f"{_name(row)} is slower than {device_count(int(before['num_devices']))}: "
-        f"{row['img_per_s']:.4g} vs. {before['img_per_s']:.4g} {row['unit']}/s"
+        f"{number(row['img_per_s'])} vs. {number(before['img_per_s'])} {row['unit']}/s"
     )
     return _claim("dip", text, pair, OF_SLOW)
 

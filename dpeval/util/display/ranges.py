@@ -12,6 +12,14 @@ def decimals_of(value: float) -> int:
     return max(0, 2 - math.floor(math.log10(max(abs(value), 1e-9))))
 
 
+def number(value: float, places: int | None = None) -> str:
+    """`value` with thousands separated; to three significant digits unless told the places."""
+    shown = decimals_of(value) if places is None else places
+    if shown == 0 and places is None and abs(value) >= 1000:
+        value = float(f"{value:.3g}")
+    return f"{value:,.{shown}f}"
+
+
 def span(value: float, low: float, high: float, decimals: int, *, percent: bool = False) -> str:
     """The interval of `value`: ``± 0.42`` where it is symmetric to the printed digits.
 
