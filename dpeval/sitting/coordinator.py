@@ -57,7 +57,7 @@ class Coordinator:
         self._kinds: list[tuple[Seat, AblationKind]] = [
             (seat, kind) for seat in seats for kind in seat.kinds
         ]
-        self._orders = rounds.orders(len(self._kinds), seed)
+        self._orders = rounds.orders([len(seat.kinds) for seat in seats], seed)
         self._round = 0
         self._ablating: list[Seat] = []
         """Runs that ablate in this pair of rounds."""

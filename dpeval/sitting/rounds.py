@@ -7,6 +7,7 @@ Highly Variable Cloud Computing Environments", ICPE)."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Iterator, Sequence
@@ -16,19 +17,23 @@ TURN_S = 0.25
 compared with the disturbances."""
 
 
-def orders(runs: int, seed: int) -> Iterator[list[int]]:
+def orders(kinds: Sequence[int], seed: int) -> Iterator[list[int]]:
     """The order of turns in every round, endlessly.
 
-    Rounds come in pairs: a random order, then its reverse, so that every run is on average in the
-    middle of a pair and a linear drift within it cancels.
+    Rounds come in pairs: a random order, then its reverse, so that every turn is on average in the
+    middle of a pair and a linear drift within it cancels. The kinds of turns of one run lie side
+    by side, because its efficiency factors are their ratios.
 
     Args:
-        runs: how many runs take turns; they are numbered from 0.
+        kinds: how many kinds of turns each run takes; all turns are numbered from 0, run by run.
         seed: of the random orders.
     """
+    ends = list(itertools.accumulate(kinds))
+    runs = [range(end - size, end) for size, end in zip(kinds, ends, strict=True)]
     shuffler = random.Random(seed)
     while True:
-        order = shuffler.sample(range(runs), runs)
+        shuffled = shuffler.sample(runs, len(runs))
+        order = [turn for run in shuffled for turn in shuffler.sample(run, len(run))]
         yield order
         yield order[::-1]
 

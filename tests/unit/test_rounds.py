@@ -14,19 +14,30 @@ from dpeval.sitting import rounds
 from dpeval.sitting.sweep import bases
 
 
-@given(runs=st.integers(1, 12), seed=st.integers(0, 2**31))
-def test_every_pair_of_rounds_is_balanced(runs: int, seed: int) -> None:
-    """Each run has one turn a round, and in a pair of rounds the same mean position."""
-    orders = rounds.orders(runs, seed)
+@given(kinds=st.lists(st.sampled_from([1, 3]), min_size=1, max_size=12), seed=st.integers(0, 2**31))
+def test_every_pair_of_rounds_is_balanced(kinds: list[int], seed: int) -> None:
+    """Each kind has one turn a round, and in a pair of rounds the same mean position."""
+    orders = rounds.orders(kinds, seed)
+    turns = sum(kinds)
     for first, second in itertools.islice(zip(orders, orders, strict=False), 5):
-        assert sorted(first) == list(range(runs))
-        positions = [first.index(run) + second.index(run) for run in range(runs)]
-        assert positions == [runs - 1] * runs
+        assert sorted(first) == list(range(turns))
+        positions = [first.index(turn) + second.index(turn) for turn in range(turns)]
+        assert positions == [turns - 1] * turns
+
+
+@given(kinds=st.lists(st.integers(1, 3), min_size=1, max_size=12), seed=st.integers(0, 2**31))
+def test_the_kinds_of_turns_of_one_run_lie_side_by_side(kinds: list[int], seed: int) -> None:
+    owners = [run for run, size in enumerate(kinds) for _ in range(size)]
+    for order in itertools.islice(rounds.orders(kinds, seed), 6):
+        visits = [run for run, _ in itertools.groupby(order, key=lambda turn: owners[turn])]
+        assert sorted(visits) == list(range(len(kinds)))
 
 
 def test_orders_differ_from_pair_to_pair() -> None:
-    orders = itertools.islice(rounds.orders(6, 0), 0, 20, 2)
+    orders = itertools.islice(rounds.orders([1] * 6, 0), 0, 20, 2)
     assert len({tuple(order) for order in orders}) > 5
+    of_one = itertools.islice(rounds.orders([3], 0), 0, 40, 2)
+    assert len({tuple(order) for order in of_one}) == 6
 
 
 @pytest.mark.parametrize(
