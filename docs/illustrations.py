@@ -140,7 +140,8 @@ def main() -> None:
         for table in ("first_step", "steady", "cold_baseline"):
             analyzed(["--from-csv", str(DATA / f"{table}.csv")], folder / table)
             shutil.copy(folder / table / "speedup.png", IMAGES / f"speedup_{table}.png")
-        shutil.copy(folder / "analysis" / "step_times.png", IMAGES / "step_times.png")
+        for figure in ("step_times", "throughput_cpu"):
+            shutil.copy(folder / "analysis" / f"{figure}.png", IMAGES / f"{figure}.png")
 
 
 if __name__ == "__main__":
