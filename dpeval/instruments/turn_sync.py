@@ -82,7 +82,8 @@ class TurnSync(StepOrders):
         self._clock.drain()
         self._clock.pause()
         self._beat()
-        return self._wait(steps)
+        # The order that ended begin() may have been to stop.
+        return self.stopped_by is None and self._wait(steps)
 
     def _beat(self) -> None:
         self._step_buffer.beat(self._local_rank, Stage.MEASURING, self._clock.finished)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import itertools
 import os
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -19,12 +20,12 @@ from dpeval import record
 from dpeval.errors import ConfigError, MachineError
 from dpeval.launchers.tracking import manifest as manifests
 from dpeval.launchers.tracking.job_spec import SPEC_NAME
-from dpeval.util.files import remove_leftovers, write_atomically
+from dpeval.util.files import remove_leftovers
 from dpeval.util.paths import shown
 
 _LONGEST_NAME_BYTES = 255
 """The limit of Linux file systems for a file or folder name."""
-_PROBE = "x" * 65536
+_PROBE = b"x" * 65536
 """About the size of a record, so that a full disk is noticed before a measurement, not after."""
 
 
@@ -139,11 +140,11 @@ def _check_writable(folder: Path) -> None:
     Raises:
         OSError: it cannot.
     """
-    path = folder / ".writable"
-    try:
-        write_atomically(path, _PROBE)
-    finally:
-        path.unlink(missing_ok=True)
+    # Without a name: nothing is left of it, even if this process is killed now.
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(_PROBE)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def check_jobs(jobs: Sequence[RunInFolder]) -> None:

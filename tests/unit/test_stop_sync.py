@@ -15,7 +15,9 @@ from dpeval.devices.cpu import CpuDevice
 from dpeval.instruments.phase_clock import PhaseClock
 from dpeval.instruments.reference_work import ReferenceWork
 from dpeval.instruments.step_buffer import COLUMNS, StepBuffer
+from dpeval.instruments.step_orders import stop
 from dpeval.instruments.stop_sync import CHECK_EVERY_S, CHECK_SHARE, MAX_CHECK_EVERY_S, StopSync
+from dpeval.instruments.turn_sync import TurnSync
 from tests.lagging import ENDLESS, LaggingDevice
 
 STEP_S = 0.025
@@ -124,3 +126,14 @@ def test_the_time_limit_begins_when_the_first_step_has_finished(lag: int) -> Non
     """A first step that compiles for longer than the limit leaves time for the window."""
     config = dataclasses.replace(NEVER_SURE, max_steps=12, min_steps=2, time_limit_s=1)
     assert _train(LaggingDevice(lag), config, first_s=1.1).stopped_by == "max_steps"
+
+
+def test_a_run_that_is_stopped_instead_of_its_first_turn_ends_after_one_step() -> None:
+    ours, theirs = multiprocessing.Pipe()
+    step_buffer = StepBuffer(multiprocessing.get_context("spawn"), 1, 4)
+    clock = PhaseClock(CpuDevice(), step_buffer.rows(0))
+    turns = TurnSync(theirs, 0, step_buffer, clock, CpuDevice())
+    ours.send_bytes(stop("interrupted").encode())
+    turns.begin()
+    assert not turns.go_on(1)  # instead of waiting for an order that nobody sends
+    assert turns.stopped_by == "interrupted"
