@@ -61,6 +61,20 @@ def values(*runs: Record) -> dict[str, float]:
     return {name: factor.value for name, factor in the_factors(*runs).items()}
 
 
+def test_ranks_that_wait_for_each_other_lose_nothing_by_their_marks() -> None:
+    """Each step ends later on one rank than on the other, in turn; both take 1 s in the mean."""
+    swaying = [[1.1, 0.9, 1.1, 0.9], [0.9, 1.1, 0.9, 1.1]]
+    made = ablation(1.0, [0.8, 0.8], 0.8)
+    blocks = [
+        block.model_copy(update={"step_s": swaying}) if block.kind == "normal" else block
+        for block in made.blocks
+    ]
+    windows = with_waits(made.model_copy(update={"blocks": blocks}), [0.01, 0.01])
+    found = values(perfect(1, 32, 1.6), perfect(2, 32, 1.0, ablation=windows))
+    assert found["remainder"] == pytest.approx(1.0)
+    assert found["gradient synchronisation"] == pytest.approx(0.8)
+
+
 ALL_ONE = dict.fromkeys(ORDER, 1.0)
 WINDOWS = ablation(1.0, [0.7, 1.0], 0.7)
 """Rank 1 of 2 waits 0.3 s of a step of 1 s for data, and both compute 0.7 s."""

@@ -53,6 +53,8 @@ class _Main:
 
     step: Floats
     """Step times of the slowest rank, shape [steps]."""
+    slowest: int
+    """Index of that rank."""
     data: Floats
     """Waits for data, shape [ranks, steps]; if there are no series, their means, shape [ranks,
     1]."""
@@ -96,8 +98,8 @@ def _main(run: Record) -> _Main | None:
     if window is None or found is None or not ranks:
         return None
     main = slice(window.first, window.first + window.steps)
-    slowest = next((rank for rank in ranks if rank.rank == found.slowest_rank), ranks[0])
-    step = np.array(slowest.step_s[main])
+    slowest = next((i for i, rank in enumerate(ranks) if rank.rank == found.slowest_rank), 0)
+    step = np.array(ranks[slowest].step_s[main])
     if any("data" not in rank.stats for rank in ranks) or not step.sum() > 0:
         return None
     is_timed = all("comm_exposed" in rank.stats for rank in ranks)
@@ -108,7 +110,7 @@ def _main(run: Record) -> _Main | None:
         tables = [np.array(group) for group in series]
     else:
         tables = [np.array([[_stated(rank, names)] for rank in ranks]) for names in groups]
-    return _Main(step, tables[0], tables[1], tables[2] if is_timed else None)
+    return _Main(step, slowest, tables[0], tables[1], tables[2] if is_timed else None)
 
 
 def _stated(rank: RankRecord, names: Sequence[str]) -> float:
@@ -161,7 +163,7 @@ def _ratio_half(part: Floats, whole: Floats) -> float | None:
 def _of_blocks(run: Record, main: _Main | None) -> dict[str, float | None]:
     """Means over the blocks of each kind, and half-widths with rounds as replicates."""
     blocks = run.ablation.blocks if run.ablation is not None else []
-    levels = list(_levels(blocks, _shares(main) if main is not None else None))
+    levels = list(_levels(blocks, main))
     places: dict[str, Floats] = {}
     means_s: dict[str, Floats] = {}
     for name, kind, value in _BLOCK_COLUMNS:
@@ -236,16 +238,23 @@ def _shares(main: _Main) -> tuple[Floats, Floats]:
     return waits, computes
 
 
-def _levels(
-    blocks: Sequence[AblationBlock], shares: tuple[Floats, Floats] | None
-) -> Iterator[_Level]:
+def _levels(blocks: Sequence[AblationBlock], main: _Main | None) -> Iterator[_Level]:
+    """The levels of all blocks that have steps.
+
+    Without synchronisation, a step counts as long as its slowest rank takes. In a normal step the
+    ranks wait for each other: what one takes longer between its marks, it takes less in the next
+    step, so the maximum of each step would be too long. There the slowest rank of the main window
+    counts, with which it is compared."""
+    shares = _shares(main) if main is not None else None
     for place, block in enumerate(blocks):
         step, data, compute = map(_table, (block.step_s, block.data_s, block.compute_s))
         if not step.size:
             continue
         if data.shape != step.shape or compute.shape != step.shape:
             data, compute = _assumed(block.kind, step, shares)
-        slowest = step.max(axis=0) - _delay(data, compute)
+        in_step = block.kind == "normal" and main is not None and main.slowest < len(step)
+        longest = step[main.slowest] if main is not None and in_step else step.max(axis=0)
+        slowest = longest - _delay(data, compute)
         first, *others = (step - data).mean(axis=1).tolist()
         rest = float(np.mean(others)) if others else np.nan
         yield _Level(place, block.kind, float(slowest.mean()), first, rest)
