@@ -13,7 +13,8 @@ bin=${DPEVAL_VENV:-.venv}/bin
 measured=${DPEVAL_COVERAGE:-}
 tiers=("$@")
 [ ${#tiers[@]} -gt 0 ] || tiers=(unit multiprocess cluster browser extend docs)
-results=$(mktemp -d) && touch "$results/failed" "$results/times"
+results=$(mktemp -d) && touch "$results/failed" "$results/times" "$results/tests"
+export DPEVAL_TEST_RESULTS=$results/tests
 # Hundreds of programs start here; compiling dpeval anew takes each of them more than a second.
 unset PYTHONDONTWRITEBYTECODE
 # Several tests share the cores: threads that wait for each other busily would slow all of them.
@@ -95,6 +96,7 @@ fi
 printf 'total            %3d min %02d s\n' $((SECONDS / 60)) $((SECONDS % 60)) >>"$results/times"
 cat "$results/times"
 failed=$(tr '\n' ' ' <"$results/failed")
+sort -u "$results/tests" | sed 's/^/FAILED /'
 rm -rf "$results"
 if [ -n "$failed" ]; then
   echo "failed: $failed" >&2

@@ -27,7 +27,12 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Name and count what this machine could not run."""
+    """Name and count what this machine could not run; note what failed for ``scripts/test.sh``."""
+    results = Path(os.environ.get("DPEVAL_TEST_RESULTS", ""))
+    if results.is_file():
+        reports = terminalreporter.stats.get("failed", []) + terminalreporter.stats.get("error", [])
+        with results.open("a") as file:
+            file.writelines(f"{report.nodeid}\n" for report in reports)
     skipped = terminalreporter.stats.get("skipped", [])
     if skipped:
         terminalreporter.write_sep("-", f"{len(skipped)} tests could not run on this machine")
