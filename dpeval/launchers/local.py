@@ -137,7 +137,9 @@ class LocalLauncher(SweepLauncher):
     ) -> dict[Path, str]:
         """Why runs that earlier sweeps have done are left out, by folder; see ``sweep.resume``."""
         identities = [identity(job.config) for job in jobs]
-        done = skip_reasons(identities, jobs[0].config.sweep, sweep_dir.parent, sweep_dir)
+        done = skip_reasons(
+            identities, jobs[0].config.sweep, sweep_dir.parent, sweep_dir, is_dry=self._dry_run
+        )
         for job, mark in zip(jobs, identities, strict=True):
             if mark in done:
                 reporter.say(f"{' '.join(job.overrides)}: left out, {done[mark]}")

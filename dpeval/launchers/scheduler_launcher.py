@@ -90,7 +90,13 @@ class SchedulerLauncher(SweepLauncher, BaseSubmititLauncher):  # type: ignore[mi
         jobs = [self._with_site_of_launcher(job) for job in jobs]
         nodes = [nodes_asked(dataclasses.asdict(job.config.site)) for job in jobs]
         marks = [mark_of(identity(job.config), kind) for job, kind in zip(jobs, nodes, strict=True)]
-        skipped = skip_reasons(marks, jobs[0].config.sweep, sweep_dir.parent, sweep_dir)
+        skipped = skip_reasons(
+            marks,
+            jobs[0].config.sweep,
+            sweep_dir.parent,
+            sweep_dir,
+            is_dry=self.options.dry_run,
+        )
         preflight = Preflight()
         skipped |= self._skip_oversized(preflight, jobs, marks, skipped, console)
         token = secrets.token_hex(3)

@@ -129,6 +129,20 @@ def test_resume_sends_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert set(found) == set(wanted), "a living process is submitting them"
 
 
+def test_resume_ends_the_jobs_that_measure_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = tmp_path / "study" / "old"
+    interrupted(sweep)
+    pickled(sweep, "7", SubmittedRuns((str(sweep / "1"),)))
+    has = Accepted("7", "8")  # sbatch was killed before submitit could name the pickle of job 8
+    monkeypatch.setattr(resume, "tracker", lambda _: has)
+    asked = (["mark0", "mark1"], SweepConfig(resume=str(sweep)), tmp_path, tmp_path / "new")
+    found = skip_reasons(*asked, is_dry=True)
+    assert (set(found), has.cancelled) == ({"mark1"}, [])
+    assert (skip_reasons(*asked), has.cancelled) == (found, ["8"])
+
+
 def test_a_run_that_is_being_submitted_is_queued(tmp_path: Path) -> None:
     manifest = interrupted(tmp_path, this_process())
     asked = Accepted("9")

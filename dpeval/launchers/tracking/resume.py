@@ -19,17 +19,24 @@ from dpeval.util.files import remove_leftovers
 
 
 def skip_reasons(
-    marks: Sequence[str], sweep: SweepConfig, study_dir: Path, own: Path
+    marks: Sequence[str],
+    sweep: SweepConfig,
+    study_dir: Path,
+    own: Path,
+    *,
+    is_dry: bool = False,
 ) -> dict[str, str]:
     """Why a run need not be submitted, by its mark, for those done, queued or running elsewhere.
 
-    Searches ``sweep.resume``, or with ``sweep.skip_done`` the study's folder.
+    Searches ``sweep.resume``, or with ``sweep.skip_done`` the study's folder. Jobs that a killed
+    submission has left without a run are ended.
 
     Args:
         marks: of this sweep's runs (:func:`dpeval.launchers.tracking.manifest.mark_of`).
         sweep: the sweep's configuration.
         study_dir: the study's folder.
         own: this sweep's folder, which is not searched for jobs.
+        is_dry: end no job.
 
     Raises:
         ConfigError: ``sweep.resume`` is not a folder.
@@ -56,7 +63,7 @@ def skip_reasons(
     for path in root.rglob(manifests.FILE_NAME):
         remove_leftovers(path.parent)
         if path.parent != own:
-            found |= _queued_or_running(path.parent, wanted - found.keys())
+            found |= _queued_or_running(path.parent, wanted - found.keys(), is_dry=is_dry)
     return found
 
 
@@ -79,7 +86,7 @@ def _nodes_of(content: dict[str, Any]) -> str:
     return nodes_asked(site) if is_submitted and isinstance(site, dict) else ""
 
 
-def _queued_or_running(sweep_dir: Path, wanted: Iterable[str]) -> dict[str, str]:
+def _queued_or_running(sweep_dir: Path, wanted: Iterable[str], *, is_dry: bool) -> dict[str, str]:
     try:
         manifest = manifests.read(sweep_dir)
     except LaunchError:
@@ -92,7 +99,12 @@ def _queued_or_running(sweep_dir: Path, wanted: Iterable[str]) -> dict[str, str]
             for run in manifest.runs
             if run.mark in wanted and run.left_out is None and run.job_id is None
         } | _of_jobs(manifest, sweep_dir, own, wanted)
-    return _of_jobs(reconciled(manifest, sweep_dir, own).manifest, sweep_dir, own, wanted)
+    whole = reconciled(manifest, sweep_dir, own)
+    if whole.strays and not is_dry:
+        own.cancel(whole.strays)
+        gone = " ".join(whole.strays)
+        print(f"jobs of {sweep_dir} ended, as they measure none of its runs: {gone}")
+    return _of_jobs(whole.manifest, sweep_dir, own, wanted)
 
 
 def _of_jobs(
