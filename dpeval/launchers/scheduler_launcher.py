@@ -165,8 +165,9 @@ class SchedulerLauncher(SweepLauncher, BaseSubmititLauncher):  # type: ignore[mi
             if marks[position] in skipped:
                 continue
             needed = derive(job.config, preflight.forecast(job.config), self.options)
-            for line in shortfalls(job.config, needed, self.options):
-                if line not in warned:
+            caution = self.scheduler.caution(needed, job.config.site, self.options)
+            for line in [*shortfalls(job.config, needed, self.options), caution]:
+                if line and line not in warned:
                     warned.add(line)
                     console.print(line, markup=False)
             needs.append(Need(position, job.config, needed))

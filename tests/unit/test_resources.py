@@ -26,6 +26,7 @@ from dpeval.errors import ConfigError, LaunchError
 from dpeval.launchers.schedulers.base import one_line
 from dpeval.launchers.schedulers.oar.scheduler import Oar, OarOptions, oar_parameters
 from dpeval.launchers.schedulers.oar.submission import oar_script, oarsub_command
+from dpeval.launchers.schedulers.registry import scheduler
 from dpeval.launchers.schedulers.resources import (
     Group,
     JobRequest,
@@ -148,6 +149,19 @@ def test_site_profiles_translate_to_requests() -> None:
     found = derive(dataclasses.replace(gpu(2), site=zay), None, OPTIONS)
     made = slurm_parameters(found, zay, OPTIONS, "n")
     assert (made["gres"], made["cpus_per_task"], "mem" in made) == ("gpu:v100:2", 20, False)
+
+
+@pytest.mark.parametrize(
+    ("properties", "devices", "is_told"),
+    [("", 2, True), ("gpu_model='A100'", 2, False), ("cluster='a'", 2, False), ("", 0, False)],
+)
+def test_gpus_of_any_model_are_told_before_submission(
+    properties: str, devices: int, *, is_told: bool
+) -> None:
+    site = SiteConfig(properties=properties, gpu_properties="gpu_count>={gpus}")
+    needed = dataclasses.replace(derive(gpu(2), None, OPTIONS), gpus=devices)
+    assert ("no GPU model" in scheduler("oar").caution(needed, site, OPTIONS)) == is_told
+    assert scheduler("slurm").caution(needed, site, OPTIONS) == ""
 
 
 def test_all_properties_are_required() -> None:

@@ -102,6 +102,16 @@ class Scheduler(ABC):
         """How many jobs one array may have; None: no limit, or not known."""
         return None
 
+    def caution(self, resources: Resources, site: SiteConfig, options: LauncherOptions) -> str:
+        """What the user should know before a run is submitted; empty: nothing.
+
+        Args:
+            resources: what its job needs.
+            site: the cluster's settings.
+            options: the keys of ``hydra/launcher``.
+        """
+        return ""
+
     @abstractmethod
     def preview(self, group: Group, folder: Path, options: LauncherOptions) -> str:
         """The submission of `group` in the scheduler's own syntax, for the dry run.

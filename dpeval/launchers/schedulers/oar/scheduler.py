@@ -68,6 +68,18 @@ class Oar(Scheduler):
         """See :meth:`Scheduler.parameters`."""
         return oar_parameters(resources, site, options, job_name)
 
+    def caution(self, resources: Resources, site: SiteConfig, options: LauncherOptions) -> str:
+        """See :meth:`Scheduler.caution`."""
+        if not resources.gpus:
+            return ""
+        asked = self.parameters(resources, site, options, "")["additional_parameters"].get("p")
+        if any(word in str(asked) for word in _PINS):
+            return ""
+        return (
+            "no GPU model is asked for, so runs may land on different models, which are not "
+            "compared with each other; ask for one with site.properties, as in gpu_model='A100'"
+        )
+
     def preview(self, group: Group, folder: Path, options: LauncherOptions) -> str:
         """See :meth:`Scheduler.preview`."""
         script = folder / "<submission>.sh"
@@ -319,6 +331,8 @@ def _with_options(
     return {name: value for name, value in made.items() if value is not None and value is not False}
 
 
+_PINS = ("model", "cluster", "host", "network_address")
+"""Words in properties that select nodes whose GPUs are alike."""
 _SHORT = {"type": "t", "property": "p", "resource": "l"}
 """Options that dpeval derives too, under their long names."""
 
