@@ -25,6 +25,9 @@ def start(load: Callable[[], Callable[[], int]]) -> int:
     find_own_parts()
     try:
         command = load()
+    except KeyboardInterrupt:
+        print("dpeval: interrupted", file=sys.stderr)
+        return 130
     except Exception as error:
         file = shadowing_file(error)
         if file is None:

@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import termios
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,16 @@ def test_a_file_named_as_a_package_is_named(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith(f"dpeval: {tmp_path / 'yaml.py'} is imported in place of")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_ctrl_c_while_a_command_is_imported_is_one_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def load() -> Callable[[], int]:
+        raise KeyboardInterrupt
+
+    assert entry.start(load) == 130
+    assert capsys.readouterr().err == "dpeval: interrupted\n"
 
 
 @pytest.mark.parametrize("number", ADVICE)
