@@ -112,6 +112,8 @@ def records(sweep: Path) -> Iterator[str]:
     if not (sweep / FILE_NAME).exists():
         if list(sweep.rglob(record.FILE_NAME)):
             yield "records without a manifest"
+        with contextlib.suppress(DpevalError):
+            looked_at(sweep)  # says that there is no sweep, and removes what a killed writer left
         return
     try:
         found, strays = looked_at(sweep)

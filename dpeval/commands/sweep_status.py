@@ -41,13 +41,14 @@ def looked_at(sweep_dir: Path) -> tuple[list[RunStatus], str]:
     Raises:
         LaunchError: the folder is not a sweep's, or the scheduler does not respond.
     """
+    remove_leftovers(sweep_dir)  # of a writer that was killed, even before there was a manifest
     manifest = manifests.read(sweep_dir)
     own = tracker(manifest)
     whole = reconciled(manifest, sweep_dir, own)
     manifest = whole.manifest
     found = run_statuses(manifest, sweep_dir, own)
-    for folder in (sweep_dir, *(sweep_dir / run.folder for run in manifest.runs)):
-        remove_leftovers(folder)
+    for run in manifest.runs:
+        remove_leftovers(sweep_dir / run.folder)
     for status in found:
         # A run that looks lost may have a record that the network file system does not show yet.
         if status.standing != "lost" or manifest.process is not None:

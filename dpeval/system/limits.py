@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import resource
 import socket
@@ -9,6 +11,7 @@ from pathlib import Path
 
 from dpeval.errors import MachineError
 from dpeval.system import cgroups
+from dpeval.util.display.plural import counted
 from dpeval.util.display.units import GIB, MIB
 
 _OPEN_FILES = 256
@@ -18,6 +21,8 @@ _LEAST_ADDRESS_BYTES = 4 * GIB
 """Importing torch maps 3.5 GiB (2.14 for CPUs)."""
 _LEAST_SHARED_BYTES = 64 * 1024  # the loader worker reports a batch that does not fit
 _SHARED = "/dev/shm"
+_LEAST_PORTS = 16
+"""A store, and a few connections of every rank."""
 _LEAST_MEMORY_BYTES = 512 * MIB
 """This process and the server that starts ranks, each with torch imported."""
 
@@ -33,6 +38,7 @@ def check() -> None:
     _check_cgroups()
     _check_shared_memory()
     _check_loopback()
+    _check_ports()
 
 
 def _check_open_files() -> None:
@@ -92,3 +98,19 @@ def _check_loopback() -> None:
             f"this machine cannot connect to itself on 127.0.0.1 ({error}), where ranks meet; "
             "bring its loopback interface up: ip link set lo up"
         ) from error
+
+
+def _check_ports() -> None:
+    with contextlib.ExitStack() as stack:
+        for free in range(_LEAST_PORTS):
+            probe = stack.enter_context(socket.socket())
+            try:
+                probe.bind(("127.0.0.1", 0))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                raise MachineError(
+                    f"only {counted(free, 'port')} free on 127.0.0.1, too few for ranks to find "
+                    "each other; end other programs, or widen the range with sysctl "
+                    "net.ipv4.ip_local_port_range"
+                ) from error

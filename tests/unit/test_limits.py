@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import resource
@@ -74,3 +75,19 @@ def test_a_cgroup_too_small_to_start_is_one_line(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(cgroups, "memory_left", lambda _: 250 << 20)
     with pytest.raises(MachineError, match=r"cgroup .*/mine leaves 250 MiB of memory"):
         limits.check()
+
+
+def test_too_few_free_ports_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "_LEAST_PORTS", 3)
+    taken: list[int] = []
+
+    class Probe(socket.socket):
+        def bind(self, address: object) -> None:
+            if len(taken) == 2:
+                raise OSError(errno.EADDRINUSE, "Address already in use")
+            super().bind(address)  # type: ignore[arg-type]
+            taken.append(self.getsockname()[1])
+
+    monkeypatch.setattr(socket, "socket", Probe)
+    with pytest.raises(MachineError, match=r"only 2 ports free on 127\.0\.0\.1"):
+        limits._check_ports()
