@@ -56,11 +56,20 @@ class ForecastProcess:
             # closed.
             weakref.finalize(self, self._pool.shutdown)
         try:
-            return self._pool.submit(function, *args, **kwargs).result()
+            submitted = self._pool.submit(function, *args, **kwargs)
+        except (BrokenProcessPool, EOFError, ConnectionError) as error:
+            raise self._lost() from error  # the forkserver was killed
+        try:
+            return submitted.result()
         except BrokenProcessPool as error:
-            self._pool.shutdown(wait=False)
-            self._pool = None
-            raise NoForecast("the forecast process was killed; memory is not forecast") from error
+            raise self._lost() from error
+
+    def _lost(self) -> NoForecast:
+        """The error to raise; the next call starts a new child."""
+        assert self._pool is not None
+        self._pool.shutdown(wait=False)
+        self._pool = None
+        return NoForecast("the forecast process was killed; memory is not forecast")
 
 
 def _enter() -> None:
