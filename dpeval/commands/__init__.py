@@ -1,1 +1,1 @@
-"""What the entry points call: the Hydra application, exit codes for errors, the end of a sweep."""
+"""What the entry points call: the Hydra application, exit statuses, the end of a sweep."""

@@ -25,7 +25,7 @@ OF_CSV = ("columns", "set", "time_unit", "per_rank_batch", "hardware")
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Run it; returns the exit status."""
+    """Run the command; returns its exit status."""
     given = _parser().parse_args(arguments)
     options = Options(
         objective=best_configuration.OBJECTIVES[given.objective or DEFAULT_OBJECTIVE],
@@ -43,7 +43,7 @@ def _command(given: argparse.Namespace, options: Options) -> None:
     _refuse_without_effect(given)
     if given.compare:
         if given.paths or given.from_csv:
-            raise ConfigError("--compare takes two folders and no further PATH")
+            raise ConfigError("--compare takes two folders and no other PATH")
         before, after = given.compare
         pipeline.compare_sweeps(before, after, given.out, given.fail_if_slower)
         return
@@ -56,7 +56,7 @@ def _command(given: argparse.Namespace, options: Options) -> None:
 
 
 def _refuse_without_effect(given: argparse.Namespace) -> None:
-    """Refuse options that would have no effect: whoever gives one expects it to do something."""
+    """Reject options that would have no effect, because their user expects one."""
     refused = [
         (("fail_if_slower",), not given.compare, "needs --compare BEFORE AFTER"),
         (OF_REPORT, bool(given.compare), "has no effect with --compare"),
@@ -72,7 +72,7 @@ def _refuse_without_effect(given: argparse.Namespace) -> None:
 
 def _layout(given: argparse.Namespace) -> Layout:
     if given.paths:
-        raise ConfigError("--from-csv takes all files after it; give no other PATH")
+        raise ConfigError("--from-csv takes all files that follow it; give no other PATH")
     constants = fields.parse_constants(given.set or "")
     columns = None
     if given.columns:
@@ -82,18 +82,21 @@ def _layout(given: argparse.Namespace) -> Layout:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m dpeval.analyze", description="From records to curves and a recommendation."
+        prog="python -m dpeval.analyze",
+        description="Turn records into curves and a recommendation.",
     )
     parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="folders with records")
-    parser.add_argument("--out", type=Path, help="where to write; default: PATH/analysis")
-    parser.add_argument("--pdf", action="store_true", help="also print the report to a PDF")
-    parser.add_argument("--tables-only", action="store_true", help="no figures and no report")
+    parser.add_argument("--out", type=Path, help="output folder (default: PATH/analysis)")
+    parser.add_argument("--pdf", action="store_true", help="also write the report as a PDF")
+    parser.add_argument(
+        "--tables-only", action="store_true", help="draw no figures and write no report"
+    )
     parser.add_argument(
         "--figure",
         action="append",
         default=[],
         metavar="PACKAGE.MODULE.FUNCTION",
-        help="also draw a figure of your own: a function that takes the data of the figures and "
+        help="also draw your own figure: a function that takes the data of the figures and "
         "returns a dpeval.analysis.figures.Drawing (may be repeated)",
     )
     parser.add_argument(
@@ -111,13 +114,13 @@ def _parser() -> argparse.ArgumentParser:
         "--samples",
         type=_positive,
         metavar="N",
-        help="samples of the whole training: shows time, device-hours and energy for it, too",
+        help="samples in the whole training: also shows its time, device-hours and energy",
     )
     parser.add_argument(
         "--price-per-device-hour",
         type=_positive,
         metavar="PRICE",
-        help="in any currency: shows what an epoch or the training costs",
+        help="in any currency: shows the cost of an epoch or of the training",
     )
     parser.add_argument(
         "--json", action="store_true", help="print summary.json to standard output, for scripts"
@@ -128,13 +131,13 @@ def _parser() -> argparse.ArgumentParser:
         nargs=2,
         type=Path,
         metavar=("BEFORE", "AFTER"),
-        help="compare the throughput of the second sweep with the first, per configuration",
+        help="compare the throughput of the second sweep with that of the first, per configuration",
     )
     gate.add_argument(
         "--fail-if-slower",
         type=_loss,
         metavar="SHARE",
-        help="exit with status 3 if any is slower by more than this (0.03 or 3%%)",
+        help="exit with status 3 if any configuration is slower by more than this (0.03 or 3%%)",
     )
     foreign = parser.add_argument_group("files of other programs")
     foreign.add_argument(
@@ -148,14 +151,14 @@ def _parser() -> argparse.ArgumentParser:
         "--columns",
         metavar="NAME=FIELD,…",
         help="what each column means, e.g. size=num_devices,rank=rank,batch_size=global_batch,"
-        "'time (ms)=step'; default: guessed from their names, and shown. Fields: "
+        "'time (ms)=step'; default: guessed from their names and printed. Fields: "
         f"{', '.join(fields.FIELDS)}; times also as step_ms, or as step in the unit that the "
         "column's name gives",
     )
     foreign.add_argument(
         "--set",
         metavar="FIELD=VALUE,…",
-        help="values that all rows share and no column holds, e.g. global_batch=256,model=bert",
+        help="values that apply to all rows and are in no column, e.g. global_batch=256,model=bert",
     )
     foreign.add_argument(
         "--time-unit",
@@ -165,8 +168,8 @@ def _parser() -> argparse.ArgumentParser:
     foreign.add_argument(
         "--per-rank-batch",
         choices=SHARES,
-        help="how a global batch was shared: floor B//N each, evenly, or nominal: the batch is "
-        "each rank's own (default: floor)",
+        help="how a global batch B was divided among N ranks: floor (B//N each), evenly, or "
+        "nominal: the batch is that of each rank (default: floor)",
     )
     foreign.add_argument(
         "--hardware", choices=("cpu", "gpu"), help="default: guessed from the columns, else cpu"
@@ -200,6 +203,6 @@ def _loss(text: str) -> float:
     value = _share(text)
     if value == 1:
         raise argparse.ArgumentTypeError(
-            f"no throughput falls by {text} or more; give less, as in 0.03 or 3%"
+            f"a throughput cannot fall by {text}; give less, as in 0.03 or 3%"
         )
     return value

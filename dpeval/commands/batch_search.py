@@ -35,9 +35,10 @@ TRIAL_MEASURE = MeasureConfig(
     conditions=False,
 )
 """Enough steps to create the optimizer's state and to fragment the allocator. Only their number
-ends a trial: how long they take does not matter for memory."""
+ends a trial, because their duration does not matter for memory."""
 CLOSE_ENOUGH = 1 / 32
-"""The search ends when the smallest batch that failed is this close above the largest that fit."""
+"""The search ends when the smallest batch that failed is at most this far above the largest that
+fit."""
 MAX_TRIES = 12
 LARGEST = 1 << 16
 
@@ -63,16 +64,16 @@ class Case(Frozen):
     precision: str
     image_px: int | None = None
     seq_len: int | None = None
-    """Of a language model, in tokens, instead of `image_px`."""
+    """Of a language model, in tokens; replaces `image_px`."""
     budget: Budget
     forecast_batch: int | None
-    """By the forecast alone; None if the model cannot run on fake tensors."""
+    """The largest batch by forecast alone; None if the model cannot run on fake tensors."""
     confirmed_batch: int
     """The largest batch that fit; 0 if not even one image fits."""
     failed_batch: int | None
     """The smallest batch that did not fit; None if all fit."""
     img_per_s: float | None
-    """Of all devices together, at the confirmed batch."""
+    """Throughput of all devices together, at the confirmed batch."""
     tries: list[Trial]
 
     @property
@@ -81,14 +82,14 @@ class Case(Frozen):
 
 
 class Fit(Frozen):
-    """The result of one call of the command, as written to ``fit.json``."""
+    """The result of the command, as written to ``fit.json``."""
 
     started_at: str
     cases: list[Case]
 
 
 def expand(arguments: list[str]) -> list[list[str]]:
-    """Every combination of ``key=a,b`` lists, in Hydra's own grammar of overrides.
+    """Every combination of ``key=a,b`` lists, in Hydra's override grammar.
 
     Raises:
         ConfigError: an argument is not an override.
@@ -96,7 +97,7 @@ def expand(arguments: list[str]) -> list[list[str]]:
     try:
         parsed = OverridesParser.create().parse_overrides(arguments)
     except HydraException as error:
-        raise ConfigError(f"'{' '.join(arguments)}' is not of the form key=value …") from error
+        raise ConfigError(f"'{' '.join(arguments)}' is not of the form key=value") from error
     choices: list[list[str]] = []
     for override in parsed:
         if override.is_sweep_override():
@@ -133,7 +134,7 @@ def largest(fits: Callable[[int], bool], guess: int, limit: int = LARGEST) -> in
 def search(
     attempt: Callable[[int], Trial], guess: Callable[[], int | None], first: int
 ) -> tuple[list[Trial], int, int | None]:
-    """Try batches until the largest that fits is known closely enough (:data:`CLOSE_ENOUGH`).
+    """Try batches until the largest one that fits is known well enough (:data:`CLOSE_ENOUGH`).
 
     Args:
         attempt: takes real steps at a batch.
@@ -171,7 +172,7 @@ def _next(low: int, high: int | None, guess: int | None) -> int:
 
 
 class _NullListener:
-    """Shows no progress: a trial prints one line when it ends."""
+    """A listener that shows no progress: a trial prints one line when it ends."""
 
     def progress(self, job: Job, snapshot: Snapshot) -> None:
         pass
@@ -330,8 +331,8 @@ def run_fit(arguments: list[str]) -> Fit:
     for config, _ in configs:
         if config.task.has_own_data:
             raise ConfigError(
-                f"dpeval.fit tries batches of random images or tokens, and task={config.task.kind} "
-                "makes its own; find its largest batch with a sweep: batch=16,32,64"
+                f"dpeval.fit tries batches of random images or tokens, but task={config.task.kind} "
+                "makes its batches itself; find the largest with a sweep: batch=16,32,64"
             )
     started = datetime.now().astimezone()
     folder = Path("outputs") / configs[0][0].study / f"fit-{started:%Y-%m-%d_%H-%M-%S}"

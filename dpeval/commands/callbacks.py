@@ -24,7 +24,7 @@ from dpeval.util.paths import shown
 
 
 class LeaveHydra(BaseException):
-    """Carries an error out of a callback: Hydra turns every Exception of one into a warning."""
+    """Carries an error out of a callback, because Hydra turns Exceptions there into warnings."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(str(error))
@@ -49,7 +49,7 @@ class SweepEnd(Callback):
 
     def __init__(self) -> None:
         self._lock: int | None = None
-        """Holds the claimed folder until this process ends."""
+        """Keeps the folder claimed until this process ends."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Claim the folder of a single run.
@@ -70,7 +70,7 @@ class SweepEnd(Callback):
             self._lock = claim_sweep(config)
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Analyse the sweep, unless its jobs are still to run.
+        """Analyse the sweep, unless jobs of it have yet to run.
 
         Raises:
             LeaveHydra: carries a DpevalError (some runs failed, records cannot be analysed) or a
@@ -100,7 +100,7 @@ def end_sweep(sweep_dir: Path, analyze: bool, show: bool) -> None:
     records = [record.read(path) for path in paths]
     missing = without_record(sweep_dir)
     if not records and not missing:
-        return  # every run was left out: measured by an earlier sweep
+        return  # every run was left out, since an earlier sweep had measured it
     if show and not analyze:
         console = make_console()
         console.print(summary_table([rebuild(one.config) for one in records], records))

@@ -63,7 +63,7 @@ class ConsoleReport:
 
 
 def run() -> int:
-    """Run it; returns the exit status."""
+    """Run the command; returns its exit status."""
     arguments = _parser().parse_args()
     console_report = ConsoleReport()
     # Without a terminal, pass a plain function: it has no `bar`, so lines are printed instead.
@@ -85,12 +85,14 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("prepare", help="download or generate, verify, build the cache")
+    one = commands.add_parser(
+        "prepare", help="download or generate data, verify it, and build the cache"
+    )
     one.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for dpeval.train")
     one = commands.add_parser("verify", help="read every byte and decode every image")
     one.add_argument("what", nargs="*", metavar="NAME|KEY=VALUE", help="default: everything")
-    commands.add_parser("list", help="list what is stored, with its size")
-    one = commands.add_parser("delete", help="delete entries that list shows")
+    commands.add_parser("list", help="list stored data with its size")
+    one = commands.add_parser("delete", help="delete entries shown by list")
     one.add_argument("names", nargs="+", metavar="NAME")
     return parser
 
@@ -108,8 +110,8 @@ def _prepare(overrides: list[str], report: Report) -> None:
 def _summary(source: Source) -> str:
     if source.sequences:
         return (
-            f"{source.used}: {source.sequences:,} sequences of tokens, {source.num_classes} "
-            f"different ones, in {Path(source.root) / source.tokens}"
+            f"{source.used}: {source.sequences:,} sequences of tokens from a vocabulary of "
+            f"{source.num_classes} in {Path(source.root) / source.tokens}"
         )
     return (
         f"{source.used}: {len(source.train_files):,} training and {len(source.val_files):,} "

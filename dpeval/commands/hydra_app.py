@@ -32,7 +32,7 @@ from dpeval.launchers.sweeper import CartesianSweeper, accept_dry_run
 
 
 def conf_dir() -> Path:
-    """Where the packaged YAML files lie: inside an installed package, beside it in a clone."""
+    """The folder of the packaged YAML files: inside an installed package, beside it in a clone."""
     package = Path(__file__).resolve().parents[1]
     inside = package / "conf"
     return inside if inside.is_dir() else package.parent / "conf"
@@ -57,9 +57,9 @@ class UserConf(SearchPathPlugin):
 def register() -> None:
     """Make dpeval's schema, search path and launchers known to Hydra, once per process.
 
-    Hydra instantiates plugins of its ``hydra_plugins`` namespace alone. A package of that name
-    would be imported by every Hydra application of the environment, so the classes are entered
-    there while dpeval runs, and only then.
+    Hydra only instantiates plugins from its ``hydra_plugins`` namespace. A package of that name
+    would be imported by every Hydra application in the environment, so the classes are put there
+    only while dpeval runs.
     """
     register_schema()
     _register_launcher("local", LocalOptions)
@@ -91,7 +91,7 @@ def compose(overrides: list[str]) -> Config:
     """
     register()
     try:
-        # A file of the user's own may change, or the working directory.
+        # The user's YAML files may change, or the working directory.
         own = _own_conf()
         composed = (_composer() if own is None else _new_composer()).compose(overrides)
         with open_dict(composed):
@@ -112,7 +112,7 @@ def _new_composer() -> Composer:
 
 
 _composer = functools.cache(_new_composer)
-"""The packaged YAML files stay as they are, and take 0.1 s to read and merge."""
+"""Cached, because the packaged YAML files never change and take 0.1 s to read and merge."""
 
 
 def run(task: Callable[[DictConfig], None]) -> None:
@@ -122,7 +122,7 @@ def run(task: Callable[[DictConfig], None]) -> None:
         DpevalError: a sweep could not be started, or some of its runs failed.
     """
     register()
-    # Hydra's parser refuses overrides on both sides of -m.
+    # Hydra's parser rejects overrides on both sides of -m.
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
     start = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
     try:

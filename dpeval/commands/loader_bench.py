@@ -1,4 +1,4 @@
-"""The speed of every loader alone: what the input can deliver to one rank that computes nothing."""
+"""The speed of every loader alone: how much input one rank gets if it computes nothing."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Row(Frozen):
     loader: str
     workers: int
     cores: int
-    """The rank's core, and one per worker."""
+    """Number of cores: one for the rank and one per worker."""
     img_per_s: float
     """Images per second of wall time."""
     img_per_core_s: float
@@ -54,7 +54,7 @@ def bench(overrides: list[str], seconds: float, out: Path) -> None:
     config = compose(overrides)
     if config.task.kind != CLASSIFICATION:
         raise ConfigError(
-            f"input_bench compares the loaders of images, and task={config.task.kind} has none; "
+            f"input_bench compares image loaders, which task={config.task.kind} does not use; "
             "leave the task out"
         )
     # The forkserver imports torch while data is prepared; it must start before any other process.
@@ -100,7 +100,7 @@ def plan(cpus: list[int]) -> Iterator[tuple[str, int, list[int]]]:
 def drain(
     config: Config, dataset: DatasetConfig, source: Source, cpus: list[int], seconds: float
 ) -> Row:
-    """Take batches as fast as they come, in a child process.
+    """Fetch batches as fast as possible, in a child process.
 
     Args:
         config: the batch, the device and the seed.
@@ -190,7 +190,7 @@ def draw(rows: list[Row], title: str, out: Path) -> None:
     from matplotlib.figure import Figure
 
     colours = {"jpeg": "#D55E00", "cached": "#E69F00", "resident": "#009E73"}
-    # A constant batch costs nothing: its bar would only show the speed of the loop.
+    # A constant batch costs nothing, so its bar would only show the speed of the loop.
     shown = [row for row in rows if row.loader in colours][::-1]
     with sns.axes_style("whitegrid"), sns.plotting_context("notebook", font_scale=0.95):
         figure = Figure(figsize=(7.2, 1.5 + 0.45 * len(shown)), layout="constrained")
@@ -207,7 +207,7 @@ def draw(rows: list[Row], title: str, out: Path) -> None:
     axis.grid(axis="y", visible=False)
     sns.despine(ax=axis, left=True)
     figure.suptitle(
-        "What the input alone can deliver", fontsize=13, fontweight="bold", x=0.01, ha="left"
+        "Throughput of the loaders alone", fontsize=13, fontweight="bold", x=0.01, ha="left"
     )
     axis.set_title(title, fontsize=8.5, color="#555555", loc="left")
     for ending in ("png", "svg"):

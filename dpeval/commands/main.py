@@ -1,4 +1,4 @@
-"""Reports errors in one line, and turns them into the exit status of a command."""
+"""Reports errors in one line and turns them into the exit status of a command."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from dpeval.util.display.plural import counted, some_of
 
 
 def run_main(function: Callable[[], object]) -> int:
-    """Run a command; return its exit status. A user's mistake is one line, a bug a traceback."""
+    """Run a command; return its exit status. A user's mistake gives one line, a bug a traceback."""
     output.protect()
     entry.find_own_parts()
     # Otherwise Hydra prints errors itself and exits with status 1.
@@ -48,10 +48,10 @@ def run_main(function: Callable[[], object]) -> int:
 
 
 def explain(error: Exception) -> DpevalError | None:
-    """What to say of `error` in one line; None: it is a bug."""
+    """The one-line message for `error`; None if it is a bug."""
     if isinstance(error, DpevalError):
         return error
-    # First: Hydra's MissingConfigException is an OSError, too.
+    # First, because Hydra's MissingConfigException is an OSError too.
     if isinstance(error, HydraException | OmegaConfBaseException):
         cause = error.__cause__ or error.__context__
         return (of_system(cause) if isinstance(cause, OSError) else None) or translate(error)
@@ -65,11 +65,11 @@ def explain(error: Exception) -> DpevalError | None:
 _WRONG_OPTION = "Config group override must be"
 """A value that cannot name an option of a group: hardware=3 or null."""
 _TWO_FLAGS = "Only one of --run"
-"""Two of Hydra's flags that exclude each other: -m --cfg job."""
+"""Two Hydra flags that exclude each other, such as -m --cfg job."""
 
 
 def is_users_mistake(error: ValueError) -> bool:
-    """Whether Hydra means the command line: it raises no exception of its own for some mistakes."""
+    """Whether Hydra objects to the command line: for some mistakes it raises a plain exception."""
     return str(error).startswith((_WRONG_OPTION, _TWO_FLAGS, "The --resolve flag"))
 
 
@@ -100,12 +100,12 @@ def translate(error: Exception) -> ConfigError:
         given = f" (given: {asked})" if asked != first else ""
         return ConfigError(describe_error(cause) + given)
     if first.startswith(_TWO_FLAGS):
-        return ConfigError(f"{first}; -m is --multirun: leave it out to see one run with --cfg")
+        return ConfigError(f"{first}; -m is --multirun: to see one run with --cfg, leave it out")
     if first.startswith(_WRONG_OPTION):
         kind = first.rpartition(" ")[2]
         return ConfigError(
-            f"a group, such as hardware, takes the name of one of its options, not a value of "
-            f"type {kind}; name an option, as in hardware=cpu"
+            f"a group, such as hardware, takes the name of an option, not a value of type {kind}; "
+            "name an option, as in hardware=cpu"
         )
     if first.startswith(("Could not append to config", "Multiple values for", "force-add of")):
         return ConfigError(f"{first.rstrip('.')}; leave out the + before the key")
@@ -115,19 +115,19 @@ def translate(error: Exception) -> ConfigError:
 
 
 def _form(override: str) -> str:
-    """What to change in an override that Hydra cannot parse, where that can be told."""
+    """What to change in an override that Hydra cannot parse, if it can be determined."""
     key, equals, value = override.partition("=")
     if not equals:
         changed = override.replace(":", "=", 1)
         return f"; write {changed}" if ":" in override else ""
     if not key.isascii():
-        return "; no key has other letters than a to z"
+        return "; keys only contain the letters a to z"
     if value.endswith(","):
         return f"; remove the comma at its end: {override.rstrip(',')}"
     if value.count("(") != value.count(")") or value.count("[") != value.count("]"):
         return "; a bracket is not closed"
     # The shell removes one pair of quotes, and Hydra needs another.
-    return f"""; put its value into two pairs of quotes: "{key}='{value}'\""""
+    return f"""; put two pairs of quotes around the value: "{key}='{value}'\""""
 
 
 def _missing_option(error: MissingConfigException) -> str:
@@ -145,7 +145,7 @@ def _missing_option(error: MissingConfigException) -> str:
 
 
 def raise_for_status(records: Sequence[Record]) -> None:
-    """Raise if some of `records` have no measurement, so that the exit status shows it.
+    """Raise if any of `records` has no measurement, so that the exit status shows it.
 
     Raises:
         RunInterrupted: the user interrupted the work.

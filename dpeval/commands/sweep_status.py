@@ -34,12 +34,12 @@ def statuses_of(sweep_dir: Path) -> list[RunStatus]:
 
 
 def looked_at(sweep_dir: Path) -> tuple[list[RunStatus], str]:
-    """The status of every run, and what is to be done about jobs that measure none, in words.
+    """The status of every run, and what to do about jobs that measure none, in words.
 
     Writes a record for runs that ended without one.
 
     Raises:
-        LaunchError: the folder is not a sweep's, or the scheduler does not respond.
+        LaunchError: the folder is not that of a sweep, or the scheduler does not respond.
     """
     remove_leftovers(sweep_dir)  # of a writer that was killed, even before there was a manifest
     manifest = manifests.read(sweep_dir)

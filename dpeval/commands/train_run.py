@@ -33,10 +33,11 @@ def train() -> None:
 
     def task(composed: DictConfig) -> None:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
-            # dpeval's own launchers carry runs out themselves and never come here.
+            # dpeval's launchers execute runs themselves and never call this.
             run_plugin_job(composed)
             return
-        # Hydra prints a traceback of whatever a task raises, so user errors must not leave it.
+        # Hydra prints a traceback for anything that a task raises, so user errors must not leave
+        # it.
         try:
             records.extend(run_one(composed))
         except DpevalError as error:
@@ -69,18 +70,18 @@ def run_one(composed: DictConfig) -> list[Record]:
     launcher = hydra_config.runtime.choices["hydra/launcher"]
     if launcher != "local":
         raise ConfigError(
-            f"hydra/launcher={launcher} launches sweeps, and this is a single run here; add -m to "
+            f"hydra/launcher={launcher} launches sweeps, but this is a single run; add -m to "
             "make it a sweep of one run, or leave the launcher out"
         )
     limits.check()
-    # Late: this imports torch, which takes seconds; a mistake is told at once.
+    # Late: this imports torch, which takes seconds; mistakes must be reported at once.
     forkserver.warm_up()
     from dpeval.run import console
     from dpeval.run.session import Session
 
     reporter = console.make_reporter()
     folder = Path(hydra_config.runtime.output_dir)
-    # With hydra.job.chdir=true this is the run's folder, and the user's paths start elsewhere.
+    # With hydra.job.chdir=true, this is the run's folder, not that of the user's paths.
     with contextlib.chdir(hydra_config.runtime.cwd):
         session = Session(reporter)
         job = session.job(config, folder, list(hydra_config.overrides.task))

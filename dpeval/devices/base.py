@@ -1,4 +1,4 @@
-"""The device interface of the training loop; only its implementations know CPU from CUDA."""
+"""The device interface of the training loop; only its implementations distinguish CPU and CUDA."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ class Device(Protocol):
     is_cuda: bool
 
     def stamp(self) -> Any:
-        """A point in the device's own order of work; cheap, never waits."""
+        """A point in the device's order of work; cheap, never waits."""
 
     def is_past(self, stamp: Any) -> bool:
         """Whether the device has reached `stamp`; never waits."""
 
     def recycle(self, stamps: Iterable[Any]) -> None:
-        """Take back stamps whose times have been read; each is given back once."""
+        """Take back stamps whose times have been read; each is returned once."""
 
     def elapsed_s(self, begin: Any, end: Any) -> float:
-        """Time between two stamps that the device has passed, s."""
+        """Time between two stamps that the device has reached, s."""
 
     def finish(self) -> None:
         """Wait until the device has done all its work. Never inside a measured step."""
@@ -40,10 +40,10 @@ class Device(Protocol):
         """Peak memory of this rank since :meth:`reset_peak`, bytes."""
 
     def peak_allocated_bytes(self) -> int | None:
-        """The same without what the allocator holds unused, bytes; None on the CPU."""
+        """The same without memory that the allocator holds unused, bytes; None on the CPU."""
 
     def end_tuning(self) -> int | None:
-        """Wait for the first step, then forget the memory that tuning took in it.
+        """Wait for the first step, then discard the memory peak of its tuning.
 
         Returns:
             The peak until now, bytes; None on the CPU, which does not tune.
@@ -63,7 +63,7 @@ class Transfer(Protocol):
     """Copies batches to the device; on CUDA ahead of time, while it computes."""
 
     def ahead(self, batches: Iterator[tuple[Tensor, ...]]) -> Iterator[Any]:
-        """`batches` of the host; each copy starts before the batch is needed."""
+        """Copy `batches` from the host; each copy starts before the batch is needed."""
 
     def receive(self, sent: Any) -> tuple[Tensor, ...]:
         """A batch from :meth:`ahead`, usable on the device from now on; the host does not wait."""

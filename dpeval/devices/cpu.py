@@ -1,4 +1,4 @@
-"""CPU devices: a process with its own cores."""
+"""CPU devices: a process pinned to cores."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dpeval.system.processes.process import resident
 
 
 class CpuDevice:
-    """A process with its own cores."""
+    """A process pinned to cores."""
 
     is_cuda = False
 
@@ -72,7 +72,7 @@ class CpuDevice:
 
 
 class _NoCopy:
-    """Batches are already where they are needed."""
+    """Passes batches on: they are already where they are needed."""
 
     def ahead(self, batches: Iterator[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
         return batches

@@ -33,8 +33,8 @@ class CudaDevice:
         """Select the GPU.
 
         Args:
-            index: as CUDA numbers it.
-            allocator_bytes: the most that PyTorch's allocator may reserve; None: all there is.
+            index: the index that CUDA gives it.
+            allocator_bytes: the most that PyTorch's allocator may reserve; None: no limit.
         """
         torch.cuda.set_device(index)
         self.torch_device = torch.device("cuda", index)
@@ -47,8 +47,8 @@ class CudaDevice:
             torch.cuda.set_per_process_memory_fraction(share)
 
     def stamp(self) -> Any:
-        # A step makes a dozen stamps, between launches that take 5 µs each: events are used again,
-        # and so are the objects that stand for streams.
+        # A step makes a dozen stamps, between launches that take 5 µs each, so events and stream
+        # objects are reused.
         try:
             event = self._events.pop()
         except IndexError:
@@ -92,7 +92,7 @@ class CudaDevice:
         return int(torch.cuda.max_memory_allocated())
 
     def end_tuning(self) -> int | None:
-        # cuDNN's benchmark mode tries algorithms with large work areas, which stay cached.
+        # cuDNN's benchmark mode tries algorithms with large workspaces, which stay cached.
         self.finish()
         peak_bytes = self.peak_bytes()
         self.release()
@@ -103,7 +103,7 @@ class CudaDevice:
         free_bytes = int(torch.cuda.mem_get_info()[0])
         if self._allocator_bytes is None:
             return free_bytes
-        # The allocator refuses what exceeds its limit before the device is full.
+        # The allocator's limit applies before the device is full.
         return max(0, min(free_bytes, self._allocator_bytes - torch.cuda.memory_reserved()))
 
     def release(self) -> None:
@@ -130,8 +130,9 @@ class CopyPrefetcher:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        # High priority is another pool of streams: those of the usual pool are handed out in turn,
-        # also to NCCL and to the callbacks of its futures, which a copy would then wait for.
+        # High-priority streams come from a separate pool. Streams of the default pool are handed
+        # out in turn, also to NCCL and to the callbacks of its futures, for which a copy would then
+        # wait.
         self._stream = torch.cuda.Stream(device, priority=-1)
 
     def ahead(self, batches: Iterator[tuple[Tensor, ...]]) -> Iterator[BatchInFlight]:
@@ -161,7 +162,7 @@ class CopyPrefetcher:
 
 
 def outside_allocator(*, uses_nccl: bool) -> int:
-    """What a rank takes of its GPU beside PyTorch's allocator, bytes: an allowance."""
+    """GPU memory that a rank takes outside PyTorch's allocator, bytes: an allowance."""
     return CONTEXT_BYTES + (NCCL_BYTES if uses_nccl else 0)
 
 
@@ -184,8 +185,8 @@ def cuda_gpus() -> list[Gpu]:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of what torch was built with: CUDA, cuDNN and NCCL, or HIP, MIOpen and RCCL, which
-    answer to the same names in torch."""
+    """Versions of the libraries that torch was built with: CUDA, cuDNN and NCCL, or HIP, MIOpen and
+    RCCL, which have the same names in torch."""
     hip = torch.version.hip
     names = ("hip", "miopen", "rccl") if hip else ("cuda", "cudnn", "nccl")
     versions = {names[0]: hip or torch.version.cuda or ""}
@@ -196,7 +197,7 @@ def library_versions() -> dict[str, str]:
 
 
 def why_no_gpus(host: str) -> str:
-    """Why `host`, on which :func:`cuda_gpus` finds none, has no GPU for dpeval."""
+    """Why dpeval finds no GPU on `host`."""
     others = {"MPS": torch.backends.mps, "XPU": torch.xpu}
     for name, interface in others.items():
         if interface.is_available():

@@ -30,9 +30,9 @@ def open_device(
         name: ``cpu`` or ``cuda:<index>``.
         cpus: logical CPUs to pin to; empty: no pinning.
         threads: compute threads.
-        budget_bytes: the most that the process may take of a GPU. As in the forecast, it includes
-            an allowance for the CUDA context and NCCL; PyTorch's allocator is refused more than
-            the rest. None: no limit. Not enforced on the CPU.
+        budget_bytes: the GPU memory that the process may take. As in the forecast, it includes an
+            allowance for the CUDA context and NCCL; PyTorch's allocator is limited to the rest.
+        None: no limit. Not enforced on the CPU.
         uses_nccl: whether the process communicates through NCCL.
 
     Raises:

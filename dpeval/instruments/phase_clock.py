@@ -15,8 +15,8 @@ from dpeval.record.phases import MARKED_PHASES, Phase
 from dpeval.util.arrays import Floats
 
 DRAIN_EVERY_S = 0.5
-"""Rows of short steps are written in batches, because writing a single row costs its step 15 µs of
-cold code. A killed rank loses at most this much of its measurements."""
+"""Rows of short steps are written in batches, because writing a single row would cost every step 15
+µs (cold code). A killed rank loses at most this much of its measurements."""
 _OUTSIDE = "the phase clock was used outside start_step … end_step"
 _READY = "last gradient ready"
 _LEFT_OUT = "left out"
@@ -24,7 +24,7 @@ _LEFT_OUT = "left out"
 
 @dataclass(slots=True)
 class _Reduce:
-    """One bucket's all-reduce within one step."""
+    """The all-reduce of one bucket in one step."""
 
     bucket: int
     nbytes: int
@@ -43,11 +43,11 @@ class _Step:
     reduces: list[_Reduce] = field(default_factory=list[_Reduce])
     end: Any = None
     end_is_shared: bool = False
-    """Whether the next step begins with the same stamp."""
+    """Whether the next step starts with the same stamp."""
 
     def own_stamps(self) -> Iterator[Any]:
-        """Every stamp that no later step needs, once; a mark may also be an all-reduce's begin or
-        the step's end."""
+        """Every stamp that no later step needs, once; a mark may also be the start of an all-reduce
+        or the end of the step."""
         yield self.begin
         yield from (
             stamp for phase, stamp in self.marks if phase != _READY and stamp is not self.end
@@ -81,8 +81,9 @@ class PhaseClock:
     backward call copies reduced gradients out of their buckets (``grad_copy``). A strategy that
     communicates elsewhere, while nothing is computed, marks that as ``comm_exposed``.
 
-    A stamp costs a GPU's host up to 20 µs, so none is made twice: a step's last mark is its end,
-    and the next step begins there, unless something else was done in between (:meth:`pause`).
+    A stamp costs the host of a GPU up to 20 µs, so none is made twice: the last mark of a step is
+    its end, and the next step starts there, unless something else was done in between
+    (:meth:`pause`).
     """
 
     def __init__(self, device: Device, rows: Floats) -> None:
@@ -94,7 +95,7 @@ class PhaseClock:
         self._open: _Step | None = None
         self._pending: deque[_Step] = deque()
         self._seam: Any = None
-        """The end of the last step, if the next one begins there."""
+        """The end of the last step, if the next one starts there."""
         self._drained_s = -math.inf
         self.bucket_s: dict[int, tuple[int, list[float]]] = {}
         """Per bucket index: its bytes and the all-reduce time of every step, s."""
@@ -102,7 +103,7 @@ class PhaseClock:
         """Steps whose rows are complete."""
 
     def start_step(self, index: int, host_s: float) -> None:
-        """Begin step `index`; `host_s` is the host's monotonic time, for timelines."""
+        """Start step `index`; `host_s` is the host's monotonic time, for timelines."""
         begin = self._seam
         if begin is None:
             begin = self._stamp()
@@ -143,15 +144,15 @@ class PhaseClock:
 
     @property
     def is_in_step(self) -> bool:
-        """Whether a step has begun and not ended."""
+        """Whether a step has started and not ended."""
         return self._open is not None
 
     def leave_out(self) -> None:
-        """Leave the time since the previous mark out of the step: it belongs to no step."""
+        """Exclude the time since the previous mark: it belongs to no step."""
         self._marks.append((_LEFT_OUT, self._stamp()))
 
     def abandon_step(self) -> None:
-        """Forget the step that has begun, as if it had not."""
+        """Discard the step that has started."""
         if self._open is not None:
             if self._pending:  # the previous step may share the stamp
                 self._pending[-1].end_is_shared = False
@@ -182,7 +183,7 @@ class PhaseClock:
             self._rows, self.finished, self.bucket_s = saved
 
     def bucket_ready(self, bucket: int, nbytes: int, *, is_last: bool) -> _Reduce:
-        """Stamp that a bucket's gradients are complete and its all-reduce begins.
+        """Stamp the moment when a bucket's gradients are complete and its all-reduce starts.
 
         Args:
             bucket: index of the bucket.
@@ -200,7 +201,7 @@ class PhaseClock:
         return reduce
 
     def bucket_done(self, reduce: _Reduce) -> None:
-        """Stamp the end of the all-reduce that :meth:`bucket_ready` began."""
+        """Stamp the end of the all-reduce that :meth:`bucket_ready` started."""
         reduce.end = self._stamp()
 
     def _write(self, step: _Step) -> None:
@@ -231,12 +232,14 @@ class PhaseClock:
         if spans or marked_comm_s:
             row["comm"] = _covered_s(spans) + marked_comm_s
             row["comm_hidden"] = max(0.0, row["comm"] - row["comm_exposed"])
-        # One assignment per row: in NumPy one element costs more than the whole list in Python.
+        # One assignment per row: assigning one NumPy element costs more than building the whole
+        # list.
         self._rows[step.index] = list(row.values())
         self.finished = step.index + 1
 
     def _reduce_spans(self, step: _Step) -> list[tuple[float, float]]:
-        """Begin and end of every all-reduce since the step began, s; also kept per bucket."""
+        """Start and end of every all-reduce, relative to the start of the step, s; also kept per
+        bucket."""
         elapsed, spans = self._device.elapsed_s, []
         for reduce in step.reduces:
             begin_s = elapsed(step.begin, reduce.begin)
@@ -254,12 +257,14 @@ class PhaseClock:
 def _exposed_s(spans: list[tuple[float, float]], ready_s: float) -> float:
     """Time from the last gradient, `ready_s`, to the end of the last all-reduce begun by then.
 
-    That is not always the last bucket's: all-reduces may not end in the order they began."""
+    That is not always the last bucket's: all-reduces may not end in the order in which they
+    started.
+    """
     return max(0.0, max(end_s for begin_s, end_s in spans if begin_s <= ready_s) - ready_s)
 
 
 def _covered_s(spans: list[tuple[float, float]]) -> float:
-    """Time with at least one all-reduce in progress; `spans` are sorted by their begin."""
+    """Time with at least one all-reduce in progress; `spans` are sorted by their start."""
     total_s = covered_s = 0.0
     for begin_s, end_s in spans:
         total_s += max(0.0, end_s - max(begin_s, covered_s))

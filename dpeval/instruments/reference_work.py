@@ -15,15 +15,15 @@ from dpeval.record.reference_times import PAGES, ReferenceTimes
 from dpeval.util.arrays import Floats
 
 SIDE, PRODUCTS = 96, 40
-"""Three matrices of 36 KiB stay in a core's cache; about 0.7 ms in all."""
+"""Three matrices of 36 KiB fit into a core's cache; their products take about 0.7 ms."""
 INTERVAL_S = 0.5
 COST_SHARE = 0.0025
-"""Share of the time in steps: where ranks share cores, the work takes longer and is done less
+"""Share of the time in steps. If ranks share cores, the work takes longer and is done less
 often."""
 
 
 class ReferenceWork:
-    """Does the reference work and keeps its times."""
+    """Does the reference work and records its times."""
 
     def __init__(self) -> None:
         self._left, self._right = (torch.full((SIDE, SIDE), 1 / SIDE) for _ in range(2))
@@ -32,7 +32,7 @@ class ReferenceWork:
         """Time in steps until the work is due again, s."""
         self._step: list[int] = []
         self._times: list[tuple[float, float]] = []
-        # The first time selects kernels and allocates memory.
+        # The first execution selects kernels and allocates memory.
         self._once()
 
     def is_due(self, step_s: Floats) -> bool:

@@ -54,7 +54,7 @@ class _Head(IntEnum):
 
 _WIDTH = len(_Head)
 UNIT_BYTES = 80
-"""Room for a name of at most 20 characters, in UTF-8."""
+"""Size of a name of at most 20 characters in UTF-8, in bytes."""
 
 
 class StepBuffer:
@@ -66,7 +66,7 @@ class StepBuffer:
         Args:
             context: the multiprocessing context that starts the ranks.
             ranks: number of ranks.
-            max_steps: the most steps that a rank can take.
+            max_steps: maximum number of steps of a rank.
         """
         self.ranks, self.max_steps = ranks, max_steps
         self._heads: Any = context.RawArray(ctypes.c_double, ranks * _WIDTH)
@@ -95,17 +95,17 @@ class StepBuffer:
             stage: its current stage.
             steps: steps finished so far.
         """
-        # Called in every step, so it writes all three in one assignment.
+        # Called in every step, so all three are written in one assignment.
         first = rank * _WIDTH
         self._heads[first : first + 3] = stage, steps, time.monotonic()
 
     def publish(self, rank: int, mean_step_s: float, rel_half_width: float, steps: float) -> None:
-        """Publish the current estimate of the mean step.
+        """Publish the current estimate of the mean step time.
 
         Args:
             rank: local rank.
             mean_step_s: mean step time, s.
-            rel_half_width: half-width of its interval over the mean.
+            rel_half_width: half-width of its interval, divided by the mean.
             steps: total number of steps expected.
         """
         self._put(rank, _Head.MEAN_STEP_S, mean_step_s)
@@ -113,12 +113,12 @@ class StepBuffer:
         self._put(rank, _Head.EXPECTED_STEPS, steps)
 
     def describe(self, unit: str, samples_per_item: float | None) -> None:
-        """Say what the samples are; once, by any rank.
+        """Publish what the samples are; called once, by any rank.
 
         Args:
             unit: what a sample is: img, tokens, …
-            samples_per_item: samples in each item that the global batch counts; None: not known
-                before the end.
+            samples_per_item: samples in each item that the global batch counts; None: unknown until
+                the end.
         """
         if samples_per_item is not None:
             self._samples_per_item.value = samples_per_item
@@ -126,7 +126,7 @@ class StepBuffer:
 
     @property
     def unit(self) -> str:
-        """What a sample is; "" before any rank has said it."""
+        """What a sample is; "" until a rank has published it."""
         return str(self._unit.value.decode(errors="ignore"))
 
     @property
@@ -145,7 +145,8 @@ class StepBuffer:
         return self._get(rank, _Head.HEARTBEAT)
 
     def estimate(self, rank: int) -> tuple[float, float, float]:
-        """Mean step (s), relative half-width of its interval, total number of steps expected."""
+        """Mean step time (s), relative half-width of its interval, total number of steps
+        expected."""
         fields = (_Head.MEAN_STEP_S, _Head.REL_HALF_WIDTH, _Head.EXPECTED_STEPS)
         mean_step_s, rel_half_width, steps = (self._get(rank, field) for field in fields)
         return mean_step_s, rel_half_width, steps

@@ -13,7 +13,7 @@ it."""
 
 
 def go_on_to(steps: int, *, work: bool) -> str:
-    """The order to step until `steps` steps have been taken in all.
+    """The order to continue until `steps` steps have been taken in total.
 
     Args:
         steps: the same on all ranks; the next order is due then.
@@ -31,9 +31,9 @@ def block(kind: AblationKind, steps: int, round_: int) -> str:
     """The order to take a block of ablation steps, which do not change the trained state.
 
     Args:
-        kind: what its steps are.
-        steps: how many.
-        round_: the round that it belongs to.
+        kind: the kind of its steps.
+        steps: number of steps.
+        round_: the round to which it belongs.
     """
     return f"block:{kind}:{steps}:{round_}"
 
@@ -48,14 +48,14 @@ def read_block(order: str) -> tuple[AblationKind, int, int] | None:
 
 
 class StepOrders:
-    """Obeys orders between steps; a subclass receives them."""
+    """Follows orders between steps; subclasses receive them."""
 
     def __init__(self, reference_work: ReferenceWork | None, until: int) -> None:
         """Start without an order.
 
         Args:
             reference_work: done when an order asks for it; None on CUDA.
-            until: steps before the first order is due.
+            until: number of steps before the first order is due.
         """
         self._reference_work, self._until = reference_work, until
         self.stopped_by: StopReason | None = None

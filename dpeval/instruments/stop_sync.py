@@ -1,9 +1,9 @@
 """Stops all ranks at the same step without a collective in every step.
 
 Rank 0 decides at steps that all ranks know in advance and posts its decision in the rendezvous
-store, where the others read it. Between two such steps (half a second apart, up to two seconds in
-a long run) nothing is exchanged. The decision is made between steps, so no step includes its time.
-The same holds for the reference work that monitors the speed of the machine; all ranks do it after
+store, where the others read it. Between two such steps (half a second apart, up to two seconds in a
+long run), nothing is exchanged. Decisions are made between steps, so no step includes their time.
+The same applies to the reference work that monitors the speed of the machine; all ranks do it after
 the same step, so that none waits for another.
 """
 
@@ -61,8 +61,8 @@ class StopSync(StepOrders):
         self._step_buffer, self._clock, self._config = step_buffer, clock, config
         super().__init__(reference_work, until=1)
         self._begin_s: float | None = None
-        """When the first step was found finished. The time limit begins there: compiling,
-        autotuning and the start of communication belong to that step."""
+        """When the first step was found finished. The time limit starts there: compiling,
+        autotuning and the set-up of communication belong to that step."""
         self._reported = 0
         self._stage = Stage.WARM_UP
 
@@ -99,7 +99,9 @@ class StopSync(StepOrders):
             return stop("interrupted")
         rows = self._step_buffer.rows(self._local_rank)
         step_s = rows[:finished, COLUMNS.index("step")]
-        # A device may lag behind by several steps, so those finished do not bound the loop.
+        # A device may lag behind by several steps, so the number of finished steps does not bound
+        # the
+        # loop.
         decision = decide(step_s, elapsed_s, self._config, taken=steps)
         if decision.interval is not None:
             self._stage = Stage.MEASURING
@@ -118,13 +120,13 @@ class StopSync(StepOrders):
 def steps_ahead(steps: int, elapsed_s: float, recent_s: float, config: MeasureConfig) -> int:
     """How many steps to take until the next check.
 
-    At least one; no further than a limit, or than the next number of steps at which the run may be
+    At least one, and no further than a limit or the next number of steps at which the run may be
     precise enough.
 
     Args:
-        steps: taken so far.
-        elapsed_s: since the first began.
-        recent_s: a recent step.
+        steps: number of steps taken so far.
+        elapsed_s: time since the first step started.
+        recent_s: time of a recent step.
         config: holds the run's limits.
     """
     pause_s = min(max(CHECK_EVERY_S, CHECK_SHARE * elapsed_s), MAX_CHECK_EVERY_S)

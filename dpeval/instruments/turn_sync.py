@@ -1,8 +1,9 @@
-"""Makes a rank wait for its turn between steps, where several runs share one machine.
+"""Makes a rank wait for its turn between steps when several runs share one machine.
 
-The runs of a sitting are alive together, and only one of them steps at a time
+All runs of a sitting are alive at once, but only one of them takes steps at a time
 (:mod:`dpeval.sitting.coordinator`). At the end of a turn, a rank finishes the work on its device,
-reports that, and blocks on a pipe until the next turn, so it uses no core meanwhile."""
+reports that, and blocks on a pipe until the next turn, so it uses no core meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from dpeval.instruments.step_orders import RESTORE, SAVE, SETTLE, StepOrders, re
 from dpeval.record.codes import AblationKind
 
 READY, READY_FOR_BLOCKS = b"ready", b"ready for blocks"
-"""What a rank sends while it waits for its turn; the second if it can take ablation blocks."""
+"""What a rank sends when it waits for its turn; the second one if it can take ablation blocks."""
 
 
 class BlockTaker(Protocol):
@@ -34,9 +35,9 @@ class BlockTaker(Protocol):
         """Record a block.
 
         Args:
-            kind: what its steps are.
-            steps: how many.
-            round_: the round that it belongs to.
+            kind: the kind of its steps.
+            steps: number of steps.
+            round_: the round to which it belongs.
         """
 
 
@@ -56,7 +57,7 @@ class TurnSync(StepOrders):
         """Take no step before the first turn.
 
         Args:
-            gate: to the coordinator.
+            gate: connection to the coordinator.
             local_rank: its index in `step_buffer`.
             step_buffer: receives heartbeats.
             clock: this rank's phase clock.
@@ -98,7 +99,7 @@ class TurnSync(StepOrders):
 
 
 def _taken(blocks: BlockTaker, order: str) -> bool:
-    """Let `blocks` execute `order`; return False if it is not meant for them."""
+    """Let `blocks` execute `order`; return False if it is not an order for blocks."""
     if order == SAVE:
         blocks.save()
     elif order == SETTLE:

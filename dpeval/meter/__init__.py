@@ -1,7 +1,7 @@
-"""The meter: measures the training loop of a user's own script.
+"""The meter: measures the training loop of a user's script.
 
-:mod:`dpeval.meter.meter` is what a script uses. Outside dpeval it does nothing, so importing it
-costs next to nothing either: what measures is imported once there is something to measure.
+Scripts use :mod:`dpeval.meter.meter`. Outside dpeval it does nothing and importing it costs almost
+nothing: the code that measures is imported only when there is something to measure.
 """
 
 from dpeval.meter.meter import Meter

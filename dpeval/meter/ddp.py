@@ -1,7 +1,7 @@
 """Times the communication of a script's DistributedDataParallel.
 
-A communication hook of the script's own is wrapped; DDP takes one hook for good, so the state that
-it is registered with decides what is called.
+The script's communication hook, if any, is wrapped. DDP accepts one hook and never another, so the
+state with which it is registered decides what is called.
 """
 
 # No postponed annotations here: DDP checks the types that a communication hook declares.
@@ -69,11 +69,11 @@ class TimedHook:
     group: TimedGroup
     ranks: int
     own: tuple[Any, Hook] | None = None
-    """State and hook of the script, if it has one."""
+    """State and hook of the script, if it registered any."""
 
 
 def timed_hook(timed: TimedHook, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
-    """Average a bucket over all ranks as DDP does, or as the script's own hook does, timed."""
+    """Average a bucket over all ranks, as DDP or the script's hook does, and time it."""
     if timed.own is None:
         if timed.ranks > 1:
             bucket.buffer().div_(timed.ranks)
@@ -100,13 +100,13 @@ class DdpHooks:
     def __init__(self, clock: PhaseClock) -> None:
         self._clock = clock
         self._timed: dict[int, TimedHook] = {}
-        """By the id of the model, which lives as long as the script."""
+        """By the id of the model; models live as long as the script."""
         self._register = DistributedDataParallel.register_comm_hook
         self.untimed: list[str] = []
         """Why the communication of some model is not timed."""
 
     def install(self) -> None:
-        """Let the script register its own hooks through us from now on."""
+        """Route hooks that the script registers from now on through this object."""
         hooks = self
 
         def register(model: DistributedDataParallel, state: object, hook: Hook) -> None:
@@ -121,8 +121,8 @@ class DdpHooks:
         """Time the communication of `model`.
 
         Args:
-            model: may be timed already.
-            own: state and hook of the script; None: what DDP does by itself.
+            model: the model, which may already be timed.
+            own: state and hook of the script; None: DDP's default.
         """
         timed = self._timed.get(id(model))
         if timed is not None:

@@ -1,4 +1,4 @@
-"""Hooks that mark the phases of a script's step; they are there only while it is measured."""
+"""Hooks that mark the phases of a script's step; they are installed only while it is measured."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from dpeval.record.phases import Phase
 
 
 class Hooks:
-    """Marks the phases of a step from what torch does in it.
+    """Marks the phases of a step by watching torch.
 
-    `forward` begins with the call of the watched model and ends where autograd begins, so it
-    includes the loss. Torch has no hook for the begin and the end of a backward pass, nor for an
-    update that a gradient scaler skips because a gradient is not finite: for these, functions of
-    torch are replaced while the script is measured.
+    `forward` starts with the call of the watched model and ends where autograd starts, so it
+    includes the loss. torch has no hook for the start and end of a backward pass, nor for an update
+    that a gradient scaler skips because a gradient is not finite; for these, functions of torch are
+    replaced while the script is measured.
     """
 
     def __init__(self, clock: StepClock) -> None:
@@ -35,7 +35,7 @@ class Hooks:
         self._watched: nn.Module | None = None
         self._is_forward = False
         self._depth = 0
-        """How many contexts, passes or updates we are in: the outermost names the time."""
+        """Nesting depth of contexts, passes and updates; the outermost one names the phase."""
         self._undo = contextlib.ExitStack()
         self.has_updated = False
         """Whether the open step has made an update."""
@@ -46,7 +46,8 @@ class Hooks:
         return list(self._ddp.untimed)
 
     def watch(self, model: nn.Module) -> None:
-        """Let `model` begin the forward pass, and time its communication if it is a DDP."""
+        """Let `model` mark the start of the forward pass, and time its communication if it is a
+        DDP."""
         if self._watched is not None:
             return
         self._watched = model
@@ -70,24 +71,24 @@ class Hooks:
         self._replace(torch.amp.GradScaler, "step", self._scaled_update_of)
 
     def remove(self) -> None:
-        """Leave the script to itself. DDP keeps its hook, which does what it always did."""
+        """Stop marking. DDP keeps its hook, which still communicates."""
         self._undo.close()
         self._ddp.remove()
 
     def end_step(self) -> None:
-        """Forget what the step that ends has left open, such as an update that raised."""
+        """Discard what the ending step has left open, such as an update that raised."""
         self.has_updated = self._is_forward = False
         self._depth = 0
 
     @contextlib.contextmanager
     def named(self, phase: Phase) -> Iterator[None]:
-        """The time in this context is `phase`."""
+        """Count the time in this context as `phase`."""
         with self._outermost(lambda: self._clock.mark(phase)):
             yield
 
     @contextlib.contextmanager
     def left_out(self) -> Iterator[None]:
-        """The time in this context belongs to no step."""
+        """Exclude the time in this context from the step."""
         with self._outermost(self._clock.leave_out):
             yield
 
@@ -103,13 +104,13 @@ class Hooks:
                 mark()
 
     def mark_before(self) -> None:
-        """Mark what has been done since the last mark."""
+        """Mark the phase that ends now."""
         if not self._depth:
             self._clock.mark("forward" if self._is_forward else "other")
             self._is_forward = False
 
     def _seek(self, module: nn.Module, _inputs: Any) -> None:
-        """Watch the first module with parameters that is called to be trained."""
+        """Watch the first module with parameters that is called in training mode."""
         if self._depth or not torch.is_grad_enabled() or not self._clock.is_in_step:
             return
         if any(parameter.requires_grad for parameter in module.parameters()):

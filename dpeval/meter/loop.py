@@ -1,4 +1,4 @@
-"""The metered loop: where a step of a script begins and ends, and what its time is."""
+"""The metered loop: where a step of a script starts and ends, and its time."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from dpeval.worker.messages import Metered, RankResult
 
 Batch = TypeVar("Batch")
 MOST_BATCHES = 10_000
-"""A step of so many batches has no optimizer that the meter sees."""
+"""After this many batches without an update, the meter assumes that it cannot see the optimizer."""
 
 
 class Gate(Protocol):
-    """Between two steps: whether to go on, and when."""
+    """Decides between two steps whether to continue, and waits until this rank may."""
 
     stopped_by: StopReason | None
 
@@ -38,7 +38,7 @@ class MeterHost(Protocol):
     """The rank that a meter measures for."""
 
     at_end: Callable[[], None] | None
-    """What to call if the script ends by itself."""
+    """Called if the script ends on its own."""
 
     @property
     def device(self) -> Device: ...
@@ -48,7 +48,7 @@ class MeterHost(Protocol):
         """Where the times of this rank's steps go, shape [max_steps, columns]."""
 
     def describe(self, samples_per_step: float | None, unit: str) -> None:
-        """Say what is measured, for whoever shows progress.
+        """Report what is measured, for the progress display.
 
         Args:
             samples_per_step: samples of all ranks in one step; None: the global batch.
@@ -60,12 +60,12 @@ class MeterHost(Protocol):
     def report(self, result: RankResult) -> None:
         """Pass the result of this rank on.
 
-        The host adds what it alone knows: its rank, its set-up and its reference work.
+        The host adds what only it knows: its rank, its set-up and its reference work.
         """
 
 
 class MeteredLoop:
-    """Times the steps of a script's loop, and ends it once enough is measured."""
+    """Times the steps of a script's loop, and ends the loop once enough is measured."""
 
     def __init__(self, host: MeterHost, samples_per_step: float | None, unit: str) -> None:
         """Prepare to measure for `host`.
@@ -76,10 +76,10 @@ class MeteredLoop:
             unit: what a sample is.
 
         Raises:
-            ConfigError: this process has a meter already.
+            ConfigError: this process already has a meter.
         """
         if host.at_end is not None:
-            raise ConfigError("a script has one dpeval.Meter: make it once, outside any loop")
+            raise ConfigError("a script has one dpeval.Meter; create it once, outside any loop")
         host.at_end = self._end_of_script
         self._host, self._samples_per_step, self._unit = host, samples_per_step, unit
         host.describe(samples_per_step, unit)
@@ -112,8 +112,8 @@ class MeteredLoop:
             return
         if self._is_going_on:
             raise ConfigError(
-                "meter.steps was called within a loop over meter.steps; one loop trains, and "
-                "what is within it takes its batches from elsewhere"
+                "meter.steps was called within a loop over meter.steps; use it for the training "
+                "loop only, and iterate over other batches directly"
             )
         self._is_going_on = True
         try:
@@ -131,7 +131,7 @@ class MeteredLoop:
         iterator: Iterator[Batch] | None = None
         fetched = 0
         while True:
-            # A step that has accumulated gradients over a part of its batches goes on.
+            # A step that has so far accumulated gradients over some of its batches continues.
             if not clock.is_in_step:
                 fetched = 0
                 clock.start_step(self._steps, time.monotonic())
@@ -152,7 +152,7 @@ class MeteredLoop:
             try:
                 yield batch
             except GeneratorExit:
-                # The script left its loop: what it has trained on is a step all the same.
+                # The script left its loop: what it trained on still counts as a step.
                 if hooks.has_updated:
                     self._end_step()
                     self._owes_decision = True
@@ -163,8 +163,8 @@ class MeteredLoop:
                 hooks.mark_before()
                 if fetched >= MOST_BATCHES:
                     raise ConfigError(
-                        f"no update in {fetched} batches: the meter ends a step with that of a "
-                        "torch optimizer; call meter.updated() after an update of another kind"
+                        f"no optimizer update in {fetched} batches: the meter ends a step when "
+                        "a torch optimizer updates; after any other update, call meter.updated()"
                     )
                 continue
             self._end_step()
@@ -189,7 +189,7 @@ class MeteredLoop:
         return False
 
     def _end_of_script(self) -> None:
-        """The script has ended by itself, before enough was measured."""
+        """The script has ended on its own, before enough was measured."""
         if self._steps and not self._is_over:
             self._clock.abandon_step()
             self._finish("ended")

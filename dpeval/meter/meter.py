@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 Batch = TypeVar("Batch")
 RECORD_FOLDER = "DPEVAL_RECORD"
-"""Variable with the folder for the record of a script that dpeval has not started."""
+"""Environment variable: the folder for the record of a script that dpeval did not start."""
 
 
 class Meter:
-    """Measures the training loop of a script, where dpeval runs the script; else does nothing.
+    """Measures the training loop of a script if dpeval runs the script; otherwise does nothing.
 
     >>> import dpeval
     >>> meter = dpeval.Meter(samples_per_step=32)
@@ -32,13 +32,13 @@ class Meter:
     train on one batch
     train on another
 
-    A step begins with the fetch of a batch and ends, once an optimizer has made an update, with the
-    next fetch; so it holds as many batches as the script accumulates gradients over. Its phases
-    need no marks: the fetch is `data`, the first module with parameters begins `forward`, autograd
-    is `backward`, DistributedDataParallel's communication is timed by its hooks, and torch's
-    optimizers are `optimizer`. What lies between counts as `other`; :meth:`phase` names it.
+    A step starts with the fetch of a batch and ends with the next fetch after an optimizer update,
+    so it contains as many batches as the script accumulates gradients over. Phases need no marks:
+    the fetch is `data`, the first module with parameters starts `forward`, autograd is `backward`,
+    DistributedDataParallel's communication is timed by hooks, and torch's optimizers are
+    `optimizer`. Everything else counts as `other`; :meth:`phase` gives it a name.
 
-    Make it before the model, so that it can time a communication hook of the script's own.
+    Create it before the model, so that it can time a communication hook that the script registers.
     """
 
     def __init__(self, samples_per_step: float | None = None, unit: str = "img") -> None:
@@ -50,7 +50,7 @@ class Meter:
             unit: what a sample is, as figures and tables call it: img, tokens, …
 
         Raises:
-            ConfigError: this process has a meter already, or an argument makes no sense.
+            ConfigError: this process already has a meter, or an argument is not valid.
         """
         if samples_per_step is not None and not samples_per_step > 0:
             raise ConfigError(f"Meter(samples_per_step={samples_per_step}): must be above 0")
@@ -66,14 +66,15 @@ class Meter:
     def steps(self, batches: Iterable[Batch] | None = None) -> Iterator[Batch]:
         """The batches to train on, until enough is measured.
 
-        It may be called again for the next epoch: what is done in between belongs to no step. When
-        enough is measured it ends, and so does every later call at once.
+        Call it again for the next epoch; the time in between belongs to no step. Once enough is
+        measured, it ends, and every later call ends at once.
 
         Args:
-            batches: the loader; None: numbers from 0, for a loop that fetches its own batches.
+            batches: the loader; None: yields numbers from 0, for a loop that fetches batches
+                itself.
 
         Raises:
-            ConfigError: a loop over it is still going on.
+            ConfigError: another loop over it is still running.
         """
         chosen = batches if batches is not None else cast(Iterable[Batch], itertools.count())
         return iter(chosen) if self._loop is None else self._loop.steps(chosen)
@@ -81,14 +82,14 @@ class Meter:
     def watch(self, model: nn.Module) -> None:
         """Time the passes of `model` from the first step on.
 
-        Without it, the first module with parameters that the loop calls is watched, which is
-        usually the same; ``torch.compile`` compiles once less with it.
+        Without this call, the first module with parameters that the loop calls is watched, usually
+        the same one; with it, ``torch.compile`` compiles once less.
         """
         if self._loop is not None:
             self._loop.watch(model)
 
     def phase(self, name: Phase) -> AbstractContextManager[Any]:
-        """A context whose time is the phase `name`, such as ``h2d``, whatever happens in it.
+        """A context whose time counts as the phase `name`, such as ``h2d``, whatever happens in it.
 
         Raises:
             ConfigError: there is no such phase.
@@ -100,14 +101,14 @@ class Meter:
         return nullcontext() if self._loop is None else self._loop.pause()
 
     def updated(self) -> None:
-        """Say that the model has been updated, if by other means than a torch optimizer."""
+        """Report an update of the model that was made without a torch optimizer."""
         if self._loop is not None:
             self._loop.updated()
 
 
 def _open_loop(samples_per_step: float | None, unit: str) -> MeteredLoop | None:
-    """What measures in this process; None if nothing does."""
-    # A rank that dpeval started has imported its own main function.
+    """The loop that measures in this process; None if nothing does."""
+    # A rank that dpeval started has imported its main function.
     if "dpeval.worker.script_rank" in sys.modules:
         from dpeval.meter.loop import MeteredLoop
         from dpeval.worker import script_rank

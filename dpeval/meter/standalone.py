@@ -1,7 +1,7 @@
-"""A script under plain ``torchrun`` or ``srun``: measured all the same, and recorded by rank 0.
+"""Measures a script under plain ``torchrun`` or ``srun``; rank 0 writes the record.
 
-There is no supervisor here. The ranks agree through the store of torch's own process group, and
-send their results through it, too. What ends a rank from outside ends it without a record.
+There is no supervisor. The ranks agree through the store of torch's process group, and send their
+results through it too. If a rank is killed from outside, there is no record.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ from dpeval.util.arrays import Floats
 from dpeval.worker.messages import Metered, RankResult
 
 MEASURE = "DPEVAL_MEASURE"
-"""Variable with keys of ``measure``: ``rel_precision=0.05 time_limit_s=20``."""
+"""Environment variable: keys of ``measure``, as in ``rel_precision=0.05 time_limit_s=20``."""
 PART_BYTES = 4 * 2**20
-"""A value in torch's store is limited to 8 MiB."""
+"""Chunk size: a value in torch's store is limited to 8 MiB."""
 PART_TIMEOUT_S = 60.0
-"""How long rank 0 waits for the results of another rank after its own loop has ended."""
+"""How long rank 0 waits for the results of other ranks after its loop has ended."""
 
 
 def open_rank(folder: str) -> StandaloneRank:
-    """The rank of this process, whose record goes below `folder`.
+    """The rank of this process, with its record below `folder`.
 
     Raises:
         ConfigError: the environment or :data:`MEASURE` is wrong.
@@ -91,19 +91,19 @@ _OF_SLURM = {
 
 
 def _number(name: str, default: int) -> int:
-    """A variable of torchrun's, or its counterpart of SLURM's."""
+    """An environment variable of torchrun, or its SLURM counterpart."""
     text = os.environ.get(name) or os.environ.get(_OF_SLURM[name], "")
     return int(text) if text.isdigit() else default
 
 
 class StandaloneRank:
-    """What a meter needs to know of a rank that dpeval has not started."""
+    """What a meter needs to know about a rank that dpeval did not start."""
 
     def __init__(self, folder: Path, measure: MeasureConfig) -> None:
-        """Begin to measure for the record.
+        """Start to measure for the record.
 
         Args:
-            folder: where rank 0 writes the record, in a folder of its own.
+            folder: where rank 0 writes the record, in a new folder.
             measure: precision and limits.
         """
         self.at_end: Callable[[], None] | None = None
@@ -132,7 +132,7 @@ class StandaloneRank:
         return self._step_buffer.rows(0)
 
     def describe(self, samples_per_step: float | None, unit: str) -> None:
-        """Nobody shows progress here.
+        """Do nothing: there is no progress display.
 
         Args:
             samples_per_step: unused.
@@ -140,10 +140,10 @@ class StandaloneRank:
         """
 
     def open_gate(self, clock: PhaseClock) -> StopSync:
-        """What decides whether the script takes another step.
+        """The gate that decides whether the script takes another step.
 
         Raises:
-            ConfigError: there are several ranks, and they have no process group.
+            ConfigError: there are several ranks but no process group.
         """
         if dist.is_initialized():
             self._rank, self._ranks = dist.get_rank(), dist.get_world_size()
@@ -181,7 +181,7 @@ class StandaloneRank:
         self._write(completed, rows)
 
     def _plan(self) -> RankPlan:
-        """What this rank was given, as far as a process can see."""
+        """The resources of this rank, as far as a process can see them."""
         device = self.device
         cpus = sorted(os.sched_getaffinity(0))
         return RankPlan(
@@ -230,7 +230,7 @@ class StandaloneRank:
         print(f"dpeval: {made.status}; record: {path}", file=sys.stderr)
 
     def _job(self, plans: list[RankPlan], metered: Metered) -> Job:
-        """The run as if dpeval had been asked for it."""
+        """The configuration that would have requested this run from dpeval."""
         samples = max(1, round(metered.samples_per_step or self._ranks))
         share, rest = divmod(samples, self._ranks)
         shares = [share + (rank < rest) for rank in range(self._ranks)]
@@ -261,7 +261,7 @@ class StandaloneRank:
         return Job(with_content(config), plan, self._folder / name, tuple(overrides))
 
     def _watch_for_errors(self) -> None:
-        """Note that the script ends in an exception, which atexit cannot see."""
+        """Note that the script ends with an exception, which atexit cannot see."""
         before = sys.excepthook
 
         def note(*error: object) -> None:
@@ -282,7 +282,7 @@ def _send(store: Store, plan: RankPlan, result: RankResult, rows: Floats) -> Non
     for number, part in enumerate(parts):
         store.set(f"{key}/rows/{number}", part)  # type: ignore[arg-type]  # bytes work, too
     store.set(f"{key}/plan", plan.model_dump_json())
-    # Last: whoever has read it finds the rest.
+    # Last: once it can be read, everything else is there.
     store.set(f"{key}/result", TypeAdapter(RankResult).dump_json(result).decode())
     store.set(f"{key}/parts", str(len(parts)))
 

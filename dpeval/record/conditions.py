@@ -5,7 +5,7 @@ from __future__ import annotations
 from dpeval.util.frozen import Frozen
 
 MIN_ELAPSED_S = 1.0
-"""In less time, the kernel's 10 ms ticks cannot resolve 1%."""
+"""In less time, the kernel's 10 ms ticks cannot resolve 1 %."""
 
 
 class Conditions(Frozen):

@@ -11,7 +11,7 @@ from dpeval.util.frozen import Frozen
 
 
 class Interval(Frozen):
-    """A mean with its 95% interval, in the unit of the series."""
+    """A mean with its 95 % interval, in the unit of the series."""
 
     mean: float
     low: float
@@ -63,7 +63,7 @@ class Reentry(Frozen):
     cost: float = 0.0
     """The fraction by which the first step of a turn takes longer than the others."""
     cost_half: float | None = None
-    """Half-width of its 95% interval; None: unknown, because too few turns have several steps."""
+    """Half-width of its 95 % interval; None: unknown, because too few turns have several steps."""
 
 
 class Balance(Frozen):

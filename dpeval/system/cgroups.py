@@ -1,8 +1,8 @@
 """Limits that control groups set on this process: memory and CPU time.
 
-A container or a scheduler sets limits on any group above the process, under version 1 or 2 of
-the interface or both at once (cgroups(7)), and may mount only part of the tree. So groups
-are looked up in ``/proc/self/cgroup`` and located through ``/proc/self/mountinfo``.
+A container or a scheduler may set limits on any group above the process, under version 1 or 2 of
+the interface or both at once (cgroups(7)), and may mount only part of the tree. Groups are
+therefore looked up in ``/proc/self/cgroup`` and located through ``/proc/self/mountinfo``.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _NO_LIMIT_BYTES = 1 << 60
 def memory_limits(root: Path = ROOT) -> list[int]:
     """The memory limits of all groups above this process, bytes.
 
-    ``memory.high`` counts as a limit: above it the kernel throttles a process until measuring it is
-    pointless.
+    ``memory.high`` counts as a limit: above it, the kernel throttles a process so much that
+    measuring it is pointless.
     """
     found: list[int] = []
     for folder in folders("memory", root):
@@ -58,8 +58,8 @@ def cpu_quota(root: Path = ROOT) -> float | None:
 def throttled_s(stats: Iterable[str]) -> float | None:
     """Total time that quotas throttled groups, s, from their ``cpu.stat``; None: not reported.
 
-    Of nested groups, the longest time counts. Times add up over the CPUs that a group was throttled
-    on.
+    Of nested groups, the longest time counts. A group's time adds up over the CPUs on which it was
+    throttled.
     """
     times: list[float] = []
     for text in stats:
@@ -87,7 +87,7 @@ def _climb(path: str, mounted: PurePosixPath, top: PurePosixPath) -> Iterator[Pu
         yield inner
         yield from (above for above in inner.parents if above.is_relative_to(top))
     else:
-        # The name is the host's, and the group's own folder is mounted as the top.
+        # The name is that of the host, while this group's folder is mounted as the top.
         yield top
 
 
@@ -127,7 +127,7 @@ def _page_cache(folder: Path) -> int:
     except OSError:
         return 0
     stat = {name: int(value) for name, value in (line.split() for line in lines)}
-    # v1 counts a cgroup's own pages and, with total_, those of its descendants too.
+    # v1 counts the pages of the cgroup itself and, with total_, also those of its descendants.
     return sum(
         stat.get(f"total_{name}", stat.get(name, 0)) for name in ("inactive_file", "active_file")
     )

@@ -35,9 +35,9 @@ from dpeval.util.display.plural import counted, inflected
 
 INTERVAL_S = 1.0
 BEGIN_INTERVAL_S = 0.2
-"""Between samples in the first seconds, so that short runs have two ends to compare."""
+"""Interval between samples in the first seconds, so that even short runs have two readings."""
 COST_SHARE = 0.002
-"""Sampling takes at most this share of one core's time: where slow, it is done less often."""
+"""Sampling takes at most this share of one core's time; slow sampling is done less often."""
 LOST_SHARE = 0.02
 """A step waits for its slowest rank, so a core that loses more than this moves the mean outside the
 ± 2 % that measure=standard promises."""
@@ -53,7 +53,7 @@ _MAX_NAMED = 3
 
 
 class ConditionSampler:
-    """Samples the CPUs and GPUs of a run's ranks; call :meth:`sample` as often as you like."""
+    """Samples the CPUs and GPUs of a run's ranks; :meth:`sample` may be called at any rate."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class ConditionSampler:
         """Open the kernel's files and the GPUs.
 
         Args:
-            rank_cpus: process id of every rank to the CPUs that it is pinned to.
+            rank_cpus: maps the process id of every rank to the CPUs that it is pinned to.
             gpus: the ranks' GPUs by CUDA index.
             root: the folder that holds ``proc`` and ``sys``.
             clock: monotonic time, s.
@@ -80,7 +80,7 @@ class ConditionSampler:
         self._memory: EventCounter = memory_counter(root)
         self._rapl = Rapl(root)
         self._own_rapl = Rapl(root)
-        """Of :meth:`energy_now_j`, which reads it at other moments."""
+        """Reader for :meth:`energy_now_j`, which is called at other moments."""
         self._gpus: GpuReader | str | None = open_reader(gpus) if gpus else None
         self._quotas = [KernelFile(folder / "cpu.stat") for folder in cgroups.folders("cpu", root)]
         self._quota_s: list[float] = []
@@ -119,8 +119,8 @@ class ConditionSampler:
             gpus: their CUDA indices; empty: the CPUs alone.
 
         Returns:
-            As in :meth:`finish`, of GPUs alone where the CPUs' cannot be read; None before the
-            first sample, and where the GPUs' cannot be read.
+            Energy as in :meth:`finish`: of the GPUs only if that of the CPUs cannot be read; None
+            before the first sample, and if that of the GPUs cannot be read.
         """
         if not self.has_sampled:
             return None
@@ -132,7 +132,7 @@ class ConditionSampler:
         return gpu_j + (host_j or 0.0) if gpu_j is not None else None
 
     def _scan(self) -> None:
-        """Find new and ended processes, less and less often."""
+        """Find new and ended processes, at growing intervals."""
         begin_cost_s, now_s = time.thread_time(), self._clock()
         self._times.scan()
         elapsed_s = now_s - self._begin_s if self._samples else 0.0
@@ -151,7 +151,7 @@ class ConditionSampler:
             self._loads.append(os.getloadavg()[0])
 
     def finish(self) -> Conditions:
-        """The conditions, with a sentence for each that makes the figures suspect."""
+        """The conditions, with one sentence for each that makes the figures less trustworthy."""
         elapsed_s = self._last_s - self._begin_s if self._samples else 0.0
         seen = Conditions(
             samples=self._samples,
@@ -200,7 +200,8 @@ class ConditionSampler:
         }
 
     def _sibling_s(self, times: Mapping[int, CpuTimes]) -> dict[int, float]:
-        """Others' time on siblings, s: busy time less what ranks' helpers may have used."""
+        """Time of other processes on SMT siblings, s: busy time minus what the ranks' helpers may
+        have used."""
         busy = {cpu: times[cpu].work_s for cpu in self._siblings if cpu in times}
         all_s = sum(busy.values())
         if all_s == 0:
@@ -211,7 +212,8 @@ class ConditionSampler:
     def _energy(self, elapsed_s: float) -> dict[str, object]:
         """Energy of GPUs and CPUs, as far as it can be read.
 
-        Empty if a run's GPUs do not report theirs: the CPUs' would be mistaken for the total.
+        Empty if a run's GPUs report no energy: the energy of the CPUs would be mistaken for the
+        total.
         """
         traffic = self._memory.increase
         found: dict[str, object] = {
@@ -263,7 +265,7 @@ _GPU_READINGS = {"sm_mhz", "temperature_c", "power_w", "throttled_share", "forei
 
 
 def disturbances(seen: Conditions) -> list[str]:
-    """Conditions that make the figures suspect, one sentence each."""
+    """Conditions that make the figures less trustworthy, one sentence each."""
     found = []
     slowed = {
         int(cpu): share
@@ -293,9 +295,9 @@ def disturbances(seen: Conditions) -> list[str]:
             "cores' time"
         )
     if seen.heat_events:
-        found.append(f"heat slowed the ranks' cores down {seen.heat_events} times")
+        found.append(f"the ranks' cores were throttled by heat {seen.heat_events} times")
     if seen.elapsed_s and (seen.major_faults or 0) / seen.elapsed_s > FAULTS_PER_S:
-        found.append(f"{seen.major_faults} page faults of the ranks went to a disk")
+        found.append(f"{seen.major_faults} page faults of the ranks were served from disk")
     return found + _gpu_disturbances(seen)
 
 
@@ -316,8 +318,8 @@ def _gpu_disturbances(seen: Conditions) -> list[str]:
 def _tick_error(busy_share: float, elapsed_s: float) -> float:
     """Three standard errors of a share that is counted by sampling at every tick.
 
-    A kernel with tick-based CPU accounting (CONFIG_TICK_CPU_ACCOUNTING) counts a CPU's time that
-    way but a process's time exactly, so a half-idle core seems more or less busy than it is.
+    A kernel with tick-based CPU accounting (CONFIG_TICK_CPU_ACCOUNTING) samples the time of CPUs
+    but counts that of processes exactly, so a half-idle core seems more or less busy than it is.
     """
     share = min(1.0, max(0.0, busy_share))
     return 3 * math.sqrt(share * (1 - share) / (_TICKS_PER_S * elapsed_s)) if elapsed_s else 1.0

@@ -43,7 +43,7 @@ def environment(
 
     Args:
         machine: from :func:`dpeval.system.topology.detect`.
-        extra_versions: versions that only a library reports (CUDA, cuDNN, NCCL; HIP, MIOpen, RCCL).
+        extra_versions: versions that only libraries report (CUDA, cuDNN, NCCL; HIP, MIOpen, RCCL).
         root: the folder that holds ``proc`` and ``sys``.
     """
     online = parse_cpu_list(read_text(root / "sys/devices/system/cpu/online"))
@@ -103,8 +103,8 @@ def _cpu_features(root: Path) -> list[str]:
 def git_state(folder: Path) -> tuple[str | None, bool | None]:
     """The commit of the checkout that tracks `folder`, and whether tracked files differ from it.
 
-    (None, None) without git or a commit, or if the checkout around `folder` does not track it, as
-    around an installed package: such a commit says nothing about it.
+    (None, None) without git or a commit, and if the checkout around `folder` does not track it, as
+    for an installed package, since such a commit says nothing about `folder`.
     """
     status_of = ("status", "--porcelain=v2", "--branch", "--untracked-files=no")
     try:
@@ -125,8 +125,8 @@ def git_state(folder: Path) -> tuple[str | None, bool | None]:
 
 
 def _git(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    # A hook's variables would point to another checkout, and a status that takes a lock could
-    # make a concurrent commit fail.
+    # Inside a git hook, GIT_* variables point to another checkout; and a status that takes a lock
+    # could make a concurrent commit fail.
     clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     return subprocess.Popen(
         ["git", "-C", str(folder), *arguments],

@@ -1,4 +1,4 @@
-"""Faults of the file system and of the machine, told in one line with what to do."""
+"""Errors of the file system and the machine, as one line that says what to do."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dpeval.errors import MachineError
 
 _ELSEWHERE = (
     "write to another folder, as in hydra.run.dir=FOLDER (one run) or hydra.sweep.dir=FOLDER (-m), "
-    "or start dpeval from a folder of yours"
+    "or start dpeval from a folder that you can write to"
 )
 _SPACE = "free some space there, or write to another folder"
 ADVICE = {
@@ -19,21 +19,21 @@ ADVICE = {
     errno.EDQUOT: _SPACE,
     errno.EFBIG: "raise the limit of file sizes (ulimit -f)",
     errno.ENAMETOOLONG: "choose shorter names: study, hydra.run.dir, hydra.sweep.subdir",
-    errno.ENOTDIR: "a file lies where a folder is needed; rename it, or write to another folder",
-    errno.ELOOP: "correct the symbolic links there",
+    errno.ENOTDIR: "a file is in the place of a folder; rename it, or write to another folder",
+    errno.ELOOP: "correct the symbolic links in this path",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
-    errno.ENFILE: "the machine has too many open files; end other programs",
-    errno.EAGAIN: "raise the limit of processes (ulimit -u), or end other programs",
-    errno.ENOMEM: "the machine lacks memory; end other programs",
+    errno.ENFILE: "the machine has too many open files; stop other programs",
+    errno.EAGAIN: "raise the limit of processes (ulimit -u), or stop other programs",
+    errno.ENOMEM: "the machine is out of memory; stop other programs",
     errno.ESTALE: "the network file system has lost the file; try again",
-    errno.EIO: "the disk or network file system fails",
+    errno.EIO: "the disk or network file system has failed",
 }
-"""What to do about an error of the system, by its number. Others are bugs of dpeval."""
+"""What to do about a system error, by its number. Other errors are bugs of dpeval."""
 _MOST_PATH = 200
 
 
 def of_system(error: OSError) -> MachineError | None:
-    """The error to tell of `error`; None if it is not the machine's."""
+    """The MachineError for `error`; None if the machine is not at fault."""
     advice = ADVICE.get(error.errno or 0)
     if advice is None:
         return None

@@ -1,4 +1,4 @@
-"""What ranks need of the system beyond cores and memory, checked before anything is started."""
+"""Checks, before anything starts, what ranks need from the system besides cores and memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dpeval.util.display.plural import counted
 from dpeval.util.display.units import GIB, MIB
 
 _OPEN_FILES = 256
-"""Pipes, sockets and shared memory of the parent and its ranks; torch's libraries."""
+"""For pipes, sockets and shared memory of the parent and its ranks, and for torch's libraries."""
 _WANTED_OPEN_FILES = 4096
 _LEAST_ADDRESS_BYTES = 4 * GIB
 """Importing torch maps 3.5 GiB (2.14 for CPUs)."""
@@ -24,14 +24,14 @@ _SHARED = "/dev/shm"
 _LEAST_PORTS = 16
 """A store, and a few connections of every rank."""
 _LEAST_MEMORY_BYTES = 512 * MIB
-"""This process and the server that starts ranks, each with torch imported."""
+"""For this process and the forkserver, which have both imported torch."""
 
 
 def check() -> None:
-    """Raise the limit of open files as far as allowed, and check what no run can do without.
+    """Raise the limit of open files as far as allowed, and check what every run needs.
 
     Raises:
-        MachineError: something is missing, and would end as a hang or a crash of a library.
+        MachineError: something is missing that would make a library hang or crash.
     """
     _check_open_files()
     _check_address_space()
@@ -49,7 +49,7 @@ def _check_open_files() -> None:
         soft = wanted
     if soft != resource.RLIM_INFINITY and soft < _OPEN_FILES:
         raise MachineError(
-            f"a process may open {soft} files here, too few for the ranks' pipes and libraries; "
+            f"a process may open only {soft} files here, too few for ranks' pipes and libraries; "
             f"raise the limit with ulimit -n {_WANTED_OPEN_FILES}"
         )
 
@@ -58,8 +58,8 @@ def _check_address_space() -> None:
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     if soft != resource.RLIM_INFINITY and soft < _LEAST_ADDRESS_BYTES:
         raise MachineError(
-            f"a process may map {soft / GIB:.1f} GiB here, and torch alone takes 3.5; raise the "
-            "limit with ulimit -v unlimited (hardware.memory_gib limits the memory of a run)"
+            f"a process may map only {soft / GIB:.1f} GiB here, but torch alone takes 3.5; raise "
+            "the limit with ulimit -v unlimited (hardware.memory_gib limits the memory of a run)"
         )
 
 
@@ -69,7 +69,7 @@ def _check_cgroups(root: Path = cgroups.ROOT) -> None:
         if left is not None and left < _LEAST_MEMORY_BYTES:
             raise MachineError(
                 f"cgroup {folder} leaves {left / MIB:.0f} MiB of memory, too little to start: "
-                f"torch alone takes {_LEAST_MEMORY_BYTES / MIB:.0f} MiB; ask for more memory"
+                f"torch alone takes {_LEAST_MEMORY_BYTES / MIB:.0f} MiB; request more memory"
             )
 
 
@@ -77,11 +77,11 @@ def _check_shared_memory() -> None:
     try:
         space = os.statvfs(_SHARED)
     except OSError:
-        return  # another system; the first use tells
+        return  # not Linux: the first use will show
     free = space.f_bavail * space.f_frsize
     if free < _LEAST_SHARED_BYTES:
         raise MachineError(
-            f"{_SHARED} has {free} bytes left, and ranks share memory there; make it larger "
+            f"{_SHARED} has {free} bytes left, but ranks need it for shared memory; enlarge it "
             f"(mount -o remount,size=1G {_SHARED}; in a container, --shm-size=1g)"
         )
 
@@ -95,7 +95,7 @@ def _check_loopback() -> None:
                 pass
     except OSError as error:
         raise MachineError(
-            f"this machine cannot connect to itself on 127.0.0.1 ({error}), where ranks meet; "
+            f"this machine cannot connect to itself on 127.0.0.1 ({error}), as ranks must; "
             "bring its loopback interface up: ip link set lo up"
         ) from error
 

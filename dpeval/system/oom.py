@@ -47,15 +47,14 @@ AMBIGUOUS_MESSAGES = (
     "miopenstatusinternalerror",
     "failed to cuda",
 )
-"""Lower-case messages of errors that a lack of memory causes, and other faults too: cuDNN and
-cuBLAS do not say that a handle or a workspace did not fit (aten/src/ATen/native/cudnn/Conv_v8.cpp
-discards every engine's own error), and NCCL reports only its last error (its src/include/alloc.h).
-"""
+"""Lower-case messages of errors that may have other causes than a lack of memory: cuDNN and cuBLAS
+do not say that a handle or a workspace did not fit (aten/src/ATen/native/cudnn/Conv_v8.cpp discards
+the error of every engine), and NCCL reports only its last error (its src/include/alloc.h)."""
 
 LITTLE_BYTES = 1 * GIB
-"""Memory free on a device below which an ambiguous error is one of memory: workspaces of cuBLAS
-and communication buffers of NCCL take tens to hundreds of MiB, and cuDNN has engines that need
-less."""
+"""If less memory than this is free on a device, an ambiguous error counts as out of memory:
+workspaces of cuBLAS and communication buffers of NCCL take tens to hundreds of MiB, and cuDNN has
+engines that need less."""
 
 
 def is_out_of_memory(error: BaseException, free_bytes: int | None = None) -> bool:
@@ -63,8 +62,8 @@ def is_out_of_memory(error: BaseException, free_bytes: int | None = None) -> boo
 
     Args:
         error: what was raised.
-        free_bytes: memory free on the rank's device at the time; None where it is not known or
-            there is no such device, and an ambiguous error is then not one of memory.
+        free_bytes: free memory on the rank's device at the time; None if unknown or if there is no
+            such device, in which case an ambiguous error does not count as out of memory.
     """
     is_scarce = free_bytes is not None and free_bytes < LITTLE_BYTES
     messages = (*MESSAGES, *AMBIGUOUS_MESSAGES) if is_scarce else MESSAGES
@@ -84,7 +83,7 @@ def is_out_of_memory(error: BaseException, free_bytes: int | None = None) -> boo
 
 @dataclass(frozen=True)
 class KillCounter:
-    """One counter of processes that the OOM killer killed."""
+    """A counter of the processes killed by the OOM killer."""
 
     place: str
     """The cgroup's folder, or ``host``."""
@@ -104,11 +103,11 @@ def kill_counters(root: Path = cgroups.ROOT) -> list[KillCounter]:
 
 
 def killed_for_memory(before: list[KillCounter], after: list[KillCounter]) -> str | None:
-    """Where a process of this process's own cgroup was killed between two readings.
+    """Where a process in the cgroup of this process was killed between two readings.
 
-    Whatever limit was exceeded, the kernel counts the kill in the victim's own cgroup. The counters
-    of the groups above and of the host count kills of others, too: they decide only where there is
-    no own one.
+    Whichever limit was exceeded, the kernel counts the kill in the victim's cgroup. The counters of
+    the groups above and of the host also count other victims, so they are only used if this cgroup
+    has no counter.
 
     Returns:
         The cgroup's folder, ``host``, or None.

@@ -22,7 +22,7 @@ def read_text(path: Path) -> str:
 class KernelFile:
     """A kernel file that is read repeatedly, at a tenth of the cost of reopening it.
 
-    It stays bound to the process that it was opened for, even if another reuses the process id.
+    It stays bound to the process for which it was opened, even if the process id is reused.
     """
 
     def __init__(self, path: Path) -> None:

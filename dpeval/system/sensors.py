@@ -12,9 +12,9 @@ from dpeval.system.topology import parse_cpu_list
 from dpeval.util.display.plural import counted, inflected
 
 CLOCK_DROP = 0.9
-"""A core at a tenth lower clock does a tenth less work."""
+"""A core whose clock is a tenth lower does a tenth less work."""
 _MIN_CLOCKS = 5
-"""A clock needs this many samples before its quantiles mean anything."""
+"""Minimum number of samples for meaningful quantiles of a clock."""
 
 
 class EventCounter:

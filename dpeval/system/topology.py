@@ -16,8 +16,8 @@ from dpeval.system.procfs import ROOT, read_text
 from dpeval.util.cpus import allowed_cpus
 
 _EFFICIENCY_CAPACITY = 0.75
-"""A core below this share of the fastest core's capacity is of a slower kind; favoured cores of one
-kind exceed the others by only a few per cent."""
+"""A core below this share of the fastest core's capacity is an efficiency core; favoured cores of
+one kind exceed the others by only a few percent."""
 
 
 def detect(gpus: Sequence[Gpu] = (), root: Path = ROOT) -> Machine:
@@ -37,7 +37,8 @@ def detect(gpus: Sequence[Gpu] = (), root: Path = ROOT) -> Machine:
 
 
 def gpu_shares(cpus: int, root: Path = ROOT) -> int:
-    """For how many GPUs `cpus` of the host's CPUs are enough, if all GPUs have equal shares."""
+    """The number of GPUs that `cpus` can serve if the host's CPUs are divided equally among its
+    GPUs."""
     online = len(parse_cpu_list(read_text(root / "sys/devices/system/cpu/online")))
     nvidia = len(list((root / "proc/driver/nvidia/gpus").glob("*/information")))
     amd = sum(values.get("simd_count", 0) > 0 for values in _compute_nodes(root))
@@ -50,7 +51,8 @@ def memory_limit(root: Path = ROOT) -> int:
 
 
 def read_cpus(numbers: Iterable[int], root: Path = ROOT) -> list[Cpu]:
-    """Core, socket and NUMA node of these CPUs; without ``/sys``, each counts as its own core."""
+    """Core, socket and NUMA node of these CPUs; without ``/sys``, each counts as a separate
+    core."""
     system = root / "sys/devices/system"
     node_of = {
         cpu: int(folder.name.removeprefix("node"))

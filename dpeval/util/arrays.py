@@ -11,5 +11,5 @@ Bools = NDArray[np.bool_]
 
 
 def rounded(seconds: Floats) -> list[float]:
-    """Times rounded to the nanosecond: no clock is finer, and records stay small."""
+    """Times rounded to nanoseconds: no clock is finer, and records stay small."""
     return [round(float(value), 9) for value in seconds]

@@ -1,4 +1,4 @@
-"""The start of every command: safe streams, and imports that the working folder cannot break."""
+"""The start of every command: safe streams, and imports that the working directory cannot break."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def start(load: Callable[[], Callable[[], int]]) -> int:
     """Run a command; returns its exit status.
 
     Args:
-        load: imports what the command needs and returns it. If that fails because of a file in
-            the working folder that has the name of a module, one line says so.
+        load: imports the command and returns it. If that fails because a file in the working
+            directory has the name of a module, one line says so.
     """
     output.protect()
     find_own_parts()
@@ -34,7 +34,7 @@ def start(load: Callable[[], Callable[[], int]]) -> int:
             raise
         print(
             f"dpeval: {file} is imported in place of the module '{file.stem}' that dpeval needs; "
-            "rename it, or start dpeval from another folder",
+            "rename it, or start dpeval from another directory",
             file=sys.stderr,
         )
         return 2
@@ -42,15 +42,15 @@ def start(load: Callable[[], Callable[[], int]]) -> int:
 
 
 def find_own_parts() -> None:
-    """Put the working folder on the import path, between Python's own modules and packages.
+    """Put the working directory on the import path, after the standard library and before packages.
 
-    A user's models are found there, also by an installed script, and a ``random.py`` beside them
-    does not take the place of Python's own.
+    The user's models are found there, even by an installed script, and a ``random.py`` beside them
+    does not replace the standard module.
     """
     if sys.flags.safe_path:
         return
     if in_clone():
-        return  # its own dpeval must stay before an installed one
+        return  # the clone's dpeval must come before an installed one
     here = str(Path.cwd())
     others = [path for path in sys.path if path not in ("", here)]
     packages = (at for at, path in enumerate(others) if path.endswith(PACKAGES))
@@ -59,16 +59,16 @@ def find_own_parts() -> None:
 
 
 def in_clone() -> bool:
-    """Whether the working folder is a clone of dpeval's repository."""
+    """Whether the working directory is a clone of dpeval's repository."""
     return (Path.cwd() / "dpeval" / "util" / "entry.py").is_file()
 
 
 @contextlib.contextmanager
 def children_find_parts_last() -> Iterator[None]:
-    """Start no Python process here that looks for modules in the working folder first.
+    """Keep Python processes started here from looking for modules in the working directory first.
 
-    The variable that says so is for these processes alone: remove it from the environment that
-    they pass on.
+    The environment variable that does so is for these processes only: remove it from the
+    environment that they pass on.
     """
     if in_clone() or sys.flags.safe_path:
         yield
@@ -81,7 +81,7 @@ def children_find_parts_last() -> Iterator[None]:
 
 
 def shadowing_file(error: BaseException) -> Path | None:
-    """The file in the working folder that an import met instead of the module it wanted."""
+    """The file in the working directory that was imported instead of the intended module."""
     import traceback  # late: it imports modules whose names a user's file may have
 
     here = Path.cwd()

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _NO_LINKS = (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
-"""How file systems without hard links (vfat, some of FUSE and SMB) refuse one."""
+"""Errors of file systems without hard links (vfat, some FUSE and SMB mounts)."""
 _TEMPORARY = re.compile(r"^\..*-(?P<host>[0-9a-f]{6})-(?P<pid>\d+)-[0-9a-f]{8}\.tmp$")
 
 
@@ -44,10 +44,10 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def write_new(path: Path, text: str) -> bool:
-    """Write `text` to `path` unless that exists; return whether it was written.
+    """Write `text` to `path` unless it exists; return whether it was written.
 
     The file is linked into place, which fails if one exists, even on a network file system that
-    does not show it to this machine yet. Where the file system has no hard links, `path` is first
+    does not show it to this machine yet. On a file system without hard links, `path` is first
     created empty.
 
     Raises:
@@ -67,7 +67,7 @@ def write_new(path: Path, text: str) -> bool:
 
 
 def _replace_new(temporary: Path, path: Path) -> bool:
-    """Move `temporary` to `path` unless that exists; return whether it was moved."""
+    """Move `temporary` to `path` unless it exists; return whether it was moved."""
     try:
         path.open("x").close()
     except FileExistsError:
@@ -93,12 +93,12 @@ def _lives(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True  # somebody else's
+        return True  # a process of another user
     return True
 
 
 def _host() -> str:
-    """This machine, as a word that fits into a file's name."""
+    """This machine, as a word that is valid in a file name."""
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
 
 
@@ -126,10 +126,10 @@ def _write(path: Path, text: str) -> None:
 
 
 def only_we_write(path: Path) -> bool:
-    """Whether `path` is this user's and nobody else can write to it, so that its code is safe.
+    """Whether `path` belongs to this user and nobody else can write to it, so its code is safe.
 
     Raises:
-        OSError: it cannot be looked at.
+        OSError: it cannot be inspected.
     """
     status = path.stat()
     return status.st_uid == os.geteuid() and not status.st_mode & 0o022

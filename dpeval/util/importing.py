@@ -37,8 +37,8 @@ def locate(path: str, *, key: str) -> Callable[..., Any]:
         ) from error
     except SystemExit as error:
         raise ConfigError(
-            f"{key}={path}: {module_name} ends the program when it is imported; move what it does "
-            "as a script below if __name__ == '__main__':"
+            f"{key}={path}: {module_name} ends the program when it is imported; move the code "
+            "that runs it as a script below if __name__ == '__main__':"
         ) from error
     except Exception as error:
         raise _broken(path, module_name, error, key) from error
@@ -57,7 +57,7 @@ def locate(path: str, *, key: str) -> Callable[..., Any]:
 
 
 def _broken(path: str, module_name: str, error: Exception, key: str) -> ConfigError:
-    """The error for a module that is there and cannot be imported."""
+    """The error for a module that exists but cannot be imported."""
     at = traceback.extract_tb(error.__traceback__)[-1]
     file, line = at.filename, at.lineno
     if isinstance(error, SyntaxError):
@@ -70,7 +70,7 @@ def _broken(path: str, module_name: str, error: Exception, key: str) -> ConfigEr
 
 
 def _hidden(module_name: str) -> str:
-    """A hint if the working folder has a module of that name, and another one was imported."""
+    """A hint if the working directory has a module of that name and another one was imported."""
     top = module_name.partition(".")[0]
     imported = sys.modules.get(top)
     own = [path for path in (Path.cwd() / f"{top}.py", Path.cwd() / top) if path.exists()]
@@ -103,7 +103,7 @@ def check_arguments(
     try:
         signature = inspect.signature(target)
     except ValueError:
-        return  # written in C: only a call can show
+        return  # written in C: only a call can show its parameters
     try:
         signature.bind(*given, **args)
     except TypeError as error:

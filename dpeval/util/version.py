@@ -1,3 +1,3 @@
-"""The version of dpeval; here, so that no module has to import the face of the package."""
+"""The version of dpeval, in a module that can be imported without the public interface."""
 
 __version__ = "0.1.0"

@@ -3,9 +3,9 @@
 Blocks of three kinds alternate: ``normal`` steps, ``no_sync`` steps without gradient
 synchronisation, and steps of one rank ``alone`` while the others wait without using a core. Their
 order is counterbalanced (:func:`~dpeval.worker.ablation_schedule.order`), so that drift affects all
-alike. Their differences are the cost of communication and the cost of sharing the machine, measured
-in one run (compare the POP efficiency model, https://pop-coe.eu/node/69, which separates transfer
-from serialisation by simulating an ideal network).
+kinds alike. Their differences are the cost of communication and of sharing the machine, measured in
+one run (compare the POP efficiency model, https://pop-coe.eu/node/69, which separates transfer from
+serialisation by simulating an ideal network).
 
 The trained state is restored before every block, so no block depends on another, and nothing
 that the record reports is disturbed.
@@ -30,7 +30,7 @@ from dpeval.worker.messages import AblationSeries
 from dpeval.worker.trainer import Trainer
 
 _ALIGNED_BYTES = 64
-"""Alignment that suits a tensor of any type."""
+"""Alignment that suits tensors of any type."""
 
 
 class Store(Protocol):
@@ -68,7 +68,7 @@ def run_ablation(
     blocks = Blocks(trainer, train_step, uncounted=1)
     blocks.save()
     _barrier(store, "ablation/begin", trainer.plan.world_size)
-    # Making the copy disturbs the state too, so warm up again.
+    # Making the copy disturbs the caches, so warm up again.
     blocks.step(trainer.config.measure.min_warmup_steps, sync=True)
     local_rank = trainer.plan.ranks[trainer.rank].local_rank
     for place, kind in enumerate(order(plan.rounds)):
@@ -89,7 +89,7 @@ def run_ablation(
 
 
 def can_ablate(trainer: Trainer) -> bool:
-    """Whether ranks can step without each other: otherwise one alone would wait forever."""
+    """Whether ranks can step independently; otherwise, one alone would wait forever."""
     return trainer.plan.world_size > 1 and trainer.wrapped.can_keep_gradients
 
 
@@ -100,7 +100,7 @@ class Blocks:
     def __init__(
         self, trainer: Trainer, train_step: Callable[..., None], *, uncounted: int = 0
     ) -> None:
-        """Copy nothing yet.
+        """Prepare; :meth:`copy` copies the state.
 
         Args:
             trainer: this rank's model, loader, optimizer and clock.
@@ -112,10 +112,10 @@ class Blocks:
         self._saved: SavedState | None = None
         self._peak_before: int = 0
         self.series: list[AblationSeries] = []
-        """One per block so far."""
+        """One series per block so far."""
 
     def save(self) -> None:
-        """Copy the trained state, which every block begins with."""
+        """Copy the trained state, with which every block starts."""
         if self._saved is not None:
             self._saved.save()
             return
@@ -124,7 +124,7 @@ class Blocks:
         self._saved = SavedState(trainer.model, trainer.optimizer, trainer.scaler)
 
     def restore(self) -> None:
-        """Put the trained state back; the next step begins as after a synchronised one."""
+        """Restore the trained state; the next step starts as after a synchronised one."""
         assert self._saved is not None
         self._saved.restore()
         if self._trainer.wrapped.follow is not None:
@@ -133,8 +133,8 @@ class Blocks:
     def settle(self) -> None:
         """Make the next step need no other rank; all ranks must call it.
 
-        What the last synchronised step owes to the next one needs all ranks: DDP broadcasts buffers
-        then. A strategy that cannot be told takes a step, which is undone.
+        After a synchronised step, the next one needs all ranks: DDP broadcasts buffers then. If the
+        strategy has no way to skip that, a step is taken and undone.
         """
         follow = self._trainer.wrapped.follow
         if follow is not None:
@@ -147,9 +147,9 @@ class Blocks:
         """Record a block, on all ranks or, of kind ``alone``, on the first.
 
         Args:
-            kind: what its steps are.
-            steps: how many.
-            round_: the round that it belongs to.
+            kind: the kind of its steps.
+            steps: number of steps.
+            round_: the round to which it belongs.
         """
         rows = self.step(self._uncounted + steps, sync=kind == "normal")[self._uncounted :]
         groups = (("step",), ("data",), COMPUTE_PHASES)
@@ -157,7 +157,7 @@ class Blocks:
         self.series.append(AblationSeries(kind, round_, *times))
 
     def step(self, steps: int, *, sync: bool) -> Floats:
-        """Rows of the step buffer, of `steps` steps whose losses are not kept."""
+        """Take `steps` steps, whose losses are not kept; return their rows of the step buffer."""
         trainer = self._trainer
         rows, losses = np.zeros((steps, len(COLUMNS))), len(trainer.losses)
         with trainer.clock.diverted(rows):
@@ -199,18 +199,19 @@ class SavedState:
     def __init__(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
     ) -> None:
-        """Copy the present state.
+        """Copy the current state.
 
         Args:
             model: its parameters and buffers are copied.
             optimizer: the tensors of its state are copied.
-            scaler: its scale is noted; without effect unless the precision is fp16.
+            scaler: its state is copied; it has one only with fp16.
         """
         lives = [*model.state_dict().values()]
         for state in optimizer.state.values():
             lives += [value for value in state.values() if isinstance(value, torch.Tensor)]
         lives = [tensor for tensor in lives if tensor.numel()]
-        # Its scale and its count of good steps are numbers; empty unless the precision is fp16.
+        # The scaler's scale and count of good steps are numbers; empty unless the precision is
+        # fp16.
         self._scaler = scaler
         sizes = [-(-tensor.nbytes // _ALIGNED_BYTES) * _ALIGNED_BYTES for tensor in lives]
         self.nbytes: int = max(1, sum(sizes))
@@ -222,7 +223,7 @@ class SavedState:
         self.save()
 
     def save(self) -> None:
-        """Copy the present state instead of the last."""
+        """Replace the copy by the current state."""
         with torch.no_grad():
             for tensor, kept in self._kept:
                 kept.copy_(tensor)

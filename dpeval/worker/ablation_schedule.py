@@ -11,13 +11,13 @@ from dpeval.record.codes import AblationKind
 
 KINDS: tuple[AblationKind, ...] = ("normal", "no_sync", "alone")
 MIN_ROUNDS, MAX_ROUNDS = 2, 6
-"""Even, so that every order of the three kinds runs as often as its reverse."""
+"""Even, so that every order of the three kinds runs as often as its reverse does."""
 MIN_STEPS_PER_BLOCK, MAX_STEPS_PER_BLOCK = 2, 50
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """The number of rounds of the three blocks, and of steps per block."""
+    """The number of rounds (of one block of each kind), and of steps per block."""
 
     rounds: int
     steps: int
@@ -26,8 +26,8 @@ class Schedule:
 def schedule(window_s: float, step_s: float, share: float) -> Schedule:
     """Fit the blocks into `share` of the main window's time.
 
-    At least two rounds of two steps; more rounds rather than longer blocks, because rounds are
-    what intervals rest on, and short blocks lie closer together than what disturbs a machine lasts.
+    At least two rounds of two steps. More rounds rather than longer blocks, because intervals are
+    computed from rounds, and because disturbances of a machine outlast short blocks.
 
     Args:
         window_s: total time of the main window's steps, s.
@@ -43,10 +43,10 @@ def schedule(window_s: float, step_s: float, share: float) -> Schedule:
 def order(rounds: int) -> list[AblationKind]:
     """The kinds of all blocks of an even number of rounds.
 
-    Each odd round begins with another kind, and the round after it runs in the reverse order. So
-    the blocks of every kind lie around the same moment, and a linear drift cancels out of their
-    differences (a counterbalanced design: Montgomery, Design and Analysis of Experiments, ch. 4).
-    In six rounds, every kind is first, second and third twice.
+    Each odd round starts with a different kind, and the round after it runs in reverse order. The
+    blocks of every kind are thus centred on the same moment, and a linear drift cancels out of
+    their differences (a counterbalanced design: Montgomery, Design and Analysis of Experiments, ch.
+    4). In six rounds, every kind is first, second and third twice.
     """
     kinds: list[AblationKind] = []
     for pair in range(rounds // 2):

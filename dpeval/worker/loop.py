@@ -10,7 +10,7 @@ from dpeval.worker.trainer import Trainer
 
 
 class StepGate(Protocol):
-    """Between two steps: whether to go on, and when."""
+    """Decides between two steps whether to continue, and waits until this rank may."""
 
     def go_on(self, steps: int) -> bool: ...
 
@@ -23,7 +23,7 @@ def training_loop(trainer: Trainer, gate: StepGate) -> int:
         steps += 1
         if steps == 1:
             trainer.tuning_peak_bytes = trainer.device.end_tuning()
-        # The decision, the reference work and other runs' turns fall between steps, so no step
+        # The decision, the reference work and other runs' turns happen between steps, so no step
         # includes them.
         if not gate.go_on(steps):
             return steps
@@ -48,10 +48,10 @@ def train_step(trainer: Trainer, index: int, *, sync: bool = True) -> None:
     clock, wrapped = trainer.clock, trainer.wrapped
     clock.start_step(index, time.monotonic())
 
-    # A loader that keeps up has the batch ready; this phase is the wait for it.
+    # A loader that keeps up has the batch ready; this phase measures the wait for it.
     batch = trainer.loader.next()
     clock.mark("data")
-    # On CUDA the copy began one step earlier on its own stream; this waits for the remainder.
+    # On CUDA, the copy started one step earlier on a separate stream; this waits for the rest.
     ready = trainer.loader.put(batch)
     clock.mark("h2d")
 
@@ -67,7 +67,7 @@ def train_step(trainer: Trainer, index: int, *, sync: bool = True) -> None:
     # The scaler is a pass-through except in fp16, where it unscales the gradients first.
     trainer.scaler.step(trainer.optimizer)
     trainer.scaler.update()
-    # Set to None: zeroing would write every gradient once more.
+    # Gradients become None: zeroing would write each of them once more.
     trainer.optimizer.zero_grad(set_to_none=True)
     clock.end_step("optimizer")
     trainer.steps_taken += 1
@@ -90,7 +90,7 @@ def micro_batches(batch: Any, parts: int) -> list[Any]:
     Args:
         batch: tensors whose first dimension is that of the batch; anything if `parts` is 1, as it
             is for tasks whose memory is not forecast.
-        parts: how many micro-batches, at most as many as the batch has items.
+        parts: number of micro-batches, at most as many as the batch has items.
     """
     if parts == 1:
         return [batch]

@@ -20,31 +20,31 @@ class RankTask:
     plan: Plan
     rank: int
     source: Source | None
-    """The prepared data; None if the training brings its own."""
+    """The prepared data; None if the training supplies its own."""
     store_host: str
     store_port: int
     env: dict[str, str]
     log: str | None = None
-    """File for what a script prints; None: the output of this process."""
+    """File for the output of a script; None: the output of this process."""
 
 
 @dataclass(frozen=True)
 class Metered:
-    """What the meter of a script says beyond the steps."""
+    """What the meter of a script reports besides the steps."""
 
     samples_per_step: float | None
     """Samples of all ranks in one step; None: the global batch."""
     unit: str
     """What a sample is: img, tokens, …"""
     phases: list[str]
-    """The phases that it could tell from the others."""
+    """The phases that it could distinguish."""
     missing: list[str]
-    """What it could not measure, one line each."""
+    """What the meter could not measure, one line each."""
 
 
 @dataclass(frozen=True)
 class RankResult:
-    """What a rank that finished returns; its step series are in the step buffer."""
+    """What a finished rank returns; its step series are in the step buffer."""
 
     rank: int
     host: str
@@ -65,9 +65,9 @@ class RankResult:
     unit: str = "img"
     """What a sample is: img, tokens, …"""
     samples_per_step: float | None = None
-    """Samples of this rank in a step, the mean of its steps; None: its part of the batch."""
+    """Samples of this rank in a step, as the mean over its steps; None: its part of the batch."""
     metered: Metered | None = None
-    """None: the rank ran dpeval's own loop."""
+    """None: the rank ran dpeval's loop."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class RankFailure:
     log: str
     user_error: bool = False
     script_error: bool = False
-    """Whether the script did not do what the meter needs, or exited with an error status."""
+    """Whether the script misused the meter, or exited with an error status."""
     out_of_memory: bool = False
     peak_bytes: int | None = None
 
@@ -93,9 +93,9 @@ class AblationSeries:
 
     kind: AblationKind
     round: int = 0
-    """The blocks of one round of all kinds belong together."""
+    """Blocks of all kinds with the same round belong together."""
     step_s: Sequence[float] = ()
     data_s: Sequence[float] = ()
-    """The part in which it waited for data."""
+    """Time of each step in which the rank waited for data, s."""
     compute_s: Sequence[float] = ()
-    """The part in which it waited for neither data nor other ranks."""
+    """Time of each step in which it waited for neither data nor other ranks, s."""

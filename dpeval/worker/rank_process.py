@@ -48,7 +48,7 @@ def run_rank(
         task: what to train, and as which rank.
         step_buffer: shared memory for step times and heartbeats.
         pipe: carries one :class:`RankResult` or :class:`RankFailure` to the parent.
-        gate: grants this rank its turns; None if the run has the machine for itself.
+        gate: grants this rank its turns; None if the run has the machine to itself.
     """
     timer = SetupTimer()
     become_rank(task, pipe)
@@ -66,16 +66,16 @@ def run_rank(
 
 def become_rank(task: RankTask, pipe: Connection) -> None:
     """Prepare this process: its group, its signals, its environment."""
-    # In its own process group: Ctrl-C reaches only the parent, which stops the ranks in order, and
-    # a rank's helpers are killed with it.
+    # In a separate process group: Ctrl-C reaches only the parent, which stops the ranks in order,
+    # and a rank's helpers are killed with it.
     os.setpgid(0, 0)
     prefer_oom_kill()
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the server that starts ranks blocks some
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the forkserver blocks some
     threading.Thread(target=_exit_with_parent, args=(pipe,), daemon=True).start()
-    os.environ.pop(entry.SAFE_PATH, None)  # the forkserver's, not for what a model may start
+    os.environ.pop(entry.SAFE_PATH, None)  # for the forkserver, not for programs a model starts
     os.environ.update(task.env)
     output.protect()  # a model may print, and the reader may have left
 
@@ -93,7 +93,7 @@ def rank_device(task: RankTask) -> Device:
         budget_bytes=int(memory_gib * GIB) if memory_gib is not None else None,
         uses_nccl=task.plan.world_size > 1 and task.plan.backend == "nccl",
     )
-    # The first allocation creates the CUDA context, which takes a good part of a second.
+    # The first allocation creates the CUDA context, which takes most of a second.
     torch.empty(1, device=device.torch_device)
     return device
 
@@ -206,7 +206,7 @@ def step_gate(
     reference_work: ReferenceWork | None,
     blocks: Blocks | None = None,
 ) -> StopSync | TurnSync:
-    """What decides whether this rank takes another step; waits for its first turn, if it has turns.
+    """The gate that decides whether this rank takes another step; waits for the first turn, if any.
 
     Args:
         task: the run and the rank.
@@ -216,7 +216,7 @@ def step_gate(
         clock: this rank's phase clock.
         device: the rank's device.
         reference_work: done between steps; None on CUDA.
-        blocks: takes blocks of the ablation; None if there are to be none.
+        blocks: takes blocks of the ablation; None if no ablation is wanted.
     """
     local_rank = task.plan.ranks[task.rank].local_rank
     if gate is None:
@@ -248,11 +248,11 @@ def failure(rank: int, error: BaseException, device: Device | None) -> RankFailu
 
 
 def _free_bytes(device: Device | None) -> int | None:
-    """Memory free on the device after a failure; None where it cannot be told."""
+    """Memory free on the device after a failure; None if it is unknown."""
     try:
         return device.free_bytes() if device is not None else None
     except RuntimeError:
-        return None  # after some CUDA errors every further call fails, too
+        return None  # after some CUDA errors, every further call fails too
 
 
 def rendezvous(task: RankTask) -> Store | None:

@@ -1,7 +1,7 @@
-"""The process of one rank that runs a script of the user, as ``torchrun`` would start it.
+"""The process of one rank that runs a user's script as ``torchrun`` would start it.
 
-The script finds this rank through :func:`current`; :class:`dpeval.Meter` does that for it. The
-result is sent as soon as the meter has measured enough; the script may then go on for a while.
+:class:`dpeval.Meter` finds this rank through :func:`current`. The result is sent as soon as the
+meter has measured enough; the script may then continue for a while.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ from dpeval.worker.trainer import SetupTimer
 
 
 class ScriptError(DpevalError):
-    """The script did not do what the meter needs, or exited with an error of its own."""
+    """The script misused the meter, or exited with an error."""
 
 
 @dataclass
 class ScriptRank:
-    """What a meter needs to know of the rank whose process it is in."""
+    """What a meter needs to know about the rank in whose process it runs."""
 
     task: RankTask
     device: Device
@@ -62,7 +62,7 @@ class ScriptRank:
     """Whether the script has asked for its first batch."""
     has_reported: bool = field(default=False, init=False)
     at_end: Callable[[], None] | None = field(default=None, init=False)
-    """What the meter does if the script ends by itself."""
+    """Called if the script ends on its own."""
 
     @property
     def world_size(self) -> int:
@@ -78,7 +78,7 @@ class ScriptRank:
         return self._step_buffer.rows(self._local_rank)
 
     def describe(self, samples_per_step: float | None, unit: str) -> None:
-        """Say what is measured, for whoever shows progress.
+        """Report what is measured, for the progress display.
 
         Args:
             samples_per_step: samples of all ranks in one step; None: the global batch.
@@ -89,7 +89,7 @@ class ScriptRank:
             self._step_buffer.describe(unit, (samples_per_step or whole) / whole)
 
     def open_gate(self, clock: PhaseClock) -> StopSync | TurnSync:
-        """What decides whether the script takes another step; see :func:`step_gate`."""
+        """The gate that decides whether the script takes another step; see :func:`step_gate`."""
         self.has_entered = True
         self.timer.lap("script")
         store = self._store() if self.world_size > 1 else None
@@ -126,11 +126,11 @@ class ScriptRank:
 
 
 _current: ScriptRank | None = None
-"""The rank that this process is: the one thing that a script cannot be handed as an argument."""
+"""The rank in this process, which cannot be passed to a script as an argument."""
 
 
 def current() -> ScriptRank | None:
-    """The rank that this process is; None outside ``task=script``."""
+    """The rank in this process; None outside ``task=script``."""
     return _current
 
 
@@ -176,7 +176,7 @@ def run_script_rank(
 
 
 def _end_helpers() -> None:
-    """End what the script has started and left: workers of its loaders, or programs."""
+    """Kill what the script has started and left running: loader workers or programs."""
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             process.kill()
@@ -230,7 +230,9 @@ def _status(code: Any) -> str:
 def _without_result(task: RankTask) -> ScriptError:
     name = task.config.task.name
     if _current is not None and _current.has_entered:
-        return ScriptError(f"{name} ended before its first step did: no optimizer made an update")
+        return ScriptError(
+            f"{name} ended before its first step was complete: no optimizer made an update"
+        )
     return ScriptError(
         f"{name} ended without a step that the meter saw; let its loop iterate over "
         "dpeval.Meter(…).steps(loader)"

@@ -8,8 +8,8 @@ from dpeval.worker.messages import RankTask
 def torchrun_environment(task: RankTask) -> dict[str, str]:
     """The variables that ``torchrun`` sets, for the rank of `task`.
 
-    Torch's ``env://`` then joins the store that this run serves, as it joins that of torchrun's
-    agent, so no port is announced before it is open.
+    torch's ``env://`` then joins the store that this run serves, as it would join that of
+    torchrun's agent, so no port is announced before it is open.
     """
     mine = task.plan.ranks[task.rank]
     here = [rank for rank in task.plan.ranks if rank.node == mine.node]

@@ -36,20 +36,20 @@ class Trainer:
     task: Task
     loader: Loader
     model: nn.Module
-    """The bare model; `wrapped` is the one to train."""
+    """The model itself; `wrapped` is the one to train."""
     wrapped: strategies.WrappedModel
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     parts: int = field(init=False)
-    """Micro-batches of this rank in one step."""
+    """Number of micro-batches of this rank in one step."""
     loss: Loss = field(init=False)
     autocast: AbstractContextManager[Any] = field(init=False)
     losses: list[Tensor] = field(default_factory=list[Tensor])
-    """One per micro-batch and step, detached."""
+    """One loss per micro-batch and step, detached."""
     tuning_peak_bytes: int | None = None
     """Memory peak of the first step; None on the CPU."""
     steps_taken: int = 0
-    """Steps so far, those of ablation windows included."""
+    """Steps so far, including those of ablation windows."""
 
     def __post_init__(self) -> None:
         self.parts = min(self.plan.micro_batches, self.plan.ranks[self.rank].per_device_batch_size)
@@ -65,7 +65,7 @@ class Trainer:
         return [float(loss) / weight for loss in sums]
 
     def samples_per_step(self) -> float:
-        """Samples of this rank in a step: the mean of its steps so far, if they differ."""
+        """Samples of this rank in a step; if steps differ, their mean so far."""
         each = self.task.samples_per_item
         if each is not None:
             return each * self.plan.ranks[self.rank].per_device_batch_size
@@ -86,7 +86,7 @@ class SetupTimer:
 
 
 def rank_of(config: Config, plan: Plan, rank: int, device: Device) -> Rank:
-    """What a task is told of a rank.
+    """What a task needs to know about a rank.
 
     Args:
         config: the run's configuration.

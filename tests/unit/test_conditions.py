@@ -130,8 +130,8 @@ def test_steal_quota_heat_and_faults_are_told(tmp_path: Path) -> None:
     assert seen.bad == [
         "the hypervisor took 3 % of the cores' time (steal)",
         "a cgroup quota stopped this job for 30 % of the cores' time",
-        "heat slowed the ranks' cores down 3 times",
-        "101 page faults of the ranks went to a disk",
+        "the ranks' cores were throttled by heat 3 times",
+        "101 page faults of the ranks were served from disk",
     ]
     assert seen.interrupt_share == pytest.approx(0.1)
 

@@ -100,7 +100,7 @@ def test_every_option_composes(group: str) -> None:
         ("hardware=rocm", "is not one of cpu, gpu; did you mean 'gpu'?"),
         ("hardware=mps", "dpeval times GPUs with CUDA events, so MPS is not supported: use cpu"),
         ("hardware.kind=xpu", "dpeval times GPUs with CUDA events, so XPU is not supported"),
-        ("hardware=null", "takes the name of one of its options"),
+        ("hardware=null", "takes the name of an option"),
         ("+batch=3", "leave out the + before the key"),
         ("+hardware=gpu", "leave out the + before the key"),
         ("++hardware=gpu", "leave out the + before the key"),

@@ -288,7 +288,7 @@ def test_streams_that_a_test_or_notebook_has_replaced_stay(
         ("batch=4,8,", "remove the comma at its end: batch=4,8"),
         ("batch=range(1,3", "a bracket is not closed"),
         ("batch:4", "write batch=4"),
-        ("größe=4", "no key has other letters than a to z"),
+        ("größe=4", "keys only contain the letters a to z"),
         ("study=a=b", "\"study='a=b'\""),
     ],
 )

@@ -25,7 +25,7 @@ def test_this_machine_has_what_ranks_need() -> None:
     ("name", "soft", "hard", "words"),
     [
         ("RLIMIT_NOFILE", 24, 24, r"24 files .* ulimit -n 4096"),
-        ("RLIMIT_AS", 2 << 30, 2 << 30, r"map 2\.0 GiB .* ulimit -v unlimited"),
+        ("RLIMIT_AS", 2 << 30, 2 << 30, r"map only 2\.0 GiB .* ulimit -v unlimited"),
         ("RLIMIT_NOFILE", 24, 1024, ""),
     ],
 )

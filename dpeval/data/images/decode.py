@@ -111,7 +111,7 @@ def _scaled_jpeg(file: Encoded, box: Box, px: int) -> tuple[Pixels, int] | None:
     data, height = without_bottom(file.data, file.height, int(box[0] + box[2]))
     try:
         # Halves, quarters and eighths only: libjpeg-turbo has no SIMD code for scales in between.
-        # The fast options blur colour edges a little and save 5% (224 px) to 12% (128 px).
+        # The fast options blur colour edges a little and save 5 % (224 px) to 12 % (128 px).
         image: Pixels = simplejpeg.decode_jpeg(
             data,
             fastdct=True,

@@ -15,7 +15,7 @@ STD = (0.229, 0.224, 0.225)
 """ImageNet's per-channel statistics for pixels in [0, 1] (torchvision's reference training)."""
 PART_BYTES = MIB
 """Bytes of float32 that are normalised at a time on CPU, so that the second pass finds the results
-of the first in the core's cache. Smaller chunks need more calls (25% more time at 256 KiB)."""
+of the first in the core's cache. Smaller chunks need more calls (25 % more time at 256 KiB)."""
 
 
 class Normaliser:

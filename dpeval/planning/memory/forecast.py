@@ -149,7 +149,7 @@ def _cuda_growth(
     """How much more CUDA's kernels and autocast rules save for the backward pass, in bytes.
 
     0 with a torch that cannot tell (``FAKE_CUDA_SINCE``): right for convolutional models, but up to
-    3% of the total too low for vision transformers, whose attention differs.
+    3 % of the total too low for vision transformers, whose attention differs.
     """
     if TorchVersion(torch.__version__) < FAKE_CUDA_SINCE:
         return 0

@@ -1,1 +1,1 @@
-"""What NVML and AMD SMI tell of GPUs."""
+"""What NVML and AMD SMI report about GPUs."""

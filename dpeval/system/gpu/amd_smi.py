@@ -26,11 +26,11 @@ THERMAL_COUNTERS = (
 )
 POWER_COUNTER = "ppt_residency_acc"
 CLOCK_COUNTER = "accumulation_counter"
-"""The others count, among these ticks, those during which the clock was held down."""
+"""The other counters give the number of these ticks during which the clock was held down."""
 
 
 class NoSuchGpu(Exception):
-    """AMD SMI knows no GPU with the UUID that torch reports."""
+    """AMD SMI has no GPU with the UUID that torch reports."""
 
 
 class AmdReader(GpuReader):
@@ -69,7 +69,7 @@ class AmdReader(GpuReader):
             ),
             "power_mw": lambda: _power_mw(amdsmi.amdsmi_get_power_info(handle)),
         }
-        # amdsmi_get_violation_status tells the same, but takes 100 ms of every call.
+        # amdsmi_get_violation_status reports the same, but every call takes 100 ms.
         with contextlib.suppress(*self.errors):
             metrics = amdsmi.amdsmi_get_gpu_metrics_info(handle)
             for name in (CLOCK_COUNTER, POWER_COUNTER, *THERMAL_COUNTERS):
@@ -96,13 +96,13 @@ class AmdReader(GpuReader):
 
 
 def _energy_mj(amdsmi: ModuleType | Any, handle: Any) -> float:
-    """The counter's resolution is in µJ."""
+    """Energy in mJ; the counter's resolution is in µJ."""
     counter = amdsmi.amdsmi_get_energy_count(handle)
     return float(counter["energy_accumulator"] * counter["counter_resolution"]) / 1e3
 
 
 def _power_mw(info: Mapping[str, Any]) -> float:
-    """Power of the socket; MI300 has the current one, earlier GPUs the average, W."""
+    """Power of the socket, W: the current power on MI300, the average on earlier GPUs."""
     value = info["average_socket_power"]
     return 1e3 * float(info["current_socket_power"] if value == "N/A" else value)
 
@@ -139,7 +139,7 @@ def _handle(amdsmi: ModuleType | Any, uuid: str) -> Any:
 
 
 def _library() -> ModuleType | str:
-    """The module, or why there is none."""
+    """The module, or the reason why it is missing."""
     if not DRIVER.exists():
         return f"no AMD GPU ({DRIVER} is missing)"
     try:
@@ -173,13 +173,13 @@ def free_through(amdsmi: ModuleType | Any, uuids: Sequence[str]) -> list[int]:
 
 
 def open_reader(gpus: Mapping[int, UsedGpu]) -> GpuReader | str:
-    """A reader for these GPUs, by CUDA index, or why there is none."""
+    """A reader for these GPUs, by CUDA index, or the reason why there is none."""
     amdsmi = _library()
     return amdsmi if isinstance(amdsmi, str) else connect(amdsmi, gpus)
 
 
 def connect(amdsmi: ModuleType | Any, gpus: Mapping[int, UsedGpu]) -> GpuReader | str:
-    """A reader of GPUs through `amdsmi`, or why there is none.
+    """A reader of GPUs through `amdsmi`, or the reason why there is none.
 
     Args:
         amdsmi: the module or a stand-in.

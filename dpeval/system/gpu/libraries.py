@@ -12,7 +12,7 @@ VISIBLE_DEVICES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_
 
 
 def open_reader(gpus: Mapping[int, UsedGpu]) -> GpuReader | str:
-    """A reader for these GPUs, by CUDA index, or why there is none."""
+    """A reader for these GPUs, by CUDA index, or the reason why there is none."""
     if not all(gpu.uuid for gpu in gpus.values()):
         return "this version of torch does not report the UUIDs of its GPUs"
     reader = nvml.open_reader(gpus)

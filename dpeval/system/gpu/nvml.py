@@ -18,7 +18,7 @@ HARD_LIMITS = 0x8 | 0x20 | 0x40 | 0x80
 """Clock event reasons that mean throttling: HW slowdown, SW thermal, HW thermal, power brake
 (nvml.h, nvmlClocksEventReasons)."""
 POWER_CAP = 0x4
-"""The clock is held down by the power limit: how many GPUs run under full load, so it is normal."""
+"""The clock is held down by the power limit, which is normal for many GPUs under full load."""
 
 
 class NvmlReader(GpuReader):
@@ -79,7 +79,7 @@ class NvmlReader(GpuReader):
 
 
 def _handle(nvml: ModuleType | Any, uuid: str) -> Any:
-    # Torch omits the prefix that distinguishes a whole GPU from a part of one (MIG).
+    # torch omits the prefix that distinguishes a whole GPU from a MIG slice.
     if uuid.startswith(("GPU-", "MIG-")):
         return nvml.nvmlDeviceGetHandleByUUID(uuid)
     try:
@@ -103,7 +103,7 @@ def free_bytes(uuids: Sequence[str]) -> list[int]:
 
 
 def open_reader(gpus: Mapping[int, UsedGpu]) -> GpuReader | str:
-    """A reader for these GPUs, by CUDA index, or why there is none."""
+    """A reader for these GPUs, by CUDA index, or the reason why there is none."""
     try:
         import pynvml
     except ImportError:
@@ -112,7 +112,7 @@ def open_reader(gpus: Mapping[int, UsedGpu]) -> GpuReader | str:
 
 
 def connect(nvml: ModuleType | Any, gpus: Mapping[int, UsedGpu]) -> GpuReader | str:
-    """A reader of GPUs through `nvml`, or why there is none.
+    """A reader of GPUs through `nvml`, or the reason why there is none.
 
     Args:
         nvml: the module ``pynvml`` or a stand-in.

@@ -1,4 +1,4 @@
-"""Samples of a run's GPUs and what they amount to, whichever library reads them."""
+"""Samples a run's GPUs and summarises the readings, whichever library provides them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class UsedGpu:
     """A GPU that ranks of this run use."""
 
     uuid: str
-    """As torch reports it."""
+    """UUID, as torch reports it."""
     own_pids: Collection[int]
     """Process ids of the ranks on it."""
 
@@ -29,7 +29,7 @@ class GpuReader(ABC):
     source: str
     """Name of the library that reads them."""
     errors: tuple[type[Exception], ...]
-    """What it raises for a reading that a GPU does not support."""
+    """Exceptions that the library raises for a reading that a GPU does not support."""
 
     def __init__(self, gpus: Mapping[int, UsedGpu]) -> None:
         """Find the GPUs, given by CUDA index."""
@@ -43,7 +43,8 @@ class GpuReader(ABC):
 
     @abstractmethod
     def readings(self, handle: Any) -> dict[str, Callable[[], float]]:
-        """How to read energy_mj, sm_mhz, temperature_c, power_mw and, for :meth:`limits`, more."""
+        """Functions that read energy_mj, sm_mhz, temperature_c, power_mw and what :meth:`limits`
+        needs."""
 
     @abstractmethod
     def pids(self, handle: Any) -> set[int]:
@@ -51,7 +52,7 @@ class GpuReader(ABC):
 
     @abstractmethod
     def limits(self, series: Mapping[str, list[float]]) -> dict[str, float]:
-        """throttled_share and power_capped_share of the time of `series`, if it tells."""
+        """throttled_share and power_capped_share over the time of `series`, if it shows them."""
 
     @abstractmethod
     def close(self) -> None:
@@ -67,7 +68,7 @@ class GpuReader(ABC):
     def _foreign(self, name: str, handle: Any) -> float:
         pids = self.pids(handle)
         if not pids:
-            return _PROCESSES_UNKNOWN  # a rank does run there: this container sees no processes
+            return _PROCESSES_UNKNOWN  # a rank does run there, so this container sees no processes
         own = self._own[name]
         if own.isdisjoint(pids):
             # Inside a container, processes have other ids than on the host.
@@ -91,7 +92,7 @@ class GpuReader(ABC):
             return sum(self.readings(self._handles[name])["energy_mj"]() for name in names) / 1e3
         except self.errors:
             return None
-        except KeyError:  # it has no such counter
+        except KeyError:  # this GPU has no such counter
             return None
 
     @property

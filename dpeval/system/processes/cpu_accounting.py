@@ -1,8 +1,9 @@
 """CPU time of the ranks and of other processes on the ranks' CPUs, from /proc (proc(5)).
 
-The busy time of a CPU less what a run's own processes used of it is what others took. The kernel
-counts both from boot, so the first and the last sample suffice. Helpers of ranks (processes that
-decode images) count as the ranks' own; threads pinned to other CPUs do not count.
+The busy time of a CPU minus the time that the run's processes used is what other processes took.
+The kernel counts both from boot, so the first and the last sample suffice. Helpers of ranks
+(processes that decode images) count as part of the ranks; threads pinned to other CPUs do not
+count.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class CpuTimes:
     """Time of one CPU since boot, s."""
 
     work_s: float
-    """In processes, including guests and the kernel."""
+    """Time spent in processes, including guests and the kernel."""
     interrupt_s: float
     steal_s: float
 
@@ -51,7 +52,7 @@ class Process:
 
 
 class _Clock:
-    """CPU time of one process or thread since `begin_s`, as of the last kept reading."""
+    """CPU time of one process or thread since `begin_s`, up to the last reading that was kept."""
 
     def __init__(self, folder: Path, begin_s: float) -> None:
         self._begin_s = self._kept_s = self._read_s = begin_s
@@ -78,7 +79,7 @@ class _Clock:
 
 @dataclass
 class _Group:
-    """Ranks that share CPUs, with their helpers."""
+    """Ranks that share CPUs, and their helpers."""
 
     cpus: set[int]
     ranks: set[int]
@@ -155,7 +156,7 @@ class RankTimes:
         Reads every process of the host, so call it only now and then.
         """
         processes = {process.pid: process for process in read_processes(self._proc)}
-        # Whatever is missing from the first scan has started since.
+        # A process that is missing from the first scan has started since.
         is_first = not self._begin
         foreign = set(processes)
         for group in self._groups:
@@ -193,15 +194,15 @@ class RankTimes:
                 clock.close()
 
     def cpu_times(self) -> dict[int, CpuTimes]:
-        """Per CPU of the host, its time between the first and the last sample."""
+        """Time of each CPU of the host between the first and the last sample."""
         begin, now = self._begin, self._now
         return {cpu: now[cpu] - begin[cpu] for cpu in begin.keys() & now.keys()}
 
     def foreign_s(self) -> dict[int, float]:
-        """Per CPU of the ranks, the time that other processes took, s.
+        """Time that other processes took on each CPU of the ranks, s.
 
-        Exact for ranks with one CPU each. Within a group of CPUs that ranks share, the kernel does
-        not say which of them others used, so their time is spread evenly.
+        Exact for ranks with one CPU each. Within a group of shared CPUs, the kernel does not report
+        which CPU other processes used, so their time is spread evenly.
         """
         times = self.cpu_times()
         found: dict[int, float] = {}
@@ -221,7 +222,7 @@ class RankTimes:
         seen = [
             (
                 other.now_s - other.begin_s,
-                "dpeval itself" if pid == os.getpid() else f"{other.name} (pid {pid})",
+                "the dpeval parent process" if pid == os.getpid() else f"{other.name} (pid {pid})",
             )
             for pid, other in self._others.items()
             if not other.cpus.isdisjoint(cpus) and other.now_s - other.begin_s >= least_s
@@ -297,12 +298,12 @@ def _switches(status: str) -> int:
 
 
 def _since_first(pair: tuple[int, int] | None, now: int) -> tuple[int, int]:
-    """The first value of a counter and its value now."""
+    """The first value of a counter and its current value."""
     return (pair[0] if pair is not None else now, now)
 
 
 def _family(ranks: set[int], processes: Mapping[int, Process]) -> set[int]:
-    """`ranks`, all in the process groups that they lead, and all their descendants."""
+    """`ranks`, everything in the process groups that they lead, and all their descendants."""
     family = ranks | {pid for pid, process in processes.items() if process.group in ranks}
     while True:
         children = {pid for pid, process in processes.items() if process.parent in family}

@@ -28,8 +28,8 @@ def resident(pid: int | str = "self", proc: Path = Path("/proc")) -> ResidentMem
     """Memory of a process without file pages (proc(5), status); None if it cannot be read.
 
     Pages of libraries and of a memory-mapped pixel cache belong to the host's page cache: processes
-    share them, and the kernel drops them before it refuses memory. If they were mapped after the
-    peak, the peak is underestimated by as much.
+    share them, and the kernel reclaims them before it runs out of memory. If they were mapped after
+    the peak, the peak is underestimated by as much.
     """
     try:
         text = (proc / str(pid) / "status").read_text()
@@ -51,18 +51,18 @@ def keep_freed_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None or not (mallopt(M_TRIM_THRESHOLD, -1) and mallopt(M_MMAP_MAX, 0)):
         raise MachineError(
-            "hardware.keep_memory=true needs glibc's allocator, and this system has another; "
+            "hardware.keep_memory=true needs glibc's allocator, but this system has another; "
             "use hardware.keep_memory=false"
         )
 
 
 @contextlib.contextmanager
 def lazy_timers() -> Iterator[None]:
-    """Threads that are started in this context may wake up later than their timeouts ask.
+    """Let threads that start in this context wake up later than their timeouts ask.
 
-    gloo's thread looks every 10 ms whether it is to end. That takes 0.15 % of a core, which is
-    much where dozens of ranks wait for their turns. Data wake it at once, however late its timers
-    may be (prctl(2), PR_SET_TIMERSLACK, which new threads inherit).
+    gloo's thread checks every 10 ms whether to end. That takes 0.15 % of a core, which adds up when
+    dozens of ranks wait for their turns. Data still wakes it at once, however late its timers may
+    be (prctl(2), PR_SET_TIMERSLACK, which new threads inherit).
     """
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is None:
@@ -72,7 +72,7 @@ def lazy_timers() -> Iterator[None]:
     try:
         yield
     finally:
-        prctl(PR_SET_TIMERSLACK, ctypes.c_ulong(0), 0, 0, 0)  # the thread's own default
+        prctl(PR_SET_TIMERSLACK, ctypes.c_ulong(0), 0, 0, 0)  # back to the thread's default
 
 
 def prefer_oom_kill() -> None:
@@ -83,7 +83,7 @@ def prefer_oom_kill() -> None:
 
 @contextlib.contextmanager
 def avoid_cpus(*choices: Collection[int]) -> Iterator[None]:
-    """Keep the calling thread off the first of `choices` that leaves it any CPU, in this context.
+    """In this context, keep the calling thread off the first of `choices` that leaves it any CPU.
 
     The supervisor must not take CPU time from its ranks.
     """

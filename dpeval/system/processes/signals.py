@@ -16,9 +16,10 @@ STOP_SIGNALS = (
     signal.SIGUSR1,
     signal.SIGXCPU,
 )
-"""Ctrl-C, a scheduler, a dropped connection, a limit of processor time: all end in order."""
+"""From Ctrl-C, a scheduler, a dropped connection, a CPU time limit: all stop the work cleanly."""
 _ALWAYS = (signal.SIGINT, signal.SIGTERM)
-"""Handled even where the parent process ignores them; nohup, for one, ignores SIGHUP on purpose."""
+"""Handled even if the parent process ignores them. nohup ignores SIGHUP on purpose, so it is not
+here."""
 
 _Handler = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None
 
@@ -31,7 +32,7 @@ class _Collector:
 
     def __call__(self, number: int, _frame: FrameType | None) -> None:
         name = signal.Signals(number).name
-        # When a connection drops, the kernel and the shell may both send it: no second request.
+        # When a connection drops, the kernel and the shell may both send it: count it once.
         if number != signal.SIGHUP or name not in self.received:
             self.received.append(name)
 
@@ -40,7 +41,7 @@ class _Collector:
 def stop_signals() -> Iterator[list[str]]:
     """Collect the names of stop signals instead of being terminated by them.
 
-    In a context of this kind, the same list is yielded again.
+    Inside another such context, the same list is yielded.
     """
     around = signal.getsignal(signal.SIGTERM)
     if isinstance(around, _Collector):
@@ -67,7 +68,7 @@ def _handled_by(handler: _Handler) -> Iterator[None]:
             if number in _ALWAYS or before is not signal.SIG_IGN:
                 previous[number] = signal.signal(number, handler)
     except ValueError:
-        # Only the main thread can set signal handlers; elsewhere the caller has its own.
+        # Only the main thread can set signal handlers; other threads leave them to their caller.
         previous = {}
     try:
         yield

@@ -1,4 +1,4 @@
-"""Standard streams that never end a command: closed, without their reader, or with few letters."""
+"""Standard streams that never break a command, even if closed, without a reader, or ASCII-only."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ APPROXIMATIONS = {
     "≤": "<=", "≈": "~", "→": "->", "’": "'", "‘": "'", "“": '"', "”": '"', "·": "-", "•": "*",
     "²": "^2", "√": "sqrt ", "Δ": "d", "σ": "s",
 }  # fmt: skip
-"""What terminals show that lack these letters; anything else becomes a question mark."""
+"""Replacements for terminals that lack these characters; others become a question mark."""
 ERRORS = "dpeval"
-"""The name of the way in which letters are replaced."""
+"""Name of the error handler that replaces characters."""
 
 
 def protect() -> None:
     """Make standard output and error streams whose writes never fail.
 
-    Closed descriptors are opened on ``/dev/null`` first: the next file that is opened would take
-    their number, and receive what is printed.
+    Closed descriptors are opened on ``/dev/null`` first; otherwise the next file to be opened would
+    take their number and receive the output.
     """
     for descriptor in range(3):
         try:
@@ -60,7 +60,7 @@ def _approximate(error: UnicodeError) -> tuple[str, int]:
 
 
 class _Lasting(io.TextIOWrapper):
-    """A stream that goes on without its file if that can no longer be written."""
+    """A stream that continues without its file once the file cannot be written."""
 
     def write(self, text: str, /) -> int:
         try:
@@ -76,7 +76,7 @@ class _Lasting(io.TextIOWrapper):
             self._go_on_without(error)
 
     def _go_on_without(self, error: OSError) -> None:
-        """Let further output go nowhere; say why, unless the reader has just left."""
+        """Discard further output; say why, unless the reader has simply closed the pipe."""
         with contextlib.suppress(OSError, ValueError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.fileno())
@@ -85,6 +85,6 @@ class _Lasting(io.TextIOWrapper):
         has_left = error.errno in (errno.EPIPE, errno.EIO)
         if not has_left and self is not sys.stderr and sys.stderr is not None:
             print(
-                f"dpeval: standard output cannot be written ({error.strerror}); going on without",
+                f"dpeval: standard output cannot be written ({error.strerror}); continuing",
                 file=sys.stderr,
             )

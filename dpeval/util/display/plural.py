@@ -4,12 +4,12 @@ from __future__ import annotations
 
 
 def inflected(count: int, noun: str, *, plural: str = "") -> str:
-    """`noun` in the number that `count` requires, without the count.
+    """`noun` in the singular or plural, as `count` requires, without the count.
 
     Args:
-        count: how many.
+        count: the number.
         noun: in the singular.
-        plural: if adding an s is not enough (``processes``).
+        plural: for nouns whose plural is not formed with s (``processes``).
     """
     return noun if count == 1 else plural or f"{noun}s"
 
@@ -29,8 +29,8 @@ def some_of(count: int, total: int, noun: str) -> str:
     """``no run``, ``the run`` (of one), ``1 of 2 runs``, ``both runs``, ``all 3 runs``.
 
     Args:
-        count: how many of them.
-        total: how many there are, at least 1.
+        count: the number meant.
+        total: the number in all, at least 1.
         noun: in the singular.
     """
     if not count:

@@ -26,10 +26,10 @@ def span(value: float, low: float, high: float, decimals: int, *, percent: bool 
     Otherwise its ends, ``(22.10 to 38.40)``; :data:`UNKNOWN` where one is not finite.
 
     Args:
-        value: what lies between the ends.
+        value: the estimate, between the ends.
         low, high: the ends, in the unit of `value`.
         decimals: decimal places to print.
-        percent: print everything times 100, with a percent sign.
+        percent: print percentages: everything times 100, with a percent sign.
     """
     if not (math.isfinite(low) and math.isfinite(high)):
         return UNKNOWN
@@ -47,7 +47,7 @@ def with_span(value: float, low: float, high: float, decimals: int | None = None
     """`value` with its :func:`span`.
 
     Args:
-        value: what lies between the ends.
+        value: the estimate, between the ends.
         low, high: the ends, in the unit of `value`.
         decimals: decimal places to print; None: those of :func:`decimals_of`.
     """

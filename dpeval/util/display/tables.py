@@ -11,7 +11,7 @@ from rich.table import Table
 
 PIPED_WIDTH = 200
 NARROW = 80
-"""A terminal with fewer columns gets plain lines, which it wraps itself: no cell is cut."""
+"""A terminal with fewer columns gets plain lines, which it wraps, so that no cell is cut."""
 
 
 WIDE = 140
@@ -27,7 +27,7 @@ def make_console(*, to_error: bool = False) -> Console:
         return Console(highlight=False, soft_wrap=True, stderr=True)
     if is_roomy():
         return Console(highlight=False)
-    # rich gives a dumb terminal 80 columns, unless it is told width and height.
+    # rich assumes 80 columns on a dumb terminal unless width and height are given.
     return Console(highlight=False, soft_wrap=True, width=PIPED_WIDTH, height=25)
 
 
