@@ -20,8 +20,10 @@ without a traceback. Any other exception is a bug and ends with a traceback."""
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class DpevalError(Exception):
@@ -105,3 +107,15 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's text, 200 characters at most."""
     text = str(error).strip()
     return text.splitlines()[0][:200] if text else type(error).__name__
+
+
+def raised_at(error: BaseException, caller: str = "") -> str:
+    """``" (model.py, line 3)"``: where `error` was raised, or what a SyntaxError is about.
+
+    Empty if the file `caller` itself raised it, so that no other code is at fault.
+    """
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    file, line = frame.filename, frame.lineno
+    if isinstance(error, SyntaxError):
+        file, line = error.filename or file, error.lineno or line
+    return "" if caller and Path(file) == Path(caller) else f" ({Path(file).name}, line {line})"

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import traceback
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -14,7 +12,7 @@ from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from dpeval.config import ModelConfig
-from dpeval.errors import ConfigError, DpevalError, ModelError, nearest
+from dpeval.errors import ConfigError, DpevalError, ModelError, nearest, raised_at
 from dpeval.system.oom import is_out_of_memory
 from dpeval.util.importing import locate
 
@@ -53,7 +51,7 @@ def build(config: ModelConfig, image_px: int | None) -> nn.Module:
         raise ModelError(
             f"{config._target_} {rejects} model.args={dict(config.args)}: "
             f"{' '.join(str(error).split()) or repr(error)}"
-            f"{_raised_at(error)}"
+            f"{raised_at(error, __file__)}"
         ) from error
     if not isinstance(model, nn.Module):
         raise ModelError(
@@ -148,10 +146,3 @@ def _give_lazy_layers_shapes(model: nn.Module, image_px: int) -> None:
     if any(is_lazy(item) for item in (*model.parameters(), *model.buffers())):
         with torch.no_grad():
             model.train()(torch.zeros(2, 3, image_px, image_px))
-
-
-def _raised_at(error: BaseException) -> str:
-    """File and line where the model's code failed; "" if it was never entered."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    own = Path(frame.filename) == Path(__file__)
-    return "" if own else f" ({Path(frame.filename).name}, line {frame.lineno})"

@@ -5,13 +5,12 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
-from dpeval.errors import ConfigError, nearest
+from dpeval.errors import ConfigError, nearest, raised_at
 
 
 def locate(path: str, *, key: str) -> Callable[..., Any]:
@@ -58,14 +57,10 @@ def locate(path: str, *, key: str) -> Callable[..., Any]:
 
 def _broken(path: str, module_name: str, error: Exception, key: str) -> ConfigError:
     """The error for a module that exists but cannot be imported."""
-    at = traceback.extract_tb(error.__traceback__)[-1]
-    file, line = at.filename, at.lineno
-    if isinstance(error, SyntaxError):
-        file, line = error.filename or file, error.lineno or line
     words = str(error).strip().splitlines() or [""]
     return ConfigError(
-        f"{key}={path}: importing {module_name} fails with {type(error).__name__}: {words[0]} "
-        f"({Path(file).name}, line {line})"
+        f"{key}={path}: importing {module_name} fails with {type(error).__name__}: {words[0]}"
+        f"{raised_at(error)}"
     )
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +13,7 @@ from torch.utils._pytree import tree_map
 from dpeval.components.tasks.base import Loss, Rank
 from dpeval.config import Config
 from dpeval.data.loading.loaders import Loader, Shard
-from dpeval.errors import DpevalError, ModelError
+from dpeval.errors import DpevalError, ModelError, raised_at
 from dpeval.system.oom import is_out_of_memory
 from dpeval.util.importing import check_arguments, locate
 
@@ -193,8 +191,5 @@ def _check_loss(name: str, found: object) -> None:
 
 def _told(what: str, error: Exception) -> str:
     """`error` in one line, with the file and line where it was raised."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
     words = " ".join(str(error).split())[:300]
-    return (
-        f"{what} {type(error).__name__}: {words} ({Path(frame.filename).name}, line {frame.lineno})"
-    )
+    return f"{what} {type(error).__name__}: {words}{raised_at(error)}"
