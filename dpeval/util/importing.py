@@ -57,7 +57,8 @@ def locate(path: str, *, key: str) -> Callable[..., Any]:
 
 def _broken(path: str, module_name: str, error: Exception, key: str) -> ConfigError:
     """The error for a module that exists but cannot be imported."""
-    words = str(error).strip().splitlines() or [""]
+    said = error.msg if isinstance(error, SyntaxError) else str(error)  # str adds file and line
+    words = said.strip().splitlines() or [""]
     return ConfigError(
         f"{key}={path}: importing {module_name} fails with {type(error).__name__}: {words[0]}"
         f"{raised_at(error)}"
