@@ -310,9 +310,10 @@ def analyze_csv(paths: Sequence[Path], layout: Layout, out: Path | None, options
     out = _made(out or _beside(paths[0]) / "analysis")
     folder = out / text_table.OUR_RECORDS
     shutil.rmtree(folder, ignore_errors=True)
-    for number, run in enumerate(imported.records):
-        record.write(run, folder / f"{number:06d}" / record.FILE_NAME)
-    loaded = runs_frame.load([folder])
+    made = [(run, folder / f"{at:06d}") for at, run in enumerate(imported.records)]
+    for run, of_run in made:
+        record.write(run, of_run / record.FILE_NAME, durable=False)
+    loaded = runs_frame.of_records(made)
     loaded = dataclasses.replace(loaded, problems=[*imported.problems, *loaded.problems])
     _check_readable(loaded, paths, console)
     return present(loaded, out, console, options)

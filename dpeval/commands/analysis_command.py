@@ -9,7 +9,8 @@ from pathlib import Path
 from dpeval.analysis import pipeline
 from dpeval.analysis.advice.objectives import Terms
 from dpeval.analysis.csv_import import fields
-from dpeval.analysis.csv_import.rows import SHARES, Layout
+from dpeval.analysis.csv_import.rows import Layout
+from dpeval.analysis.csv_import.settle import SHARES
 from dpeval.analysis.pipeline import Options
 from dpeval.analysis.scaling import best_configuration
 from dpeval.commands.main import run_main

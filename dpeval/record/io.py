@@ -19,14 +19,19 @@ READABLE = (1, SCHEMA_VERSION)
 FILE_NAME = "metrics.json"
 
 
-def write(record: Record, path: Path) -> None:
+def write(record: Record, path: Path, *, durable: bool = True) -> None:
     """Write `record` to `path` atomically, and make its folder if needed.
+
+    Args:
+        record: what was measured.
+        path: its ``metrics.json``.
+        durable: whether it must be on disk on return: not if it can be made again.
 
     Raises:
         OSError: the folder cannot be written (no space, no permission).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, record.model_dump_json(indent=None) + "\n")
+    write_atomically(path, record.model_dump_json(indent=None) + "\n", durable=durable)
 
 
 def read(path: Path) -> Record:

@@ -33,14 +33,20 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write `text` to `path` as UTF-8; it is on disk before it replaces an older file.
+def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
+    """Write `text` to `path` as UTF-8.
+
+    Args:
+        path: replaced only when everything is written.
+        text: what it will hold.
+        durable: whether it must be on disk before it replaces an older file, which takes a few
+            milliseconds.
 
     Raises:
         OSError: the folder is missing or cannot be written (no space, no permission).
     """
     with replacing(path) as temporary:
-        _write(temporary, text)
+        _write(temporary, text, durable)
 
 
 def write_new(path: Path, text: str) -> bool:
@@ -118,9 +124,11 @@ def _temporary(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, text: str, durable: bool = True) -> None:
     with path.open("w", encoding="utf-8") as file:
         file.write(text)
+        if not durable:
+            return
         file.flush()
         os.fsync(file.fileno())
 

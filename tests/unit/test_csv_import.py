@@ -8,13 +8,14 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpeval import analyze
-from dpeval.analysis.csv_import import fields, guess, rows, text_table
+from dpeval.analysis.csv_import import fields, guess, rows, run_keys, text_table
 from dpeval.analysis.csv_import import runs as csv_runs
 from dpeval.analysis.frame import runs_frame
 from dpeval.errors import ConfigError
@@ -142,11 +143,38 @@ def test_public_layouts_are_told_from_their_names(tmp_path: Path, name: str) -> 
         ("nodes,gpus,batch,img/s", "num_devices num_nodes batch samples_per_s"),
         ("ngpus,gbs,it/s", "num_devices global_batch steps_per_s"),
         ("nprocs,rank,gbs,mean step time [µs]", "num_devices rank global_batch step_s"),
-        ("gpus,batch,step,step_time,loss", "num_devices batch step_s"),
+        ("gpus,batch,step,step_time,loss", "num_devices batch iteration step_s"),
     ],
 )  # fmt: skip
 def test_names_of_columns(names: str, expected: str) -> None:
     assert sorted(one.field for one in guess.columns(names.split(","))) == sorted(expected.split())
+
+
+def test_rows_of_numbered_steps_are_steps_of_a_run(tmp_path: Path) -> None:
+    rows_of_steps = [(run, step, rank) for run in "ab" for step in range(3) for rank in (0, 1)]
+    table = "run,step,gpus,rank,batch,step_time\n" + "".join(
+        f"{run},{step},2,{rank},32,{1 + step}.{rank}\n" for run, step, rank in rows_of_steps
+    )
+    for text_of, found in ((table, 6), (table.replace("run,", "name,"), 6)):
+        records = imported(tmp_path, text_of).records
+        assert len(records) == found
+        assert pairs(records) == [[1 + k, 1.1 + k] for k in (0, 0, 1, 1, 2, 2)]
+
+
+def test_many_rows_of_a_configuration_are_thinned_to_medians(tmp_path: Path) -> None:
+    """Fast, and of a drifting, heavy-tailed series the median stays where it is."""
+    rng = np.random.default_rng(0)
+    count = 60_000
+    times = np.exp(rng.normal(0, 0.3, count)) * np.linspace(1, 1.2, count)
+    table = "gpus,batch,step_time\n" + "".join(f"1,32,{time:.5f}\n" for time in times)
+    found = imported(tmp_path, table + "2,32,0.7\n")
+    kept = [run.window.step_s.mean for run in found.records if run.window is not None]
+    assert 200 < len(kept) <= run_keys.MOST_RUNS + 1
+    assert np.median(kept) == pytest.approx(np.median(times), rel=0.01)
+    assert kept[-1] == 0.7, "a configuration with few rows keeps all"
+    assert any("60,001 runs" in note for note in found.notes)
+    assert any("stands for several" in lack for lack in found.records[0].missing)
+    assert not any("stands for several" in lack for lack in found.records[-1].missing)
 
 
 def test_an_ambiguous_name_is_asked_for(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpeval import record
-from dpeval.analysis.csv_import import fields, rows
+from dpeval.analysis.csv_import import fields, rows, settle
 from dpeval.analysis.csv_import import runs as csv_runs
 from dpeval.analysis.frame import runs_frame
 from dpeval.analysis.pooling import repetitions
@@ -284,7 +284,7 @@ def csv_study(folder: Path, lines: list[str]) -> list[Path]:
 
 @pytest.mark.parametrize(("share", "images"), [("floor", 28), ("even", 32), ("nominal", 224)])
 def test_csv_throughput_counts_images_that_were_processed(
-    tmp_path: Path, share: rows.Share, images: int
+    tmp_path: Path, share: settle.Share, images: int
 ) -> None:
     lines = [f"7,{rank},32,0.1,{1.9 if rank == 3 else 0.9}" for rank in range(7)]
     imported = csv_runs.read(csv_study(tmp_path, lines), rows.Layout(fields.parse(COLUMNS), share))

@@ -45,9 +45,13 @@ BATCHES = ("batch", "global_batch", "per_device_batch")
 """`batch` is what ``--per-rank-batch`` says it is."""
 COUNTS = ("num_devices", "num_nodes", "devices_per_node", "rank", *BATCHES, "seq_len")
 """Fields with an integer."""
-TEXTS = ("run_id", "model", "host", "hardware", "device_name", "precision", "placement", "variant")
-"""Fields with text. `placement` has one digit per node, the number of its devices. `variant`
-columns, of which there may be several, separate runs that must not be pooled."""
+TEXTS = (
+    "run_id", "iteration", "model", "host", "hardware", "device_name", "precision", "placement",
+    "variant",
+)  # fmt: skip
+"""Fields with text. `iteration` numbers the steps of a run, where a row is one step. `placement`
+has one digit per node, the number of its devices. `variant` columns, of which there may be several,
+separate runs that must not be pooled."""
 FIELDS = (*COUNTS, *TEXTS, *TIMES, *RATES)
 
 SECONDS = {

@@ -45,6 +45,13 @@ NAMES: dict[str, tuple[str, ...]] = {
     ),
     "batch": ("(mini_?)?batch_?size|batch_?sz|bsz|bs|batch|mini_?batch",),
     "run_id": ("run_?id|run|run_num(ber)?|repetition|repeat|rep|trial|replicate|experiment_id",),
+    "iteration": (
+        "global_?step",
+        "step(_?(id|idx|index|no|number))?",
+        "iteration(_?(id|idx|index|no|number))?",
+        "iter(_?(id|idx|index|no|number))?",
+        "batch_(id|idx|index|no|number)",
+    ),
     "model": ("model(_name)?|network|arch|architecture|workload|job_type",),
     "host": ("host(_?name)?|node_name|machine_name",),
     "hardware": ("hardware|device_type",),

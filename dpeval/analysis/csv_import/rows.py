@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import math
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from dpeval.analysis.csv_import import guess
 from dpeval.analysis.csv_import.fields import (
     BATCHES,
-    PHASE_OF,
     RATES,
     SECONDS,
     TEXTS,
@@ -21,19 +21,21 @@ from dpeval.analysis.csv_import.fields import (
     Column,
     require,
 )
-from dpeval.analysis.csv_import.text_table import SEPARATORS, TextTable, number_reader
+from dpeval.analysis.csv_import.settle import (
+    CONFIGURATION,
+    Share,
+    enter,
+    number,
+    of_step,
+    seconds,
+    settle,
+)
+from dpeval.analysis.csv_import.text_table import SEPARATORS, NumberReader, TextTable
 from dpeval.analysis.frame.row import text
-from dpeval.config import global_batch_of
 from dpeval.errors import ConfigError, nearest
 
-Share = Literal["floor", "even", "nominal"]
-SHARES: tuple[Share, ...] = ("floor", "even", "nominal")
-MOST_RANKS = 100_000
-MOST_S = 1e9
-
-CONFIGURATION = ["model", "device_name", "hardware", "precision", "variant",
-                 "num_nodes", "num_devices", "batch", "share"]  # fmt: skip
-"""Columns that are equal in repetitions of one run."""
+OWN = ("run_id", "iteration", "host")
+"""Texts that may differ in every row."""
 
 
 @dataclass(frozen=True)
@@ -77,25 +79,116 @@ def of_table(table: TextTable, layout: Layout) -> Rows:
     columns = _columns(table, layout)
     notes = list(_notes(table, columns, layout))
     share = _share(columns, layout)
-    problems = list(table.problems)
-    hardware = layout.hardware or _hardware(columns)
-    convert = number_reader(_numeric_cells(table, columns), table.separator)
-    places = [(column, table.names.index(column.name)) for column in columns]
-    made = []
-    for line, cells in table.rows:
-        where = f"{table.file}, line {line}"
-        row: dict[str, Any] = {"file": str(table.file), "line": line, "share": share}
-        values = [(column, cells[place]) for column, place in places]
-        values += [(Column(one, one), value) for one, value in layout.constants.items()]
-        for column, cell in values:
-            _enter(row, column, cell, convert)
-        problem = _settle(row, share, hardware)
-        if problem is not None:
-            problems.append(f"{where}: {problem}")
-        else:
-            made.append(row)
-    frame = _framed(made)
-    return Rows(frame, problems, [*notes, *_pooled(table, columns, frame)])
+    frame, problems = _frame(table, columns, layout, share)
+    return Rows(frame, [*table.problems, *problems], [*notes, *_pooled(table, columns, frame)])
+
+
+def _frame(
+    table: TextTable, columns: Sequence[Column], layout: Layout, share: Share
+) -> tuple[pd.DataFrame, list[str]]:
+    """The rows that can be used, and why others cannot.
+
+    A long table has few configurations and many times: what rows say of their configuration is
+    worked out once for all that say the same.
+
+    Args:
+        table: the cells.
+        columns: those to read.
+        layout: how to read them.
+        share: how N ranks shared a global batch.
+    """
+    places = {column: table.names.index(column.name) for column in columns}
+    cells = {column: [row[at] for _, row in table.rows] for column, at in places.items()}
+    numeric = [cells[column] for column in columns if column.field not in TEXTS]
+    convert = NumberReader.of(
+        itertools.chain.from_iterable(dict.fromkeys(one) for one in numeric), table.separator
+    )
+    shared = [one for one in columns if one.field not in (*TIMES, *RATES, *OWN)]
+    kinds: dict[tuple[str, ...], int] = {}
+    lists = [cells[column] for column in shared] or [[""] * len(table.rows)]
+    kind_of = np.array(
+        [kinds.setdefault(key, len(kinds)) for key in zip(*lists, strict=True)], dtype=np.int64
+    )
+    start = {"file": str(table.file), "share": share}
+    rows: list[dict[str, Any]] = []
+    why_not: list[str | None] = []
+    for key in kinds:
+        row: dict[str, Any] = dict(start)
+        for column, cell in zip(shared, key, strict=False):
+            enter(row, column, cell, convert)
+        for name, value in layout.constants.items():
+            enter(row, Column(name, name), value, convert)
+        why_not.append(settle(row, share, layout.hardware or _hardware(columns)))
+        rows.append(row)
+    kept = np.array([why is None for why in why_not], dtype=bool)[kind_of]
+    lines = [line for line, _ in table.rows]
+    problems = [
+        f"{table.file}, line {lines[at]}: {why_not[kind_of[at]]}" for at in np.flatnonzero(~kept)
+    ]
+    if not kept.any():
+        return _framed(pd.DataFrame()), problems
+    rate = _rate(columns)
+    for row, why in zip(rows, why_not, strict=True):
+        row["of_step"] = of_step(row, rate) if rate is not None and why is None else 1.0
+    frame = pd.DataFrame(rows).iloc[kind_of[kept]].reset_index(drop=True)
+    frame["line"] = list(itertools.compress(lines, kept))
+    for column in columns:
+        if column not in shared:
+            _enter_all(frame, column, list(itertools.compress(cells[column], kept)), convert)
+    if rate is not None:
+        _times_of_rate(frame, rate)
+    return _framed(frame), problems
+
+
+def _rate(columns: Sequence[Column]) -> str | None:
+    """The throughput from which step times are derived, if no column holds a time."""
+    fields = {one.field for one in columns}
+    return None if fields & set(TIMES) else next((one for one in RATES if one in fields), None)
+
+
+def _enter_all(
+    frame: pd.DataFrame, column: Column, cells: Sequence[str], convert: NumberReader
+) -> None:
+    """Put a column of times, throughputs or run ids into `frame`.
+
+    Args:
+        frame: receives it; what is no number is added to `unread`.
+        column: a time, a throughput or one of :data:`OWN`.
+        cells: one per row.
+        convert: how to read numbers.
+    """
+    if column.field in OWN:
+        shown = {cell: text(cell, 80) for cell in set(cells)}
+        frame[column.field] = [shown[cell] for cell in cells]
+        return
+    unit_s = column.unit_s if column.field in TIMES else 1.0
+    values = convert.plain(cells)
+    if values is not None:
+        values = values * unit_s
+    elif column.field in TIMES:
+        values = np.array([seconds(cell, unit_s, convert) for cell in cells])
+    else:
+        values = np.array([number(cell, convert) for cell in cells])
+    frame[column.field] = values
+    _not_numbers(frame, column.field, cells)
+
+
+def _not_numbers(frame: pd.DataFrame, name: str, cells: Sequence[str]) -> None:
+    """Tell the rows without a number in the column `name`, which holds `cells`."""
+    unread = frame["unread"].to_list()
+    for at in np.flatnonzero(np.isnan(frame[name].to_numpy(dtype=float))):
+        told = f"{name} is '{text(cells[int(at)], 20)}', not a number"
+        unread[at] = f"{unread[at]}; {told}" if unread[at] else told
+    frame["unread"] = unread
+
+
+def _times_of_rate(frame: pd.DataFrame, rate: str) -> None:
+    """Derive the step times from the throughput in column `rate`."""
+    frame["step_s"] = frame["of_step"] / frame[rate].where(frame[rate] > 0)
+    unread = frame["unread"].to_list()
+    for at in np.flatnonzero(frame["step_s"].isna()):
+        unread[at] = unread[at] or f"{rate} is {frame[rate].iloc[at]:g}"
+    frame["unread"] = unread
 
 
 def _columns(table: TextTable, layout: Layout) -> tuple[Column, ...]:
@@ -154,12 +247,16 @@ def _pooled(table: TextTable, columns: Sequence[Column], frame: pd.DataFrame) ->
     if frame.empty:
         return
     read = {one.name for one in columns}
-    cells = dict(table.rows)
+    lines = set(frame["line"])
+    rows = [row for line, row in table.rows if line in lines]
     for place, name in enumerate(table.names):
-        values = pd.Series([cells[line][place] for line in frame["line"]], index=frame.index)
-        is_words = values.str.contains(r"[^\W\d_]", regex=True) & ~values.str.contains(r"\d:\d\d")
-        if name in read or not is_words.any() or values.nunique() == len(values):
+        if name in read:
             continue
+        cells = [row[place] for row in rows]
+        different = set(cells)
+        if len(different) == len(cells) or not any(_is_words(cell) for cell in different):
+            continue
+        values = pd.Series(cells, index=frame.index)
         keys = [frame[key] for key in (*CONFIGURATION, "rank")]
         if (values.groupby(keys).nunique() > 1).any():
             yield (
@@ -167,6 +264,11 @@ def _pooled(table: TextTable, columns: Sequence[Column], frame: pd.DataFrame) ->
                 "which is not read, and count as repetitions; if they are not, name every column "
                 f"with --columns and add {text(name, 40)}=variant"
             )
+
+
+def _is_words(cell: str) -> bool:
+    """Whether it is neither a number nor a time of day."""
+    return bool(re.search(r"[^\W\d_]", cell)) and not re.search(r"\d:\d\d", cell)
 
 
 def _told(column: Column) -> str:
@@ -202,173 +304,7 @@ def _hardware(columns: Sequence[Column]) -> str:
     return "gpu" if is_gpu else "cpu"
 
 
-def _numeric_cells(table: TextTable, columns: Sequence[Column]) -> Iterator[str]:
-    places = [table.names.index(one.name) for one in columns if one.field not in TEXTS]
-    for _, cells in table.rows:
-        for place in places:
-            yield cells[place]
-
-
-_WITH_UNIT = re.compile(rf"(.*\d)\s*({'|'.join(sorted(SECONDS, key=len, reverse=True))})",
-                        re.IGNORECASE)  # fmt: skip
-
-
-def _enter(row: dict[str, Any], column: Column, cell: str, convert: Any) -> None:
-    """Put a cell into its row, times in seconds; NaN if it is not a number."""
-    if column.field in TEXTS:
-        entered = text(cell, 80)
-        if column.field == "variant" and "variant" in row:
-            entered = f"{row['variant']}, {column.name} {entered}"
-        elif column.field == "variant":
-            entered = f"{column.name} {entered}"
-        row[column.field] = entered
-        return
-    unit_s = column.unit_s
-    if column.field in TIMES and (found := _WITH_UNIT.fullmatch(cell.strip())):
-        cell, unit_s = found[1], SECONDS[found[2].casefold()]
-    try:
-        row[column.field] = value = convert(cell) * unit_s
-        if math.isnan(value):
-            raise ValueError(cell)
-    except ValueError:
-        row[column.field] = math.nan
-        row.setdefault("unread", {})[column.field] = cell
-
-
-def _settle(row: dict[str, Any], share: Share, hardware: str) -> str | None:
-    """Derive the row's other fields; return why the row cannot be used, if so."""
-    unread = row.pop("unread", {})
-    if "placement" in row and "num_devices" not in row:
-        if not re.fullmatch(r"[1-9]+", row["placement"]):
-            return f"placement '{text(row['placement'], 20)}' is not one digit per node"
-        row["num_devices"] = float(sum(map(int, row["placement"])))
-        row.setdefault("num_nodes", float(len(row["placement"])))
-        if len(set(row["placement"])) > 1:  # otherwise nodes and devices say the same
-            row["variant"] = f"{row.get('variant', '')} placement {row['placement']}".strip()
-    if "devices_per_node" in row and "num_devices" not in row:
-        row["num_devices"] = row["devices_per_node"] * row.get("num_nodes", math.nan)
-    for batch in BATCHES:
-        if batch in row:
-            row["batch"] = row.pop(batch)
-    _settle_hardware(row, hardware)
-    row["by_rank"] = "rank" in row
-    for name in ("num_devices", "batch", "rank", "num_nodes"):
-        least = 0 if name == "rank" else 1
-        value = row.setdefault(name, 0.0 if name == "rank" else 1.0)
-        if not (math.isfinite(value) and value == int(value) and least <= value <= MOST_RANKS):
-            shown = unread.get(name, f"{value:g}")
-            return f"{name} is '{text(shown, 20)}', not an integer of at least {least}"
-    if row["rank"] >= row["num_devices"]:
-        return f"rank {row['rank']:g} is out of range for {row['num_devices']:g} ranks"
-    if row["num_nodes"] > row["num_devices"]:
-        return f"{row['num_devices']:g} devices cannot be on {row['num_nodes']:g} nodes"
-    for name in ("num_devices", "batch", "rank", "num_nodes"):
-        row[name] = int(row[name])
-    row["unread"] = "; ".join(
-        f"{name} is '{text(cell, 20)}', not a number" for name, cell in unread.items()
-    )
-    if not set(TIMES) & set(row):
-        _time_of_rate(row, share)
-    return None
-
-
-def _settle_hardware(row: dict[str, Any], default: str) -> None:
-    given = row.get("hardware", "")
-    row["hardware"] = {"cpu": "cpu", "gpu": "gpu", "cuda": "gpu"}.get(given.casefold(), default)
-    if given and row["hardware"] == default and given.casefold() not in ("cpu", "gpu", "cuda"):
-        row.setdefault("device_name", given)
-
-
-def _time_of_rate(row: dict[str, Any], share: Share) -> None:
-    """Derive the step time from the row's throughput."""
-    name = next(one for one in RATES if one in row)
-    rate = RATES[name]
-    per_s = row[name] * (row["num_devices"] if rate.per_device else 1)
-    images = processed(row["num_devices"], row["batch"], share)
-    amount = {"samples": images, "steps": 1.0, "tokens": images * row.get("seq_len", math.nan)}
-    row["step_s"] = amount[rate.of] / per_s if per_s > 0 else math.nan
-    if math.isnan(row["step_s"]) and not row["unread"]:
-        row["unread"] = f"{name} is {row[name]:g}"
-
-
-def processed(devices: int, batch: int, share: Share) -> int:
-    """Images that all devices process in a step.
-
-    Args:
-        devices: the world size.
-        batch: the batch in the table, images.
-        share: how it was divided (:attr:`Layout.share`).
-    """
-    images = global_batch_of("weak" if share == "nominal" else "strong", batch, devices)
-    return images - images % devices if share == "floor" else images
-
-
-def step_s(row: Mapping[Any, Any]) -> float:
-    """Time of the row's step, s."""
-    if "step_s" in row:
-        return float(row["step_s"])
-    return math.fsum(float(row[name]) for name in PHASE_OF if name in row)
-
-
-def why_no_time(row: Mapping[Any, Any]) -> str | None:
-    """Why the times of the row cannot be used, if so."""
-    if row["unread"]:
-        return str(row["unread"])
-    for name in TIMES:
-        value = float(row.get(name, 0.0))
-        if not (math.isfinite(value) and 0 <= value < MOST_S):
-            return f"{name} is {value:g}, not a time"
-    return None if step_s(row) > 0 else "the step time is zero"
-
-
-def _framed(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    frame = pd.DataFrame(rows)
+def _framed(frame: pd.DataFrame) -> pd.DataFrame:
     for name in CONFIGURATION:
         frame[name] = frame[name].fillna("") if name in frame else ""
     return frame
-
-
-def run_keys(frame: pd.DataFrame) -> tuple[pd.Series[Any], list[str]]:
-    """The run of each row within its configuration (``""`` if unknown), and why runs are unknown.
-
-    Rows with the same `run_id` belong together; if two files both have a rank of that id, only
-    within a file. Without `run_id`, the rows of a run follow one another with ascending ranks;
-    otherwise the k-th row of every rank belongs to the k-th run, which requires that no rank lacks
-    a row."""
-    keys = pd.Series("", index=frame.index, dtype=object)
-    problems: list[str] = []
-    for _, group in frame.groupby(CONFIGURATION, sort=False):
-        if "run_id" in group and group["run_id"].notna().all():
-            keys[group.index] = _by_id(group)
-        else:
-            found, problem = _by_order(group)
-            keys[group.index] = found
-            problems += [problem] if problem else []
-    return keys, problems
-
-
-def _by_id(group: pd.DataFrame) -> pd.Series[Any]:
-    ids = group["run_id"].astype(str)
-    is_shared = group.duplicated(["run_id", "rank"], keep=False).groupby(ids).transform("any")
-    return ids.where(~is_shared, ids + " of " + group["file"])
-
-
-def _by_order(group: pd.DataFrame) -> tuple[list[str], str | None]:
-    blocks = (group["rank"].diff().fillna(-1) <= 0).cumsum() - 1
-    # The end of a file ends a run only if the ranks start over.
-    counts = group["rank"].value_counts()
-    if int(blocks.iloc[-1]) + 1 == int(counts.max()):
-        numbers = blocks.astype(int)
-    elif counts.nunique() == 1:
-        numbers = group.groupby("rank").cumcount()
-    else:
-        first = group.iloc[0]
-        fewest, most = counts.idxmin(), counts.idxmax()
-        problem = (
-            f"{first['file']}: {len(group)} rows of {first['num_devices']} devices and batch "
-            f"{first['batch']} from line {first['line']} on: rank {fewest} has {counts[fewest]} "
-            f"and rank {most} has {counts[most]}, so it is unclear which belong together; map a "
-            "column that numbers the runs with =run_id"
-        )
-        return [""] * len(group), problem
-    return [f"{number:06d}" for number in numbers], None

@@ -7,6 +7,7 @@ step: those of one rank if the table has a column for the rank, otherwise those 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,9 +19,17 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from dpeval.analysis.csv_import import rows, text_table
-from dpeval.analysis.csv_import.fields import PHASE_OF, RATES
-from dpeval.analysis.csv_import.rows import CONFIGURATION, Layout, Share
+from dpeval.analysis.csv_import import rows, run_keys, text_table
+from dpeval.analysis.csv_import.fields import PHASE_OF, RATES, TIMES
+from dpeval.analysis.csv_import.rows import Layout
+from dpeval.analysis.csv_import.settle import (
+    CONFIGURATION,
+    MOST_S,
+    Share,
+    processed,
+    step_s,
+    why_no_time,
+)
 from dpeval.analysis.frame.row import text
 from dpeval.config import global_batch_of, split_evenly
 from dpeval.errors import ConfigError
@@ -86,31 +95,42 @@ def read(paths: Sequence[Path], layout: Layout) -> Imported:
     frame = pd.concat([one.frame for one in found], ignore_index=True)
     if frame.empty:
         return Imported([], problems, notes)
-    keys, untold = rows.run_keys(frame)
-    frame["run_key"] = keys
-    usable = [
-        bool(key) and _is_usable(row, problems)
-        for key, row in zip(keys, frame.to_dict("records"), strict=True)
-    ]
-    records = list(_records(frame[usable], problems))
+    frame["run_key"], untold = run_keys.run_keys(frame)
+    is_usable = frame["run_key"].ne("") & _have_times(frame, problems)
+    if not is_usable.any():
+        return Imported([], [*problems, *untold], notes)
+    chosen, count = run_keys.thinned(frame[is_usable])
+    records = list(_records(chosen, problems))
+    if len(chosen) < is_usable.sum():
+        notes.append(
+            f"{paths[0]}: {count:,} runs; where a configuration has very many, the run of median "
+            f"step time stands for several that follow one another: {len(records):,} are kept"
+        )
     return Imported(_numbered(records), [*problems, *untold], [*notes, *_doubts(records)])
 
 
-def _is_usable(row: Mapping[Any, Any], problems: list[str]) -> bool:
-    why = rows.why_no_time(_known(row))
-    if why is not None:
-        problems.append(f"{row['file']}, line {row['line']}: {why}")
-    return why is None
+def _have_times(frame: pd.DataFrame, problems: list[str]) -> pd.Series[bool]:
+    """Which rows have times that can be used; `problems` receives a line for each other."""
+    times = frame[[name for name in TIMES if name in frame]].to_numpy(dtype=float)
+    is_time = np.isnan(times) | ((times >= 0) & (times < MOST_S))
+    is_good = frame["unread"].eq("") & is_time.all(axis=1) & (run_keys.step_times(frame) > 0)
+    for row in frame[~is_good & frame["run_key"].ne("")].to_dict("records"):
+        problems.append(f"{row['file']}, line {row['line']}: {why_no_time(_known(row))}")
+    return is_good
 
 
 def _records(frame: pd.DataFrame, problems: list[str]) -> Iterator[Record]:
-    for _, group in frame.groupby([*CONFIGURATION, "run_key"], sort=True):
-        first = group.iloc[0]
+    rows = frame.sort_values([*CONFIGURATION, "run_key"], kind="stable").to_dict("records")
+    for _, group in itertools.groupby(rows, lambda row: [row[name] for name in _OF_RUN]):
+        of_run = sorted(map(_known, group), key=lambda row: row["rank"])
         try:
-            yield _record(group)
+            yield _record(of_run)
         except ConfigError as error:
-            lines = ", ".join(map(str, group["line"].iloc[:4]))
-            problems.append(f"{first['file']}, line {lines}: {error}")
+            lines = ", ".join(str(row["line"]) for row in of_run[:4])
+            problems.append(f"{of_run[0]['file']}, line {lines}: {error}")
+
+
+_OF_RUN = (*CONFIGURATION, "run_key")
 
 
 def _known(row: Mapping[Any, Any]) -> dict[str, Any]:
@@ -138,20 +158,18 @@ def _doubts(records: Sequence[Record]) -> Iterator[str]:
 
 def _per_device_batches(devices: int, batch: int, share: Share) -> list[int]:
     """Images that each rank processes in a step."""
-    images = rows.processed(devices, batch, share)
+    images = processed(devices, batch, share)
     if images < devices:
         raise ConfigError(f"a batch of {batch} is too small for {devices} ranks")
     return split_evenly(images, devices)
 
 
-def _record(group: pd.DataFrame) -> Record:
-    of_rank = {
-        int(row["rank"]): _known(row) for row in group.sort_values("rank").to_dict("records")
-    }
+def _record(group: Sequence[Mapping[str, Any]]) -> Record:
+    of_rank = {int(row["rank"]): row for row in group}
     if len(of_rank) != len(group):
         raise ConfigError(
             "a rank occurs twice in one run; map the column that distinguishes the runs with "
-            "=model, =run_id or =variant"
+            "=model, =run_id, =iteration or =variant"
         )
     first = next(iter(of_rank.values()))
     devices, batch, share = int(first["num_devices"]), int(first["batch"]), first["share"]
@@ -193,6 +211,8 @@ def _record(group: pd.DataFrame) -> Record:
 def _lacking(of_rank: Mapping[int, Mapping[str, Any]], devices: int) -> Iterator[str]:
     absent = [rank for rank in range(devices) if rank not in of_rank]
     row = next(iter(of_rank.values()))
+    if row["stands_for"] > 1:
+        yield "runs: the one of median step time stands for several that follow one another"
     if not row["by_rank"]:
         yield "ranks: one row stands for all of them"
     elif absent:
@@ -207,19 +227,19 @@ def _lacking(of_rank: Mapping[int, Mapping[str, Any]], devices: int) -> Iterator
 
 
 def _rank(rank: int, share: int, row: Mapping[Any, Any]) -> RankRecord:
-    step_s = rows.step_s(row)
+    whole_s = step_s(row)
     phases = dict.fromkeys(PHASES, 0.0)
     known = [name for name in PHASE_OF if name in row]
     for name in known:
         phases[PHASE_OF[name]] += float(row[name])
     # Time that no column covers still belongs to the step.
-    phases["other"] += max(0.0, step_s - sum(phases.values()))
+    phases["other"] += max(0.0, whole_s - sum(phases.values()))
     covered = {PHASE_OF[name] for name in known} | {"other"}
     stats = {
         name: PhaseStats(median_s=value, mean_s=value, p05_s=value, p95_s=value)
         for name, value in {
             **{p: phases[p] for p in PHASES if p in covered},
-            "step": step_s,
+            "step": whole_s,
         }.items()
     }
     return RankRecord(
@@ -229,7 +249,7 @@ def _rank(rank: int, share: int, row: Mapping[Any, Any]) -> RankRecord:
         cpus=[],
         device="",
         per_device_batch_size=share,
-        step_s=[step_s],
+        step_s=[whole_s],
         phase_s={name: [value] for name, value in phases.items() if name in covered},
         stats=stats,
     )

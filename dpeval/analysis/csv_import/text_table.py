@@ -13,8 +13,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from dpeval.analysis.frame.row import text
 from dpeval.errors import ConfigError
+from dpeval.util.arrays import Floats
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 ENDINGS = (".csv", ".tsv", ".txt")
@@ -147,6 +150,11 @@ def _table(file: Path, lines: Sequence[str], separator: str) -> TextTable:
     names: tuple[str, ...] = ()
     rows, problems = [], []
     for line, cells in parsed:
+        if names and len(cells) == len(names) and cells[0] and cells[0][0] not in ":- \t":
+            row = tuple(map(str.strip, cells))  # the usual row of a long table, in little time
+            if row != names:
+                rows.append((line, row))
+            continue
         stripped = [cell.strip() for cell in cells]
         if is_bars and stripped and not stripped[0] and not stripped[-1]:
             stripped = stripped[1:-1]  # a Markdown table
@@ -157,9 +165,9 @@ def _table(file: Path, lines: Sequence[str], separator: str) -> TextTable:
             if len(bare) > 1:  # otherwise a title above the table
                 names = bare
             continue
-        row = stripped[: len(names)] + [""] * (len(names) - len(stripped))
+        row = (*stripped[: len(names)], *[""] * (len(names) - len(stripped)))
         surplus = [cell for cell in stripped[len(names) :] if cell]
-        if tuple(row) == names:
+        if row == names:
             continue  # the header again, where files were joined
         if surplus:
             problems.append(
@@ -167,7 +175,7 @@ def _table(file: Path, lines: Sequence[str], separator: str) -> TextTable:
                 f" (separator: {SEPARATORS.get(separator, separator)})"
             )
         else:
-            rows.append((line, tuple(row)))
+            rows.append((line, row))
     _check_names(file, names)
     return TextTable(file, names, tuple(rows), tuple(problems), separator)
 
@@ -197,22 +205,42 @@ def _check_names(file: Path, names: tuple[str, ...]) -> None:
         )
 
 
-def number_reader(cells: Iterable[str], separator: str) -> Callable[[str], float]:
-    """How to read a table's numbers: which character is the decimal mark.
+@dataclass(frozen=True)
+class NumberReader:
+    """How to read a table's numbers."""
 
-    Args:
-        cells: cells that hold numbers.
-        separator: between columns; if it is not a comma, a comma is the decimal mark unless the
-            cells show otherwise.
-    """
-    comma = _is_decimal_comma(cells, separator)
+    comma: bool
+    """Whether a comma is the decimal mark."""
 
-    def convert(cell: str) -> float:
+    @classmethod
+    def of(cls, cells: Iterable[str], separator: str) -> NumberReader:
+        """The reader for a table.
+
+        Args:
+            cells: cells that hold numbers.
+            separator: between columns; if it is not a comma, a comma is the decimal mark unless
+                the cells show otherwise.
+        """
+        return cls(_is_decimal_comma(cells, separator))
+
+    def __call__(self, cell: str) -> float:
+        """The number in `cell`.
+
+        Raises:
+            ValueError: there is none.
+        """
         bare = re.sub(r"[\s'_\u00a0\u202f]", "", cell)
-        bare = bare.replace(".", "").replace(",", ".") if comma else bare.replace(",", "")
+        bare = bare.replace(".", "").replace(",", ".") if self.comma else bare.replace(",", "")
         return float(bare)
 
-    return convert
+    def plain(self, cells: Sequence[str]) -> Floats | None:
+        """All numbers of a column at once, where each is one that Python reads; else None."""
+        if self.comma:
+            return None
+        try:
+            return np.array([float(cell) for cell in cells])
+        except ValueError:
+            return None
 
 
 _GROUPED = re.compile(r"[-+]?[1-9]\d{0,2}([.,]\d{3})+")
