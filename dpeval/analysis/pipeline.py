@@ -48,6 +48,9 @@ class Options:
     """What the user told about the training to come."""
     as_json: bool = False
     """Print ``summary.json`` and nothing else to standard output."""
+    spread: float | None = None
+    """Standard deviation between runs, over the mean, where repetitions do not show it; None: the
+    assumed one."""
     own_figures: tuple[str, ...] = ()
     """Import paths of additional figures (``package.module.function``)."""
 
@@ -116,7 +119,7 @@ def present(loaded: Loaded, out: Path, console: Console, options: Options) -> Pa
         OSError: `out` cannot be written.
         DpevalError: a PDF was requested and could not be made.
     """
-    findings = find(loaded, options.objective, options.min_efficiency)
+    findings = find(loaded, options.objective, options.min_efficiency, options.spread)
     findings.summary.to_csv(out / "summary.csv", index=False)
     loaded.runs.drop(columns=LISTS).to_csv(out / "runs.csv", index=False)
     loaded.runs.to_parquet(out / "runs.parquet", index=False)
@@ -203,13 +206,21 @@ def _illustrate(
     return page, doubts
 
 
-def compare_sweeps(before: Path, after: Path, out: Path | None, allowed: float | None) -> None:
+def compare_sweeps(
+    before: Path,
+    after: Path,
+    out: Path | None,
+    allowed: float | None,
+    spread: float | None = None,
+) -> None:
     """Compare the second sweep with the first; print the result and write ``comparison.csv``.
 
     Args:
         before, after: folders with records.
         out: where to write; default: ``analysis`` below `after`.
         allowed: how much slower the second may be, as a share; None: no gate.
+        spread: standard deviation between runs, over the mean, where repetitions do not show it;
+            None: the assumed one.
 
     Raises:
         ConfigError: a folder does not exist, or nothing in both can be compared.
@@ -222,12 +233,12 @@ def compare_sweeps(before: Path, after: Path, out: Path | None, allowed: float |
         _check_readable(loaded, [path], console)
         _report_problems(loaded, console)
         sides.append(loaded.runs)
-    found = compare.compare(sides[0], sides[1], allowed or 0.0)
+    found = compare.compare(sides[0], sides[1], allowed or 0.0, spread or LARGEST_SPREAD)
     out = _made(out or (after if after.is_dir() else after.parent) / "analysis")
     compare.table(found).to_csv(out / "comparison.csv", index=False)
     console.print(terminal.changes(found))
     change = compare.machine_change(sides[0], sides[1])
-    for line in (*_compared(found, before, after), *told_of_machine(change)):
+    for line in (*_compared(found, before, after, spread), *told_of_machine(change)):
         console.print(escape(line), style="yellow" if line.startswith("caution") else None)
     console.print(f"table: {escape(str(out / 'comparison.csv'))}")
     if not any(change.status == ("ok", "ok") or change.is_lost for change in found):
@@ -236,7 +247,9 @@ def compare_sweeps(before: Path, after: Path, out: Path | None, allowed: float |
         raise SlowerError(_slower(found, before, after, allowed))
 
 
-def _compared(found: Sequence[Change], before: Path, after: Path) -> Iterator[str]:
+def _compared(
+    found: Sequence[Change], before: Path, after: Path, stated: float | None
+) -> Iterator[str]:
     """What the comparison found, could have found, and left out."""
     tested = [change for change in found if change.status == ("ok", "ok")]
     if tested:
@@ -249,7 +262,11 @@ def _compared(found: Sequence[Change], before: Path, after: Path) -> Iterator[st
         )
     if any(change.is_assumed for change in tested):
         yield (
-            f"A spread of {LARGEST_SPREAD:.0%} between runs is assumed where both sweeps together "
+            f"A spread of {LARGEST_SPREAD:.0%} between runs is assumed"
+            if stated is None
+            else f"The spread between runs that was stated, {100 * stated:.2g} %, counts"
+        ) + (
+            " where both sweeps together "
             f"have fewer than {LEAST_FREEDOM + 2} runs of a configuration."
         )
     for path, side in ((before, 0), (after, 1)):

@@ -36,6 +36,7 @@ def run(arguments: list[str] | None = None) -> int:
         pdf=given.pdf,
         figures=not given.tables_only,
         own_figures=tuple(given.figure),
+        spread=given.spread,
     )
     return run_main(lambda: _command(given, options))
 
@@ -46,7 +47,7 @@ def _command(given: argparse.Namespace, options: Options) -> None:
         if given.paths or given.from_csv:
             raise ConfigError("--compare takes two folders and no other PATH")
         before, after = given.compare
-        pipeline.compare_sweeps(before, after, given.out, given.fail_if_slower)
+        pipeline.compare_sweeps(before, after, given.out, given.fail_if_slower, given.spread)
         return
     if given.from_csv:
         pipeline.analyze_csv(given.from_csv, _layout(given), given.out, options)
@@ -124,6 +125,13 @@ def _parser() -> argparse.ArgumentParser:
         help="in any currency: shows the cost of an epoch or of the training",
     )
     parser.add_argument(
+        "--spread",
+        type=_spread,
+        metavar="SHARE",
+        help="how much runs of one configuration differ on this machine, as a standard deviation "
+        "(0.03 or 3%%), where too few repetitions show it (default: 2%%, with --compare 5%%)",
+    )
+    parser.add_argument(
         "--json", action="store_true", help="print summary.json to standard output, for scripts"
     )
     gate = parser.add_argument_group("comparison")
@@ -196,6 +204,15 @@ def _share(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(
             f"'{text}' is not a share from 0 to 1; give 0.1 or 10% for ten percent"
+        )
+    return value
+
+
+def _spread(text: str) -> float:
+    value = _share(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(
+            f"runs differ by more than 0 and less than 100 %, not by '{text}'; give 0.03 or 3%"
         )
     return value
 

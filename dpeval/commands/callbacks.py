@@ -81,17 +81,21 @@ class SweepEnd(Callback):
             return
         with leaving_hydra():
             end_sweep(
-                Path(str(config.hydra.sweep.dir)), bool(config.analyze), show=not is_own(launcher)
+                Path(str(config.hydra.sweep.dir)),
+                bool(config.analyze),
+                show=not is_own(launcher),
+                spread=config.get("run_spread"),
             )
 
 
-def end_sweep(sweep_dir: Path, analyze: bool, show: bool) -> None:
+def end_sweep(sweep_dir: Path, analyze: bool, show: bool, spread: float | None = None) -> None:
     """Analyse the records below `sweep_dir`, then raise if not all runs were measured.
 
     Args:
         sweep_dir: the sweep's folder.
         analyze: draw figures and write the report.
         show: print what was measured if nothing is analysed, as dpeval's own launchers do.
+        spread: between runs, where repetitions do not show it; None: the assumed one.
 
     Raises:
         RunFailed, RunInterrupted: see :func:`dpeval.commands.main.raise_for_status`.
@@ -109,7 +113,7 @@ def end_sweep(sweep_dir: Path, analyze: bool, show: bool) -> None:
         # Late: pandas and matplotlib take a second to import.
         from dpeval.analysis import pipeline
 
-        pipeline.analyze([shown(sweep_dir)])
+        pipeline.analyze([shown(sweep_dir)], options=pipeline.Options(spread=spread))
     raise_for_status(records)
     if missing:
         raise RunFailed(

@@ -17,7 +17,7 @@ from dpeval.config.schema import (
 )
 from dpeval.config.tasks import LEFT_TO_FUNCTION, LEFT_TO_SCRIPT, OF_IMAGES, OF_TOKENS
 
-OUTPUT_KEYS = ("study", "repeat", "baseline", "analyze", "sweep", "site")
+OUTPUT_KEYS = ("study", "repeat", "baseline", "analyze", "run_spread", "sweep", "site")
 """Keys that decide where results go and which runs a sweep has, not what one run measures; they
 are not part of the identity."""
 

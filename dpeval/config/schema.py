@@ -317,6 +317,9 @@ class Config:
     """Index of this run among its repetitions; set by the sweep."""
     analyze: bool = True
     """Analyse the sweep and draw its figures at its end."""
+    run_spread: Annotated[float | None, Field(gt=0, lt=1)] = None
+    """Standard deviation between runs of one configuration on this machine, over the mean, that the
+    analysis allows for where repetitions do not show one. null: 0.02."""
 
     def __post_init__(self) -> None:
         # Resolved here, so that no run, forecast or identity ever sees `auto`.

@@ -30,14 +30,18 @@ class Error:
 
 
 def error_of_difference(
-    seen: ArrayLike, own: ArrayLike, before: ArrayLike, after: ArrayLike
+    seen: ArrayLike,
+    own: ArrayLike,
+    before: ArrayLike,
+    after: ArrayLike,
+    assumed_spread: float = LARGEST_SPREAD,
 ) -> Error:
     """The standard error of the difference between the means of two groups of runs.
 
     Repetitions of the configuration itself give its variance, at before + after - 2 degrees of
     freedom: pooled over configurations of unequal spread, the noisiest would be called changed.
-    With fewer than :data:`LEAST_FREEDOM`, :data:`LARGEST_SPREAD` is assumed, or what the
-    repetitions show if that is more.
+    With fewer than :data:`LEAST_FREEDOM`, a spread is assumed, or what the repetitions show if
+    that is more.
 
     Args:
         seen: variance of log throughput among the runs of a group, both groups pooled; any value
@@ -45,13 +49,14 @@ def error_of_difference(
         own: squared standard error of a single run's log throughput, from its own steps.
         before: number of runs of the first group, at least 1.
         after: of the second.
+        assumed_spread: standard deviation between runs where too few repetitions show it.
     """
     runs = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
     freedom = runs[0] + runs[1] - 2
     within = np.asarray(own, dtype=float)
     shown = np.where(freedom > 0, np.asarray(seen, dtype=float), 0.0)
     is_measured = freedom >= LEAST_FREEDOM
-    assumed = np.maximum(shown, LARGEST_SPREAD**2 + within)
+    assumed = np.maximum(shown, assumed_spread**2 + within)
     # A few repetitions can agree by chance, so never assume less than the error from the runs' own
     # steps.
     variance = np.where(is_measured, np.maximum(shown, within), assumed)

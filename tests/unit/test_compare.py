@@ -79,6 +79,8 @@ def test_single_runs_assume_the_spread_that_shared_machines_have() -> None:
         1.96 * LARGEST_SPREAD * math.sqrt(2), rel=1e-3
     )
     assert slower.is_assumed
+    (slower,) = compare(frame([perfect(1)]), frame([perfect(1, 32, 1.08)]), assumed_spread=0.01)
+    assert slower.is_different
     (slower,) = compare(frame([perfect(1)]), frame([perfect(1, 32, 1.3)]))
     assert slower.is_different
 

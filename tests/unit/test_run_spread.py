@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from dpeval.analysis.frame import runs_frame
 from dpeval.analysis.pooling import run_spread
 from dpeval.analysis.pooling.run_spread import ASSUMED_SHARE, RunSpread
+from dpeval.analysis.report.summary import summarise
+from dpeval.analysis.report.verdict import sentences
+from dpeval.analysis.scaling.findings import find
 from dpeval.record.schema import Record
 from dpeval.stats.comparison import LEAST_FREEDOM
 from dpeval.util.arrays import Floats
@@ -75,6 +80,25 @@ def test_one_configurations_repetitions_widen_the_intervals_of_its_whole_series(
     half = 2.776445 * share * math.sqrt(1 + 1 / 5)
     ends = found[["efficiency_low", "efficiency", "efficiency_high"]].iloc[1].to_numpy(dtype=float)
     assert np.diff(np.log(ends)) == pytest.approx([half, half], rel=1e-6)
+
+
+def test_a_stated_spread_counts_where_repetitions_show_none() -> None:
+    single = [perfect(1), perfect(2, 32, 0.5)]
+    runs = runs_frame.of_records((run, Path(str(i))) for i, run in enumerate(single))
+    found = find(runs, spread=0.06)
+    assert (found.points["spread_share"] == 0.06).all()
+    half = 1.959964 * 0.06 * math.sqrt(2)
+    assert found.points["efficiency_high"].iloc[1] == pytest.approx(math.exp(half))
+    assert sentences(found)[-1] == (
+        "Comparisons allow for the spread between runs that was stated, 6 % (standard deviation)."
+    )
+    assert summarise(found, []).stated_spread == 0.06
+    repeats = [perfect(1, 32, t, repetition=i) for i, t in enumerate([1.0, 1.1, 0.9, 1.05, 0.95])]
+    measured = runs_frame.of_records(
+        (run, Path(str(i))) for i, run in enumerate([*repeats, single[1]])
+    )
+    seen = find(measured).points["spread_share"]
+    assert find(measured, spread=0.06).points["spread_share"].to_list() == seen.to_list()
 
 
 def test_a_single_run_keeps_the_interval_of_its_record() -> None:

@@ -126,7 +126,14 @@ def test_a_record_made_in_another_setting_proves_nothing(
 
 
 def test_how_long_and_where_to_a_run_was_measured_does_not_change_its_steps() -> None:
-    changes = {"measure": {}, "study": "another", "repetition": 3, "analyze": True, "site": {}}
+    changes = {
+        "measure": {},
+        "study": "another",
+        "repetition": 3,
+        "analyze": True,
+        "run_spread": 0.03,
+        "site": {},
+    }
     other = timing_of(_other_config(**changes)(CLEAN))
     assert other is not None
     assert other.setting == SETTING

@@ -30,6 +30,7 @@ NOT_TASK = frozenset(
         "repeat",
         "repetition",
         "analyze",
+        "run_spread",
         "baseline",
         "sweep",
         "num_devices",

@@ -15,6 +15,7 @@ from dpeval.analysis.frame.as_rows import as_rows
 from dpeval.analysis.frame.runs_frame import COLUMNS, CONFIGURATION, is_measured
 from dpeval.analysis.pooling import factor_errors
 from dpeval.analysis.pooling.run_spread import (
+    ASSUMED_SHARE,
     COHORT,
     RunSpread,
     by_cohort,
@@ -94,7 +95,7 @@ FEWEST_ORDERED = 6
 2**6."""
 
 
-def pool(runs: pd.DataFrame) -> pd.DataFrame:
+def pool(runs: pd.DataFrame, assumed_spread: float = ASSUMED_SHARE) -> pd.DataFrame:
     """One row per configuration (:data:`POOLED`): its repetitions pooled, its failures kept.
 
     A single run has the interval of its record. Several runs have that of their mean: its variance
@@ -108,8 +109,15 @@ def pool(runs: pd.DataFrame) -> pd.DataFrame:
 
     Records of one step have no known warm-up, and the first of several is often cold, so they are
     pooled by their median, with an interval by order statistics for 6 runs or more (David &
-    Nagaraja 2003, Order Statistics, section 7.1); a single one has no interval (NaN)."""
-    spreads, energies = by_cohort(runs), by_cohort(runs, "energy_j_per_img")
+    Nagaraja 2003, Order Statistics, section 7.1); a single one has no interval (NaN).
+
+    Args:
+        runs: one row per run (:data:`~dpeval.analysis.frame.columns.COLUMNS`).
+        assumed_spread: the spread between runs where repetitions do not show it.
+    """
+    spreads, energies = (
+        by_cohort(runs, column, assumed_spread) for column in ("img_per_s", "energy_j_per_img")
+    )
     halves = as_rows(factor_errors.halves(runs))
     made = [
         {

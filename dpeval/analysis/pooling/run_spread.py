@@ -19,7 +19,8 @@ from dpeval.util.arrays import Floats
 
 ASSUMED_SHARE = 0.02
 """Relative standard deviation assumed without repetitions: the lower end of the 2–5 % that
-``docs/pages/measuring.md`` reports for an undisturbed virtual machine. A gate over many
+``docs/pages/measuring.md`` reports for an undisturbed virtual machine. Users can state another
+(``--spread``). A gate over many
 configurations assumes more (:data:`~dpeval.stats.comparison.LARGEST_SPREAD`)."""
 COHORT = ["series", "hardware"]
 """Runs that are equal in these columns share a pooled spread."""
@@ -39,7 +40,7 @@ class RunSpread:
 
     @property
     def is_measured(self) -> bool:
-        """Whether repetitions show it; otherwise it is :data:`ASSUMED_SHARE`."""
+        """Whether repetitions show it; otherwise it is assumed."""
         return math.isfinite(self.freedom)
 
     def half(self, runs: int = 1) -> float:
@@ -51,12 +52,15 @@ class RunSpread:
         return student(self.freedom) * self.share / math.sqrt(runs)
 
 
-def run_spread(runs: pd.DataFrame, column: str = "img_per_s") -> RunSpread:
+def run_spread(
+    runs: pd.DataFrame, column: str = "img_per_s", assumed: float = ASSUMED_SHARE
+) -> RunSpread:
     """The spread between runs that may be compared; see :func:`pooled`.
 
     Args:
         runs: one row per run (:data:`~dpeval.analysis.frame.columns.COLUMNS`), of one cohort.
         column: what is compared: throughput, or another quantity proportional to time.
+        assumed: the spread where repetitions do not show it.
     """
     good = runs[is_measured(runs) & (runs[column] > 0) & (runs["steps"] > 1)]
     work = good[CONFIGURATION].assign(
@@ -66,11 +70,13 @@ def run_spread(runs: pd.DataFrame, column: str = "img_per_s") -> RunSpread:
     groups = work.groupby(CONFIGURATION, dropna=False, sort=False)
     count, scatter, own = groups["log"].count(), groups["log"].var(ddof=1), groups["own"].mean()
     is_repeated = count > 1
-    found = (table[is_repeated].to_numpy(dtype=float) for table in (count, scatter, own))
-    return pooled(*found)
+    counts, variances, errors = (
+        table[is_repeated].to_numpy(dtype=float) for table in (count, scatter, own)
+    )
+    return pooled(counts, variances, errors, assumed)
 
 
-def pooled(runs: Floats, scatter: Floats, own: Floats) -> RunSpread:
+def pooled(runs: Floats, scatter: Floats, own: Floats, assumed: float = ASSUMED_SHARE) -> RunSpread:
     """The spread between runs, pooled over configurations with repetitions.
 
     A configuration of n runs adds n-1 degrees of freedom. The runs' own squared errors, which the
@@ -81,18 +87,28 @@ def pooled(runs: Floats, scatter: Floats, own: Floats) -> RunSpread:
         runs: runs per configuration, each at least 2, shape [k].
         scatter: variance of the log of their mean steps, shape [k].
         own: mean squared standard error of a run, from its steps, shape [k].
+        assumed: the spread without repetitions.
     """
     freedom = float((runs - 1).sum())
     variance = float(((scatter - own) * (runs - 1)).sum()) / freedom if freedom else 0.0
     share = math.sqrt(max(0.0, variance))
-    if freedom < LEAST_FREEDOM and share <= ASSUMED_SHARE:
-        return RunSpread(ASSUMED_SHARE, math.inf, len(runs))
+    if freedom < LEAST_FREEDOM and share <= assumed:
+        return RunSpread(assumed, math.inf, len(runs))
     return RunSpread(share, freedom, len(runs))
 
 
-def by_cohort(runs: pd.DataFrame, column: str = "img_per_s") -> dict[Hashable, RunSpread]:
-    """:func:`run_spread` of `column` for each combination of values of :data:`COHORT`."""
-    return {key: run_spread(group, column) for key, group in runs.groupby(COHORT, dropna=False)}
+def by_cohort(
+    runs: pd.DataFrame, column: str = "img_per_s", assumed: float = ASSUMED_SHARE
+) -> dict[Hashable, RunSpread]:
+    """:func:`run_spread` for each combination of values of :data:`COHORT`.
+
+    Args:
+        runs: one row per run (:data:`~dpeval.analysis.frame.columns.COLUMNS`).
+        column: see :func:`run_spread`.
+        assumed: the spread where repetitions do not show it.
+    """
+    groups = runs.groupby(COHORT, dropna=False)
+    return {key: run_spread(group, column, assumed) for key, group in groups}
 
 
 def own_halves(runs: pd.DataFrame) -> tuple[Floats, Floats]:

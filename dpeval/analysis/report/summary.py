@@ -172,6 +172,8 @@ class Recommended(Part):
 class Summary(Part):
     """Everything that the analysis found."""
 
+    stated_spread: float | None = None
+    """Standard deviation between runs that the user stated, over the mean; null: none."""
     summary_version: int = VERSION
     dpeval_version: str = __version__
     recommendations: list[Recommended]
@@ -201,6 +203,7 @@ def summarise(
         cautions: what makes them less trustworthy.
     """
     return Summary(
+        stated_spread=findings.stated_spread,
         recommendations=[_recommended(one) for one in advice],
         verdict=verdict.sentences(findings),
         claims_in_words=verdict.claims(findings),

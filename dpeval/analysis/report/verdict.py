@@ -51,17 +51,18 @@ def sentences(findings: Findings) -> list[str]:
     said = [line for one in best[:MOST_FAMILIES] for line in _family(findings, one)]
     more = len(best) - MOST_FAMILIES
     said += [f"{more} more series: see the tables."] * (more > 0)
-    return [*said, *_spread(findings.points)]
+    return [*said, *_spread(findings)]
 
 
-def _spread(points: pd.DataFrame) -> list[str]:
+def _spread(findings: Findings) -> list[str]:
     """The spread between runs that comparisons allow for, once for all series."""
+    points = findings.points
     if len(points) < 2:
         return []
-    return [*_allowed_for(points), *_not_allowed_for(points)]
+    return [*_allowed_for(points, findings.stated_spread), *_not_allowed_for(points)]
 
 
-def _allowed_for(points: pd.DataFrame) -> Iterator[str]:
+def _allowed_for(points: pd.DataFrame, stated: float | None) -> Iterator[str]:
     families = [rows for _, rows in points.groupby(best_configuration.FAMILY, dropna=False)]
     if all(took_turns(rows) for rows in families if len(rows) > 1):
         return
@@ -79,9 +80,15 @@ def _allowed_for(points: pd.DataFrame) -> Iterator[str]:
         )
     if not is_measured.all():
         where = "Where too little was repeated, they" if is_measured.any() else compared
+        if stated is not None:
+            yield (
+                f"{where} allow for the spread between runs that was stated, {100 * stated:.2g} % "
+                "(standard deviation)."
+            )
+            return
         yield (
             f"{where} assume a spread between runs of {ASSUMED_SHARE:.0%} (standard deviation); "
-            "measure=repeated repeat=5 measures it."
+            "measure=repeated repeat=5 measures it, and --spread states another."
         )
 
 

@@ -16,6 +16,7 @@ from dpeval.analysis.frame.runs_frame import is_measured
 from dpeval.analysis.pooling.run_spread import own_errors
 from dpeval.errors import ConfigError
 from dpeval.stats.comparison import (
+    LARGEST_SPREAD,
     LEAST_FREEDOM,
     detectable,
     error_of_difference,
@@ -101,7 +102,12 @@ class Change(Tested):
         return "absent" in self.status
 
 
-def compare(before: pd.DataFrame, after: pd.DataFrame, allowed: float = 0.0) -> list[Change]:
+def compare(
+    before: pd.DataFrame,
+    after: pd.DataFrame,
+    allowed: float = 0.0,
+    assumed_spread: float = LARGEST_SPREAD,
+) -> list[Change]:
     """Compare the runs of two sweeps, configuration by configuration.
 
     Runs are repetitions of one configuration if they agree in everything requested that decides
@@ -116,6 +122,8 @@ def compare(before: pd.DataFrame, after: pd.DataFrame, allowed: float = 0.0) -> 
     Args:
         before, after: one row per run (:data:`dpeval.analysis.frame.columns.COLUMNS`).
         allowed: how much slower the second may be, as a fraction in [0, 1) (0.03 for 3 %).
+        assumed_spread: standard deviation between runs, over the mean, where too few repetitions
+            show it.
 
     Raises:
         ConfigError: `allowed` is out of its range.
@@ -127,7 +135,7 @@ def compare(before: pd.DataFrame, after: pd.DataFrame, allowed: float = 0.0) -> 
         )
     pairs = _pairs(before, after)
     tested = [index for index, pair in enumerate(pairs) if all(len(_good(one)) for one in pair)]
-    results = _tests([pairs[index] for index in tested], allowed)
+    results = _tests([pairs[index] for index in tested], allowed, assumed_spread)
     made = dict(zip(tested, results, strict=True))
     names = _names(pairs)
     return [
@@ -193,7 +201,7 @@ def _as_measured(runs: pd.DataFrame, found: pd.Series[str]) -> pd.Series[str]:
     )
 
 
-def _tests(pairs: Sequence[Pair], allowed: float) -> list[Tested]:
+def _tests(pairs: Sequence[Pair], allowed: float, assumed_spread: float) -> list[Tested]:
     if not pairs:
         return []
     logs = [[np.log(_good(one)["img_per_s"].to_numpy(dtype=float)) for one in p] for p in pairs]
@@ -205,6 +213,7 @@ def _tests(pairs: Sequence[Pair], allowed: float) -> list[Tested]:
         np.array([_own_variance(pair) for pair in pairs]),
         counts[:, 0],
         counts[:, 1],
+        assumed_spread,
     )
     half = quantile(0.975, error.freedom) * error.value
     values = zip(

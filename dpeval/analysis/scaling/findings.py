@@ -11,6 +11,7 @@ from dpeval.analysis.frame import cohorts
 from dpeval.analysis.frame.runs_frame import CONFIGURATION, Loaded
 from dpeval.analysis.pooling import repetitions
 from dpeval.analysis.pooling.repetitions import TURNS
+from dpeval.analysis.pooling.run_spread import ASSUMED_SHARE
 from dpeval.analysis.scaling import (
     claims,
     efficiency,
@@ -48,6 +49,10 @@ class Findings:
     choices: list[Choice]
     objective: Objective
     """The objective that the user chose."""
+    stated_spread: float | None = None
+    """Standard deviation between runs that the user stated, over the mean; it counts where
+    repetitions do not show one. None: :data:`~dpeval.analysis.pooling.run_spread.ASSUMED_SHARE`
+    does."""
 
     @property
     def summary(self) -> pd.DataFrame:
@@ -68,6 +73,7 @@ def find(
     loaded: Loaded,
     objective: Objective = THROUGHPUT,
     min_efficiency: float | None = None,
+    spread: float | None = None,
 ) -> Findings:
     """Compute everything from the runs.
 
@@ -75,9 +81,10 @@ def find(
         loaded: the runs.
         objective: what the verdict calls best; the others are computed as well.
         min_efficiency: the efficiency floor that the user set.
+        spread: the spread between runs that the user stated, as a share of the mean.
     """
     loaded = dataclasses.replace(loaded, runs=cohorts.with_shared_baselines(loaded.runs))
-    pooled = repetitions.pool(loaded.runs)
+    pooled = repetitions.pool(loaded.runs, ASSUMED_SHARE if spread is None else spread)
     points = speedup.points(pooled)
     waterfalls = efficiency.waterfalls(points)
     holes = repetitions.missing(pooled)
@@ -104,4 +111,5 @@ def find(
             )
         ],
         objective=objective,
+        stated_spread=spread,
     )
