@@ -114,12 +114,23 @@ def translate(error: Exception) -> ConfigError:
     return ConfigError(first)
 
 
+_PLAIN = str.maketrans("“”„‟″‘’‚‛′–—−", '"' * 5 + "'" * 5 + "---")
+"""What word processors and web pages make of quotes and dashes, and what the shell needs."""
+
+
 def _form(override: str) -> str:
     """What to change in an override that Hydra cannot parse, if it can be determined."""
+    plain = override.translate(_PLAIN)
+    if plain != override:
+        return f"; type its quotes and dashes on the keyboard: {plain}"
     key, equals, value = override.partition("=")
     if not equals:
         changed = override.replace(":", "=", 1)
         return f"; write {changed}" if ":" in override else ""
+    if key != key.rstrip() or value.startswith("="):
+        return f"; write {key.rstrip()}={value.lstrip('= ')}"
+    if re.fullmatch(r"[^\s\[{(\"']+(\s+[~+]*[a-z][\w./@]*=\S+)+", value):
+        return f"; write each override as a word of its own: {override}, without quotes"
     if not key.isascii():
         return "; keys only contain the letters a to z"
     if value.endswith(","):

@@ -10,6 +10,7 @@ import fcntl
 import itertools
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -148,11 +149,18 @@ def _check_writable(folder: Path) -> None:
 
 
 def check_jobs(jobs: Sequence[RunInFolder]) -> None:
-    """Check that every run of a sweep has a folder of its own that holds no run yet.
+    """Check that every run is listed once and has a folder of its own that holds no run yet.
 
     Raises:
-        ConfigError: two runs share one, one is in use, or its name is too long.
+        ConfigError: a run is listed twice, two runs share a folder, one is in use, or its name is
+            too long.
     """
+    for overrides, count in Counter(tuple(job.overrides) for job in jobs).items():
+        if count > 1:
+            raise ConfigError(
+                f"the sweep lists {' '.join(overrides) or 'one run'} {count} times; list each "
+                f"value once (repeat={count} measures every run {count} times)"
+            )
     check_names([job.folder for job in jobs], "hydra.sweep.subdir")
     owners: dict[Path, RunInFolder] = {}
     for job in jobs:

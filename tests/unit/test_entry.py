@@ -290,6 +290,10 @@ def test_streams_that_a_test_or_notebook_has_replaced_stay(
         ("batch:4", "write batch=4"),
         ("größe=4", "keys only contain the letters a to z"),
         ("study=a=b", "\"study='a=b'\""),
+        ("batch=”32”", 'type its quotes and dashes on the keyboard: batch="32"'),
+        ("batch =32", "write batch=32"),
+        ("batch==32", "write batch=32"),
+        ("num_devices=1 batch=32", "own: num_devices=1 batch=32, without quotes"),
     ],
 )
 def test_an_override_that_hydra_cannot_parse_has_a_hint(override: str, hint: str) -> None:

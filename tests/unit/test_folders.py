@@ -41,6 +41,11 @@ def test_two_sweeps_of_one_second_have_a_folder_each() -> None:
     assert second.hydra.overrides.hydra == [f"hydra.sweep.dir='{folders[1]}'"]
 
 
+def test_a_run_that_is_listed_twice_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"batch=4 2 times.*repeat=2"):
+        check_jobs([job(4, "x/0"), job(8, "x/1"), job(4, "x/2")])
+
+
 @pytest.mark.parametrize("name", ["metrics.json", "sweep.json"])
 @pytest.mark.parametrize("claim", [claim_run, claim_sweep])
 def test_a_named_folder_that_holds_a_record_or_a_sweep_is_refused(claim: Claim, name: str) -> None:
