@@ -141,10 +141,14 @@ def _form(override: str) -> str:
     return f"""; put two pairs of quotes around the value: "{key}='{value}'\""""
 
 
+_NOT_OFFERED = {("hydra/launcher", "basic"), ("hydra/launcher", "scheduler")}
+"""Options that exist for Hydra's sake: its own launcher, and what schedulers have in common."""
+
+
 def _missing_option(error: MissingConfigException) -> str:
     wanted = str(error.missing_cfg_file or "?").removesuffix(".yaml")
     group, _, option = wanted.rpartition("/")
-    options = list(error.options or [])
+    options = [name for name in error.options or [] if (group, name) not in _NOT_OFFERED]
     if not group:
         return str(error).strip().splitlines()[0]
     message = f"{group}={option} is not one of {', '.join(options)}{suggest_value(option, options)}"

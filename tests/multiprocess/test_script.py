@@ -244,7 +244,7 @@ def test_a_script_that_hangs_before_its_first_step_is_ended_with_its_children(
 def test_a_missing_script_is_told_before_anything_starts(tmp_path: Path) -> None:
     done = run(tmp_path, "-m", "task=script", "task.script=tran.py", "num_devices=1,2")
     assert done.status == 2
-    assert "task.script=tran.py: there is no such file" in done.err
+    assert "task.script=tran.py: no such file" in done.err
     assert not done.records
 
 
