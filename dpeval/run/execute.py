@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from pathlib import Path
 
 from dpeval.data import Source
 from dpeval.errors import DpevalError
@@ -30,8 +29,8 @@ from dpeval.system.faults import of_system
 from dpeval.system.gpu.reader import UsedGpu
 from dpeval.system.processes.process import avoid_cpus
 from dpeval.system.processes.signals import stop_signals
+from dpeval.worker.environment import rank_environment, script_task
 from dpeval.worker.messages import RankTask
-from dpeval.worker.torchrun import torchrun_environment
 
 
 def skip(job: Job, environment: Environment, reason: Cause, files: RecordFiles) -> Record:
@@ -295,7 +294,7 @@ def _start_ranks(
             source,
             address.host,
             address.port,
-            _rank_environment(rank.threads, address.interface),
+            rank_environment(rank.threads, address.interface),
         )
         for rank in ranks_here(job)
     ]
@@ -390,22 +389,4 @@ def used_gpus(ranks: list[RankPlan], pids: dict[int, int]) -> dict[int, UsedGpu]
     return {
         index: UsedGpu(sharing[0].gpu_uuid, [pids[rank.rank] for rank in sharing])
         for index, sharing in on_gpus.items()
-    }
-
-
-def script_task(task: RankTask, folder: Path) -> RankTask:
-    """`task` with the environment of torchrun, and a file in `folder` for what it prints."""
-    folder.mkdir(parents=True, exist_ok=True)
-    log = folder.absolute() / f"rank-{task.rank}.log"
-    log.unlink(missing_ok=True)  # of an earlier attempt
-    return replace(task, env=task.env | torchrun_environment(task), log=str(log))
-
-
-def _rank_environment(threads: int, interface: str) -> dict[str, str]:
-    """Variables that bind a rank to one network interface and set the size of its thread pools."""
-    return {
-        "GLOO_SOCKET_IFNAME": interface,
-        "NCCL_SOCKET_IFNAME": interface,
-        "OMP_NUM_THREADS": str(threads),
-        "MKL_NUM_THREADS": str(threads),
     }

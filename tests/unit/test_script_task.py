@@ -12,8 +12,8 @@ from dpeval.errors import ConfigError
 from dpeval.launchers.in_job.run_job import rebuild
 from dpeval.record.plan import Plan, RankPlan
 from dpeval.run import rank_supervisor
+from dpeval.worker.environment import torchrun_environment
 from dpeval.worker.messages import RankTask
-from dpeval.worker.torchrun import torchrun_environment
 
 SCRIPT = ("task=script", "task.script=train.py")
 

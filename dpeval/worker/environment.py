@@ -1,8 +1,29 @@
-"""The environment in which ``torchrun`` starts a rank. Importing this does not import torch."""
+"""The variables with which a rank is started. Importing this does not import torch."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 from dpeval.worker.messages import RankTask
+
+
+def rank_environment(threads: int, interface: str) -> dict[str, str]:
+    """Variables that bind a rank to one network interface and set the size of its thread pools."""
+    return {
+        "GLOO_SOCKET_IFNAME": interface,
+        "NCCL_SOCKET_IFNAME": interface,
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+    }
+
+
+def script_task(task: RankTask, folder: Path) -> RankTask:
+    """`task` with the environment of torchrun, and a file in `folder` for what it prints."""
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder.absolute() / f"rank-{task.rank}.log"
+    log.unlink(missing_ok=True)  # of an earlier attempt
+    return replace(task, env=task.env | torchrun_environment(task), log=str(log))
 
 
 def torchrun_environment(task: RankTask) -> dict[str, str]:
