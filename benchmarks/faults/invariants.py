@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import psutil
@@ -26,6 +26,8 @@ STOPPED_S = 10.0
 """A sweep that is told to stop has ended by then."""
 NEXT_RUN_S = 20.0
 """The same, if it still has runs to measure; they take about 3 s on an idle machine."""
+AGAIN = "again"
+"""The folder of the sweep that resumes, in the victim's."""
 TRACEBACK = "Traceback (most recent call last)"
 
 
@@ -151,22 +153,45 @@ def _files(victim: Victim, fault: Fault) -> Iterator[str]:
         yield f"a record was not written to its folder: {', '.join(saved)}"
 
 
+def run_again(
+    zygote: Zygote, victim: Victim, launcher: list[str], environment: dict[str, str]
+) -> Generator[str, None, Program | None]:
+    """Run the sweep that resumes the victim's, and yield what is wrong with how it ends.
+
+    Args:
+        zygote: starts it.
+        victim: what it resumes; it writes to :data:`AGAIN` in the victim's folder.
+        launcher: overrides that choose the launcher.
+        environment: the program's.
+
+    Returns:
+        None: it hung.
+    """
+    arguments = [
+        *victims.SWEEP, f"sweep.resume={victim.sweep}", f"hydra.sweep.dir={victim.folder / AGAIN}",
+        *launcher,
+    ]  # fmt: skip
+    program = zygote.start(victim.folder, arguments, environment, log="log-again")
+    if not program.wait(victims.LONGEST_S):
+        program.kill_all()
+        yield "the sweep that resumes it hung"
+        return None
+    yield from no_traceback(program)
+    return program
+
+
 def resumed(zygote: Zygote, victim: Victim) -> Iterator[str]:
     """A sweep that resumes this one measures what is missing."""
     missing = _unmeasured(victim.sweep)
     if not missing:
         return
-    again = victim.folder / "again"
-    arguments = [*victims.SWEEP, f"sweep.resume={victim.sweep}", f"hydra.sweep.dir={again}"]
-    program = zygote.start(victim.folder, arguments, environment_of(victim.folder), log="log-again")
-    if not program.wait(victims.LONGEST_S):
-        program.kill_all()
-        yield "the sweep that resumes it hung"
+    program = yield from run_again(zygote, victim, [], environment_of(victim.folder))
+    if program is None:
         return
-    yield from no_traceback(program)
     if program.status != 0:
         yield f"resumed with status {program.status}: {_last_line(program)}"
         return
+    again = victim.folder / AGAIN
     measured = {_identity(path) for path in again.rglob(record.FILE_NAME) if _is_ok(path)}
     lost = len(missing - measured)
     if lost:

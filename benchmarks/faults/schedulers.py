@@ -14,7 +14,13 @@ from typing import Any
 
 from benchmarks.faults import victim as victims
 from benchmarks.faults.drawing import Fault
-from benchmarks.faults.invariants import TRACEBACK, no_process, no_traceback, run_numbers
+from benchmarks.faults.invariants import (
+    TRACEBACK,
+    no_process,
+    no_traceback,
+    run_again,
+    run_numbers,
+)
 from benchmarks.faults.programs import Program, Zygote, awaited, environment_of
 from benchmarks.faults.stub_slurm import LIVING, install, read_jobs, write_job
 from dpeval import record
@@ -235,21 +241,10 @@ def _resumed(victim: victims.Victim, cluster: Cluster, zygote: Zygote) -> Iterat
     if not missing:
         return
     before = set(read_jobs(cluster.folder))
-    again = victim.folder / "again"
-    program = zygote.start(
-        victim.folder,
-        [
-            *victims.SWEEP, f"hydra.sweep.dir={again}", f"sweep.resume={victim.sweep}",
-            "hydra/launcher=slurm", "hydra.launcher.pack=false", "hydra.launcher.poll_s=0.3",
-        ],
-        cluster.environment,
-        log="log-again",
-    )  # fmt: skip
-    if not program.wait(victims.LONGEST_S):
-        program.kill_all()
-        yield "the sweep that resumes it hung"
+    launcher = ["hydra/launcher=slurm", "hydra.launcher.pack=false", "hydra.launcher.poll_s=0.3"]
+    program = yield from run_again(zygote, victim, launcher, cluster.environment)
+    if program is None:
         return
-    yield from no_traceback(program)
     if program.status != 0:
         yield f"resumed with status {program.status}: {program.output.strip()[-200:]}"
     sent = set(read_jobs(cluster.folder)) - before
