@@ -107,7 +107,7 @@ def execute(
         cause = Cause(kind="interrupt", message=message)
         return unmeasured(spec, "interrupted", cause, job_record)
     except DpevalError as error:
-        return unmeasured(spec, "failed", _of_setup(error), job_record)
+        return unmeasured(spec, "failed", setup_cause(error), job_record)
     begun, made = now(), None
     try:
         with contextlib.ExitStack() as stack:
@@ -123,12 +123,13 @@ def execute(
                 job, session.environment, begun, status="interrupted", cause=cause
             )
     except DpevalError as error:
-        cause = _of_setup(error)
+        cause = setup_cause(error)
         return record_builder.blank(job, session.environment, begun, status="failed", cause=cause)
     return made
 
 
-def _of_setup(error: DpevalError) -> Cause:
+def setup_cause(error: DpevalError) -> Cause:
+    """Why a run failed before its ranks were started."""
     return Cause(kind="setup", message=str(error), exception=type(error).__name__)
 
 
@@ -190,7 +191,7 @@ def _planned(session: Session, run: SubmittedRun, job_record: schema.Scheduler) 
         job = session.job(run.config, run.folder, run.spec.overrides)
         session.prepare_all([job])
     except DpevalError as error:
-        return unmeasured(run.spec, "failed", _of_setup(error), job_record)
+        return unmeasured(run.spec, "failed", setup_cause(error), job_record)
     return job
 
 

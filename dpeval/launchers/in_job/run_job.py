@@ -22,7 +22,13 @@ from dpeval import record
 from dpeval.config import Config, check
 from dpeval.errors import ConfigError, DpevalError, LaunchError, RecordError
 from dpeval.launchers.in_job.data_folder import point_at_scratch
-from dpeval.launchers.in_job.execution import SubmittedRun, execute, execute_together, job_session
+from dpeval.launchers.in_job.execution import (
+    SubmittedRun,
+    execute,
+    execute_together,
+    job_session,
+    setup_cause,
+)
 from dpeval.launchers.in_job.job_signals import stop_on_warning
 from dpeval.launchers.in_job.node_sharing import NodeWatch
 from dpeval.launchers.schedulers.registry import scheduler
@@ -30,7 +36,7 @@ from dpeval.launchers.tracking import job_spec
 from dpeval.launchers.tracking.job_spec import SPEC_NAME, JobSpec, unmeasured
 from dpeval.launchers.tracking.run_status import PROGRESS_NAME
 from dpeval.record import schema
-from dpeval.record.schema import Cause, Record
+from dpeval.record.schema import Record
 from dpeval.run.job import Node
 from dpeval.run.recording.record_files import RecordFiles
 from dpeval.util.frozen import Frozen
@@ -154,8 +160,7 @@ def run_in_job(folders: Sequence[Path]) -> int:
 def _refuse_run(folder: Path, spec: JobSpec, error: DpevalError) -> None:
     """Write a record that says why the run in `folder` was not measured."""
     job = scheduler(spec.launcher).describe_job(os.environ)
-    cause = Cause(kind="setup", message=str(error), exception=type(error).__name__)
-    RecordFiles().keep(unmeasured(spec, "failed", cause, job), folder)
+    RecordFiles().keep(unmeasured(spec, "failed", setup_cause(error), job), folder)
     print(f"dpeval: {error}", file=sys.stderr)
 
 
