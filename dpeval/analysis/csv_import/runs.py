@@ -30,6 +30,7 @@ from dpeval.analysis.csv_import.settle import (
     step_s,
     why_no_time,
 )
+from dpeval.analysis.frame.as_rows import as_rows
 from dpeval.analysis.frame.row import text
 from dpeval.config import global_batch_of, split_evenly
 from dpeval.errors import ConfigError
@@ -114,13 +115,13 @@ def _have_times(frame: pd.DataFrame, problems: list[str]) -> pd.Series[bool]:
     times = frame[[name for name in TIMES if name in frame]].to_numpy(dtype=float)
     is_time = np.isnan(times) | ((times >= 0) & (times < MOST_S))
     is_good = frame["unread"].eq("") & is_time.all(axis=1) & (run_keys.step_times(frame) > 0)
-    for row in frame[~is_good & frame["run_key"].ne("")].to_dict("records"):
+    for row in as_rows(frame[~is_good & frame["run_key"].ne("")]):
         problems.append(f"{row['file']}, line {row['line']}: {why_no_time(_known(row))}")
     return is_good
 
 
 def _records(frame: pd.DataFrame, problems: list[str]) -> Iterator[Record]:
-    rows = frame.sort_values([*CONFIGURATION, "run_key"], kind="stable").to_dict("records")
+    rows = as_rows(frame.sort_values([*CONFIGURATION, "run_key"], kind="stable"))
     for _, group in itertools.groupby(rows, lambda row: [row[name] for name in _OF_RUN]):
         of_run = sorted(map(_known, group), key=lambda row: row["rank"])
         try:

@@ -252,8 +252,9 @@ def _levels(blocks: Sequence[AblationBlock], main: _Main | None) -> Iterator[_Le
             continue
         if data.shape != step.shape or compute.shape != step.shape:
             data, compute = _assumed(block.kind, step, shares)
-        in_step = block.kind == "normal" and main is not None and main.slowest < len(step)
-        longest = step[main.slowest] if main is not None and in_step else step.max(axis=0)
+        longest = step.max(axis=0)
+        if block.kind == "normal" and main is not None and main.slowest < len(step):
+            longest = step[main.slowest]
         slowest = longest - _delay(data, compute)
         first, *others = (step - data).mean(axis=1).tolist()
         rest = float(np.mean(others)) if others else np.nan
