@@ -17,6 +17,7 @@ from dpeval.planning.memory.budget import Decision, budget, decide
 from dpeval.planning.memory.forecast import PROCESS_BYTES, forecast
 from dpeval.planning.memory.forecast_process import ForecastProcess
 from dpeval.planning.memory.measured_peaks import Peak, learned, peak_of, work_key
+from dpeval.planning.memory.training_trace import TrainingTrace
 from dpeval.planning.rank_plan import backend
 from dpeval.planning.step_time_bound import Setting, Timing, timing_of
 from dpeval.record.io import below, read
@@ -49,7 +50,8 @@ class Predictor:
         """Sizes of the datasets that have been prepared."""
         self._process = ForecastProcess()
         self._checked: set[str] = set()
-        self._counted: dict[tuple[str, int, int], Forecast | NoForecast] = {}
+        self._counted: dict[tuple[str, bool, int | None, int, int], Forecast | NoForecast] = {}
+        self._traces: dict[str, TrainingTrace] = {}
         self._listed: dict[Path, list[Path]] = {}
         self._read: dict[Path, EarlierRun | None] = {}
 
@@ -95,16 +97,16 @@ class Predictor:
         uses_nccl = config.num_devices > 1 and backend(config, self._machine) == "nccl"
         is_resident = config.dataset.loader == "resident"
         train_images = self.train_images.get(config.dataset) if is_resident else None
-        work = work_key(to_plain(config))
-        what = json.dumps([*work, uses_nccl, config.dataset.num_classes, train_images])
-        key = (what, images, micro_batches)
+        training = json.dumps([*work_key(to_plain(config)), config.dataset.num_classes])
+        key = (training, uses_nccl, train_images, images, micro_batches)
         if key not in self._counted:
             try:
-                self._counted[key] = self._process.call(
+                self._counted[key], self._traces[training] = self._process.call(
                     _forecast_without_gpu,
                     config,
                     images,
                     micro_batches,
+                    self._traces.get(training, TrainingTrace()),
                     uses_nccl=uses_nccl,
                     train_images=train_images,
                 )
@@ -223,19 +225,24 @@ def _forecast_without_gpu(
     config: Config,
     images: int,
     micro_batches: int,
+    trace: TrainingTrace,
     *,
     uses_nccl: bool,
     train_images: int | None,
-) -> Forecast:
-    """:func:`dpeval.planning.memory.forecast.forecast`, called in the forecast process."""
-    return forecast(
+) -> tuple[Forecast, TrainingTrace]:
+    """:func:`dpeval.planning.memory.forecast.forecast`, called in the forecast process.
+
+    It knows nothing of earlier calls, so the trace travels to it and back."""
+    found = forecast(
         config,
         images,
         forecast_task(config).on_meta,
         micro_batches,
         uses_nccl=uses_nccl,
         train_images=train_images,
+        trace=trace,
     )
+    return found, trace
 
 
 def study_folder(folder: Path, study: str) -> Path:

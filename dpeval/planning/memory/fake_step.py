@@ -16,7 +16,14 @@ from dpeval.config import Config
 from dpeval.devices.numerics import AUTOCAST_DTYPES
 from dpeval.errors import NoForecast, first_line
 from dpeval.planning.memory.allocator_model import Event
-from dpeval.planning.memory.storage_tracker import MemorySnapshot, StorageTracker, make_fake
+from dpeval.planning.memory.storage_tracker import (
+    Gradient,
+    MemorySnapshot,
+    StorageTracker,
+    in_use,
+    make_fake,
+    peak_of,
+)
 
 UNTRACEABLE = (RuntimeError, NotImplementedError, TypeError, ValueError)
 """Errors of a model that reads values, which fake tensors do not have."""
@@ -30,12 +37,23 @@ class FakeStep:
     """Bytes of each parameter and buffer, in order."""
     gradients: tuple[int, ...]
     """Bytes of each gradient."""
-    activations: int
-    """Bytes in use between the passes, most of them saved for the backward pass."""
-    peak: MemorySnapshot
     events: tuple[Event, ...]
+    forward_end: int
+    """Index in `events` at which the forward pass has ended."""
+    completed: tuple[Gradient, ...]
+    """The gradients that the backward pass completes, in order."""
     first_drop: int
     """Index in `events` from which the parameters' gradients are freed."""
+
+    @property
+    def activations(self) -> int:
+        """Bytes in use between the passes, most of them saved for the backward pass."""
+        return in_use(self.events[: self.forward_end])
+
+    @property
+    def peak(self) -> MemorySnapshot:
+        """The moment at which the passes hold most."""
+        return peak_of(self.events[: self.first_drop], self.forward_end, self.completed)
 
 
 def meta_model(config: Config, build: Callable[[], nn.Module]) -> nn.Module:
@@ -98,7 +116,7 @@ def take_fake_step(
         with mode, tracker:
             with _autocast(device.type, config.precision), _fused_attention(device.type):
                 loss = criterion(_forward(config, model, x), y)
-            activations = tracker.end_forward()
+            tracker.end_forward()
             if backward:
                 loss.backward()
         del loss
@@ -110,9 +128,9 @@ def take_fake_step(
     return FakeStep(
         parameters=tuple(item.nbytes for item in (*model.parameters(), *model.buffers())),
         gradients=tuple(item.nbytes for item in trained),
-        activations=activations,
-        peak=tracker.peak,
         events=tuple(tracker.events),
+        forward_end=tracker.forward_end or 0,
+        completed=tuple(tracker.gradients),
         first_drop=first_drop,
     )
 

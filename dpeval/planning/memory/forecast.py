@@ -30,8 +30,9 @@ from dpeval.planning.memory.allocator_model import (
     GlibcAllocator,
     replay,
 )
-from dpeval.planning.memory.fake_step import FakeStep, meta_model, take_fake_step
+from dpeval.planning.memory.fake_step import FakeStep, meta_model
 from dpeval.planning.memory.storage_tracker import StorageTracker, tensor_bytes
+from dpeval.planning.memory.training_trace import TrainingTrace
 from dpeval.record.memory import Forecast
 from dpeval.util.display.units import MIB
 
@@ -61,6 +62,7 @@ def forecast(
     *,
     uses_nccl: bool = False,
     train_images: int | None = None,
+    trace: TrainingTrace | None = None,
 ) -> Forecast:
     """Forecast the peak memory of one rank of a run.
 
@@ -77,7 +79,8 @@ def forecast(
         process_bytes: baseline of a CPU rank in bytes, if it has been measured.
         uses_nccl: whether GPU ranks communicate through NCCL, which takes memory on each GPU.
         train_images: size of the dataset, which ``dataset.loader=resident`` keeps on each GPU;
-        None: as configured.
+            None: as configured.
+        trace: what earlier forecasts found about the same training; this one adds to it.
 
     Raises:
         NoForecast: the model cannot run on fake tensors.
@@ -88,8 +91,11 @@ def forecast(
     ddp = config.strategy.name != SERIAL
     views = ddp and config.strategy.gradient_as_bucket_view
     held = micro_batches > 1 or views
-    state, update = optimizer_bytes(config.optimizer, meta_model(config, build), foreach=gpu)
-    fake_step = take_fake_step(config, items, build, torch.device("cpu"), held_gradients=held)
+    trace = trace or TrainingTrace()
+    if trace.optimizer is None:
+        trace.optimizer = optimizer_bytes(config.optimizer, meta_model(config, build), foreach=gpu)
+    state, update = trace.optimizer
+    fake_step = trace.step(config, items, build, torch.device("cpu"), held_gradients=held)
     gradients = sum(fake_step.gradients)
     batches = forecast_task(config).input_memory(
         per_device_batch, gpu=gpu, train_items=train_images
@@ -106,7 +112,7 @@ def forecast(
         fake_step, state, batches, _buckets(config.strategy, fake_step.gradients), held
     )
     if gpu:
-        growth = _cuda_growth(config, items, build, fake_step, held_gradients=held)
+        growth = _cuda_growth(trace, config, items, build, held_gradients=held)
         in_step["activations"] += growth
         taken = _taken(CachingAllocator(), setting)
         allowances = {
@@ -139,10 +145,10 @@ def _peak_parts(fake_step: FakeStep, gradients: int, update: int, *, held: bool)
 
 
 def _cuda_growth(
+    trace: TrainingTrace,
     config: Config,
     items: int,
     build: Callable[[], nn.Module],
-    on_cpu: FakeStep,
     *,
     held_gradients: bool,
 ) -> int:
@@ -155,7 +161,7 @@ def _cuda_growth(
         return 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        on_cuda = take_fake_step(
+        on_cuda = trace.step(
             config,
             items,
             build,
@@ -163,6 +169,7 @@ def _cuda_growth(
             held_gradients=held_gradients,
             backward=False,
         )
+    on_cpu = trace.step(config, items, build, torch.device("cpu"), held_gradients=held_gradients)
     return on_cuda.activations - on_cpu.activations
 
 

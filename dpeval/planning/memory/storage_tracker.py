@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,14 @@ from dpeval.planning.memory.allocator_model import Event
 
 Scratch = Callable[[str, Sequence[Any], Any], Sequence[int]]
 """From an operation's name, arguments and result to the bytes of its workspaces."""
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """The gradient of a parameter that is complete before the event at `index`."""
+
+    index: int
+    nbytes: int
 
 
 @dataclass(frozen=True)
@@ -35,8 +44,49 @@ class MemorySnapshot:
         return self.total - self.activations - self.gradients
 
 
+def peak_of(
+    events: Iterable[Event], forward_end: int | None = None, gradients: Iterable[Gradient] = ()
+) -> MemorySnapshot:
+    """The moment of a trace at which most bytes are in use.
+
+    Args:
+        events: allocations and frees in order.
+        forward_end: index of the first event after the forward pass; what is in use then counts as
+            activations. None: nothing does.
+        gradients: the parameters' gradients, in the order in which they are completed.
+    """
+    peak, live, kept = MemorySnapshot(), dict[int, int](), dict[int, int]()
+    now = activations = completed = 0
+    coming = deque(gradients)
+    for index, event in enumerate(events):
+        if index == forward_end:
+            kept, activations = live.copy(), now
+        while coming and coming[0].index <= index:
+            completed += coming.popleft().nbytes
+        if event.nbytes is None:
+            now -= live.pop(event.key)
+            activations -= kept.pop(event.key, 0)
+            continue
+        live[event.key] = event.nbytes
+        now += event.nbytes
+        if now > peak.total:
+            peak = MemorySnapshot(now, activations, completed)
+    return peak
+
+
+def in_use(events: Iterable[Event]) -> int:
+    """Bytes that are still in use after a trace."""
+    live: dict[int, int] = {}
+    for event in events:
+        if event.nbytes is None:
+            del live[event.key]
+        else:
+            live[event.key] = event.nbytes
+    return sum(live.values())
+
+
 class StorageTracker(TorchDispatchMode):
-    """Adds up all live storages, each once, however many tensors view it.
+    """Records when storages are created and freed, each once, however many tensors view it.
 
     Works on tensors without data (``meta``, fake), since their storages have sizes too.
     """
@@ -44,16 +94,18 @@ class StorageTracker(TorchDispatchMode):
     def __init__(self, there: Iterable[Tensor], scratch: Scratch | None = None) -> None:
         """`there`: tensors that exist before the step and are not counted."""
         super().__init__()  # type: ignore[no-untyped-call]
-        self.peak = MemorySnapshot()
         self.events: list[Event] = []
         """Allocations and frees in order; an :class:`Event` with a negative key is scratch."""
+        self.forward_end: int | None = None
+        """Index of the first event after the forward pass."""
+        self.gradients: list[Gradient] = []
         self._scratch = scratch
         # Kept alive, so that no later storage can take the address of one of them.
         self._there = [tensor.untyped_storage() for tensor in there]
         self._known = {storage._cdata for storage in self._there}
-        self._live: dict[int, Event] = {}
-        self._kept: dict[int, int] = {}
-        self._now = self._activations = self._gradients = self._count = 0
+        self._live: dict[int, int] = {}
+        """Keys of the events that created what is in use, by address."""
+        self._count = 0
 
     def __torch_dispatch__(
         self,
@@ -71,8 +123,6 @@ class StorageTracker(TorchDispatchMode):
             self.events.append(Event(-1 - place, nbytes))
         for place in range(len(inner)):
             self.events.append(Event(-1 - place, None))
-        if self._now + sum(inner) > self.peak.total:
-            self.peak = MemorySnapshot(self._now + sum(inner), self._activations, self._gradients)
         return result
 
     def _hold(self, storage: torch.UntypedStorage) -> None:
@@ -80,27 +130,25 @@ class StorageTracker(TorchDispatchMode):
         if address in self._known or address in self._live:
             return
         self._count += 1
-        event = Event(self._count, storage.nbytes())
-        self._live[address] = event
-        self.events.append(event)
-        self._now += storage.nbytes()
+        self._live[address] = self._count
+        self.events.append(Event(self._count, storage.nbytes()))
         weakref.finalize(storage, self._drop, address).atexit = False
 
     def _drop(self, address: int) -> None:
-        event = self._live.pop(address)
-        self.events.append(Event(event.key, None))
-        self._now -= event.nbytes or 0
-        self._activations -= self._kept.pop(address, 0)
+        self.events.append(Event(self._live.pop(address), None))
 
-    def end_forward(self) -> int:
-        """Call between the passes; returns all live bytes, saved for the backward pass."""
-        self._kept = {address: event.nbytes or 0 for address, event in self._live.items()}
-        self._activations = self._now
-        return self._now
+    def end_forward(self) -> None:
+        """Call between the passes."""
+        self.forward_end = len(self.events)
 
     def count_gradient(self, nbytes: int) -> None:
         """Call when the gradient of a parameter is complete."""
-        self._gradients += nbytes
+        self.gradients.append(Gradient(len(self.events), nbytes))
+
+    @property
+    def peak(self) -> MemorySnapshot:
+        """The moment at which most bytes were in use."""
+        return peak_of(self.events, self.forward_end, self.gradients)
 
 
 def make_fake(model: nn.Module, mode: FakeTensorMode, device: torch.device) -> None:
