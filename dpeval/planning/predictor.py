@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from dpeval.components.check import check
 from dpeval.components.tasks import forecast_task
 from dpeval.config import Config, DatasetConfig, to_plain
-from dpeval.errors import NoForecast, RecordError
+from dpeval.errors import ConfigError, NoForecast, RecordError
 from dpeval.planning import step_time_bound
 from dpeval.planning.memory.budget import Decision, budget, decide
 from dpeval.planning.memory.forecast import PROCESS_BYTES, forecast
@@ -41,6 +42,18 @@ class EarlierRun:
         return cls(work_key(record.config), peak_of(record), timing_of(record))
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What the forecast of a rank's memory depends on."""
+
+    training: str
+    """Everything but the batch; trainings that are equal here share their traces."""
+    uses_nccl: bool
+    train_images: int | None
+    images: int
+    micro_batches: int
+
+
 class Predictor:
     """Forecasts, and decides what to do with, the runs of one session on `machine`."""
 
@@ -50,7 +63,8 @@ class Predictor:
         """Sizes of the datasets that have been prepared."""
         self._process = ForecastProcess()
         self._checked: set[str] = set()
-        self._counted: dict[tuple[str, bool, int | None, int, int], Forecast | NoForecast] = {}
+        self._counted: dict[_Asked, Forecast | NoForecast] = {}
+        self._begun: dict[_Asked, Callable[[], tuple[Forecast, TrainingTrace]]] = {}
         self._traces: dict[str, TrainingTrace] = {}
         self._listed: dict[Path, list[Path]] = {}
         self._read: dict[Path, EarlierRun | None] = {}
@@ -94,28 +108,67 @@ class Predictor:
                 f"not forecast: the needs of {config.task.name} show when it runs; its peak is "
                 "recorded"
             )
-        uses_nccl = config.num_devices > 1 and backend(config, self._machine) == "nccl"
-        is_resident = config.dataset.loader == "resident"
-        train_images = self.train_images.get(config.dataset) if is_resident else None
-        training = json.dumps([*work_key(to_plain(config)), config.dataset.num_classes])
-        key = (training, uses_nccl, train_images, images, micro_batches)
-        if key not in self._counted:
-            try:
-                self._counted[key], self._traces[training] = self._process.call(
-                    _forecast_without_gpu,
-                    config,
-                    images,
-                    micro_batches,
-                    self._traces.get(training, TrainingTrace()),
-                    uses_nccl=uses_nccl,
-                    train_images=train_images,
-                )
-            except NoForecast as error:
-                self._counted[key] = error
-        found = self._counted[key]
+        asked = self._asked(config, images, micro_batches)
+        while self._begun:  # all of them: none may be at work beside a run
+            with contextlib.suppress(ConfigError):  # told when that training is asked for
+                self._finish(*self._begun.popitem())
+        if asked not in self._counted:
+            self._finish(asked, self._begin(self._process, config, asked))
+        found = self._counted[asked]
         if isinstance(found, NoForecast):
             raise found
         return found
+
+    def look_ahead(self, plans: Iterable[tuple[Config, Plan]]) -> None:
+        """Begin the forecasts that most of the time goes to, two at a time, and do not wait.
+
+        These are the smallest and the largest batch of each training; all others are scaled from
+        them (:mod:`dpeval.planning.memory.training_trace`).
+        """
+        found: dict[str, dict[int, tuple[Config, _Asked]]] = {}
+        for config, plan in plans:
+            if not config.task.has_own_data:
+                images = max(rank.per_device_batch_size for rank in plan.ranks)
+                asked = self._asked(config, images, 1)
+                found.setdefault(asked.training, {})[images] = config, asked
+        processes = (self._process, ForecastProcess())  # the second ends with its last forecast
+        for sizes in found.values():
+            for process, images in zip(processes, {min(sizes), max(sizes)}, strict=False):
+                config, asked = sizes[images]
+                if asked not in self._counted:
+                    with contextlib.suppress(NoForecast):  # told when it is asked for
+                        self._begun[asked] = self._begin(process, config, asked)
+
+    def _asked(self, config: Config, images: int, micro_batches: int) -> _Asked:
+        is_resident = config.dataset.loader == "resident"
+        return _Asked(
+            json.dumps([*work_key(to_plain(config)), config.dataset.num_classes]),
+            config.num_devices > 1 and backend(config, self._machine) == "nccl",
+            self.train_images.get(config.dataset) if is_resident else None,
+            images,
+            micro_batches,
+        )
+
+    def _begin(
+        self, process: ForecastProcess, config: Config, asked: _Asked
+    ) -> Callable[[], tuple[Forecast, TrainingTrace]]:
+        return process.begin(
+            _forecast_without_gpu,
+            config,
+            asked.images,
+            asked.micro_batches,
+            self._traces.get(asked.training, TrainingTrace()),
+            uses_nccl=asked.uses_nccl,
+            train_images=asked.train_images,
+        )
+
+    def _finish(self, asked: _Asked, begun: Callable[[], tuple[Forecast, TrainingTrace]]) -> None:
+        try:
+            self._counted[asked], trace = begun()
+        except NoForecast as error:
+            self._counted[asked] = error
+        else:
+            self._traces.setdefault(asked.training, TrainingTrace()).add(trace)
 
     def forecast(self, config: Config, images: int, folder: Path | None = None) -> Forecast:
         """The forecast, corrected by the peaks measured so far.

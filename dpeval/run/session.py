@@ -155,6 +155,8 @@ class Session:
         Raises:
             DataError: some data cannot be prepared; of all jobs, if faults are kept.
         """
+        startable = [job for job in jobs if job.plan.skip is None and job.fault is None]
+        self.predictor.look_ahead([(job.config, job.plan) for job in startable])
         faults: dict[DatasetConfig, DataError] = {}
         prepared: list[Job] = []
         for job in jobs:

@@ -65,6 +65,19 @@ def test_a_child_that_dies_is_no_forecast_and_is_replaced(process: ForecastProce
     assert process.call(_seen)[0] not in (before, os.getpid())
 
 
+def test_looking_ahead_changes_no_forecast_and_passes_no_fault_on() -> None:
+    common = ["model=resnet18", "dataset=imagenette_like", "dataset.image_px=32"]
+    sweep = [compose([*common, f"batch={batch}"]) for batch in (4, 6, 16)]
+    wrong = compose([*common, "batch=4", "optimizer.name=LBFGS"])
+    machine = detect([])
+    ahead, one_by_one = Predictor(machine), Predictor(machine)
+    ahead.look_ahead([(config, make_plan(config, machine)) for config in [wrong, *sweep]])
+    for config in sweep:
+        assert ahead.counted(config, config.batch) == one_by_one.counted(config, config.batch)
+    with pytest.raises(ConfigError, match="LBFGS"):
+        ahead.counted(wrong, 4)
+
+
 def test_a_forecast_for_a_gpu_touches_no_gpu_of_the_parent(monkeypatch: pytest.MonkeyPatch) -> None:
     touched: list[str] = []
     for name in ("_lazy_init", "init", "current_device", "set_device"):

@@ -48,6 +48,21 @@ class ForecastProcess:
         Raises:
             NoForecast: the child died.
         """
+        return self.begin(function, *args, **kwargs)()
+
+    def begin(
+        self, function: Callable[Given, Made], *args: Given.args, **kwargs: Given.kwargs
+    ) -> Callable[[], Made]:
+        """Begin :meth:`call`; what is returned waits for its result.
+
+        Args:
+            function: importable by name; it, its arguments and its result must pickle.
+            args: its positional arguments.
+            kwargs: its keyword arguments.
+
+        Raises:
+            NoForecast: the child died.
+        """
         if self._pool is None:
             context = multiprocessing.get_context("forkserver")
             self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_enter)
@@ -59,16 +74,20 @@ class ForecastProcess:
             submitted = self._pool.submit(function, *args, **kwargs)
         except (BrokenProcessPool, EOFError, ConnectionError) as error:
             raise self._lost() from error  # the forkserver was killed
-        try:
-            return submitted.result()
-        except BrokenProcessPool as error:
-            raise self._lost() from error
+
+        def result() -> Made:
+            try:
+                return submitted.result()
+            except BrokenProcessPool as error:
+                raise self._lost() from error
+
+        return result
 
     def _lost(self) -> NoForecast:
         """The error to raise; the next call starts a new child."""
-        assert self._pool is not None
-        self._pool.shutdown(wait=False)
-        self._pool = None
+        if self._pool is not None:
+            self._pool.shutdown(wait=False)
+            self._pool = None
         return NoForecast("the forecast process was killed; memory is not forecast")
 
 

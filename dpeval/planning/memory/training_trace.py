@@ -62,6 +62,12 @@ class TrainingTrace:
             )
         return found
 
+    def add(self, other: TrainingTrace) -> None:
+        """Add what another trace of the same training holds."""
+        self.optimizer = self.optimizer or other.optimizer
+        for kind, taken in other._taken.items():
+            self._taken.setdefault(kind, {}).update(taken)
+
 
 def _scaled(taken: Mapping[int, FakeStep], items: int) -> FakeStep | None:
     """The step with `items`, from the two taken with the closest sizes; None: it must be taken.
