@@ -124,6 +124,9 @@ class LiveRun:
     def start(self, *, gated: bool = False) -> None:
         """Start the ranks; if `gated`, they step only on turns that ``ranks.gates`` grants."""
         job = self.job
+        # Anew: runs that take turns are made together, and start one after another.
+        self._span.begun_s = time.monotonic()
+        self._blank = self._blank.model_copy(update={"started_at": now()})
         interface, host = job.config.hardware.interface or "lo", "127.0.0.1"
         if job.node is not None:
             interface, host = multi_node.interface_of(job.config)

@@ -6,6 +6,7 @@ import itertools
 import signal
 import subprocess
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,13 @@ def test_one_run_steps_at_a_time_and_each_has_one_turn_a_round(train: Train) -> 
     turns = [(number, turn) for _, _, number, turn in spans]
     changes = [here for here, _ in itertools.groupby(turns)]
     assert len(changes) == len(set(changes)), "a run had two turns in one round"
+    # They set up one after another, and the time of each is its own.
+    begun = sorted(
+        ((datetime.fromisoformat(run.started_at), run) for run in runs), key=lambda pair: pair[0]
+    )
+    taken_s = [run.setup.total_s for _, run in begun if run.setup is not None]
+    lasted_s = (begun[-1][0] - begun[0][0]).total_seconds()
+    assert sum(taken_s[:-1]) < lasted_s + 0.3 * len(taken_s)
     # What only several ranks can show is measured as in any other run.
     assert {run.plan.world_size for run in runs if run.plan and run.ablation} == {2, 3}
 
