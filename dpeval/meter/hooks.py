@@ -144,9 +144,32 @@ class Hooks:
 
         return noted
 
-    def _update_begins(self, *_: Any) -> None:
+    def _update_begins(
+        self, _optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         self.mark_before()
         self._depth += 1
+        if self._depth > 1:
+            return None
+        # torch passes the optimizer itself as the first of `args`.
+        if callable(kwargs.get("closure")):
+            return args, {**kwargs, "closure": self._closure_of(kwargs["closure"])}
+        if len(args) > 1 and callable(args[1]):
+            return (args[0], self._closure_of(args[1]), *args[2:]), kwargs
+        return None
+
+    def _closure_of(self, closure: Callable[[], Any]) -> Callable[[], Any]:
+        def timed() -> Any:
+            """The passes that an optimizer has its closure make are not part of the update."""
+            self._clock.mark("optimizer")
+            depth, self._depth = self._depth, 0
+            try:
+                return closure()
+            finally:
+                self.mark_before()
+                self._depth = depth
+
+        return timed
 
     def _update_ends(self, *_: Any) -> None:
         self.has_updated = True

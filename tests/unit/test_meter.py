@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -245,6 +245,90 @@ def test_an_update_that_the_gradient_scaler_skips_ends_the_step(
         scaler.update()
         training.optimizer.zero_grad()
     assert len(host.of("step")) == 4
+
+
+class SlowUpdate(torch.optim.SGD):
+    """An optimizer that takes 2 s before its closure and 4 s after it, twice if nested."""
+
+    def __init__(self, host: Host, parameters: Iterable[nn.Parameter], inner: Any = None) -> None:
+        super().__init__(parameters, lr=0.1)
+        self._wait, self._inner = host.device.wait, inner
+
+    def step(self, closure: Any = None) -> Any:
+        self._wait(2.0)
+        loss = closure() if self._inner is None else self._inner.step(closure)
+        self._wait(4.0)
+        return loss
+
+
+@pytest.mark.parametrize("is_nested", [False, True])
+@pytest.mark.parametrize("is_keyword", [False, True])
+def test_the_passes_of_a_closure_are_not_part_of_the_update(
+    host: Host, loop: MeteredLoop, is_nested: bool, is_keyword: bool
+) -> None:
+    training = Training(host)
+    inner = SlowUpdate(host, training.model.parameters()) if is_nested else None
+    optimizer = SlowUpdate(host, training.model.parameters(), inner)
+
+    def closure() -> None:
+        host.device.wait(0.25)
+        training.forward_backward()
+        host.device.wait(0.5)
+
+    for _ in loop.steps(loader(host, 100)):
+        optimizer.step(closure=closure) if is_keyword else optimizer.step(closure)
+    expected = {
+        "forward": 3.0, "backward": 5.0, "other": 0.75, "optimizer": 12.0 if is_nested else 6.0
+    }  # fmt: skip
+    for name, seconds in expected.items():
+        assert host.of(name) == pytest.approx([seconds] * 4), name
+
+
+def test_every_pass_of_an_lbfgs_step_is_timed(host: Host, loop: MeteredLoop) -> None:
+    training, evaluations = Training(host), [0]
+    optimizer = torch.optim.LBFGS(training.model.parameters(), lr=1e-3, max_iter=3)
+
+    def closure() -> float:
+        evaluations[-1] += 1
+        optimizer.zero_grad()
+        training.forward_backward()
+        return 1.0 / evaluations[-1]
+
+    for _ in loop.steps(loader(host, 100)):
+        optimizer.step(closure)
+        evaluations.append(0)
+    assert evaluations[0] > 1
+    assert host.of("forward") == pytest.approx([3.0 * count for count in evaluations[:4]])
+    assert host.of("backward") == pytest.approx([5.0 * count for count in evaluations[:4]])
+
+
+def test_a_closure_may_use_mixed_precision(host: Host, loop: MeteredLoop) -> None:
+    training, scaler = Training(host), torch.amp.GradScaler("cpu", enabled=False)
+    optimizer = SlowUpdate(host, training.model.parameters())
+    types = set()
+
+    def closure() -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            output = training.model(torch.ones(1, 2))
+        types.add(output.dtype)
+        host.device.wait(3.0)
+        scaler.scale(output.sum()).backward()
+
+    for _ in loop.steps(loader(host, 100)):
+        scaler.step(optimizer, closure)
+    assert types == {torch.bfloat16}
+    assert host.of("forward") == pytest.approx([3.0] * 4)
+    assert host.of("optimizer") == pytest.approx([6.0] * 4)
+
+
+def test_a_named_phase_includes_the_passes_of_a_closure(host: Host, loop: MeteredLoop) -> None:
+    training = Training(host)
+    optimizer = SlowUpdate(host, training.model.parameters())
+    for _ in loop.steps(loader(host, 100)):
+        with loop.phase("optimizer"):
+            optimizer.step(training.forward_backward)
+    assert host.of("optimizer") == pytest.approx([14.0] * 4)
+    assert host.of("forward") == pytest.approx([0.0] * 4)
 
 
 def test_several_optimizers_make_one_step(host: Host, loop: MeteredLoop) -> None:
