@@ -179,7 +179,12 @@ def threads(now: Situation) -> Lever | None:
     lost = 1 - factor.value
     if lost < LEAST_GAIN or factor.high >= 1:
         return None
-    swept = {"num_devices": str(now.devices // 2), "hardware.cores_per_device": f"{2 * each:g}"}
+    # As many ranks with as many threads need twice the cores; where these are not there, that run
+    # is skipped.
+    swept = {
+        "num_devices": f"{now.devices // 2},{now.devices}",
+        "hardware.cores_per_device": f"{each:g},{2 * each:g}",
+    }
     ranks = f"{now.devices // 2} rank{'s' * (now.devices > 2)}"
     return Lever(
         "threads",
