@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from dpeval.analysis.advice.advise import advise
 from dpeval.analysis.frame import runs_frame
+from dpeval.analysis.report import verdict
 from dpeval.analysis.scaling.findings import Findings, find
 from dpeval.config import MeasureConfig, split_evenly
 from dpeval.record.codes import Status
@@ -220,3 +222,8 @@ def ablation(
 def findings(runs: Iterable[Record]) -> Findings:
     """What the analysis finds in `runs`."""
     return find(runs_frame.of_records((run, Path(str(i))) for i, run in enumerate(runs)))
+
+
+def verdict_of(found: Findings) -> list[str]:
+    """What the report says of `found`, sentence by sentence."""
+    return verdict.sentences(found, advise(found))

@@ -194,7 +194,7 @@ def _illustrate(
             figure_data=figure_data,
             figures=drawn,
             folder=out,
-            verdict=verdict.sentences(findings),
+            verdict=verdict.sentences(findings, advice),
             screens=first_screen.screens(findings, advice),
             cautions=doubts,
             problems=findings.loaded.problems,

@@ -17,14 +17,14 @@ from rich.console import Console
 from dpeval.analysis import api, figures
 from dpeval.analysis.figures.scaling import speedup
 from dpeval.analysis.frame import runs_frame
-from dpeval.analysis.report import terminal, verdict
+from dpeval.analysis.report import terminal
 from dpeval.analysis.scaling.findings import Findings
 from dpeval.commands import hydra_app
 from dpeval.config import Config, identity
 from dpeval.launchers.base import compose_job, with_baselines
 from dpeval.launchers.compose import Composer
 from dpeval.record.schema import Cause, Record
-from tests.records import ablation, findings, make_record, perfect
+from tests.records import ablation, findings, make_record, perfect, verdict_of
 
 DDP = {"name": "ddp", "_target_": "dpeval.components.ddp", "bucket_cap_mb": 25.0}
 SERIAL = {"name": "none", "_target_": "dpeval.components.single_device", "bucket_cap_mb": 25.0}
@@ -139,7 +139,7 @@ def test_the_order_of_records_changes_no_baseline() -> None:
 )  # fmt: skip
 def test_tables_figures_and_words_name_the_baseline(base: Record, name: str) -> None:
     found = findings([base, ddp(2, 0.6)])
-    assert f"1.67 times the throughput of {name}:" in " ".join(verdict.sentences(found))
+    assert f"1.67 times the throughput of {name}:" in " ".join(verdict_of(found))
     console = Console(width=300)
     with console.capture() as said:
         console.print(*terminal.tables(found))
@@ -161,7 +161,7 @@ def test_the_command_that_settles_what_is_best_repeats_the_serial_run() -> None:
     began = "python -m dpeval.train batch=32 baseline=serial num_devices="
     one = serial(1.0).model_copy(update={"command": f"{began}1 strategy=none"})
     two = ddp(2, 0.99).model_copy(update={"command": f"{began}2"})
-    (said,) = [line for line in verdict.sentences(findings([one, two])) if "tell them" in line]
+    (said,) = [line for line in verdict_of(findings([one, two])) if "tell them" in line]
     assert "num_devices=1,2" in said
     assert said.count("baseline=serial") == 1
     assert "strategy" not in said

@@ -9,13 +9,12 @@ import pytest
 
 from dpeval.analysis.csv_import import fields, rows
 from dpeval.analysis.csv_import import runs as csv_runs
-from dpeval.analysis.report import verdict
 from dpeval.record.codes import WarningCode
 from dpeval.record.conditions import Conditions
 from dpeval.record.measurement import Balance
 from dpeval.record.reference_times import PAGES, ReferenceTimes
 from dpeval.record.schema import Cause, Record, Scheduler, Warning
-from tests.records import ablation, findings, make_record, perfect
+from tests.records import ablation, findings, make_record, perfect, verdict_of
 
 FAST = perfect(2, 32, 0.4)  # 2.5 times as fast as the 1 s of one device
 
@@ -112,7 +111,7 @@ def test_page_faults_of_the_baseline_are_told_as_a_claim_and_in_the_verdict() ->
     (claim,) = found.claims
     assert claim.causes == ("baseline_page_faults",)
     assert "at least 8% of its baseline's step, and 0% of its own" in claim.sentence
-    (told,) = [line for line in verdict.sentences(found) if "page faults" in line]
+    (told,) = [line for line in verdict_of(found) if "page faults" in line]
     assert "1 device at batch 32 loses at least 8% of its step to 40,000 page faults" in told
     assert "hardware.keep_memory=true" in told
     assert "Part of any speedup over it comes from this" in told

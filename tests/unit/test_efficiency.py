@@ -13,7 +13,7 @@ from dpeval.analysis.report import verdict
 from dpeval.analysis.scaling.efficiency import ORDER, Factor, Waterfall
 from dpeval.record.phases import PHASES
 from dpeval.record.schema import Ablation, PhaseStats, Record
-from tests.records import ablation, findings, make_record, perfect
+from tests.records import ablation, findings, make_record, perfect, verdict_of
 
 
 def busy(run: Record, waits_s: list[list[float]], computes_s: list[list[float]]) -> Record:
@@ -144,7 +144,7 @@ def test_equal_batches_are_not_called_smaller() -> None:
     assert found.value == pytest.approx(0.8)
     assert found.meaning.startswith("drift between the one-device run")
     assert "also includes what changed between" in found.note
-    assert "drift between the one-device run" in " ".join(verdict.sentences(findings(runs)))
+    assert "drift between the one-device run" in " ".join(verdict_of(findings(runs)))
     strong = the_factors(perfect(1), perfect(2, 32, 0.5, ablation=ablation(0.5, [0.5] * 2, 0.5)))
     assert "computes less efficiently" in strong["granularity"].meaning
 

@@ -7,12 +7,11 @@ import math
 import pytest
 
 from dpeval.analysis import api
-from dpeval.analysis.report import verdict
 from dpeval.analysis.scaling.best_configuration import EFFICIENT, THROUGHPUT, Choice, choose
 from dpeval.analysis.scaling.findings import find
 from dpeval.errors import ConfigError
 from dpeval.record.schema import Cause, Record
-from tests.records import findings, make_record, perfect
+from tests.records import findings, make_record, perfect, verdict_of
 
 
 def efficient(runs: list[Record], floor: float | None = None) -> Choice:
@@ -50,7 +49,7 @@ def test_a_batch_that_one_device_cannot_hold_is_not_chosen_by_its_own_base() -> 
     choice = efficient(runs)
     assert chosen(choice) == (2, 32)
     assert [(one.num_devices, one.batch) for one in choice.doubtful] == [(2, 64)]
-    said = " ".join(verdict.sentences(find(findings(runs).loaded, EFFICIENT)))
+    said = " ".join(verdict_of(find(findings(runs).loaded, EFFICIENT)))
     assert "2 CPU devices at batch 64 is faster, but its efficiency is not known" in said
 
 
@@ -61,7 +60,7 @@ def test_the_floor_is_held_by_the_lower_end() -> None:
     assert chosen(choice) == (1, 32)
     (open_,) = choice.doubtful
     assert open_.efficiency_low < 0.8 < open_.efficiency < open_.efficiency_high
-    said = " ".join(verdict.sentences(find(findings(runs).loaded, EFFICIENT)))
+    said = " ".join(verdict_of(find(findings(runs).loaded, EFFICIENT)))
     assert "whether it reaches 80% efficiency is not settled: 83% (79% to 88%, 95 %)" in said
     # Known to 1 %, it does.
     settled = efficient([*repeated(1, 1.0), *repeated(2, 0.6)], 0.8)

@@ -18,7 +18,6 @@ from dpeval.analysis.csv_import import fields, rows, settle
 from dpeval.analysis.csv_import import runs as csv_runs
 from dpeval.analysis.frame import runs_frame
 from dpeval.analysis.pooling import repetitions
-from dpeval.analysis.report import verdict
 from dpeval.analysis.scaling import (
     efficiency,
     scaling_laws,
@@ -29,7 +28,7 @@ from dpeval.analysis.scaling.findings import Findings, find
 from dpeval.analyze import main
 from dpeval.errors import ConfigError
 from dpeval.record.schema import Cause, Record
-from tests.records import ablation, findings, make_record, perfect
+from tests.records import ablation, findings, make_record, perfect, verdict_of
 
 
 def factors(found: Findings) -> dict[str, float]:
@@ -58,7 +57,7 @@ def test_known_factors_are_found_and_multiply_to_the_efficiency() -> None:
 @pytest.mark.parametrize(("normal_s", "is_doubted"), [(0.8, False), (0.86, False), (1.0, True)])
 def test_windows_unlike_the_main_one_are_told(normal_s: float, is_doubted: bool) -> None:
     many = perfect(2, 32, 0.8, ablation=ablation(normal_s, [0.75, 0.75], 0.6))
-    said = " ".join(verdict.sentences(findings([perfect(1), many])))
+    said = " ".join(verdict_of(findings([perfect(1), many])))
     assert "gradient synchronisation" in said
     assert ("took 1.25 times as long per step as the main window" in said) is is_doubted
     assert ("trust no factor beyond that" in said) is is_doubted

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.scoring import autoregressive
-from dpeval.analysis.report.verdict import sentences
 from dpeval.analysis.scaling.best_configuration import THROUGHPUT
 from dpeval.config import MeasureConfig
 from dpeval.record.schema import Record, Sitting
@@ -20,7 +19,7 @@ from dpeval.stats import paired, steady_state
 from dpeval.stats.best import compared_with_best
 from dpeval.stats.throughput import throughput
 from dpeval.util.arrays import Floats
-from tests.records import findings, make_record
+from tests.records import findings, make_record, verdict_of
 
 
 @given(
@@ -191,7 +190,7 @@ def test_batches_of_one_sitting_are_compared_by_their_rounds() -> None:
     assert best.others[0].behind < 0.1
     assert not guess.is_paired
     assert len(guess.ties) > 0
-    said = sentences(known)
+    said = verdict_of(known)
     assert "is fastest on 2 CPU devices at batch 32" in said[0]
     assert not any("that did not take turns" in line for line in said)
     assert not any("assume a spread" in line for line in said)
@@ -206,12 +205,13 @@ def test_what_did_not_take_turns_with_the_rest_is_compared_as_independent_and_th
         1: False, 2: True, 4: False
     }  # fmt: skip
     assert not found.choices[0].is_paired
-    assert any("of runs that did not take turns assume" in line for line in sentences(found))
+    assert any("of runs that did not take turns assume" in line for line in verdict_of(found))
 
 
 def test_the_report_says_that_one_sitting_does_not_show_how_processes_differ() -> None:
     single, repeated = (
-        " ".join(sentences(findings(sat_together({1: 1.0, 2: 0.5}, repetitions=n)))) for n in (1, 5)
+        " ".join(verdict_of(findings(sat_together({1: 1.0, 2: 0.5}, repetitions=n))))
+        for n in (1, 5)
     )
     assert "come from their rounds" in single
     assert "repeat=5 shows what differs between processes" in single
@@ -227,8 +227,8 @@ def test_what_no_run_could_settle_is_not_proposed(took_turns: bool) -> None:
     if took_turns:
         turns = Sitting(id="one", rounds=list(range(7)), runs=2)
         runs = [run.model_copy(update={"sitting": turns}) for run in runs]
-    said = " ".join(sentences(findings(runs)))
-    assert "first end what else runs" in said
+    said = " ".join(verdict_of(findings(runs)))
+    assert "Stop what else runs" in said
     assert ("sweep.order=interleaved" in said) is not took_turns
 
 

@@ -12,12 +12,11 @@ from dpeval.analysis.frame import runs_frame
 from dpeval.analysis.pooling import run_spread
 from dpeval.analysis.pooling.run_spread import ASSUMED_SHARE, RunSpread
 from dpeval.analysis.report.summary import summarise
-from dpeval.analysis.report.verdict import sentences
 from dpeval.analysis.scaling.findings import find
 from dpeval.record.schema import Record
 from dpeval.stats.comparison import LEAST_FREEDOM
 from dpeval.util.arrays import Floats
-from tests.records import findings, perfect
+from tests.records import findings, perfect, verdict_of
 
 DRAWS = 2000
 
@@ -89,7 +88,7 @@ def test_a_stated_spread_counts_where_repetitions_show_none() -> None:
     assert (found.points["spread_share"] == 0.06).all()
     half = 1.959964 * 0.06 * math.sqrt(2)
     assert found.points["efficiency_high"].iloc[1] == pytest.approx(math.exp(half))
-    assert sentences(found)[-1] == (
+    assert verdict_of(found)[-1] == (
         "Comparisons allow for the spread between runs that was stated, 6 % (standard deviation)."
     )
     assert summarise(found, []).stated_spread == 0.06

@@ -36,11 +36,8 @@ def advise(findings: Findings, terms: Terms | None = None) -> list[Advice]:
         findings: the results.
         terms: what the user told about the training to come.
     """
-    chosen = [
-        one for one in findings.choices if one.objective is findings.objective and one.batch is None
-    ]
-    ordered = sorted(chosen, key=lambda one: _order(findings, one), reverse=True)
-    return [_advice(findings, one, chosen, terms or Terms()) for one in ordered[:MOST_FAMILIES]]
+    ordered = sorted(findings.chosen, key=lambda one: _order(findings, one), reverse=True)
+    return [_advice(findings, one, terms or Terms()) for one in ordered[:MOST_FAMILIES]]
 
 
 def _order(findings: Findings, choice: Choice) -> tuple[int, float]:
@@ -48,14 +45,14 @@ def _order(findings: Findings, choice: Choice) -> tuple[int, float]:
     return len(points), float(points["img_per_s"].max())
 
 
-def _advice(findings: Findings, choice: Choice, chosen: list[Choice], terms: Terms) -> Advice:
+def _advice(findings: Findings, choice: Choice, terms: Terms) -> Advice:
     levers: list[Lever] = []
     tried: list[Tried] = []
     if choice.best is not None:
         now = situation(findings, choice, choice.best)
         levers, tried = ranked(now, findings.points, findings.loaded.runs)
     return Advice(
-        label=_label(findings, choice, chosen),
+        label=_label(findings, choice),
         recommendation=recommend(findings, choice),
         options=options(findings, choice.key, terms),
         levers=levers,
@@ -63,8 +60,9 @@ def _advice(findings: Findings, choice: Choice, chosen: list[Choice], terms: Ter
     )
 
 
-def _label(findings: Findings, choice: Choice, chosen: list[Choice]) -> str:
+def _label(findings: Findings, choice: Choice) -> str:
     """What sets a family apart, in the fewest words."""
+    chosen = findings.chosen
     if len(chosen) < 2:
         return ""
     series = str(choice.key["series"])

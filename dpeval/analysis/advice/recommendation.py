@@ -7,13 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dpeval.analysis.advice.quantity import Quantity
-from dpeval.analysis.advice.settling import (
-    LONGEST_S,
-    Settling,
-    row_of,
-    settling,
-    time_text,
-)
+from dpeval.analysis.advice.settling import Settling, row_of, settling, time_text
 from dpeval.analysis.frame.labels import configuration
 from dpeval.analysis.scaling.best_configuration import (
     DEVICE_SECONDS,
@@ -23,7 +17,8 @@ from dpeval.analysis.scaling.best_configuration import (
     Choice,
 )
 from dpeval.analysis.scaling.findings import Findings
-from dpeval.util.display.plural import some_of
+from dpeval.analysis.scaling.speedup import having
+from dpeval.util.display.plural import counted, some_of
 
 _MOST_NAMED = 3
 
@@ -32,8 +27,8 @@ _MOST_NAMED = 3
 class Recommendation:
     """The best configuration of one family for the objective that the user chose."""
 
-    key: dict[str, Any]
-    """Names the family."""
+    choice: Choice
+    """Of the family, over all batches."""
     headline: str
     """What to use, in one line."""
     name: str
@@ -44,17 +39,37 @@ class Recommendation:
     speedup: Quantity
     """Over one device; NaN on one device, and where the batch was not measured on one."""
     efficiency: Quantity
-    unit: str
-    """What a sample is."""
-    is_settled: bool
-    """Whether no other configuration could be the best."""
     within_error: str
     """What cannot be told apart from it; empty: nothing."""
+    settling: Settling | None
+    """Runs that would tell them apart; None: nothing to settle, or not known what would."""
     settle: str
-    """What would tell them apart, in one sentence; empty: nothing to settle, or nothing would."""
-    settle_command: str
-    settle_s: float
-    """How long that takes, s; NaN: not known."""
+    """The same in one sentence, which `settle_command` completes; empty: nothing to say."""
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """Names the family."""
+        return self.choice.key
+
+    @property
+    def unit(self) -> str:
+        """What a sample is."""
+        return self.choice.sample
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether no other configuration could be the best."""
+        return self.choice.best is not None and not self.choice.ties
+
+    @property
+    def settle_command(self) -> str:
+        """What to type; empty: nothing would settle it, or no record names its command."""
+        return self.settling.command if self.settling and self.settling.is_reasonable else ""
+
+    @property
+    def settle_s(self) -> float:
+        """How long that command takes, s; NaN: not known."""
+        return self.settling.seconds if self.settling and self.settle_command else math.nan
 
 
 def recommend(findings: Findings, choice: Choice) -> Recommendation:
@@ -68,8 +83,8 @@ def recommend(findings: Findings, choice: Choice) -> Recommendation:
     if best is None:
         nothing = Quantity(math.nan)
         return Recommendation(
-            choice.key, f"Nothing to recommend: {choice.why_not}.", "", 0, 0, nothing, nothing,
-            nothing, choice.sample, False, _doubtful(choice), "", "", math.nan,
+            choice, f"Nothing to recommend: {choice.why_not}.", "", 0, 0, nothing, nothing,
+            nothing, _doubtful(choice), None, "",
         )  # fmt: skip
     row = row_of(findings.points, choice, best)
     throughput = Quantity.throughput(row)
@@ -78,10 +93,10 @@ def recommend(findings: Findings, choice: Choice) -> Recommendation:
         speedup = Quantity(*(float(row[f"speedup{end}"]) for end in ("", "_low", "_high")))
         efficiency = Quantity(best.efficiency, best.efficiency_low, best.efficiency_high)
     wanted = settling(findings.loaded.runs, findings.points, choice)
-    sentence, command, seconds = _settle(wanted)
+    runs = having(findings.loaded.runs, choice.key)
     tail = _figures(choice, best, throughput, speedup, efficiency)
     return Recommendation(
-        key=choice.key,
+        choice=choice,
         headline=_headline(choice, f"{_named(choice, best)}: {tail}"),
         name=_named(choice, best),
         num_devices=best.num_devices,
@@ -89,12 +104,9 @@ def recommend(findings: Findings, choice: Choice) -> Recommendation:
         throughput=throughput,
         speedup=speedup,
         efficiency=efficiency,
-        unit=choice.sample,
-        is_settled=not choice.ties,
         within_error=" ".join(filter(None, [_ties(choice), _doubtful(choice)])),
-        settle=sentence,
-        settle_command=command,
-        settle_s=seconds,
+        settling=wanted,
+        settle=_settle(wanted, took_turns=bool(runs["sitting"].ne("").any())),
     )
 
 
@@ -168,23 +180,21 @@ def _doubtful(choice: Choice) -> str:
     )
 
 
-def _settle(wanted: Settling | None) -> tuple[str, str, float]:
-    """What would settle it: a sentence, a command and its time."""
+def _settle(wanted: Settling | None, *, took_turns: bool) -> str:
+    """What would settle it, in a sentence that ends in a colon where a command follows."""
     if wanted is None:
-        return "", "", math.nan
-    if wanted.seconds > LONGEST_S:
+        return ""
+    if not wanted.is_reasonable:
+        turns = "" if took_turns else ", in turns (sweep.order=interleaved)"
         return (
-            "The machine was too noisy: no runs of reasonable length would tell them apart. End "
-            "what else runs on it, then measure again.",
-            "",
-            math.nan,
+            "The machine was too noisy: no runs of reasonable length would tell them apart. Stop "
+            f"what else runs on it, then measure again{turns}."
         )
     takes = f" (about {time_text(wanted.seconds)})" if math.isfinite(wanted.seconds) else ""
-    together = "" if wanted.measure else ", then analyse both folders together"
-    if not wanted.command:
-        return (
-            f"To tell them apart, measure {wanted.repeats} more runs of each{takes}.",
-            "",
-            math.nan,
-        )
-    return f"To tell them apart, measure again{takes}{together}:", wanted.command, wanted.seconds
+    if wanted.measure:  # in place of those that there are
+        how, together = f" with measure={wanted.measure}", ""
+    else:
+        how, together = "", ", then analyse both folders together"
+    runs = counted(wanted.repeats, "run" if wanted.measure else "more run")
+    end = ":" if wanted.command else "."
+    return f"To tell them apart, measure {runs} of each{how}{takes}{together}{end}"

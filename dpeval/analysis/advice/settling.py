@@ -46,6 +46,11 @@ class Settling:
     command: str
     """What to type; empty if no record names its command."""
 
+    @property
+    def is_reasonable(self) -> bool:
+        """Whether anybody would wait that long."""
+        return not self.seconds > LONGEST_S  # true of NaN, too
+
 
 def settling(runs: pd.DataFrame, points: pd.DataFrame, choice: Choice) -> Settling | None:
     """How to tell which of the configurations that could be the best is the best.

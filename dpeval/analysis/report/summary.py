@@ -205,7 +205,7 @@ def summarise(
     return Summary(
         stated_spread=findings.stated_spread,
         recommendations=[_recommended(one) for one in advice],
-        verdict=verdict.sentences(findings),
+        verdict=verdict.sentences(findings, advice),
         claims_in_words=verdict.claims(findings),
         cautions=list(cautions),
         problems=findings.loaded.problems,

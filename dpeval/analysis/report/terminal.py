@@ -79,10 +79,8 @@ def tables(findings: Findings) -> Iterator[Table | str]:
 def _standing(findings: Findings) -> dict[tuple[Any, ...], str]:
     """Notes on configurations that are or could be the best, by their key."""
     said: dict[tuple[Any, ...], str] = {}
-    for one in findings.choices:
-        if one.objective is not findings.objective or one.best is None or one.batch is not None:
-            continue
-        for able in (one.best, *one.ties):
+    for one in findings.chosen:
+        for able in (one.best, *one.ties) if one.best is not None else ():
             within = f", within {able.behind:.0%}" if math.isfinite(able.behind) else ""
             words = f"could be best{within}" if one.ties else "best"
             said[(*one.key.values(), able.batch, able.num_devices)] = words

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from dpeval.analysis.advice.settling import (
-    LONGEST_S,
-    Settling,
-    row_of,
-    settling,
-    time_text,
-)
+from dpeval.analysis.advice.advise import Advice
+from dpeval.analysis.advice.recommendation import Recommendation
+from dpeval.analysis.advice.settling import row_of
 from dpeval.analysis.frame.labels import baseline, cell_name, configuration
 from dpeval.analysis.pooling.repetitions import TURNS
 from dpeval.analysis.pooling.run_spread import ASSUMED_SHARE, COHORT
@@ -29,27 +25,24 @@ from dpeval.analysis.scaling.speedup import having
 from dpeval.util.display.plural import counted, some_of
 from dpeval.util.display.ranges import decimals_of, with_span
 
-MOST_FAMILIES = 12
 WINDOWS_AGREE = 0.1
 """Ablation windows whose step differs by less than this fraction from the main window's."""
-MANY_REPEATS = 20
-"""Where it takes more repetitions to decide, the choice that needs no decision is named."""
 _MOST_CLAIMS = 8
 _MOST_NAMED = 4
 
 
-def sentences(findings: Findings) -> list[str]:
+def sentences(findings: Findings, advice: Sequence[Advice]) -> list[str]:
     """For every family: the best configuration, what its efficiency is lost to, its law.
 
     Where the records cannot tell which configuration is best, the first sentence of the family says
-    so, and the next one what would settle it.
+    so, and the next ones what would settle it.
+
+    Args:
+        findings: the results.
+        advice: what follows from them, for the families to speak of, in their order.
     """
-    best = [
-        one for one in findings.choices
-        if one.objective is findings.objective and one.batch is None
-    ]  # fmt: skip
-    said = [line for one in best[:MOST_FAMILIES] for line in _family(findings, one)]
-    more = len(best) - MOST_FAMILIES
+    said = [line for one in advice for line in _family(findings, one.recommendation)]
+    more = len(findings.chosen) - len(advice)
     said += [f"{more} more series: see the tables."] * (more > 0)
     return [*said, *_spread(findings)]
 
@@ -121,7 +114,8 @@ def lacking(findings: Findings) -> list[str]:
     ]
 
 
-def _family(findings: Findings, chosen: Choice) -> Iterator[str]:
+def _family(findings: Findings, recommended: Recommendation) -> Iterator[str]:
+    chosen = recommended.choice
     if chosen.best is None:
         yield f"{chosen.key['series']}: no best configuration, {chosen.why_not}."
         yield from _doubtful(chosen)
@@ -130,7 +124,7 @@ def _family(findings: Findings, chosen: Choice) -> Iterator[str]:
     found = row_of(findings.points, chosen, best).to_dict()
     row = {str(name): value for name, value in found.items()}
     if chosen.ties:
-        yield from _undecided(findings, chosen, row)
+        yield from _undecided(findings, recommended, row)
     else:
         where, model = _where(findings, chosen), row["model"] or "the model"
         yield f"{where}, {model} {_OBJECTIVE_WORDS[chosen.objective.name]} {_told(chosen, row)}."
@@ -187,8 +181,11 @@ def _named(chosen: Choice, one: Candidate) -> str:
     return configuration(one.num_devices, one.batch, chosen.key["scaling"], chosen.key["hardware"])
 
 
-def _undecided(findings: Findings, chosen: Choice, row: dict[str, Any]) -> Iterator[str]:
+def _undecided(
+    findings: Findings, recommended: Recommendation, row: dict[str, Any]
+) -> Iterator[str]:
     """That several configurations could be the best, and what would settle it."""
+    chosen = recommended.choice
     best, able = chosen.best, len(chosen.ties) + 1
     assert best is not None
     where, model = _where(findings, chosen), row["model"] or "the model"
@@ -209,9 +206,8 @@ def _undecided(findings: Findings, chosen: Choice, row: dict[str, Any]) -> Itera
         )
     within = f", within {best.behind:.0%} of the best" if np.isfinite(best.behind) else ""
     yield f"The best estimate is that of {_told(chosen, row)}{within}."
-    if wanted := settling(findings.loaded.runs, findings.points, chosen):
-        runs = having(findings.loaded.runs, chosen.key)
-        yield from _settled_by(wanted, chosen, took_turns=bool(runs["sitting"].ne("").any()))
+    if recommended.settle:
+        yield f"{recommended.settle} {recommended.settle_command}".rstrip()
 
 
 def _doubtful(chosen: Choice) -> Iterator[str]:
@@ -235,32 +231,6 @@ def _doubtful(chosen: Choice) -> Iterator[str]:
     more = len(chosen.doubtful) - _MOST_NAMED
     if more > 0:
         yield f"The efficiency of {more} more is not known or not settled: see summary.json."
-
-
-def _settled_by(wanted: Settling, chosen: Choice, *, took_turns: bool) -> Iterator[str]:
-    if wanted.seconds > LONGEST_S:
-        turns = (
-            " Let the runs take turns, too: sweep.order=interleaved cancels what slows all alike."
-        )
-        yield (
-            "On a machine as noisy as this one was, no runs of reasonable length would tell them "
-            f"apart: first end what else runs on it.{turns * (not took_turns)}"
-        )
-        return
-    took = f" (about {time_text(wanted.seconds)})" if np.isfinite(wanted.seconds) else ""
-    precisely = f" with measure={wanted.measure}" * bool(wanted.measure)
-    both = "" if wanted.measure else " and analyse both folders together"
-    command = f"{both}: {wanted.command}" if wanted.command else "."
-    yield (
-        f"To tell them apart, measure {counted(wanted.repeats, 'more run')} of each{precisely}"
-        f"{took}{command}"
-    )
-    cheapest = min(chosen.able, key=lambda one: (one.num_devices, one.batch))
-    if wanted.repeats > MANY_REPEATS and np.isfinite(cheapest.behind):
-        yield (
-            f"Of them, {_named(chosen, cheapest)} takes the fewest devices, and is within "
-            f"{cheapest.behind:.0%} of the best."
-        )
 
 
 def _range(low: float, high: float, form: str) -> str:

@@ -55,6 +55,13 @@ class Findings:
     does."""
 
     @property
+    def chosen(self) -> list[Choice]:
+        """The best configuration of each family over all batches, for the user's objective."""
+        return [
+            one for one in self.choices if one.objective is self.objective and one.batch is None
+        ]
+
+    @property
     def summary(self) -> pd.DataFrame:
         """One row per configuration with everything: the table of ``summary.csv``."""
         return joined(self.pooled, self.points)
