@@ -30,6 +30,7 @@ from dpeval.analysis.scaling.findings import Findings, find
 from dpeval.errors import ConfigError, SlowerError
 from dpeval.stats.comparison import LARGEST_SPREAD, LEAST_FREEDOM
 from dpeval.util.display.plural import counted, some_of
+from dpeval.util.display.ranges import percent
 from dpeval.util.display.tables import make_console
 
 
@@ -257,14 +258,15 @@ def _compared(
         least = 1 - median(change.detectable for change in tested)
         yield (
             f"{some_of(changed, len(tested), 'configuration')} changed (family-wise error "
-            f"{compare.FAMILY_ERROR:.0%}). A configuration that is {least:.1%} slower is found "
-            "with a probability of 80 %; more repetitions in both sweeps find smaller changes."
+            f"{percent(compare.FAMILY_ERROR)}). A configuration that is {percent(least, 1)} slower "
+            "is found with a probability of 80 %; more repetitions in both sweeps find smaller "
+            "changes."
         )
     if any(change.is_assumed for change in tested):
         yield (
-            f"A spread of {LARGEST_SPREAD:.0%} between runs is assumed"
+            f"A spread of {percent(LARGEST_SPREAD)} between runs is assumed"
             if stated is None
-            else f"The spread between runs that was stated, {100 * stated:.2g} %, counts"
+            else f"The spread between runs that was stated, {percent(stated, None)}, counts"
         ) + (
             " where both sweeps together "
             f"have fewer than {LEAST_FREEDOM + 2} runs of a configuration."
@@ -284,7 +286,7 @@ def told_of_machine(change: float) -> Iterator[str]:
     """A caution if the machine's speed changed between two sweeps."""
     if abs(change) > compare.MACHINE_CHANGE:  # not where it is unknown
         yield (
-            f"caution: the machine itself was {abs(change):.0%} "
+            f"caution: the machine itself was {percent(abs(change))} "
             f"{'slower' if change > 0 else 'faster'} in the second sweep (reference work between "
             "steps), and with it every configuration; measure both again in turn"
         )
@@ -298,7 +300,7 @@ def _slower(found: Sequence[Change], before: Path, after: Path, allowed: float) 
     if slower:
         which = some_of(slower, len(found), "configuration")
         verb = "are" if slower > 1 else "is"
-        parts.append(f"{which} {verb} slower than in {before} by more than {allowed:.1%}")
+        parts.append(f"{which} {verb} slower than in {before} by more than {percent(allowed, 1)}")
     if lost:
         which = some_of(lost, len(found), "configuration")
         parts.append(f"{which} failed in {after} but not in {before}")

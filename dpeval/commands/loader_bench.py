@@ -16,6 +16,7 @@ from dpeval.data import Source, prepare
 from dpeval.errors import ConfigError
 from dpeval.run import forkserver
 from dpeval.util.display.plural import counted
+from dpeval.util.display.ranges import percent
 from dpeval.util.display.tables import make_console, make_table
 from dpeval.util.frozen import Frozen
 
@@ -81,7 +82,7 @@ def bench(overrides: list[str], seconds: float, out: Path) -> None:
     )  # fmt: skip
     for row in rows:
         speeds = (f"{speed:,.0f}" for speed in (row.img_per_s, row.img_per_core_s))
-        table.add_row(row.loader, str(row.workers), str(row.cores), *speeds, f"{row.waited:.0%}")
+        table.add_row(row.loader, str(row.workers), str(row.cores), *speeds, percent(row.waited))
     console.print(table)
     write(rows, title, out)
     console.print(f"{out / 'input.csv'}, {out / 'input.png'}", markup=False)

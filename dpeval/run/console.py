@@ -19,7 +19,7 @@ from dpeval.record.schema import Record
 from dpeval.run.job import Job, Snapshot, take_turns
 from dpeval.run.sweep_progress import TimeLeft, progress_text, share_done
 from dpeval.util.display.plural import counted
-from dpeval.util.display.ranges import UNKNOWN, span
+from dpeval.util.display.ranges import UNKNOWN, percent, span
 from dpeval.util.display.tables import WIDE, is_roomy, make_console, make_table
 from dpeval.util.paths import shown
 
@@ -314,7 +314,7 @@ def run_table(record: Record) -> Table | str:
             seconds(item.median_s),
             seconds(item.mean_s),
             f"{seconds(item.p05_s)} … {seconds(item.p95_s)}",
-            f"{item.mean_s / whole_s:.1%}",
+            percent(item.mean_s / whole_s, 1),
             end_section=phase == PHASES[-1],
         )
     return table
@@ -353,8 +353,8 @@ def _cells(record: Record) -> list[str]:
         f"{found.img_per_s:.2f}",
         _interval(record),
         seconds(stats["step"].median_s),
-        f"{exposed.mean_s / step_s:.1%}" if exposed is not None else "not measured",
-        f"{stats['data'].mean_s / step_s:.1%}" if "data" in stats else "not measured",
+        percent(exposed.mean_s / step_s, 1) if exposed is not None else "not measured",
+        percent(stats["data"].mean_s / step_s, 1) if "data" in stats else "not measured",
     ]
 
 

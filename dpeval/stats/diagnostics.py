@@ -15,6 +15,7 @@ from dpeval.record.measurement import Window
 from dpeval.stats.intervals import dot, mean_interval, robust_deviation
 from dpeval.stats.steady_state import MIN_TESTED, SteadyState, winsorised
 from dpeval.util.arrays import Floats
+from dpeval.util.display.ranges import percent
 from dpeval.util.frozen import Frozen
 
 STRAGGLER_SIZE = 0.10
@@ -76,7 +77,7 @@ def diagnose(
     found += _cold_start(step_s, first)
     if begin.steadiness == "drifting":
         change = "slower" if begin.drift > 0 else "faster"
-        text = f"steps became {abs(begin.drift):.0%} {change} during the measured window"
+        text = f"steps became {percent(abs(begin.drift))} {change} during the measured window"
         found.append(Diagnostic(code="drift", text=text))
     return found
 
@@ -90,7 +91,9 @@ def _stragglers(compute_s: Sequence[Floats], batches: Sequence[int]) -> list[Dia
     return [
         Diagnostic(
             code="straggler",
-            text=f"rank {rank} computes {excess:.0%} longer than the others, which wait for it",
+            text=(
+                f"rank {rank} computes {percent(excess)} longer than the others, which wait for it"
+            ),
             ranks=[rank],
         )
         for rank in range(len(by_step))
@@ -128,7 +131,7 @@ def _input_bound(data_s: Sequence[Floats], step_s: Sequence[Floats]) -> list[Dia
     ranks = [rank for rank, share in enumerate(shares) if share > INPUT_SHARE]
     if not ranks:
         return []
-    text = f"{max(shares):.0%} of the step was spent waiting for data: the run is input-bound"
+    text = f"{percent(max(shares))} of the step was spent waiting for data: the run is input-bound"
     return [Diagnostic(code="input_bound", text=text, ranks=ranks)]
 
 
@@ -138,7 +141,7 @@ def _jitter(compute_s: Sequence[Floats]) -> list[Diagnostic]:
     ranks = [rank for rank, spread in enumerate(spreads) if spread > JITTER_SIZE]
     if ranks:
         text = (
-            f"compute time varies by {max(spreads):.0%} from step to step "
+            f"compute time varies by {percent(max(spreads))} from step to step "
             "(robust standard deviation)"
         )
         return [Diagnostic(code="jitter", text=text, ranks=ranks)]
@@ -149,7 +152,7 @@ def _jitter(compute_s: Sequence[Floats]) -> list[Diagnostic]:
     count, share = max(tails, key=lambda tail: tail[1])
     text = (
         f"{count} of {len(compute_s[0])} steps computed more than {TAIL_FACTOR:g} times as long "
-        f"as the median step, which cost {share:.0%} of the window"
+        f"as the median step, which cost {percent(share)} of the window"
     )
     return [Diagnostic(code="jitter", text=text, ranks=ranks)]
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dpeval.record.reference_times import ReferenceTimes
+from dpeval.util.display.ranges import percent
 
 CHANGE = 0.03
 """Most machines always change speed by up to this fraction."""
@@ -83,6 +84,6 @@ def disturbances(readings: Sequence[ReferenceTimes]) -> list[str]:
         return []
     (low, high), rank = max(found, key=lambda item: item[0][1] / item[0][0])
     return [
-        f"the machine itself was up to {high / low - 1:.0%} slower in parts of the window: "
+        f"the machine itself was up to {percent(high / low - 1)} slower in parts of the window: "
         f"reference work took rank {rank} {1e3 * low:.2f} to {1e3 * high:.2f} ms"
     ]

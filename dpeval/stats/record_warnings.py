@@ -10,7 +10,7 @@ from dpeval.record.measurement import Window
 from dpeval.record.phases import COMPUTE_PHASES
 from dpeval.record.schema import Record, Warning
 from dpeval.stats.diagnostics import Diagnostic, diagnose
-from dpeval.util.display.ranges import span
+from dpeval.util.display.ranges import percent, span
 
 FEWEST_STEPS, FEWEST_INDEPENDENT = 20, 5
 """Intervals of windows with fewer steps, or fewer independent ones, are unreliable. In simulation
@@ -51,10 +51,10 @@ def _limited(window: Window, asked: dict[str, Any]) -> list[Warning]:
     if not limit or half <= wanted:
         return []
     low, high = (end / window.step_s.mean - 1 for end in (window.step_s.low, window.step_s.high))
-    known = span(0.0, low, high, 1 if half > 0.01 else 2, percent=True)
+    known = span(0.0, low, high, 1 if half > 0.01 else 2, as_percent=True)
     text = (
         f"{limit} ended the run with its mean step known to {known}, not to "
-        f"± {100 * wanted:g} % (measure.rel_precision={wanted:g})"
+        f"± {percent(wanted, None)} (measure.rel_precision={wanted:g})"
     )
     return [Warning(code="imprecise", text=text)]
 

@@ -32,6 +32,7 @@ from dpeval.system.sensors import (
     siblings_of,
 )
 from dpeval.util.display.plural import counted, inflected
+from dpeval.util.display.ranges import percent, percents
 
 INTERVAL_S = 1.0
 BEGIN_INTERVAL_S = 0.2
@@ -287,11 +288,11 @@ def disturbances(seen: Conditions) -> list[str]:
         )
     if (seen.steal_share or 0.0) > LOST_SHARE:
         found.append(
-            f"the hypervisor took {_percent(seen.steal_share or 0.0)} of the cores' time (steal)"
+            f"the hypervisor took {percent(seen.steal_share or 0.0)} of the cores' time (steal)"
         )
     if (seen.quota_share or 0.0) > LOST_SHARE:
         found.append(
-            f"a cgroup quota stopped this job for {_percent(seen.quota_share or 0.0)} of the "
+            f"a cgroup quota stopped this job for {percent(seen.quota_share or 0.0)} of the "
             "cores' time"
         )
     if seen.heat_events:
@@ -306,7 +307,7 @@ def _gpu_disturbances(seen: Conditions) -> list[str]:
     for name, gpu in seen.gpus.items():
         throttled, others = gpu.get("throttled_share", 0.0), gpu.get("foreign_processes", 0.0)
         if throttled > THROTTLED_SHARE:
-            found.append(f"GPU {name} was throttled in {_percent(throttled)} of the samples")
+            found.append(f"GPU {name} was throttled in {percent(throttled)} of the samples")
         if others:
             found.append(
                 f"GPU {name} was shared with "
@@ -330,9 +331,4 @@ def _their(cpus: Sequence[int] | Mapping[int, float]) -> str:
 
 
 def _range(shares: Mapping[int, float]) -> str:
-    low, high = _percent(min(shares.values())), _percent(max(shares.values()))
-    return high if low == high else f"{low.removesuffix(' %')} to {high}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
+    return percents(min(shares.values()), max(shares.values()))

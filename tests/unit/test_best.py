@@ -141,7 +141,7 @@ def test_what_would_take_too_long_to_tell_apart_is_said() -> None:
 def test_the_spread_between_runs_is_said_once() -> None:
     for runs, words in (
         (swept({1: 1.0, 2: 0.6}), "measured on the repetitions (4 degrees of freedom)"),
-        (swept({1: 1.0, 2: 0.6}, repeat=1), "assume a spread between runs of 2%"),
+        (swept({1: 1.0, 2: 0.6}, repeat=1), "assume a spread between runs of 2 %"),
     ):
         lines = first_sentences(runs)
         assert sum("spread between runs" in line for line in lines) == 1

@@ -110,9 +110,9 @@ def test_page_faults_of_the_baseline_are_told_as_a_claim_and_in_the_verdict() ->
     found = findings([costly, cheap])
     (claim,) = found.claims
     assert claim.causes == ("baseline_page_faults",)
-    assert "at least 8% of its baseline's step, and 0% of its own" in claim.sentence
+    assert "at least 8 % of its baseline's step, and 0 % of its own" in claim.sentence
     (told,) = [line for line in verdict_of(found) if "page faults" in line]
-    assert "1 device at batch 32 loses at least 8% of its step to 40,000 page faults" in told
+    assert "1 device at batch 32 loses at least 8 % of its step to 40,000 page faults" in told
     assert "hardware.keep_memory=true" in told
     assert "Part of any speedup over it comes from this" in told
 

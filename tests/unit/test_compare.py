@@ -161,7 +161,7 @@ def test_a_machine_that_became_slower_is_told_from_the_program(
     assert machine_change(before, after) == pytest.approx(change, nan_ok=True)
     said = list(told_of_machine(change))
     assert len(said) == (change > 0.05)
-    assert all("20% slower in the second sweep" in line for line in said)
+    assert all("20 % slower in the second sweep" in line for line in said)
 
 
 def only(found: list[Change]) -> Change:

@@ -76,7 +76,7 @@ def test_cores_that_lost_different_shares_and_a_single_core() -> None:
         )
 
     assert words(cpu3=0.05, cpu11=0.31, cpu4=0.01) == [
-        "cores 3,11 lost 5 to 31 % of their time to other processes"
+        "cores 3,11 lost 5–31 % of their time to other processes"
     ]
     assert words(cpu3=0.05) == ["core 3 lost 5 % of its time to other processes"]
     assert words(cpu3=0.02) == []

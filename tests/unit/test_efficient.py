@@ -61,7 +61,7 @@ def test_the_floor_is_held_by_the_lower_end() -> None:
     (open_,) = choice.doubtful
     assert open_.efficiency_low < 0.8 < open_.efficiency < open_.efficiency_high
     said = " ".join(verdict_of(find(findings(runs).loaded, EFFICIENT)))
-    assert "whether it reaches 80% efficiency is not settled: 83% (79% to 88%, 95 %)" in said
+    assert "whether it reaches 80 % efficiency is not settled: 83 % (95 % interval 79–88 %)" in said
     # Known to 1 %, it does.
     settled = efficient([*repeated(1, 1.0), *repeated(2, 0.6)], 0.8)
     assert chosen(settled) == (2, 32)

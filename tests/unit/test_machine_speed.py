@@ -30,7 +30,7 @@ def test_a_machine_that_slows_down_is_told_with_the_rank_that_saw_it() -> None:
     even = noisy(generator, [1.4] * 30, 0.01)
     slower = noisy(generator, [1.4] * 20 + [1.5] * 10, 0.01)
     (text,) = machine_speed.disturbances([even, slower])
-    assert text.startswith("the machine itself was up to 7% slower")
+    assert text.startswith("the machine itself was up to 7 % slower")
     assert "rank 1 1.40 to 1.50 ms" in text
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpeval.util.display.ranges import decimals_of, span, with_span
+import dpeval
+from dpeval.util.display.ranges import decimals_of, percent, percents, span, with_span
 
 
 @pytest.mark.parametrize(
@@ -42,6 +44,37 @@ def test_what_is_printed_is_the_range_to_the_printed_digits(value: float, half: 
         assert numbers == pytest.approx([low, high], abs=0.51 * unit)
 
 
+@pytest.mark.parametrize(
+    ("share", "decimals", "signed", "shown"),
+    [
+        (0.954, 0, False, "95 %"),
+        (0.954, 1, True, "+95.4 %"),
+        (-0.0004, 0, False, "0 %"),
+        (-0.07, 0, True, "−7 %"),
+        (0.0312, None, False, "3.1 %"),
+        (0.02, None, False, "2 %"),
+    ],
+)
+def test_a_share_is_printed_in_one_style(
+    share: float, decimals: int | None, signed: bool, shown: str
+) -> None:
+    assert percent(share, decimals, signed=signed) == shown
+
+
+def test_the_ends_of_a_range_of_shares_that_are_printed_alike_are_printed_once() -> None:
+    assert percents(0.051, 0.049) == "5 %"
+    assert percents(0.05, 0.31) == "5–31 %"
+
+
 def test_percent_is_a_hundred_times_the_value() -> None:
-    assert span(0.8, 0.75, 0.85, 1, percent=True) == "± 5.0 %"
-    assert span(0.8, 0.7, 0.95, 0, percent=True) == "(70 to 95 %)"
+    assert span(0.8, 0.75, 0.85, 1, as_percent=True) == "± 5.0 %"
+    assert span(0.8, 0.7, 0.95, 0, as_percent=True) == "(70 to 95 %)"
+
+
+def test_no_other_code_prints_percentages() -> None:
+    others = [
+        path.name
+        for path in Path(dpeval.__file__).parent.rglob("*.py")
+        if re.search(r":[+,]?\.\d%\}", path.read_text(encoding="utf-8"))
+    ]
+    assert others == []

@@ -9,10 +9,10 @@ import pytest
 
 from dpeval.analysis.advice.advise import Advice, advise
 from dpeval.analysis.advice.objectives import Terms
-from dpeval.analysis.advice.quantity import Quantity, percents
+from dpeval.analysis.advice.quantity import Quantity
 from dpeval.analysis.scaling.best_configuration import ENERGY
 from dpeval.record.schema import Record
-from dpeval.util.display.ranges import number
+from dpeval.util.display.ranges import number, percents
 from tests.records import findings, make_record
 
 COMMAND = "python -m dpeval.train measure=quick num_devices={} batch={}"

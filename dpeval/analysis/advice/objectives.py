@@ -20,6 +20,7 @@ from dpeval.analysis.scaling.best_configuration import (
     Choice,
 )
 from dpeval.analysis.scaling.findings import Findings
+from dpeval.util.display.ranges import percent
 
 JOULES_PER_KWH = 3.6e6
 ORDER = (THROUGHPUT, DEVICE_SECONDS, ENERGY, EFFICIENT)
@@ -90,9 +91,9 @@ def title(choice: Choice) -> str:
         THROUGHPUT: "fastest",
         DEVICE_SECONDS: "fewest device-hours",
         ENERGY: "least energy",
-        EFFICIENT: f"fastest at {choice.floor or MIN_EFFICIENCY:.0%} efficiency or more",
+        EFFICIENT: f"fastest at {percent(choice.floor or MIN_EFFICIENCY)} efficiency or more",
     }
-    return titles[choice.objective].replace("%", " %")
+    return titles[choice.objective]
 
 
 def _option(findings: Findings, choice: Choice, terms: Terms) -> Option:

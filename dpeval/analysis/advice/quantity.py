@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from dpeval.util.display.ranges import decimals_of, number
+from dpeval.util.display.ranges import decimals_of, number, percent, percents
 
 NORMAL = 1.96
 """Standard errors from an estimate to each end of its 95 % interval, where the error is known."""
@@ -52,13 +52,5 @@ class Quantity:
         if not self.is_known:
             return "not measured"
         if not self.has_interval:
-            return f"{100 * self.value:.0f} %"
-        return f"{100 * self.value:.0f} % ({percents(self.low, self.high)})"
-
-
-def percents(low: float, high: float) -> str:
-    """The ends of an interval of shares: ``8–16 %``, ``−2 to 6 %`` where one is negative."""
-    ends = [f"{100 * end:.0f}".replace("-", "−") for end in (low, high)]
-    ends = ["0" if end == "−0" else end for end in ends]
-    joint = " to " if any(end.startswith("−") for end in ends) else "–"
-    return f"{joint.join(ends)} %"
+            return percent(self.value)
+        return f"{percent(self.value)} ({percents(self.low, self.high)})"

@@ -19,6 +19,7 @@ from dpeval.analysis.scaling.best_configuration import (
 from dpeval.analysis.scaling.findings import Findings
 from dpeval.analysis.scaling.speedup import having
 from dpeval.util.display.plural import counted, some_of
+from dpeval.util.display.ranges import percent
 
 _MOST_NAMED = 3
 
@@ -141,7 +142,7 @@ def _figures(
     parts.append(throughput.text(f"{choice.sample}/s"))
     if speedup.is_known:
         one = {"cpu": "one CPU device", "gpu": "one GPU"}.get(choice.key["hardware"], "one device")
-        parts += [f"{speedup.value:.1f}× {one}", f"{100 * efficiency.value:.0f} % efficient"]
+        parts += [f"{speedup.value:.1f}× {one}", f"{percent(efficiency.value)} efficient"]
     return ", ".join(parts)
 
 
@@ -159,7 +160,7 @@ def _ties(choice: Choice) -> str:
     cheapest = min(choice.able, key=lambda one: (one.num_devices, one.batch))
     if choice.best is not None and cheapest.num_devices < choice.best.num_devices:
         within = (
-            f", at most {100 * cheapest.behind:.0f} % behind the best"
+            f", at most {percent(cheapest.behind)} behind the best"
             if math.isfinite(cheapest.behind)
             else ""
         )
@@ -175,7 +176,7 @@ def _doubtful(choice: Choice) -> str:
     more = len(choice.doubtful) - _MOST_NAMED
     return (
         f"Not settled whether {shown}{f' and {more} more' * (more > 0)} "
-        f"{'reaches' if len(choice.doubtful) == 1 else 'reach'} {100 * (choice.floor or 0):.0f} % "
+        f"{'reaches' if len(choice.doubtful) == 1 else 'reach'} {percent(choice.floor or 0)} "
         "efficiency."
     )
 

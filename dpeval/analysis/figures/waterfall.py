@@ -16,7 +16,7 @@ from dpeval.analysis.frame.configurations import CELL, Family
 from dpeval.analysis.frame.labels import cell_name, device_count
 from dpeval.errors import UnsupportedError
 from dpeval.util.display.plural import counted
-from dpeval.util.display.ranges import UNKNOWN, span
+from dpeval.util.display.ranges import UNKNOWN, percent, span
 
 _LOSS, _GAIN, _WHOLE = "#d55e00", "#3fb893", "#0b5a8f"
 
@@ -98,7 +98,7 @@ def _draw(axes: Axes, factors: pd.DataFrame, ends: tuple[float, float]) -> None:
     reach = [[max(0.0, level - low)], [max(0.0, high - level)]]
     axes.errorbar(level, last, xerr=reach, color=style.INK, elinewidth=1.1, zorder=3)
     right = high if math.isfinite(high) else level
-    known = f"{100 * level:.1f} % {span(level, low, high, 1, percent=True)}"
+    known = f"{percent(level, 1)} {span(level, low, high, 1, as_percent=True)}"
     _label(axes, last, known, fontweight="bold", fontsize=8.5)
     names.append("measured")
     axes.set_yticks(range(len(names)), names, fontsize=8)

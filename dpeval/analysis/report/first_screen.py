@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from dpeval.analysis.advice.advise import Advice
 from dpeval.analysis.advice.levers.lever import Lever
 from dpeval.analysis.advice.objectives import Cost, Option
-from dpeval.analysis.advice.quantity import Quantity, percents
+from dpeval.analysis.advice.quantity import Quantity
 from dpeval.analysis.advice.recommendation import Recommendation
 from dpeval.analysis.advice.settling import time_text
 from dpeval.analysis.report import loss_bars
 from dpeval.analysis.report.loss_bars import Bar
 from dpeval.analysis.scaling.findings import Findings
 from dpeval.analysis.scaling.speedup import having
-from dpeval.util.display.ranges import number
+from dpeval.util.display.ranges import number, percent, percents
 
 NOT_MEASURED = "not measured"
 
@@ -104,8 +104,9 @@ def _big(said: Recommendation, options: list[Option]) -> list[Big]:
     if said.speedup.is_known:
         one = {"cpu": "one CPU device", "gpu": "one GPU"}.get(said.key["hardware"], "one device")
         made.append(Big(f"{said.speedup.value:.1f}×", one, _ends(said.speedup, 1)))
-        share = Quantity(*(100 * one for one in vars(said.efficiency).values()))
-        made.append(Big(f"{share.value:.0f} %", "efficient", _ends(share, 0, " %")))
+        share = said.efficiency
+        ends = percents(share.low, share.high) if share.has_interval else ""
+        made.append(Big(percent(share.value), "efficient", ends))
         return made
     fastest = next((one for one in options if one.name == said.name), None)
     if fastest is not None and fastest.epoch is not None:
@@ -120,10 +121,10 @@ def _figure(quantity: Quantity, unit: str) -> Big:
     return Big(value, unit, ends.rstrip(")"))
 
 
-def _ends(quantity: Quantity, places: int, unit: str = "") -> str:
+def _ends(quantity: Quantity, places: int) -> str:
     if not quantity.has_interval:
         return ""
-    return f"{quantity.low:.{places}f}–{quantity.high:.{places}f}{unit}"
+    return f"{quantity.low:.{places}f}–{quantity.high:.{places}f}"
 
 
 def _table(options: list[Option]) -> tuple[list[str], list[list[str]]]:
@@ -183,7 +184,7 @@ def _card(lever: Lever) -> LeverCard:
     interval = f"{what}, {percents(gain.low, gain.high)}"
     return LeverCard(
         title=lever.title,
-        gain=f"{sign}{100 * gain.value:.0f} %",
+        gain=f"{sign}{percent(gain.value)}",
         interval=interval,
         basis="measured" if lever.is_measured else "estimate",
         reason=lever.reason[:1].upper() + lever.reason[1:] + ".",

@@ -21,7 +21,7 @@ from dpeval.analysis.frame.configurations import Family, device_word, shortfall
 from dpeval.analysis.frame.labels import device_count
 from dpeval.record.phases import PHASE_WORDS, PHASES
 from dpeval.util.display.plural import counted
-from dpeval.util.display.ranges import number, with_span
+from dpeval.util.display.ranges import number, percent, with_span
 from dpeval.util.display.units import GIB
 
 MOST_FAMILIES = 12
@@ -276,7 +276,7 @@ def _components(family: Family, runs: Runs) -> Chart:
             continue
         hover = [
             f"{_head(family, cell)}<br>{PHASE_WORDS[phase]}: {value * 1e3:.4g} ms, "
-            f"{value / cell.step_s:.1%} of the step{_marks(cell)}<br>{_where(runs, cell)}"
+            f"{percent(value / cell.step_s, 1)} of the step{_marks(cell)}<br>{_where(runs, cell)}"
             for cell, value in zip(cells, values, strict=True)
         ]
         traces.append(

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dpeval.analysis.advice.quantity import percents
 from dpeval.analysis.frame.labels import configuration
 from dpeval.analysis.scaling.efficiency import Factor, Waterfall
 from dpeval.record.phases import PHASE_WORDS, PHASES
+from dpeval.util.display.ranges import percent, percents
 
 MOST_BARS = 8
 LEAST_LOSS = 0.005
@@ -74,24 +74,22 @@ def _bar(found: Waterfall, best: tuple[int, int]) -> Bar:
         (losses if after < level else gains).append((factor, level, abs(level - after)))
         level = after
     room = level + sum(length for _, _, length in losses)
-    segments = [Segment("measured", f"{100 * level:.0f} % measured", 100 * level / room)]
+    segments = [Segment("measured", f"{percent(level)} measured", 100 * level / room)]
     segments += [
         Segment(
             _kind(factor),
-            f"{factor.short} −{100 * length:.0f} %{_interval(factor, before)}",
+            f"{factor.short} −{percent(length)}{_interval(factor, before)}",
             100 * length / room,
         )
         for factor, before, length in losses
         if length >= LEAST_LOSS
     ]
     gained = [
-        f"{factor.short} +{100 * length:.0f} %"
-        for factor, _, length in gains
-        if length >= LEAST_LOSS
+        f"{factor.short} +{percent(length)}" for factor, _, length in gains if length >= LEAST_LOSS
     ]
     return Bar(
         name=configuration(key["num_devices"], key["batch"], key["scaling"], key["hardware"]),
-        value=f"{100 * found.efficiency:.0f} % of the ideal"
+        value=f"{percent(found.efficiency)} of the ideal"
         + f" ({', '.join(gained)} included)" * bool(gained),
         segments=segments,
         ideal=100 / room,
@@ -130,9 +128,9 @@ def of_phases(row: Mapping[str, Any]) -> list[Bar]:
     return [
         Bar(
             name=configuration(row["num_devices"], row["batch"], row["scaling"], row["hardware"]),
-            value=f"{100 * useful:.0f} % of a step computes",
+            value=f"{percent(useful)} of a step computes",
             segments=[
-                Segment(phase, f"{PHASE_WORDS[phase]} {100 * share:.0f} %", 100 * share / total)
+                Segment(phase, f"{PHASE_WORDS[phase]} {percent(share)}", 100 * share / total)
                 for phase, share in shares.items()
             ],
             ideal=100.0,

@@ -11,7 +11,7 @@ import pandas as pd
 from dpeval.analysis.frame.as_rows import as_rows
 from dpeval.analysis.frame.labels import configuration
 from dpeval.util.display.plural import counted
-from dpeval.util.display.ranges import number
+from dpeval.util.display.ranges import number, percent
 from dpeval.util.display.units import GIB
 
 MOST_ROWS = 2_000
@@ -81,9 +81,7 @@ def _row(run: Mapping[Any, Any]) -> Row:
         "img_per_s": _shown(rate, ".4g"),
         "interval": (_interval(run) if rate is not None else "", None),
         "step_s": _shown(step * 1e3 if step is not None else None, ".4g"),
-        "comm": _shown(share, ".1%")
-        if share is not None or rate is None
-        else ("not measured", None),
+        "comm": (_exposed(share, is_measured=rate is not None), share),
         "peak": _shown(peak / GIB if peak is not None else None, ".2f"),
         "notes": (notes(run), None),
         "path": (_text(run["path"]), None),
@@ -91,6 +89,12 @@ def _row(run: Mapping[Any, Any]) -> Row:
     for name in ("study", "status", "hardware", "model"):
         shown[name] = (_text(run[name]), None)
     return Row(_text(run["status"]), [shown[column.name] for column in COLUMNS])
+
+
+def _exposed(share: float | None, *, is_measured: bool) -> str:
+    if share is None:
+        return "not measured" if is_measured else ""
+    return percent(share, 1)
 
 
 def _interval(run: Mapping[Any, Any]) -> str:

@@ -18,7 +18,7 @@ from dpeval.analysis.frame.labels import baseline, device_count, marks
 from dpeval.analysis.scaling.compare import Change
 from dpeval.analysis.scaling.findings import Findings
 from dpeval.util.display.plural import counted
-from dpeval.util.display.ranges import span
+from dpeval.util.display.ranges import percent, span
 from dpeval.util.display.tables import is_compact, make_table
 from dpeval.util.display.units import GIB
 
@@ -81,7 +81,7 @@ def _standing(findings: Findings) -> dict[tuple[Any, ...], str]:
     said: dict[tuple[Any, ...], str] = {}
     for one in findings.chosen:
         for able in (one.best, *one.ties) if one.best is not None else ():
-            within = f", within {able.behind:.0%}" if math.isfinite(able.behind) else ""
+            within = f", within {percent(able.behind)}" if math.isfinite(able.behind) else ""
             words = f"could be best{within}" if one.ties else "best"
             said[(*one.key.values(), able.batch, able.num_devices)] = words
     return said
@@ -139,8 +139,8 @@ def _cells(row: dict[str, Any], standing: str) -> list[str]:
         f"{row['img_per_s']:.2f}",
         span(row["img_per_s"], row["low"], row["high"], 2),
         _shown(row["speedup"], ".2f") if row["baseline_devices"] == 1 else "–",
-        f"{row['efficiency']:.0%}" if row["baseline_devices"] == 1 else "–",
-        _shown(exposed, ".1%") if pd.notna(exposed) else "not measured",
+        percent(row["efficiency"]) if row["baseline_devices"] == 1 else "–",
+        percent(max(0.0, exposed), 1) if pd.notna(exposed) else "not measured",
         f"{row['n_runs']}/{row['runs']}",
         _notes(row, standing),
     ]

@@ -23,7 +23,7 @@ from dpeval.analysis.scaling.findings import Findings
 from dpeval.analysis.scaling.scaling_laws import Curve
 from dpeval.analysis.scaling.speedup import having
 from dpeval.util.display.plural import counted, some_of
-from dpeval.util.display.ranges import decimals_of, with_span
+from dpeval.util.display.ranges import decimals_of, percent, percents, with_span
 
 WINDOWS_AGREE = 0.1
 """Ablation windows whose step differs by less than this fraction from the main window's."""
@@ -64,24 +64,24 @@ def _allowed_for(points: pd.DataFrame, stated: float | None) -> Iterator[str]:
     if is_measured.any():
         known = points[is_measured].drop_duplicates(COHORT)
         shares = sorted(known["spread_share"])
-        ends = dict.fromkeys(f"{100 * share:.2g}" for share in (shares[0], shares[-1]))
+        ends = dict.fromkeys(percent(share, None) for share in (shares[0], shares[-1]))
         freedom = int(known["spread_freedom"].sum())
         yield (
             f"{compared} allow for the spread between runs: a standard deviation of "
-            f"{' to '.join(ends)} %, measured on the repetitions "
+            f"{' to '.join(ends)}, measured on the repetitions "
             f"({counted(freedom, 'degree')} of freedom)."
         )
     if not is_measured.all():
         where = "Where too little was repeated, they" if is_measured.any() else compared
         if stated is not None:
             yield (
-                f"{where} allow for the spread between runs that was stated, {100 * stated:.2g} % "
-                "(standard deviation)."
+                f"{where} allow for the spread between runs that was stated, "
+                f"{percent(stated, None)} (standard deviation)."
             )
             return
         yield (
-            f"{where} assume a spread between runs of {ASSUMED_SHARE:.0%} (standard deviation); "
-            "measure=repeated repeat=5 measures it, and --spread states another."
+            f"{where} assume a spread between runs of {percent(ASSUMED_SHARE)} (standard "
+            "deviation); measure=repeated repeat=5 measures it, and --spread states another."
         )
 
 
@@ -132,10 +132,11 @@ def _family(findings: Findings, recommended: Recommendation) -> Iterator[str]:
     if pd.notna(row["speedup"]) and best.num_devices > row["baseline_devices"]:
         base = int(row["baseline_devices"])
         times = row["speedup"] / base
+        low, high = row["efficiency_low"], row["efficiency_high"]
         yield (
             f"{_named(chosen, best)} have {times:.2f} times the throughput of "
-            f"{baseline(base, row['baseline'])}: an efficiency of {row['efficiency']:.0%}"
-            f"{_range(row['efficiency_low'], row['efficiency_high'], '.0%')}."
+            f"{baseline(base, row['baseline'])}: an efficiency of {percent(row['efficiency'])}"
+            f"{_interval(low, high)}."
         )
     for item in findings.waterfalls:
         if item.key["num_devices"] == best.num_devices and _same(item.key, key, best.batch):
@@ -172,8 +173,8 @@ def _told(chosen: Choice, row: dict[str, Any]) -> str:
     best = chosen.best
     assert best is not None
     stand_in = " with stand-in data" if row["stand_in"] else ""
-    form = f".{decimals_of(best.value)}f"
-    value = f"{best.value:{form}} {chosen.unit}{_range(best.low, best.high, form)}"
+    places = decimals_of(best.value)
+    value = f"{best.value:.{places}f} {chosen.unit}{_interval(best.low, best.high, places)}"
     return f"{_named(chosen, best)}{stand_in}: {value}"
 
 
@@ -204,7 +205,7 @@ def _undecided(
             f"{chosen.description} (95 % confidence): {_named(chosen, best)}, "
             f"{shown}{more}."
         )
-    within = f", within {best.behind:.0%} of the best" if np.isfinite(best.behind) else ""
+    within = f", within {percent(best.behind)} of the best" if np.isfinite(best.behind) else ""
     yield f"The best estimate is that of {_told(chosen, row)}{within}."
     if recommended.settle:
         yield f"{recommended.settle} {recommended.settle_command}".rstrip()
@@ -223,20 +224,22 @@ def _doubtful(chosen: Choice) -> Iterator[str]:
                 "measured."
             )
             continue
-        ends = _range(one.efficiency_low, one.efficiency_high, ".0%")
+        found = percent(one.efficiency) + _interval(one.efficiency_low, one.efficiency_high)
         yield (
-            f"{faster} whether it reaches {chosen.floor or 0:.0%} efficiency is not settled: "
-            f"{one.efficiency:.0%}{ends}; more repetitions settle it."
+            f"{faster} whether it reaches {percent(chosen.floor or 0)} efficiency is not settled: "
+            f"{found}; more repetitions settle it."
         )
     more = len(chosen.doubtful) - _MOST_NAMED
     if more > 0:
         yield f"The efficiency of {more} more is not known or not settled: see summary.json."
 
 
-def _range(low: float, high: float, form: str) -> str:
+def _interval(low: float, high: float, places: int | None = None) -> str:
+    """The 95 % interval in parentheses, with that many decimal places; None: of a share."""
     if not (np.isfinite(low) and np.isfinite(high)):
         return " (no interval known)"
-    return f" ({low:{form}} to {high:{form}}, 95 %)" if low != high else ""
+    ends = percents(low, high) if places is None else f"{low:.{places}f} to {high:.{places}f}"
+    return f" (95 % interval {ends})" if low != high else ""
 
 
 def loss(item: Waterfall) -> str:
@@ -283,12 +286,12 @@ def _page_faults(points: pd.DataFrame, key: dict[str, Any]) -> Iterator[str]:
     if losing.empty:
         return
     worst = losing.iloc[-1]
-    others = f" ({len(losing)} of {len(family)} configurations lose over {FAULT_SHARE:.0%})"
+    others = f" ({len(losing)} of {len(family)} configurations lose over {percent(FAULT_SHARE)})"
     same = family[family["batch"] == worst["batch"]]
     more = same[same["num_devices"] > worst["num_devices"]]
     is_owed = (worst["page_fault_share"] - more["page_fault_share"] > FAULT_SHARE).any()
     yield (
-        f"{cell_name(worst)} loses at least {worst['page_fault_share']:.0%} of its step to "
+        f"{cell_name(worst)} loses at least {percent(worst['page_fault_share'])} of its step to "
         f"{worst['page_faults']:,.0f} page faults: freed memory is returned to the OS and faulted "
         f"in again by the next step{others if len(losing) > 1 else ''}; "
         "hardware.keep_memory=true avoids this."

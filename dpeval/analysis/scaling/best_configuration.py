@@ -14,6 +14,7 @@ from dpeval.analysis.frame.as_rows import as_rows
 from dpeval.analysis.scaling.contrasts import Contrasts, contrasts
 from dpeval.errors import ConfigError
 from dpeval.stats.best import Differences, compared_with_best
+from dpeval.util.display.ranges import percent
 
 FAMILY = ["series", "hardware", "scaling"]
 """Configurations among which one is chosen."""
@@ -204,10 +205,10 @@ def _choose(
 
 def _none_reaches(floor: float, doubtful: list[Candidate]) -> str:
     if not doubtful:
-        return f"none reaches {floor:.0%} efficiency"
+        return f"none reaches {percent(floor)} efficiency"
     if all(math.isnan(one.efficiency) for one in doubtful):
-        return f"there is no run on one device to measure {floor:.0%} efficiency against"
-    return f"none certainly reaches {floor:.0%} efficiency"
+        return f"there is no run on one device to measure {percent(floor)} efficiency against"
+    return f"none certainly reaches {percent(floor)} efficiency"
 
 
 def _candidates(

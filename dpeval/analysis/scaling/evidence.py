@@ -13,6 +13,7 @@ from dpeval.analysis.scaling.efficiency import GRANULARITY, Waterfall
 from dpeval.record.codes import SHORT_WARNINGS
 from dpeval.record.phases import PHASE_WORDS, PHASES
 from dpeval.stats.intervals import robust_deviation
+from dpeval.util.display.ranges import percent
 
 OUTLIER_SHARE = 0.10
 """A repetition this far from the median of the others …"""
@@ -102,7 +103,7 @@ def _input_bound(pair: Pair) -> str | None:
     one, many = _waits(pair.base), _waits(pair.cell)
     if one < INPUT_SHARE or one <= many:
         return None
-    return f"its baseline spent {one:.0%} of a step waiting for data, not {many:.0%}"
+    return f"its baseline spent {percent(one)} of a step waiting for data, not {percent(many)}"
 
 
 def _page_faults(pair: Pair) -> str | None:
@@ -110,8 +111,8 @@ def _page_faults(pair: Pair) -> str | None:
     if pd.isna(one) or pd.isna(many) or one - many < FAULT_SHARE:
         return None
     return (
-        f"page faults took at least {one:.0%} of its baseline's step, and {many:.0%} of its own "
-        "(freed memory is returned to the OS and faulted in again; "
+        f"page faults took at least {percent(one)} of its baseline's step, and {percent(many)} of "
+        "its own (freed memory is returned to the OS and faulted in again; "
         "hardware.keep_memory=true avoids that)"
     )
 
@@ -122,14 +123,15 @@ def _machine(slower: dict[str, Any], other: dict[str, Any], name: str) -> str | 
         return None
     slower_by = one / many - 1
     return (
-        f"the machine itself was {slower_by:.0%} slower for {name} (reference work between steps)"
+        f"the machine itself was {percent(slower_by)} slower for {name} "
+        "(reference work between steps)"
     )
 
 
 def _starved(pair: Pair) -> str | None:
     peak, budget = pair.base["peak_bytes"], pair.base["budget_bytes"]
     if pd.notna(peak) and pd.notna(budget) and budget > 0 and peak >= FULL_SHARE * budget:
-        return f"its baseline filled {peak / budget:.0%} of its memory"
+        return f"its baseline filled {percent(peak / budget)} of its memory"
     faults = pair.base_runs["major_faults"].max()
     if pd.notna(faults) and faults >= MAJOR_FAULTS:
         return f"its baseline read {faults:g} pages back from disk"
@@ -158,7 +160,8 @@ def _noisy(pair: Pair) -> str | None:
         below, above = (row[end] / row["img_per_s"] - 1 for end in ("low", "high"))
         if above - below > 2 * NOISE_SHARE:
             whose = "its throughput" if name == "it" else f"the throughput of {name}"
-            return f"{whose} is known only to within {below:+.0%} and {above:+.0%}"
+            ends = " and ".join(percent(end, signed=True) for end in (below, above))
+            return f"{whose} is known only to within {ends}"
         if runs["warning_codes"].str.contains(r"\bjitter\b|\bnoisy\b").any():
             return f"the steps of {name} jitter" if name != "it" else "its steps jitter"
     return None
@@ -206,7 +209,7 @@ def _uneven(pair: Pair) -> str | None:
         return None
     return (
         f"{images:g} images do not divide evenly among {int(row['num_devices'])} ranks: the "
-        f"largest share is {fullest:g}, {over - 1:.0%} above the mean"
+        f"largest share is {fullest:g}, {percent(over - 1)} above the mean"
     )
 
 
@@ -231,7 +234,7 @@ def _phase(pair: Pair) -> str | None:
         return None
     phase = max(rises, key=lambda name: rises[name])
     name, share = PHASE_WORDS.get(phase, phase), shares[phase][1]
-    return f"{name} takes {share:.0%} of its step, {rises[phase] * 100:.0f} points more"
+    return f"{name} takes {percent(share)} of its step, {rises[phase] * 100:.0f} points more"
 
 
 _DELAYS = {"data": "input_s", "comm_exposed": "exposed_s"}

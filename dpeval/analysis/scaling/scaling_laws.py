@@ -14,6 +14,7 @@ from pydantic import WithJsonSchema
 from dpeval.analysis.pooling.run_spread import student
 from dpeval.analysis.scaling.speedup import FAMILY, having, ideal_at, ideal_speedup
 from dpeval.util.arrays import Floats
+from dpeval.util.display.ranges import percent
 
 REFUSED_P = 0.01
 """A law whose misfit is less likely than this by chance is not supported by the data."""
@@ -318,7 +319,7 @@ def _verdict(fits: list[Fit], best: str | None, lacking: list[str], count: int) 
         return f"{count} device counts are too few to fit any law{few}."
     if best is None:
         worst = {fit.law: max(abs(r) for r in fit.residuals.values()) for fit in fits}
-        said = ", ".join(f"{law} misses by up to {off:.1%}" for law, off in worst.items())
+        said = ", ".join(f"{law} misses by up to {percent(off, 1)}" for law, off in worst.items())
         return f"The data support none of the laws: {said}{few}."
     chosen = next(fit for fit in fits if fit.law == best)
     said = ", ".join(

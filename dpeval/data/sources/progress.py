@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, runtime_checkable
 
+from dpeval.util.display.ranges import percent
+
 Report = Callable[[str], None]
 """Prints one line for the user."""
 Advance = Callable[[int], None]
@@ -54,7 +56,7 @@ def progress(
         done += count
         if time.monotonic() - reported_s > REPORT_EVERY_S and done < total:
             reported_s = time.monotonic()
-            report(f"  {done / total:.0%} of {amount(total, unit)}")
+            report(f"  {percent(done / total)} of {amount(total, unit)}")
 
     yield advance_lines
 

@@ -20,7 +20,26 @@ def number(value: float, places: int | None = None) -> str:
     return f"{value:,.{shown}f}"
 
 
-def span(value: float, low: float, high: float, decimals: int, *, percent: bool = False) -> str:
+def percent(share: float, decimals: int | None = 0, *, signed: bool = False) -> str:
+    """`share` as people read it: ``95 %``.
+
+    Args:
+        share: 1 for the whole.
+        decimals: decimal places to print; None: as many as two significant digits take.
+        signed: print a plus sign, too.
+    """
+    form = ".2g" if decimals is None else f".{decimals}f"
+    return f"{100 * share:{'+' * signed}z{form}} %".replace("-", "−")
+
+
+def percents(low: float, high: float) -> str:
+    """The ends of an interval of shares: ``8–16 %``, ``−2 to 6 %`` where one is negative."""
+    ends = [percent(end).removesuffix(" %") for end in (low, high)]
+    joint = " to " if any(end.startswith("−") for end in ends) else "–"
+    return f"{joint.join(dict.fromkeys(ends))} %"
+
+
+def span(value: float, low: float, high: float, decimals: int, *, as_percent: bool = False) -> str:
     """The interval of `value`: ``± 0.42`` where it is symmetric to the printed digits.
 
     Otherwise its ends, ``(22.10 to 38.40)``; :data:`UNKNOWN` where one is not finite.
@@ -29,12 +48,12 @@ def span(value: float, low: float, high: float, decimals: int, *, percent: bool 
         value: the estimate, between the ends.
         low, high: the ends, in the unit of `value`.
         decimals: decimal places to print.
-        percent: print percentages: everything times 100, with a percent sign.
+        as_percent: print percentages: everything times 100, with a percent sign.
     """
     if not (math.isfinite(low) and math.isfinite(high)):
         return UNKNOWN
-    unit = " %" if percent else ""
-    value, low, high = (100 * one if percent else one for one in (value, low, high))
+    unit = " %" if as_percent else ""
+    value, low, high = (100 * one if as_percent else one for one in (value, low, high))
     below, above = (f"{half:.{decimals}f}" for half in (value - low, high - value))
     if below != above:
         return f"({low:.{decimals}f} to {high:.{decimals}f}{unit})"

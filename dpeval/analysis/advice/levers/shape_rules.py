@@ -14,6 +14,7 @@ from dpeval.analysis.advice.quantity import NORMAL, Quantity
 from dpeval.analysis.frame.cohorts import FEATURES
 from dpeval.analysis.frame.labels import configuration
 from dpeval.analysis.scaling.contrasts import contrasts
+from dpeval.util.display.ranges import percent
 
 LEAST_GAIN = 0.02
 _CPU_BF16 = {"amx_bf16": 4.0, "avx512_bf16": 1.6}
@@ -83,7 +84,7 @@ def batch(now: Situation) -> Lever | None:
     return Lever(
         "batch",
         f"Double the batch to {larger}",
-        f"{100 * fixed:.0f} % of a step does not grow with the batch",
+        f"{percent(fixed)} of a step does not grow with the batch",
         # A straight line is the best case: what is fixed may begin to grow.
         Quantity(0.75 * (ratio.value - 1), (ratio.low - 1) / 3, ratio.high - 1),
         now.trying({"batch": f"{now.batch},{larger}"}),
@@ -111,7 +112,7 @@ def accumulation(now: Situation) -> Lever | None:
         "accumulation",
         f"Accumulate gradients up to batch {larger}",
         f"batch {larger} does not fit into memory, and synchronising every step costs "
-        f"{100 * (1 - factor.value):.0f} % of it",
+        f"{percent(1 - factor.value)} of it",
         Quantity(without(saved), without((1 - factor.high) * (1 - 1 / parts)),
                  without(1 - factor.low)),
         now.trying({"batch": f"{now.batch},{larger}", "memory.on_excess": "accumulate"}),
@@ -147,7 +148,7 @@ def precision(now: Situation) -> Lever | None:
     return Lever(
         "precision",
         f"Compute in {to}",
-        f"computing takes {100 * computing:.0f} % of a step in fp32, and {why}",
+        f"computing takes {percent(computing)} of a step in fp32, and {why}",
         _faster(computing, most),
         now.trying({"precision": f"fp32,{to}"}),
         caution="it changes the arithmetic: compare the losses",
@@ -164,7 +165,7 @@ def memory_format(now: Situation) -> Lever | None:
     return Lever(
         "memory_format",
         "Store images channels last",
-        f"computing takes {100 * computing:.0f} % of a step on contiguous tensors",
+        f"computing takes {percent(computing)} of a step on contiguous tensors",
         _faster(computing, _CHANNELS_LAST),
         now.trying({"memory_format": "contiguous,channels_last"}),
     )
@@ -189,7 +190,7 @@ def threads(now: Situation) -> Lever | None:
     return Lever(
         "threads",
         f"Use {ranks} of {2 * each:g} threads",
-        f"gradient synchronisation costs {100 * lost:.0f} % of a step; half the ranks with twice "
+        f"gradient synchronisation costs {percent(lost)} of a step; half the ranks with twice "
         "the threads on the same cores synchronise less",
         Quantity(without(lost / 2), -without(lost), without(1 - factor.low)),
         now.trying(swept),

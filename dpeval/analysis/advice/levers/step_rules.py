@@ -6,6 +6,7 @@ import math
 
 from dpeval.analysis.advice.levers.lever import Lever, Situation, without
 from dpeval.analysis.advice.quantity import Quantity
+from dpeval.util.display.ranges import percent
 
 LEAST_SHARE = 0.02
 """A smaller part of a step is not worth a trial."""
@@ -29,7 +30,7 @@ def loader(now: Situation) -> Lever | None:
     return Lever(
         "loader",
         f"Feed with the {better} loader",
-        f"waits for data take {100 * share:.0f} % of a step with loader={used}",
+        f"waits for data take {percent(share)} of a step with loader={used}",
         gain,
         now.trying({"dataset.loader": f"{used},{better}"}),
         caution="images are decoded once and kept in memory" if better == "cached" else
@@ -48,7 +49,7 @@ def keep_memory(now: Situation) -> Lever | None:
     return Lever(
         "keep_memory",
         "Keep freed memory",
-        f"page faults take at least {100 * share:.0f} % of a step: freed memory is returned to the "
+        f"page faults take at least {percent(share)} of a step: freed memory is returned to the "
         "system and faulted in again",
         gain,
         now.trying({"hardware.keep_memory": "false,true"}),
@@ -64,7 +65,7 @@ def gradient_views(now: Situation) -> Lever | None:
     return Lever(
         "gradient_views",
         "Make gradients views of the buckets",
-        f"copying gradients out of the buckets takes {100 * share:.1f} % of a step",
+        f"copying gradients out of the buckets takes {percent(share, 1)} of a step",
         # Copies into the buckets, which backward hides in its own time, are saved as well.
         Quantity(without(share), without(share / 2), without(2.5 * share)),
         now.trying({"strategy.gradient_as_bucket_view": "false,true"}),
@@ -85,8 +86,8 @@ def bucket_size(now: Situation) -> Lever | None:
     return Lever(
         "bucket_size",
         "Use smaller gradient buckets",
-        f"{100 * exposed:.0f} % of a step is exposed communication, and backward hides only "
-        f"{100 * hidden / total:.0f} % of the all-reduces: smaller buckets start earlier",
+        f"{percent(exposed)} of a step is exposed communication, and backward hides only "
+        f"{percent(hidden / total)} of the all-reduces: smaller buckets start earlier",
         Quantity(without(limit / 2), 0.0, without(limit)),
         now.trying({"strategy.bucket_cap_mb": ",".join(tried)}),
     )
@@ -108,7 +109,7 @@ def static_graph(now: Situation) -> Lever | None:
         "static_graph",
         "Declare the graph static",
         f"DDP searches every step for unused parameters, and synchronisation costs "
-        f"{100 * rest:.0f} % of a step beyond communication and copies",
+        f"{percent(rest)} of a step beyond communication and copies",
         Quantity(without(rest / 2), 0.0, without(high)),
         now.trying({
             "strategy.static_graph": "false,true", "strategy.find_unused_parameters": "true"

@@ -9,11 +9,12 @@ import pandas as pd
 
 from dpeval.analysis.advice.commands import sweeping
 from dpeval.analysis.advice.levers.lever import Lever, Situation
-from dpeval.analysis.advice.quantity import Quantity, percents
+from dpeval.analysis.advice.quantity import Quantity
 from dpeval.analysis.frame.cohorts import fields_of
 from dpeval.analysis.frame.labels import configuration
 from dpeval.analysis.scaling.contrasts import contrasts
 from dpeval.config import SERIAL, Config, to_plain
+from dpeval.util.display.ranges import percent, percents
 
 LEVERS = {
     "dataset.loader": "loader",
@@ -58,10 +59,10 @@ class Tried:
         ends = percents(self.gain.low, self.gain.high)
         at = f"at {self.name}"
         if self.helped:
-            return f"{change} brought {100 * self.gain.value:.0f} % ({ends}) {at}."
+            return f"{change} brought {percent(self.gain.value)} ({ends}) {at}."
         if self.gain.high < 0:
             lost = percents(-self.gain.high, -self.gain.low)
-            return f"{change} cost {100 * -self.gain.value:.0f} % ({lost}) {at}."
+            return f"{change} cost {percent(-self.gain.value)} ({lost}) {at}."
         return f"{change} made no difference that can be told ({ends}) {at}."
 
 
