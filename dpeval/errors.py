@@ -20,6 +20,7 @@ without a traceback. Any other exception is a bug and ends with a traceback."""
 
 from __future__ import annotations
 
+import sysconfig
 import traceback
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -109,12 +110,31 @@ def first_line(error: BaseException) -> str:
     return text.splitlines()[0][:200] if text else type(error).__name__
 
 
+def users_line(error: BaseException) -> str:
+    """``" (model.py, line 3)"``: the innermost line of the user's own code that led to `error`.
+
+    Empty if only dpeval, installed packages and Python took part.
+    """
+    frame = _users_frame(error)
+    return "" if frame is None else f" ({Path(frame.filename).name}, line {frame.lineno})"
+
+
+def _users_frame(error: BaseException) -> traceback.FrameSummary | None:
+    others = (str(Path(__file__).parent), sysconfig.get_path("stdlib"), "<")
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        is_installed = {"site-packages", "dist-packages"} & set(Path(frame.filename).parts)
+        if not is_installed and not frame.filename.startswith(others):
+            return frame
+    return None
+
+
 def raised_at(error: BaseException, caller: str = "") -> str:
     """``" (model.py, line 3)"``: where `error` was raised, or what a SyntaxError is about.
 
-    Empty if the file `caller` itself raised it, so that no other code is at fault.
+    That is a line of the user's own code, where there is one. Empty if the file `caller` itself
+    raised it, so that no other code is at fault.
     """
-    frame = traceback.extract_tb(error.__traceback__)[-1]
+    frame = _users_frame(error) or traceback.extract_tb(error.__traceback__)[-1]
     file, line = frame.filename, frame.lineno
     if isinstance(error, SyntaxError):
         file, line = error.filename or file, error.lineno or line

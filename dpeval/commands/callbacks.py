@@ -114,7 +114,7 @@ def end_sweep(sweep_dir: Path, analyze: bool, show: bool, spread: float | None =
         from dpeval.analysis import pipeline
 
         pipeline.analyze([shown(sweep_dir)], options=pipeline.Options(spread=spread))
-    raise_for_status(records)
+    raise_for_status(records, are_told=analyze)
     if missing:
         raise RunFailed(
             f"{some_of(len(missing), len(records) + len(missing), 'run')} left no record in "

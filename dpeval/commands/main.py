@@ -159,8 +159,15 @@ def _missing_option(error: MissingConfigException) -> str:
     return message
 
 
-def raise_for_status(records: Sequence[Record]) -> None:
+_MOST_CAUSES = 3
+
+
+def raise_for_status(records: Sequence[Record], *, are_told: bool = False) -> None:
     """Raise if any of `records` has no measurement, so that the exit status shows it.
+
+    Args:
+        records: of all runs.
+        are_told: whether the causes of failures stand in a table above.
 
     Raises:
         RunInterrupted: the user interrupted the work.
@@ -173,7 +180,10 @@ def raise_for_status(records: Sequence[Record]) -> None:
         )
     bad = [record for record in records if record.status in ("failed", "oom", "interrupted")]
     if bad:
-        causes = {record.cause.message for record in bad if record.cause is not None}
-        raise RunFailed(
-            f"{some_of(len(bad), len(records), 'run')} failed: " + "; ".join(sorted(causes))
-        )
+        failed = f"{some_of(len(bad), len(records), 'run')} failed"
+        causes = sorted({record.cause.message for record in bad if record.cause is not None})
+        if are_told or not causes:
+            raise RunFailed(f"{failed}; the table above says why" * are_told or failed)
+        more = len(causes) - _MOST_CAUSES
+        shown = causes[:_MOST_CAUSES] + [counted(more, "more cause")] * (more > 0)
+        raise RunFailed(f"{failed}: {'; '.join(shown)}")

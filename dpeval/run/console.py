@@ -137,8 +137,17 @@ class PlainReporter:
         self.say(f"records: {shown(folder)}")
 
     def one(self, record: Record, folder: Path) -> None:
-        self.console.print(run_table(record))
-        self.say(f"record: {shown(folder / 'metrics.json')}")
+        """Show the phases of a run's step and where its record is.
+
+        Args:
+            record: the run's.
+            folder: the folder that holds the record.
+        """
+        if (table := phase_table(record)) is not None:
+            self.console.print(table)
+        has_traceback = record.cause is not None and "Traceback" in record.cause.log
+        also = ", with the traceback" * has_traceback
+        self.say(f"record{also}: {shown(folder / 'metrics.json')}")
 
     def _begin(self, job: Job) -> None:
         self._numbers[job.folder] = len(self._numbers) + 1
@@ -286,14 +295,14 @@ def _interval(record: Record) -> str:
     return span(found.img_per_s, found.low, found.high, 2)
 
 
-def run_table(record: Record) -> Table | str:
-    """Step time of the slowest rank by phase; without steps, only how the run ended."""
+def phase_table(record: Record) -> Table | None:
+    """Step time of the slowest rank by phase; None if it has taken no step."""
     slowest = record.throughput.slowest_rank if record.throughput is not None else 0
     stats = record.ranks[slowest].stats if record.ranks else {}
     if not stats:
-        return escape(outcome_text(record))
+        return None
     table = make_table(
-        escape(outcome_text(record)),
+        "Step time" + f" of rank {slowest}, the slowest" * (len(record.ranks) > 1),
         {
             "phase": "left",
             "median": "right",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dpeval.errors import users_line
+
 _PX = "the model may require another image size; set dataset.image_px"
 HINTS = {
     "Expected to have finished reduction": (
@@ -47,15 +49,16 @@ MOST_MESSAGE = 1_000
 
 
 def told(error: BaseException) -> str:
-    """The message of `error` on one line; known messages are cut to one sentence, with a hint."""
+    """`error` on one line: its type, its message, and the line of the user's code, if any.
+
+    Known messages are cut to one sentence, with a hint.
+    """
     message = str(error).strip()
-    for words, hint in HINTS.items():
-        if words in message:
-            first = message.splitlines()[0]
-            # torch's messages continue after the first sentence.
-            return f"{first.partition('. ')[0].rstrip('.!')}; {hint}"
-    kind = type(error).__name__
-    line = " ".join(message.split()) or kind
-    if message and not isinstance(error, RuntimeError):
-        line = f"{kind}: {line}"  # such as KeyError, whose message is a key alone
-    return line if len(line) <= MOST_MESSAGE else f"{line[:MOST_MESSAGE]}…"
+    hint = next((hint for words, hint in HINTS.items() if words in message), "")
+    if hint:
+        # torch's messages continue after the first sentence.
+        message = message.splitlines()[0].partition(". ")[0].rstrip(".!")
+    line = ": ".join(filter(None, [type(error).__name__, " ".join(message.split())]))
+    if len(line) > MOST_MESSAGE:
+        line = f"{line[:MOST_MESSAGE]}…"
+    return f"{line}{users_line(error)}" + f"; {hint}" * bool(hint)

@@ -56,7 +56,9 @@ def test_a_rank_that_raises_is_named_and_the_sweep_continues(train: Train) -> No
     cause = done.records[0].cause
     assert cause is not None
     assert (cause.kind, cause.rank, cause.exception) == ("exception", 2, "RuntimeError")
-    assert "injected failure in step 7" in cause.message
+    assert "RuntimeError: injected failure in step 7" in cause.message
+    assert done.out.count("injected failure in step 7") == 2, "once for each run"
+    assert done.err.count("injected failure in step 7") == 1
     assert "Traceback" in cause.log
     assert "Traceback" not in done.err
     assert "both runs failed" in done.err

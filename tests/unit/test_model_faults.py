@@ -41,14 +41,34 @@ This error indicates that your module has parameters that were not used in produ
 
 def test_unused_parameters_name_the_keys_that_help() -> None:
     line = told(RuntimeError(UNUSED))
-    assert line.startswith("Expected to have finished reduction in the prior iteration before")
+    assert line.startswith(
+        "RuntimeError: Expected to have finished reduction in the prior iteration before"
+    )
     assert "strategy.find_unused_parameters=true" in line
     assert "strategy.static_graph=true" in line
 
 
 def test_other_messages_stay_on_one_line_of_bearable_length() -> None:
-    assert told(RuntimeError("a\n  b")) == "a b"
+    assert told(RuntimeError("a\n  b")) == "RuntimeError: a b"
     assert told(RuntimeError()) == "RuntimeError"
     assert told(KeyError("key")) == "KeyError: 'key'"
     assert told(SystemExit("bye")) == "SystemExit: bye"
     assert len(told(RuntimeError("x" * 9_999))) == MOST_MESSAGE + 1
+
+
+def test_the_line_of_the_model_is_named_and_not_that_of_torch() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(8, 10)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.head(images.flatten(1))
+            return found
+
+    line = failing(Model(), torch.zeros(1, 3, 8, 8))
+    number = Model.forward.__code__.co_firstlineno + 1
+    assert line.startswith(
+        "RuntimeError: mat1 and mat2 shapes cannot be multiplied (1x192 and 8x10)"
+    )
+    assert line.endswith(f"(test_model_faults.py, line {number}); {HINTS['Wrong image height']}")

@@ -9,9 +9,12 @@ import pytest
 from rich.console import Console
 
 from dpeval.commands.hydra_app import compose
+from dpeval.commands.main import raise_for_status
+from dpeval.errors import RunFailed
 from dpeval.instruments.step_buffer import Stage
 from dpeval.record.measurement import Interval
 from dpeval.record.plan import Plan
+from dpeval.record.schema import Cause
 from dpeval.run.console import LiveReporter, PlainReporter
 from dpeval.run.job import Job, Snapshot
 from dpeval.run.sweep_progress import TimeLeft, duration
@@ -67,6 +70,31 @@ def test_plain_lines_tell_it_as_long_as_runs_are_left() -> None:
         reporter.run_ended(one, make_record(1))
     assert said.getvalue().count("sweep: 1 of 2 runs done, at most 2 min of measuring left") == 1
     assert said.getvalue().count("sweep:") == 1
+
+
+def test_a_failed_run_tells_its_cause_once_and_where_the_traceback_is() -> None:
+    said = io.StringIO()
+    reporter = PlainReporter(Console(file=said, width=200))
+    cause = Cause(kind="exception", message="ValueError: no such class", log="Traceback (most")
+    failed = make_record(1, status="failed", cause=cause)
+    reporter.run_started(job(1))
+    reporter.run_ended(job(1), failed)
+    reporter.one(failed, Path("outputs"))
+    assert said.getvalue().count(cause.message) == 1
+    assert "record, with the traceback: outputs/metrics.json" in said.getvalue()
+
+
+def test_the_last_line_names_few_causes_and_none_that_a_table_names() -> None:
+    failed = [
+        make_record(1, status="failed", cause=Cause(kind="exception", message=message))
+        for message in ("one", "two", "three", "four", "two")
+    ]
+    with pytest.raises(RunFailed, match=r"^5 of 6 runs failed: four; one; three; 1 more cause$"):
+        raise_for_status([*failed, make_record(1)])
+    with pytest.raises(RunFailed, match=r"^all 5 runs failed; the table above says why$"):
+        raise_for_status(failed, are_told=True)
+    with pytest.raises(RunFailed, match=r"^the run failed: one$"):
+        raise_for_status(failed[:1])
 
 
 def test_the_live_line_of_the_sweep_stays_below_those_of_its_runs() -> None:
