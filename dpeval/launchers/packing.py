@@ -171,7 +171,7 @@ def hours_words(
     apart: Sequence[JobRequest],
     node_size: Callable[[SiteConfig], NodeSize],
 ) -> str:
-    """What a sweep costs whose runs share jobs, and what it costs if each has its own.
+    """The cost of a sweep whose runs share jobs, and of the same with a job for each run.
 
     Args:
         packed: the jobs if runs share them.

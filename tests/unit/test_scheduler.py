@@ -270,7 +270,7 @@ def test_a_submission_that_does_not_answer_is_ended_and_nothing_else() -> None:
         assert other.poll() is None
         other.kill()
     assert done.returncode == -signal.SIGKILL
-    assert "look for them before you submit again" in str(caught.value)
+    assert "check before you submit again" in str(caught.value)
 
 
 def test_a_submission_that_answers_is_left_alone() -> None:

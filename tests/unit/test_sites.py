@@ -74,7 +74,7 @@ def test_the_interpreter_is_checked_after_the_sites_setup(tmp_path: Path) -> Non
     assert said == []
     check_interpreter(SiteConfig(), ["echo no such module >&2; exit 3"], said.append)
     assert said == [
-        f"warning: site.setup does not lead to {sys.executable} on this machine: no such module"
+        f"warning: {sys.executable} does not start after site.setup on this machine: no such module"
     ]
     gone = SiteConfig(container=ContainerConfig(image=str(tmp_path / "x.sif")))
     with pytest.raises(LaunchError, match=r"image=.*x\.sif does not exist here"):

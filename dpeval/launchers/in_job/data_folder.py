@@ -1,4 +1,4 @@
-"""Where a sweep's data lies: one rule for the process that submits and for its jobs."""
+"""Where a sweep's data is stored: one rule for the submitting process and its jobs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _VARIABLE = "DPEVAL_DATA"
 
 @contextlib.contextmanager
 def data_at(config: Config, *, is_needed: bool = False) -> Iterator[None]:
-    """A context in which data lies in the site's scratch folder, unless the user names another.
+    """Store data in the site's scratch folder within a context, unless the user names another.
 
     Jobs that are submitted in it inherit the folder.
 

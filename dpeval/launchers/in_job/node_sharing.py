@@ -63,7 +63,7 @@ class NodeWatch:
 
 
 def _words(seen: Mapping[str, str]) -> str:
-    """How many jobs, and whose: a record may be published, and names of other users are theirs."""
+    """How many jobs, and how many are the user's own; others' names are left out of records."""
     own = sum(owner == getpass.getuser() for owner in seen.values())
     others = len(seen) - own
     parts = [f"{own} of the same user"] * bool(own) + [f"{others} of other users"] * bool(others)

@@ -202,7 +202,7 @@ def _add_attempt(folder: Path, job: schema.Scheduler) -> int:
     """Add a line to the attempts file and return the number of attempts."""
     path = folder / ATTEMPTS_NAME
     attempt = Attempt(job_id=job.job_id, host=socket.gethostname(), at_s=time.time())
-    # A killed earlier attempt may have left its progress behind.
+    # An earlier attempt that was killed may have left its progress behind.
     (folder / PROGRESS_NAME).unlink(missing_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.write(attempt.model_dump_json() + "\n")

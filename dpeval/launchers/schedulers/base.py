@@ -39,7 +39,7 @@ UNKNOWN = JobState(state="unknown", reason="unknown to the scheduler")
 
 
 class Tracker(Protocol):
-    """What is asked about the jobs of a sweep after it has been started."""
+    """Tracks the jobs of a sweep that has been started."""
 
     def query(self, job_ids: Sequence[str]) -> dict[str, JobState]:
         """See :meth:`Scheduler.query`."""
@@ -103,7 +103,7 @@ class Scheduler(ABC):
         return None
 
     def caution(self, resources: Resources, site: SiteConfig, options: LauncherOptions) -> str:
-        """What the user should know before a run is submitted; empty: nothing.
+        """A warning to show before a run is submitted; empty: none.
 
         Args:
             resources: what its job needs.

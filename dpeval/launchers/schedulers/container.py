@@ -30,7 +30,7 @@ def python_words(container: ContainerConfig, folder: Path) -> list[str]:
     if container.launcher == PYXIS:
         return [one_line("site.container.python", container.python)]
     given = [one_line("site.container.arguments", word) for word in container.arguments]
-    # It does no harm where there is no GPU.
+    # Harmless where there is no GPU.
     vendor = [] if {"--nv", "--rocm"} & set(given) else ["--nv"]
     binds = [word for bind in _binds(container, folder) for word in ("--bind", bind)]
     return [
@@ -86,7 +86,7 @@ def check_on_oar(container: ContainerConfig, nodes: int) -> None:
 
 
 def _binds(container: ContainerConfig, folder: Path) -> list[str]:
-    """What is shown in the container: the sweep's folder, the working directory, data, the user's.
+    """The folders that the container sees: the sweep's, the working directory, data, the user's.
 
     Raises:
         ConfigError: one contains a comma, which separates them.
@@ -98,7 +98,6 @@ def _binds(container: ContainerConfig, folder: Path) -> list[str]:
         one_line("site.container.binds", bind)
         if "," in bind:
             raise ConfigError(
-                f"{bind!r} contains a comma, which separates the folders that a container shows; "
-                "rename it"
+                f"{bind!r} contains a comma, which separates the folders of a container; rename it"
             )
     return binds

@@ -28,7 +28,7 @@ _FURTHER_START_S = 30.0
 _FURTHER_END_S = 2.0
 """To stop a further run of a job and to write its record."""
 _GPU_HOST_BYTES = 4 * GIB
-"""Host memory of one rank that drives a GPU: CUDA libraries, pinned batches, decoders."""
+"""Host memory of one GPU rank: CUDA libraries, pinned batches, decoders."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ def round_up_mib(size_bytes: int) -> int:
 
 
 def _time_min(configs: Sequence[Config], warning_s: int) -> int:
-    """Minutes until runs that share a job have been measured one way or the other."""
+    """Minutes until runs that share a job have been measured, in turns or one after another."""
     windows_s = sum(config.measure.longest_s for config in configs)
     first, *further = configs
     starts_s = first.site.startup_s + sum(

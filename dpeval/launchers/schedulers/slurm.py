@@ -1,4 +1,4 @@
-"""SLURM: submission through sbatch, states from squeue and sacct, and what a job knows."""
+"""SLURM: submission through sbatch, states from squeue and sacct, and a job's own variables."""
 
 from __future__ import annotations
 
@@ -49,19 +49,19 @@ _DETAILS = (
 
 
 CLIENT_VARIABLES = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS")
-"""Variables that say where SLURM is, not what a job is like."""
+"""Variables that locate SLURM and do not describe a job."""
 USERS_DEFAULTS = {
     "SBATCH_ACCOUNT": "account",
     "SBATCH_PARTITION": "partition",
     "SBATCH_QOS": "qos",
     "SBATCH_RESERVATION": "reservation",
 }
-"""Defaults that users keep for sbatch, and the parameter that takes their place."""
+"""Users' defaults for sbatch, and the parameter that replaces each."""
 
 
 @contextlib.contextmanager
 def without_job_variables(parameters: Mapping[str, Any]) -> Iterator[None]:
-    """Hide variables of a surrounding job, which sbatch would take for options of the new one.
+    """Hide variables of a surrounding job, which sbatch would apply to the new one.
 
     They would even take precedence over the options in the submission file.
 

@@ -1,4 +1,4 @@
-"""What SLURM is asked for: the options of a job, and the file for sbatch."""
+"""The request to SLURM: a job's options, and the batch file."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ _CONTRARY = {"requeue": "no-requeue", "no-requeue": "requeue"}
 
 
 def _with_options(parameters: Mapping[str, Any], given: Mapping[str, Option]) -> dict[str, Any]:
-    """`parameters` with the options that the user gives in place of derived ones.
+    """`parameters`, with derived options replaced by those that the user gives.
 
     An option that is false or null is left out. Of a list, sbatch takes the elements with commas.
     """
@@ -113,7 +113,7 @@ _INSTEAD_OF = {
 
 
 def _overridden(parameters: dict[str, Any], options: LauncherOptions) -> dict[str, Any]:
-    """`parameters` with the keys of ``hydra/launcher`` in place of derived options."""
+    """`parameters`, with derived options replaced by keys of ``hydra/launcher``."""
     made = dict(parameters)
     for key in _NATIVE:
         value = getattr(options, key, None)

@@ -12,7 +12,7 @@ from dpeval.launchers.schedulers.resources import NodeSize
 def latest(
     job_id: str, recent: Mapping[str, JobState], accounted: Mapping[str, JobState] | None
 ) -> JobState | None:
-    """The controller decides whether a job is alive, the accounting how it ended.
+    """The controller says whether a job is alive, the accounting how it ended.
 
     Only the accounting knows a job's steps, and hence whether it was killed for memory. A job that
     has ended only according to the controller counts as still ending.

@@ -1,4 +1,4 @@
-"""A time limit for the commands with which submitit submits jobs: it sets none itself."""
+"""A time limit for the commands with which submitit submits jobs; submitit sets none."""
 
 from __future__ import annotations
 
@@ -51,5 +51,5 @@ def commands_limited(limit_s: float = LIMIT_S) -> Iterator[None]:
         if killed:
             raise LaunchError(
                 f"{killed[0]} did not answer within {limit_s:g} s and was killed; it may have "
-                "submitted its jobs: look for them before you submit again"
+                "submitted its jobs: check before you submit again"
             )

@@ -56,11 +56,10 @@ def check_interpreter(site: SiteConfig, setup: Sequence[str], say: Callable[[str
     answer = next((line.split() for line in reversed(lines) if line.startswith("missing")), None)
     if answer is None:
         why = (errors.strip() or "no message").splitlines()[-1]
-        say(f"warning: site.setup does not lead to {sys.executable} on this machine: {why}")
+        say(f"warning: {sys.executable} does not start after site.setup on this machine: {why}")
     elif answer[1:]:
         raise LaunchError(
-            f"{sys.executable}, which submits and which the jobs will run, cannot find "
-            f"{', '.join(answer[1:])} after site.setup; load the same modules here, or change "
-            "site.setup"
+            f"the jobs will run {sys.executable}, which cannot find {', '.join(answer[1:])} after "
+            "site.setup; load the same modules here, or change site.setup"
         )
     return sys.executable

@@ -78,7 +78,7 @@ class Submission:
         """
         folder = Path(manifest.submitit_folder)
         _make_private(folder)
-        # Whatever becomes of this process: the scheduler may have jobs that are not listed yet.
+        # In case this process is killed: the scheduler may have jobs that are not listed yet.
         manifest = manifest.model_copy(update={"submitter": this_process(), "is_unsure": True})
         manifests.write(manifest, self._sweep_dir)
         for position in (position for one in groups for position in one.members):
@@ -113,7 +113,7 @@ class Submission:
                 config = self._jobs[one.members[0]].config
                 answer = self._send(manifest, parameters, calls, config)
                 if answer.is_refusal and (smaller := divide(one)):
-                    self._say(f"{answer.failure}; the largest runs get a job apart")
+                    self._say(f"{answer.failure}; the largest runs get a job of their own")
                     waiting.extendleft(reversed(smaller))
                     continue
                 manifest = _with_job_ids(manifest, one.jobs, answer)
@@ -142,7 +142,7 @@ class Submission:
     def _send(
         self, manifest: Manifest, parameters: dict[str, Any], calls: Sequence[Any], config: Config
     ) -> _Answer:
-        """The scheduler's answer, after what it has accepted in spite of it is cancelled."""
+        """The scheduler's answer, after what it has accepted anyway is cancelled."""
         folder = Path(manifest.submitit_folder)
         answer = self._attempt(folder, parameters, calls, config)
         if answer.failure is None:

@@ -83,7 +83,7 @@ def reconciled(manifest: Manifest, sweep_dir: Path, own: Tracker) -> Reconciled:
 
 
 def is_submitting(manifest: Manifest, sweep_dir: Path) -> bool:
-    """Whether the process that submits the sweep is still at it."""
+    """Whether the process that submits the sweep is still running."""
     if manifest.submitter is None:
         return False
     try:
@@ -123,5 +123,5 @@ def end_strays(own: Tracker, folder: Path, known: Collection[str]) -> str:
         unknown = [job_id for job_id in own.find(folder) if job_id not in known]
         own.cancel(unknown)
     except LaunchError as error:
-        return f"; it may have accepted jobs all the same ({error})"
-    return f"; what it had accepted all the same was cancelled: {' '.join(unknown)}" * bool(unknown)
+        return f"; it may have accepted jobs anyway ({error})"
+    return f"; what it had accepted anyway was cancelled: {' '.join(unknown)}" * bool(unknown)

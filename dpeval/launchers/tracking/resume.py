@@ -103,7 +103,7 @@ def _queued_or_running(sweep_dir: Path, wanted: Iterable[str], *, is_dry: bool) 
     if whole.strays and not is_dry:
         own.cancel(whole.strays)
         gone = " ".join(whole.strays)
-        print(f"jobs of {sweep_dir} ended, as they measure none of its runs: {gone}")
+        print(f"jobs of {sweep_dir} ended because they measure none of its runs: {gone}")
     return _of_jobs(whole.manifest, sweep_dir, own, wanted)
 
 

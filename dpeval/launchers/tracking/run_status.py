@@ -135,7 +135,7 @@ def _not_started(run: ManifestRun, state: JobState) -> RunStatus:
     if run.left_out is not None:
         return RunStatus(run=run, standing="left out", text=run.left_out)
     if state.state == "running":
-        return RunStatus(run=run, standing="queued", text="runs of its sweep come before it")
+        return RunStatus(run=run, standing="queued", text="other runs of its sweep come first")
     return RunStatus(run=run, standing="not submitted", text="not started: the sweep has ended")
 
 

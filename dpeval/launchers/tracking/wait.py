@@ -89,13 +89,13 @@ def _until_all_ended(
             statuses = run_statuses(manifest, sweep_dir, own_scheduler)
             if whole.strays:
                 own_scheduler.cancel(whole.strays)
-                gone = f"ended, as they measure none of its runs: {' '.join(whole.strays)}"
+                gone = f"ended because they measure none of its runs: {' '.join(whole.strays)}"
                 console.print(f"jobs of this sweep {gone}", markup=False)
         except LaunchError as error:
             if time.monotonic() - answered_s > _SILENCE_S:
                 raise
             wait_s = pause_s(poll_s, time.monotonic() - answered_s)
-            console.print(f"{error}; asked again in {wait_s:.0f} s", markup=False)
+            console.print(f"{error}; asking again in {wait_s:.0f} s", markup=False)
             time.sleep(wait_s)
             continue
         answered_s = time.monotonic()
@@ -153,7 +153,7 @@ def _keep_or_cancel(
 
 @dataclass(frozen=True)
 class Cancelled:
-    """What was cancelled of a sweep."""
+    """What was cancelled in a sweep."""
 
     job_ids: list[str]
     runs: int

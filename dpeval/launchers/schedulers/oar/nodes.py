@@ -77,7 +77,7 @@ def started(config: Config, node: Node | None) -> Iterator[None]:
 
 
 def _check_started(shells: Sequence[subprocess.Popen[bytes]], folder: Path) -> None:
-    """Check that no remote shell fails at once, or the run would wait for its node in vain.
+    """Check that no remote shell fails at once; the run would wait for that node in vain.
 
     Raises:
         LaunchError: one has failed.

@@ -1,4 +1,4 @@
-"""OAR: submission through oarsub, states from oarstat, and what a job knows."""
+"""OAR: submission through oarsub, states from oarstat, and a job's own variables."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ class Oar(Scheduler):
         if any(word in str(asked) for word in _PINS):
             return ""
         return (
-            "no GPU model is asked for, so runs may land on different models, which are not "
-            "compared with each other; ask for one with site.properties, as in gpu_model='A100'"
+            "no GPU model is requested, so runs may land on different models, which are not "
+            "compared with each other; request one with site.properties, as in gpu_model='A100'"
         )
 
     def preview(self, group: Group, folder: Path, options: LauncherOptions) -> str:
@@ -188,9 +188,9 @@ class Oar(Scheduler):
         devices = oar_gpus(Path(path).read_text(encoding="utf-8", errors="replace"))
         indices = cuda_indices(devices, openable_gpus())
         if indices:
-            # OAR counts as the driver does; CUDA by itself would begin with the fastest GPU.
+            # OAR counts GPUs as the driver does; CUDA by default puts the fastest first.
             environment.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
-            # The ROCm runtime obeys this one, too.
+            # The ROCm runtime also obeys this variable.
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, indices))
 
     def other_nodes(self, config: Config, node: Node | None) -> AbstractContextManager[None]:
@@ -309,7 +309,7 @@ def oar_parameters(
 def _with_options(
     derived: Mapping[str, Any], given: Mapping[str, Option], *, joins: bool
 ) -> dict[str, Any]:
-    """`derived` options with those that the user gives, which take their place.
+    """`derived` options, replaced by those that the user gives.
 
     Types of a job, ``-t``, are added to the derived ones. An option that is false or null is left
     out; of a list, oarsub takes the elements one by one.

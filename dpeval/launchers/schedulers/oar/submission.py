@@ -1,4 +1,4 @@
-"""The command line and the script of an OAR submission, which the dry run prints too."""
+"""The command line and the script of an OAR submission, which the dry run also prints."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def oar_script(
     environment: Mapping[str, str],
     stderr_to_stdout: bool = False,
 ) -> str:
-    """The script of an OAR job, which sets the environment because OAR passes none on.
+    """The script of an OAR job; it sets the environment, because OAR passes none on.
 
     The logs of job N are ``N_0_log.out`` and ``.err`` in `folder`, as submitit expects.
     ``exec`` replaces the shell with Python, so that OAR's checkpoint signal reaches it.
