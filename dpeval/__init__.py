@@ -5,7 +5,7 @@ A notebook needs seven functions; ``help(dpeval.read)`` shows an example of each
 - :func:`read`: records to a frame of runs
 - :func:`columns`: what its columns mean
 - :func:`scaling`: throughput, speedup and efficiency per configuration
-- :func:`efficiency`: what efficiency is lost to
+- :func:`efficiency`: where the efficiency goes
 - :func:`best`: the best configuration for an objective
 - :func:`compare`: one sweep against another
 - :func:`plot`: a figure of the report

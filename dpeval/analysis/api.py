@@ -93,7 +93,7 @@ def _pooled(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def efficiency(frame: pd.DataFrame) -> pd.DataFrame:
-    """What parallel efficiency is lost to: one row per configuration and factor.
+    """Where the parallel efficiency goes: one row per configuration and factor.
 
     The factors of a configuration multiply to its efficiency against one device
     (:func:`dpeval.analysis.scaling.efficiency.waterfall`). Factors that could not be separated

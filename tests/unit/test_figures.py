@@ -103,7 +103,7 @@ def test_points_that_a_limit_left_imprecise_are_ringed() -> None:
     figure = throughput.over_cores(figure_data_of(runs)).figure
     rings = [line for line in figure.axes[0].get_lines() if line.get_markersize() == 13]
     assert [np.asarray(ring.get_xdata()).tolist() for ring in rings] == [[2.0]]
-    assert "Ring: not settled" in said(figure)
+    assert "Ring: a limit ended" in said(figure)
     assert "Ring" not in said(throughput.over_cores(figure_data_of(study())).figure)
 
 

@@ -113,7 +113,7 @@ def test_the_figures_draw_the_bound_where_it_is_below_the_ideal() -> None:
         texts = [
             text.get_text() for text in figure.efficiency_map(figure_data).figure.axes[0].texts
         ]
-        assert any("of 0.89" in text for text in texts) is is_bounded
+        assert any("of 89 %" in text for text in texts) is is_bounded
 
 
 def test_an_end_that_the_data_do_not_bound_is_null_in_the_summary() -> None:

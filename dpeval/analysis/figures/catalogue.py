@@ -57,7 +57,7 @@ CATALOGUE = (
     Plot("throughput_gpu", "Throughput over GPUs, by batch", throughput.over_gpus),
     Plot("speedup", "Speedup against the ideal", scaling.speedup),
     Plot("efficiency", "Parallel efficiency", scaling.efficiency_map),
-    Plot("waterfall", "What efficiency is lost to", waterfall.waterfall),
+    Plot("waterfall", "Where the efficiency goes", waterfall.waterfall),
     Plot("best_devices", "Best device count of each batch", throughput.best_devices),
     Plot("step_times", "Step times of each run", steps.distribution),
     Plot("timeline", "One step across ranks", steps.timeline),

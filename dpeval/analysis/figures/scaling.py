@@ -26,7 +26,7 @@ from dpeval.analysis.frame.labels import baseline, device_count
 from dpeval.analysis.scaling.speedup import ideal_at, ideal_speedup
 from dpeval.errors import UnsupportedError
 from dpeval.util.display.plural import inflected
-from dpeval.util.display.ranges import span
+from dpeval.util.display.ranges import UNKNOWN, percent, percents
 
 
 def speedup(figure_data: FigureData) -> Drawing:
@@ -44,8 +44,7 @@ def speedup(figure_data: FigureData) -> Drawing:
     bounded = [batch for panel in panels for batch in panel.batches if _draw_bound(panel, batch)]
     notes = [
         f"{_baselines(wanted)} Dashed: ideal. {INTERVAL_NOTE}",
-        "Dotted: upper bound. The batch does not divide evenly, so the fullest rank has more than "
-        "its share."
+        "Dotted: upper bound where the batch does not divide evenly among the ranks."
         if bounded
         else "",
         f"Thin line and band: fitted law, 95 % band ({'; '.join(fitted)})." if fitted else "",
@@ -133,7 +132,7 @@ def _draw_laws(figure_data: FigureData, panel: Panel, batch: int, colour: Any) -
 def efficiency_map(figure_data: FigureData) -> Drawing:
     """Parallel efficiency for devices x batch; cells that were not measured are hatched."""
     wanted = [(family, family.shown_batches) for family, _ in _with_several_counts(figure_data)]
-    title = "Parallel efficiency (1 = ideal)"
+    title = "Parallel efficiency"
     most_counts = max(len(family.device_counts) for family, _ in wanted)
     most_batches = max(len(batches) for _, batches in wanted)
     size = (max(4.6, 1.0 + 0.62 * most_counts), 0.9 + 0.55 * most_batches)
@@ -149,17 +148,26 @@ def efficiency_map(figure_data: FigureData) -> Drawing:
         shrink=0.9, aspect=18, pad=0.02, extend="max",
     )  # fmt: skip
     bar.outline.set_visible(False)
+    bar.ax.yaxis.set_major_formatter(lambda share, _: percent(share))
     notes = [
         "Efficiency: speedup over the baseline, per device, with its 95 % interval. "
         f"{_baselines(wanted)}",
-        "of 0.89: upper bound where the batch does not divide evenly."
+        "After “of”: upper bound where the batch does not divide evenly among the ranks."
         if any("\nof " in text.get_text() for panel in panels for text in panel.axes.texts)
         else "",
-        "Frame: above 1 beyond its interval (super-linear: needs an explanation).",
+        "Frame: the whole interval lies above 100 % (super-linear, needs an explanation)."
+        if any(_super_linear(panel) for panel in panels)
+        else "",
         left_out(wanted),
     ]
     style.footnotes(figure, notes)
     return Drawing(figure, f"{title}, a heat map. " + " ".join(said))
+
+
+def _super_linear(panel: Panel) -> bool:
+    """Whether any cell of the map has a frame."""
+    points = panel.family.measured()
+    return bool((points["efficiency_low"] > 1).any())
 
 
 def _draw_map(panel: Panel, colours: Any, scale: Normalize) -> str:
@@ -185,7 +193,8 @@ def _draw_map(panel: Panel, colours: Any, scale: Normalize) -> str:
     axes.grid(visible=False)
     if not math.isfinite(lowest[0]):
         return ""
-    return f"Lowest: {lowest[0]:.2f} at {device_count(lowest[1])}, {family.batch_name} {lowest[2]}."
+    efficiency, count, batch = lowest
+    return f"Lowest: {percent(efficiency)} at {device_count(count)}, {family.batch_name} {batch}."
 
 
 def _draw_efficiency(
@@ -204,10 +213,12 @@ def _draw_efficiency(
     )  # fmt: skip
     dark = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] < 0.55
     is_base = point["num_devices"] == point["baseline_devices"]
-    text = f"{efficiency:.2f}\n{'baseline' if is_base else span(efficiency, low, high, 2)}"
+    is_known = math.isfinite(low) and math.isfinite(high)
+    interval = f"({percents(low, high)})" if is_known else UNKNOWN
+    text = f"{percent(efficiency)}\n{'baseline' if is_base else interval}"
     bound = point["speedup_bound"] / point["num_devices"]
     if bound < 0.995:
-        text += f"\nof {bound:.2f}"
+        text += f"\nof {percent(bound)}"
     panel.axes.text(
         x, y, text, ha="center", va="center", fontsize=8, linespacing=0.95, zorder=3,
         color="white" if dark else style.INK,

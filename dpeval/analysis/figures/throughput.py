@@ -46,9 +46,9 @@ def _over_devices(figure_data: FigureData, hardware: str, title: str) -> Drawing
     cuts = [draw_lines(panel) for panel in panels]
     rings = [ring_unsettled(panel) for panel in panels]
     single = any((family.measured()["n_runs"] == 1).any() for family in chosen)
-    own = " That of a single run does not hold the spread between runs." * single
-    cut = "Arrowhead: the interval goes beyond the axis." * any(cuts)
-    ring = "Ring: not settled, a limit ended it before it was as precise as asked." * any(rings)
+    own = " That of a single run excludes the spread between runs." * single
+    cut = "Arrowhead: the interval extends beyond the axis." * any(cuts)
+    ring = "Ring: a limit ended the run before it was as precise as requested." * any(rings)
     notes = [f"{INTERVAL_NOTE}{own}", cut, ring, *notes_on(chosen), left_out(wanted)]
     style.footnotes(figure, notes)
     return Drawing(figure, _alt(title, chosen))
@@ -128,8 +128,7 @@ def best_devices(figure_data: FigureData) -> Drawing:
     units = dict.fromkeys(f"{family.unit}/s" for family, _ in wanted)
     notes = [
         f"Numbers: throughput with its 95 % interval, {', '.join(units)}.",
-        "Filled: the highest mean. Outlined: could be the best of its batch as well, with 95 % "
-        "confidence.",
+        "Filled: highest mean. Outlined: could also be the best of its batch (95 % confidence).",
         left_out(wanted),
     ]
     style.footnotes(figure, notes)

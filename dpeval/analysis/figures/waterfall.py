@@ -37,7 +37,7 @@ def waterfall(figure_data: FigureData) -> Drawing:
     columns = min(len(shown), 2)
     rows = math.ceil(len(shown) / columns)
     longest = max(len(factors) for _, _, factors in shown)
-    title = "What efficiency is lost to"
+    title = "Where the efficiency goes"
     size = (max(6.4, 5.0 * columns), 1.1 + rows * (0.95 + 0.3 * longest))
     figure = style.titled(*size, title, figure_data.words())
     said = []
@@ -50,8 +50,8 @@ def waterfall(figure_data: FigureData) -> Drawing:
         said.append(_sentence(cell, factors))
     more = len(wanted) - len(shown)
     notes = [
-        "Left to right in every row: what remains of the ideal before and after the factor; the "
-        "factors' product is the measured efficiency. Intervals: 95 %, where known.",
+        "Each bar spans the efficiency before and after its factor; the product of the factors is "
+        "the measured efficiency. Intervals: 95 %, where known.",
         f"{counted(more, 'more configuration')}: see the tables." if more else "",
     ]
     style.footnotes(figure, notes)
