@@ -21,7 +21,7 @@ from dpeval.analysis.frame.configurations import Family, device_word, shortfall
 from dpeval.analysis.frame.labels import device_count
 from dpeval.record.phases import PHASE_WORDS, PHASES
 from dpeval.util.display.plural import counted
-from dpeval.util.display.ranges import number, percent, with_span
+from dpeval.util.display.ranges import number, percent, span
 from dpeval.util.display.units import GIB
 
 MOST_FAMILIES = 12
@@ -134,21 +134,23 @@ def _efficiency(family: Family, runs: Runs) -> Chart:
     traces = []
     for index, batch in enumerate(family.shown_batches):
         cells = list(family.measured(batch).itertuples())
+        shares = [(c.efficiency, c.efficiency_low, c.efficiency_high) for c in cells]
         hover = [
-            f"{_head(family, cell)}<br>efficiency "
-            f"{with_span(cell.efficiency, cell.efficiency_low, cell.efficiency_high, 3)}<br>"
+            f"{_head(family, cell)}<br>"
+            f"efficiency {percent(share[0], 1)} {span(*share, 1, as_percent=True)}<br>"
             f"speedup {cell.speedup:.2f}×"
             f"{_marks(cell)}<br>{_where(runs, cell)}"
-            for cell in cells
+            for cell, share in zip(cells, shares, strict=True)
         ]
-        values = [(c.efficiency, c.efficiency_low, c.efficiency_high) for c in cells]
+        values = [(100 * value, 100 * low, 100 * high) for value, low, high in shares]
         traces += _lines(family, batch, index, cells, values, hover)
     layout = _layout(family, "parallel efficiency")
-    ideal = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 1, "y1": 1,
+    ideal = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 100, "y1": 100,
              "line": {"dash": "dash", "width": 1, "color": "#888888"}}  # fmt: skip
     layout["shapes"] = [ideal]
+    layout["yaxis"]["ticksuffix"] = " %"
     _add_absent(family, runs, traces, layout)
-    summary = "Efficiency per device count, one line per batch; 1 is ideal."
+    summary = "Efficiency per device count, one line per batch; 100 % is ideal."
     return Chart("efficiency", "Parallel efficiency", summary, {"data": traces, "layout": layout})
 
 
