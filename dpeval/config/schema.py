@@ -153,7 +153,8 @@ class DatasetConfig:
     augment: Annotated[str, OneOf("random_resized_crop", "none")] = "random_resized_crop"
     """True: random crops and mirroring; false: the center square of every image."""
     workers: NonNegativeInt | None = None
-    """Worker processes per rank that prefetch batches; null: one per spare core."""
+    """Worker processes per rank that prefetch batches; on CPU each needs a core of its own. null:
+    none on CPU, and on a GPU one for each of the rank's cores that launches no kernels."""
     delay_s: NonNegativeFloat = 0.0
     """How long a rank waits for each batch, in seconds (calibrated only)."""
 

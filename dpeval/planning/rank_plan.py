@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from dpeval.config import Config, per_device_batches_of
@@ -79,18 +80,35 @@ def _place(
             f"num_devices={config.num_devices} needs {wanted} per node, but this process may use "
             f"{len(machine.cpus)} on {machine.host}; use fewer or hardware.oversubscribe=true",
         )
-    taken = {cpu for cpus in assignment.cpus for cpu in cpus}
-    spare = [cpu.cpu for cpu in machine.cpus if cpu.cpu not in taken]
+    workers = config.dataset.workers or 0
+    loading = _loading_cpus(machine, assignment.cpus, workers)
     places = [
-        {
-            "device": "cpu",
-            "cpus": cpus,
-            "spare_cpus": spare[local::ranks],
-            "threads": cores,
-        }
-        for local, cpus in enumerate(assignment.cpus)
+        {"device": "cpu", "cpus": cpus, "spare_cpus": own, "threads": cores}
+        for cpus, own in zip(assignment.cpus, loading, strict=True)
     ]
-    return places, list(assignment.notes), None
+    notes = list(assignment.notes)
+    fewest = min(map(len, loading))
+    if fewest < workers:
+        there = counted(fewest, "core") if fewest else "no core"
+        notes.append(
+            f"dataset.workers={workers}, but each rank has {there} for them; runs with fewer ranks "
+            "may load with more, which makes their speedup base too fast"
+        )
+    return places, notes, None
+
+
+def _loading_cpus(
+    machine: Machine, computing: Sequence[list[int]], workers: int
+) -> list[list[int]]:
+    """CPUs for the loader workers of each rank, none of which computes.
+
+    As many as ``dataset.workers`` asks for, however many ranks there are. A rank that took whatever
+    is idle would load with all other cores where it is alone, and with none where a rank runs on
+    every core: a speedup would then compare machines of different size.
+    """
+    taken = {cpu for cpus in computing for cpu in cpus}
+    idle = [cpu.cpu for cpu in machine.cpus if cpu.cpu not in taken]
+    return [idle[rank :: len(computing)][:workers] for rank in range(len(computing))]
 
 
 def _place_on_gpus(

@@ -21,7 +21,7 @@ class RankPlan(Frozen):
     cpus: list[int]
     """Logical CPUs that the rank is pinned to; a GPU rank launches its kernels there."""
     spare_cpus: list[int] = []
-    """Logical CPUs without compute threads, for the loader workers of this rank."""
+    """Logical CPUs for the loader workers of this rank, none of which computes."""
     threads: int
     per_device_batch_size: int = Field(
         validation_alias=AliasChoices("per_device_batch_size", "batch")  # its first name

@@ -208,3 +208,24 @@ def test_threads_are_set_at_every_device_count() -> None:
     for devices in (1, 2):
         config = dataclasses.replace(compose([]), num_devices=devices)
         assert {rank.threads for rank in make_plan(config, machine()).ranks} == {1}
+
+
+@pytest.mark.parametrize("workers", [None, 0, 1, 2])
+def test_a_rank_loads_with_equally_many_cores_at_every_device_count(workers: int | None) -> None:
+    config = compose([f"dataset.workers={'null' if workers is None else workers}"])
+    for devices in (1, 2, 4):
+        plan = make_plan(dataclasses.replace(config, num_devices=devices), machine(12))
+        assert [len(rank.spare_cpus) for rank in plan.ranks] == [workers or 0] * devices
+        assert plan.notes == []
+        used = [cpu for rank in plan.ranks for cpu in [*rank.cpus, *rank.spare_cpus]]
+        assert len(used) == len(set(used))
+
+
+def test_loader_workers_without_cores_of_their_own_are_noted() -> None:
+    config = compose(["dataset.workers=2"])
+    few = make_plan(dataclasses.replace(config, num_devices=4), machine(8))
+    assert [len(rank.spare_cpus) for rank in few.ranks] == [1, 1, 1, 1]
+    (note,) = few.notes
+    assert note.startswith("dataset.workers=2, but each rank has 1 core for them")
+    (note,) = make_plan(dataclasses.replace(config, num_devices=8), machine(8)).notes
+    assert note.startswith("dataset.workers=2, but each rank has no core for them")

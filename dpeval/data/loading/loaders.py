@@ -94,7 +94,7 @@ class Shard:
         return Normaliser(self.device.torch_device, channels_last=self.channels_last)
 
     def workers(self) -> int:
-        """Number of worker processes: ``dataset.workers``, or one per spare core."""
+        """Number of worker processes: ``dataset.workers``, or one per core meant for them."""
         if self.config.workers is not None:
             return self.config.workers
         built_in = LOADERS.get(self.config.loader)
