@@ -31,6 +31,7 @@ WarningCode = Literal[
     "unsteady",  # no steady state
     "imprecise",  # a limit ended the run before it reached the requested precision
     "few_steps",  # too few independent steps for a reliable interval
+    "slow_wander",  # the step time wanders too slowly for the interval of one window
     "loss",  # the loss is not finite
     "plan",  # a note of the plan: oversubscribed, SMT siblings shared, uneven batch
     "conditions",  # the machine was disturbed

@@ -10,12 +10,20 @@ from dpeval.record.measurement import Window
 from dpeval.record.phases import COMPUTE_PHASES
 from dpeval.record.schema import Record, Warning
 from dpeval.stats.diagnostics import Diagnostic, diagnose
+from dpeval.stats.intervals import coefficient, is_constant
+from dpeval.util.arrays import Floats
 from dpeval.util.display.ranges import percent, span
 
 FEWEST_STEPS, FEWEST_INDEPENDENT = 20, 5
 """Intervals of windows with fewer steps, or fewer independent ones, are unreliable. In simulation
 (benchmarks/coverage.py), 93 to 98 % of intervals of 20 steps or more cover the truth while the
 lag-1 correlation is 0.8 or less."""
+
+
+SLOW_CORRELATION, SLOW_PROBABILITY = 0.75, 0.7
+"""Steps wander slowly if their lag-1 correlation exceeds the first with the second probability. In
+simulation (benchmarks/coverage.py) up to 4 % of runs are called so where it is 0.6, and 45 to 100 %
+where it is 0.9, by preset."""
 
 
 def find_warnings(record: Record) -> list[Warning]:
@@ -25,8 +33,9 @@ def find_warnings(record: Record) -> list[Warning]:
         found.append(Warning(code="stand_in", text=record.dataset.note))
     if record.status == "ok" and record.window is not None:
         found += _limited(record.window, record.config["measure"])
-        # The spread of repetitions shows what a single short window cannot.
-        found += [] if record.config.get("repeat", 1) > 1 else _few_steps(record.window)
+        # The spread of repetitions shows what a single window cannot.
+        if record.config.get("repeat", 1) == 1:
+            found += _few_steps(record.window) + _slow_wander(record)
     if record.loss is not None and record.loss.end is None:
         found.append(Warning(code="loss", text="the loss is not finite: training diverged"))
     if record.plan is not None:
@@ -75,6 +84,33 @@ def _few_steps(window: Window) -> list[Warning]:
     else:
         return []
     return [Warning(code="few_steps", text=f"{text}; measure longer, or repeat the run")]
+
+
+def _slow_wander(record: Record) -> list[Warning]:
+    """A warning if the steps of the slowest rank are probably correlated for long."""
+    window = record.window
+    if window is None or record.throughput is None or not record.ranks:
+        return []
+    steps = record.ranks[record.throughput.slowest_rank].step_s
+    main = np.array(steps[window.first : window.first + window.steps])
+    if len(main) < FEWEST_STEPS or not is_slowly_wandering(main):
+        return []
+    text = (
+        "the step time wanders slowly (neighbouring steps are correlated by more than "
+        f"{SLOW_CORRELATION:g}): the mean of one window may miss the long-run mean by more than "
+        "its interval; repeat the run (repeat=5), or compare runs that take turns "
+        "(sweep.order=interleaved)"
+    )
+    return [Warning(code="slow_wander", text=text)]
+
+
+def is_slowly_wandering(step_s: Floats) -> bool:
+    """Whether the lag-1 correlation of steps is more than :data:`SLOW_CORRELATION`, probably."""
+    centred = step_s - step_s.mean()
+    if is_constant(step_s):
+        return False
+    known = coefficient(centred, [np.ones(len(step_s))])
+    return bool(known.weights[known.correlations > SLOW_CORRELATION].sum() > SLOW_PROBABILITY)
 
 
 def _diagnostics(record: Record) -> list[Diagnostic]:
