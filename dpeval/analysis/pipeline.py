@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import glob
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -239,7 +239,8 @@ def compare_sweeps(
     compare.table(found).to_csv(out / "comparison.csv", index=False)
     console.print(terminal.changes(found))
     change = compare.machine_change(sides[0], sides[1])
-    for line in (*_compared(found, before, after, spread), *told_of_machine(change)):
+    other = told_of_other_machine(compare.other_machine(*sides))
+    for line in (*_compared(found, before, after, spread), *other, *told_of_machine(change)):
         console.print(escape(line), style="yellow" if line.startswith("caution") else None)
     console.print(f"table: {escape(str(out / 'comparison.csv'))}")
     if not any(change.status == ("ok", "ok") or change.is_lost for change in found):
@@ -289,6 +290,15 @@ def told_of_machine(change: float) -> Iterator[str]:
             f"caution: the machine itself was {percent(abs(change))} "
             f"{'slower' if change > 0 else 'faster'} in the second sweep (reference work between "
             "steps), and with it every configuration; measure both again in turn"
+        )
+
+
+def told_of_other_machine(differing: Mapping[str, tuple[str, str]]) -> Iterator[str]:
+    """A caution if two sweeps ran on different machines."""
+    if differing:
+        said = "; ".join(f"{name}: {one}, then {two}" for name, (one, two) in differing.items())
+        yield (
+            f"caution: the sweeps ran on different machines ({said}), which may be all that differs"
         )
 
 

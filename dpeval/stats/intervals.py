@@ -90,16 +90,24 @@ def means(series: Floats, confidence: float) -> Means:
 
     mean = series.mean(axis=-1)
     known, batch_error = _posterior(series)
-    half, effective = known.half_width(confidence), known.information
+    half = known.half_width(confidence)
     quantile = float(stdtrit(BATCHES - 1, (1 + confidence) / 2))
+    wide: Floats = np.where(is_constant(series), 0.0, np.maximum(half, quantile * batch_error))
+    return Means(mean, wide, _worth(series, known, batch_error))
+
+
+def independent_values(series: Floats) -> float:
+    """How many independent values a series, shape [n], n >= 2, is worth for its mean."""
+    values = series[None]
+    return float(_worth(values, *_posterior(values))[0])
+
+
+def _worth(series: Floats, known: Coefficient, batch_error: Floats) -> Floats:
+    """:func:`independent_values` of several series, shape [d, n], from :func:`_posterior`."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        worth = np.maximum(1.0, series.var(axis=-1) / batch_error**2)
-    is_constant_series = is_constant(series)
-    return Means(
-        mean,
-        np.where(is_constant_series, 0.0, np.maximum(half, quantile * batch_error)),
-        np.where(is_constant_series, float(series.shape[-1]), np.minimum(effective, worth)),
-    )
+        by_batches = np.maximum(1.0, series.var(axis=-1) / batch_error**2)
+    worth = np.minimum(known.information, by_batches)
+    return np.where(is_constant(series), float(series.shape[-1]), worth)
 
 
 def are_within(series: Floats, share: float, confidence: float) -> Bools:

@@ -135,7 +135,9 @@ def test_runs_that_were_too_short_are_to_be_longer_and_not_more() -> None:
 def test_what_would_take_too_long_to_tell_apart_is_said() -> None:
     lines = first_sentences([perfect(n, 48, time) for n, time in ((1, 0.401), (2, 0.4))])
     assert "no configuration of densenet121 can be told from the best" in lines[0]
-    assert lines[2].startswith("To tell them apart, measure 49 more runs of each (about 2 min)")
+    assert lines[2].startswith(
+        "To tell whether they differ by 1 %, measure 49 more runs of each (about 2 min)"
+    )
 
 
 def test_the_spread_between_runs_is_said_once() -> None:
@@ -178,7 +180,7 @@ def test_runs_that_took_turns_are_compared_by_their_rounds() -> None:
 
 
 def test_what_took_turns_and_is_undecided_needs_fewer_runs_than_what_did_not() -> None:
-    turns = sat_together({1: 1.0, 2: 0.5005, 4: 0.5})
+    turns = sat_together({1: 1.0, 2: 0.5005, 4: 0.5}, own=0.03)
     apart = [run.model_copy(update={"sitting": None}) for run in turns]
     wanted = []
     for runs in (turns, apart):
@@ -189,3 +191,13 @@ def test_what_took_turns_and_is_undecided_needs_fewer_runs_than_what_did_not() -
         assert proposed is not None
         wanted.append(proposed.seconds)
     assert wanted[0] < wanted[1] / 3
+
+
+def test_what_is_known_to_be_equal_needs_no_further_run() -> None:
+    found = findings(sat_together({1: 1.0, 2: 0.5005, 4: 0.5}))
+    (chosen,) = choose(found.points, THROUGHPUT)
+    assert chosen.are_equal
+    assert settling(found.loaded.runs, found.points, chosen) is None
+    said = verdict_of(found)
+    assert any("within 1 % of the best (95 % confidence)" in line for line in said)
+    assert not any("tell" in line and "measure" in line for line in said)

@@ -91,12 +91,14 @@ def sat_together(
     batch: int = 32,
     repetitions: int = 1,
     wander: float = 0.2,
+    own: float = 0.01,
     seed: int = 0,
     own_seed: int = 0,
 ) -> list[Record]:
     """Runs on several device counts in one sitting a repetition, on a machine that wanders.
 
-    Those with the same `seed` sat in the same, whatever their batch and `own_seed`.
+    Each strays by `own` besides. Those with the same `seed` sat in the same, whatever their batch
+    and `own_seed`.
     """
     generator, strays = np.random.default_rng(seed), np.random.default_rng([seed, own_seed])
     found = []
@@ -104,9 +106,9 @@ def sat_together(
         machine = np.exp(wander * autoregressive(0.9, generator, 1, 40)[0])
         base: Record | None = None
         for devices, mean_s in sorted(step_s.items()):
-            own = 1 + 0.01 * strays.standard_normal(40)
+            strayed = 1 + own * strays.standard_normal(40)
             run = record_of(
-                mean_s * machine * own, num_devices=devices, batch=batch, repetition=repetition
+                mean_s * machine * strayed, num_devices=devices, batch=batch, repetition=repetition
             )
             turns = Sitting(
                 id=f"sitting-{seed}-{repetition}", rounds=list(range(40)), runs=len(step_s)

@@ -12,6 +12,7 @@ from dpeval.analysis.frame.labels import configuration
 from dpeval.analysis.scaling.best_configuration import (
     DEVICE_SECONDS,
     ENERGY,
+    LEAST_GAP,
     THROUGHPUT,
     Candidate,
     Choice,
@@ -107,7 +108,7 @@ def recommend(findings: Findings, choice: Choice) -> Recommendation:
         efficiency=efficiency,
         within_error=" ".join(filter(None, [_ties(choice), _doubtful(choice)])),
         settling=wanted,
-        settle=_settle(wanted, took_turns=bool(runs["sitting"].ne("").any())),
+        settle=_settle(choice, wanted, took_turns=bool(runs["sitting"].ne("").any())),
     )
 
 
@@ -118,6 +119,11 @@ def _headline(choice: Choice, best: str) -> str:
     if not choice.ties or able < all_:
         return f"Use {best}"
     best_at = _BEST_AT.get(choice.objective.name, "best")
+    if choice.are_equal:
+        return (
+            f"{some_of(able, able, 'configuration').capitalize()} are within "
+            f"{percent(LEAST_GAP)} of the {best_at}. Best estimate: {best}"
+        )
     return (
         f"Nothing is settled: {some_of(able, able, 'configuration')} could be the {best_at}. "
         f"Best estimate: {best}"
@@ -181,8 +187,13 @@ def _doubtful(choice: Choice) -> str:
     )
 
 
-def _settle(wanted: Settling | None, *, took_turns: bool) -> str:
+def _settle(choice: Choice, wanted: Settling | None, *, took_turns: bool) -> str:
     """What would settle it, in a sentence that ends in a colon where a command follows."""
+    if choice.are_equal:
+        return (
+            f"All of these are within {percent(LEAST_GAP)} of the best (95 % confidence): take "
+            "whichever is cheapest."
+        )
     if wanted is None:
         return ""
     if not wanted.is_reasonable:
@@ -198,4 +209,4 @@ def _settle(wanted: Settling | None, *, took_turns: bool) -> str:
         how, together = "", ", then analyse both folders together"
     runs = counted(wanted.repeats, "run" if wanted.measure else "more run")
     end = ":" if wanted.command else "."
-    return f"To tell them apart, measure {runs} of each{how}{takes}{together}{end}"
+    return f"To {wanted.purpose}, measure {runs} of each{how}{takes}{together}{end}"

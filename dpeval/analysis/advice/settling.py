@@ -10,6 +10,7 @@ import pandas as pd
 
 from dpeval.analysis.advice.commands import listed, sweeping
 from dpeval.analysis.scaling.best_configuration import (
+    LEAST_GAP,
     Candidate,
     Choice,
     differences,
@@ -20,9 +21,8 @@ from dpeval.config import SERIAL, MeasureConfig
 from dpeval.stats.best import dunnett
 from dpeval.stats.comparison import quantile
 from dpeval.util.arrays import Floats
+from dpeval.util.display.ranges import percent
 
-LEAST_GAP = 0.01
-"""A smaller difference in throughput is not worth deciding."""
 POWER = 0.8
 """Probability that the repetitions settle the comparison."""
 LEAST_REPEATS = 2
@@ -45,6 +45,15 @@ class Settling:
     """How long they take together, from the records; NaN if unknown."""
     command: str
     """What to type; empty if no record names its command."""
+    is_close: bool = False
+    """Whether the best means differ by less than :data:`LEAST_GAP`, so that these runs would only
+    show a difference of that size."""
+
+    @property
+    def purpose(self) -> str:
+        """What they would do."""
+        gap = f"tell whether they differ by {percent(LEAST_GAP)}"
+        return gap if self.is_close else "tell them apart"
 
     @property
     def is_reasonable(self) -> bool:
@@ -69,9 +78,10 @@ def settling(runs: pd.DataFrame, points: pd.DataFrame, choice: Choice) -> Settli
         choice: what is undecided.
 
     Returns:
-        None where there is nothing to settle, or an error is unknown.
+        None where there is nothing to settle, also because they are known to be equal, or an error
+        is unknown.
     """
-    if choice.best is None or not choice.ties:
+    if choice.best is None or not choice.ties or choice.are_equal:
         return None
     rows = [row_of(points, choice, one) for one in choice.able]
     if any(math.isnan(row["error_share"]) for row in rows):
@@ -106,7 +116,7 @@ def settling(runs: pd.DataFrame, points: pd.DataFrame, choice: Choice) -> Settli
     # All limits of a shorter measurement go with it.
     left_out = ["measure."] if measure else []
     command = sweeping(again, swept, left_out=left_out, turns=not is_paired)
-    return Settling(repeats, measure, seconds, command)
+    return Settling(repeats, measure, seconds, command, bool(gaps.min() < LEAST_GAP))
 
 
 def _paired_errors(compared: Contrasts) -> Floats:

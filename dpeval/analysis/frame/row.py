@@ -248,8 +248,16 @@ def _around(run: Record) -> dict[str, Any]:
         "conditions_bad": "; ".join(text(words) for words in bad[:20]),
         "major_faults": conditions.major_faults if conditions is not None else None,
         **_reference_work(run),
-        "lacks": "; ".join(text(words) for words in run.missing[:50]),
+        "lacks": "; ".join(text(words) for words in [*run.missing[:50], *_absent_ranks(run)]),
     }
+
+
+def _absent_ranks(run: Record) -> list[str]:
+    """That ranks of the plan are not in the record, unless it says so itself."""
+    if run.plan is None or run.throughput is None or run.missing:
+        return []
+    absent = run.plan.world_size - len(run.ranks)
+    return [f"{absent} of {run.plan.world_size} ranks: the slowest may be one"] * (absent > 0)
 
 
 def _reference_work(run: Record) -> dict[str, float | None]:

@@ -25,6 +25,7 @@ from dpeval.analysis.pooling.run_spread import (
 )
 from dpeval.record.codes import AbsenceCode, Status
 from dpeval.record.phases import PHASES
+from dpeval.stats.intervals import independent_values
 from dpeval.stats.paired import Turns
 
 _MEANS = (
@@ -58,7 +59,8 @@ POOLED: dict[str, str] = {
     "comparable_high": "upper end, img/s",
     "error_share": "standard error of img_per_s with the spread between runs, over the mean",
     "spread_share": "standard deviation between runs included in these, over the mean",
-    "spread_freedom": "its degrees of freedom; NaN: assumed, for lack of repetitions",
+    "spread_freedom": "degrees of freedom of error_share; NaN: known, or assumes a spread for "
+    "lack of repetitions",
     "centre": "mean or median: what img_per_s is over repetitions",
     "within_share": "standard error of one run's mean step from the spread of its steps, over the "
     "mean",
@@ -108,8 +110,7 @@ def pool(runs: pd.DataFrame, assumed_spread: float = ASSUMED_SHARE) -> pd.DataFr
     Throughput is images over the mean *time*: a mean of img/s would give fast runs more weight.
 
     Records of one step have no known warm-up, and the first of several is often cold, so they are
-    pooled by their median, with an interval by order statistics for 6 runs or more (David &
-    Nagaraja 2003, Order Statistics, section 7.1); a single one has no interval (NaN).
+    pooled by their median (:func:`median_interval`).
 
     Args:
         runs: one row per run (:data:`~dpeval.analysis.frame.columns.COLUMNS`).
@@ -197,10 +198,10 @@ def _times(good: pd.DataFrame, spread: RunSpread) -> dict[str, Any]:
     if np.isnan(images):
         images = 1.0
     times = images / rates
-    is_single_step = bool((good["steps"] <= 1).all())
+    is_single_step, freedom = bool((good["steps"] <= 1).all()), spread.freedom
     centre = float(np.median(times)) if is_single_step else float(times.mean())
     if is_single_step:
-        low_s, high_s = _median_interval(times)
+        low_s, high_s, freedom = median_interval(times)
         low, high = images / high_s, images / low_s
         comparable = low, high
     else:
@@ -209,8 +210,7 @@ def _times(good: pd.DataFrame, spread: RunSpread) -> dict[str, Any]:
     within = _within(good)
     error = np.sqrt((spread.share**2 + within) / len(good))
     if is_single_step:
-        quantile = student(len(times) - 1) if 1 < len(times) < FEWEST_ORDERED else student(np.inf)
-        error = float(np.log(high / low)) / 2 / quantile
+        error = float(np.log(high / low)) / 2 / student(freedom)
     return {
         "img_per_s": images / centre,
         "low": low,
@@ -219,7 +219,7 @@ def _times(good: pd.DataFrame, spread: RunSpread) -> dict[str, Any]:
         "comparable_high": comparable[1],
         "error_share": error,
         "spread_share": spread.share,
-        "spread_freedom": spread.freedom if spread.is_measured else np.nan,
+        "spread_freedom": freedom if math.isfinite(freedom) else np.nan,
         "centre": "median" if is_single_step else "mean",
         "within_share": np.sqrt(within),
         "step_s": centre,
@@ -293,19 +293,37 @@ def interval(rate: float, good: pd.DataFrame, spread: RunSpread) -> tuple[float,
     return rate * float(np.exp(-low)), rate * float(np.exp(high))
 
 
-def _median_interval(times: NDArray[np.float64]) -> tuple[float, float]:
-    """The 95 % interval of the median of single steps, s; NaN for one."""
+def median_interval(times: NDArray[np.float64]) -> tuple[float, float, float]:
+    """The 95 % interval of the median of single steps, s, and its degrees of freedom.
+
+    NaN and infinite for a single one.
+
+    By order statistics (David & Nagaraja 2003, Order Statistics, section 7.1). The steps may follow
+    one another in one run, so they count as as many independent ones as the series of whether each
+    is above the median is worth: that of a mean of such a series is the error of the median's rank
+    (Sen 1972, "On the Bahadur representation of sample quantiles for sequences of phi-mixing random
+    variables", J. Multivar. Anal. 2). With fewer than :data:`FEWEST_ORDERED` of these, Student's t
+    over the logarithms.
+
+    Args:
+        times: in the order in which they were recorded, shape [n].
+    """
     count = len(times)
     if count == 1:
-        return np.nan, np.nan
-    if count < FEWEST_ORDERED:
-        log_half = student(count - 1) * float(np.log(times).std(ddof=1)) / np.sqrt(count)
-        centre = float(np.median(times))
-        return centre * float(np.exp(-log_half)), centre * float(np.exp(log_half))
+        return np.nan, np.nan, math.inf
+    centre = float(np.median(times))
+    worth = count
+    if count >= FEWEST_ORDERED:
+        worth = round(independent_values((times > centre).astype(np.float64)))
+    if worth < FEWEST_ORDERED:
+        worth = max(2, worth)
+        log_half = student(worth - 1) * float(np.log(times).std(ddof=1)) / np.sqrt(worth)
+        return centre * math.exp(-log_half), centre * math.exp(log_half), worth - 1
     from scipy.stats import quantile_test
 
-    found = quantile_test(times, p=0.5).confidence_interval(0.95)
-    return float(found.low), float(found.high)
+    places = ((np.arange(worth) + 0.5) / worth * count).astype(int)
+    found = quantile_test(np.sort(times)[places], p=0.5).confidence_interval(0.95)
+    return float(found.low), float(found.high), math.inf
 
 
 def missing(pooled: pd.DataFrame) -> pd.DataFrame:

@@ -56,6 +56,8 @@ def _spread(findings: Findings) -> list[str]:
 
 
 def _allowed_for(points: pd.DataFrame, stated: float | None) -> Iterator[str]:
+    # Runs of one step are compared by their median, with an interval from these runs alone.
+    points = points[points["centre"] == "mean"]
     families = [rows for _, rows in points.groupby(best_configuration.FAMILY, dropna=False)]
     if all(took_turns(rows) for rows in families if len(rows) > 1):
         return
@@ -257,7 +259,7 @@ def loss(item: Waterfall) -> str:
             f"The lowest factor is {named}, {because}; its interval is unknown because nothing was "
             f"repeated. In all: {product}.{doubt}"
         )
-    if lowest.high >= 1:
+    if all(one.high >= 1 for one in [lowest, *rivals]):
         return f"No factor of this efficiency can be told from 1 ({product}).{doubt}"
     if rivals:
         names = ", ".join(one.name for one in [lowest, *rivals[:-1]])

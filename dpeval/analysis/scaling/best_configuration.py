@@ -40,6 +40,8 @@ EFFICIENT = Objective("efficient", "highest throughput above an efficiency floor
 OBJECTIVES = {item.name: item for item in (THROUGHPUT, DEVICE_SECONDS, ENERGY, EFFICIENT)}
 MIN_EFFICIENCY = 0.8
 """Default floor of ``efficient``."""
+LEAST_GAP = 0.01
+"""A smaller difference from the best is not worth deciding."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,11 @@ class Choice:
     def ties(self) -> list[Candidate]:
         """The others that could be the best as well."""
         return [one for one in self.others if one.could_be_best]
+
+    @property
+    def are_equal(self) -> bool:
+        """Whether all that could be the best are known to be within :data:`LEAST_GAP` of it."""
+        return bool(self.ties) and all(one.behind <= LEAST_GAP for one in self.able)
 
 
 def choose(

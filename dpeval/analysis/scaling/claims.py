@@ -18,7 +18,14 @@ from dpeval.analysis.frame.as_rows import as_rows
 from dpeval.analysis.frame.labels import configuration, device_count
 from dpeval.analysis.frame.runs_frame import CONFIGURATION, is_measured
 from dpeval.analysis.scaling.efficiency import Waterfall
-from dpeval.analysis.scaling.evidence import OF_SLOW, OF_SUPER_LINEAR, Finder, Pair, outlier
+from dpeval.analysis.scaling.evidence import (
+    OF_SLOW,
+    OF_SUPER_LINEAR,
+    Finder,
+    Pair,
+    held_against,
+    outlier,
+)
 from dpeval.analysis.scaling.speedup import FAMILY
 from dpeval.util.display.ranges import number
 
@@ -85,7 +92,7 @@ def claims(runs: pd.DataFrame, measured: pd.DataFrame, waterfalls: list[Waterfal
             if _is_slower(row, before):
                 found.append(_dip(pair(before, row)))
             elif row["efficiency_low"] > before["efficiency_high"] and before is not rows[0]:
-                found.append(_surprise(pair(rows[0], before), row))
+                found.append(_surprise(pair(rows[0], before), pair(row, before)))
     return found
 
 
@@ -136,13 +143,19 @@ def _dip(pair: Pair) -> Claim:
     return _claim("dip", text, pair, OF_SLOW)
 
 
-def _surprise(pair: Pair, after: dict[str, Any]) -> Claim:
-    row = pair.cell
+def _surprise(pair: Pair, beside: Pair) -> Claim:
+    """A configuration that is less efficient than a larger one.
+
+    Args:
+        pair: the configuration and the baseline.
+        beside: the configuration and the larger one; what both lose alike explains nothing.
+    """
+    row, after = pair.cell, beside.base
     text = (
         f"{_name(row)} has efficiency {row['efficiency']:.2f}, below the "
         f"{after['efficiency']:.2f} of {device_count(int(after['num_devices']))}"
     )
-    return _claim("surprise", text, pair, OF_SLOW)
+    return _claim("surprise", text, pair, {**OF_SLOW, **held_against(beside)})
 
 
 def _claim(kind: str, text: str, pair: Pair, finders: dict[str, Finder]) -> Claim:

@@ -158,6 +158,31 @@ def machine_change(before: pd.DataFrame, after: pd.DataFrame) -> float:
     return math.expm1(float(np.mean(changes))) if changes else math.nan
 
 
+MACHINE = ("host", "cpu", "cores", "gpus")
+"""Fields of a run's place that tell one machine from another; what was installed there may be what
+is compared."""
+
+
+def other_machine(before: pd.DataFrame, after: pd.DataFrame) -> dict[str, tuple[str, str]]:
+    """In which of :data:`MACHINE` the sweeps differ, and what each had there.
+
+    Fields of which a sweep knows nothing are left out. A scheduler's nodes of one kind count as
+    equal.
+    """
+    known = [_machines(_good(side)) for side in (before, after)]
+    return {
+        name: (", ".join(sorted(known[0][name])), ", ".join(sorted(known[1][name])))
+        for name in MACHINE
+        if known[0][name] and known[1][name] and known[0][name] != known[1][name]
+    }
+
+
+def _machines(runs: pd.DataFrame) -> dict[str, set[str]]:
+    """The values of each of :data:`MACHINE`, without unknown ones."""
+    places = [cohorts.fields_of(place) for place in runs["place"].unique()]
+    return {name: {one.get(name, "") for one in places} - {""} for name in MACHINE}
+
+
 Pair = tuple[pd.DataFrame, pd.DataFrame]
 """The runs of one configuration before and after; empty if that sweep has none."""
 

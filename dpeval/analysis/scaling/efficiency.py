@@ -87,13 +87,15 @@ class Waterfall:
 
     @property
     def largest_losses(self) -> list[Factor]:
-        """The lowest factor and those that cannot be told apart from it, the lowest first.
+        """The lowest factor and the others that could be the lowest, the lowest first.
 
-        Two factors can be told apart if their 95 % intervals do not overlap. That is stricter than
+        A factor cannot be if its 95 % interval lies above that of any other. That is stricter than
         a test of their ratio, but valid however their errors depend on each other: two factors may
         come from the same windows."""
         lowest = min(self.factors, key=lambda factor: factor.value)
-        others = [one for one in self.factors if one is not lowest and not lowest.high < one.low]
+        known = [one.high for one in self.factors if math.isfinite(one.high)]
+        least = min(known, default=math.inf)
+        others = [one for one in self.factors if one is not lowest and not least < one.low]
         return [lowest, *sorted(others, key=lambda factor: factor.value)]
 
 

@@ -298,3 +298,12 @@ OF_SLOW: dict[str, Finder] = {
     "unsteady": _unsteady,
     "noisy": _noisy,
 }
+
+
+def held_against(other: Pair) -> dict[str, Finder]:
+    """The finders of losses, which compare with the base of `other` instead of their pair's."""
+
+    def held(finder: Finder) -> Finder:
+        return lambda _: finder(other)
+
+    return {code: held(OF_SLOW[code]) for code in ("straggler", "phase", "factor")}
