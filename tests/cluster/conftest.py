@@ -149,21 +149,40 @@ class Calls:
 
 def counted(cluster: Cluster, *commands: str) -> tuple[Cluster, Calls]:
     """`cluster` with each of `commands` wrapped in a script that logs the call."""
-    folder = cluster.work / "counted"
-    folder.mkdir()
-    calls = Calls(folder / "calls.log")
+    calls = Calls(cluster.work / "calls.log")
     calls.log.touch()
-    for name in commands:
+    # Jobs inherit these commands; their calls are not counted.
+    scripts = {
+        name: f'[ -n "$SLURM_JOB_ID" ] || echo {name} >>{shlex.quote(str(calls.log))}\n'
+        f'exec {shutil.which(name)} "$@"'
+        for name in commands
+    }
+    return with_commands(cluster, **scripts), calls
+
+
+def with_commands(cluster: Cluster, **scripts: str) -> Cluster:
+    """`cluster` with a shell script in the place of each named command, also in its jobs."""
+    folder = cluster.work / "commands"
+    folder.mkdir()
+    for name, text in scripts.items():
         script = folder / name
-        # Jobs inherit this PATH; their calls are not counted.
-        script.write_text(
-            "#!/bin/sh\n"
-            f'[ -n "$SLURM_JOB_ID" ] || echo {name} >>{shlex.quote(str(calls.log))}\n'
-            f'exec {shutil.which(name)} "$@"\n'
-        )
+        script.write_text(f"#!/bin/bash\n{text}\n")
         script.chmod(0o755)
     path = os.pathsep.join([str(folder), cluster.environment["PATH"]])
-    return replace(cluster, environment={**cluster.environment, "PATH": path}), calls
+    return replace(cluster, environment={**cluster.environment, "PATH": path})
+
+
+def with_steps_in(cluster: Cluster, words: str) -> Cluster:
+    """`cluster` whose job steps run `words` in bash, which get the step's command as ``"$@"``."""
+    return with_commands(
+        cluster,
+        srun=f"""for ((at = 1; at <= $#; at++)); do
+  if [[ ${{!at}} == */bin/python* ]]; then
+    exec {shutil.which("srun")} "${{@:1:at-1}}" /bin/bash -c {shlex.quote(words)} step "${{@:at}}"
+  fi
+done
+exit 1""",
+    )
 
 
 def wait_until(happened: Callable[[], bool], timeout_s: float, what: Callable[[], str]) -> None:

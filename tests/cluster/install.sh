@@ -6,7 +6,8 @@ USER_NAME=${DPEVAL_TEST_USER:-dpevaltest}
 export DEBIAN_FRONTEND=noninteractive
 packages=(munge slurmctld slurmd slurm-client slurmdbd mariadb-server-core mariadb-client-core
   oar-server oar-server-pgsql oar-node oar-user oar-user-pgsql
-  openssh-server openssh-client postgresql)
+  openssh-server openssh-client postgresql
+  bindfs iproute2) # a file system that caches as NFS does, and jobs without internet
 missing=()
 for p in "${packages[@]}"; do
   [ "$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null)" = installed ] || missing+=("$p")

@@ -68,12 +68,14 @@ for _ in $(seq 100); do (echo >/dev/tcp/127.0.0.1/6666) 2>/dev/null && break; sl
 if [ $fresh = 1 ]; then
   oaradmissionrules -m 2 -N >/dev/null     # rule 2 forbids root to submit
   oarproperty -a host -c -q >/dev/null
-  for p in cpu core gpu gpudevice; do oarproperty -a $p -q >/dev/null; done
+  # The last two are those by which Grid'5000 selects nodes.
+  for p in cpu core gpu gpudevice gpu_count memnode; do oarproperty -a $p -q >/dev/null; done
   core=0
   for n in $(seq "$NODES"); do for c in $(seq 0 $((CORES - 1))); do
     g=$((c * GPUS / CORES)) core=$((core + 1))
     oarnodesetting -a -h "node$n" -p host="node$n" -p cpu="$n" -p core="$core" -p cpuset="$c" \
-      -p gpu=$(((n - 1) * GPUS + g + 1)) -p gpudevice="$g" >/dev/null 2>&1
+      -p gpu=$(((n - 1) * GPUS + g + 1)) -p gpudevice="$g" \
+      -p gpu_count="$GPUS" -p memnode=20000 >/dev/null 2>&1
   done; done
 fi
 oarnodes -s 2>/dev/null | awk '/^[^ ]/{n++} / : Alive/{a++} END{print n" nodes, "a" cores alive"}'

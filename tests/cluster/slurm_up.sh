@@ -5,6 +5,7 @@
 set -euo pipefail
 R=${SLURM_ROOT:?folder that the cluster may use; every user must be able to enter it}
 NODES=${NODES:-4} CPUS=${CPUS:-16} MEM_MB=${MEM_MB:-20000} GPUS=${GPUS:-4}
+HALF=$((NODES / 2))                    # of the nodes have one type of GPU, the others another
 NAME=${NODE_NAMES:-node}               # nodes are called ${NAME}1, …
 P=${BASE_PORT:-16817}                  # slurmctld; +2 slurmdbd; +3… slurmd
 # Memory limits need the cgroup v1 memory controller: cgroup v2 needs systemd for slurmd.
@@ -82,13 +83,16 @@ AccountingStorageHost=localhost
 AccountingStoragePort=$((P + 2))
 AccountingStoragePass=socket=$R/munge/munge.sock
 AccountingStorageTRES=gres/gpu
-NodeName=${NAME}[1-$NODES] NodeHostname=localhost NodeAddr=127.0.0.1 Port=[$((P + 3))-$((P + 2 + NODES))] CPUs=$CPUS RealMemory=$MEM_MB Gres=gpu:$GPUS State=UNKNOWN
+NodeName=DEFAULT CPUs=$CPUS RealMemory=$MEM_MB State=UNKNOWN
+NodeName=${NAME}[1-$HALF] NodeHostname=localhost NodeAddr=127.0.0.1 Port=[$((P + 3))-$((P + 2 + HALF))] Gres=gpu:a100:$GPUS Feature=a100
+NodeName=${NAME}[$((HALF + 1))-$NODES] NodeHostname=localhost NodeAddr=127.0.0.1 Port=[$((P + 3 + HALF))-$((P + 2 + NODES))] Gres=gpu:v100:$GPUS Feature=v100-32g
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE DefaultTime=10 PriorityTier=10 PreemptMode=off State=UP
 PartitionName=low Nodes=ALL MaxTime=INFINITE DefaultTime=10 PriorityTier=1 PreemptMode=requeue GraceTime=10 State=UP
 CONF
 cat >"$R/etc/gres.conf" <<CONF
 AutoDetect=off
-NodeName=${NAME}[1-$NODES] Name=gpu File=$R/dev/gpu[0-$((GPUS - 1))]
+NodeName=${NAME}[1-$HALF] Name=gpu Type=a100 File=$R/dev/gpu[0-$((GPUS - 1))]
+NodeName=${NAME}[$((HALF + 1))-$NODES] Name=gpu Type=v100 File=$R/dev/gpu[0-$((GPUS - 1))]
 CONF
 cat >"$R/etc/cgroup.conf" <<CONF
 CgroupPlugin=cgroup/v1
@@ -131,6 +135,11 @@ MYSQL_UNIX_PORT="$R/mysql/my.sock" slurmdbd
 wait_for bash -c "</dev/tcp/127.0.0.1/$((P + 2))"
 wait_for sacctmgr -n show cluster
 sacctmgr -n show cluster test format=cluster | grep -q test || sacctmgr -i add cluster test >/dev/null
+# Without an account of its own, a job is charged to root's.
+sacctmgr -n show account project@v100 format=account | grep -q project || {
+  sacctmgr -i add account project@v100 >/dev/null
+  sacctmgr -i add user root account=project@v100 >/dev/null
+}
 
 slurmctld
 for n in $(seq "$NODES"); do slurmd -N "$NAME$n"; done

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from dpeval.launchers.tracking import manifest as manifests
 from tests.cluster.conftest import LONG, TINY, Cluster
 from tests.cluster.sweeps import (
     check_turns_in_one_job,
@@ -29,6 +30,7 @@ def oar_jobs(cluster: Cluster, sweep: Path) -> list[dict[str, Any]]:
 
 def test_every_run_gets_the_cores_it_needs(oar: Cluster) -> None:
     done, sweep = oar.sweep(*TINY, SHARED, "num_devices=1,2", "batch=12,24",
+                            "hydra.launcher.prepare=job",
                             "site.setup=['# a comment', 'export DPEVAL_NOTE=\"two  words\"']",
                             study="two words")  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -37,6 +39,11 @@ def test_every_run_gets_the_cores_it_needs(oar: Cluster) -> None:
     assert ["core=1," in wanted[0], "core=1," in wanted[1]] == [True, True]
     assert ["core=2," in wanted[2], "core=2," in wanted[3]] == [True, True]
     assert len({job["array_id"] for job in oar_jobs(oar, sweep)}) == 2
+    first = manifests.read(sweep).prepare_job_id
+    assert first is not None
+    prepared = json.loads(oar.run("oarstat", "-f", "-J", "-j", first).stdout)[first]
+    starts = [int(job["startTime"]) for job in oar_jobs(oar, sweep)]
+    assert min(starts) >= int(prepared["stopTime"]) > 0
     found = records(sweep)[0]
     assert found.scheduler is not None
     assert (found.scheduler.kind, found.scheduler.job_id) == ("oar", job_ids(sweep)[0])
@@ -51,11 +58,12 @@ def test_runs_take_turns_in_one_job(oar: Cluster) -> None:
 def test_every_run_gets_and_sees_the_gpus_it_needs(oar: Cluster) -> None:
     done, sweep = oar.sweep(*TINY, SHARED, "hardware=gpu", "hardware.oversubscribe=false",
                             "num_devices=1,2,3", "batch=16",
-                            "site.gpu_properties=\"host != 'node9'\"")  # fmt: skip
+                            "site=grid5000")  # fmt: skip
     found = oar_jobs(oar, sweep)
     assert [f"/gpu={n}," in job["wanted_resources"] for n, job in enumerate(found, 1)] == [
         True, True, True]  # fmt: skip
-    assert all("host != 'node9'" in job["properties"] for job in found)
+    assert [f"gpu_count>={n}" in job["properties"] for n, job in enumerate(found, 1)] == [
+        True, True, True]  # fmt: skip
     assert [record.status for record in records(sweep)] == ["skipped"] * 3, done.stdout
     visible = [
         record.scheduler.details["CUDA_VISIBLE_DEVICES"]

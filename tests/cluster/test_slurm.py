@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import shutil
 import signal
 import stat
 import subprocess
@@ -15,7 +17,16 @@ import pytest
 
 from dpeval.launchers.tracking import manifest as manifests
 from dpeval.record import read
-from tests.cluster.conftest import LONG, TEST_USER, TINY, Cluster, counted, wait_until
+from tests.cluster.conftest import (
+    LONG,
+    TEST_USER,
+    TINY,
+    Cluster,
+    counted,
+    wait_until,
+    with_commands,
+    with_steps_in,
+)
 from tests.cluster.sweeps import check_turns_in_one_job, job_ids, records, standing, wait_for_lines
 
 
@@ -77,20 +88,6 @@ def known_jobs(slurm: Cluster) -> set[str]:
     return set(slurm.run("squeue", "-h", "-t", "all", "-o", "%i").stdout.split())
 
 
-def test_dry_run_shows_the_submissions_and_submits_nothing(slurm: Cluster) -> None:
-    before = known_jobs(slurm)
-    done = slurm.module("train", "-m", "hydra/launcher=slurm", "hydra.launcher.dry_run=true",
-                        *TINY, "hardware=gpu", "hardware.oversubscribe=false",
-                        "num_devices=1,2", "batch=16,32")  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    for gpus in (1, 2):
-        assert f"#SBATCH --gpus-per-node={gpus}" in done.stdout
-    assert "device-hours" in done.stdout
-    # The order is arbitrary and old jobs disappear; only a new job would be wrong.
-    assert known_jobs(slurm) <= before
-    assert not list(slurm.work.glob("outputs/*/*/sweep.json"))
-
-
 def test_resume_after_half_of_the_sweep_was_cancelled(slurm: Cluster) -> None:
     command = (*LONG, "batch=16,32,48,64", "hydra.launcher.wait=false")
     done, sweep = slurm.sweep(*command, "hydra.launcher.array_parallelism=2")
@@ -115,14 +112,6 @@ def test_resume_after_half_of_the_sweep_was_cancelled(slurm: Cluster) -> None:
     found = records(sweep)
     assert [record.status for record in found] == ["interrupted"] * 4
     assert [record.throughput is not None for record in found] == [True, True, False, False]
-
-
-def test_finished_runs_are_not_submitted_again(slurm: Cluster) -> None:
-    _, first = slurm.sweep(*TINY, "batch=16,32")
-    done, second = slurm.sweep(*TINY, "batch=16,32,48", f"sweep.resume={first}")
-    assert "1 run submitted" in done.stdout, done.stdout + done.stderr
-    assert [run.left_out is None for run in manifests.read(second).runs] == [False, False, True]
-    assert [record.status for record in records(second)] == ["ok"]
 
 
 def test_a_refused_request_is_reported_and_the_other_runs_continue(slurm: Cluster) -> None:
@@ -188,11 +177,19 @@ def test_an_unprivileged_user_can_run_a_sweep(unprivileged: Cluster) -> None:
 
 
 def test_runs_wait_for_the_job_that_prepares_the_data(slurm: Cluster) -> None:
-    done, sweep = slurm.sweep(*TINY, "batch=16,32", "hydra.launcher.prepare=job")
+    """Its jobs have no internet, like those of many sites: the data are a stand-in, and said so."""
+    offline = 'ip link set lo up && exec "$@"'
+    slurm = with_steps_in(slurm, f'exec unshare --net bash -c {shlex.quote(offline)} step "$@"')
+    slurm.environment["DPEVAL_DATA"] = str(slurm.work / "data")
+    done, sweep = slurm.sweep(*TINY, "dataset=imagenette_160", "dataset.train_images=64",
+                              "dataset.train_images=64", "batch=16,32",
+                              "hydra.launcher.prepare=job")  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     first = manifests.read(sweep).prepare_job_id
     assert first is not None
     assert [record.status for record in records(sweep)] == ["ok", "ok"]
+    for record in records(sweep):
+        assert "stand_in" in {warning.code for warning in record.warnings}
     shown = slurm.run("sacct", "-n", "-X", "-P", "-o", "End,Start", "-j", first).stdout
     runs = slurm.run("sacct", "-n", "-X", "-P", "-o", "End,Start", "-j", job_ids(sweep)[0]).stdout
     assert shown.split("|")[0] <= runs.strip().split("|")[1]
@@ -267,3 +264,76 @@ def test_the_plugins_own_launcher_prints_what_was_measured(slurm: Cluster) -> No
     found = [read(path) for path in sorted(paths)]
     assert [record.status for record in found] == ["ok", "ok"]
     assert all(record.scheduler and record.scheduler.kind == "slurm" for record in found)
+
+
+GPUS = (*TINY, "hardware=gpu", "hardware.oversubscribe=false", "batch=16",
+        "hydra.launcher.wait=false", "+site.options.hold=true")  # fmt: skip
+"""A request that SLURM accepts; its job never starts."""
+
+
+def shown_job(cluster: Cluster, job_id: str) -> dict[str, str]:
+    """What SLURM shows of a job."""
+    text = cluster.run("scontrol", "show", "job", "-o", job_id).stdout
+    return dict(word.split("=", 1) for word in text.split() if "=" in word)
+
+
+def test_a_site_as_shipped_reaches_slurm(slurm: Cluster) -> None:
+    slurm.environment["SCRATCH"] = str(slurm.work)
+    done, sweep = slurm.sweep("site=jean_zay", "site.account=project@v100", *GPUS,
+                              "num_devices=2", "hydra.launcher.prepare=none")  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    shown = shown_job(slurm, *job_ids(sweep))
+    asked = {key: shown[key] for key in ("Account", "Features", "TresPerNode", "MinCPUsNode")}
+    assert asked == {
+        "Account": "project@v100", "Features": "v100-32g", "TresPerNode": "gres:gpu:2",
+        "MinCPUsNode": "20",
+    }  # fmt: skip
+    script = next((sweep / ".submitit").glob("*submission.sh")).read_text()
+    assert "#SBATCH --hint=nomultithread" in script.splitlines()
+    slurm.run("scancel", *job_ids(sweep))
+
+
+def test_resume_asks_for_what_waits_on_another_kind_of_gpu(slurm: Cluster) -> None:
+    """A dry run, which submits nothing."""
+    a100 = ("hydra.launcher.constraint=a100", "hydra.launcher.gres=gpu:a100:1")
+    done, sweep = slurm.sweep(*GPUS, *a100)
+    assert done.returncode == 0, done.stdout + done.stderr
+    shown = shown_job(slurm, *job_ids(sweep))
+    assert (shown["TresPerNode"], shown["Features"]) == ("gres:gpu:a100:1", "a100")
+    command = ("train", "-m", "hydra/launcher=slurm", *GPUS, f"sweep.resume={sweep}",
+               "hydra.launcher.dry_run=true")  # fmt: skip
+    before = known_jobs(slurm)
+    same = slurm.module(*command, *a100)
+    assert "0 runs in 0 jobs" in same.stdout, same.stdout + same.stderr
+    other = slurm.module(*command, "num_devices=1,2", "site.gpu_type=v100")
+    assert other.returncode == 0, other.stderr
+    for gpus in (1, 2):
+        assert f"#SBATCH --gpus-per-node=v100:{gpus}" in other.stdout
+    assert "2 runs in 2 jobs; nothing was submitted" in other.stdout
+    assert "device-hours" in other.stdout
+    # The order is arbitrary and old jobs disappear; only a new job would be wrong.
+    assert known_jobs(slurm) <= before
+    assert not list(slurm.work.glob("outputs/*/*/*/metrics.json"))
+    slurm.run("scancel", *job_ids(sweep))
+
+
+def test_resume_ends_the_job_of_a_submission_that_was_killed(slurm: Cluster) -> None:
+    sbatch = shutil.which("sbatch")
+    killed = with_commands(slurm, sbatch=f'{sbatch} "$@"; kill -KILL $PPID')
+    command = (*LONG, "batch=16", "hydra.launcher.wait=false", "+site.options.hold=true")
+    before = known_jobs(slurm)
+    done, first = killed.sweep(*command)
+    assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
+    [stray] = known_jobs(slurm) - before
+    again, second = slurm.sweep(*command, f"sweep.resume={first}")
+    assert f"ended, as they measure none of its runs: {stray}" in again.stdout, again.stdout
+    wait_until(
+        lambda: (
+            slurm.run("squeue", "-h", "-t", "all", "-j", stray, "-o", "%T").stdout.strip()
+            == "CANCELLED"
+        ),
+        60,
+        lambda: "the job is cancelled",
+    )
+    assert len(job_ids(second)) == 1
+    slurm.run("scancel", *job_ids(second))

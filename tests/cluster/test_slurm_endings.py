@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.cluster.conftest import LONG, TINY, Cluster, wait_until
+from tests.cluster.conftest import LONG, TINY, Cluster, wait_until, with_steps_in
 from tests.cluster.sweeps import job_ids, records, wait_for_status
 
 
@@ -145,6 +145,16 @@ def test_a_preempted_run_is_recorded_and_requeued(slurm: Cluster) -> None:
 
 
 def test_a_failure_on_one_of_two_nodes_fails_the_run(slurm: Cluster) -> None:
+    """Each node has the sweep's folder over a file system that shows it others' files late.
+
+    It caches names and attributes for 5 s, as NFS does; this kernel cannot mount NFS itself.
+    """
+    shared = slurm.work / "outputs"
+    shared.mkdir()
+    late = "attr_timeout=5,entry_timeout=5,negative_timeout=5"
+    quoted = shlex.quote(str(shared))
+    mounted = f'bindfs -o nonempty,{late} {quoted} {quoted} && exec "$@"'
+    slurm = with_steps_in(slurm, f'exec unshare --mount bash -c {shlex.quote(mounted)} step "$@"')
     done, sweep = slurm.sweep(*TINY, "num_nodes=2", "num_devices=2", "batch=16",
                               "+model.args.faults.fail_at_step=3",
                               "+model.args.faults.straggler_rank=1")  # fmt: skip
