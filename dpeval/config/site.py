@@ -133,14 +133,28 @@ _SELECT = (
     "name", "partition", "constraint", "gpu_constraint", "gpu_type", "properties", "gpu_properties",
 )  # fmt: skip
 """Keys that determine which kind of node a job gets."""
+_SELECT_OPTIONS = (
+    "partition", "constraint", "gres", "gpus", "gpus_per_node", "gpus_per_task", "nodelist",
+    "exclude", "queue", "reservation", "prefer", "p", "w", "C", "x", "G", "l", "q",
+)  # fmt: skip
+"""The same among the keys of ``hydra/launcher`` and the options of sbatch and oarsub."""
 
 
-def nodes_asked(site: Mapping[str, object]) -> str:
-    """The kind of node that `site` requests, as text; empty if any node will do.
+def nodes_asked(site: Mapping[str, object], launcher: Mapping[str, object] | None = None) -> str:
+    """The kind of node that a job requests, as text; empty if any node will do.
 
     Args:
         site: the keys of ``site``, possibly written by an earlier version.
+        launcher: the keys of ``hydra/launcher`` that are not among those of `site` already.
     """
     default = {"name": SiteConfig.name}
     asked = {key: site[key] for key in _SELECT if site.get(key) not in (None, default.get(key))}
-    return json.dumps(asked, sort_keys=True) if asked else ""
+    given = launcher or {}
+    for options in (site.get("options"), given, given.get("additional_parameters")):
+        asked |= _selecting(options if isinstance(options, Mapping) else {})
+    return json.dumps(asked, sort_keys=True, default=str) if asked else ""
+
+
+def _selecting(options: Mapping[str, object]) -> dict[str, object]:
+    named = {key.replace("-", "_"): value for key, value in options.items()}
+    return {key: named[key] for key in _SELECT_OPTIONS if named.get(key) is not None}

@@ -15,7 +15,7 @@ from typing import Any
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
 from rich.console import Console
 
-from dpeval.config import Config, LauncherOptions, SiteConfig, check_bounds, identity, nodes_asked
+from dpeval.config import Config, LauncherOptions, SiteConfig, check_bounds, identity
 from dpeval.errors import ConfigError, DataError, LaunchError, nearest
 from dpeval.launchers.base import SweepJob, SweepLauncher, labels_of
 from dpeval.launchers.dry_run import describe_groups
@@ -35,7 +35,7 @@ from dpeval.launchers.schedulers.resources import (
     shortfalls,
 )
 from dpeval.launchers.submission.interpreter import check_interpreter
-from dpeval.launchers.submission.submit import Submission
+from dpeval.launchers.submission.submit import Submission, nodes_requested
 from dpeval.launchers.tracking.manifest import Manifest, ManifestRun, mark_of
 from dpeval.launchers.tracking.resume import skip_reasons
 from dpeval.launchers.tracking.wait import wait_for
@@ -88,7 +88,7 @@ class SchedulerLauncher(SweepLauncher, BaseSubmititLauncher):  # type: ignore[mi
         check_folder("hydra.sweep.dir", str(sweep_dir))
         console = make_console()
         jobs = [self._with_site_of_launcher(job) for job in jobs]
-        nodes = [nodes_asked(dataclasses.asdict(job.config.site)) for job in jobs]
+        nodes = [nodes_requested(job.config, self.options) for job in jobs]
         marks = [mark_of(identity(job.config), kind) for job, kind in zip(jobs, nodes, strict=True)]
         skipped = skip_reasons(
             marks,

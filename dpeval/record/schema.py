@@ -253,6 +253,9 @@ class Scheduler(Frozen):
     job_id: str
     array_id: str | None = None
     nodes: list[str] = []
+    nodes_asked: str | None = None
+    """The kind of node that was requested, see :func:`dpeval.config.nodes_asked`; None: recorded by
+    an earlier version."""
     details: dict[str, str] = {}
 
 

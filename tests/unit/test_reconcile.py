@@ -15,13 +15,14 @@ from submitit.core.utils import DelayedSubmission
 from dpeval import record
 from dpeval.config import SweepConfig
 from dpeval.errors import LaunchError
+from dpeval.launchers.in_job import start_job
 from dpeval.launchers.in_job.run_job import PreparationJob, SubmittedRuns
 from dpeval.launchers.schedulers import slurm as slurm_module
 from dpeval.launchers.schedulers.base import JobState
 from dpeval.launchers.schedulers.oar import scheduler as oar_module
 from dpeval.launchers.schedulers.oar.scheduler import Oar
 from dpeval.launchers.schedulers.slurm import Slurm
-from dpeval.launchers.submission.submit import _make_private
+from dpeval.launchers.submission.submit import _close_to_others, _make_private
 from dpeval.launchers.tracking import job_spec, resume
 from dpeval.launchers.tracking import manifest as manifests
 from dpeval.launchers.tracking.job_spec import JobSpec
@@ -225,3 +226,21 @@ def test_a_job_runs_only_what_was_submitted(
     assert (made.status, made.cause.kind, made.overrides) == ("failed", "setup", ["batch=16"])
     assert "job.json is not what was submitted" in made.cause.message
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_job_loads_nothing_that_others_can_have_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A member of the group may have moved the sweep and put another in its place."""
+    folder = tmp_path / ".submitit"
+    folder.mkdir()
+    folder.chmod(0o770)
+    monkeypatch.setattr("sys.argv", ["start_job", str(folder)])
+    assert start_job.main() == 2
+    assert "others can write" in capsys.readouterr().err
+
+
+def test_only_its_owner_can_put_files_in_a_submitted_sweep(tmp_path: Path) -> None:
+    tmp_path.chmod(0o2775)
+    _close_to_others(tmp_path)
+    assert tmp_path.stat().st_mode & 0o7777 == 0o2755, "the group may read its records"

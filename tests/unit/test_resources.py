@@ -254,7 +254,8 @@ def test_sbatch_file_quotes_any_folder_and_account(text: str) -> None:
     assert flags["--output"] == f"{folder}/%A_%a_0_log.out"
     assert flags["--gpus-per-node"] == "2"
     command = shlex.split(next(line for line in lines if line.startswith("srun ")))
-    assert command[-5:] == ["/py thon", "-u", "-m", "submitit.core._submit", str(folder)]
+    module = "dpeval.launchers.in_job.start_job"
+    assert command[-5:] == ["/py thon", "-u", "-m", module, str(folder)]
 
 
 @given(NASTY.filter(lambda text: all(ord(char) >= 32 and ord(char) != 127 for char in text)))

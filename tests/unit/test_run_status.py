@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from dpeval.config import (
     Config,
     DatasetConfig,
     ModelConfig,
+    SiteConfig,
     SweepConfig,
     identity,
     nodes_asked,
@@ -227,6 +229,29 @@ def test_a_run_on_another_kind_of_node_is_not_done(tmp_path: Path) -> None:
     )
     assert set(found) == {v100}
     assert nodes_asked({"name": "generic", "exclusive": False}) == ""
+
+
+def test_what_the_launcher_asks_of_a_node_decides_what_is_done(tmp_path: Path) -> None:
+    site = dataclasses.asdict(SiteConfig())
+    asked = [
+        nodes_asked(site, {"gres": "gpu:a100:1"}),
+        nodes_asked(site, {"gres": "gpu:v100:1"}),
+        nodes_asked(site, {"gpus_per_node": 4}),
+        nodes_asked(site, {"additional_parameters": {"gpus-per-node": "a100:1"}}),
+        nodes_asked(site, {"additional_parameters": {"p": "gpu_model = 'A100'"}}),
+        nodes_asked({**site, "options": {"nodelist": "node7"}}),
+        nodes_asked(site, {"timeout_min": 5, "additional_parameters": {"comment": "x"}}),
+    ]
+    assert len(set(asked)) == len(asked)
+    assert asked[-1] == "", "neither changes which nodes will do"
+    folder = tmp_path / "old" / "0"
+    folder.mkdir(parents=True)
+    content = {"status": "ok", "identity": "id", "config": {"site": site}}
+    content |= {"scheduler": {"nodes_asked": asked[0]}}
+    (folder / "metrics.json").write_text(json.dumps(content))
+    marks = [mark_of("id", one) for one in asked]
+    found = skip_reasons(marks, SweepConfig(resume=str(tmp_path)), tmp_path, tmp_path / "new")
+    assert set(found) == {marks[0]}
 
 
 def in_one_job(tmp_path: Path, count: int) -> Manifest:

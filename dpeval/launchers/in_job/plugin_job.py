@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import cast
 
 from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from dpeval.config import from_hydra
+from dpeval.config import from_hydra, nodes_asked
 from dpeval.launchers.in_job.data_folder import point_at_scratch
 from dpeval.launchers.in_job.execution import execute
 from dpeval.launchers.in_job.job_signals import stop_on_warning
@@ -34,6 +36,12 @@ def run_plugin_job(composed: DictConfig) -> None:
     folder = Path(hydra_config.runtime.output_dir)
     spec = JobSpec.of(launcher, config, tuple(hydra_config.overrides.task), requeue=0)
     job = _job(launcher, os.environ)
+    if job is not None:
+        asked = nodes_asked(
+            dataclasses.asdict(config.site),
+            cast("dict[str, object]", OmegaConf.to_container(hydra_config.launcher)),
+        )
+        job = job.model_copy(update={"nodes_asked": asked})
     # The user's paths start where the command was given, also with hydra.job.chdir=true.
     start = contextlib.chdir(hydra_config.runtime.cwd)
     with start, one_at_a_time(), _stop_before_time_limit(os.environ):

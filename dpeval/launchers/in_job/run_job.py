@@ -126,7 +126,7 @@ def run_in_job(folders: Sequence[Path]) -> int:
     nodes = first.config.num_nodes
     node = own.node_in_job(os.environ, nodes, first.folder) if nodes > 1 else None
     own.expose_gpus(os.environ)
-    job = own.describe_job(os.environ)
+    job = _job_of(first.spec)
     try:
         for run in runs:
             point_at_scratch(run.config)
@@ -159,9 +159,15 @@ def run_in_job(folders: Sequence[Path]) -> int:
 
 def _refuse_run(folder: Path, spec: JobSpec, error: DpevalError) -> None:
     """Write a record that says why the run in `folder` was not measured."""
-    job = scheduler(spec.launcher).describe_job(os.environ)
+    job = _job_of(spec)
     RecordFiles().keep(unmeasured(spec, "failed", setup_cause(error), job), folder)
     print(f"dpeval: {error}", file=sys.stderr)
+
+
+def _job_of(spec: JobSpec) -> schema.Scheduler:
+    """This job, and what was asked for it."""
+    job = scheduler(spec.launcher).describe_job(os.environ)
+    return job.model_copy(update={"nodes_asked": spec.nodes_asked})
 
 
 def _submitted(folder: Path) -> SubmittedRun:

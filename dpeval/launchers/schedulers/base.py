@@ -252,7 +252,8 @@ def worker_command(folder: Path, python: Sequence[str] = (sys.executable,)) -> s
 
     `python` are the words that start Python.
     """
-    return f"{shlex.join(python)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
+    module = "dpeval.launchers.in_job.start_job"
+    return f"{shlex.join(python)} -u -m {module} {shlex.quote(str(folder))}"
 
 
 def one_line(key: str, value: object) -> str:

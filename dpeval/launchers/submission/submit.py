@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import stat
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dpeval.config import Config, LauncherOptions
+from dpeval.config import Config, LauncherOptions, nodes_asked
 from dpeval.errors import LaunchError
 from dpeval.launchers.base import SweepJob
 from dpeval.launchers.in_job.data_folder import data_at
@@ -78,6 +79,7 @@ class Submission:
         """
         folder = Path(manifest.submitit_folder)
         _make_private(folder)
+        _close_to_others(self._sweep_dir)
         # In case this process is killed: the scheduler may have jobs that are not listed yet.
         manifest = manifest.model_copy(update={"submitter": this_process(), "is_unsure": True})
         manifests.write(manifest, self._sweep_dir)
@@ -179,7 +181,13 @@ class Submission:
     def _spec(self, position: int) -> JobSpec:
         job = self._jobs[position]
         requeue = self._options.requeue if job.config.site.requeue else 0
-        return JobSpec.of(self._options.scheduler, job.config, job.overrides, requeue)
+        asked = nodes_requested(job.config, self._options)
+        return JobSpec.of(self._options.scheduler, job.config, job.overrides, requeue, asked)
+
+
+def nodes_requested(config: Config, options: LauncherOptions) -> str:
+    """The kind of node that the job of `config` requests (:func:`dpeval.config.nodes_asked`)."""
+    return nodes_asked(dataclasses.asdict(config.site), dataclasses.asdict(options))
 
 
 def _make_private(folder: Path) -> None:
@@ -196,6 +204,17 @@ def _make_private(folder: Path) -> None:
             f"others can write to {folder}, from which jobs load code; name a folder of your own "
             "with hydra.launcher.submitit_folder"
         )
+
+
+def _close_to_others(sweep_dir: Path) -> None:
+    """Let only its owner put files in `sweep_dir`, as far as its file system can; all may read on.
+
+    Who can write there could put another folder in the place of the one with the pickles.
+    """
+    with contextlib.suppress(OSError):
+        mode = stat.S_IMODE(sweep_dir.stat().st_mode)
+        if mode & 0o022:
+            sweep_dir.chmod(mode & ~0o022)
 
 
 def _with_job_ids(manifest: Manifest, jobs: Sequence[Sequence[int]], answer: _Answer) -> Manifest:

@@ -22,9 +22,18 @@ class JobSpec(Frozen):
     identity: str
     requeue: int
     """How often this run may be requeued after an interruption."""
+    nodes_asked: str | None = None
+    """The kind of node that its job requests."""
 
     @classmethod
-    def of(cls, launcher: str, config: Config, overrides: tuple[str, ...], requeue: int) -> JobSpec:
+    def of(
+        cls,
+        launcher: str,
+        config: Config,
+        overrides: tuple[str, ...],
+        requeue: int,
+        nodes_asked: str | None = None,
+    ) -> JobSpec:
         """The specification of a run.
 
         Args:
@@ -32,6 +41,7 @@ class JobSpec(Frozen):
             config: the run's configuration.
             overrides: the run's overrides of the defaults.
             requeue: how often the run may be requeued.
+            nodes_asked: the kind of node that its job requests.
         """
         return cls(
             launcher=launcher,
@@ -39,6 +49,7 @@ class JobSpec(Frozen):
             overrides=list(overrides),
             identity=identity(config),
             requeue=requeue,
+            nodes_asked=nodes_asked,
         )
 
 

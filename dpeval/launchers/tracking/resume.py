@@ -80,10 +80,11 @@ def _outcome(path: Path) -> tuple[str, str] | None:
 
 def _nodes_of(content: dict[str, Any]) -> str:
     """The kind of nodes that the job of a record asked for."""
-    config = content.get("config")
+    config, job = content.get("config"), content.get("scheduler")
+    if isinstance(job, dict) and isinstance(job.get("nodes_asked"), str):
+        return str(job["nodes_asked"])
     site = config.get("site") if isinstance(config, dict) else None
-    is_submitted = content.get("scheduler") is not None
-    return nodes_asked(site) if is_submitted and isinstance(site, dict) else ""
+    return nodes_asked(site) if job is not None and isinstance(site, dict) else ""
 
 
 def _queued_or_running(sweep_dir: Path, wanted: Iterable[str], *, is_dry: bool) -> dict[str, str]:

@@ -220,7 +220,9 @@ def settle(status: RunStatus, sweep_dir: Path, launcher: str) -> None:
             Cause(kind=status.kind or "lost", message=status.text, log=status.log),
             None
             if launcher == LOCAL
-            else schema.Scheduler(kind=launcher, job_id=status.run.job_id or ""),
+            else schema.Scheduler(
+                kind=launcher, job_id=status.run.job_id or "", nodes_asked=spec.nodes_asked
+            ),
         )
         write_new(path, made.model_dump_json() + "\n")
     except (OSError, ValueError):
