@@ -12,7 +12,7 @@ bash scripts/setup.sh "dev${DPEVAL_NO_SKIP:+,export}"
 bin=${DPEVAL_VENV:-.venv}/bin
 measured=${DPEVAL_COVERAGE:-}
 tiers=("$@")
-[ ${#tiers[@]} -gt 0 ] || tiers=(unit multiprocess cluster browser extend docs)
+[ ${#tiers[@]} -gt 0 ] || tiers=(unit multiprocess cluster browser extend docs faults)
 results=$(mktemp -d) && touch "$results/failed" "$results/times" "$results/tests"
 export DPEVAL_TEST_RESULTS=$results/tests
 # Hundreds of programs start here; compiling dpeval anew takes each of them more than a second.
@@ -56,6 +56,8 @@ run_tiers() {
       # is shown as R.
       cluster) part "$tier" at_once 3 "$tier" "tests/$tier" --reruns 1 --reruns-delay 5 ;;
       extend | docs) part "$tier" at_once 2 "$tier" "tests/$tier" ;;
+      # Real sweeps that suffer one fault each; python -m benchmarks.faults is the whole campaign.
+      faults) part "$tier" "$bin/python" -m benchmarks.faults --count 60 --evenly --seed 17 ;;
       versions) part "$tier" bash scripts/test_versions.sh ;;
       *) part "$tier" alone "tests/$tier" ;;
     esac

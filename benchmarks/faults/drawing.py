@@ -19,14 +19,26 @@ _RANK_SIGNALS = ("SIGKILL", "SIGSEGV", "SIGBUS", "PAUSE")
 _CALLS = ("fsync", "rename", "link")
 _ERRORS = ("EIO", "ENOSPC", "EDQUOT", "EFBIG")
 _FILES = (
-    "tmpfs", "tmpfs", "inodes", "tmpdir", "size_limit", "refused", "refused", "strace", "strace",
-    "no_links", "chmod", "damaged_manifest", "damaged_record", "damaged_job", "leftover",
+    "tmpfs", "inodes", "tmpdir", "size_limit", "refused", "strace", "no_links", "chmod",
+    "strace_kill", "damaged_manifest", "damaged_record", "damaged_job", "leftover", "tmpfs",
+    "refused", "strace",
 )  # fmt: skip
-_SCHEDULERS = (
-    "fail", "fail", "accept_then_fail", "accept_then_fail", "garbage", "empty", "empty_squeue",
-    "no_accounting", "stopped", "killed", "job_signal", "job_signal", "job_killed", "suspended",
-    "requeued", "restart", "changed_job",
+SchedulerName = Literal["slurm", "oar"]
+_SCHEDULERS: tuple[tuple[SchedulerName, str], ...] = (
+    ("slurm", "fail"), ("oar", "accept_then_fail"), ("slurm", "job_signal"), ("oar", "fail"),
+    ("slurm", "accept_then_fail"), ("oar", "empty"), ("slurm", "killed"), ("slurm", "requeued"),
+    ("oar", "job_killed"), ("slurm", "restart"), ("slurm", "skewed"), ("slurm", "empty_squeue"),
+    ("oar", "stopped"), ("slurm", "accounting_restart"), ("slurm", "garbage"), ("oar", "killed"),
+    ("slurm", "no_accounting"), ("slurm", "stopped"), ("oar", "job_signal"),
+    ("slurm", "job_killed"), ("oar", "restart"), ("slurm", "suspended"), ("slurm", "changed_job"),
+    ("oar", "garbage"), ("slurm", "late_accounting"), ("slurm", "fail"), ("oar", "skewed"),
+    ("slurm", "empty"), ("slurm", "accept_then_fail"), ("slurm", "job_signal"),
 )  # fmt: skip
+_SUBMITS: Mapping[SchedulerName, str] = {"slurm": "sbatch", "oar": "oarsub"}
+_ASKS: Mapping[SchedulerName, tuple[str, ...]] = {
+    "slurm": ("sbatch", "sbatch", "squeue", "sacct", "scontrol", "sinfo"),
+    "oar": ("oarsub", "oarsub", "oarstat", "oarstat"),
+}
 _COMMANDS = (
     "all_killed", "frozen", "no_loopback", "nofile", "address_space", "cpu_limit", "twins",
     "twins_of_a_second", "closed_output", "few_ports", "small_cgroup", "no_home",
@@ -55,6 +67,9 @@ class Fault:
     """Of a disk or a limit; its unit depends on the kind."""
     error: str = ""
     """What a refused call returns."""
+    scheduler: SchedulerName = "slurm"
+    skew_s: float = 0.0
+    """How far a clock is ahead."""
     sequential: bool = False
     """Whether the sweep's runs follow each other; else they take turns."""
 
@@ -68,6 +83,15 @@ class Fault:
 
     @property
     def words(self) -> str:
+        if self.tier == "schedulers":
+            return f"{self.scheduler}: {self._what}"
+        return self._what
+
+    @property
+    def _what(self) -> str:
+        if self.skew_s:
+            where = "nodes" if self.hits_nodes else "submitting machine"
+            return f"clock of the {where} {self.skew_s:+.0f} s"
         if self.call:
             with_error = f" ({self.error})" if self.error else ""
             return f"{self.kind}{with_error} at {self.call} number {self.at}"
@@ -80,6 +104,11 @@ class Fault:
         return self.kind + (f" {self.size}" if self.size else "")
 
     @property
+    def hits_nodes(self) -> bool:
+        """Whether it hits the machines of the jobs, not the one that submits."""
+        return self.number % 2 == 0
+
+    @property
     def stops(self) -> bool:
         """Whether it asks the sweep to stop in order."""
         return self.target in ("parent", "group", "call") and self.kind in STOPS
@@ -87,11 +116,17 @@ class Fault:
     @property
     def kills(self) -> bool:
         """Whether it ends the sweep's own process at once."""
+        if self.kind in ("leftover", "killed", "strace_kill"):
+            return True
         return self.kind in ("SIGKILL", "all_killed") and self.target not in ("rank", "helper")
 
 
 def draw(tier: Tier, number: int, seed: int) -> Fault:
-    """Fault `number` of `tier`; the same for the same `seed`."""
+    """Fault `number` of `tier`; the same for the same `seed`.
+
+    Where, when and how hard is drawn; the kinds of files, schedulers and commands follow each
+    other, so that a few faults already cover them.
+    """
     chance = random.Random(f"{seed}-{tier}-{number}")
     return _DRAWS[tier](number, seed, chance)
 
@@ -137,11 +172,12 @@ def _parent(number: int, seed: int, chance: random.Random) -> Fault:
 
 
 def _files(number: int, seed: int, chance: random.Random) -> Fault:
-    kind = chance.choice(_FILES)
+    kind = _FILES[number % len(_FILES)]
     sizes = {"tmpfs": (64, 700), "inodes": (3, 40), "tmpdir": (4, 64), "size_limit": (2, 40)}
     call = {"refused": chance.choice(_CALLS), "strace": chance.choice((*_CALLS, "openat"))}
     call |= {"no_links": "link", "chmod": "chmod", "leftover": chance.choice(_CALLS)}
-    error = {"no_links": "EPERM", "chmod": "EPERM", "leftover": ""}
+    call["strace_kill"] = chance.choice((*_CALLS, "openat"))
+    error = {"no_links": "EPERM", "chmod": "EPERM", "leftover": "", "strace_kill": ""}
     most = 400 if call.get(kind) == "openat" else 8
     return Fault(
         "files",
@@ -158,11 +194,12 @@ def _files(number: int, seed: int, chance: random.Random) -> Fault:
 
 
 def _schedulers(number: int, seed: int, chance: random.Random) -> Fault:
-    kind = chance.choice(_SCHEDULERS)
-    commands = ("sbatch", "sbatch", "squeue", "sacct", "scontrol", "sinfo")
-    fixed = {"accept_then_fail": "sbatch", "empty_squeue": "squeue", "no_accounting": "sacct"}
-    fixed |= {"stopped": "sbatch", "killed": "sbatch"}
+    scheduler, kind = _SCHEDULERS[number % len(_SCHEDULERS)]
+    submits = _SUBMITS[scheduler]
+    fixed = dict.fromkeys(("accept_then_fail", "stopped", "killed"), submits)
+    fixed |= {"empty_squeue": "squeue", "no_accounting": "sacct"}
     calls = kind in ("fail", "garbage", "empty", *fixed)
+    call = fixed.get(kind, chance.choice(_ASKS[scheduler])) if calls else ""
     return Fault(
         "schedulers",
         number,
@@ -171,9 +208,11 @@ def _schedulers(number: int, seed: int, chance: random.Random) -> Fault:
         "scheduler",
         after_s=chance.uniform(0.0, 2.0),
         pause_s=chance.uniform(0.1, 4.0),
-        call=fixed.get(kind, chance.choice(commands)) if calls else "",
-        at=chance.randint(1, 3) if calls else 1,
+        call=call,
+        at=chance.randint(1, 2 if call == submits else 3) if calls else 1,
         error=chance.choice(("SIGUSR2", "SIGTERM")) if kind == "job_signal" else "",
+        scheduler=scheduler,
+        skew_s=chance.choice((-1, 1)) * chance.uniform(30, 5000) if kind == "skewed" else 0.0,
     )
 
 

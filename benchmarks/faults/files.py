@@ -10,6 +10,7 @@ from pathlib import Path
 
 from benchmarks.faults import victim as victims
 from benchmarks.faults.drawing import Fault
+from benchmarks.faults.findings import Finding, hang, lost, other
 from benchmarks.faults.invariants import (
     TRACEBACK,
     no_process,
@@ -29,11 +30,11 @@ _STRACE_CALLS = {
 }  # fmt: skip
 
 
-def carry_out(fault: Fault, folder: Path, zygote: Zygote) -> Iterator[str]:
+def carry_out(fault: Fault, folder: Path, zygote: Zygote) -> Iterator[Finding]:
     """Let a sweep in `folder` suffer `fault`; yield what it leaves that it should not have."""
     if fault.kind in ("tmpfs", "inodes", "tmpdir"):
         yield from _on_small_disk(fault, folder, zygote)
-    elif fault.kind == "strace":
+    elif fault.kind.startswith("strace"):
         yield from _traced(fault, folder, zygote)
     elif fault.kind.startswith("damaged"):
         yield from _damaged(fault, folder, zygote)
@@ -51,7 +52,7 @@ def carry_out(fault: Fault, folder: Path, zygote: Zygote) -> Iterator[str]:
         yield from _measured(victim)
 
 
-def _measured(victim: victims.Victim) -> Iterator[str]:
+def _measured(victim: victims.Victim) -> Iterator[Finding]:
     """What was measured is in a record, in a second place, or on the terminal."""
     output = victim.program.output
     for number in range(victims.RUNS):
@@ -60,10 +61,10 @@ def _measured(victim: victims.Victim) -> Iterator[str]:
         was_measured = any(shown in line and "img/s" in line for line in output.splitlines())
         elsewhere = "it was saved as" in output or "here it is:" in output
         if was_measured and not path.exists() and not elsewhere:
-            yield f"run {number} was measured, and its record is nowhere"
+            yield lost(f"run {number} was measured, and its record is nowhere")
 
 
-def _on_small_disk(fault: Fault, folder: Path, zygote: Zygote) -> Iterator[str]:
+def _on_small_disk(fault: Fault, folder: Path, zygote: Zygote) -> Iterator[Finding]:
     """On a file system of some KiB or with few inodes, for the sweep or for temporary files."""
     disk = folder / "disk"
     disk.mkdir()
@@ -80,11 +81,13 @@ def _on_small_disk(fault: Fault, folder: Path, zygote: Zygote) -> Iterator[str]:
         subprocess.run(["umount", "--lazy", str(disk)], check=False)
 
 
-def _traced(fault: Fault, folder: Path, zygote: Zygote) -> Iterator[str]:
-    """The kernel itself refuses one call, or every one from it on, of the sweep's process."""
+def _traced(fault: Fault, folder: Path, zygote: Zygote) -> Iterator[Finding]:
+    """The kernel itself refuses one call of the sweep's process, or every one from it on, or kills
+    the process at it."""
     victim = victims.start(zygote, folder, fault, traced=True)
     more = "+" if fault.number % 2 and fault.call != "openat" else ""
-    inject = f"inject={_STRACE_CALLS[fault.call]}:error={fault.error}:when={fault.at}{more}"
+    what = f"error={fault.error}" if fault.error else "signal=SIGKILL"
+    inject = f"inject={_STRACE_CALLS[fault.call]}:{what}:when={fault.at}{more}"
     tracer = subprocess.Popen(
         ["strace", "-q", "-o", os.devnull, "-e", inject, "-p", str(victim.program.pid)],
         stderr=subprocess.DEVNULL,
@@ -98,16 +101,17 @@ def _traced(fault: Fault, folder: Path, zygote: Zygote) -> Iterator[str]:
     found = list(violations(zygote, victim, fault, hit=False, ended=ended))
     if fault.call == "openat":
         # Any file of Python's own may be the one: what it makes of that is its own affair.
-        found = [line for line in found if "traceback" not in line and "exit status" not in line]
+        found = [one for one in found if one.kind != "other"]
     yield from found
-    yield from _measured(victim)
+    if not fault.kills:
+        yield from _measured(victim)
 
 
-def _damaged(fault: Fault, folder: Path, zygote: Zygote) -> Iterator[str]:
+def _damaged(fault: Fault, folder: Path, zygote: Zygote) -> Iterator[Finding]:
     """A file of a finished sweep is damaged: it is told, and what it held is measured again."""
     victim = victims.start(zygote, folder, fault)
     if not victims.finish(victim):
-        yield "it hung"
+        yield hang("it hung")
         return
     yield from no_process(victim.program)
     yield from no_traceback(victim.program)
@@ -124,13 +128,13 @@ def _damaged(fault: Fault, folder: Path, zygote: Zygote) -> Iterator[str]:
         )  # fmt: skip
         if not program.wait(60.0):
             program.kill_all()
-            yield f"dpeval.{module} hung"
+            yield hang(f"dpeval.{module} hung")
         if TRACEBACK in program.output:
-            yield f"a traceback of dpeval.{module}"
+            yield other(f"a traceback of dpeval.{module}")
         if program.status not in (0, 1, 2):
-            yield f"dpeval.{module} ended with status {program.status}"
+            yield other(f"dpeval.{module} ended with status {program.status}")
     if fault.kind == "damaged_record":
         broken = [item for item in looked_at(victim.sweep)[0] if item.standing != "ok"]
         if [item.run.number for item in broken] != [0]:
-            yield "the damaged record does not show in the status"
+            yield other("the damaged record does not show in the status")
     yield from resumed(zygote, victim)

@@ -103,6 +103,7 @@ class Zygote:
         limits: Mapping[str, int] | None = None,
         failing: Failing | None = None,
         traced: bool = False,
+        skew_s: float = 0.0,
     ) -> Program:
         """Fork one program.
 
@@ -115,11 +116,12 @@ class Zygote:
             limits: of :mod:`resource`.
             failing: calls that are hit.
             traced: whether it waits for a tracer before it begins.
+            skew_s: how far its clock is ahead.
         """
         assert self._process.stdin is not None
         request = Request(
             next(self._keys), *program, list(arguments), str(folder), str(folder / log),
-            dict(environment), dict(limits or {}), failing, traced,
+            dict(environment), dict(limits or {}), failing, traced, skew_s,
         )  # fmt: skip
         started = self._started[request.key] = threading.Event()
         self._logs[request.key] = folder / log

@@ -26,11 +26,14 @@ from benchmarks.faults.zygote import Failing
 RUNS = 2
 RANKS = 2
 SWEEP = (
-    "-m", "model=calibrated", "model.args.forward_s=0.002", "model.args.backward_s=0.003",
-    "dataset=calibrated", "measure=quick", "measure.time_limit_s=6", "measure.max_steps=120",
+    "-m", "model=calibrated", "model.args.forward_s=0.008", "model.args.backward_s=0.012",
+    "dataset=calibrated", "measure=quick", "measure.time_limit_s=6", "measure.max_steps=40",
     "measure.rel_precision=0.01", "measure.conditions=false", "measure.ablation=false",
-    "analyze=false", "num_devices=2", "hardware.oversubscribe=true", "batch=4,8", "study=faults",
+    "analyze=false", "hardware.oversubscribe=true", "study=faults",
 )  # fmt: skip
+_RUNS = ("num_devices=2", "batch=4,8")
+_SUBMITTED_RUNS = ("num_devices=1,2", "batch=4")
+"""Two requests, so that they are submitted one after the other unless they share a job."""
 LONGEST_S = 150.0
 """Of a sweep, on a machine that is busy with others; longer is a hang."""
 
@@ -42,6 +45,8 @@ class Victim:
     folder: Path
     program: Program
     sweep: Path
+    words: tuple[str, ...]
+    """What it measures: the overrides that a sweep which resumes it shares."""
     hit_s: float = 0.0
     """When the fault was over, on the monotonic clock; 0: it did not come."""
     ended_s: float = 0.0
@@ -58,6 +63,7 @@ def start(
     limits: Mapping[str, int] | None = None,
     failing: Failing | None = None,
     traced: bool = False,
+    skew_s: float = 0.0,
     before: Sequence[str] = (),
     log: str = "log",
 ) -> Victim:
@@ -73,21 +79,23 @@ def start(
         limits: of :mod:`resource`; with a zygote only.
         failing: calls that are hit; with a zygote only.
         traced: see :meth:`Zygote.start`.
+        skew_s: likewise.
         before: words before the command; without a zygote only.
         log: the file for what it prints.
     """
     sweep = folder / "sweep" if sweep is None else sweep
     variables = {**environment_of(folder), **(environment or {})}
     order = "sequential" if fault.sequential else "auto"
-    arguments = [*SWEEP, f"sweep.order={order}", f"hydra.sweep.dir={sweep}", *overrides]
+    words = (*SWEEP, *(_SUBMITTED_RUNS if fault.tier == "schedulers" else _RUNS))
+    arguments = [*words, f"sweep.order={order}", f"hydra.sweep.dir={sweep}", *overrides]
     if zygote is None:
         program = start_anew(folder, arguments, variables, before=before, log=log)
     else:
         program = zygote.start(
             folder, arguments, variables,
-            limits=limits, failing=failing, traced=traced, log=log,
+            limits=limits, failing=failing, traced=traced, skew_s=skew_s, log=log,
         )  # fmt: skip
-    return Victim(folder, program, sweep)
+    return Victim(folder, program, sweep, words)
 
 
 def inject(victim: Victim, fault: Fault) -> bool:

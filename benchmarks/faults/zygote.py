@@ -24,8 +24,9 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 MODULES = (
     "dpeval.commands.train_run",
@@ -81,6 +82,8 @@ class Request:
     failing: Failing | None = None
     traced: bool = False
     """Wait until a tracer holds the process."""
+    skew_s: float = 0.0
+    """How far the clock of the process, and of what it forks, is ahead."""
 
     @property
     def line(self) -> bytes:
@@ -169,6 +172,8 @@ def _prepared(request: Request) -> Callable[[], Any]:
         resource.setrlimit(getattr(resource, name), (value, value))
     if request.failing is not None:
         _install(request.failing)
+    if request.skew_s:
+        _skew(request.skew_s)
     return program
 
 
@@ -178,6 +183,21 @@ def _await_tracer() -> None:
         if time.monotonic() > deadline_s:
             raise TimeoutError("strace did not attach")
         time.sleep(0.01)
+
+
+def _skew(ahead_s: float) -> None:
+    """Set the clock that dpeval reads; those of the kernel and of files stay right."""
+    right = time.time
+
+    class Skewed(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return super().now(tz) + timedelta(seconds=ahead_s)
+
+    time.time = lambda: right() + ahead_s
+    for name, module in list(sys.modules.items()):
+        if name.startswith("dpeval.") and getattr(module, "datetime", None) is datetime:
+            setattr(module, "datetime", Skewed)  # noqa: B010
 
 
 def _install(failing: Failing) -> None:
