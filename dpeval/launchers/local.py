@@ -130,6 +130,7 @@ class LocalLauncher(SweepLauncher):
             returned = functools.partial(lambda made: made, record)
             records[job.folder] = self._run(sweep_jobs[job.folder], returned)
             self._sweep.note_elsewhere(session.files.elsewhere)
+        self._sweep.not_started(folder for folder in sweep_jobs if folder not in records)
         return records
 
     def _left_out(

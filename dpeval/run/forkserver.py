@@ -13,6 +13,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
@@ -118,6 +119,8 @@ def _usr2_ignored() -> Iterator[None]:
 
 
 _STARTS = 3
+_DYING_S = 5.0
+"""How long a killed server may take to end: it gives back its memory first."""
 
 
 def start_process(process: BaseProcess) -> None:
@@ -133,12 +136,24 @@ def start_process(process: BaseProcess) -> None:
         try:
             process.start()
         except (EOFError, ConnectionError):
+            _await_end()
             continue
         return
     raise MachineError(
         f"the process that starts ranks was killed {_STARTS} times in a row; look for what kills "
         "it, such as a limit of memory"
     )
+
+
+def _await_end() -> None:
+    """Wait for the end of a server that no longer answers: until then it looks alive."""
+    pid = getattr(forkserver._forkserver, "_forkserver_pid", None)
+    deadline_s = time.monotonic() + _DYING_S
+    with contextlib.suppress(ChildProcessError):
+        while pid is not None and time.monotonic() < deadline_s:
+            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+                return
+            time.sleep(0.01)
 
 
 def _resume() -> None:

@@ -75,6 +75,13 @@ def test_a_run_whose_process_was_killed_is_lost_and_leaves_a_record(tmp_path: Pa
     assert skip_reasons([identity(CONFIG)], sweep, tmp_path, tmp_path / "other") == {}
 
 
+def test_a_run_that_a_stop_came_before_is_not_lost(sweep: LocalSweep, tmp_path: Path) -> None:
+    sweep.not_started([tmp_path / "0"])
+    end_process(tmp_path)
+    standings = [status.standing for status in statuses_of(tmp_path)]
+    assert standings == ["not submitted", "not submitted", "left out"]
+
+
 @pytest.mark.usefixtures("sweep")
 def test_a_record_that_was_written_in_time_is_kept(tmp_path: Path) -> None:
     cause = Cause(kind="exception", message="an error of its own")

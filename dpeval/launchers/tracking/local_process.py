@@ -134,6 +134,12 @@ class LocalSweep:
             with contextlib.suppress(OSError):  # on a full disk, the run still goes on
                 job_spec.write(JobSpec.of(LOCAL, config, overrides, requeue=0), folder)
 
+    def not_started(self, folders: Iterable[Path]) -> None:
+        """Note that the runs in `folders` were not started after all, as the sweep was stopped."""
+        for folder in folders:
+            with contextlib.suppress(OSError):
+                (folder / job_spec.SPEC_NAME).unlink()
+
     def note_elsewhere(self, places: Mapping[Path, Path | None]) -> None:
         """Note where records are that could not be written to their folders, disk permitting."""
         folders = {os.path.relpath(folder, self._sweep_dir): at for folder, at in places.items()}
