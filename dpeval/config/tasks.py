@@ -6,6 +6,8 @@ import dataclasses
 import hashlib
 import importlib.util
 import re
+import warnings
+import zipfile
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -105,11 +107,34 @@ def check_script(config: Config, overrides: Iterable[str]) -> None:
             f"task.script={task.script}: no such file in {Path.cwd()}; "
             "give an absolute path, or one relative to this folder"
         )
+    if task.script is not None:
+        _check_syntax(Path(task.script))
     if task.module is not None and not _is_importable(task.module):
         raise ConfigError(
             f"task.module={task.module} was not found from {Path.cwd()}; give a module name as for "
             f"python -m, or task.{SCRIPT}=FILE"
         )
+
+
+def _check_syntax(script: Path) -> None:
+    """Check that `script` is Python, which the ranks would notice only after they have started.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if zipfile.is_zipfile(script):
+        return  # Python runs its __main__.py
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the script's own run shows them
+            compile(script.read_bytes(), str(script), "exec", dont_inherit=True)
+    except SyntaxError as error:
+        place = f", line {error.lineno}" if error.lineno else ""
+        raise ConfigError(f"task.script={script}{place}: {error.msg}; is it Python?") from error
+    except ValueError as error:  # null bytes, before Python 3.12
+        raise ConfigError(f"task.script={script}: {error}; is it Python?") from error
+    except OSError as error:
+        raise ConfigError(f"task.script={script}: {error.strerror}") from error
 
 
 def _is_importable(module: str) -> bool:

@@ -38,8 +38,10 @@ GRACE_S = 0.5
 """How long to wait for further failures after the first."""
 ECHO_GRACE_S = 3.0
 """The same, if the first may be the consequence of one not seen yet."""
-LONGEST_LOG_BYTES = 64 * MIB
-"""A log longer than this is emptied."""
+LONGEST_LOG_BYTES = 16 * MIB
+"""A log longer than this is cut …"""
+KEPT_LOG_BYTES = MIB
+"""… to so much of its end."""
 
 
 class RankSupervisor:
@@ -336,13 +338,24 @@ class RankSupervisor:
                 process.kill()
         for process in self._processes.values():
             process.join()
+        for log in self._logs.values():
+            keep_short(log)
         for pipe in (*self._pipes.values(), *self.gates.values()):
             pipe.close()
 
 
 def keep_short(log: Path) -> None:
-    """Empty a log that has grown long: a script may print without end."""
-    # Its writer appends, so its next output starts at the beginning of the file.
+    """Cut a log that has grown long to its end: a script may print without limit.
+
+    What the script prints between the reading and the cut is lost.
+    """
     with contextlib.suppress(OSError):
-        if log.stat().st_size > LONGEST_LOG_BYTES:
-            os.truncate(log, 0)
+        size = log.stat().st_size
+        if size <= LONGEST_LOG_BYTES:
+            return
+        # Both append: what the script prints next follows what is kept.
+        with log.open("a+b", buffering=0) as file:
+            file.seek(size - KEPT_LOG_BYTES)
+            kept = file.read(KEPT_LOG_BYTES)
+            file.truncate(0)
+            file.write(b"[dpeval cut the beginning of this log]\n" + kept)

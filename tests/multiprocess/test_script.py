@@ -17,6 +17,7 @@ import pytest
 from dpeval import record
 from dpeval.analysis.frame import runs_frame
 from dpeval.record.schema import Record
+from dpeval.run.rank_supervisor import LONGEST_LOG_BYTES
 from tests.multiprocess.conftest import ROOT, Finished, lives
 
 SCRIPTS = Path(__file__).with_name("scripts")
@@ -178,9 +179,12 @@ FAULTS = {
     "raises": ("failed", "exception", "ValueError: no such class: 11"),
     "uneven": ("failed", "script", "the ranks disagree: the loop of rank 0 ended after 30 steps"),
     "short": ("failed", "script", "faulty ended its loop after 3 steps, too few for a mean"),
+    "asks": ("failed", "exception", "EOFError: EOF when reading a line"),
+    "prints": ("ok", None, ""),
     "early": ("ok", None, ""),
     "helper": ("ok", None, ""),
     "goes on": ("ok", None, "faulty ran on for 1 s after the measurement and was stopped"),
+    "ignores the end": ("ok", None, "faulty ran on for 1 s after the measurement and was stopped"),
     "fails late": ("ok", None, "faulty failed on rank 0 after the measurement (exit status 1)"),
 }
 
@@ -212,6 +216,14 @@ def test_a_fault_is_one_clear_line_and_a_record(faulty: Finished, fault: str) ->
     assert all("\n" not in line for line in said)
 
 
+def test_what_a_script_prints_is_limited(faulty: Finished) -> None:
+    logs = list(faulty.folder.glob("outputs/*/*/*/rank-*.log"))
+    assert len(logs) == 2 * len(FAULTS)
+    cut = [log for log in logs if "dpeval cut the beginning" in log.read_text()]
+    assert len(cut) == 2
+    assert all(log.stat().st_size <= LONGEST_LOG_BYTES for log in logs)
+
+
 def test_what_a_script_has_started_ends_with_it(faulty: Finished) -> None:
     helpers = [int(path.read_text()) for path in faulty.folder.glob("helper-*")]
     assert len(helpers) == 2
@@ -229,9 +241,10 @@ def test_a_loop_that_ends_early_is_measured_as_far_as_it_goes(faulty: Finished) 
 def test_a_script_that_hangs_before_its_first_step_is_ended_with_its_children(
     start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
+    # As a module, which is found like those of python -m.
     process = start(
-        *SCRIPT, f"task.script={SCRIPTS / 'faulty.py'}", "task.args=[hangs]", "num_devices=2",
-        "hardware.startup_timeout_s=6",
+        *SCRIPT, "task.module=tests.multiprocess.scripts.faulty", "task.args=[hangs]",
+        "num_devices=2", "hardware.startup_timeout_s=6",
     )  # fmt: skip
     _, err = process.communicate(timeout=300)
     assert process.returncode == 1

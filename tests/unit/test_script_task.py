@@ -71,6 +71,23 @@ def test_a_script_that_is_not_there_is_told(where: str) -> None:
         check_script(compose(["task=script", where]), [])
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"#!/bin/sh\nif true; then exit; fi\n", "train.py, line 2: invalid syntax"),
+        (b"\x7fELF\0\0", "null bytes"),
+        (b"# coding: klingon\n", "unknown encoding: klingon"),
+    ],
+)
+def test_a_script_that_is_not_python_is_told(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    script = tmp_path / "train.py"
+    script.write_bytes(content)
+    with pytest.raises(ConfigError, match=f"task.script=.*{message}.*is it Python"):
+        check_script(compose(["task=script", f"task.script={script}"]), [])
+
+
 def test_placeholders_are_replaced_and_other_braces_stay() -> None:
     values = {"batch": 32, "seed": 7}
     args = ["--bs={batch}", "{seed}", "{epoch}-{batch}.pt", '{"a": 1}']
@@ -100,13 +117,15 @@ def test_a_script_that_prints_without_end_fills_no_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rank_supervisor, "LONGEST_LOG_BYTES", 100)
+    monkeypatch.setattr(rank_supervisor, "KEPT_LOG_BYTES", 10)
     log = tmp_path / "rank-0.log"
     with log.open("ab", buffering=0) as file:
-        file.write(b"x" * 50)
-        rank_supervisor.keep_short(log)
-        assert log.stat().st_size == 50
         file.write(b"x" * 100)
         rank_supervisor.keep_short(log)
+        assert log.stat().st_size == 100
+        file.write(b"0123456789")
+        rank_supervisor.keep_short(log)
         file.write(b"the end")
-    assert log.read_bytes() == b"the end"
+    assert log.read_bytes() == b"[dpeval cut the beginning of this log]\n0123456789the end"
     rank_supervisor.keep_short(tmp_path / "none.log")
+    assert not (tmp_path / "none.log").exists()

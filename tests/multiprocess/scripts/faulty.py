@@ -36,6 +36,11 @@ def main(fault: str) -> None:
         sys.exit(3)
     if fault == "hangs":
         time.sleep(3600)
+    if fault == "asks":
+        input("learning rate? ")
+    if fault == "prints":
+        for _ in range(48):
+            print("x" * 2**20)
     if fault == "helper":
         helper = subprocess.Popen(["sleep", "3600"])
         Path(f"helper-{RANK}").write_text(str(helper.pid))
@@ -50,6 +55,9 @@ def main(fault: str) -> None:
             raise ValueError("no such class: 11")
     if fault == "goes on":
         time.sleep(3600)
+    while fault == "ignores the end":
+        for _ in train(meter, ENDLESS):
+            pass
     if fault == "fails late" and RANK == 0:
         raise ValueError("cannot save the model")
 
