@@ -175,6 +175,8 @@ class TimedGroup:
     group: dist.ProcessGroup
     broadcast_bytes: int = 250 * MIB
     """Maximum size of one broadcast of buffers; the default is DDP's."""
+    first_bucket: int = 0
+    """The number under which the model's first bucket is recorded."""
     _finished: torch.futures.Future[torch.Tensor] | None = None
     _steps: int = 0
 
@@ -201,7 +203,8 @@ def timed_all_reduce(timed: TimedGroup, bucket: GradBucket) -> torch.futures.Fut
     """
     buffer = bucket.buffer()
     clock, is_last = timed.clock, bucket.is_last()
-    reduce = clock.bucket_ready(bucket.index(), buffer.nbytes, is_last=is_last)
+    number = timed.first_bucket + bucket.index()
+    reduce = clock.bucket_ready(number, buffer.nbytes, is_last=is_last)
     # Call the group's method, as DDP does: dist.all_reduce spends 20 µs on argument checks.
     work = timed.group.allreduce([buffer])
     if is_last:

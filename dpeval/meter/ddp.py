@@ -6,6 +6,7 @@ state with which it is registered decides what is called.
 
 # No postponed annotations here: DDP checks the types that a communication hook declares.
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,8 @@ from dpeval.instruments.phase_clock import PhaseClock
 from dpeval.record.phases import Phase
 from dpeval.util.arrays import Floats
 
+MOST_BUCKETS = 10_000
+"""Per model: the buckets of a second one are numbered from here."""
 Hook = Callable[[Any, GradBucket], torch.futures.Future[torch.Tensor]]
 
 
@@ -80,7 +83,8 @@ def timed_hook(timed: TimedHook, bucket: GradBucket) -> torch.futures.Future[tor
         return timed_all_reduce(timed.group, bucket)
     state, hook = timed.own
     clock, is_last = timed.group.clock, bucket.is_last()
-    reduce = clock.bucket_ready(bucket.index(), bucket.buffer().nbytes, is_last=is_last)
+    number = timed.group.first_bucket + bucket.index()
+    reduce = clock.bucket_ready(number, bucket.buffer().nbytes, is_last=is_last)
     future = hook(state, bucket)
     if is_last:
         future.wait()
@@ -102,19 +106,37 @@ class DdpHooks:
         self._timed: dict[int, TimedHook] = {}
         """By the id of the model; models live as long as the script."""
         self._register = DistributedDataParallel.register_comm_hook
+        self._make = DistributedDataParallel.__init__
+        self._made: list[weakref.ref[DistributedDataParallel]] | None = []
+        """The models that are not timed yet; None once every new one is timed at once."""
         self.untimed: list[str] = []
         """Why the communication of some model is not timed."""
 
     def install(self) -> None:
-        """Route hooks that the script registers from now on through this object."""
+        """Notice the models, and the hooks, that the script makes from now on."""
         hooks = self
+
+        def make(model: DistributedDataParallel, *args: Any, **kwargs: Any) -> None:
+            hooks._make(model, *args, **kwargs)
+            if hooks._made is None:
+                hooks.time(model)
+            else:
+                hooks._made.append(weakref.ref(model))
 
         def register(model: DistributedDataParallel, state: object, hook: Hook) -> None:
             hooks.time(model, (state, hook))
 
+        DistributedDataParallel.__init__ = make  # type: ignore[method-assign, assignment]
         DistributedDataParallel.register_comm_hook = register  # type: ignore[method-assign, assignment]
 
+    def time_all(self) -> None:
+        """Time the models that the script has made, and those that it will make."""
+        made, self._made = self._made or [], None
+        for model in filter(None, (one() for one in made)):
+            self.time(model)
+
     def remove(self) -> None:
+        DistributedDataParallel.__init__ = self._make  # type: ignore[method-assign]
         DistributedDataParallel.register_comm_hook = self._register  # type: ignore[method-assign]
 
     def time(self, model: DistributedDataParallel, own: tuple[Any, Hook] | None = None) -> None:
@@ -135,7 +157,12 @@ class DdpHooks:
             )
             return
         clock, size = self._clock, dist.get_world_size(model.process_group)
-        group = TimedGroup(clock, model.process_group, broadcast_bytes=model.broadcast_bucket_size)
+        group = TimedGroup(
+            clock,
+            model.process_group,
+            broadcast_bytes=model.broadcast_bucket_size,
+            first_bucket=MOST_BUCKETS * len(self._timed),
+        )
         timed = self._timed[id(model)] = TimedHook(group, size, own)
         self._register(model, timed, timed_hook)
         if model.broadcast_buffers and not hasattr(model, "buffer_hook"):

@@ -17,6 +17,7 @@ from torch.optim.optimizer import (
 
 from dpeval.meter.ddp import DdpHooks, StepClock
 from dpeval.record.phases import Phase
+from dpeval.util.display.plural import counted
 
 
 class Hooks:
@@ -32,36 +33,54 @@ class Hooks:
         self._clock = clock
         self._ddp = DdpHooks(clock)
         self._ddp.install()
-        self._watched: nn.Module | None = None
+        self._watched: list[nn.Module] = []
+        self._seeking: Any = None
         self._is_forward = False
         self._depth = 0
         """Nesting depth of contexts, passes and updates; the outermost one names the phase."""
         self._undo = contextlib.ExitStack()
         self.has_updated = False
         """Whether the open step has made an update."""
+        self._is_evaluating = False
+        """Whether the open step has called a watched model without gradients."""
+        self._steps = self._evaluating_steps = 0
 
     @property
     def missing(self) -> list[str]:
         """What cannot be measured, one line each."""
         return list(self._ddp.untimed)
 
-    def watch(self, model: nn.Module) -> None:
-        """Let `model` mark the start of the forward pass, and time its communication if it is a
-        DDP."""
-        if self._watched is not None:
-            return
-        self._watched = model
-        self._undo.callback(model.register_forward_pre_hook(self._forward_begins).remove)
-        wrapped = getattr(model, "_orig_mod", model)  # of torch.compile
-        if isinstance(wrapped, DistributedDataParallel):
-            self._ddp.time(wrapped)
+    @property
+    def doubts(self) -> list[str]:
+        """What may be wrong with the steps, one line each."""
+        evaluating = self._evaluating_steps
+        # A training that needs a pass without gradients, of a teacher for instance, always does.
+        if not 0 < evaluating <= self._steps / 2:
+            return []
+        return [
+            f"{counted(evaluating, 'step')} of {self._steps} called the model without gradients, "
+            "which counts as other; put an evaluation within the loop into `with meter.pause():`"
+        ]
+
+    def watch(self, *models: nn.Module) -> None:
+        """Let `models` mark the start of the forward pass, and time the communication of a DDP."""
+        for model in models:
+            if any(model is one for one in self._watched):
+                continue
+            self._watched.append(model)
+            self._undo.callback(model.register_forward_pre_hook(self._forward_begins).remove)
+            wrapped = getattr(model, "_orig_mod", model)  # of torch.compile
+            if isinstance(wrapped, DistributedDataParallel):
+                self._ddp.time(wrapped)
+        if self._watched and self._seeking is not None:
+            self._seeking.remove()
 
     def install(self) -> None:
         """Mark phases from now on."""
-        if self._watched is None:
-            seeking = register_module_forward_pre_hook(self._seek)
-            self._undo.callback(seeking.remove)
-            self._seeking: Any = seeking
+        self._ddp.time_all()
+        if not self._watched:
+            self._seeking = register_module_forward_pre_hook(self._seek)
+            self._undo.callback(self._seeking.remove)
         for handle in (
             register_optimizer_step_pre_hook(self._update_begins),
             register_optimizer_step_post_hook(self._update_ends),
@@ -77,7 +96,9 @@ class Hooks:
 
     def end_step(self) -> None:
         """Discard what the ending step has left open, such as an update that raised."""
-        self.has_updated = self._is_forward = False
+        self._steps += 1
+        self._evaluating_steps += self._is_evaluating
+        self.has_updated = self._is_forward = self._is_evaluating = False
         self._depth = 0
 
     @contextlib.contextmanager
@@ -114,12 +135,15 @@ class Hooks:
         if self._depth or not torch.is_grad_enabled() or not self._clock.is_in_step:
             return
         if any(parameter.requires_grad for parameter in module.parameters()):
-            self._seeking.remove()
             self.watch(module)
             self._forward_begins(module, _inputs)
 
     def _forward_begins(self, _module: nn.Module, _inputs: Any) -> None:
-        if not self._depth and not self._is_forward and torch.is_grad_enabled():
+        if self._depth:
+            return
+        if not torch.is_grad_enabled():
+            self._is_evaluating = True
+        elif not self._is_forward:
             self._clock.mark("other")
             self._is_forward = True
 

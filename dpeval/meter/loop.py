@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeVar
 
 from torch import nn
+from torch.optim import Optimizer
 
 from dpeval.devices.base import Device
 from dpeval.errors import ConfigError
@@ -92,8 +93,8 @@ class MeteredLoop:
         """Whether a step ended without asking the gate: the script left its loop there."""
         self._tuning_peak_bytes: int | None = None
 
-    def watch(self, model: nn.Module) -> None:
-        self._hooks.watch(model)
+    def watch(self, *watched: nn.Module | Optimizer) -> None:
+        self._hooks.watch(*(one for one in watched if isinstance(one, nn.Module)))
 
     def updated(self) -> None:
         self._hooks.has_updated = True
@@ -120,6 +121,12 @@ class MeteredLoop:
             if self._gate is None:
                 self._gate = self._host.open_gate(self._clock)
                 self._hooks.install()
+            elif self._clock.is_in_step and self._hooks.has_updated:
+                # An update after the loop, with what its last batches accumulated, or of a script
+                # that asks for a new iterator in every step.
+                self._clock.leave_out()
+                self._end_step()
+                self._owes_decision = True
             if self._owes_decision and not self._decide():
                 return
             yield from self._measured(batches)
@@ -204,6 +211,7 @@ class MeteredLoop:
             unit=self._unit,
             phases=[phase for phase in PHASES if phase in self._clock.seen],
             missing=self._hooks.missing,
+            doubts=self._hooks.doubts,
         )
         device = self._host.device
         self._host.report(

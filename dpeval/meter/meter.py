@@ -13,6 +13,7 @@ from dpeval.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import nn
+    from torch.optim import Optimizer
 
     from dpeval.meter.loop import MeteredLoop
     from dpeval.record.phases import Phase
@@ -79,14 +80,19 @@ class Meter:
         chosen = batches if batches is not None else cast(Iterable[Batch], itertools.count())
         return iter(chosen) if self._loop is None else self._loop.steps(chosen)
 
-    def watch(self, model: nn.Module) -> None:
-        """Time the passes of `model` from the first step on.
+    def watch(self, *watched: nn.Module | Optimizer) -> None:
+        """Time the passes of these models from the first step on.
 
         Without this call, the first module with parameters that the loop calls is watched, usually
-        the same one; with it, ``torch.compile`` compiles once less.
+        the only one; with it, ``torch.compile`` compiles once less. If a step trains several
+        models, name all of them.
+
+        Args:
+            watched: the models, wrapped, as the loop calls them. Optimizers may be among them,
+                although the updates of every torch optimizer are timed anyway.
         """
         if self._loop is not None:
-            self._loop.watch(model)
+            self._loop.watch(*watched)
 
     def phase(self, name: Phase) -> AbstractContextManager[Any]:
         """A context whose time counts as the phase `name`, such as ``h2d``, whatever happens in it.

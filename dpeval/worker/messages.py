@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dpeval.config import Config
 from dpeval.data import Source
@@ -40,6 +40,8 @@ class Metered:
     """The phases that it could distinguish."""
     missing: list[str]
     """What the meter could not measure, one line each."""
+    doubts: list[str] = field(default_factory=list[str])
+    """What may be wrong with the script's steps, one line each."""
 
 
 @dataclass(frozen=True)

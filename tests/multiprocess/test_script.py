@@ -238,6 +238,13 @@ def test_a_loop_that_ends_early_is_measured_as_far_as_it_goes(faulty: Finished) 
     assert len(made.ranks[0].step_s) <= 40
 
 
+def test_ranks_without_a_ddp_have_no_communication_time(faulty: Finished) -> None:
+    made = {one.config["task"]["args"][0]: one for one in faulty.records}["early"]
+    assert "comm_exposed" not in made.ranks[0].phase_s
+    assert made.balance is None
+    assert [line for line in made.missing if line.startswith("exposed communication")]
+
+
 def test_a_script_that_hangs_before_its_first_step_is_ended_with_its_children(
     start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -218,6 +219,7 @@ def test_torch_is_as_it_was_after_the_measurement(host: Host) -> None:
     before = (
         torch.autograd.backward,
         torch.amp.GradScaler.step,
+        DistributedDataParallel.__init__,
         DistributedDataParallel.register_comm_hook,
     )
     loop, training = MeteredLoop(host, None, "img"), Training(host)
@@ -227,6 +229,7 @@ def test_torch_is_as_it_was_after_the_measurement(host: Host) -> None:
     after = (
         torch.autograd.backward,
         torch.amp.GradScaler.step,
+        DistributedDataParallel.__init__,
         DistributedDataParallel.register_comm_hook,
     )
     assert after == before
@@ -347,6 +350,167 @@ def test_an_update_of_another_kind_is_told(host: Host, loop: MeteredLoop) -> Non
     assert len(host.of("step")) == 4
 
 
+def one_loop(loop: MeteredLoop, host: Host, train: Callable[[], None]) -> None:
+    for number, _ in enumerate(loop.steps(loader(host, 100))):
+        train()
+        assert number < 4
+
+
+def a_loader_per_epoch(loop: MeteredLoop, host: Host, train: Callable[[], None]) -> None:
+    for _ in range(10):
+        for _ in loop.steps(loader(host, 3)):
+            train()
+
+
+def one_iterator(loop: MeteredLoop, host: Host, train: Callable[[], None]) -> None:
+    batches = iter(loop.steps(loader(host, 3)))
+    for _ in range(10):
+        try:
+            next(batches)
+        except StopIteration:
+            batches = iter(loop.steps(loader(host, 3)))
+            if next(batches, None) is None:
+                break
+        train()
+
+
+def an_iterator_per_step(loop: MeteredLoop, host: Host, train: Callable[[], None]) -> None:
+    batches = loader(host, 100)
+    while next(iter(loop.steps(batches)), None) is not None:
+        train()
+
+
+def left_and_entered_again(loop: MeteredLoop, host: Host, train: Callable[[], None]) -> None:
+    for _ in range(10):
+        for _ in loop.steps(loader(host, 100)):
+            train()
+            break
+
+
+def a_part_of_the_loader(loop: MeteredLoop, host: Host, train: Callable[[], None]) -> None:
+    for _ in range(10):
+        for _ in itertools.islice(loop.steps(loader(host, 100)), 3):
+            train()
+
+
+class Bar:
+    """Iterates as tqdm does: with a total if there is one."""
+
+    def __init__(self, batches: Any) -> None:
+        self._batches = batches
+        with contextlib.suppress(TypeError):
+            self.total = len(batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from self._batches
+
+
+def with_a_progress_bar(loop: MeteredLoop, host: Host, train: Callable[[], None]) -> None:
+    for _ in range(10):
+        for _ in Bar(loop.steps(loader(host, 3))):
+            train()
+
+
+def fetched_by_the_script(loop: MeteredLoop, host: Host, train: Callable[[], None]) -> None:
+    for _ in loop.steps(itertools.count()):
+        with loop.phase("data"):
+            host.device.wait(0.5)
+        train()
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        one_loop,
+        a_loader_per_epoch,
+        one_iterator,
+        an_iterator_per_step,
+        left_and_entered_again,
+        a_part_of_the_loader,
+        with_a_progress_bar,
+        fetched_by_the_script,
+    ],
+)
+def test_every_way_to_write_a_loop_is_measured_alike(
+    way: Callable[[MeteredLoop, Host, Callable[[], None]], None], host: Host, loop: MeteredLoop
+) -> None:
+    training = Training(host)
+
+    def train() -> None:
+        training.forward_backward()
+        training.optimizer.step()
+
+    way(loop, host, train)
+    assert host.reported is not None
+    assert host.reported[2] == 4
+    for name, expected in {"data": 0.5, "forward": 3.0, "backward": 5.0, "step": 8.5}.items():
+        assert host.of(name) == pytest.approx([expected] * 4), name
+
+
+def test_an_update_after_the_loop_ends_the_last_step(host: Host, loop: MeteredLoop) -> None:
+    training = Training(host)
+    for _ in range(3):
+        for number in loop.steps(loader(host, 5)):
+            training.forward_backward()
+            if number % 3 == 2:
+                training.update()
+        training.update()  # with what the last two batches have accumulated
+        host.device.wait(1000.0)
+    assert host.of("data") == pytest.approx([1.5, 1.0, 1.5, 1.0])
+    assert max(host.of("step")) == pytest.approx(1.5 + 3 * 8.0 + 3.0)
+
+
+def test_a_batch_that_raises_is_part_of_the_next_step(host: Host, loop: MeteredLoop) -> None:
+    training = Training(host)
+    for number in loop.steps(loader(host, 100)):
+        with contextlib.suppress(RuntimeError):
+            if number == 1:
+                training.model(torch.ones(1, 3))
+            training.forward_backward()
+            training.update()
+    assert host.of("step") == pytest.approx([11.5, 12.0, 11.5, 11.5])
+
+
+@pytest.mark.parametrize(("every", "is_told"), [(4, True), (1, False), (1000, False)])
+def test_an_evaluation_within_the_loop_is_told(every: int, is_told: bool) -> None:
+    host = Host(enough=8)
+    loop, training = MeteredLoop(host, 32, "rows"), Training(host)
+    for number in loop.steps(loader(host, 100)):
+        training.forward_backward()
+        training.update()
+        if number % every == every - 1:
+            with torch.no_grad():
+                training.model(torch.ones(1, 2))
+    assert host.reported is not None
+    assert [line.partition(";")[0] for line in host.reported[1].doubts] == is_told * [
+        "2 steps of 8 called the model without gradients, which counts as other"
+    ]
+
+
+def test_all_models_that_are_named_mark_their_forward_pass(host: Host, loop: MeteredLoop) -> None:
+    trainings = [Training(host), Training(host)]
+    for training in trainings:
+        loop.watch(training.model, training.optimizer)
+    for _ in loop.steps(loader(host, 100)):
+        for training in trainings:
+            training.forward_backward()
+            training.update()
+    assert host.of("forward") == pytest.approx([6.0] * 4)
+    assert host.of("other") == pytest.approx([6.0] * 4)
+
+
+def test_a_compiled_model_is_measured_like_any_other(host: Host, loop: MeteredLoop) -> None:
+    training = Training(host)
+    compiled: Any = torch.compile(training.model, backend="eager")
+    training.model = compiled
+    loop.watch(compiled)
+    for _ in loop.steps(loader(host, 100)):
+        training.forward_backward()
+        training.update()
+    assert host.of("forward") == pytest.approx([3.0] * 4)
+    assert host.of("backward") == pytest.approx([5.0] * 4)
+
+
 @pytest.mark.parametrize("is_inner", [True, False])
 def test_a_second_loop_or_meter_is_refused(host: Host, loop: MeteredLoop, is_inner: bool) -> None:
     if not is_inner:
@@ -410,6 +574,27 @@ def test_a_hook_that_came_before_the_meter_is_left_alone_and_told(host: Host) ->
     assert host.reported is not None
     (line,) = host.reported[1].missing
     assert line.startswith("exposed communication: ")
+
+
+@pytest.mark.usefixtures("group")
+def test_the_communication_of_every_model_is_timed(host: Host) -> None:
+    before = DistributedDataParallel(nn.Linear(2, 2))
+    init = DistributedDataParallel.__init__
+    loop = MeteredLoop(host, None, "img")
+    models = [DistributedDataParallel(nn.Linear(2, 2)), before]
+    loop.watch(before)
+    buckets: list[int] = []
+    for number in loop.steps(loader(host, 100)):
+        if number == 2:
+            models.append(DistributedDataParallel(nn.Linear(2, 2)))
+        for model in models:
+            model(torch.ones(1, 2)).sum().backward()
+        loop.updated()
+        buckets.append(len(loop._clock.bucket_s))
+    loop._clock.drain()
+    assert len(loop._clock.bucket_s) == 3
+    assert sorted(len(series) for _, series in loop._clock.bucket_s.values()) == [2, 4, 4]
+    assert DistributedDataParallel.__init__ is init
 
 
 def result(rank: int, stopped_by: StopReason) -> RankResult:

@@ -79,9 +79,7 @@ def test_a_script_that_is_not_there_is_told(where: str) -> None:
         (b"# coding: klingon\n", "unknown encoding: klingon"),
     ],
 )
-def test_a_script_that_is_not_python_is_told(
-    tmp_path: Path, content: bytes, message: str
-) -> None:
+def test_a_script_that_is_not_python_is_told(tmp_path: Path, content: bytes, message: str) -> None:
     script = tmp_path / "train.py"
     script.write_bytes(content)
     with pytest.raises(ConfigError, match=f"task.script=.*{message}.*is it Python"):

@@ -149,7 +149,9 @@ def finish(
             for rank in job.plan.ranks
         ]
     made = record.model_copy(update=fields)
-    notes = [Warning(code="script", text=note) for note in outcome.notes]
+    metered = _metered(outcome)
+    told = [*outcome.notes, *(metered.doubts if metered is not None else ())]
+    notes = [Warning(code="script", text=note) for note in told]
     warnings = [*find_warnings(made), *_suspended(outcome, held), *notes]
     return made.model_copy(update={"warnings": warnings})
 
