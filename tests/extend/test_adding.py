@@ -23,12 +23,15 @@ from dpeval.record.schema import Record
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = Path(__file__).parent / "example"
 PARTS = {
-    "model", "dataset", "loader", "strategy", "optimizer", "scheduler", "site", "figure",
+    "model", "dataset", "task", "loader", "strategy", "optimizer", "scheduler", "site", "figure",
 }  # fmt: skip
-TRAINED = (
+CLASSIFIER = (
     "model=mine", "dataset=mine", "dataset.loader=my_package.loader.Preloaded",
-    "dataset.loader_args={scale: 2.0}", "strategy=mine", "optimizer=mine",
-    "batch=4", "measure=quick", "measure.time_limit_s=10", "measure.conditions=false",
+    "dataset.loader_args={scale: 2.0}", "strategy=mine",
+)  # fmt: skip
+BRIEFLY = (
+    "optimizer=mine", "batch=4",
+    "measure=quick", "measure.time_limit_s=10", "measure.conditions=false",
 )  # fmt: skip
 
 
@@ -97,7 +100,7 @@ def test_a_run_trains_with_parts_from_outside(tmp_path: Path) -> None:
         "import sys\nfrom dpeval.train import main\n"
         "if __name__ == '__main__':\n    sys.exit(main())\n"
     )
-    run(tmp_path, str(script), *TRAINED, "num_devices=2", "measure.ablation=true")
+    run(tmp_path, str(script), *CLASSIFIER, *BRIEFLY, "num_devices=2", "measure.ablation=true")
     (made,) = records(tmp_path)
     assert made.dataset is not None
     assert (made.dataset.used, made.dataset.train_images) == ("mine", 16)
@@ -110,18 +113,21 @@ def test_a_run_trains_with_parts_from_outside(tmp_path: Path) -> None:
     assert made.loss.end is not None, "the loss is finite"
 
 
-def test_a_sweep_goes_through_a_scheduler_a_site_and_a_figure_from_outside(
+def test_a_task_from_outside_goes_through_a_scheduler_a_site_and_a_figure_from_outside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add(tmp_path, "model", "dataset", "loader", "optimizer", "scheduler", "site", "figure")
-    trained = [item for item in TRAINED if item != "strategy=mine"]
-    sweep = ["-m", "dpeval.train", "-m", "hydra/launcher=mine", "site=mine", *trained]
+    add(tmp_path, "task", "optimizer", "scheduler", "site", "figure")
+    sweep = ["-m", "dpeval.train", "-m", "hydra/launcher=mine", "site=mine", "task=mine", *BRIEFLY]
     shown = run(tmp_path, *sweep, "num_devices=1", "hydra.launcher.dry_run=true")
     assert "processes=1 minutes=5" in shown, "the site's startup_s is in the time that is asked for"
     assert records(tmp_path) == []
     run(tmp_path, *sweep, "num_devices=1,2", "analyze=false")
     assert [(one.status, len(one.ranks)) for one in records(tmp_path)] == [("ok", 1), ("ok", 2)]
     assert all(one.scheduler and one.scheduler.kind == "processes" for one in records(tmp_path))
+    for made in records(tmp_path):
+        assert made.loss is not None
+        assert made.loss.start is not None
+        assert 0 < made.loss.start < 2, "the loss of the task"
     [manifest] = tmp_path.glob("outputs/*/*/sweep.json")
     assert json.loads(manifest.read_text())["launcher"] == "my_package.scheduler.Processes"
     monkeypatch.setattr(sys, "path", list(sys.path))
