@@ -306,6 +306,13 @@ class Record(Frozen):
     missing: list[str] = []
     """What this record lacks, one line each."""
 
+    @property
+    def slowest(self) -> RankRecord | None:
+        """The rank whose steps the figures of this run are: the slowest, for which all others
+        wait. Of a run without throughput, the first."""
+        rank = self.throughput.slowest_rank if self.throughput is not None else 0
+        return next((one for one in self.ranks if one.rank == rank), None)
+
 
 def readings(ranks: Sequence[RankRecord], window: Window | None) -> list[ReferenceTimes]:
     """Times of each CPU rank's reference work within the main window."""

@@ -297,12 +297,12 @@ def _interval(record: Record) -> str:
 
 def phase_table(record: Record) -> Table | None:
     """Step time of the slowest rank by phase; None if it has taken no step."""
-    slowest = record.throughput.slowest_rank if record.throughput is not None else 0
-    stats = record.ranks[slowest].stats if record.ranks else {}
-    if not stats:
+    slowest = record.slowest
+    if slowest is None or not slowest.stats:
         return None
+    stats = slowest.stats
     table = make_table(
-        "Step time" + f" of rank {slowest}, the slowest" * (len(record.ranks) > 1),
+        "Step time" + f" of rank {slowest.rank}, the slowest" * (len(record.ranks) > 1),
         {
             "phase": "left",
             "median": "right",
@@ -349,11 +349,11 @@ def summary_table(configs: Sequence[Config], records: Sequence[Record]) -> Table
 
 
 def _cells(record: Record) -> list[str]:
-    found = record.throughput
-    if found is None or record.window is None or not record.ranks:
+    found, slowest = record.throughput, record.slowest
+    if found is None or record.window is None or slowest is None:
         reason = record.cause.kind if record.cause is not None else ""
         return [f"{record.status} ({reason})" if reason else record.status, *["–"] * 5]
-    stats = record.ranks[found.slowest_rank].stats
+    stats = slowest.stats
     step_s = stats["step"].mean_s
     exposed = stats.get("comm_exposed")
     mark = " (unsteady)" if record.window.steadiness == "drifting" else ""

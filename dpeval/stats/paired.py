@@ -54,10 +54,9 @@ def rounds_of(record: Record) -> dict[int, float]:
 
     Empty if it took none, or has no window.
     """
-    if record.sitting is None or record.window is None or record.throughput is None:
+    if record.sitting is None or record.window is None or record.slowest is None:
         return {}
-    slowest = record.ranks[record.throughput.slowest_rank]
-    return by_round(slowest.step_s, record.sitting.rounds, record.window.first)
+    return by_round(record.slowest.step_s, record.sitting.rounds, record.window.first)
 
 
 def ratio(

@@ -246,6 +246,16 @@ def test_a_missing_row_of_a_rank_is_not_paired_with_the_next_repetition(tmp_path
     assert any("ranks 1: no row" in lack for run in records for lack in run.missing)
 
 
+def test_the_slowest_of_the_ranks_that_have_a_row_is_named(tmp_path: Path) -> None:
+    table = "n,r,b,t\n4,3,32,1.1\n4,2,32,1.5\n4,1,32,1.2\n"
+    (found,) = imported(tmp_path, table, BY_RANK).records
+    assert [rank.rank for rank in found.ranks] == [1, 2, 3]
+    assert found.throughput is not None
+    assert found.throughput.slowest_rank == 2
+    assert found.slowest is not None
+    assert found.slowest.step_s == [1.5]
+
+
 def test_a_row_without_a_time_keeps_its_place(tmp_path: Path) -> None:
     ranks = [(0, "1.0"), (1, ""), (0, "2.0"), (1, "2.1")]
     table = "n,r,b,t\n" + "".join(f"2,{rank},32,{step}\n" for rank, step in ranks)

@@ -175,11 +175,12 @@ def _record(group: Sequence[Mapping[str, Any]]) -> Record:
     first = next(iter(of_rank.values()))
     devices, batch, share = int(first["num_devices"]), int(first["batch"]), first["share"]
     shares = _per_device_batches(devices, batch, share)
-    ranks = [_rank(rank, shares[rank], row) for rank, row in of_rank.items()]
+    ranks = [_rank(rank, shares[rank], row) for rank, row in sorted(of_rank.items())]
     # Throughput counts the images of all ranks, including those without a row.
     steps = [np.array(rank.step_s) for rank in ranks]
     slowest = ranks[slowest_rank(steps)]
     interval = mean_interval(slowest.step_s)
+    speed = throughput(sum(shares), steps, interval)
     told = [str(first[name]) for name in CONFIGURATION]
     identity = hashlib.sha256(":".join(told).encode()).hexdigest()[:16]
     return Record(
@@ -202,7 +203,7 @@ def _record(group: Sequence[Mapping[str, Any]]) -> Record:
             step_s=interval,
             rule="none: one step from a CSV file",
         ),
-        throughput=throughput(sum(shares), steps, interval),
+        throughput=speed.model_copy(update={"slowest_rank": slowest.rank}),
         ranks=ranks,
         balance=_balance(ranks) if len(ranks) == devices else None,
         missing=[*ALWAYS_LACKING, *_lacking(of_rank, devices)],

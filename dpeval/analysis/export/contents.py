@@ -13,7 +13,7 @@ from pathlib import Path
 from dpeval.analysis import api
 from dpeval.analysis.frame import runs_frame
 from dpeval.errors import UnsupportedError
-from dpeval.record.schema import Loss, RankRecord, Record
+from dpeval.record.schema import Loss, Record
 from dpeval.util.display.plural import counted
 
 FIGURES = ("step_times", "time_components")
@@ -109,7 +109,7 @@ def _metrics(run: Record) -> Iterator[tuple[str, float]]:
         yield "speedup", sitting.speedup.mean
         yield "speedup_low", sitting.speedup.low
         yield "speedup_high", sitting.speedup.high
-    if (rank := slowest(run)) is not None:
+    if (rank := run.slowest) is not None:
         for phase, stats in rank.stats.items():
             if phase != "step":
                 yield f"phase/{phase}_s", stats.mean_s
@@ -128,16 +128,10 @@ def _metrics(run: Record) -> Iterator[tuple[str, float]]:
 
 
 def _series(run: Record) -> Iterator[tuple[str, list[float]]]:
-    if (rank := slowest(run)) is not None and rank.step_s:
+    if (rank := run.slowest) is not None and rank.step_s:
         yield "steps/step_s", rank.step_s
         for phase, values in rank.phase_s.items():
             yield f"steps/{phase}_s", values
-
-
-def slowest(run: Record) -> RankRecord | None:
-    """The rank whose steps the run's figures are, or else the first."""
-    which = run.throughput.slowest_rank if run.throughput is not None else 0
-    return next((rank for rank in run.ranks if rank.rank == which), None)
 
 
 def _figures(run: Record, path: Path) -> Iterator[tuple[str, bytes]]:

@@ -78,11 +78,11 @@ def _telling_runs(figure_data: FigureData) -> pd.DataFrame:
 
 
 def _slowest(record: Record) -> RankRecord | None:
-    if record.window is None or record.throughput is None:
+    """The rank that stands for the run, if it kept its steps."""
+    rank, window = record.slowest, record.window
+    if rank is None or window is None or len(rank.step_s) <= window.first:
         return None
-    slowest = record.throughput.slowest_rank
-    rank = next((rank for rank in record.ranks if rank.rank == slowest), None)
-    return rank if rank is not None and len(rank.step_s) > record.window.first else None
+    return rank
 
 
 def _run_name(record: Record) -> str:
@@ -175,7 +175,6 @@ def timeline(figure_data: FigureData) -> Drawing:
     record, step = _telling_step(figure_data.records(runs.tail(3)))
     ranks = [rank for rank in record.ranks if len(rank.step_s) > step]
     shown = ranks[:MOST_RANKS]
-    slowest = record.throughput.slowest_rank if record.throughput else -1
     title = "One step across ranks"
     words = f"{_run_name(record)} · step {step} · {figure_data.words()}"
     figure = style.titled(8.6, 1.7 + 0.5 * len(shown), title, words)
@@ -184,7 +183,7 @@ def timeline(figure_data: FigureData) -> Drawing:
     scale = 1e3 if max(rank.step_s[step] for rank in shown) < 1.0 else 1.0
     for row, (rank, start) in enumerate(zip(shown, starts, strict=True)):
         _draw_rank(axes, row, rank, step, start, scale)
-    labels = [f"rank {rank.rank}{' (slowest)' if rank.rank == slowest else ''}" for rank in shown]
+    labels = [f"rank {rank.rank}{' (slowest)' if rank is record.slowest else ''}" for rank in shown]
     axes.set_yticks(range(len(shown)), labels)
     axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.set_xlim(left=0)

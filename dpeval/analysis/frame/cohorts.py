@@ -24,24 +24,10 @@ from dpeval.config.identity import OUTPUT_KEYS
 from dpeval.record.schema import Record
 from dpeval.util.display.plural import counted
 
-NOT_TASK = frozenset(
-    [
-        "study",
-        "repeat",
-        "repetition",
-        "analyze",
-        "run_spread",
-        "baseline",
-        "sweep",
-        "num_devices",
-        "num_nodes",
-        "batch",
-        "scaling",
-        "seed",
-        "measure",
-        "memory",
-        "site",
-    ]
+REPETITION = frozenset(["repetition", "seed"])
+"""Configuration keys in which repetitions of one measurement may differ."""
+NOT_TASK = REPETITION.union(
+    OUTPUT_KEYS, ["num_devices", "num_nodes", "batch", "scaling", "measure", "memory"]
 )
 """Configuration keys that may vary within a series: the axes of a study (`scaling` and the kind of
 hardware have their own columns), where results go, and how long a run is measured."""
@@ -49,8 +35,6 @@ NOT_HARDWARE = frozenset(
     ["kind", "memory_gib", "oversubscribe", "startup_timeout_s", "hang_timeout_s"]
 )
 NOT_DATASET = frozenset(["root", "on_missing", "download_timeout_s"])
-REPETITION = frozenset(["repetition", "seed"])
-"""Configuration keys in which repetitions of one measurement may differ."""
 NOT_MEASURED = {
     "hardware": frozenset(["startup_timeout_s", "hang_timeout_s"]),
     "dataset": NOT_DATASET,

@@ -215,8 +215,7 @@ def _positive(value: float | None) -> float | None:
 
 
 def _phases(run: Record) -> dict[str, Any]:
-    slowest = run.throughput.slowest_rank if run.throughput is not None else -1
-    rank = next((rank for rank in run.ranks if rank.rank == slowest), None)
+    rank = run.slowest
     if run.window is None or rank is None:
         return {}
     main = slice(run.window.first, run.window.first + run.window.steps)

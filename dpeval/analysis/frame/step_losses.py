@@ -93,13 +93,12 @@ def _delay(data: Floats, compute: Floats) -> Floats:
 
 
 def _main(run: Record) -> _Main | None:
-    window, found = run.window, run.throughput
-    ranks = sorted(run.ranks, key=lambda rank: rank.rank)
-    if window is None or found is None or not ranks:
+    window, slowest = run.window, run.slowest
+    if window is None or slowest is None:
         return None
+    ranks = sorted(run.ranks, key=lambda rank: rank.rank)
     main = slice(window.first, window.first + window.steps)
-    slowest = next((i for i, rank in enumerate(ranks) if rank.rank == found.slowest_rank), 0)
-    step = np.array(ranks[slowest].step_s[main])
+    step = np.array(slowest.step_s[main])
     if any("data" not in rank.stats for rank in ranks) or not step.sum() > 0:
         return None
     is_timed = all("comm_exposed" in rank.stats for rank in ranks)
@@ -110,7 +109,8 @@ def _main(run: Record) -> _Main | None:
         tables = [np.array(group) for group in series]
     else:
         tables = [np.array([[_stated(rank, names)] for rank in ranks]) for names in groups]
-    return _Main(step, slowest, tables[0], tables[1], tables[2] if is_timed else None)
+    at = [rank.rank for rank in ranks].index(slowest.rank)
+    return _Main(step, at, tables[0], tables[1], tables[2] if is_timed else None)
 
 
 def _stated(rank: RankRecord, names: Sequence[str]) -> float:
