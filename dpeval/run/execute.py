@@ -13,7 +13,7 @@ from dataclasses import replace
 from dpeval.data import Source
 from dpeval.errors import DpevalError
 from dpeval.instruments.step_buffer import Stage, StepBuffer
-from dpeval.record.codes import Status
+from dpeval.record.codes import Status, StopReason
 from dpeval.record.conditions import Conditions
 from dpeval.record.machine import Environment
 from dpeval.record.plan import RankPlan
@@ -22,7 +22,7 @@ from dpeval.run import forkserver, multi_node
 from dpeval.run.job import Job, ProgressListener, Snapshot, Span, StoreAddress
 from dpeval.run.rank_supervisor import RankSupervisor
 from dpeval.run.recording import endings, record_builder
-from dpeval.run.recording.record_files import RecordFiles
+from dpeval.run.recording.record_files import RecordFiles, keep_provisional
 from dpeval.stats import paired
 from dpeval.system.conditions import ConditionSampler
 from dpeval.system.faults import of_system
@@ -176,10 +176,8 @@ class LiveRun:
             received: the stop signals so far; one that arrived after the last step interrupts a run
                 that has measured everything.
         """
-        node, build = (
-            self.job.node,
-            functools.partial(self._built, conditions, sitting, base, received),
-        )
+        node = self.job.node
+        build = functools.partial(self._built, conditions, sitting, base, received)
         if node is not None and not multi_node.has_all_parts(node):
             # At once: while this node waits for the others, somebody may end its job.
             self._files.keep(build(part_timeout_s=0.0), self.job.folder)
@@ -187,6 +185,16 @@ class LiveRun:
         self._files.keep(made, self.job.folder)
         self._is_recorded = True
         return made
+
+    def keep_so_far(self, sitting: Sitting, stopped_by: StopReason) -> None:
+        """Write a provisional record of a run whose ranks are alive.
+
+        Args:
+            sitting: the turns it has taken.
+            stopped_by: why it needs no further turn; ``interrupted``: it does.
+        """
+        made = self._built(None, sitting, None, (), part_timeout_s=0.0, stopped_by=stopped_by)
+        keep_provisional(endings.provisional(made), self.job.folder)
 
     def _built(
         self,
@@ -196,18 +204,14 @@ class LiveRun:
         received: Sequence[str],
         *,
         part_timeout_s: float,
+        stopped_by: StopReason = "interrupted",
     ) -> Record:
-        """The record, with the results of other nodes that arrive in time.
+        """The record, with the results of other nodes that arrive within `part_timeout_s`.
 
-        Args:
-            conditions: see :meth:`finish`.
-            sitting: see :meth:`finish`.
-            base: see :meth:`finish`.
-            received: see :meth:`finish`.
-            part_timeout_s: how long to wait for the results of other nodes.
+        `stopped_by` is why measuring ended, unless the ranks return it; see also :meth:`finish`.
         """
         job, blank = self.job, self._blank.model_copy(update={"sitting": sitting})
-        outcome, pids = self.ranks.outcome, self.pids
+        outcome, pids = replace(self.ranks.outcome, stopped_by=stopped_by), self.pids
         if job.node is not None:
             outcome, pids = replace(outcome, results=dict(outcome.results)), dict(pids)
             plan = multi_node.collect_parts(

@@ -30,6 +30,10 @@ LOOK_EVERY_S = 0.5
 """A run's progress is evaluated after this much time on turn …"""
 LOOK_SHARE = 0.1
 """… or after this share of its time so far, if that is more: evaluation costs all runs time."""
+KEEP_EVERY_S = 30.0
+"""If dpeval is killed, at most this much is lost of what it has measured …"""
+KEEP_SHARE = 0.02
+"""… unless provisional records took more than this share of the time."""
 
 
 class Coordinator:
@@ -64,6 +68,8 @@ class Coordinator:
         self._received: list[str] = []
         self._sampler: ConditionSampler | None = None
         self._started: list[Seat] = []
+        self._keep_s = 0.0
+        """When provisional records are due, on the monotonic clock."""
 
     def measure(self) -> Iterator[tuple[LiveRun, Record]]:
         """Measure all runs; yield each with its record once that is written."""
@@ -77,9 +83,13 @@ class Coordinator:
                     self.start(wave)
                     while not self._received and any(seat.is_measuring for seat in wave):
                         self._take_round()
-                    self._end([seat for seat in wave if self._received or seat not in after])
+                    leaving = [seat for seat in wave if self._received or seat not in after]
+                    self._end(leaving)
                     if self._received:
                         break
+                    if after:  # the comparison with a base that stays is added at the end
+                        for seat in leaving:
+                            seat.run.finish(seat.conditions, self._taken(seat))
                 yield from self._records()
             finally:
                 for seat in self._started:
@@ -127,6 +137,20 @@ class Coordinator:
         for seat in self._seats:
             if seat.is_running and not seat.is_measuring:
                 seat.run.ranks.poll(on_turn=False)
+        self._keep_so_far()
+
+    def _keep_so_far(self) -> None:
+        """Write provisional records: at intervals, and of every run that has left the rounds."""
+        begin_s = time.monotonic()
+        is_due = begin_s >= self._keep_s
+        for seat in self._seats:
+            has_left = seat.reason is not None
+            if seat.is_running and not seat.is_kept and (is_due or has_left):
+                seat.is_kept = has_left
+                seat.run.keep_so_far(self._taken(seat), seat.reason or "interrupted")
+        if is_due:
+            now_s = time.monotonic()
+            self._keep_s = now_s + max(KEEP_EVERY_S, (now_s - begin_s) / KEEP_SHARE)
 
     def take_turn(self, seat: Seat) -> None:
         """Let a run take its steps of this round while all others wait."""
@@ -199,18 +223,21 @@ class Coordinator:
         """Write the records, bases first: the others' say how they compare with them."""
         records: dict[int, Record] = {}
         for seat in sorted(self._started, key=lambda seat: seat.base is not None):
-            taken = SittingRecord(
-                id=self.id,
-                # A script's loop may have ended during a turn.
-                rounds=seat.rounds[: seat.run.step_buffer.steps(0)],
-                runs=len(self._all),
-                reentry=seat.reentry,
-                energy_j_per_step=seat.energy_j_per_step,
-            )
             base = records.get(id(seat.base))
-            made = seat.run.finish(seat.conditions, taken, base, self._received)
+            made = seat.run.finish(seat.conditions, self._taken(seat), base, self._received)
             records[id(seat)] = made
             yield seat.run, made
+
+    def _taken(self, seat: Seat) -> SittingRecord:
+        """The turns that a run has taken."""
+        return SittingRecord(
+            id=self.id,
+            # A script's loop may have ended during a turn.
+            rounds=seat.rounds[: seat.run.step_buffer.steps(0)],
+            runs=len(self._all),
+            reentry=seat.reentry,
+            energy_j_per_step=seat.energy_j_per_step,
+        )
 
     def _send(self, seat: Seat, order: str, *, only_first: bool = False) -> None:
         seat.run.waited(time.monotonic() - seat.idle_since_s)

@@ -59,6 +59,8 @@ class Seat:
     """Whether this machine has no energy counters."""
     reason: StopReason | None = None
     """Why it needs no further turn."""
+    is_kept: bool = False
+    """Whether its provisional record says why it needs no further turn."""
     is_narrow: bool = False
     """Whether the last evaluation found the requested quantity precise enough."""
     mean: Interval | None = None
@@ -134,7 +136,7 @@ class Seat:
     def stay(self) -> None:
         """Take turns with the runs of another wave, too."""
         self.wave += 1
-        self.reason, self.is_narrow = None, False
+        self.reason, self.is_narrow, self.is_kept = None, False, False
 
     def step_s(self) -> Floats:
         """All step times so far, s, as rank 0 measured them; the all-reduce keeps ranks in step."""

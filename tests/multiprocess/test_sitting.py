@@ -165,9 +165,16 @@ def test_a_signal_keeps_what_every_run_has_measured(
     wait_for_none(ranks)
 
 
-def test_a_killed_parent_leaves_no_waiting_rank(start: Start, tmp_path: Path) -> None:
+def test_a_killed_parent_leaves_records_and_no_waiting_rank(start: Start, tmp_path: Path) -> None:
     process = start("-m", *ENDLESS)
     ranks = ranks_of(process, tmp_path, 3)
     process.kill()
     process.wait()
     wait_for_none(ranks)
+    found = Finished(process.returncode, "", "", tmp_path).records
+    assert [run.status for run in found] == ["interrupted"] * 2
+    for run in found:
+        assert run.cause is not None
+        assert run.cause.kind == "lost"
+        assert run.sitting is not None
+        assert len(run.sitting.rounds) == len(run.ranks[0].step_s) > 0

@@ -6,8 +6,11 @@ import itertools
 
 import pytest
 
+from dpeval.record.codes import StopReason
+from dpeval.run.recording import endings
 from dpeval.run.recording.outcome import PEER, Failure, first_exception, is_echo, root_cause
 from dpeval.worker.messages import RankFailure
+from tests.records import make_record
 
 OOM = Failure("oom", 0, "CUDA out of memory", exception="OutOfMemoryError")
 KILLED = Failure("signal", 1, "rank 1 was killed by SIGKILL", signal="SIGKILL")
@@ -42,3 +45,32 @@ def test_nccl_without_memory_is_no_echo() -> None:
     cause = first_exception([echo, own])
     assert (cause.kind, cause.rank) == ("oom", 1)
     assert not is_echo(cause)
+
+
+@pytest.mark.parametrize(
+    ("stopped_by", "status"),
+    [
+        ("ratios", "ok"),
+        ("best", "ok"),
+        ("precision", "ok"),
+        ("time_limit", "interrupted"),
+        ("interrupted", "interrupted"),
+    ],
+)
+def test_a_provisional_record_counts_only_if_all_that_was_asked_for_is_known(
+    stopped_by: StopReason, status: str
+) -> None:
+    made = make_record(2)
+    assert made.window is not None
+    window = made.window.model_copy(update={"stopped_by": stopped_by})
+    found = endings.provisional(made.model_copy(update={"window": window, "status": "failed"}))
+    assert found.status == status
+    assert found.throughput == made.throughput
+    assert (found.cause is None) == (status == "ok")
+    if found.cause is not None:
+        assert found.cause.kind == "lost"
+
+
+def test_a_provisional_record_without_a_mean_is_not_ok() -> None:
+    found = endings.provisional(make_record(2, status="failed"))
+    assert (found.status, found.throughput) == ("interrupted", None)

@@ -37,6 +37,8 @@ from dpeval.launchers.tracking.run_status import (
     write_progress,
 )
 from dpeval.launchers.tracking.wait import cancel, settle
+from dpeval.run.recording import endings
+from tests.records import make_record
 
 CONFIG = Config(
     model=ModelConfig(name="calibrated"), dataset=DatasetConfig(name="d", _target_="t"), batch=16
@@ -304,6 +306,29 @@ def test_a_shared_job_that_is_killed_ends_only_the_runs_that_had_begun(
         settle(status, tmp_path, "slurm")
     written = [record.read(tmp_path / str(at) / "metrics.json") for at in (0, 1)]
     assert [one.status for one in written] == [begun[0], not_begun[0]]
+
+
+@pytest.mark.parametrize(
+    ("ending", "kind"), [("timeout", "time_limit"), ("node_fail", "node_fail")]
+)
+def test_what_a_killed_job_had_measured_is_shown_with_the_cause(
+    tmp_path: Path, ending: Ending, kind: str
+) -> None:
+    manifest = in_one_job(tmp_path, 2)
+    published(tmp_path / "0", "measuring")
+    so_far = make_record(2, status="failed", throughput=make_record(2).throughput)
+    record.write(endings.provisional(so_far), tmp_path / "0" / "metrics.json")
+    asked = Answers(job0=JobState(state="running", nodes="node7"))
+    assert run_statuses(manifest, tmp_path, asked)[0].standing == "running"
+    asked = Answers(job0=JobState(state="ended", ending=ending, reason="why"))
+    found = run_statuses(manifest, tmp_path, asked)[0]
+    assert (found.standing, found.kind) == ("failed", kind)
+    assert so_far.throughput is not None
+    assert found.img_per_s == so_far.throughput.img_per_s
+    settle(found, tmp_path, "slurm")
+    assert record.read(tmp_path / "0" / "metrics.json").throughput == so_far.throughput
+    gone = run_statuses(manifest, tmp_path, Answers())[0]
+    assert (gone.standing, gone.kind) == ("interrupted", "lost")
 
 
 def test_cancelling_a_shared_job_cancels_it_once(tmp_path: Path) -> None:

@@ -80,6 +80,11 @@ class _Headline:
     img_per_s: float | None
     unit: str = "img"
 
+    @property
+    def is_provisional(self) -> bool:
+        """Whether the run was killed before it could write why it ended."""
+        return self.status == "interrupted" and self.kind == "lost"
+
 
 def run_statuses(manifest: Manifest, sweep_dir: Path, tracker: Tracker) -> list[RunStatus]:
     """The status of every run of a sweep; costs one query and one file per run.
@@ -140,8 +145,14 @@ def _not_started(run: ManifestRun, state: JobState) -> RunStatus:
 
 
 def _is_settled(headline: _Headline | None) -> bool:
-    """Whether the record decides the status; an interrupted run may have been requeued."""
-    return headline is not None and headline.status != "interrupted"
+    """Whether the record decides the status."""
+    return headline is not None and not _is_open(headline)
+
+
+def _is_open(headline: _Headline) -> bool:
+    """Whether the run may go on: an interrupted one may have been requeued, and the record of one
+    that takes turns is provisional until all have ended."""
+    return headline.status == "interrupted"
 
 
 def _headline(folder: Path) -> _Headline | None:
@@ -184,7 +195,8 @@ def status_of(
     if run.left_out is not None:
         return RunStatus(run=run, standing="left out", text=run.left_out)
     alive = state.state in ("queued", "running")
-    if headline is not None and not (headline.status == "interrupted" and alive):
+    is_explained = headline is not None and headline.is_provisional and state.ending is not None
+    if headline is not None and not is_explained and not (_is_open(headline) and alive):
         return RunStatus(
             run=run,
             standing=headline.status,
@@ -203,7 +215,17 @@ def status_of(
     if state.state == "running":
         return _running(run, state, sweep_dir / run.folder, shares_job=shares_job)
     ended = _ended(run, state, sweep_dir / run.folder, logs)
-    return _together(ended, state, sweep_dir / run.folder) if shares_job else ended
+    if shares_job:
+        ended = _together(ended, state, sweep_dir / run.folder)
+    if headline is None:
+        return ended
+    return ended.model_copy(
+        update={
+            "text": f"{ended.text}; a provisional record holds what it had measured",
+            "img_per_s": headline.img_per_s,
+            "unit": headline.unit,
+        }
+    )
 
 
 def _running(run: ManifestRun, state: JobState, folder: Path, *, shares_job: bool) -> RunStatus:

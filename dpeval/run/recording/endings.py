@@ -12,12 +12,33 @@ from dpeval.run.recording.outcome import Failure, Outcome
 from dpeval.stats import steady_state
 from dpeval.util.display.plural import counted
 
+NOT_RETURNED = (
+    "loss, ablation, buckets and reference times: dpeval ended before the ranks returned them"
+)
+NO_FINAL_RECORD = (
+    "dpeval was killed while it measured, or still measures; what was measured until then is kept"
+)
+_AS_ASKED: tuple[StopReason, ...] = ("precision", "ratios", "best")
+
 
 def interrupted(record: Record, signal: str) -> Record:
     """`record` of a run that had measured everything when `signal` arrived."""
     return record.model_copy(
         update={"status": "interrupted", "cause": _interrupt(signal, ended=True)}
     )
+
+
+def provisional(record: Record) -> Record:
+    """`record` of a run whose ranks are alive, as it is to be read if no other replaces it.
+
+    It is ``ok`` if all that was asked for is known, else ``interrupted``.
+    """
+    window = record.window
+    if window is not None and window.stopped_by in _AS_ASKED:
+        missing = [*record.missing, NOT_RETURNED]
+        return record.model_copy(update={"status": "ok", "cause": None, "missing": missing})
+    cause = Cause(kind="lost", message=NO_FINAL_RECORD)
+    return record.model_copy(update={"status": "interrupted", "cause": cause})
 
 
 def _interrupt(signal: str, *, ended: bool) -> Cause:
@@ -79,4 +100,4 @@ def cut_short(job: Job, step_buffer: StepBuffer, outcome: Outcome, steps: int) -
 
 def stopped_by(outcome: Outcome) -> StopReason:
     result = outcome.results.get(0)
-    return result.stopped_by if result is not None else "interrupted"
+    return result.stopped_by if result is not None else outcome.stopped_by

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from dpeval.record.codes import FailureCode
+from dpeval.record.codes import FailureCode, StopReason
 from dpeval.util.display.plural import counted
 from dpeval.worker.messages import RankFailure, RankResult
 
@@ -38,6 +38,8 @@ class Outcome:
     results: dict[int, RankResult] = field(default_factory=dict["int", "RankResult"])
     failure: Failure | None = None
     interrupted_by: str | None = None
+    stopped_by: StopReason = "interrupted"
+    """Why measuring ended, as far as it is known before the ranks return it."""
     peak_bytes: dict[int, int] = field(default_factory=dict["int", "int"])
     """Peak memory observed per rank whose device is the CPU, bytes."""
     pauses: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import tempfile
 import time
@@ -38,6 +39,12 @@ class RecordFiles:
             return
         print(f"{why} or to a temporary folder; here it is:", file=sys.stderr, flush=True)
         print(made.model_dump_json(), flush=True)
+
+
+def keep_provisional(made: Record, folder: Path) -> None:
+    """Write `made` to `folder` if that succeeds: another record will replace it."""
+    with contextlib.suppress(OSError):
+        record.write(made, folder / record.FILE_NAME)
 
 
 def _write(made: Record, path: Path) -> OSError | None:
