@@ -78,13 +78,34 @@ def _sharing(needs: Sequence[Need], pack: bool | None) -> list[list[Need]]:
     for need in needs:
         config = need.config
         key: tuple[object, ...] = (need.position,)
-        if (pack if pack is not None else _shares_by_default(config)) and config.num_nodes == 1:
+        if _is_to_share(config, pack) and config.num_nodes == 1:
             key = (str(config.site), config.hardware.kind, config.repetition)
         found.setdefault(key, []).append(need)
     return list(found.values())
 
 
-def _shares_by_default(config: Config) -> bool:
+def apart_words(needs: Sequence[Need], pack: bool | None) -> str:
+    """Which runs have jobs of their own although runs are to share them.
+
+    Empty if none has, or if nobody asked for shared jobs and no run could have one.
+
+    Args:
+        needs: the runs.
+        pack: see :func:`jobs_of`.
+    """
+    wide = [need for need in needs if need.config.num_nodes > 1 and _is_to_share(need.config, pack)]
+    if not wide or (pack is None and len(wide) == len(needs)):
+        return ""
+    have = "has a job of its own" if len(wide) == 1 else "have a job each"
+    return (
+        f"{counted(len(wide), 'run')} on several nodes {have}: only runs on one node share a job "
+        "and take turns"
+    )
+
+
+def _is_to_share(config: Config, pack: bool | None) -> bool:
+    if pack is not None:
+        return pack
     if config.sweep.order == "auto":
         return config.site.exclusive
     return config.sweep.order == "interleaved"

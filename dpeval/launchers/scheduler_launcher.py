@@ -20,7 +20,14 @@ from dpeval.errors import ConfigError, DataError, LaunchError, nearest
 from dpeval.launchers.base import SweepJob, SweepLauncher, labels_of
 from dpeval.launchers.dry_run import describe_groups
 from dpeval.launchers.in_job.data_folder import data_at
-from dpeval.launchers.packing import Need, hours_words, job_of, jobs_of, without_largest
+from dpeval.launchers.packing import (
+    Need,
+    apart_words,
+    hours_words,
+    job_of,
+    jobs_of,
+    without_largest,
+)
 from dpeval.launchers.preflight import Preflight, write_refusal
 from dpeval.launchers.schedulers import registry
 from dpeval.launchers.schedulers.resources import (
@@ -105,6 +112,8 @@ class SchedulerLauncher(SweepLauncher, BaseSubmititLauncher):  # type: ignore[mi
         groups = self._grouped(self._jobs(needs, self.options.pack), name)
         divide = functools.partial(self._divided, {need.position: need for need in needs}, name)
         folder, labels = self._folder(), labels_of(jobs)
+        if apart_line := apart_words(needs, self.options.pack):
+            console.print(apart_line, markup=False)
         if self.options.dry_run:
             texts = [self.scheduler.preview(one, folder, self.options) for one in groups]
             packed, apart = self._jobs(needs, pack=True), self._jobs(needs, pack=False)

@@ -21,6 +21,7 @@ from dpeval.config import (
 from dpeval.launchers.dry_run import describe_groups
 from dpeval.launchers.packing import (
     Need,
+    apart_words,
     device_hours,
     hours_words,
     job_of,
@@ -152,6 +153,13 @@ def test_runs_on_several_nodes_have_jobs_of_their_own() -> None:
     configs = [run(1), run(2), run(4, num_nodes=2), run(8, num_nodes=2)]
     assert members(jobs(configs)) == [(0, 1), (2,), (3,)]
     assert members(jobs(configs, pack=True)) == [(0, 1), (2,), (3,)]
+    for pack in (True, None):
+        assert apart_words(needs_of(configs), pack).startswith("2 runs on several nodes")
+    assert apart_words(needs_of(configs), pack=False) == ""
+    assert apart_words(needs_of(configs[:2]), pack=True) == ""
+    wide = needs_of(configs[3:])
+    assert apart_words(wide, pack=True).startswith("1 run on several nodes has a job of its own")
+    assert apart_words(wide, None) == ""
 
 
 def test_devices_of_another_kind_and_other_sites_are_other_jobs() -> None:
