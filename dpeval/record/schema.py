@@ -233,6 +233,8 @@ class Sitting(Frozen):
     """Total number of these steps."""
     energy_j_per_step: float | None = None
     """From energy counters, read at the beginning and end of each turn."""
+    energy_j_by_round: dict[int, float] = {}
+    """The same of each turn after the first; empty if there are no counters."""
     base_devices: int | None = None
     """Device count of the run on the fewest devices that is otherwise configured like this one,
     unless it is this one …"""

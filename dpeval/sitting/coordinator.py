@@ -168,10 +168,7 @@ class Coordinator:
             seat.elapsed_s += time.monotonic() - begin_s
             after_j = self._energy_j(seat)
             if before_j is not None and after_j is not None:
-                seat.energy_j, seat.energy_steps = (
-                    seat.energy_j + after_j - before_j,
-                    seat.energy_steps + steps,
-                )
+                seat.energy_j[self._round] = after_j - before_j, steps
         if self._sampler is not None:
             self._sampler.sample()
         if seat.is_running:
@@ -237,6 +234,7 @@ class Coordinator:
             runs=len(self._all),
             reentry=seat.reentry,
             energy_j_per_step=seat.energy_j_per_step,
+            energy_j_by_round={at: joules / n for at, (joules, n) in seat.energy_j.items()},
         )
 
     def _send(self, seat: Seat, order: str, *, only_first: bool = False) -> None:

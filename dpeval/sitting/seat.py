@@ -51,10 +51,9 @@ class Seat:
     probed: int = 0
     """Single-step turns that were given a second step."""
     reentry: Reentry = field(default_factory=Reentry)
-    energy_j: float = 0.0
-    """Energy of the host and the run's GPUs, in turns after the first …"""
-    energy_steps: int = 0
-    """… with so many steps."""
+    energy_j: dict[int, tuple[float, int]] = field(default_factory=dict[int, tuple[float, int]])
+    """Energy of the host and the run's GPUs in the turns after the first, and the steps of each, by
+    round."""
     has_no_energy: bool = False
     """Whether this machine has no energy counters."""
     reason: StopReason | None = None
@@ -112,7 +111,8 @@ class Seat:
 
     @property
     def energy_j_per_step(self) -> float | None:
-        return self.energy_j / self.energy_steps if self.energy_steps else None
+        steps = sum(steps for _, steps in self.energy_j.values())
+        return sum(joules for joules, _ in self.energy_j.values()) / steps if steps else None
 
     @property
     def gpus(self) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 import numpy as np
@@ -139,6 +139,13 @@ class Turns:
     """Mean step of every round that is wholly in the steady state, s."""
     stopped_by: StopReason
     """What ended the run's rounds."""
+    energy_j: Mapping[int, float] = field(default_factory=dict[int, float])
+    """Energy per step in rounds where it is known, J."""
+
+    @property
+    def in_energy(self) -> Turns:
+        """The same with energy in place of time: its throughput is samples per joule."""
+        return replace(self, step_s=self.energy_j)
 
 
 @dataclass(frozen=True)

@@ -164,6 +164,31 @@ def test_energies_are_compared_with_the_best_too() -> None:
     assert 0 < chosen.ties[0].behind < 0.04
 
 
+@pytest.mark.parametrize(
+    ("common", "own", "ties"),
+    # What the whole machine draws cancels within a round; what one run draws does not.
+    [(0.3, 0.002, []), (0.0, 0.3, [1])],
+)
+def test_energies_of_runs_that_took_turns_are_compared_by_their_rounds(
+    common: float, own: float, ties: list[int]
+) -> None:
+    generator, runs = np.random.default_rng(3), []
+    of_machine = np.exp(common * generator.standard_normal(40))
+    for run in sat_together({1: 1.0, 2: 0.6}):
+        assert run.sitting is not None
+        mean_j = {1: 60.0, 2: 58.5}[run.config["num_devices"]]
+        joules = mean_j * of_machine * np.exp(own * generator.standard_normal(40))
+        taken = run.sitting.model_copy(
+            update={"energy_j_by_round": dict(enumerate(joules.tolist()))}
+        )
+        per_img = float(joules.mean()) / run.config["batch"]
+        runs.append(run.model_copy(update={"sitting": taken, "energy_j_per_img": per_img}))
+    chosen = choose(findings(runs).points, ENERGY)[0]
+    assert chosen.best is not None
+    able = {one.num_devices for one in chosen.able}
+    assert able == {2, *ties}
+
+
 def test_runs_that_took_turns_are_compared_by_their_rounds() -> None:
     # Each run alone is known to 20 % at best, the ratios to 1 %.
     runs = sat_together({1: 1.0, 2: 0.55, 4: 0.5})

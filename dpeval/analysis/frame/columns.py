@@ -90,6 +90,7 @@ SCHEMA = pa.schema(
         _number("paired_high", "upper end"),
         _integers("rounds", "those of the sitting that are wholly in its steady state"),
         _numbers("round_step_s", "mean step in each of them", "s"),
+        _numbers("round_energy_j", "energy per step in each of them; empty: not measured", "J"),
         _number("alone_ratio", "that run's step over one of the first rank alone, round by round"),
         _number("granularity_half", "half-width of the 95 % interval of its logarithm"),
         *(

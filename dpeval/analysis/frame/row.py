@@ -196,7 +196,12 @@ def _rounds(run: Record) -> dict[str, list[int] | list[float]]:
     found = paired.rounds_of(run)
     if not all(math.isfinite(step_s) and step_s > 0 for step_s in found.values()):
         return {}
-    return {"rounds": list(found), "round_step_s": list(found.values())}
+    energy_j = run.sitting.energy_j_by_round if run.sitting is not None else {}
+    return {
+        "rounds": list(found),
+        "round_step_s": list(found.values()),
+        "round_energy_j": [energy_j.get(number, math.nan) for number in found] if energy_j else [],
+    }
 
 
 def _steady(run: Record) -> bool | None:

@@ -258,10 +258,20 @@ def _energy(good: pd.DataFrame, spread: RunSpread) -> dict[str, float]:
 
 def _turns(good: pd.DataFrame) -> tuple[Turns, ...]:
     """The runs that took turns with others, in their rounds."""
-    names = ["sitting", "img_per_s", "step_s", "rounds", "round_step_s", "stopped_by"]
+    names = [
+        "sitting", "img_per_s", "step_s", "rounds", "round_step_s", "round_energy_j", "stopped_by",
+    ]  # fmt: skip
     return tuple(
-        Turns(sitting, rate * step_s, dict(zip(rounds, times, strict=True)), stopped_by)
-        for sitting, rate, step_s, rounds, times, stopped_by in good[names].itertuples(index=False)
+        Turns(
+            sitting,
+            rate * step_s,
+            dict(zip(rounds, times, strict=True)),
+            stopped_by,
+            {at: joules for at, joules in zip(rounds, energy_j, strict=False) if joules > 0},
+        )
+        for sitting, rate, step_s, rounds, times, energy_j, stopped_by in good[names].itertuples(
+            index=False
+        )
         if sitting and len(rounds)
     )
 

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from dpeval.analysis.frame.as_rows import as_rows
-from dpeval.analysis.scaling.contrasts import Contrasts, contrasts
+from dpeval.analysis.pooling.repetitions import TURNS
+from dpeval.analysis.scaling.contrasts import Contrasts, contrasts, with_energy_by_rounds
 from dpeval.errors import ConfigError
 from dpeval.stats.best import Differences, compared_with_best
 from dpeval.util.display.ranges import percent
@@ -269,13 +270,14 @@ def differences(
     errors = np.array([row["energy_error_share"] for row in rows], dtype=float)
     freedom = np.nan_to_num([row["energy_freedom"] for row in rows], nan=np.inf).min()
     apart = Differences.of_independent(logs, errors, float(freedom))
-    # Energy is power times time, and the error is that of the time: of the rounds, where it was
-    # read at the ends of turns.
-    return Differences(
+    # Energy is power times time, and the error is that of the time: of the rounds, where earlier
+    # releases recorded only the sum of the energy of all turns.
+    of_sums = Differences(
         apart.value,
         np.where(compared.is_paired, of_rates.error, apart.error),
         np.where(compared.is_paired, of_rates.freedom, apart.freedom),
     )
+    return with_energy_by_rounds(of_sums, [row[TURNS] for row in rows])
 
 
 def _score(row: dict[str, Any], objective: Objective) -> tuple[float, float, float]:

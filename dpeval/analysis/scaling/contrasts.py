@@ -76,8 +76,27 @@ def contrasts(rows: pd.DataFrame) -> Contrasts:
     freedom = np.nan_to_num(column("spread_freedom"), nan=math.inf)
     found = Differences.of_independent(np.log(column("img_per_s")), column("error_share"), math.inf)
     found.freedom[...] = np.minimum.outer(freedom, freedom)
+    sittings = _by_rounds(found, list(rows[TURNS]))
+    return Contrasts(found, sittings > 0, sittings)
+
+
+def with_energy_by_rounds(
+    found: Differences, turns: Sequence[Sequence[paired.Turns]]
+) -> Differences:
+    """`found`, with those of runs whose energy is known by round from the rounds that both shared.
+
+    Args:
+        found: differences of log samples per joule.
+        turns: of every configuration.
+    """
+    made = Differences(found.value.copy(), found.error.copy(), found.freedom.copy())
+    _by_rounds(made, [[one.in_energy for one in several] for several in turns])
+    return made
+
+
+def _by_rounds(found: Differences, turns: Sequence[Sequence[paired.Turns]]) -> Floats:
+    """Replace the differences of those that took turns; return from how many sittings each is."""
     sittings = np.zeros(found.value.shape)
-    turns = list(rows[TURNS])
     for i, j in combinations([place for place, one in enumerate(turns) if one], 2):
         one = paired.contrast(turns[i], turns[j])
         if one is not None:
@@ -85,4 +104,4 @@ def contrasts(rows: pd.DataFrame) -> Contrasts:
             for place in ((i, j), (j, i)):
                 found.error[place], found.freedom[place] = one.error, one.freedom
                 sittings[place] = one.sittings
-    return Contrasts(found, sittings > 0, sittings)
+    return sittings
