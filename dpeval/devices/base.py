@@ -53,7 +53,7 @@ class Device(Protocol):
         """Memory that this rank may still take on the device now, bytes; None on the CPU."""
 
     def release(self) -> None:
-        """Return cached memory to the device."""
+        """Return cached memory to the device, and freed memory to the host."""
 
     def transfer(self) -> Transfer:
         """A new transfer of batches from the host to the device."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dpeval.devices.base import Transfer
-from dpeval.system.processes.process import resident
+from dpeval.system.processes.process import resident, trim_freed_memory
 
 
 class CpuDevice:
@@ -65,7 +65,7 @@ class CpuDevice:
         return None
 
     def release(self) -> None:
-        pass
+        trim_freed_memory()
 
     def transfer(self) -> Transfer:
         return _NoCopy()

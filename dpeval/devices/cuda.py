@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dpeval.devices.base import Transfer
 from dpeval.record.machine import Gpu
+from dpeval.system.processes.process import trim_freed_memory
 from dpeval.util.display.units import MIB
 
 CONTEXT_BYTES = 512 * MIB
@@ -108,6 +109,7 @@ class CudaDevice:
 
     def release(self) -> None:
         torch.cuda.empty_cache()
+        trim_freed_memory()
 
     def transfer(self) -> Transfer:
         return CopyPrefetcher(self.torch_device)

@@ -10,6 +10,8 @@ from dpeval.record.codes import AblationKind, StopReason
 SAVE, SETTLE, RESTORE = "save:", "settle:", "restore:"
 """Around blocks: copy the trained state, make the next step independent of other ranks, restore
 it."""
+RELEASE = "release:"
+"""Return memory that is not in use: no turn is due for long."""
 
 
 def go_on_to(steps: int, *, work: bool) -> str:

@@ -14,7 +14,7 @@ from dpeval.devices.base import Device
 from dpeval.instruments.phase_clock import PhaseClock
 from dpeval.instruments.reference_work import ReferenceWork
 from dpeval.instruments.step_buffer import Stage, StepBuffer
-from dpeval.instruments.step_orders import RESTORE, SAVE, SETTLE, StepOrders, read_block
+from dpeval.instruments.step_orders import RELEASE, RESTORE, SAVE, SETTLE, StepOrders, read_block
 from dpeval.record.codes import AblationKind
 
 READY, READY_FOR_BLOCKS = b"ready", b"ready for blocks"
@@ -71,7 +71,8 @@ class TurnSync(StepOrders):
         super().__init__(reference_work, until=0)
 
     def begin(self) -> None:
-        """Wait for the first turn."""
+        """Wait for the first turn, without the memory that only the set-up needed."""
+        self._device.release()
         self._wait(0)
 
     def go_on(self, steps: int) -> bool:
@@ -93,6 +94,9 @@ class TurnSync(StepOrders):
         while True:
             self._gate.send_bytes(READY if self._blocks is None else READY_FOR_BLOCKS)
             order = self._gate.recv_bytes().decode()
+            if order == RELEASE:
+                self._device.release()
+                continue
             if self._blocks is None or not _taken(self._blocks, order):
                 return self._obey(order, steps)
             self._beat()

@@ -148,6 +148,9 @@ class Coordinator:
             if seat.is_running and not seat.is_kept and (is_due or has_left):
                 seat.is_kept = has_left
                 seat.run.keep_so_far(self._taken(seat), seat.reason or "interrupted")
+                if has_left:
+                    self._send(seat, step_orders.RELEASE)
+                    self._await_gates(seat)
         if is_due:
             now_s = time.monotonic()
             self._keep_s = now_s + max(KEEP_EVERY_S, (now_s - begin_s) / KEEP_SHARE)

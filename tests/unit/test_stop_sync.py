@@ -15,9 +15,10 @@ from dpeval.devices.cpu import CpuDevice
 from dpeval.instruments.phase_clock import PhaseClock
 from dpeval.instruments.reference_work import ReferenceWork
 from dpeval.instruments.step_buffer import COLUMNS, StepBuffer
-from dpeval.instruments.step_orders import stop
+from dpeval.instruments.step_orders import RELEASE, go_on_to, stop
 from dpeval.instruments.stop_sync import CHECK_EVERY_S, CHECK_SHARE, MAX_CHECK_EVERY_S, StopSync
-from dpeval.instruments.turn_sync import TurnSync
+from dpeval.instruments.turn_sync import READY, TurnSync
+from dpeval.util.display.units import MIB
 from tests.lagging import ENDLESS, LaggingDevice
 
 STEP_S = 0.025
@@ -137,3 +138,46 @@ def test_a_run_that_is_stopped_instead_of_its_first_turn_ends_after_one_step() -
     turns.begin()
     assert not turns.go_on(1)  # instead of waiting for an order that nobody sends
     assert turns.stopped_by == "interrupted"
+
+
+class CountingDevice(CpuDevice):
+    """Counts how often memory is returned."""
+
+    released = 0
+
+    def release(self) -> None:
+        super().release()
+        self.released += 1
+
+
+def test_a_rank_that_waits_for_long_returns_its_freed_memory() -> None:
+    """When it waits for its first turn, and when the coordinator says so."""
+    ours, theirs = multiprocessing.Pipe()
+    step_buffer = StepBuffer(multiprocessing.get_context("spawn"), 1, 4)
+    device = CountingDevice()
+    turns = TurnSync(theirs, 0, step_buffer, PhaseClock(device, step_buffer.rows(0)), device)
+    ours.send_bytes(go_on_to(1, work=False).encode())
+    turns.begin()
+    assert device.released == 1
+    ours.send_bytes(RELEASE.encode())
+    ours.send_bytes(go_on_to(2, work=False).encode())
+    assert turns.go_on(1)
+    assert device.released == 2
+    waits = 0
+    while ours.poll():
+        assert ours.recv_bytes() == READY
+        waits += 1
+    assert waits == 3, "an order to return memory is answered like any other"
+
+
+def test_freed_memory_returns_to_the_system() -> None:
+    device = CpuDevice()
+    device.release()
+    before = device.memory_bytes()
+    # Small blocks come from the heap; the last of them keeps it from shrinking by itself.
+    blocks = [bytearray(64 * 1024) for _ in range(2048)]
+    held = device.memory_bytes()
+    assert held - before > 100 * MIB
+    del blocks[:-1]
+    device.release()
+    assert device.memory_bytes() - before < 20 * MIB

@@ -56,6 +56,16 @@ def keep_freed_memory() -> None:
         )
 
 
+def trim_freed_memory() -> None:
+    """Return memory that this process has freed to the system, if the C library is glibc.
+
+    glibc returns only what lies at the end of its heap; the rest stays until malloc_trim(3).
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(ctypes.c_size_t(0))
+
+
 @contextlib.contextmanager
 def lazy_timers() -> Iterator[None]:
     """Let threads that start in this context wake up later than their timeouts ask.
