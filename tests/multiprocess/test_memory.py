@@ -144,9 +144,11 @@ def _remove(folder: Path) -> None:
     )
 
 
-def test_a_rank_killed_by_a_cgroup_limit_is_out_of_memory_and_the_next_run_starts_clean(
-    limited: Callable[[int], Path], environment: dict[str, str], tmp_path: Path
+@pytest.mark.parametrize("order", ["sequential", "interleaved"])
+def test_a_rank_killed_by_a_cgroup_limit_is_out_of_memory_and_the_other_run_goes_on(
+    limited: Callable[[int], Path], environment: dict[str, str], tmp_path: Path, order: str
 ) -> None:
+    """Whether the other run follows it or takes turns with it."""
     folder = limited(2 * GIB)
 
     def enter() -> None:
@@ -156,7 +158,7 @@ def test_a_rank_killed_by_a_cgroup_limit_is_out_of_memory_and_the_next_run_start
         [
             sys.executable, "-m", "dpeval.train", "-m", *hungry(tmp_path, "growing"),
             # The second run never grows.
-            "model.args.at_step=2,100000", "sweep.order=sequential",
+            "model.args.at_step=2,100000", f"sweep.order={order}",
         ],
         cwd=tmp_path, env=environment, text=True, preexec_fn=enter,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -171,6 +173,7 @@ def test_a_rank_killed_by_a_cgroup_limit_is_out_of_memory_and_the_next_run_start
     assert folder.name in killed.cause.message
     assert max(rank.peak_bytes or 0 for rank in killed.ranks) > 1 * GIB
     assert clean.status == "ok", clean.cause
+    assert (clean.sitting is not None) == (order == "interleaved")
     # That no process is left in the cgroup shows when the fixture removes it.
 
 
