@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shlex
 import signal
 import subprocess
@@ -12,7 +13,15 @@ import psutil
 import pytest
 
 from tests.cluster.conftest import LONG, TINY, Cluster, wait_until, with_steps_in
-from tests.cluster.sweeps import job_ids, records, wait_for_status
+from tests.cluster.sweeps import job_ids, records, wait_for_lines, wait_for_status
+
+PACKED = ("num_devices=1,2", "batch=24", "hydra.launcher.pack=true")
+"""Two runs that take turns in one job."""
+
+
+def wait_for_all(slurm: Cluster, sweep: Path, words: str) -> None:
+    """Watch until the status line of every run matches the regular expression `words`."""
+    wait_for_lines(slurm, sweep, lambda lines: all(re.search(words, line) for line in lines))
 
 
 def set_minutes_left(slurm: Cluster, job_id: str, minutes: int) -> None:
@@ -118,27 +127,35 @@ def test_a_node_failure_is_recorded_as_the_cause(slurm: Cluster) -> None:
     assert (found.status, found.cause.kind) == ("failed", "node_fail")
 
 
-def test_a_killed_run_has_a_record(slurm: Cluster) -> None:
-    _, sweep = slurm.sweep(*LONG, "batch=16", "hydra.launcher.wait=false")
-    wait_for_status(slurm, sweep, "measuring")
-    slurm.run("scancel", "--signal=KILL", *job_ids(sweep))
-    wait_for_status(slurm, sweep, "failed|interrupted")
-    assert len(records(sweep)) == 1
+def test_a_killed_job_leaves_what_its_runs_had_measured(slurm: Cluster) -> None:
+    _, sweep = slurm.sweep(*LONG, *PACKED, "hydra.launcher.wait=false")
+    wait_for_all(slurm, sweep, "measuring")
+    slurm.run("scancel", "--signal=KILL", *set(job_ids(sweep)))
+    wait_for_all(slurm, sweep, "failed|interrupted")
+    found = records(sweep)
+    assert len(found) == 2
+    for run in found:
+        assert run.cause is not None
+        assert (run.status, run.cause.kind) == ("interrupted", "lost")
+        assert len(run.ranks[0].step_s) > 0
 
 
-def test_a_preempted_run_is_recorded_and_requeued(slurm: Cluster) -> None:
+def test_preempted_runs_are_recorded_and_requeued(slurm: Cluster) -> None:
     # Jobs of the partition main preempt those of low, after SIGTERM and a grace time.
     node = slurm.node(3)
-    _, sweep = slurm.sweep(*LONG, "batch=16", "site.partition=low",
+    _, sweep = slurm.sweep(*LONG, *PACKED, "site.partition=low",
                            f"+site.options.nodelist={node}",
                            "hydra.launcher.requeue=1", "hydra.launcher.wait=false")  # fmt: skip
-    wait_for_status(slurm, sweep, "measuring")
+    wait_for_all(slurm, sweep, "measuring")
     other = slurm.run("sbatch", "--parsable", "-o", "/dev/null", "-w", node, "--exclusive",
                       "--wrap", "sleep 300").stdout.strip()  # fmt: skip
     try:
-        wait_for_status(slurm, sweep, "queued .*requeued after an interruption")
-        [found] = records(sweep)
-        assert (found.status, found.throughput is not None) == ("interrupted", True)
+        wait_for_all(slurm, sweep, "queued .*requeued after an interruption")
+        found = records(sweep)
+        assert [(run.status, run.throughput is not None) for run in found] == [
+            ("interrupted", True)
+        ] * 2
+        assert {run.cause.kind for run in found if run.cause is not None} == {"interrupt"}
     finally:
         slurm.run("scancel", other)
         slurm.module("cancel", str(sweep))
