@@ -93,6 +93,17 @@ SHORT_CAUSES: dict[CauseCode, str] = {
 }
 """Short text for causes whose message is too long for a cell of a figure."""
 
+SHORT_STOPS: dict[StopReason, str] = {
+    "precision": "settled",
+    "ratios": "settled",
+    "best": "settled",
+    "time_limit": "time limit",
+    "max_steps": "step limit",
+    "interrupted": "interrupted",
+    "ended": "its loop ended",
+}
+"""Short text for why measuring ended. ``settled``: what was asked for is known."""
+
 SHORT_WARNINGS: dict[WarningCode, str] = {
     "unsteady": "no steady state",
     "stand_in": "stand-in data",

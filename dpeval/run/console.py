@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TaskID
 from rich.table import Table
 
 from dpeval.config import SERIAL, Config
+from dpeval.record.codes import SHORT_STOPS
 from dpeval.record.phases import PHASE_WORDS, PHASES
 from dpeval.record.schema import Record
 from dpeval.run.job import Job, Snapshot, take_turns
@@ -81,6 +82,8 @@ class PlainReporter:
         self._shown_s: dict[Path, float] = {}
         """When the progress of a run was last shown."""
         self._left = TimeLeft([])
+        self._stopped: set[Path] = set()
+        """Runs that have left the rounds of their sitting."""
 
     def __enter__(self) -> Self:
         return self
@@ -109,7 +112,7 @@ class PlainReporter:
 
     def progress(self, job: Job, snapshot: Snapshot) -> None:
         self._left.progress(job, snapshot)
-        if self._is_due(job, PLAIN_EVERY_S):
+        if self._is_due(job, PLAIN_EVERY_S, snapshot):
             self.say(f"{self._position(job)}{describe(job.config)}: {progress_text(snapshot)}")
 
     def run_ended(self, job: Job, record: Record) -> None:
@@ -153,9 +156,15 @@ class PlainReporter:
         self._numbers[job.folder] = len(self._numbers) + 1
         self._shown_s[job.folder] = time.monotonic()
 
-    def _is_due(self, job: Job, every_s: float) -> bool:
-        """Whether to show the progress of `job` now; runs that take turns are each shown less
-        often."""
+    def _is_due(self, job: Job, every_s: float, snapshot: Snapshot) -> bool:
+        """Whether to show the progress of `job` now.
+
+        Runs that take turns are each shown less often, and once when one leaves the rounds.
+        """
+        if snapshot.stopped_by is not None:
+            is_new = job.folder not in self._stopped
+            self._stopped.add(job.folder)
+            return is_new
         now_s = time.monotonic()
         if now_s - self._shown_s.get(job.folder, now_s) < every_s * max(1, len(self._shown_s)):
             return False
@@ -211,7 +220,7 @@ class LiveReporter(PlainReporter):
 
     def progress(self, job: Job, snapshot: Snapshot) -> None:
         self._left.progress(job, snapshot)
-        if not self._is_due(job, LIVE_EVERY_S):
+        if not self._is_due(job, LIVE_EVERY_S, snapshot):
             return
         if self._sweep_line is not None:
             self._bar.update(self._sweep_line, words=self._left.words())
@@ -270,7 +279,7 @@ def outcome_text(record: Record) -> str:
         text = f"{found.img_per_s:.2f} {record.unit}/s {_interval(record)}, "
         if found.sequences_per_s is not None:
             text += f"{found.sequences_per_s:.2f} sequences/s, "
-        text += steps
+        text += f"{steps} ({SHORT_STOPS[record.window.stopped_by]})"
     else:
         text = ""
     if record.status == "ok":

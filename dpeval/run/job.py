@@ -10,6 +10,7 @@ from typing import Protocol
 from dpeval.config import Config
 from dpeval.errors import DpevalError
 from dpeval.instruments.step_buffer import Stage
+from dpeval.record.codes import StopReason
 from dpeval.record.measurement import Interval
 from dpeval.record.plan import Plan
 from dpeval.record.schema import MemoryRecord
@@ -67,6 +68,8 @@ class Snapshot:
     """What a sample is, as far as it is known already."""
     speedup: Interval | None = None
     """Over the run it takes turns with and is compared with."""
+    stopped_by: StopReason | None = None
+    """Why it has left the rounds of its sitting; None: it has not."""
 
 
 class ProgressListener(Protocol):

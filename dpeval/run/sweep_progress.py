@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dpeval.instruments.step_buffer import Stage
+from dpeval.record.codes import SHORT_STOPS
 from dpeval.run.job import Job, Snapshot
 from dpeval.util.display.plural import counted
 from dpeval.util.display.ranges import span
@@ -70,7 +71,10 @@ def progress_text(snapshot: Snapshot, job: Job | None = None, *, is_brief: bool 
         job: tells the limits; None: leave the time remaining out.
         is_brief: leave the intervals out, too.
     """
-    words = f"{STAGE_NAMES[snapshot.stage]}, {counted(snapshot.steps, 'step')}"
+    stage = STAGE_NAMES[snapshot.stage]
+    if snapshot.stopped_by is not None:
+        stage = SHORT_STOPS[snapshot.stopped_by]
+    words = f"{stage}, {counted(snapshot.steps, 'step')}"
     if snapshot.img_per_s:
         rate = f" {snapshot.unit}/s"
         width = None if is_brief else snapshot.rel_half_width

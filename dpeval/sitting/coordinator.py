@@ -149,6 +149,7 @@ class Coordinator:
                 seat.is_kept = has_left
                 seat.run.keep_so_far(self._taken(seat), seat.reason or "interrupted")
                 if has_left:
+                    self._listener.progress(seat.run.job, seat.snapshot())
                     self._send(seat, step_orders.RELEASE)
                     self._await_gates(seat)
         if is_due:

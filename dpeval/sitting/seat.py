@@ -193,4 +193,5 @@ class Seat:
             rel_half_width=mean.rel_half_width if mean is not None else 0.0,
             unit=unit_of(job, buffer),
             speedup=self.speedup,
+            stopped_by=self.reason,
         )

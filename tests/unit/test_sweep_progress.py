@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,21 @@ def job(number: int, skip: str | None = None) -> Job:
 
 def at(stage: Stage, elapsed_s: float) -> Snapshot:
     return Snapshot(stage, 10, elapsed_s, 5.0, 0.1)
+
+
+def test_a_run_that_leaves_the_rounds_is_told_once_and_at_once() -> None:
+    written = io.StringIO()
+    reporter = PlainReporter(Console(file=written, width=200))
+    jobs = [job(1), job(2)]
+    reporter.sweep_started(jobs, Path("sweep"))
+    for one in jobs:
+        reporter.run_started(one)
+    for reason in (None, "best", "best"):
+        left = at(Stage.FINISHED if reason else Stage.MEASURING, 9.0)
+        reporter.progress(jobs[0], replace(left, stopped_by=reason))
+    lines = [line for line in written.getvalue().splitlines() if "10 steps" in line]
+    assert len(lines) == 1
+    assert "batch 1: settled, 10 steps" in lines[0]
 
 
 @pytest.mark.parametrize(
