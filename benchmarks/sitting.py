@@ -198,8 +198,8 @@ def truths(seconds: float) -> None:
         for name, fault in faults.items():
             with tempfile.TemporaryDirectory() as folder:
                 _train_known(Path(folder), fault)
-                for what, *off in _offs(name, Path(folder)):
-                    found[what].append((off[0], off[1]))
+                for what, off, half in _offs(name, Path(folder)):
+                    found[what].append((off, half))
     for what, values in found.items():
         most = SPEEDUP_OFF if what.endswith("speedup") else FACTOR_OFF
         off, low, high = mean_interval([value for value, _ in values])

@@ -137,7 +137,8 @@ class Coordinator:
         for seat in self._seats:
             if seat.is_running and not seat.is_measuring:
                 seat.run.ranks.poll(on_turn=False)
-        self._keep_so_far()
+        if any(seat.is_measuring for seat in self._seats):
+            self._keep_so_far()
 
     def _keep_so_far(self) -> None:
         """Write provisional records: at intervals, and of every run that has left the rounds."""
