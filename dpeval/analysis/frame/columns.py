@@ -12,7 +12,7 @@ import pyarrow as pa
 from dpeval.analysis.frame import step_losses
 from dpeval.record.phases import PHASES
 
-VERSION = 15
+VERSION = 16
 """Raise this whenever the same record gives a different row: caches are then rebuilt."""
 
 _PHASE_NOTES = {
