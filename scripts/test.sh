@@ -7,12 +7,13 @@
 # tests reach; with it the fast tier takes twice as long.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-# As in CI, nothing is skipped: with what `dpeval export` writes to, which takes half a minute.
-bash scripts/setup.sh "dev${DPEVAL_NO_SKIP:+,export}"
+# As in CI, nothing is skipped: with what `dpeval export` writes to and the libraries whose training
+# loops are metered, which takes a minute.
+bash scripts/setup.sh "dev${DPEVAL_NO_SKIP:+,export,lightning,transformers}"
 bin=${DPEVAL_VENV:-.venv}/bin
 measured=${DPEVAL_COVERAGE:-}
 tiers=("$@")
-[ ${#tiers[@]} -gt 0 ] || tiers=(unit multiprocess cluster browser extend docs faults)
+[ ${#tiers[@]} -gt 0 ] || tiers=(unit multiprocess own_training cluster browser extend docs faults)
 results=$(mktemp -d) && touch "$results/failed" "$results/times" "$results/tests"
 export DPEVAL_TEST_RESULTS=$results/tests
 # Hundreds of programs start here; compiling dpeval anew takes each of them more than a second.
@@ -41,6 +42,7 @@ at_once() {
   local workers=$1 tier=$2 share=loadfile cover=()
   shift 2
   [ "$tier" != multiprocess ] || share=worksteal
+  [ "$tier" != own_training ] || share=loadgroup
   [ -z "$measured" ] || cover=(--cov --cov-report=)
   COVERAGE_FILE=.coverage.at_once.$tier "$bin/python" -m pytest -n "$workers" --dist $share \
     "${cover[@]}" "$@"
@@ -55,7 +57,7 @@ run_tiers() {
       # On a loaded machine a real scheduler may miss a moment that a test waits for; a second try
       # is shown as R.
       cluster) part "$tier" at_once 3 "$tier" "tests/$tier" --reruns 1 --reruns-delay 5 ;;
-      extend | docs) part "$tier" at_once 2 "$tier" "tests/$tier" ;;
+      extend | docs | own_training) part "$tier" at_once 2 "$tier" "tests/$tier" ;;
       # Real sweeps that suffer one fault each; python -m benchmarks.faults is the whole campaign.
       faults) part "$tier" "$bin/python" -m benchmarks.faults --count 60 --evenly --seed 17 ;;
       versions) part "$tier" bash scripts/test_versions.sh ;;

@@ -88,7 +88,7 @@ class MeteredLoop:
         self._hooks = Hooks(self._clock)
         self._gate: Gate | None = None
         self._steps = 0
-        self._is_going_on = self._is_over = False
+        self._is_going_on = self.is_over = False
         self._owes_decision = False
         """Whether a step ended without asking the gate: the script left its loop there."""
         self._tuning_peak_bytes: int | None = None
@@ -109,7 +109,7 @@ class MeteredLoop:
 
     def steps(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """See :meth:`dpeval.Meter.steps`."""
-        if self._is_over:
+        if self.is_over:
             return
         if self._is_going_on:
             raise ConfigError(
@@ -162,6 +162,7 @@ class MeteredLoop:
                 # The script left its loop: what it trained on still counts as a step.
                 if hooks.has_updated:
                     self._end_step()
+                    clock.pause()  # whatever the script does next
                     self._owes_decision = True
                 else:
                     hooks.mark_before()
@@ -197,12 +198,12 @@ class MeteredLoop:
 
     def _end_of_script(self) -> None:
         """The script has ended on its own, before enough was measured."""
-        if self._steps and not self._is_over:
+        if self._steps and not self.is_over:
             self._clock.abandon_step()
             self._finish("ended")
 
     def _finish(self, stopped_by: StopReason) -> None:
-        self._is_over = True
+        self.is_over = True
         self._hooks.remove()
         self._host.device.finish()
         self._clock.drain()

@@ -64,6 +64,11 @@ class Meter:
         """Whether anything is measured."""
         return self._loop is not None
 
+    @property
+    def is_over(self) -> bool:
+        """Whether enough is measured, so that a script which trains on does so for itself."""
+        return self._loop is not None and self._loop.is_over
+
     def steps(self, batches: Iterable[Batch] | None = None) -> Iterator[Batch]:
         """The batches to train on, until enough is measured.
 

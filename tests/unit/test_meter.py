@@ -186,10 +186,12 @@ def test_a_loop_that_is_left_counts_its_last_step(host: Host, loop: MeteredLoop)
             if number == 1:
                 break
         batches.close()  # type: ignore[attr-defined]
+        host.device.wait(1000.0)
     assert host.at_end is not None
     host.at_end()
     assert host.reported is not None
     assert (host.reported[0], host.reported[2]) == ("ended", 4)
+    assert host.of("step") == pytest.approx([11.5] * 4)
 
 
 def test_a_script_that_ends_early_reports_what_there_is(host: Host, loop: MeteredLoop) -> None:
