@@ -107,7 +107,7 @@ def test_the_undecided_are_named_with_the_command_that_would_settle_it() -> None
     assert "The best estimate is that of 4 CPU devices at batch 48" in second
     assert third.endswith(
         "python -m dpeval.train -m model=densenet121 measure=quick sweep.order=interleaved "
-        "num_devices=2,4 batch=48 "
+        "measure.until=best num_devices=2,4 batch=48 "
         f"repeat={third.rpartition('=')[2]}"
     )
     repeats = int(third.rpartition("=")[2])
@@ -128,8 +128,25 @@ def test_runs_that_were_too_short_are_to_be_longer_and_not_more() -> None:
     ]
     third = first_sentences(runs)[2]
     assert "measure 2 runs of each with measure=standard (about " in third
-    again = "model=densenet121 sweep.order=interleaved measure=standard num_devices=1,2 batch=48"
-    assert again in third
+    assert (
+        "model=densenet121 sweep.order=interleaved measure=standard measure.until=best "
+        "num_devices=1,2 batch=48"
+    ) in third
+
+
+def test_what_takes_too_many_runs_has_no_command() -> None:
+    """Two are 1 % apart where runs differ by 15 %."""
+    lines = first_sentences(
+        [
+            run.model_copy(update={"wall_s": 20.0})
+            for shift in (-0.15, 0.0, 0.15)
+            for run in swept({1: 0.404 * (1 + shift), 2: 0.4 * (1 - shift)}, repeat=1)
+        ]
+    )
+    (words,) = [line for line in lines if "too noisy" in line]
+    assert "more runs of each (about " in words
+    assert "sweep.order=interleaved" in words
+    assert "dpeval.train" not in words
 
 
 def test_what_would_take_too_long_to_tell_apart_is_said() -> None:

@@ -196,13 +196,14 @@ def _settle(choice: Choice, wanted: Settling | None, *, took_turns: bool) -> str
         )
     if wanted is None:
         return ""
+    takes = f" (about {time_text(wanted.seconds)})" if math.isfinite(wanted.seconds) else ""
     if not wanted.is_reasonable:
         turns = "" if took_turns else ", in turns (sweep.order=interleaved)"
         return (
-            "The machine was too noisy: no runs of reasonable length would tell them apart. Stop "
-            f"what else runs on it, then measure again{turns}."
+            f"This machine was too noisy: to {wanted.purpose} would take {wanted.repeats} more "
+            f"runs of each{takes}. Stop what else runs on it, or use another machine, then "
+            f"measure again{turns}; or take whichever is cheapest."
         )
-    takes = f" (about {time_text(wanted.seconds)})" if math.isfinite(wanted.seconds) else ""
     if wanted.measure:  # in place of those that there are
         how, together = f" with measure={wanted.measure}", ""
     else:

@@ -11,6 +11,7 @@ import pandas as pd
 from dpeval.analysis.advice.commands import listed, sweeping
 from dpeval.analysis.scaling.best_configuration import (
     LEAST_GAP,
+    THROUGHPUT,
     Candidate,
     Choice,
     differences,
@@ -25,9 +26,10 @@ from dpeval.util.display.ranges import percent
 
 POWER = 0.8
 """Probability that the repetitions settle the comparison."""
-LEAST_REPEATS = 2
+LEAST_REPEATS, MOST_REPEATS = 2, 100
+"""What would take more runs of each is to be measured on a machine with less noise …"""
 LONGEST_S = 24 * 3600.0
-"""Nobody would wait longer for an answer, and no preset measures that long."""
+"""… and so is what would take longer: nobody would wait, and no preset measures that long."""
 STANDARD = MeasureConfig()
 LONGER, LONGER_ERROR = STANDARD.name, STANDARD.rel_precision / 2
 """How to measure where runs were too short, and the standard error that such a run aims at."""
@@ -57,8 +59,9 @@ class Settling:
 
     @property
     def is_reasonable(self) -> bool:
-        """Whether anybody would wait that long."""
-        return not self.seconds > LONGEST_S  # true of NaN, too
+        """Whether anybody would measure that often and wait that long."""
+        is_short = not self.seconds > LONGEST_S  # true of NaN, too
+        return is_short and self.repeats <= MOST_REPEATS
 
 
 def settling(runs: pd.DataFrame, points: pd.DataFrame, choice: Choice) -> Settling | None:
@@ -71,6 +74,7 @@ def settling(runs: pd.DataFrame, points: pd.DataFrame, choice: Choice) -> Settli
     steps leave more open than the spread between runs, longer runs are proposed
     (:data:`LONGER`), which take longer by the square of the gain in precision, up to their limit.
     Local runs that took no turns are to take them: what slows the machine then slows all alike.
+    Where the question is which is the fastest, a sitting is to end when that is known.
 
     Args:
         runs: one row per run (:data:`~dpeval.analysis.frame.columns.COLUMNS`).
@@ -110,6 +114,8 @@ def settling(runs: pd.DataFrame, points: pd.DataFrame, choice: Choice) -> Settli
     seconds = wall_s * longer * repeats * len(counts) * len(batches)
     measure = LONGER * is_longer
     swept = {"measure": measure} if measure else {}
+    if choice.objective is THROUGHPUT:
+        swept["measure.until"] = "best"
     swept |= {"num_devices": listed(counts), "batch": listed(batches), "repeat": str(repeats)}
     if any(row["strategy"] == SERIAL for row in rows):
         swept["baseline"] = "serial"
