@@ -42,14 +42,16 @@ def describe_groups(
 
 
 def describe_local(jobs: Sequence[Job]) -> str:
-    """The dry run on this machine: every run in order, and why any would be skipped."""
+    """The dry run on this machine: every run in order, and why any would be skipped or fail."""
     lines: list[str] = []
     total_s = 0.0
     how = "taking turns" if take_turns(jobs) else "one after another"
     for number, job in enumerate(jobs, 1):
-        skip = "" if job.plan.skip is None else f": skipped, {job.plan.skip}"
-        lines.append(f"[{number}/{len(jobs)}] {' '.join(job.overrides) or 'defaults'}{skip}")
-        if job.plan.skip is None:
+        why = "" if job.plan.skip is None else f": skipped, {job.plan.skip}"
+        if job.fault is not None:
+            why = f": fails, {job.fault}"
+        lines.append(f"[{number}/{len(jobs)}] {' '.join(job.overrides) or 'defaults'}{why}")
+        if not why:
             total_s += job.config.measure.longest_s
     lines.append(
         f"{counted(len(jobs), 'run')} here, {how}, at most {total_s / 60:.0f} min of "

@@ -67,6 +67,7 @@ class LocalLauncher(SweepLauncher):
             for job in jobs
         ]
         if self._dry_run:
+            session.require_sound(planned)
             reporter.say(describe_local(planned))
             return
         session.require_any(planned)

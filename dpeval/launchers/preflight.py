@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dpeval import record
 from dpeval.config import Config, per_device_batches_of
-from dpeval.errors import MachineError, NoForecast
+from dpeval.errors import MachineError, ModelError, NoForecast
 from dpeval.launchers.base import SweepJob
+from dpeval.launchers.in_job.execution import setup_cause
 from dpeval.launchers.tracking.job_spec import JobSpec, unmeasured
 from dpeval.planning.memory.budget import Decision, decide
 from dpeval.record.memory import Budget, Forecast
@@ -27,13 +28,20 @@ class Preflight:
         nowhere = Machine(host="", cpus=[], gpus=[], memory_bytes=0)
         self._predictor = Predictor(nowhere)
 
-    def forecast(self, config: Config) -> Forecast | None:
-        """Memory of the rank that needs most; None if the model cannot run on fake tensors.
+    def fault(self, config: Config) -> ModelError | None:
+        """Why the model of `config` cannot be trained; None if nothing speaks against it.
 
         Raises:
-            ConfigError: the model or the optimizer cannot be built or trained as configured.
+            ConfigError: the optimizer or the strategy cannot be built as configured.
         """
-        self._predictor.check(config)
+        try:
+            self._predictor.check(config)
+        except ModelError as error:
+            return error
+        return None
+
+    def forecast(self, config: Config) -> Forecast | None:
+        """Memory of the rank that needs most; None if the model cannot run on fake tensors."""
         try:
             return self._predictor.counted(config, max(per_device_batches_of(config)))
         except NoForecast:
@@ -59,6 +67,22 @@ class Preflight:
         if decision.action == "error":
             raise MachineError(decision.line)
         return decision if decision.action == "skip" else None
+
+
+def write_fault(job: SweepJob, fault: ModelError, launcher: str) -> None:
+    """Write the record of a run that was not submitted because its model cannot be trained.
+
+    Args:
+        job: the run.
+        fault: why not.
+        launcher: name of the scheduler.
+
+    Raises:
+        OSError: the run's folder cannot be written.
+    """
+    spec = JobSpec.of(launcher, job.config, job.overrides, requeue=0)
+    made = unmeasured(spec, "failed", setup_cause(fault), Scheduler(kind=launcher, job_id=""))
+    record.write(made, job.folder / record.FILE_NAME)
 
 
 def write_refusal(job: SweepJob, decision: Decision, launcher: str) -> None:

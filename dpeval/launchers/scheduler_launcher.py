@@ -16,7 +16,7 @@ from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmitit
 from rich.console import Console
 
 from dpeval.config import Config, LauncherOptions, SiteConfig, check_bounds, identity
-from dpeval.errors import ConfigError, DataError, LaunchError, nearest
+from dpeval.errors import ConfigError, DataError, LaunchError, ModelError, nearest
 from dpeval.launchers.base import SweepJob, SweepLauncher, labels_of
 from dpeval.launchers.dry_run import describe_groups
 from dpeval.launchers.in_job.data_folder import data_at
@@ -28,7 +28,7 @@ from dpeval.launchers.packing import (
     jobs_of,
     without_largest,
 )
-from dpeval.launchers.preflight import Preflight, write_refusal
+from dpeval.launchers.preflight import Preflight, write_fault, write_refusal
 from dpeval.launchers.schedulers import registry
 from dpeval.launchers.schedulers.resources import (
     Group,
@@ -105,9 +105,10 @@ class SchedulerLauncher(SweepLauncher, BaseSubmititLauncher):  # type: ignore[mi
             is_dry=self.options.dry_run,
         )
         preflight = Preflight()
-        skipped |= self._skip_oversized(preflight, jobs, marks, skipped, console)
+        faults = self._record_faults(preflight, jobs, marks, skipped, console)
+        skipped |= self._skip_oversized(preflight, jobs, marks, skipped | faults, console)
         token = secrets.token_hex(3)
-        needs = self._needs(preflight, jobs, marks, skipped, console)
+        needs = self._needs(preflight, jobs, marks, skipped | faults, console)
         name = self.options.name or job_name(jobs[0].config.study, token)
         groups = self._grouped(self._jobs(needs, self.options.pack), name)
         divide = functools.partial(self._divided, {need.position: need for need in needs}, name)
@@ -138,6 +139,7 @@ class SchedulerLauncher(SweepLauncher, BaseSubmititLauncher):  # type: ignore[mi
                     label=label,
                     overrides=list(job.overrides),
                     left_out=skipped.get(mark),
+                    refused=faults.get(mark),
                 )
                 for job, mark, kind, label in zip(jobs, marks, nodes, labels, strict=True)
             ],
@@ -207,6 +209,32 @@ class SchedulerLauncher(SweepLauncher, BaseSubmititLauncher):  # type: ignore[mi
 
         most = self.scheduler.most_in_array() if len(requests) > 1 else None
         return group(requests, parameters, most)
+
+    def _record_faults(
+        self,
+        preflight: Preflight,
+        jobs: list[SweepJob],
+        marks: list[str],
+        skipped: dict[str, str],
+        console: Console,
+    ) -> dict[str, str]:
+        """Write records of the runs whose model cannot be trained; return why, by mark.
+
+        Raises:
+            ModelError: no run's model can be trained.
+        """
+        asked = [(job, mark) for job, mark in zip(jobs, marks, strict=True) if mark not in skipped]
+        found = [(job, mark, preflight.fault(job.config)) for job, mark in asked]
+        faults = {mark: str(fault) for _, mark, fault in found if fault is not None}
+        if faults and all(fault is not None for _, _, fault in found):
+            raise ModelError("; ".join(dict.fromkeys(faults.values())))
+        for job, _, fault in found:
+            if fault is None:
+                continue
+            console.print(f"{' '.join(job.overrides)}: fails: {fault}", markup=False)
+            if not self.options.dry_run:
+                write_fault(job, fault, self.options.scheduler)
+        return faults
 
     def _skip_oversized(
         self,
@@ -283,11 +311,13 @@ def _print_summary(
 ) -> None:
     sent = [run for run in manifest.runs if run.job_id is not None]
     out = sum(run.left_out is not None for run in manifest.runs)
+    failed = sum(run.refused is not None for run in manifest.runs)
     console.print(
         f"{counted(len(sent), 'run')} submitted to {manifest.launcher} in "
         f"{counted(len({run.job_id for run in sent}), 'job')}"
         + f", which run {' and '.join(dict.fromkeys(pythons))}" * bool(sent)
-        + (f"; {out} left out (done, queued, running or too large)" * bool(out)),
+        + (f"; {out} left out (done, queued, running or too large)" * bool(out))
+        + (f"; {failed} not submitted" * bool(failed)),
         markup=False,
     )
     console.print(f"status: python -m dpeval.status {shlex.quote(str(sweep_dir))}", markup=False)

@@ -115,6 +115,18 @@ class Session:
         plan = job.plan.model_copy(update={"micro_batches": decision.micro_batches})
         return replace(job, memory=memory, plan=plan)
 
+    @staticmethod
+    def require_sound(jobs: list[Job]) -> None:
+        """Raise an error if every one of `jobs` has a fault.
+
+        Raises:
+            ModelError: no model can be built.
+            DataError: no data can be prepared.
+        """
+        faults = {str(job.fault): job.fault for job in jobs if job.fault is not None}
+        if faults and all(job.fault is not None for job in jobs):
+            raise type(next(iter(faults.values())))("; ".join(faults))
+
     def require_any(self, jobs: list[Job]) -> None:
         """Raise an error if none of `jobs` can start here.
 
@@ -124,9 +136,7 @@ class Session:
             DataError: no data can be prepared.
             MachineError: the machine lacks the devices even for the smallest run.
         """
-        faults = {str(job.fault): job.fault for job in jobs if job.fault is not None}
-        if faults and all(job.fault is not None for job in jobs):
-            raise type(next(iter(faults.values())))("; ".join(faults))
+        self.require_sound(jobs)
         if any(job.plan.skip is None for job in jobs):
             return
         short = [job for job in jobs if job.plan.skip_kind == "time_limit"]

@@ -62,6 +62,8 @@ class Submission:
         """
         self._jobs, self._sweep_dir, self._scheduler = jobs, sweep_dir, scheduler
         self._options, self._say = options, say
+        self._kept_back: set[int] = set()
+        """Numbers of the runs that were refused before the scheduler saw them."""
 
     def submit(
         self, groups: Sequence[Group], manifest: Manifest, divide: Callable[[Group], list[Group]]
@@ -77,6 +79,7 @@ class Submission:
             LaunchError: the job that prepares the data was refused, or its files are not safe.
             KeyboardInterrupt: a stop signal; what was submitted is in the manifest.
         """
+        self._kept_back = {run.number for run in manifest.runs if run.refused is not None}
         folder = Path(manifest.submitit_folder)
         _make_private(folder)
         _close_to_others(self._sweep_dir)
@@ -94,8 +97,10 @@ class Submission:
 
     def _ended(self, manifest: Manifest) -> Manifest:
         """The manifest after the last submission, written."""
-        refused = any(run.refused is not None for run in manifest.runs)
-        manifest = manifest.model_copy(update={"submitter": None, "is_unsure": refused})
+        is_unsure = any(
+            run.refused is not None and run.number not in self._kept_back for run in manifest.runs
+        )
+        manifest = manifest.model_copy(update={"submitter": None, "is_unsure": is_unsure})
         manifests.write(manifest, self._sweep_dir)
         return manifest
 

@@ -32,7 +32,7 @@ class ManifestRun(Frozen):
     left_out: str | None = None
     """Why it was left out: done, queued or running in another sweep, or too large."""
     refused: str | None = None
-    """Why the scheduler refused it."""
+    """Why it was not submitted: its model cannot be trained, or the scheduler refused it."""
     record_at: str | None = None
     """Where its record is, if its folder could not be written."""
 
