@@ -29,13 +29,7 @@ from dpeval.launchers.local import LocalLauncher
 from dpeval.launchers.scheduler_launcher import SchedulerLauncher
 from dpeval.launchers.schedulers.registry import SCHEDULERS
 from dpeval.launchers.sweeper import CartesianSweeper, accept_dry_run
-
-
-def conf_dir() -> Path:
-    """The folder of the packaged YAML files: inside an installed package, beside it in a clone."""
-    package = Path(__file__).resolve().parents[1]
-    inside = package / "conf"
-    return inside if inside.is_dir() else package.parent / "conf"
+from dpeval.util.paths import conf_dir
 
 
 def _own_conf() -> Path | None:

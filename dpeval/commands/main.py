@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 
 from hydra.errors import (
     HydraException,
@@ -22,8 +23,10 @@ from dpeval.record.schema import Record
 from dpeval.system.faults import of_system
 from dpeval.system.processes.signals import interrupting
 from dpeval.util import entry
+from dpeval.util.cpus import allowed_cpus
 from dpeval.util.display import output
 from dpeval.util.display.plural import counted, some_of
+from dpeval.util.paths import conf_dir
 
 
 def run_main(function: Callable[[], object]) -> int:
@@ -97,8 +100,11 @@ def translate(error: Exception) -> ConfigError:
         asked = first.removeprefix("Error merging override ")
         if place:
             return ConfigError(f"{describe_error(cause)} (in {place[1]}.yaml)")
-        given = f" (given: {asked})" if asked != first else ""
-        return ConfigError(describe_error(cause) + given)
+        told = describe_error(cause)
+        if cause.full_key == "num_devices":
+            told += _available()
+        given = f" (given: {asked})" if asked != first and asked not in told else ""
+        return ConfigError(told + given)
     if first.startswith(_TWO_FLAGS):
         return ConfigError(f"{first}; -m is --multirun: to see one run with --cfg, leave it out")
     if first.startswith(_WRONG_OPTION):
@@ -126,7 +132,7 @@ def _form(override: str) -> str:
     key, equals, value = override.partition("=")
     if not equals:
         changed = override.replace(":", "=", 1)
-        return f"; write {changed}" if ":" in override else ""
+        return f"; write {changed}" if ":" in override else _as_option(override)
     if key != key.rstrip() or value.startswith("="):
         return f"; write {key.rstrip()}={value.lstrip('= ')}"
     if re.fullmatch(r"[^\s\[{(\"']+(\s+[~+]*[a-z][\w./@]*=\S+)+", value):
@@ -139,6 +145,24 @@ def _form(override: str) -> str:
         return "; a bracket is not closed"
     # The shell removes one pair of quotes, and Hydra needs another.
     return f"""; put two pairs of quotes around the value: "{key}='{value}'\""""
+
+
+def _as_option(word: str) -> str:
+    """A hint if `word` is the name of an option of a group: densenet121, gpu."""
+    groups = {path.stem: path.parent.name for path in conf_dir().glob("*/*.yaml")}
+    near = get_close_matches(word, groups, n=1, cutoff=0.85)
+    return f"; write {groups[near[0]]}={near[0]}" if near else ""
+
+
+def _available() -> str:
+    """How many devices num_devices can ask for here."""
+    if any("hardware=gpu" in word for word in sys.argv):
+        from dpeval.devices import cuda  # late: it imports torch
+
+        count, what = len(cuda.cuda_gpus()), "GPU"
+    else:
+        count, what = len(allowed_cpus()), "CPU"
+    return f"; give a number: this process may use {counted(count, what)}"
 
 
 _NOT_OFFERED = {("hydra/launcher", "basic"), ("hydra/launcher", "scheduler")}

@@ -79,6 +79,10 @@ def _with_current_targets(config: Config) -> Config:
     return dataclasses.replace(config, **changed)
 
 
+_KINDS = {"Integer": "a whole number", "Float": "a number", "valid bool": "true or false"}
+_UNLIKE = re.compile(rf"Value '(.*?)' (?:.*could not be converted to|is not a) ({'|'.join(_KINDS)})")
+
+
 def describe_error(error: OmegaConfBaseException) -> str:
     """An OmegaConf error as one line that names the key."""
     key = error.full_key or ""
@@ -89,7 +93,10 @@ def describe_error(error: OmegaConfBaseException) -> str:
         return f"there is no key '{key}'{suggest_key(key, list(siblings), all_keys())}"
     if "does not support deletion" in str(error):
         return f"'{key}' cannot be deleted; set it with {key}=…"
-    return f"{key}: {str(error).strip().splitlines()[0]}"
+    text = str(error).strip().splitlines()[0]
+    if unlike := _UNLIKE.match(text):
+        return f"{key}={unlike[1]} is not {_KINDS[unlike[2]]}"
+    return f"{key}: {text}"
 
 
 def all_keys(node: type = Config, prefix: str = "") -> list[str]:

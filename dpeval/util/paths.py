@@ -1,8 +1,15 @@
-"""Paths in messages."""
+"""Paths in messages, and of the package's own files."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+
+def conf_dir() -> Path:
+    """The folder of the packaged YAML files: inside an installed package, beside it in a clone."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
 
 
 def shown(path: Path) -> Path:

@@ -87,7 +87,7 @@ def test_a_fault_of_one_dataset_fails_its_runs_alone(
     cause = done.records[1].cause
     assert cause is not None
     assert (cause.kind, cause.exception) == ("setup", None)
-    assert "does not exist; put images into" in cause.message
+    assert "does not exist; give the folder with train/<class>" in cause.message
 
 
 def test_what_only_dpevals_launchers_support_is_refused_before_anything_starts(

@@ -24,6 +24,7 @@ from dpeval.config import Config, identity
 from dpeval.launchers.base import compose_job, with_baselines
 from dpeval.launchers.compose import Composer
 from dpeval.record.schema import Cause, Record
+from dpeval.util.paths import conf_dir
 from tests.records import ablation, findings, make_record, perfect, verdict_of
 
 DDP = {"name": "ddp", "_target_": "dpeval.components.ddp", "bucket_cap_mb": 25.0}
@@ -175,7 +176,7 @@ def test_a_notebook_sees_the_same_baseline() -> None:
 @pytest.fixture(scope="module")
 def composer() -> Iterator[Composer]:
     hydra_app.register()
-    with initialize_config_dir(str(hydra_app.conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         loader: Any = GlobalHydra.instance().config_loader()
         yield Composer(loader, loader.load_configuration("config", [], RunMode.MULTIRUN))
 

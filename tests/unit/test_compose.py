@@ -13,13 +13,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from dpeval.commands import hydra_app
 from dpeval.launchers.compose import Composer
+from dpeval.util.paths import conf_dir
 
 
 @pytest.fixture(scope="module")
 def loader() -> Iterator[tuple[Any, DictConfig]]:
     """Hydra's loader and the master configuration of a sweep."""
     hydra_app.register()
-    with initialize_config_dir(str(hydra_app.conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         yield loader, loader.load_configuration("config", ["measure=quick"], RunMode.MULTIRUN)
 

@@ -33,6 +33,7 @@ from dpeval.config import (
 from dpeval.config.composition import FORMER_TARGETS
 from dpeval.errors import ConfigError
 from dpeval.util.importing import locate
+from dpeval.util.paths import conf_dir
 
 Captured = pytest.CaptureFixture[str]
 
@@ -54,7 +55,7 @@ def test_every_option_composes(group: str) -> None:
         "torchvision": ["model.name=resnet18"],
         "image_folder": ["dataset.root=/x", "dataset.num_classes=3"],
     }
-    options = sorted(path.stem for path in (hydra_app.conf_dir() / group).glob("*.yaml"))
+    options = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
     assert options
     for option in options:
         hydra_app.compose([f"{group}={option}", *needed.get(option, [])])
@@ -64,7 +65,12 @@ def test_every_option_composes(group: str) -> None:
     ("override", "words"),
     [
         ("batch=0", "batch=0 is too small; the smallest valid value is 1"),
-        ("batch=abc", "could not be converted to Integer"),
+        ("batch=abc", "batch=abc is not a whole number"),
+        ("num_devices=all", "num_devices=all is not a whole number; give a number: this process"),
+        ("analyze=maybe", "analyze=maybe is not true or false"),
+        ("imagenette", "not of the form key=value; write dataset=imagenette"),
+        ("denset121", "write model=densenet121"),
+        ("gpu", "write hardware=gpu"),
         ("bacth=3", "there is no key 'bacth'; did you mean 'batch'?"),
         ("+foo=3", "there is no key 'foo'"),
         ("dataset.image_pxx=3", "did you mean 'dataset.image_px'?"),
@@ -185,7 +191,7 @@ def test_a_dataset_and_a_strategy_of_ones_own_take_keys_of_their_own(tmp_path: P
 def test_a_target_names_the_face_of_a_package_and_no_file_in_it() -> None:
     """Such a path is part of a run's identity, which must outlast a move inside the package."""
     found = 0
-    for path in hydra_app.conf_dir().rglob("*.yaml"):
+    for path in conf_dir().rglob("*.yaml"):
         composed = OmegaConf.load(path)
         assert isinstance(composed, DictConfig)
         target = composed.get("_target_", "")

@@ -6,6 +6,7 @@ As in torchvision's ImageFolder, images in folders below a class belong to it.
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,15 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", 
 NO_CLASSES = ("__MACOSX", "__pycache__", "lost+found")
 """Folders that other programs create, besides hidden ones."""
 _MOST_ENDINGS = 5
+_MOST_NAMED = 3
+_TRAIN_NAMES = ("training", "train_images", "trainset", "train_set", "train")
+_SPLITS = (*_TRAIN_NAMES, "val", "valid", "validation", "test")
+"""Usual names of the folders above the classes."""
+_PLURALS = {
+    "hidden file": "hidden files",
+    "broken link or no file": "broken links or no files",
+    "link to a folder above it": "links to folders above them",
+}
 
 
 @dataclass(frozen=True)
@@ -60,7 +70,7 @@ def _told(source: Source) -> str:
     found = f"{len(source.train_files):,} images to train on"
     if source.val_files:
         found += f" and {len(source.val_files):,} to validate"
-    left_out = ", ".join(f"{count:,} {what}" for what, count in source.left_out.items())
+    left_out = _listed(source.left_out)
     classes = counted(source.num_classes, "class", plural="classes")
     return f"{source.root}: {found}, {classes}" + (f"; left out: {left_out}" if left_out else "")
 
@@ -112,11 +122,12 @@ def split(root: Path, name: str) -> Split:
         DataError: a folder is missing or empty.
     """
     folder = root / name
-    if not folder.is_dir():
+    if not root.exists():
         raise DataError(
-            f"{folder} does not exist; put images into {folder}/<class>/*.jpg"
-            f"{_classes_in(root, folder)}"
+            f"dataset.root={root} does not exist; give the folder with {name}/<class>/*.jpg"
         )
+    if not folder.is_dir():
+        raise DataError(f"{folder} does not exist; {_where_classes_are(root, name)}")
     left_out: Counter[str] = Counter()
     classes = []
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
@@ -141,13 +152,22 @@ def split(root: Path, name: str) -> Split:
     return Split(classes, files, labels, left_out)
 
 
-def _classes_in(root: Path, folder: Path) -> str:
-    """A hint if the class folders lie directly in the root, as many tools expect."""
-    found = [entry.name for entry in os.scandir(root) if entry.is_dir()] if root.is_dir() else []
-    named = [f"{name}/" for name in sorted(found) if not _is_no_class(name)][:3]
-    return f" ({root} holds {', '.join(named)}: if these are classes, move them there)" * bool(
-        named
-    )
+def _where_classes_are(root: Path, split: str) -> str:
+    """What to do where `root` has no folder `split`; many tools expect the classes in the root."""
+    found = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+    named = [f"{name}/" for name in found if not _is_no_class(name)][:_MOST_NAMED]
+    if named and root.name in _SPLITS:
+        return f"if {root} holds the classes itself, give its parent: dataset.root={root.parent}"
+    inside = [name for name in found if (root / name / split).is_dir()]
+    if len(inside) == 1:
+        return f"{root / inside[0]} has one: set dataset.root={root / inside[0]}"
+    other = next((name for name in found if name.lower() in _TRAIN_NAMES), None)
+    if other is not None and split == "train":
+        return f"rename {root / other} to {split}"
+    put = f"put images into {root / split}/<class>/*.jpg"
+    if not named:
+        return put
+    return f"{put} ({root} holds {', '.join(named)}: if these are classes, move them there)"
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -190,6 +210,17 @@ def _images(folder: Path, prefix: str, left_out: Counter[str], seen: set[str]) -
             left_out[_why_no_image(entry.name)] += 1
 
 
+def _listed(left_out: Mapping[str, int]) -> str:
+    """``3 hidden files, 2 .txt``."""
+    return ", ".join(
+        f"{count:,} {what if count == 1 else _plural(what)}" for what, count in left_out.items()
+    )
+
+
+def _plural(what: str) -> str:
+    return _PLURALS.get(what) or re.sub(r"^folder ", "folders ", what)
+
+
 def _why_no_image(name: str, where: str = "") -> str:
     if name.startswith("."):
         return "hidden file"
@@ -198,6 +229,6 @@ def _why_no_image(name: str, where: str = "") -> str:
 
 
 def _instead(found: Mapping[str, int]) -> str:
-    shown = ", ".join(f"{count} {what}" for what, count in list(found.items())[:_MOST_ENDINGS])
+    shown = _listed(dict(list(found.items())[:_MOST_ENDINGS]))
     has = f" but {shown}" if shown else ""
     return f"{has}; images end in {', '.join(EXTENSIONS)}: add some, or delete the folder"

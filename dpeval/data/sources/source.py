@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from dpeval.errors import DataError
 from dpeval.util.frozen import Frozen
 
 LOCK_WAIT_S = 3600.0
+_ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 
 
 class Source(Frozen):
@@ -68,8 +70,25 @@ def store() -> Path:
 
 
 def data_root(config: DatasetConfig) -> Path:
-    """The folder for the data of `config`: ``dataset.root``, or :func:`store`."""
-    return Path(config.root).expanduser().absolute() if config.root else store()
+    """The folder for the data of `config`: ``dataset.root``, or :func:`store`.
+
+    Raises:
+        DataError: ``dataset.root`` is a file, or holds a variable that the shell left alone.
+    """
+    if not config.root:
+        return store()
+    root = Path(config.root).expanduser().absolute()
+    variable = re.search(r"\$\{?(\w+)\}?", config.root)
+    if variable and not root.exists():
+        raise DataError(
+            f"dataset.root={config.root} contains {variable[0]} as text, since single quotes keep "
+            "the shell from replacing it; use double quotes, or write "
+            f"'{config.root.replace(variable[0], f'${{oc.env:{variable[1]}}}')}'"
+        )
+    if root.is_file():
+        advice = "; unpack it first" if root.suffix in _ARCHIVES else ""
+        raise DataError(f"dataset.root={config.root} is a file{advice}; give a folder")
+    return root
 
 
 @contextmanager

@@ -196,8 +196,33 @@ def test_an_absent_folder_is_named(tmp_path: Path) -> None:
     config = dataclasses.replace(
         CONFIG, name="image_folder", _target_="dpeval.data.image_folder", root=str(tmp_path / "no")
     )
-    with pytest.raises(DataError, match=r"no/train does not exist"):
+    with pytest.raises(DataError, match=r"/no does not exist; give the folder with train/<class>"):
         prepare(config, silent)
+
+
+def refused_root(config: DatasetConfig, root: str) -> str:
+    with pytest.raises(DataError) as caught:
+        prepare(dataclasses.replace(config, root=root), silent)
+    return str(caught.value)
+
+
+def test_a_root_that_is_no_folder_says_what_to_give(folder_of: FolderOf, tmp_path: Path) -> None:
+    config = folder_of(a=1, b=1)
+    (tmp_path / "images.zip").touch()
+    told = refused_root(config, str(tmp_path / "images.zip"))
+    assert "images.zip is a file; unpack it first; give a folder" in told
+    told = refused_root(config, "$PICS/ants")
+    assert "contains $PICS as text" in told
+    assert "${oc.env:PICS}/ants" in told
+
+
+def test_a_root_one_level_off_names_the_right_one(folder_of: FolderOf) -> None:
+    config = folder_of(a=1, b=1)
+    root = Path(str(config.root))
+    assert f"set dataset.root={root}" in refused_root(config, str(root.parent))
+    assert f"give its parent: dataset.root={root}" in refused_root(config, str(root / "train"))
+    (root / "train").rename(root / "Training")
+    assert f"rename {root / 'Training'} to train" in refused_root(config, str(root))
 
 
 OWN = "tests.unit.data.parts"
