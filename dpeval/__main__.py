@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import NamedTuple
 
 from dpeval.util import entry
 
 
-class Command(NamedTuple):
+class Command:
     """One command of dpeval, also ``python -m dpeval.NAME``."""
 
-    name: str
-    meaning: str
-    example: str
-    module: str
-    """Has a function `main` that reads ``sys.argv`` and returns the exit status."""
+    # Not a NamedTuple: a file of the working directory may be called typing.py, see entry.start.
+    def __init__(self, name: str, meaning: str, example: str, module: str) -> None:
+        """State what a user may call.
+
+        Args:
+            name: what follows ``dpeval``.
+            meaning: one line.
+            example: a whole command line.
+            module: has a function `main` that reads ``sys.argv`` and returns the exit status.
+        """
+        self.name, self.meaning, self.example, self.module = name, meaning, example, module
 
 
 COMMANDS = (

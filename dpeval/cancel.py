@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from dpeval.util import entry
 
@@ -17,6 +16,7 @@ def main() -> int:
 def _load() -> Callable[[], int]:
     # Late, also argparse: the working folder may have files of these names; see entry.start.
     import argparse
+    from pathlib import Path
 
     from dpeval.commands.main import run_main
     from dpeval.launchers.tracking import manifest as manifests

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from dpeval.util import entry
 
@@ -26,6 +25,7 @@ def _load() -> Callable[[], int]:
     # Late: every measuring process imports this module anew as its __main__, and the working
     # folder may have files of these names; see entry.start.
     import argparse
+    from pathlib import Path
 
     from dpeval.commands.loader_bench import bench
     from dpeval.commands.main import run_main

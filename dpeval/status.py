@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 from dpeval.util import entry
 
@@ -18,6 +16,8 @@ def main() -> int:
 def _load() -> Callable[[], int]:
     # Late, also argparse: the working folder may have files of these names; see entry.start.
     import argparse
+    import time
+    from pathlib import Path
 
     from dpeval.commands.main import run_main
     from dpeval.commands.sweep_status import show

@@ -80,7 +80,9 @@ def _with_current_targets(config: Config) -> Config:
 
 
 _KINDS = {"Integer": "a whole number", "Float": "a number", "valid bool": "true or false"}
-_UNLIKE = re.compile(rf"Value '(.*?)' (?:.*could not be converted to|is not a) ({'|'.join(_KINDS)})")
+_UNLIKE = re.compile(
+    rf"Value '(.*?)' (?:.*could not be converted to|is not a) ({'|'.join(_KINDS)})"
+)
 
 
 def describe_error(error: OmegaConfBaseException) -> str:

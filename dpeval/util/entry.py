@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+# Only what Python itself has loaded by now: a file of the working directory may have the name of
+# anything else that is imported before find_own_parts().
 import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
-from dpeval.util.display import output
+TYPE_CHECKING = False  # type checkers take it for typing's
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SAFE_PATH = "PYTHONSAFEPATH"
 PACKAGES = ("site-packages", "dist-packages")
@@ -21,8 +24,10 @@ def start(load: Callable[[], Callable[[], int]]) -> int:
         load: imports the command and returns it. If that fails because a file in the working
             directory has the name of a module, one line says so.
     """
-    output.protect()
     find_own_parts()
+    from dpeval.util.display import output
+
+    output.protect()
     try:
         command = load()
     except KeyboardInterrupt:
@@ -41,17 +46,20 @@ def start(load: Callable[[], Callable[[], int]]) -> int:
     return command()
 
 
-def find_own_parts() -> None:
+def find_own_parts(*, in_job: bool = False) -> None:
     """Put the working directory on the import path, after the standard library and before packages.
 
     The user's models are found there, even by an installed script, and a ``random.py`` beside them
-    does not replace the standard module.
+    does not replace the standard module. If the user keeps the directory off the path, it stays so.
+
+    Args:
+        in_job: this process was started with :func:`safe_options`.
     """
-    if sys.flags.safe_path:
+    if sys.flags.safe_path if not in_job else SAFE_PATH in os.environ:
         return
     if in_clone():
         return  # the clone's dpeval must come before an installed one
-    here = str(Path.cwd())
+    here = os.getcwd()  # noqa: PTH109  # pathlib, see above
     others = [path for path in sys.path if path not in ("", here)]
     packages = (at for at, path in enumerate(others) if path.endswith(PACKAGES))
     others.insert(next(packages, len(others)), here)
@@ -60,7 +68,13 @@ def find_own_parts() -> None:
 
 def in_clone() -> bool:
     """Whether the working directory is a clone of dpeval's repository."""
-    return (Path.cwd() / "dpeval" / "util" / "entry.py").is_file()
+    return os.path.isfile("dpeval/util/entry.py")  # noqa: PTH113  # pathlib, see above
+
+
+def safe_options() -> list[str]:
+    """Python's options with which a job ignores files of the working directory until it calls
+    :func:`find_own_parts`."""
+    return [] if in_clone() else ["-P"]
 
 
 @contextlib.contextmanager
@@ -82,7 +96,8 @@ def children_find_parts_last() -> Iterator[None]:
 
 def shadowing_file(error: BaseException) -> Path | None:
     """The file in the working directory that was imported instead of the intended module."""
-    import traceback  # late: it imports modules whose names a user's file may have
+    import traceback  # late, see above
+    from pathlib import Path
 
     here = Path.cwd()
     named = [getattr(error, "path", None)]

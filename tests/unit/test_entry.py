@@ -139,6 +139,34 @@ def test_a_file_named_as_a_module_of_python_shadows_nothing(tmp_path: Path) -> N
     assert python(code, tmp_path).stdout == "1 mine\n"
 
 
+def test_files_named_as_modules_that_python_loads_late_shadow_nothing(tmp_path: Path) -> None:
+    for name in ("re", "enum", "typing", "pathlib", "time"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('mine')")
+    done = subprocess.run(
+        [sys.executable, "-m", "dpeval", "--version"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": CLONE},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_job_starts_beside_a_file_that_would_keep_python_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "types.py").write_text("")
+    (tmp_path / "models.py").write_text("kind = 'mine'")
+    monkeypatch.chdir(tmp_path)
+    code = (
+        "from dpeval.util import entry; entry.find_own_parts(in_job=True); import types, models; "
+        "print(types.ModuleType.__name__, models.kind)"
+    )
+    done = subprocess.run(
+        [sys.executable, *entry.safe_options(), "-c", code],
+        capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": CLONE},
+    )  # fmt: skip
+    assert done.stdout == "module mine\n", done.stderr
+
+
 def test_a_file_named_as_a_package_is_named(tmp_path: Path) -> None:
     (tmp_path / "yaml.py").write_text("")
     code = (

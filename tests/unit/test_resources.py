@@ -41,6 +41,7 @@ from dpeval.launchers.schedulers.resources import (
 from dpeval.launchers.schedulers.slurm import SlurmOptions
 from dpeval.launchers.schedulers.slurm_request import sbatch_file, slurm_parameters
 from dpeval.record.memory import Forecast
+from dpeval.util import entry
 
 OPTIONS = LauncherOptions(signal_delay_s=30)
 GIB = 2**30
@@ -254,8 +255,9 @@ def test_sbatch_file_quotes_any_folder_and_account(text: str) -> None:
     assert flags["--output"] == f"{folder}/%A_%a_0_log.out"
     assert flags["--gpus-per-node"] == "2"
     command = shlex.split(next(line for line in lines if line.startswith("srun ")))
+    python = ["/py thon", *entry.safe_options(), "-u"]
     module = "dpeval.launchers.in_job.start_job"
-    assert command[-5:] == ["/py thon", "-u", "-m", module, str(folder)]
+    assert command[command.index("/py thon") :] == [*python, "-m", module, str(folder)]
 
 
 @given(NASTY.filter(lambda text: all(ord(char) >= 32 and ord(char) != 127 for char in text)))

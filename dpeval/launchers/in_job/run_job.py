@@ -39,6 +39,7 @@ from dpeval.record import schema
 from dpeval.record.schema import Record
 from dpeval.run.job import Node
 from dpeval.run.recording.record_files import RecordFiles
+from dpeval.util import entry
 from dpeval.util.frozen import Frozen
 
 ATTEMPTS_NAME = "attempts.jsonl"
@@ -62,6 +63,7 @@ class SubmittedRuns:
     """Their specifications as JSON: the files may lie where a whole group can write."""
 
     def __call__(self) -> None:
+        entry.find_own_parts(in_job=True)
         folders = [Path(folder) for folder in self.folders]
         changed = {
             folder: JobSpec.model_validate_json(spec)
@@ -90,6 +92,7 @@ class PreparationJob:
     def __call__(self) -> None:
         from dpeval.data import prepare
 
+        entry.find_own_parts(in_job=True)
         for spec in self.specs:
             config = rebuild(JobSpec.model_validate_json(spec).config)
             if config.task.has_own_data:
@@ -216,4 +219,5 @@ def _add_attempt(folder: Path, job: schema.Scheduler) -> int:
 
 
 if __name__ == "__main__":
+    entry.find_own_parts(in_job=True)
     sys.exit(run_in_job([Path(folder) for folder in sys.argv[1:]]))

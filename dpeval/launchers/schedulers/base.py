@@ -17,6 +17,7 @@ from dpeval.errors import ConfigError, LaunchError
 from dpeval.launchers.schedulers.resources import Group, NodeSize, Resources
 from dpeval.record import schema
 from dpeval.run.job import Node
+from dpeval.util.entry import safe_options
 from dpeval.util.frozen import Frozen
 
 State = Literal["queued", "running", "ended", "unknown"]
@@ -253,7 +254,8 @@ def worker_command(folder: Path, python: Sequence[str] = (sys.executable,)) -> s
     `python` are the words that start Python.
     """
     module = "dpeval.launchers.in_job.start_job"
-    return f"{shlex.join(python)} -u -m {module} {shlex.quote(str(folder))}"
+    words = shlex.join([*python, *safe_options()])
+    return f"{words} -u -m {module} {shlex.quote(str(folder))}"
 
 
 def one_line(key: str, value: object) -> str:

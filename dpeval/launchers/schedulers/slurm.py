@@ -36,6 +36,7 @@ from dpeval.launchers.schedulers.slurm_states import (
 )
 from dpeval.record import schema
 from dpeval.run.job import Node
+from dpeval.util.entry import safe_options
 
 _DETAILS = (
     "SLURM_JOB_PARTITION",
@@ -150,7 +151,8 @@ class Slurm(Scheduler):
                 "srun is not installed here: submit from a login node of the SLURM cluster, or "
                 "look at the submission with hydra.launcher.dry_run=true"
             )
-        executor = SlurmExecutor(folder, python=shlex.join(python_words(site.container, folder)))
+        python = [*python_words(site.container, folder), *safe_options()]
+        executor = SlurmExecutor(folder, python=shlex.join(python))
         executor.update_parameters(**in_container(parameters, site, folder))
         return executor
 

@@ -15,6 +15,7 @@ from dpeval.config import Config
 from dpeval.errors import LaunchError
 from dpeval.run.job import Node
 from dpeval.system.gpu.libraries import VISIBLE_DEVICES
+from dpeval.util.entry import safe_options
 
 NODE_VARIABLE = "DPEVAL_NODE"
 """Set on the nodes that node 0 of an OAR job starts: the node's index."""
@@ -102,12 +103,13 @@ def _node_script(index: int) -> str:
         if name.isidentifier() and name not in ("HOSTNAME", "PWD", *VISIBLE_DEVICES)
     }
     exported[NODE_VARIABLE] = str(index)
+    python = shlex.join([sys.executable, *safe_options()])
     exports = [f"export {name}={shlex.quote(value)}" for name, value in exported.items()]
     return "\n".join(
         [
             *exports,
             f"cd {shlex.quote(str(Path.cwd()))} || exit 1",
-            f'exec {shlex.quote(sys.executable)} -u -m dpeval.launchers.in_job.run_job "$1"',
+            f'exec {python} -u -m dpeval.launchers.in_job.run_job "$1"',
             "",
         ]
     )
