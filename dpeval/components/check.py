@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -40,7 +41,11 @@ def check(config: Config) -> None:
         check_function(config)
         return
     task = forecast_task(config)
-    model = task.on_meta()
+    try:
+        model = task.on_meta()
+    except ModelError as error:
+        _check_built_size(config, error)
+        raise
     optimizer = build_optimizer(config.optimizer, model)
     on_cpu = config.hardware.kind == "cpu"
     if on_cpu and any(group.get("capturable") for group in optimizer.param_groups):
@@ -69,6 +74,43 @@ def _run(model: nn.Module, task: ForecastTask) -> tuple[object, Tensor]:
         return model.train()(inputs), labels
 
 
+def _check_built_size(config: Config, error: ModelError) -> None:
+    """Check whether a model that is built for a size of images cannot be built for this one.
+
+    Raises:
+        ModelError: it can be built for others.
+    """
+    px = config.dataset.image_px
+    if px not in [value for value in config.model.args.values() if not isinstance(value, bool)]:
+        return
+    taken = _nearest_sizes(px, lambda size: _is_built(config, size))
+    if taken:
+        raise ModelError(
+            f"model={config.model.name} cannot be built for images of {px} px "
+            f"({first_line(error.__cause__ or error).rstrip('.!')}), but for "
+            f"{', '.join(map(str, sorted(taken)))} px; set dataset.image_px={taken[0]}"
+        ) from error
+
+
+def _is_built(config: Config, px: int) -> bool:
+    args = {
+        name: px if value == config.dataset.image_px else value
+        for name, value in config.model.args.items()
+    }
+    resized = replace(config, model=replace(config.model, args=args))
+    try:
+        model = forecast_task(resized).on_meta()
+    except ModelError:
+        return False
+    return _runs(model, resized, px)
+
+
+def _nearest_sizes(px: int, works: Callable[[int], bool]) -> list[int]:
+    """The few of :data:`SIZES_PX` nearest to `px` that work, the nearest first."""
+    others = sorted(SIZES_PX, key=lambda size: abs(size - px))
+    return [*itertools.islice((size for size in others if works(size)), _MOST_SIZES)]
+
+
 def _check_size(config: Config, model: nn.Module, error: BaseException) -> None:
     """Check whether `error` is due to the image size, in which case other sizes work.
 
@@ -76,9 +118,7 @@ def _check_size(config: Config, model: nn.Module, error: BaseException) -> None:
         ModelError: other sizes work.
     """
     px = config.dataset.image_px
-    others = sorted(SIZES_PX, key=lambda size: abs(size - px))
-    working = (size for size in others if _runs(model, config, size))
-    taken = [*itertools.islice(working, _MOST_SIZES)]
+    taken = _nearest_sizes(px, lambda size: _runs(model, config, size))
     if not taken:
         return
     own = f", or +model.args.image_size={px}" if hasattr(model, "image_size") else ""

@@ -39,6 +39,20 @@ class Flat(nn.Module):
         return out
 
 
+class Patched(nn.Module):
+    """Built for images of one size, which its patches must divide."""
+
+    def __init__(self, num_classes: int, side: int, **_: object) -> None:
+        super().__init__()
+        if side % 16:
+            raise RuntimeError("patches of 16 do not fit!")
+        self.parts = nn.Sequential(nn.Flatten(), nn.Linear(3 * side * side, num_classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        out: Tensor = self.parts(images)
+        return out
+
+
 class Deep(nn.Module):
     """Takes no image below 96 px."""
 
@@ -106,6 +120,17 @@ def leaving(**_: object) -> nn.Module:
 class Leaving(Flat):
     def forward(self, images: Tensor) -> Tensor:
         sys.exit("bye")
+
+
+def test_a_size_for_which_a_model_cannot_be_built_is_refused_with_those_it_can() -> None:
+    target = f"model._target_={__name__}.Patched"
+    with pytest.raises(ModelError) as caught:
+        check(compose(["model=calibrated", target, "+model.args.side=100", "dataset.image_px=100"]))
+    assert str(caught.value) == (
+        "model=calibrated cannot be built for images of 100 px (patches of 16 do not fit), but for "
+        "96, 112, 128 px; set dataset.image_px=96"
+    )
+    check(compose(["model=calibrated", target, "+model.args.side=96", "dataset.image_px=96"]))
 
 
 def test_a_size_that_a_model_does_not_take_is_refused_with_those_it_takes() -> None:
