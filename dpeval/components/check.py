@@ -14,7 +14,7 @@ from dpeval.components import strategies
 from dpeval.components.optimizers import build_optimizer
 from dpeval.components.tasks import ForecastTask, forecast_task
 from dpeval.components.tasks.user_function import check_function
-from dpeval.config import CALLABLE, CAUSAL_LM, Config
+from dpeval.config import CALLABLE, CAUSAL_LM, Config, per_device_batches_of
 from dpeval.errors import ConfigError, DpevalError, ModelError, first_line
 from dpeval.util.display.plural import inflected
 
@@ -23,6 +23,8 @@ SIZES_PX = (32, 64, 96, 112, 128, 160, 192, 224, 256, 288, 299, 320, 384, 448, 5
 _MOST_SIZES = 3
 _NO_INPUT_NEEDS_GRAD = "None of the inputs have requires_grad=True"
 """torch's warning of a reentrant checkpoint whose parameters get no gradient."""
+_ONE_VALUE = "more than 1 value per channel"
+"""torch's error of batch normalisation that gets one value."""
 
 
 def check(config: Config) -> None:
@@ -33,8 +35,8 @@ def check(config: Config) -> None:
 
     Raises:
         ConfigError: the model, the optimizer or the strategy cannot be built as configured.
-        ModelError: the model does not accept images of this size, its output contains no logits, or
-            some of its parameters would never be trained.
+        ModelError: the model does not accept images of this size, or a device's single image, its
+            output contains no logits, or some of its parameters would never be trained.
     """
     strategies.check(config.strategy)
     if config.task.kind == CALLABLE:
@@ -63,14 +65,41 @@ def check(config: Config) -> None:
                 _check_size(config, model, error)
             return  # the model may need values, which meta tensors do not have
         loss = task.criterion(model, 2)(output, labels)
+        _check_single_sample(config, model, task)
     if any(_NO_INPUT_NEEDS_GRAD in str(one.message) for one in warned):
         _check_checkpoints(model, loss)
 
 
-def _run(model: nn.Module, task: ForecastTask) -> tuple[object, Tensor]:
-    """The model's output for two samples, and their labels."""
+def has_single_sample(config: Config) -> bool:
+    """Whether a device gets one sample, on which batch normalisation may be unable to train."""
+    return min(per_device_batches_of(config)) == 1
+
+
+def _check_single_sample(config: Config, model: nn.Module, task: ForecastTask) -> None:
+    """Check that the model can train on one sample if a device gets no more.
+
+    Raises:
+        ModelError: batch normalisation cannot.
+    """
+    if not has_single_sample(config):
+        return
+    try:
+        _run(model, task, 1)
+    except Exception as error:
+        if _ONE_VALUE not in str(error):
+            return  # only the ranks can find out
+        is_weak, devices = config.scaling.kind == "weak", config.num_devices
+        raise ModelError(
+            f"{first_line(error)}: batch={config.batch} num_devices={devices} gives a device one "
+            f"image, on which batch normalisation cannot train; set batch="
+            f"{2 if is_weak else 2 * devices} or more"
+        ) from error
+
+
+def _run(model: nn.Module, task: ForecastTask, samples: int = 2) -> tuple[object, Tensor]:
+    """The model's output for some samples, and their labels."""
     with torch.device("meta"):
-        inputs, labels = task.example(2)
+        inputs, labels = task.example(samples)
         return model.train()(inputs), labels
 
 

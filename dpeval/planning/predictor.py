@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dpeval.components.check import check
+from dpeval.components.check import check, has_single_sample
 from dpeval.components.tasks import forecast_task
 from dpeval.config import Config, DatasetConfig, to_plain
 from dpeval.errors import ConfigError, NoForecast, RecordError
@@ -86,6 +86,8 @@ class Predictor:
                 config.strategy,
                 config.dataset,
                 config.hardware.kind,
+                # What the message names.
+                (config.num_devices, config.batch) if has_single_sample(config) else None,
             )
         )
         if key not in self._checked:

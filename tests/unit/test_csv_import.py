@@ -326,7 +326,7 @@ def test_variants_are_not_pooled(tmp_path: Path) -> None:
     comma=st.booleans(),
     bars=st.booleans(),
     ending=st.sampled_from(["\n", "\r\n", "\r"]),
-    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "cp1252"]),
+    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "cp1252"]),
     times=st.lists(st.decimals("0.001", "9.999", places=3), min_size=1, max_size=6),
 )
 def test_separators_decimal_marks_and_encodings(

@@ -122,6 +122,23 @@ class Leaving(Flat):
         sys.exit("bye")
 
 
+def normalised(num_classes: int, **_: object) -> nn.Module:
+    pooled = (nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(4), nn.Flatten())
+    return nn.Sequential(*pooled, nn.Linear(4, num_classes))
+
+
+@pytest.mark.parametrize(
+    ("words", "batch"),
+    [("batch=3 num_devices=2", 4), ("batch=1 num_devices=4 scaling=weak", 2), ("batch=1", 2)],
+)
+def test_one_image_per_device_is_refused_for_batch_normalisation(words: str, batch: int) -> None:
+    model = ["model=calibrated", f"model._target_={__name__}.normalised"]
+    with pytest.raises(ModelError, match=rf"one image, .* set batch={batch} or more"):
+        check(compose([*model, *words.split()]))
+    check(compose(["model=calibrated", *words.split()]))  # it normalises nothing
+    check(compose([*model, *words.split(), f"batch={batch}"]))
+
+
 def test_a_size_for_which_a_model_cannot_be_built_is_refused_with_those_it_can() -> None:
     target = f"model._target_={__name__}.Patched"
     with pytest.raises(ModelError) as caught:

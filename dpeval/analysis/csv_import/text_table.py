@@ -31,6 +31,8 @@ _OPENERS: dict[str, Callable[[Path], bytes]] = {
 }
 _LOOKED_AT = 50
 """How many lines are used to find the separator."""
+_BYTES_LOOKED_AT = 4096
+"""How many bytes show whether a file is text, and of which kind."""
 
 
 @dataclass(frozen=True)
@@ -120,12 +122,26 @@ def _text_of(file: Path) -> str:
         raise ConfigError(f"{file} cannot be read: {text(why, 200)}") from error
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return data.decode("utf-16", errors="replace")
-    if b"\0" in data[:4096] or data.startswith(b"PK\x03\x04"):
+    if (encoding := _utf_16(data)) is not None:
+        return data.decode(encoding, errors="replace")
+    if b"\0" in data[:_BYTES_LOOKED_AT] or data.startswith(b"PK\x03\x04"):
         raise ConfigError(f"{file} is not a text file; save the table as CSV")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
         return data.decode("cp1252", errors="replace")
+
+
+def _utf_16(data: bytes) -> str | None:
+    """UTF-16 in one of its byte orders, if `data` is that without a mark of its order.
+
+    Names and numbers are almost all ASCII, so every other byte is zero.
+    """
+    head = data[:_BYTES_LOOKED_AT]
+    first, second = head[::2].count(0), head[1::2].count(0)
+    if min(first, second) > max(first, second) / 10 or max(first, second) < len(head) / 4:
+        return None
+    return "utf-16-le" if second > first else "utf-16-be"
 
 
 def _separator(lines: Sequence[str]) -> str | None:
