@@ -6,7 +6,6 @@ import contextlib
 import getpass
 import os
 import re
-import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -23,6 +22,7 @@ from dpeval.launchers.schedulers.base import (
     Scheduler,
     chosen,
     run_command,
+    worker_command,
 )
 from dpeval.launchers.schedulers.container import python_words
 from dpeval.launchers.schedulers.resources import Group, NodeSize, Resources
@@ -36,7 +36,6 @@ from dpeval.launchers.schedulers.slurm_states import (
 )
 from dpeval.record import schema
 from dpeval.run.job import Node
-from dpeval.util.entry import safe_options
 
 _DETAILS = (
     "SLURM_JOB_PARTITION",
@@ -144,15 +143,23 @@ class Slurm(Scheduler):
         self, folder: Path, parameters: dict[str, Any], site: SiteConfig, options: LauncherOptions
     ) -> Any:
         """See :meth:`Scheduler.executor`."""
-        from submitit import SlurmExecutor
+        import submitit
+
+        words = python_words(site.container, folder)
+
+        class SlurmExecutor(submitit.SlurmExecutor):  # submitit derives names from the class's
+            """Starts jobs as the dry run shows."""
+
+            @property
+            def _submitit_command_str(self) -> str:
+                return worker_command(folder, words)
 
         if SlurmExecutor.affinity() < 0:
             raise LaunchError(
                 "srun is not installed here: submit from a login node of the SLURM cluster, or "
                 "look at the submission with hydra.launcher.dry_run=true"
             )
-        python = [*python_words(site.container, folder), *safe_options()]
-        executor = SlurmExecutor(folder, python=shlex.join(python))
+        executor = SlurmExecutor(folder)
         executor.update_parameters(**in_container(parameters, site, folder))
         return executor
 
