@@ -370,6 +370,9 @@ def test_separators_decimal_marks_and_encodings(
         ("n;b;t\n1;1.024;0,5\n", [0.5]),
         ("n;b;t\n1;8;1.234\n", [1.234]),
         (" n , b , t \n 1 , 8 , 0.5 \n", [0.5]),
+        ("# by bench.py, on Monday\n# gpu: A100, 8\nn,b,t\n1,8,0.5\n", [0.5]),
+        ("x,x,time\nn,b,t\n1,8,0.5\n", [0.5]),
+        ("n b t\n1 8  0.5\n", [0.5]),
     ],
 )
 def test_tables_as_people_have_them(tmp_path: Path, table: str, steps: list[float]) -> None:
@@ -377,6 +380,17 @@ def test_tables_as_people_have_them(tmp_path: Path, table: str, steps: list[floa
     assert found.problems == []
     measured = [run.window.step_s.mean for run in found.records if run.window is not None]
     assert measured == pytest.approx(steps)
+
+
+def test_names_after_a_comment_sign_stay_names(tmp_path: Path) -> None:
+    found = imported(tmp_path, "# of a run\n# GPUs,batch,step_time\n1,8,0.5\n")
+    assert [run.config["num_devices"] for run in found.records] == [1]
+
+
+def test_a_row_of_units_is_no_run(tmp_path: Path) -> None:
+    found = imported(tmp_path, "gpus,batch,step_time\n-,img,ms\n1,8,500\n")
+    assert found.problems == []
+    assert [run.window.step_s.mean for run in found.records if run.window] == [0.5]
 
 
 def test_a_name_that_two_columns_have_is_asked_for(tmp_path: Path) -> None:
@@ -405,6 +419,8 @@ def test_a_row_with_surplus_cells_is_left_out_with_its_line(tmp_path: Path) -> N
         (b"PK\x03\x04\0\0", "save the table as CSV"),
         (b"1,2,3\n4,5,6\n", "add a line with column names"),
         (b"n,b,t\n", "contains no run"),
+        (b"<!DOCTYPE html>\n<html><head><title>a, b</title></head></html>\n", "is a web page"),
+        (b'[{"gpus": 1, "time": 0.5}]\n', "is JSON, not a table"),
         (b"n,b,t\n1,8,x\n", "contains no run: .*step_s is 'x', not a number"),
     ],
 )

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dpeval.analysis.csv_import.fields import unit_in
 from dpeval.analysis.frame.row import text
 from dpeval.errors import ConfigError
 from dpeval.util.arrays import Floats
@@ -90,11 +91,15 @@ def read(file: Path) -> TextTable:
         ConfigError: it is not text, or not a table with a header line.
     """
     lines = _text_of(file).splitlines()
+    _check_kind(file, lines)
+    lines = _without_comments(lines)
     separator = None
     if lines and (said := re.fullmatch(r'"?sep=(.)"?', lines[0].strip())):
         separator = said[1]
         lines[0] = ""
     separator = separator or _separator(lines)
+    if separator is None and _is_split_by_blanks(lines):
+        lines, separator = ["\t".join(line.split()) for line in lines], "\t"
     if separator is None:
         first = next((line for line in lines if line.strip()), "")
         what = f"its first line is '{text(first, 60)}'" if first else "it is empty"
@@ -103,6 +108,40 @@ def read(file: Path) -> TextTable:
             f"lines into columns; {what}"
         )
     return _table(file, lines, separator)
+
+
+def _check_kind(file: Path, lines: Sequence[str]) -> None:
+    """Refuse what is text and no table.
+
+    Raises:
+        ConfigError: it is a web page or JSON.
+    """
+    start = next((line.strip().casefold() for line in lines if line.strip()), "")
+    if start.startswith(("<!doctype html", "<html")):
+        raise ConfigError(f"{file} is a web page, not a table; download the file that it shows")
+    if start.startswith(("{", "[{")):
+        raise ConfigError(f"{file} is JSON, not a table; write it as CSV, one line per run")
+
+
+def _without_comments(lines: Sequence[str]) -> list[str]:
+    """`lines` with comments above the table made blank.
+
+    The last of several lines that begin with # names the columns if numbers follow it; then it
+    stays.
+    """
+    filled = [at for at, line in enumerate(lines) if line.strip()]
+    count = next((n for n, at in enumerate(filled) if not lines[at].startswith("#")), len(filled))
+    if not 0 < count < len(filled):
+        return list(lines)
+    has_names = bool(re.match(r"\s*[-+.\d]", lines[filled[count]]))
+    comments = set(filled[: count - 1] if has_names else filled[:count])
+    return ["" if at in comments else line for at, line in enumerate(lines)]
+
+
+def _is_split_by_blanks(lines: Sequence[str]) -> bool:
+    """Whether all lines have as many words, so that blanks separate columns."""
+    counts = {len(line.split()) for line in lines if line.strip()}
+    return len(counts) == 1 and min(counts) > 1 and sum(map(bool, map(str.strip, lines))) > 1
 
 
 def _is_table(file: Path) -> bool:
@@ -162,10 +201,15 @@ def _separator(lines: Sequence[str]) -> str | None:
 def _table(file: Path, lines: Sequence[str], separator: str) -> TextTable:
     reader = csv.reader(io.StringIO("\n".join(lines)), delimiter=separator, skipinitialspace=True)
     parsed = _parsed(reader)
-    is_bars = separator == "|"
+    is_bars, is_below = separator == "|", False
     names: tuple[str, ...] = ()
     rows, problems = [], []
     for line, cells in parsed:
+        if names and not is_below:
+            is_below = True
+            if better := _second_header(names, [cell.strip() for cell in cells]):
+                names = better
+                continue
         if names and len(cells) == len(names) and cells[0] and cells[0][0] not in ":- \t":
             row = tuple(map(str.strip, cells))  # the usual row of a long table, in little time
             if row != names:
@@ -194,6 +238,21 @@ def _table(file: Path, lines: Sequence[str], separator: str) -> TextTable:
             rows.append((line, row))
     _check_names(file, names)
     return TextTable(file, names, tuple(rows), tuple(problems), separator)
+
+
+def _second_header(names: Sequence[str], cells: Sequence[str]) -> tuple[str, ...]:
+    """The names of the columns if the row below the first header is a header, too; else nothing.
+
+    It completes names that are repeated or missing, as of a group of columns, or holds their units.
+    """
+    if len(cells) != len(names) or any(re.search(r"\d", cell) for cell in cells):
+        return ()
+    units = [unit_in(f"({cell.strip('()[]')})") for cell in cells]
+    if any(units):
+        shown = zip(names, units, strict=True)
+        return tuple(name if unit is None else f"{name} ({unit})" for name, unit in shown)
+    is_partial = len(set(names)) < len(names) or "" in names[1:]
+    return tuple(cells) if is_partial and len(set(cells)) == len(cells) and all(cells) else ()
 
 
 def _parsed(reader: Iterable[list[str]]) -> Iterable[tuple[int, list[str]]]:

@@ -75,27 +75,35 @@ def trials(now: Situation, points: pd.DataFrame, runs: pd.DataFrame) -> list[Tri
         runs: runs of all series.
     """
     found = []
-    for series, others in runs[runs["status"].eq("ok")].groupby("series", sort=False):
-        if series == now.row["series"]:
+    wrapped = runs[runs["status"].eq("ok") & runs["strategy"].ne(SERIAL)]
+    # The few series that differ in one lever are found first: there may be hundreds of others.
+    last = wrapped.groupby("series", sort=False)[["task", "place"]].last()
+    for series, task, place in zip(last.index, last["task"], last["place"], strict=True):
+        key = _only_difference(now, str(task), str(place))
+        if key is None or series == now.row["series"]:
             continue
-        key = _only_difference(now, others)
         same = points[
             points["series"].eq(series)
             & points["hardware"].eq(now.row["hardware"])
             & points["scaling"].eq(now.row["scaling"])
             & points["strategy"].ne(SERIAL)
         ]
-        if key is not None and (pair := _pair(now, same)) is not None:
-            found.append(_tried(now, key, others, pair))
+        if (pair := _pair(now, same)) is not None:
+            found.append(_tried(now, key, wrapped[wrapped["series"].eq(series)], pair))
     return found
 
 
-def _only_difference(now: Situation, others: pd.DataFrame) -> str | None:
-    """The lever in which `others` differ from `now`; None: another key differs, too, or none."""
-    wrapped = others[others["strategy"].ne(SERIAL)]
-    if wrapped.empty or fields_of(str(wrapped["place"].iloc[-1])) != now.place:
+def _only_difference(now: Situation, task: str, place: str) -> str | None:
+    """The lever in which a series differs from `now`; None: another key differs, too, or none.
+
+    Args:
+        now: the recommended configuration.
+        task: of the series' last run.
+        place: likewise.
+    """
+    if fields_of(place) != now.place:
         return None
-    asked = fields_of(str(wrapped["task"].iloc[-1]))
+    asked = fields_of(task)
     names = {*asked, *now.asked}
     differing = {name for name in names if asked.get(name) != now.asked.get(name)}
     if "precision" in differing:
@@ -130,9 +138,15 @@ def _pair(now: Situation, same: pd.DataFrame) -> pd.DataFrame | None:
     return pd.DataFrame([left.iloc[chosen["place"]], right.iloc[chosen["place_other"]]])
 
 
-def _tried(now: Situation, key: str, others: pd.DataFrame, pair: pd.DataFrame) -> Tried:
-    """What `pair`, two rows, shows of `key`; see :func:`_pair`."""
-    wrapped = others[others["strategy"].ne(SERIAL)]
+def _tried(now: Situation, key: str, wrapped: pd.DataFrame, pair: pd.DataFrame) -> Tried:
+    """What `pair`, two rows, shows of `key`.
+
+    Args:
+        now: the recommended configuration.
+        key: the lever in which the other series differs.
+        wrapped: the other series' runs with a strategy.
+        pair: see :func:`_pair`.
+    """
     theirs = fields_of(str(wrapped["task"].iloc[-1])).get(key, "null")
     own = now.asked.get(key, "null")
     is_used = theirs == _default(key)
