@@ -115,8 +115,8 @@ class Fault:
 
     @property
     def kills(self) -> bool:
-        """Whether it ends the sweep's own process at once."""
-        if self.kind in ("leftover", "killed", "strace_kill"):
+        """Whether it ends the sweep's own process, or that of a job, at once."""
+        if self.kind in ("leftover", "killed", "strace_kill", "job_killed", "requeued"):
             return True
         return self.kind in ("SIGKILL", "all_killed") and self.target not in ("rank", "helper")
 

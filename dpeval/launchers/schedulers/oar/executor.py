@@ -87,7 +87,7 @@ class OarExecutor(oar.OarExecutor):  # type: ignore[misc]  # untyped base
         return self.sent[first:]
 
     def _submit_wave(self, wave: Sequence[utils.DelayedSubmission]) -> None:
-        if self.no_arrays or len(wave) == 1:
+        if self.no_arrays or len(wave) == 1 or self._waits_for_one():
             for delayed in wave:
                 self.sent += core.PicklingExecutor._internal_process_submissions(self, [delayed])
             return
@@ -101,6 +101,15 @@ class OarExecutor(oar.OarExecutor):  # type: ignore[misc]  # untyped base
             job: core.Job[Any] = oar.OarJob(self.folder, job_id, [0])
             self.sent.append(job)
             job.paths.move_temporary_file(pickle, "submitted_pickle")
+
+    def _waits_for_one(self) -> bool:
+        """Whether what is submitted waits for a single job.
+
+        OAR 2.5.9 forgets the only dependency of an array (``add_micheline_simple_array_job``); one
+        of several dependencies, or of a job by itself, it keeps.
+        """
+        before = self.parameters["additional_parameters"].get("a")
+        return before is not None and (not isinstance(before, list) or len(before) == 1)
 
     def _array_ids(self, array_id: str, count: int) -> list[str]:
         """The ids of an array's jobs, which oarsub prints; where it does not, oarstat knows them.
