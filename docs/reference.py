@@ -247,8 +247,7 @@ def help_of(command: Command) -> str:
     )
     if done.returncode or not done.stdout.strip():
         raise RuntimeError(f"dpeval {command.name} --help: {done.stderr or 'it printed nothing'}")
-    # Hydra's help goes on with the composed configuration, which has a page of its own.
-    return done.stdout.partition("\n== Config ==")[0].strip()
+    return done.stdout.strip()
 
 
 # --- Markdown -----------------------------------------------------------------------------------

@@ -27,19 +27,19 @@ class Command:
 COMMANDS = (
     Command("train", "measure one run, or a sweep with -m",
             "dpeval train -m num_devices=1,2 batch=16,32", "dpeval.train"),
-    Command("analyze", "what to use, figures and a report, from records",
+    Command("analyze", "turn records into a recommendation, figures and a report",
             "dpeval analyze outputs/default", "dpeval.analyze"),
-    Command("export", "records as runs of MLflow, TensorBoard or W&B",
+    Command("export", "write records as runs of MLflow, TensorBoard or W&B",
             "dpeval export outputs/default --to tensorboard", "dpeval.export"),
-    Command("status", "where every run of a sweep stands",
+    Command("status", "show the status of every run of a sweep",
             "dpeval status outputs/default/SWEEP --watch", "dpeval.status"),
-    Command("cancel", "end a sweep's jobs",
+    Command("cancel", "end the jobs of a sweep",
             "dpeval cancel outputs/default/SWEEP", "dpeval.cancel"),
     Command("fit", "find the largest batch that fits into memory",
             "dpeval fit model=resnet50 hardware.memory_gib=4", "dpeval.fit"),
     Command("data", "prepare, verify, list and delete data",
             "dpeval data prepare dataset=imagenette_160", "dpeval.data.__main__"),
-    Command("input_bench", "what each loader can feed on this machine",
+    Command("input_bench", "measure how fast each loader can feed a rank",
             "dpeval input_bench dataset=imagenette_160", "dpeval.input_bench"),
 )  # fmt: skip
 
@@ -86,7 +86,7 @@ def overview() -> str:
     ]
     for one in COMMANDS:
         lines += [f"  {one.name:<12} {one.meaning}", f"  {'':<12}   {one.example}"]
-    return "\n".join([*lines, "", "dpeval COMMAND --help says more of each."])
+    return "\n".join([*lines, "", "For details: dpeval COMMAND --help"])
 
 
 if __name__ == "__main__":

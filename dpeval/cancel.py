@@ -23,7 +23,9 @@ def _load() -> Callable[[], int]:
     from dpeval.launchers.tracking.tracker import tracker
     from dpeval.launchers.tracking.wait import cancel
 
-    parser = argparse.ArgumentParser(prog="python -m dpeval.cancel", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m dpeval.cancel", description="End the jobs of a sweep, and no others."
+    )
     parser.add_argument("sweep", type=Path, help="folder of a sweep, outputs/<study>/<time>")
     asked = parser.parse_args()
 

@@ -1,10 +1,4 @@
-"""``python -m dpeval.fit``: the largest per-device batch that fits, forecast and confirmed.
-
-    python -m dpeval.fit model=densenet121,resnet50 hardware=gpu num_devices=1,2
-
-Every combination of the listed values is one case. The forecast gives a first batch; real steps in
-fresh processes then find the largest by bisection, and every try improves the next guess. ``batch``
-and ``scaling`` have no effect: every device gets the batch that is tried."""
+"""``python -m dpeval.fit``: the largest per-device batch that fits, forecast and confirmed."""
 
 from __future__ import annotations
 
@@ -13,11 +7,24 @@ from collections.abc import Callable
 
 from dpeval.util import entry
 
+HELP = """\
+usage: python -m dpeval.fit [KEY=VALUE ...]
+
+Find the largest per-device batch that fits into memory. A forecast gives the first guess; real
+steps in fresh processes confirm it and find the largest by bisection.
+
+KEY=A,B lists make one case of every combination. Keys are those of dpeval.train; batch and scaling
+have no effect, since every device gets the batch that is tried.
+
+examples:
+  python -m dpeval.fit model=resnet50 hardware.memory_gib=4
+  python -m dpeval.fit model=densenet121,resnet50 hardware=gpu num_devices=1,2"""
+
 
 def main() -> int:
     """The command line; returns the exit status."""
     if any(item in ("-h", "--help") for item in sys.argv[1:]):
-        print(__doc__)
+        print(HELP)
         return 0
     return entry.start(_load)
 

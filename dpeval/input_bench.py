@@ -31,11 +31,25 @@ def _load() -> Callable[[], int]:
     from dpeval.commands.main import run_main
 
     parser = argparse.ArgumentParser(
-        prog="python -m dpeval.input_bench", description=(__doc__ or "").splitlines()[0]
+        prog="python -m dpeval.input_bench",
+        description="Measure how fast each loader can feed one rank on this machine. "
+        "A run that trains faster than this waits for its data.",
     )
-    parser.add_argument("--seconds", type=float, default=3.0, help="per row of the table")
-    parser.add_argument("--out", type=Path, default=Path("outputs/input_bench"))
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for dpeval.train")
+    parser.add_argument(
+        "--seconds", type=float, default=3.0, help="how long to measure each case (default: 3)"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("outputs/input_bench"),
+        help="output folder (default: outputs/input_bench)",
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="as for dpeval.train, for example dataset=imagenette_160",
+    )
     given = parser.parse_args()
     return lambda: run_main(lambda: bench(given.overrides, given.seconds, given.out))
 

@@ -22,7 +22,9 @@ def _load() -> Callable[[], int]:
     from dpeval.commands.main import run_main
     from dpeval.commands.sweep_status import show
 
-    parser = argparse.ArgumentParser(prog="python -m dpeval.status", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m dpeval.status", description="Show the status of every run of a sweep."
+    )
     parser.add_argument("sweep", type=Path, help="folder of a sweep, outputs/<study>/<time>")
     parser.add_argument(
         "--watch",
@@ -30,7 +32,7 @@ def _load() -> Callable[[], int]:
         type=float,
         const=5.0,
         metavar="SECONDS",
-        help="repeat every so many seconds (5) until all runs have ended",
+        help="show it again every SECONDS (default: 5) until all runs have ended",
     )
     asked = parser.parse_args()
 

@@ -82,10 +82,20 @@ def _layout(given: argparse.Namespace) -> Layout:
     return Layout(columns, given.per_rank_batch, given.hardware, given.time_unit, constants)
 
 
+EPILOG = """\
+examples:
+  python -m dpeval.analyze outputs/default
+  python -m dpeval.analyze outputs --objective efficient --min-efficiency 80%
+  python -m dpeval.analyze --compare outputs/before outputs/after --fail-if-slower 3%
+  python -m dpeval.analyze --from-csv runs.csv"""
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m dpeval.analyze",
-        description="Turn records into curves and a recommendation.",
+        description="Turn records into a recommendation, figures and a report.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="folders with records")
     parser.add_argument("--out", type=Path, help="output folder (default: PATH/analysis)")
@@ -104,32 +114,32 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--objective",
         choices=best_configuration.OBJECTIVES,
-        help=f"what to choose the best configuration by (default: {DEFAULT_OBJECTIVE})",
+        help=f"what makes a configuration the best (default: {DEFAULT_OBJECTIVE})",
     )
     parser.add_argument(
         "--min-efficiency",
         type=_share,
         metavar="SHARE",
-        help="choose among configurations with at least this parallel efficiency (0.8 or 80%%)",
+        help="consider only configurations with at least this parallel efficiency (0.8 or 80%%)",
     )
     parser.add_argument(
         "--samples",
         type=_positive,
         metavar="N",
-        help="samples in the whole training: also shows its time, device-hours and energy",
+        help="samples in the whole training; adds its time, device-hours and energy",
     )
     parser.add_argument(
         "--price-per-device-hour",
         type=_positive,
         metavar="PRICE",
-        help="in any currency: shows the cost of an epoch or of the training",
+        help="in any currency; adds the price of an epoch and of the training",
     )
     parser.add_argument(
         "--spread",
         type=_spread,
         metavar="SHARE",
         help="how much runs of one configuration differ on this machine, as a standard deviation "
-        "(0.03 or 3%%), where too few repetitions show it (default: 2%%, with --compare 5%%)",
+        "(0.03 or 3%%), for where too few repetitions show it (default: 2%%, with --compare 5%%)",
     )
     parser.add_argument(
         "--json", action="store_true", help="print summary.json to standard output, for scripts"
@@ -154,7 +164,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         type=Path,
         metavar="PATH",
-        help="tables with a row per rank or per run: files, folders, or patterns in quotes",
+        help="tables with a row per rank or per run: files, folders, or quoted patterns",
     )
     foreign.add_argument(
         "--columns",

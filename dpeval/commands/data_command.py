@@ -90,10 +90,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     one.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for dpeval.train")
     one = commands.add_parser("verify", help="read every byte and decode every image")
-    one.add_argument("what", nargs="*", metavar="NAME|KEY=VALUE", help="default: everything")
+    one.add_argument(
+        "what",
+        nargs="*",
+        metavar="NAME|KEY=VALUE",
+        help="entries shown by list, or keys of dpeval.train that name a dataset (default: "
+        "everything)",
+    )
     commands.add_parser("list", help="list stored data with its size")
     one = commands.add_parser("delete", help="delete entries shown by list")
-    one.add_argument("names", nargs="+", metavar="NAME")
+    one.add_argument("names", nargs="+", metavar="NAME", help="as shown by list")
     return parser
 
 

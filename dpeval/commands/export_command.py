@@ -39,8 +39,6 @@ def parser() -> argparse.ArgumentParser:
         "Nothing is sent anywhere.",
     )
     made.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="folders with records")
-    made.add_argument("--to", required=True, choices=TOOLS, help="the tool")
-    made.add_argument(
-        "--out", type=Path, help="where to write; default: PATH/analysis, in a folder of the tool's"
-    )
+    made.add_argument("--to", required=True, choices=TOOLS, help="the tool to write for")
+    made.add_argument("--out", type=Path, help="output folder (default: PATH/analysis/TOOL)")
     return made
