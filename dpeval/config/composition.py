@@ -83,6 +83,12 @@ _KINDS = {"Integer": "a whole number", "Float": "a number", "valid bool": "true 
 _UNLIKE = re.compile(
     rf"Value '(.*?)' (?:.*could not be converted to|is not a) ({'|'.join(_KINDS)})"
 )
+_WANTED = {
+    "is not Optional": "have a value other than null",
+    "is not a ListConfig": "be a list, such as [a,b]",
+    " to Dict[": "be keys with values, such as {a: 1}",
+}
+"""What a key must do, by the words with which OmegaConf rejects a value."""
 
 
 def describe_error(error: OmegaConfBaseException) -> str:
@@ -98,7 +104,8 @@ def describe_error(error: OmegaConfBaseException) -> str:
     text = str(error).strip().splitlines()[0]
     if unlike := _UNLIKE.match(text):
         return f"{key}={unlike[1]} is not {_KINDS[unlike[2]]}"
-    return f"{key}: {text}"
+    wanted = next((wanted for words, wanted in _WANTED.items() if words in text), None)
+    return f"{key}: {text}" if wanted is None else f"{key} must {wanted}"
 
 
 def all_keys(node: type = Config, prefix: str = "") -> list[str]:

@@ -106,6 +106,10 @@ def read(sweep_dir: Path) -> Manifest:
     try:
         return Manifest.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
+        if not sweep_dir.exists():
+            raise LaunchError(
+                f"{sweep_dir} does not exist; give the folder of a sweep, outputs/<study>/<time>"
+            ) from error
         raise LaunchError(
             f"{sweep_dir} has no {FILE_NAME}: not the folder of a sweep, or of a single run"
         ) from error
