@@ -116,8 +116,8 @@ def _allowed(fault: Fault) -> Collection[Standing]:
         allowed = ("ok",)
     elif fault.stops:
         allowed = ("ok", "interrupted", "not submitted")
-    elif fault.kills:
-        allowed = ("ok", "lost", "not submitted")
+    elif fault.kills:  # a sitting keeps what it has measured so far: "interrupted"
+        allowed = ("ok", "lost", "interrupted", "not submitted")
     elif fault.target in ("rank", "helper"):
         allowed = ("ok", "failed")
     return allowed

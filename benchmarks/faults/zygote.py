@@ -95,6 +95,8 @@ def main() -> None:
     """Serve requests until standard input ends; in a forked program, run it."""
     for name in MODULES:
         importlib.import_module(name)
+    # Hydra's parser learns from what it has parsed.
+    importlib.import_module("dpeval.commands.hydra_app").compose(["batch=4", "measure=quick"])
     _start_servers_by_fork()
     gc.collect()
     gc.freeze()  # what is imported is no garbage, and looking for some would copy its pages

@@ -38,7 +38,6 @@ def test_every_run_gets_the_cores_it_needs(oar: Cluster) -> None:
     wanted = [job["wanted_resources"] for job in oar_jobs(oar, sweep)]
     assert ["core=1," in wanted[0], "core=1," in wanted[1]] == [True, True]
     assert ["core=2," in wanted[2], "core=2," in wanted[3]] == [True, True]
-    assert len({job["array_id"] for job in oar_jobs(oar, sweep)}) == 2
     first = manifests.read(sweep).prepare_job_id
     assert first is not None
     prepared = json.loads(oar.run("oarstat", "-f", "-J", "-j", first).stdout)[first]
