@@ -39,7 +39,7 @@ def build(config: ModelConfig, image_px: int | None) -> nn.Module:
     """
     target = locate(config._target_, key="model._target_")
     try:
-        model = target(**config.args)
+        model = target(**_instantiated(config.args))
         if isinstance(model, nn.Module) and image_px is not None:
             _give_lazy_layers_shapes(model, image_px)
     except DpevalError:
@@ -59,6 +59,22 @@ def build(config: ModelConfig, image_px: int | None) -> nn.Module:
             "it must return a torch.nn.Module"
         )
     return model
+
+
+def _instantiated(args: Mapping[str, Any]) -> dict[str, Any]:
+    """`args` with every mapping that has a ``_target_`` replaced by what that returns, as Hydra's
+    ``instantiate`` does: an argument may be an object, such as a configuration of transformers.
+
+    Raises:
+        ConfigError: such a target cannot be imported.
+    """
+    made: dict[str, Any] = {}
+    for name, value in args.items():
+        if isinstance(value, Mapping) and "_target_" in value:
+            inner = _instantiated(value)
+            value = locate(inner.pop("_target_"), key=f"model.args.{name}._target_")(**inner)
+        made[name] = value
+    return made
 
 
 def build_on_meta(config: ModelConfig, image_px: int | None) -> nn.Module:

@@ -14,7 +14,7 @@ from dpeval.errors import ConfigError, nearest, raised_at
 
 
 def locate(path: str, *, key: str) -> Callable[..., Any]:
-    """Import ``package.module.name``, which must be callable.
+    """Import ``package.module.name`` or ``package.module.Class.method``, which must be callable.
 
     Raises:
         ConfigError: `path` does not exist or is not callable; the message names `key`.
@@ -23,17 +23,21 @@ def locate(path: str, *, key: str) -> Callable[..., Any]:
     if not module_name:
         raise ConfigError(f"{key}={path} is not of the form package.module.name")
     try:
-        module = importlib.import_module(module_name)
+        owner: ModuleType | type = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        if error.name and not (module_name + ".").startswith(error.name + "."):
+        found_class = _imported_class(module_name) if error.name == module_name else None
+        if found_class is not None:
+            owner = found_class
+        elif error.name and not (module_name + ".").startswith(error.name + "."):
             raise _broken(path, module_name, error, key) from error
-        raise ConfigError(
-            f"{key}={path}: there is no module '{error.name}' on the import path"
-            + (
-                _hidden(module_name)
-                or "; install it, or start dpeval from the folder that contains it"
-            )
-        ) from error
+        else:
+            raise ConfigError(
+                f"{key}={path}: there is no module '{error.name}' on the import path"
+                + (
+                    _hidden(module_name)
+                    or "; install it, or start dpeval from the folder that contains it"
+                )
+            ) from error
     except SystemExit as error:
         raise ConfigError(
             f"{key}={path}: {module_name} ends the program when it is imported; move the code "
@@ -42,17 +46,25 @@ def locate(path: str, *, key: str) -> Callable[..., Any]:
     except Exception as error:
         raise _broken(path, module_name, error, key) from error
     try:
-        found = getattr(module, name)
+        found = getattr(owner, name)
     except AttributeError:
+        kind = "module" if isinstance(owner, ModuleType) else "class"
         raise ConfigError(
-            f"{key}={path}: module '{module_name}' has no '{name}'"
-            f"{_hidden(module_name) or _nearest(name, module)}"
+            f"{key}={path}: {kind} '{module_name}' has no '{name}'"
+            f"{_hidden(module_name) or _nearest(name, owner)}"
         ) from None
     if not callable(found):
         raise ConfigError(
-            f"{key}={path} is a {type(found).__name__} and cannot be called{_nearest(name, module)}"
+            f"{key}={path} is a {type(found).__name__} and cannot be called{_nearest(name, owner)}"
         )
     return cast("Callable[..., Any]", found)
+
+
+def _imported_class(path: str) -> type | None:
+    """The class ``package.module.Class``, if the import of its name as a module has found it."""
+    module_name, _, name = path.rpartition(".")
+    found = getattr(sys.modules.get(module_name), name, None)
+    return found if isinstance(found, type) else None
 
 
 def _broken(path: str, module_name: str, error: Exception, key: str) -> ConfigError:
@@ -78,8 +90,8 @@ def _hidden(module_name: str) -> str:
     return f": '{top}' is {file or 'built into Python'}, not {own[0]}; rename the latter"
 
 
-def _nearest(name: str, module: ModuleType) -> str:
-    return nearest(name, [item for item in dir(module) if callable(getattr(module, item, None))])
+def _nearest(name: str, owner: ModuleType | type) -> str:
+    return nearest(name, [item for item in dir(owner) if callable(getattr(owner, item, None))])
 
 
 def check_arguments(
