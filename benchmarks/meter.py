@@ -1,10 +1,15 @@
 """What the meter costs a script, and whether it measures what dpeval's own loop measures.
 
-    python -m benchmarks.meter overhead [--pairs 200]
+    python -m benchmarks.meter overhead [--pairs 200] [--cpu]
+    python -m benchmarks.meter outside
     python -m benchmarks.meter same [overrides of the classification]
 
 ``overhead``: blocks of steps of a bare loop and of the same loop under a meter alternate in one
-process, each with a model of its own, so a drift of the machine affects both alike.
+process, each with a model of its own, so a drift of the machine affects both alike. With ``--cpu``,
+shorter blocks are timed by the CPU time that they take: on a machine that others use, too, the
+elapsed time says little.
+
+``outside``: what a step takes of a meter with nothing to measure.
 
 ``same``: a classification run by dpeval's own loop and the same training as a script
 (:mod:`benchmarks.meter_script`) take turns in one sitting. Printed are the ratio of their
@@ -19,6 +24,7 @@ import argparse
 import itertools
 import tempfile
 import time
+import timeit
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +33,7 @@ import torch
 import torchvision
 from torch import nn
 
+import dpeval
 from benchmarks.overhead import Pairs, bare_step_s, ratio_of_means, ratio_of_medians
 from dpeval.commands import hydra_app
 from dpeval.config import Config, MeasureConfig
@@ -47,8 +54,14 @@ from dpeval.stats import paired
 from dpeval.util.arrays import Floats
 from dpeval.worker.messages import RankResult
 
-BLOCK_S = 0.15
+BLOCK_S, CPU_BLOCK_S = 0.15, 0.01
 WARM_UP_STEPS = 5
+MOST_RATIO, MOST_MS, MOST_OUTSIDE_US = 1.01, 0.1, 1.0
+"""Bounds of the overhead: for DenseNet121, for steps of 2 ms, and of an idle meter, per step."""
+MOST_APART, MOST_PHASE_APART = 0.01, 0.03
+"""Bounds of the relative difference from dpeval's loop: of the throughput and of the phases."""
+TOO_SHORT = 0.003
+"""A difference of this share of a step is none, however short the phase."""
 
 
 class Bench:
@@ -96,8 +109,15 @@ def densenet() -> Training:
     return Training(torchvision.models.densenet121(num_classes=10), 16, 64)
 
 
-def overhead(make: Callable[[], Training], pairs: int) -> Pairs:
-    """Mean step of each bare block and of the metered one beside it, s."""
+def overhead(make: Callable[[], Training], pairs: int, *, cpu: bool) -> Pairs:
+    """Mean step of each bare block and of the metered one beside it, s.
+
+    Args:
+        make: makes a model of its own for either.
+        pairs: number of pairs of blocks.
+        cpu: time the CPU time of this process instead of the elapsed time.
+    """
+    clock = time.process_time if cpu else time.perf_counter
     bare, ours = make(), make()
     loop = MeteredLoop(Bench(), None, "img")
     loop.watch(ours.model)
@@ -113,9 +133,15 @@ def overhead(make: Callable[[], Training], pairs: int) -> Pairs:
             next(batches)
             ours.step()
 
+    def mean_step_s(run: Callable[[int], None], steps: int) -> float:
+        begin_s = clock()
+        run(steps)
+        return (clock() - begin_s) / steps
+
     run_ours(WARM_UP_STEPS)
     run_bare(WARM_UP_STEPS)
-    steps = int(np.clip(BLOCK_S / mean_step_s(run_bare, WARM_UP_STEPS), 3, 100))
+    step_s = mean_step_s(run_bare, WARM_UP_STEPS)
+    steps = max(1, round(CPU_BLOCK_S / step_s)) if cpu else int(np.clip(BLOCK_S / step_s, 3, 100))
     found: Pairs = []
     for number in range(pairs):
         # Alternate which one goes first, because the second would benefit from the first.
@@ -128,10 +154,28 @@ def overhead(make: Callable[[], Training], pairs: int) -> Pairs:
     return found
 
 
-def mean_step_s(run: Callable[[int], None], steps: int) -> float:
-    begin_s = time.perf_counter()
-    run(steps)
-    return (time.perf_counter() - begin_s) / steps
+def outside_us(steps: int = 200_000, repeats: int = 7) -> float:
+    """What a meter with nothing to measure adds to a step with one named phase, µs."""
+    meter = dpeval.Meter()
+
+    def bare() -> None:
+        for _ in range(steps):
+            pass
+
+    def metered() -> None:
+        for _ in meter.steps(range(steps)):
+            with meter.phase("h2d"):
+                pass
+
+    bare_s, metered_s = (
+        min(timeit.repeat(run, timer=time.process_time, number=1, repeat=repeats))
+        for run in (bare, metered)
+    )
+    return (metered_s - bare_s) / steps * 1e6
+
+
+def verdict(is_met: bool, bound: str) -> str:
+    return f"{'within' if is_met else 'ABOVE'} the bound of {bound}"
 
 
 def same(overrides: list[str]) -> None:
@@ -152,9 +196,16 @@ def same(overrides: list[str]) -> None:
         raise SystemExit(f"nothing to compare: {first.cause} {second.cause}")
     print(f"throughput of the script over the loop's: {found.mean:.4f}, "
           f"95 % interval {found.low:.4f} to {found.high:.4f}")  # fmt: skip
+    is_narrow = found.low >= 1 - MOST_APART and found.high <= 1 + MOST_APART
+    is_apart = found.high < 1 - MOST_APART or found.low > 1 + MOST_APART
+    known = "apart by more" if is_apart else "undecided"
+    print(f"  {'equal' if is_narrow else known}: the bound is {100 * MOST_APART:g} %")
     for phase in (*PHASES, "step"):
         loop_s, script_s = (phase_s(made, phase) for made in (first, second))
-        print(f"{phase:14} loop {loop_s * 1e3:9.3f} ms   script {script_s * 1e3:9.3f} ms")
+        apart_s = abs(script_s - loop_s)
+        is_met = apart_s <= max(MOST_PHASE_APART * loop_s, TOO_SHORT * phase_s(first, "step"))
+        print(f"{phase:14} loop {loop_s * 1e3:9.3f} ms   script {script_s * 1e3:9.3f} ms   "
+              + verdict(is_met, f"{100 * MOST_PHASE_APART:g} %"))  # fmt: skip
 
 
 def sit(configs: list[Config], folder: Path) -> list[Record]:
@@ -181,20 +232,29 @@ def phase_s(made: Record, phase: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("overhead", "same"))
+    parser.add_argument("what", choices=("overhead", "outside", "same"))
     parser.add_argument("--pairs", type=int, default=200)
+    parser.add_argument("--cpu", action="store_true")
     given, overrides = parser.parse_known_args()
     torch.set_num_threads(1)
     if given.what == "same":
         same(overrides or ["dataset=imagenette_like", "dataset.image_px=64", "batch=16"])
         return
+    if given.what == "outside":
+        us = outside_us()
+        print(f"{us:.2f} µs a step, {verdict(us <= MOST_OUTSIDE_US, f'{MOST_OUTSIDE_US:g} µs')}")
+        return
     print(f"{'case':12} {'bare step':>10}  of medians, 95 % interval     of means, 95 % interval")
     for name, make in {"2 ms steps": small, "DenseNet121": densenet}.items():
-        pairs = overhead(make, given.pairs)
+        pairs = overhead(make, given.pairs, cpu=given.cpu)
         medians, means = ratio_of_medians(pairs), ratio_of_means(pairs)
         bare_s = bare_step_s(pairs)
-        added_ms = (medians.value - 1) * bare_s * 1e3
+        added_ms, most_ms = ((end - 1) * bare_s * 1e3 for end in (medians.value, medians.high))
         print(f"{name:12} {bare_s * 1e3:7.2f} ms  {medians}   {means}   {added_ms:+.3f} ms a step")
+        if make is small:
+            print(" ", verdict(most_ms <= MOST_MS, f"{MOST_MS:g} ms a step"))
+        else:
+            print(" ", verdict(medians.high <= MOST_RATIO, f"{MOST_RATIO:g}"))
 
 
 if __name__ == "__main__":

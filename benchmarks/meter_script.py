@@ -42,7 +42,15 @@ def main() -> None:
     optimizer = build_optimizer(config.optimizer, model)
     if config.strategy.name != SERIAL:
         dist.init_process_group("gloo")
-        model = DistributedDataParallel(model)
+        strategy = config.strategy
+        model = DistributedDataParallel(
+            model,
+            bucket_cap_mb=strategy.bucket_cap_mb,
+            broadcast_buffers=strategy.broadcast_buffers,
+            gradient_as_bucket_view=strategy.gradient_as_bucket_view,
+            static_graph=strategy.static_graph,
+            find_unused_parameters=strategy.find_unused_parameters,
+        )
     criterion = torch.nn.CrossEntropyLoss()
 
     def batches() -> Iterator[Any]:

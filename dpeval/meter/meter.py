@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 Batch = TypeVar("Batch")
 RECORD_FOLDER = "DPEVAL_RECORD"
 """Environment variable: the folder for the record of a script that dpeval did not start."""
+_NOTHING = nullcontext()
+"""Entered wherever there is nothing to measure; making one costs as much as entering it."""
 
 
 class Meter:
@@ -105,11 +107,11 @@ class Meter:
         Raises:
             ConfigError: there is no such phase.
         """
-        return nullcontext() if self._loop is None else self._loop.phase(name)
+        return _NOTHING if self._loop is None else self._loop.phase(name)
 
     def pause(self) -> AbstractContextManager[Any]:
         """A context that belongs to no step, for an evaluation within the loop."""
-        return nullcontext() if self._loop is None else self._loop.pause()
+        return _NOTHING if self._loop is None else self._loop.pause()
 
     def updated(self) -> None:
         """Report an update of the model that was made without a torch optimizer."""
