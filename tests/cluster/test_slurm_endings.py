@@ -24,6 +24,25 @@ def wait_for_all(slurm: Cluster, sweep: Path, words: str) -> None:
     wait_for_lines(slurm, sweep, lambda lines: all(re.search(words, line) for line in lines))
 
 
+def steps_of(job_id: str) -> list[psutil.Process]:
+    """The daemons that hold the steps of a job."""
+    lines = {
+        process: " ".join(process.info["cmdline"] or [])
+        for process in psutil.process_iter(["cmdline"])
+    }
+    return [one for one, line in lines.items() if "slurmstepd" in line and job_id in line]
+
+
+def children_of(steps: list[psutil.Process]) -> list[psutil.Process]:
+    return [child for step in steps for child in step.children(recursive=True)]
+
+
+def kill(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGKILL)
+
+
 def set_minutes_left(slurm: Cluster, job_id: str, minutes: int) -> None:
     """Move the time limit of a job to between `minutes` - 1 and `minutes` from now."""
     used = slurm.run("squeue", "-h", "-j", job_id, "-o", "%M").stdout.strip()
@@ -106,18 +125,10 @@ def test_a_node_failure_is_recorded_as_the_cause(slurm: Cluster) -> None:
                            f"+site.options.nodelist={node}")  # fmt: skip
     wait_for_status(slurm, sweep, "measuring")
     daemon = psutil.Process(int((slurm.root / "pid" / f"slurmd.{node}.pid").read_text()))
-    steps = [
-        process
-        for process in psutil.process_iter(["name", "cmdline"])
-        if "slurmstepd" in " ".join(process.info["cmdline"] or [])
-        and job_ids(sweep)[0] in " ".join(process.info["cmdline"] or [])
-    ]
-    family = [child for step in steps for child in step.children(recursive=True)]
+    steps = steps_of(job_ids(sweep)[0])
     try:
         # As on a power failure, the daemon and everything it started end at once.
-        for process in [daemon, *steps, *family]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.send_signal(signal.SIGKILL)
+        kill([daemon, *steps, *children_of(steps)])
         wait_for_status(slurm, sweep, "failed .*node failed")
     finally:
         slurm.run("slurmd", "-N", node)
@@ -130,8 +141,9 @@ def test_a_node_failure_is_recorded_as_the_cause(slurm: Cluster) -> None:
 def test_a_killed_job_leaves_what_its_runs_had_measured(slurm: Cluster) -> None:
     _, sweep = slurm.sweep(*LONG, *PACKED, "hydra.launcher.wait=false")
     wait_for_all(slurm, sweep, "measuring")
-    slurm.run("scancel", "--signal=KILL", *set(job_ids(sweep)))
-    wait_for_all(slurm, sweep, "failed|interrupted")
+    [job_id] = set(job_ids(sweep))
+    kill(children_of(steps_of(job_id)))
+    wait_for_all(slurm, sweep, "failed .*what it had measured")
     found = records(sweep)
     assert len(found) == 2
     for run in found:
