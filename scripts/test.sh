@@ -33,7 +33,7 @@ lint() { "$bin/ruff" check . && "$bin/ruff" format --check . && "$bin/lint-impor
 alone() {
   local run=("$bin/python")
   [ -z "$measured" ] || run=("$bin/coverage" run)
-  "${run[@]}" -m pytest "$@"
+  "${run[@]}" -m pytest --durations 15 --durations-min 5 "$@"
 }
 # Several at a time: such tests mostly wait for programs to start or for a scheduler.
 # Tests of a file run in one process, to share its cluster and its expensive fixtures; tests of the
@@ -45,7 +45,7 @@ at_once() {
   [ "$tier" != own_training ] || share=loadgroup
   [ -z "$measured" ] || cover=(--cov --cov-report=)
   COVERAGE_FILE=.coverage.at_once.$tier "$bin/python" -m pytest -n "$workers" --dist $share \
-    "${cover[@]}" "$@"
+    --durations 15 --durations-min 5 "${cover[@]}" "$@"
 }
 run_tiers() {
   local tier
