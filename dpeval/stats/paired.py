@@ -171,8 +171,10 @@ def contrast(over: Sequence[Turns], under: Sequence[Turns]) -> Contrast | None:
 
     One sitting has the interval of its rounds (:func:`ratio`). Several have that of the mean of the
     logarithms: what differs between sittings counts where it is more than rounds explain, with
-    Student's t from :data:`~dpeval.stats.comparison.LEAST_FREEDOM` degrees of freedom on; fewer do
-    not show it.
+    Student's t from :data:`~dpeval.stats.comparison.LEAST_FREEDOM` degrees of freedom on. Fewer do
+    not show it, so their mean counts as known no better than one of them: with the error of a mean
+    of three, 78 % of intervals would cover a ratio that strays by 2 % between sittings
+    (``benchmarks/coverage.py --only gains``).
 
     Args:
         over: runs of one configuration, each of a sitting of its own.
@@ -187,11 +189,14 @@ def contrast(over: Sequence[Turns], under: Sequence[Turns]) -> Contrast | None:
     logs = np.array([math.log(one.mean) for one in found])
     halves = np.array([math.log(one.high / one.low) / 2 for one in found])
     count, normal = len(found), float(quantile(0.975, math.inf))
-    within = float(np.sqrt((halves**2).sum())) / count
+    typical = float(np.sqrt((halves**2).mean()))
+    within = typical / math.sqrt(count)
     if count > LEAST_FREEDOM:
         between = float(logs.std(ddof=1)) / math.sqrt(count)
         if float(quantile(0.975, count - 1)) * between > within:
             return Contrast(float(logs.mean()), between, count - 1, count)
+    else:
+        within = typical
     return Contrast(float(logs.mean()), within / normal, math.inf, count)
 
 
