@@ -1,12 +1,12 @@
 """How often the intervals that dpeval prints cover the truth, and how wide they are.
 
     python benchmarks/coverage.py [--draws 1000]
-        [--only presets windows rounds comparisons factors laws]
+        [--only presets windows rounds gains lists comparisons factors laws]
 
 One table (``presets``) has every interval, by preset and noise: step, throughput, speedup,
 efficiency, the ratio of ``--compare``, factors, and the parameters of laws. It takes ten minutes on
 one core. The other tables vary what it holds fixed: the number of steps of a window; the rounds
-of a ratio; the spread
+of a ratio, and of a lever's gain; steps that a table lists one by one; the spread
 between runs and their repetitions, with how often an efficiency of 1 is called super-linear, the
 best configuration excluded, and any of several unchanged ones different
 (``benchmarks/comparison.py`` also shows which changes are found); rounds and repetitions, for
@@ -20,6 +20,7 @@ named in :func:`main`.
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 from collections.abc import Iterator
 
@@ -28,7 +29,10 @@ import numpy as np
 from benchmarks import laws
 from benchmarks.comparison import CONFIGURATIONS, simulate
 from benchmarks.factor_coverage import table as factors_table
+from benchmarks.list_coverage import table as lists_table
+from benchmarks.preset_coverage import laws_table as preset_laws
 from benchmarks.preset_coverage import table as presets_table
+from benchmarks.rounds_coverage import gains_table
 from benchmarks.rounds_coverage import table as rounds_table
 from benchmarks.scoring import Score, score
 from benchmarks.single_run_coverage import windows_table
@@ -119,13 +123,17 @@ def laws_table(draws: int) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--draws", type=int, default=1000)
-    names = ("presets", "windows", "rounds", "comparisons", "factors", "laws")
+    names = (
+        "presets", "windows", "rounds", "gains", "lists", "comparisons", "factors", "laws",
+    )  # fmt: skip
     parser.add_argument("--only", choices=names, nargs="+", default=["presets"])
     given = parser.parse_args()
     tables = {
-        "presets": presets_table(given.draws),
+        "presets": itertools.chain(presets_table(given.draws), preset_laws(given.draws)),
         "windows": windows_table(2 * given.draws),
         "rounds": rounds_table(given.draws),
+        "gains": gains_table(given.draws),
+        "lists": lists_table(given.draws),
         "comparisons": comparisons_table(2 * given.draws),
         "factors": factors_table(given.draws),
         "laws": laws_table(given.draws),

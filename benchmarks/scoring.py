@@ -48,3 +48,8 @@ def score(intervals: Sequence[tuple[float, float]], truth: float) -> Score:
         median=float(np.median(half)),
         wide=float(np.quantile(half, 0.975)),
     )
+
+
+def scored_logs(error: Floats, half: Floats) -> Score:
+    """Of intervals of a logarithm: by how much each is off, and its half-width."""
+    return score(list(zip(np.exp(error - half), np.exp(error + half), strict=True)), 1.0)

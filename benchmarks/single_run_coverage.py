@@ -7,33 +7,41 @@ in their records are held against the truth.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from benchmarks.noise import DRIFT, DRIFTING, MODELLED, OTHERS, Noise, drift
-from benchmarks.scoring import Score, score
+from benchmarks.scoring import Score, score, scored_logs
 from dpeval.commands.hydra_app import compose
 from dpeval.config import MeasureConfig
 from dpeval.record.codes import StopReason
-from dpeval.record.measurement import Interval
-from dpeval.stats.intervals import mean_interval
-from dpeval.stats.steady_state import are_precise, next_asked, window
+from dpeval.stats.intervals import MOST_LOG_HALF, mean_interval, means
+from dpeval.stats.record_warnings import of_window
+from dpeval.stats.steady_state import (
+    are_precise,
+    first_steps,
+    next_asked,
+    nominal_error,
+    window,
+)
 from dpeval.stats.throughput import throughput
 from dpeval.util.arrays import Bools, Floats, Ints
 
 LENGTHS = (6, 12, 26, 60, 150)
 VARIATION = 0.10
 """Standard deviation of a step in windows of fixed length, over the mean of 1 s."""
-PRESETS = ("quick", "repeated", "standard", "rigorous")
+PRESETS = ("quick", "standard", "repeated", "rigorous")
 VARIATIONS = (0.02, 0.05, 0.14)
 STEP_S, COLD_FACTOR = 0.5, 3.0
 """Mean step of a simulated run, s (rank 0 then looks after every step), and its first step."""
 
 
-def of_window(noise: Noise, steps: int, runs: int) -> tuple[Score, Score]:
+def of_fixed(noise: Noise, steps: int, runs: int) -> tuple[Score, Score]:
     """Of the mean step, and of the throughput of one image a step, in windows of `steps`."""
     generator = np.random.default_rng(steps)
     # A step takes time: of the widest tails, a few values are drawn in to a tenth of the mean.
@@ -104,31 +112,71 @@ class Runs:
     def simulated(self, runs: int) -> Simulated:
         """What `runs` runs record."""
         config, step_s = preset(self.preset), self.steps(runs)
-        line = self._line(step_s.shape[1])
         counts, precise = ended(step_s, config)
-        known, truth = [], []
-        for series, count, is_precise in zip(step_s, counts, precise, strict=True):
-            reason: StopReason = "precision" if is_precise else "time_limit"
-            found = window([series[:count]], reason, config)
-            known.append(found.step_s)
-            truth.append(STEP_S * (1 + float(line[found.first : count].mean())))
-        return Simulated(counts, precise, known, np.array(truth))
+        line = self._line(step_s.shape[1])
+        firsts = np.zeros_like(counts)
+        for count in np.unique(counts):
+            these = counts == count
+            firsts[these] = first_steps(step_s[these, :count], config.min_warmup_steps)
+        sizes = counts - firsts
+        mean, half, effective = np.empty((3, runs))
+        for size, is_precise in {*zip(sizes.tolist(), precise.tolist(), strict=True)}:
+            (those,) = np.nonzero((sizes == size) & (precise == is_precise))
+            error = nominal_error(_reason(is_precise), size, config.min_steps)
+            main = np.stack([step_s[run, firsts[run] : counts[run]] for run in those])
+            known = means(main, 1 - error)
+            mean[those], effective[those] = known.mean, known.effective
+            half[those] = np.minimum(known.half / known.mean, MOST_LOG_HALF)
+        ends = zip(firsts.tolist(), counts.tolist(), strict=True)
+        truth = STEP_S * (1 + np.array([line[first:count].mean() for first, count in ends]))
+        made = Simulated(counts, precise, mean, half, effective, truth)
+        (missed,) = np.nonzero(~made.covered)
+        return dataclasses.replace(made, told=self._told(step_s, made, missed))
+
+    def _told(self, step_s: Floats, made: Simulated, those: Ints) -> float:
+        """The share of some runs whose records carry a warning of their window; NaN of none."""
+        config = preset(self.preset)
+        asked = dataclasses.asdict(config)
+        told = []
+        for run in those.tolist():
+            series = step_s[run, : made.counts[run]]
+            found = window([series], _reason(made.precise[run]), config)
+            told.append(bool(of_window(found, series[found.first :], asked)))
+        return float(np.mean(told)) if told else math.nan
+
+
+def _reason(is_precise: bool) -> StopReason:
+    return "precision" if is_precise else "time_limit"
 
 
 @dataclass(frozen=True)
 class Simulated:
-    """Runs as they ended; lists and arrays have one entry per run."""
+    """Runs as they ended; arrays have one entry per run."""
 
     counts: Ints
     precise: Bools
-    known: list[Interval]
-    """Of the mean step, s."""
+    mean_s: Floats
+    half: Floats
+    """Half-width of the 95 % interval of log(mean_s)."""
+    effective: Floats
+    """Independent steps that a window is worth."""
     truth_s: Floats
+    told: float = math.nan
+    """The share of intervals that miss the truth whose records carry a warning of it."""
+
+    @property
+    def error(self) -> Floats:
+        """Of log(mean_s)."""
+        return np.log(self.mean_s / self.truth_s)
+
+    @property
+    def covered(self) -> Bools:
+        """Whether each interval holds the truth."""
+        return np.asarray(np.abs(self.error) <= self.half)
 
     def scored(self) -> Score:
         """Of the mean step."""
-        pairs = zip(self.known, self.truth_s, strict=True)
-        return score([(one.low / truth, one.high / truth) for one, truth in pairs], 1.0)
+        return scored_logs(self.error, self.half)
 
 
 def windows_table(runs: int) -> Iterator[str]:
@@ -139,6 +187,6 @@ def windows_table(runs: int) -> Iterator[str]:
     for name, noise in (MODELLED | OTHERS).items():
         cells = []
         for steps in LENGTHS:
-            of_step, of_rate = of_window(noise, steps, runs)
+            of_step, of_rate = of_fixed(noise, steps, runs)
             cells.append(f"{of_step}; {of_rate.covered:6.1%}")
         yield f"{name:20}" + "".join(f"{cell:>36}" for cell in cells)

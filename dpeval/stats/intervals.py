@@ -110,14 +110,14 @@ def _worth(series: Floats, known: Coefficient, batch_error: Floats) -> Floats:
     return np.where(is_constant(series), float(series.shape[-1]), worth)
 
 
-def are_within(series: Floats, share: float, confidence: float) -> Bools:
+def are_within(series: Floats, share: Floats | float, confidence: float) -> Bools:
     """Whether the intervals of :func:`means` reach no further than `share` of the mean.
 
     Their ends need not be found for that, which takes several times as long.
 
     Args:
         series: shape [d, n], n >= 2, with positive means.
-        share: half-width, as a fraction of the mean.
+        share: half-width, as a fraction of the mean; one, or one per series.
         confidence: of the two-sided intervals, in (0, 1).
     """
     from scipy.special import stdtrit

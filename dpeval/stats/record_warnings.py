@@ -32,10 +32,10 @@ def find_warnings(record: Record) -> list[Warning]:
     if record.dataset is not None and record.dataset.is_stand_in:
         found.append(Warning(code="stand_in", text=record.dataset.note))
     if record.status == "ok" and record.window is not None:
-        found += _limited(record.window, record.config["measure"])
-        # The spread of repetitions shows what a single window cannot.
-        if record.config.get("repeat", 1) == 1:
-            found += _few_steps(record.window) + _slow_wander(record)
+        is_repeated = record.config.get("repeat", 1) > 1
+        found += of_window(
+            record.window, _main(record), record.config["measure"], is_repeated=is_repeated
+        )
     if record.loss is not None and record.loss.end is None:
         found.append(Warning(code="loss", text="the loss is not finite: training diverged"))
     if record.plan is not None:
@@ -44,6 +44,31 @@ def find_warnings(record: Record) -> list[Warning]:
         found += [Warning(code="conditions", text=text) for text in record.conditions.bad]
     found += [_warning(diagnostic, record) for diagnostic in _diagnostics(record)]
     return found
+
+
+def of_window(
+    window: Window, step_s: Floats, asked: dict[str, Any], *, is_repeated: bool = False
+) -> list[Warning]:
+    """What makes the mean of a window less trustworthy.
+
+    Args:
+        window: the main window.
+        step_s: its steps, s, on the rank that is slowest in it; none if they are not known.
+        asked: the configuration's ``measure``.
+        is_repeated: whether the run is repeated: the spread of repetitions shows what a single
+            window cannot.
+    """
+    found = _limited(window, asked)
+    return found if is_repeated else found + _few_steps(window) + _slow_wander(step_s)
+
+
+def _main(record: Record) -> Floats:
+    """The steps of the main window on the rank that is slowest in it, s."""
+    window, found = record.window, record.throughput
+    if window is None or found is None or not record.ranks:
+        return np.empty(0)
+    steps = record.ranks[found.slowest_rank].step_s
+    return np.array(steps[window.first : window.first + window.steps])
 
 
 def _limited(window: Window, asked: dict[str, Any]) -> list[Warning]:
@@ -86,14 +111,9 @@ def _few_steps(window: Window) -> list[Warning]:
     return [Warning(code="few_steps", text=f"{text}; measure longer, or repeat the run")]
 
 
-def _slow_wander(record: Record) -> list[Warning]:
-    """A warning if the steps of the slowest rank are probably correlated for long."""
-    window = record.window
-    if window is None or record.throughput is None or not record.ranks:
-        return []
-    steps = record.ranks[record.throughput.slowest_rank].step_s
-    main = np.array(steps[window.first : window.first + window.steps])
-    if len(main) < FEWEST_STEPS or not is_slowly_wandering(main):
+def _slow_wander(step_s: Floats) -> list[Warning]:
+    """A warning if steps are probably correlated for long."""
+    if len(step_s) < FEWEST_STEPS or not is_slowly_wandering(step_s):
         return []
     text = (
         "the step time wanders slowly (neighbouring steps are correlated by more than "

@@ -115,7 +115,12 @@ def first_steady(step_s: Floats, floor: int) -> int:
     """The first step of the steady state alone; see :func:`steady_start`."""
     if len(step_s) < floor + 2:
         return min(floor, max(0, len(step_s) - 1))
-    return int(_cut(step_s[None], floor)[0][0])
+    return int(first_steps(step_s[None], floor)[0])
+
+
+def first_steps(step_s: Floats, floor: int) -> Ints:
+    """:func:`first_steady` of several series, shape [d, n], n >= floor + 2."""
+    return _cut(step_s, floor)[0]
 
 
 def _cut(values: Floats, floor: int) -> tuple[Ints, Floats]:
