@@ -67,7 +67,7 @@ def on_other(run: Record, **machine: Any) -> Record:
     return run.model_copy(update={"environment": make_environment().model_copy(update=machine)})
 
 
-def noise(scale: float, count: int = 40, seed: int = 0) -> Floats:
+def strays(scale: float, count: int = 40, seed: int = 0) -> Floats:
     made: Floats = scale * np.random.default_rng(seed).standard_normal(count)
     return made
 
@@ -85,7 +85,7 @@ def test_a_small_gap_is_not_promised_to_be_told() -> None:
 
 
 def test_one_stray_step_widens_what_it_must_and_hides_no_certain_loss() -> None:
-    step_s = 0.5 * (1 + noise(0.01))
+    step_s = 0.5 * (1 + strays(0.01))
     step_s[20] = 10.0
     stray = of_steps(make_record(2, 32, 0.5), step_s, step_s)
     found = findings([make_record(1, 32, 1.0, steps=40), stray])
@@ -99,20 +99,18 @@ def test_one_stray_step_widens_what_it_must_and_hides_no_certain_loss() -> None:
     assert found.claims == []
 
 
-def test_losses_that_cannot_be_told_from_1_are_called_so() -> None:
-    shaky = make_record(2, 32, 0.55, ablation=ablation(0.55, [0.5, 0.5], 0.49, noise=0.1))
+@pytest.mark.parametrize(("noise", "is_told"), [(0.1, True), (0.2, False)])
+def test_only_losses_that_cannot_be_told_from_1_are_called_so(noise: float, is_told: bool) -> None:
+    shaky = make_record(2, 32, 0.55, ablation=ablation(0.55, [0.5, 0.5], 0.49, noise=noise))
     (item,) = findings([make_record(1, 32, 1.0), shaky]).waterfalls
-    lowest = item.largest_losses[0]
-    assert lowest.high >= 1
-    assert ("can be told from 1" in verdict.loss(item)) == all(
-        one.high >= 1 for one in item.largest_losses
-    )
+    assert any(one.high < 1 for one in item.largest_losses) == is_told
+    assert ("can be told from 1" in verdict.loss(item)) != is_told
 
 
 def test_drifts_in_opposite_directions_make_no_super_linear_speedup() -> None:
     line = np.linspace(-0.1, 0.1, 40)
-    up = of_steps(make_record(1, 32, 1.0), 1 + line + noise(0.005))
-    down = 0.5 * (1 - line + noise(0.005, seed=1))
+    up = of_steps(make_record(1, 32, 1.0), 1 + line + strays(0.005))
+    down = 0.5 * (1 - line + strays(0.005, seed=1))
     found = findings([up, of_steps(make_record(2, 32, 0.5), down, down)])
     assert not found.points["steady"].any()
     assert found.claims == []
@@ -156,9 +154,9 @@ def test_a_speedup_by_caches_is_claimed_and_nothing_invented() -> None:
 
 
 def test_seeds_are_repetitions_and_their_spread_counts() -> None:
-    strays = noise(0.03, 8)
+    shares = strays(0.03, 8)
     runs = []
-    for at, stray in enumerate(strays):
+    for at, stray in enumerate(shares):
         made = make_record(1 + at % 2, 32, (1 + stray) / (1 + at % 2))
         runs.append(made.model_copy(update={"config": {**made.config, "seed": at}}))
     found = findings(runs)
