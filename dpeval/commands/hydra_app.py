@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -24,12 +25,16 @@ from omegaconf.errors import OmegaConfBaseException
 from dpeval.commands.callbacks import LeaveHydra
 from dpeval.commands.main import is_users_mistake, translate
 from dpeval.config import Config, LauncherOptions, LocalOptions, from_hydra, register_schema
+from dpeval.errors import ConfigError, first_line
 from dpeval.launchers.compose import Composer
 from dpeval.launchers.local import LocalLauncher
 from dpeval.launchers.scheduler_launcher import SchedulerLauncher
 from dpeval.launchers.schedulers.registry import SCHEDULERS
 from dpeval.launchers.sweeper import CartesianSweeper, accept_dry_run
 from dpeval.util.paths import conf_dir
+
+_PLUGINS = "hydra_plugins"
+"""The package in which Hydra looks for plug-ins."""
 
 
 def _own_conf() -> Path | None:
@@ -54,7 +59,11 @@ def register() -> None:
     Hydra only instantiates plugins from its ``hydra_plugins`` namespace. A package of that name
     would be imported by every Hydra application in the environment, so the classes are put there
     only while dpeval runs.
+
+    Raises:
+        ConfigError: a plug-in of Hydra that is installed here cannot be imported.
     """
+    plugins = _plugins()
     register_schema()
     _register_launcher("local", LocalOptions)
     _register_launcher("scheduler", LauncherOptions)
@@ -64,9 +73,30 @@ def register() -> None:
     for plugin in (UserConf, LocalLauncher, SchedulerLauncher, CartesianSweeper):
         plugin.__module__ = entry.__name__
         setattr(entry, plugin.__name__, plugin)
-        Plugins.instance().register(plugin)
+        plugins.register(plugin)
     sys.modules[entry.__name__] = hydra_plugins.dpeval = entry
     accept_dry_run()
+
+
+def _plugins() -> Plugins:
+    """Hydra's plug-ins. Hydra itself passes over those that raise an ImportError only.
+
+    Raises:
+        ConfigError: one cannot be imported.
+    """
+    try:
+        return Plugins.instance()
+    except Exception as error:
+        files = [Path(frame.filename).parts for frame in traceback.extract_tb(error.__traceback__)]
+        owners = [parts[parts.index(_PLUGINS) + 1] for parts in files if _PLUGINS in parts[:-1]]
+        if not owners:
+            raise
+        version = ".".join(map(str, sys.version_info[:2]))
+        raise ConfigError(
+            f"the plug-in '{owners[0].removesuffix('.py')}' of Hydra cannot be imported with "
+            f"Python {version} ({type(error).__name__}: {first_line(error)}); upgrade or "
+            "uninstall it"
+        ) from error
 
 
 def _register_launcher(name: str, options: type) -> None:

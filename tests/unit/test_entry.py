@@ -167,6 +167,21 @@ def test_a_job_starts_beside_a_file_that_would_keep_python_from_starting(
     assert done.stdout == "module mine\n", done.stderr
 
 
+def test_a_plugin_of_hydra_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
+    plugin = tmp_path / "hydra_plugins" / "old_launcher" / "__init__.py"
+    plugin.parent.mkdir(parents=True)
+    plugin.write_text("raise ValueError('mutable default')")
+    done = subprocess.run(
+        [sys.executable, "-m", "dpeval.train", "batch=8"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": f"{CLONE}:{tmp_path}"},
+    )  # fmt: skip
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert "the plug-in 'old_launcher' of Hydra cannot be imported" in line
+    assert "(ValueError: mutable default); upgrade or uninstall it" in line
+
+
 def test_a_file_named_as_a_package_is_named(tmp_path: Path) -> None:
     (tmp_path / "yaml.py").write_text("")
     code = (
