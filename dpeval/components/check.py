@@ -48,6 +48,7 @@ def check(config: Config) -> None:
     except ModelError as error:
         _check_built_size(config, error)
         raise
+    _check_trainable(config, model)
     optimizer = build_optimizer(config.optimizer, model)
     on_cpu = config.hardware.kind == "cpu"
     if on_cpu and any(group.get("capturable") for group in optimizer.param_groups):
@@ -101,6 +102,20 @@ def _run(model: nn.Module, task: ForecastTask, samples: int = 2) -> tuple[object
     with torch.device("meta"):
         inputs, labels = task.example(samples)
         return model.train()(inputs), labels
+
+
+def _check_trainable(config: Config, model: nn.Module) -> None:
+    """Check that there is something to train.
+
+    Raises:
+        ModelError: there are no parameters, or all are frozen.
+    """
+    trainable = [item.requires_grad for item in model.parameters()]
+    name = f"model={config.model.name}"
+    if not trainable:
+        raise ModelError(f"{name} has no parameters, so there is nothing to train")
+    if not any(trainable):
+        raise ModelError(f"{name} has frozen all of its parameters; leave requires_grad for some")
 
 
 def _check_built_size(config: Config, error: ModelError) -> None:

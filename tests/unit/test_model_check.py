@@ -122,6 +122,19 @@ class Leaving(Flat):
         sys.exit("bye")
 
 
+def frozen(num_classes: int, **_: object) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, num_classes)).requires_grad_(False)
+
+
+def plain(**_: object) -> nn.Module:
+    return nn.Flatten()
+
+
+def test_a_model_with_nothing_to_train_is_refused() -> None:
+    assert "frozen all of its parameters" in refused("frozen", 32)
+    assert "has no parameters" in refused("plain", 32)
+
+
 def normalised(num_classes: int, **_: object) -> nn.Module:
     pooled = (nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(4), nn.Flatten())
     return nn.Sequential(*pooled, nn.Linear(4, num_classes))
