@@ -319,11 +319,16 @@ def test_what_a_killed_job_had_measured_is_shown_with_the_cause(
     so_far = make_record(2, status="failed", throughput=make_record(2).throughput)
     record.write(endings.provisional(so_far), tmp_path / "0" / "metrics.json")
     asked = Answers(job0=JobState(state="running", nodes="node7"))
-    assert run_statuses(manifest, tmp_path, asked)[0].standing == "running"
+    running = run_statuses(manifest, tmp_path, asked)[0]
+    assert (running.standing, running.img_per_s) == ("running", 5.0), "what it published"
+    (tmp_path / "0" / "progress.json").unlink()
+    running = run_statuses(manifest, tmp_path, asked)[0]
+    assert so_far.throughput is not None
+    assert (running.standing, running.img_per_s) == ("running", so_far.throughput.img_per_s)
+    published(tmp_path / "0", "measuring")
     asked = Answers(job0=JobState(state="ended", ending=ending, reason="why"))
     found = run_statuses(manifest, tmp_path, asked)[0]
     assert (found.standing, found.kind) == ("failed", kind)
-    assert so_far.throughput is not None
     assert found.img_per_s == so_far.throughput.img_per_s
     settle(found, tmp_path, "slurm")
     assert record.read(tmp_path / "0" / "metrics.json").throughput == so_far.throughput

@@ -213,7 +213,13 @@ def status_of(
         again = " (requeued after an interruption)" if headline is not None else ""
         return RunStatus(run=run, standing="queued", text=state.reason + again)
     if state.state == "running":
-        return _running(run, state, sweep_dir / run.folder, shares_job=shares_job)
+        found = _running(run, state, sweep_dir / run.folder, shares_job=shares_job)
+        if found.img_per_s is None and headline is not None and headline.is_provisional:
+            # A local sweep publishes nothing else of the runs that take turns.
+            text = f"on {state.nodes}: measuring"
+            speed = {"img_per_s": headline.img_per_s, "unit": headline.unit}
+            return found.model_copy(update={"text": text, **speed})
+        return found
     ended = _ended(run, state, sweep_dir / run.folder, logs)
     if shares_job:
         ended = _together(ended, state, sweep_dir / run.folder)
