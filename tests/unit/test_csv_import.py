@@ -173,19 +173,18 @@ def test_many_rows_of_a_configuration_are_thinned_to_medians(tmp_path: Path) -> 
     assert np.median(kept) == pytest.approx(np.median(times), rel=0.01)
     assert kept[-1] == 0.7, "a configuration with few rows keeps all"
     assert any("60,001 runs" in note for note in found.notes)
-    assert any("stands for several" in lack for lack in found.records[0].missing)
-    assert not any("stands for several" in lack for lack in found.records[-1].missing)
+    assert len(found.records[0].missing) == len(found.records[-1].missing) + 1
 
 
 def test_an_ambiguous_name_is_asked_for(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"'time' and 'duration' may each be step_s.*--columns"):
+    with pytest.raises(ConfigError, match=r"'time'.*'duration'.*step_s.*--columns"):
         imported(tmp_path, "gpus,batch,time,duration\n1,8,1,2\n")
 
 
 def test_what_no_column_tells_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"lacks batch.*--set global_batch"):
         imported(tmp_path, "gpus,images/s\n1,8\n")
-    with pytest.raises(ConfigError, match="sequence length"):
+    with pytest.raises(ConfigError, match="seq_len"):
         imported(tmp_path, "gpus,batch,tokens/s\n1,8,100\n")
 
 
@@ -213,14 +212,14 @@ def test_units_of_time(tmp_path: Path, name: str, field: str, unit: str | None, 
 
 @pytest.mark.parametrize(("name", "unit"), [("t (ms)", None), ("t", "ms")])
 def test_a_unit_that_contradicts_is_refused(name: str, unit: str | None) -> None:
-    with pytest.raises(ConfigError, match="write step"):
+    with pytest.raises(ConfigError, match=r"\bms\b.*--time-unit.*step_s"):
         fields.parse(f"n=num_devices,b=batch,{name}=step_s", unit)
 
 
 @pytest.mark.parametrize(("step", "is_doubted"), [("372.16", True), ("0.372", False)])
 def test_implausible_times_are_doubted(tmp_path: Path, step: str, is_doubted: bool) -> None:
     notes = imported(tmp_path, f"n,b,t\n1,16,{step}\n", "n=num_devices,b=batch,t=step_s").notes
-    assert any("another unit" in note for note in notes) == is_doubted
+    assert any("--time-unit" in note for note in notes) == is_doubted
 
 
 def test_a_minimum_is_no_minute() -> None:
@@ -269,7 +268,7 @@ def test_rows_that_cannot_be_paired_are_left_out_with_the_reason(tmp_path: Path)
     table = "n,r,b,t\n1,0,32,1\n" + "".join(f"2,{rank},32,1\n" for rank in ranks)
     found = imported(tmp_path, table, BY_RANK)
     assert [run.config["num_devices"] for run in found.records] == [1]
-    assert "map a column that numbers the runs" in found.problems[0]
+    assert "=run_id" in found.problems[0]
 
 
 @settings(max_examples=20, deadline=None)
@@ -394,7 +393,7 @@ def test_a_row_of_units_is_no_run(tmp_path: Path) -> None:
 
 
 def test_a_name_that_two_columns_have_is_asked_for(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="several columns 'step_time'; rename all but one"):
+    with pytest.raises(ConfigError, match="'step_time'"):
         imported(tmp_path, "gpus,batch,step_time,step_time\n1,8,1,2\n")
 
 
