@@ -183,6 +183,10 @@ no_unit = with_(unit="")
 vector = with_(loss=lambda model, batch: model(batch))
 frozen = with_(loss=lambda _, batch: batch.mean())
 no_samples = with_(samples=0)
+six_samples = with_(samples=6)
+seven_samples = with_(samples=7)
+counted_samples = with_(samples=len)
+default_samples = with_()
 
 
 def function(name: str, *overrides: str) -> Config:
@@ -194,6 +198,16 @@ def steps(config: Config, count: int) -> tuple[list[Tensor], Loader]:
     model = task.model(RANK)
     loader, loss = task.loader(shard(NO_SOURCE, config, RANK.rank)), task.loss(model, RANK)
     return [loss(model, loader.put(loader.next())) for _ in range(count)], loader
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("default", 1.0), ("six", 2.0), ("seven", None), ("counted", None)],
+)
+def test_progress_knows_the_samples_that_need_no_batch(name: str, expected: float | None) -> None:
+    task = task_of(function(f"{name}_samples"))
+    task.model(RANK)  # three items per device
+    assert task.samples_per_item == expected
 
 
 def test_a_function_gives_model_batches_loss_and_samples() -> None:

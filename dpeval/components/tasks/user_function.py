@@ -63,6 +63,7 @@ class UserFunction:
     """The task that a user's function defines; its memory is not forecast."""
 
     samples_per_item: float | None = None
+    """Known once the function has been called."""
 
     def __init__(self, config: Config) -> None:
         self._config, self._name = config, f"task.function={config.task.function}"
@@ -81,6 +82,7 @@ class UserFunction:
             raise ModelError(_told(f"{self._name} fails with", error)) from error
         self._made = _checked(self._name, made)
         self.unit = made.unit
+        self.samples_per_item = _samples_per_item(made.samples, rank.per_device_batch_size)
         return self._made.model
 
     @property
@@ -151,6 +153,17 @@ class FunctionLoader:
     def close(self) -> None:
         # An iterator of a DataLoader stops its workers when it is deleted.
         self._iterator = iter(())
+
+
+def _samples_per_item(samples: object, batch: int) -> float | None:
+    """Samples in each of the `batch` items of a batch; None if only the batches themselves show it.
+
+    Progress can show samples and their unit only if this is known before the first step.
+    """
+    if samples is None:
+        return 1.0
+    # An exact quotient only, as the record multiplies it by `batch` again.
+    return samples / batch if isinstance(samples, int) and samples % batch == 0 else None
 
 
 def _checked(name: str, made: object) -> Training:
