@@ -15,7 +15,7 @@ from dpeval.commands.sweep_status import statuses_of
 from dpeval.config import identity, to_plain
 from dpeval.launchers.tracking.local_process import LocalSweep
 from dpeval.record.schema import Cause, Record, blank
-from dpeval.run.recording.record_files import RecordFiles
+from dpeval.run.recording.record_files import RecordFiles, keep_provisional
 from tests.unit.test_run_status import CONFIG
 
 
@@ -75,6 +75,29 @@ def test_a_record_whose_folder_cannot_be_written_is_kept_elsewhere_and_brought_h
     assert (status.standing, status.text) == ("failed", "an end")
     assert record.read(folder / record.FILE_NAME) == made
     assert without_record(folder.parent) == []
+
+
+def test_a_provisional_record_does_not_stand_for_one_that_is_kept_elsewhere(
+    made: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    keep_provisional(made.model_copy(update={"status": "interrupted"}), folder)
+    assert record.read(folder / record.FILE_NAME).status == "interrupted"
+    real = record.write
+
+    def write(one: Record, path: Path) -> None:
+        if path.parent == folder:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(one, path)
+
+    monkeypatch.setattr(record, "write", write)
+    files = RecordFiles()
+    files.keep(made, folder)
+    place = files.elsewhere[folder]
+    assert place is not None
+    assert record.read(place) == made
+    assert not (folder / record.FILE_NAME).exists()
+    keep_provisional(made, folder)  # what cannot be written is left
 
 
 def test_what_can_be_written_nowhere_is_printed(

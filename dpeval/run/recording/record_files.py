@@ -35,6 +35,9 @@ class RecordFiles:
         self.elsewhere[folder] = place
         why = f"dpeval: cannot write the record to {path} ({error.strerror})"
         if place is not None:
+            # A provisional record there would stand for this one, and keep it from its place.
+            with contextlib.suppress(OSError):
+                path.unlink()
             print(f"{why}; it was saved as {place}: copy it there", file=sys.stderr, flush=True)
             return
         print(f"{why} or to a temporary folder; here it is:", file=sys.stderr, flush=True)
