@@ -197,7 +197,7 @@ def run_again(
         None: it hung.
     """
     arguments = [
-        *victim.words, f"sweep.resume={victim.sweep}", f"hydra.sweep.dir={victim.folder / AGAIN}",
+        *victim.words, f"sweep.resume={_relative(victim)}", f"hydra.sweep.dir={AGAIN}",
         *launcher,
     ]  # fmt: skip
     program = zygote.start(victim.folder, arguments, environment, log="log-again")
@@ -208,6 +208,10 @@ def run_again(
     yield from no_process(program)
     yield from no_traceback(program)
     return program
+
+
+def _relative(victim: Victim) -> Path:
+    return victim.sweep.relative_to(victim.folder)
 
 
 def resumed(zygote: Zygote, victim: Victim) -> Iterator[Finding]:

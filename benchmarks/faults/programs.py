@@ -6,9 +6,11 @@ import contextlib
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -77,8 +79,9 @@ class Zygote:
     """Starts programs that need no imports; safe to use from several threads."""
 
     def __init__(self) -> None:
+        self._folder = tempfile.mkdtemp(prefix="dpeval-zygote-")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.faults.zygote"],
+            [sys.executable, "-m", "benchmarks.faults.zygote", self._folder],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=ROOT,
@@ -138,6 +141,7 @@ class Zygote:
         self._process.stdin.close()
         self._process.kill()
         self._process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _listen(self) -> None:
         assert self._process.stdout is not None

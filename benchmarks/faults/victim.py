@@ -83,11 +83,12 @@ def start(
         before: words before the command; without a zygote only.
         log: the file for what it prints.
     """
-    sweep = folder / "sweep" if sweep is None else sweep
+    named = "sweep" if sweep is None else str(sweep)  # alike in all, see the zygote
+    sweep = folder / named
     variables = {**environment_of(folder), **(environment or {})}
     order = "sequential" if fault.sequential else "auto"
     words = (*SWEEP, *(_SUBMITTED_RUNS if fault.tier == "schedulers" else _RUNS))
-    arguments = [*words, f"sweep.order={order}", f"hydra.sweep.dir={sweep}", *overrides]
+    arguments = [*words, f"sweep.order={order}", f"hydra.sweep.dir={named}", *overrides]
     if zygote is None:
         program = start_anew(folder, arguments, variables, before=before, log=log)
     else:
