@@ -23,7 +23,9 @@ MOST_CORRELATION = 0.98
 INDEPENDENT, HEAVY = 0.5, 0.2
 """Prior of r: with the first probability, steps are independent; otherwise its density is that of
 (1 - r) to minus the second. A flat prior is too wide for independent steps (98 to 100 % coverage
-below 60 of them) and too narrow where r is 0.9."""
+below 60 of them) and too narrow where r is 0.9. What that costs: 26 steps with CV 14 % and one slow
+hump (r = 0.63) are known to ± 27 %, with a flat prior to ± 24 %, for coverage at r = 0, 0.3, 0.6,
+0.8 and 0.9 of 97, 94, 95, 95 and 91 % instead of 99, 98, 96, 94 and 89 %."""
 LEAST_LOG_WEIGHT = -14.0
 """A value of r this much less likely (in logarithms) than the likeliest is left out."""
 PRECISION, MOST_ROUNDS = 1e-10, 60
