@@ -42,7 +42,6 @@ at_once() {
   local workers=$1 tier=$2 share=loadfile cover=()
   shift 2
   [ "$tier" != multiprocess ] || share=worksteal
-  [ "$tier" != own_training ] || share=loadgroup
   [ -z "$measured" ] || cover=(--cov --cov-report=)
   COVERAGE_FILE=.coverage.at_once.$tier "$bin/python" -m pytest -n "$workers" --dist $share \
     --durations 15 --durations-min 5 "${cover[@]}" "$@"
