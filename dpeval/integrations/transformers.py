@@ -31,16 +31,20 @@ class MeterCallback(TrainerCallback):
         self._loop = LibraryLoop(self._meter)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """See :meth:`transformers.TrainerCallback.on_train_begin`."""
         self._loop.take_loader(kwargs["train_dataloader"])
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """See :meth:`transformers.TrainerCallback.on_step_end`."""
         if control.should_evaluate:
             self._loop.pause()
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """See :meth:`transformers.TrainerCallback.on_evaluate`."""
         self._loop.resume()
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """See :meth:`transformers.TrainerCallback.on_epoch_end`."""
         self._loop.end_epoch()
         if self._meter.is_over:
             control.should_training_stop = True
