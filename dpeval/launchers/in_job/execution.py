@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from dpeval import record
 from dpeval.config import Config
 from dpeval.errors import DpevalError, RecordError
+from dpeval.launchers.in_job.job_signals import deliver
 from dpeval.launchers.tracking.job_spec import JobSpec, unmeasured
 from dpeval.launchers.tracking.run_status import Progress, write_progress
 from dpeval.record import schema
@@ -40,7 +41,12 @@ class SubmittedRun:
 
 
 def job_session() -> Session:
-    """A session that prints to the job's log and publishes the progress of every run."""
+    """A session that prints to the job's log and publishes the progress of every run.
+
+    Raises:
+        KeyboardInterrupt: a stop signal that was held until now, since now a record says so.
+    """
+    deliver()
     from rich.console import Console
 
     forkserver.warm_up()

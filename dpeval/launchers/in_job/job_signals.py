@@ -10,6 +10,22 @@ from types import FrameType
 
 from dpeval.system.processes.signals import STOP_SIGNALS
 
+_HELD = frozenset({signal.SIGUSR2, *STOP_SIGNALS})
+
+
+def hold() -> None:
+    """Keep the signals that stop a job pending until :func:`deliver`.
+
+    Until a run can end in order, submitit's handlers or the default would end the job without a
+    record or with a traceback.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
+
+
+def deliver() -> None:
+    """Let the signals that :func:`hold` keeps take effect."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
+
 
 @contextlib.contextmanager
 def stop_on_warning() -> Iterator[list[str]]:

@@ -29,7 +29,7 @@ from dpeval.launchers.in_job.execution import (
     job_session,
     setup_cause,
 )
-from dpeval.launchers.in_job.job_signals import stop_on_warning
+from dpeval.launchers.in_job.job_signals import deliver, stop_on_warning
 from dpeval.launchers.in_job.node_sharing import NodeWatch
 from dpeval.launchers.schedulers.registry import scheduler
 from dpeval.launchers.tracking import job_spec
@@ -92,6 +92,7 @@ class PreparationJob:
     def __call__(self) -> None:
         from dpeval.data import prepare
 
+        deliver()  # nothing here ends in order
         entry.find_own_parts(in_job=True)
         for spec in self.specs:
             config = rebuild(JobSpec.model_validate_json(spec).config)

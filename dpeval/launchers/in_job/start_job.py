@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from dpeval.launchers.in_job.job_signals import hold
 from dpeval.util.files import only_we_write
 
 
@@ -22,6 +23,7 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
+    hold()
     # Late: the check comes before anything that loads code from the folder.
     from submitit.core.submission import submitit_main
 
