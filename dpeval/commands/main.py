@@ -186,6 +186,12 @@ def _missing_option(error: MissingConfigException) -> str:
 _MOST_CAUSES = 3
 
 
+def _is_stopped_by_user(record: Record) -> bool:
+    # A provisional record (lost) is there because the final one could not be written.
+    is_provisional = record.cause is not None and record.cause.kind == "lost"
+    return record.status == "interrupted" and record.scheduler is None and not is_provisional
+
+
 def raise_for_status(records: Sequence[Record], *, are_told: bool = False) -> None:
     """Raise if any of `records` has no measurement, so that the exit status shows it.
 
@@ -197,7 +203,7 @@ def raise_for_status(records: Sequence[Record], *, are_told: bool = False) -> No
         RunInterrupted: the user interrupted the work.
         RunFailed: runs failed, ran out of memory, or were killed by their scheduler.
     """
-    if any(record.status == "interrupted" and record.scheduler is None for record in records):
+    if any(map(_is_stopped_by_user, records)):
         count = len(records)
         raise RunInterrupted(
             f"interrupted; what was measured is recorded ({counted(count, 'run')})"

@@ -29,11 +29,13 @@ def start(load: Callable[[], Callable[[], int]]) -> int:
 
     output.protect()
     try:
-        command = load()
-    except KeyboardInterrupt:
-        print("dpeval: interrupted", file=sys.stderr)
-        return 130
-    except Exception as error:
+        with _noted_interrupts() as interrupts:
+            command = load()
+    except (Exception, KeyboardInterrupt) as error:
+        # A library that is being imported may replace KeyboardInterrupt by an error of its own.
+        if interrupts or isinstance(error, KeyboardInterrupt):
+            print("dpeval: interrupted", file=sys.stderr)
+            return 130
         file = shadowing_file(error)
         if file is None:
             raise
@@ -44,6 +46,27 @@ def start(load: Callable[[], Callable[[], int]]) -> int:
         )
         return 2
     return command()
+
+
+@contextlib.contextmanager
+def _noted_interrupts() -> Iterator[list[int]]:
+    """Collect the interrupts (Ctrl-C) that are raised as KeyboardInterrupt."""
+    import signal
+
+    received: list[int] = []
+
+    def note(number: int, _frame: object) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    is_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if is_default:
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield received
+    finally:
+        if is_default:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def find_own_parts(*, in_job: bool = False) -> None:

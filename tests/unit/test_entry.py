@@ -8,6 +8,7 @@ import fcntl
 import io
 import os
 import pty
+import signal
 import struct
 import subprocess
 import sys
@@ -194,13 +195,19 @@ def test_a_file_named_as_a_package_is_named(tmp_path: Path) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, AttributeError])
 def test_ctrl_c_while_a_command_is_imported_is_one_line(
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], raised: type[BaseException]
 ) -> None:
     def load() -> Callable[[], int]:
-        raise KeyboardInterrupt
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise raised from None
+        raise AssertionError
 
     assert entry.start(load) == 130
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert capsys.readouterr().err == "dpeval: interrupted\n"
 
 

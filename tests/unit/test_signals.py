@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from dpeval.errors import RunInterrupted
 from dpeval.system.processes.signals import (
     STOP_SIGNALS,
     interrupting,
@@ -58,6 +59,22 @@ def test_a_hangup_that_nohup_ignores_stays_ignored() -> None:
 def test_every_stop_signal_interrupts_a_command(number: signal.Signals) -> None:
     with pytest.raises(KeyboardInterrupt), interrupting():
         signal.raise_signal(number)
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"), [(AttributeError, KeyboardInterrupt), (RunInterrupted, RunInterrupted)]
+)
+def test_an_interrupt_for_which_a_library_raises_its_own_error_is_one_all_the_same(
+    error: type[Exception], raised: type[BaseException]
+) -> None:
+    def library() -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise error("in the middle of something") from None
+
+    with pytest.raises(raised), interrupting():
+        library()
 
 
 def test_a_signal_for_the_group_spares_children_and_reaches_this_process_late() -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from dpeval.commands.hydra_app import compose
 from dpeval.commands.main import raise_for_status
-from dpeval.errors import RunFailed
+from dpeval.errors import RunFailed, RunInterrupted
 from dpeval.instruments.step_buffer import Stage
 from dpeval.record.measurement import Interval
 from dpeval.record.plan import Plan
@@ -111,6 +111,15 @@ def test_the_last_line_names_few_causes_and_none_that_a_table_names() -> None:
         raise_for_status(failed, are_told=True)
     with pytest.raises(RunFailed, match=r"^the run failed: one$"):
         raise_for_status(failed[:1])
+
+
+def test_a_run_whose_final_record_could_not_be_written_was_not_interrupted() -> None:
+    left = make_record(1, status="interrupted", cause=Cause(kind="lost", message="no record"))
+    with pytest.raises(RunFailed):
+        raise_for_status([left])
+    stopped = make_record(1, status="interrupted", cause=Cause(kind="interrupt", message="TERM"))
+    with pytest.raises(RunInterrupted):
+        raise_for_status([left, stopped])
 
 
 def test_the_live_line_of_the_sweep_stays_below_those_of_its_runs() -> None:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
+from dpeval.errors import DpevalError
+
 STOP_SIGNALS = (
     signal.SIGINT,
     signal.SIGTERM,
@@ -54,9 +56,23 @@ def stop_signals() -> Iterator[list[str]]:
 
 @contextlib.contextmanager
 def interrupting() -> Iterator[None]:
-    """Raise KeyboardInterrupt on every stop signal, as Python does on Ctrl-C."""
-    with _handled_by(signal.default_int_handler):
-        yield
+    """Raise KeyboardInterrupt on every stop signal, as Python does on Ctrl-C.
+
+    It is raised again where a library has replaced it by an error of its own.
+    """
+    received: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        signal.default_int_handler(number, frame)
+
+    with _handled_by(interrupt):
+        try:
+            yield
+        except Exception as error:
+            if received and not isinstance(error, DpevalError):
+                raise KeyboardInterrupt from error
+            raise
 
 
 @contextlib.contextmanager
