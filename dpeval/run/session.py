@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -165,8 +166,6 @@ class Session:
         Raises:
             DataError: some data cannot be prepared; of all jobs, if faults are kept.
         """
-        startable = [job for job in jobs if job.plan.skip is None and job.fault is None]
-        self.predictor.look_ahead([(job.config, job.plan) for job in startable])
         faults: dict[DatasetConfig, DataError] = {}
         prepared: list[Job] = []
         for job in jobs:
@@ -217,6 +216,11 @@ class Session:
         """Run one announced job, alone on this machine."""
         source, dataset = self._data(job)
         return execution.execute(job, source, dataset, self.environment, self.reporter, self.files)
+
+    def look_ahead(self, jobs: Iterable[Job]) -> None:
+        """Begin the forecasts of `jobs`, all of which will be announced now."""
+        startable = (job for job in jobs if job.plan.skip is None and job.fault is None)
+        self.predictor.look_ahead((job.config, job.plan) for job in startable)
 
     def announce(self, job: Job) -> Job:
         """Tell the user that `job` begins; return it with its memory forecast."""

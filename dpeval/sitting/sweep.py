@@ -26,6 +26,7 @@ def measure(session: Session, jobs: Sequence[Job]) -> Iterator[tuple[Job, Record
         session: the session on this machine.
         jobs: planned runs, all repetitions of them.
     """
+    session.look_ahead(jobs)
     by_repetition = sorted(jobs, key=lambda job: job.config.repetition)
     for _, group in groupby(by_repetition, key=lambda job: job.config.repetition):
         ready: list[Job] = []

@@ -48,6 +48,7 @@ def hungry(folder: Path, name: str) -> tuple[str, ...]:
         "measure=quick",
         "analyze=false",
         "measure.min_steps=190",
+        "measure.time_limit_s=250",
         "measure.max_steps=200",
         "memory.on_excess=try",
         "num_devices=2",
