@@ -101,6 +101,11 @@ class Hooks:
         self.has_updated = self._is_forward = self._is_evaluating = False
         self._depth = 0
 
+    def leave_out(self) -> None:
+        """Exclude what the script has done since the open step's last mark, between two loops."""
+        self._clock.leave_out()
+        self._is_evaluating = False
+
     @contextlib.contextmanager
     def named(self, phase: Phase) -> Iterator[None]:
         """Count the time in this context as `phase`."""
@@ -142,7 +147,7 @@ class Hooks:
         if self._depth:
             return
         if not torch.is_grad_enabled():
-            self._is_evaluating = True
+            self._is_evaluating = self._clock.is_in_step
         elif not self._is_forward:
             self._clock.mark("other")
             self._is_forward = True

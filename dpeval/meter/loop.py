@@ -143,7 +143,7 @@ class MeteredLoop:
                 fetched = 0
                 clock.start_step(self._steps, time.monotonic())
             elif iterator is None:
-                clock.leave_out()  # an evaluation between two epochs, say
+                hooks.leave_out()  # an evaluation between two epochs, say
             try:
                 if iterator is None:
                     iterator = iter(batches)

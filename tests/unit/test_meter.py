@@ -489,6 +489,23 @@ def test_an_evaluation_within_the_loop_is_told(every: int, is_told: bool) -> Non
     ]
 
 
+@pytest.mark.parametrize("batches", [4, 3])
+def test_an_evaluation_between_two_epochs_is_as_it_should_be(batches: int) -> None:
+    """Whether the epoch ends with an update, or with batches whose gradients accumulate on."""
+    host = Host(enough=8)
+    loop, training = MeteredLoop(host, 32, "rows"), Training(host)
+    fetched = 0
+    while host.reported is None:
+        for _ in loop.steps(loader(host, batches)):
+            fetched += 1
+            training.forward_backward()
+            if fetched % 2 == 0:
+                training.update()
+        with torch.no_grad():
+            training.model(torch.ones(1, 2))
+    assert host.reported[1].doubts == []
+
+
 def test_all_models_that_are_named_mark_their_forward_pass(host: Host, loop: MeteredLoop) -> None:
     trainings = [Training(host), Training(host)]
     for training in trainings:
