@@ -326,7 +326,7 @@ def test_resume_ends_the_job_of_a_submission_that_was_killed(slurm: Cluster) -> 
     assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
     [stray] = known_jobs(slurm) - before
     again, second = slurm.sweep(*command, f"sweep.resume={first}")
-    assert f"ended, as they measure none of its runs: {stray}" in again.stdout, again.stdout
+    assert re.search(rf"^jobs of .* ended .*: {stray}$", again.stdout, re.MULTILINE), again.stdout
     wait_until(
         lambda: (
             slurm.run("squeue", "-h", "-t", "all", "-j", stray, "-o", "%T").stdout.strip()
